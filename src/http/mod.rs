@@ -1,0 +1,1 @@
+//! How clients talk: routes, dialects, errors. The only room that names axum.

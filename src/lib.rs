@@ -1,0 +1,30 @@
+//! Podium: an HTTP server around a small reranker that reads a query, an instruction and up to 64
+//! documents in one pass.
+//!
+//! One request, from top to bottom; each room answers one question, data flows down this list and
+//! comes back up through return values:
+//!
+//! | room | question |
+//! |---|---|
+//! | [`http`] | how do clients talk? wire JSON to a [`rerank::RerankRequest`] and back |
+//! | [`pipeline`] | what happens to one request? validate, admit, plan, render, schedule, score, rank |
+//! | [`rerank`] | what is a rerank? requests, rankings, slates, errors; pure |
+//! | [`prompt`] | what does the model read? templates to token ids and marks |
+//! | [`scoring`] | what do the numbers mean? readouts to relevance scores |
+//! | [`schedule`] | who runs when? admission, queue, batches |
+//! | [`runtime`] | tokens to numbers, on mistral.rs's parts |
+//!
+//! Around them: [`cli`] and [`config`] say what is wanted, [`app`] puts the rooms together,
+//! [`telemetry`] says what happened. `tests/layers.rs` checks who may import whom.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod pipeline;
+pub mod prompt;
+pub mod rerank;
+pub mod runtime;
+pub mod schedule;
+pub mod scoring;
+pub mod telemetry;

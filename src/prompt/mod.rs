@@ -1,0 +1,1 @@
+//! What the model reads: families' templates rendered to token ids and marks.

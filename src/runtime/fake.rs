@@ -1,0 +1,1 @@
+//! A runtime without a model, for tests of everything above the seam.

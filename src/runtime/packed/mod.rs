@@ -1,0 +1,1 @@
+//! Qwen2 and Qwen3 decoders over packed passes, from mistral.rs's parts.

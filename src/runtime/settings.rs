@@ -1,0 +1,23 @@
+//! Which model is loaded, and how.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The model (`[model]` in the configuration).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// `podium-nano` (embedded), a local folder, or a hub id such as `Qwen/Qwen3-Reranker-0.6B`.
+    pub source: String,
+    /// Branch, tag or commit on the hub.
+    pub revision: String,
+    /// The prompt family; `auto` finds it from the checkpoint.
+    pub family: String,
+    /// `auto` (a GPU if there is one and the build has it), `cpu`, `cuda` or `metal`.
+    pub device: String,
+    /// Where hub files are kept; empty is the hub's own default (`HF_HOME`).
+    pub cache: PathBuf,
+    /// Never ask the hub: only what the cache has.
+    pub offline: bool,
+}

@@ -1,0 +1,1 @@
+//! Readouts to relevance scores: late interaction, first token, pointwise.
