@@ -1,0 +1,182 @@
+"""What each family's reference code does to texts: prompts, truncation, token ids, marks.
+
+Written anew from the behaviour of the vendors' code, piece by piece: where the vendor encodes a
+prompt in pieces, so does this. Prompt strings are facts of the trained formats. The one difference:
+control tokens spelled out in a caller's text are removed first, which the vendors do not do.
+"""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from .family_tokenizer import NOT_SPECIAL, SPECIAL
+
+
+@dataclass
+class Prompt:
+    """One sequence: the documents in it, its ids, and where the scores are read."""
+
+    documents: list[int]
+    token_ids: list[int]
+    marks: list[int]
+
+
+def without_control_tokens(text: str) -> str:
+    while True:
+        cleaned = text
+        for token in SPECIAL + NOT_SPECIAL:
+            cleaned = cleaned.replace(token, "")
+        if cleaned == text:
+            return text
+        text = cleaned
+
+
+class Tokens:
+    """The tokenizer, in the words used below."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        self.tokenizer = tokenizer
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def id(self, token: str) -> int:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        assert found is not None, token
+        return found
+
+    def cut(self, text: str, limit: int) -> tuple[str, int]:
+        """jina-v3's cut: through ids and back to text, if there are at least `limit` of them."""
+        ids = self.tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+        return (self.tokenizer.decode(ids) if len(ids) >= limit else text), len(ids)
+
+
+JINA_SYSTEM = (
+    "You are a search relevance expert who can determine a ranking of the passages based on how relevant they are to "
+    "the query. If the query is a question, how relevant a passage is depends on how well it answers the question. If "
+    "not, try to analyze the intent of the query and assess how well each passage satisfies the intent. If an "
+    "instruction is provided, you should follow the instruction when determining the ranking."
+)
+EMPTY_THOUGHT = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+
+def jina_text(query: str, documents: list[str], instruction: str | None) -> str:
+    passages = "\n".join(
+        f'<passage id="{place}">\n{text}<|embed_token|>\n</passage>' for place, text in enumerate(documents)
+    )
+    slot = f"<instruct>\n{instruction}\n</instruct>\n" if instruction else ""
+    return (
+        f"<|im_start|>system\n{JINA_SYSTEM}<|im_end|>\n<|im_start|>user\n"
+        f"I will provide you with {len(documents)} passages, each indicated by a numerical identifier. "
+        f"Rank the passages based on their relevance to query: {query}\n"
+        f"{slot}{passages}\n<query>\n{query}<|rerank_token|>\n</query>{EMPTY_THOUGHT}"
+    )
+
+
+def jina_blocks(lengths: list[int], query_length: int, context: int, document_limit: int, most: int) -> list[list[int]]:
+    """Which documents are read together."""
+    room = context - 2 * query_length
+    blocks, block, left = [], [], room
+    for place, length in enumerate(lengths):
+        block.append(place)
+        left -= length
+        if len(block) >= most or left <= document_limit:
+            blocks.append(block)
+            block, left = [], room
+    return blocks + [block] if block else blocks
+
+
+def jina_prompts(
+    tokens: Tokens,
+    query: str,
+    documents: list[str],
+    instruction: str | None,
+    document_limit: int = 2048,
+    query_limit: int = 512,
+    context: int = 131_072,
+    block: int = 125,
+) -> list[Prompt]:
+    query, query_length = tokens.cut(query, query_limit)
+    cut = [tokens.cut(text, document_limit) for text in documents]
+    embed, rerank = tokens.id("<|embed_token|>"), tokens.id("<|rerank_token|>")
+    prompts = []
+    for places in jina_blocks([length for _, length in cut], query_length, context, document_limit, block):
+        ids = tokens.tokenizer(jina_text(query, [cut[place][0] for place in places], instruction))["input_ids"]
+        marks = [at for at, token in enumerate(ids) if token == embed] + [ids.index(rerank)]
+        assert len(marks) == len(places) + 1 and ids.count(rerank) == 1
+        prompts.append(Prompt(places, ids, marks))
+    return prompts
+
+
+def qwen3_prompts(tokens: Tokens, query: str, documents: list[str], instruction: str | None) -> list[Prompt]:
+    if instruction is None:
+        instruction = "Given a web search query, retrieve relevant passages that answer the query"
+    prefix = tokens.ids(
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    )
+    suffix = tokens.ids(EMPTY_THOUGHT)
+    prompts = []
+    for place, text in enumerate(documents):
+        content = tokens.ids(f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {text}")
+        ids = prefix + content[: 8192 - len(prefix) - len(suffix)] + suffix
+        prompts.append(Prompt([place], ids, [len(ids) - 1]))
+    return prompts
+
+
+def mxbai_prompts(
+    tokens: Tokens, query: str, documents: list[str], instruction: str | None, context: int
+) -> list[Prompt]:
+    prefix = tokens.ids(
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n"
+    )
+    task = tokens.ids(
+        "You are a search relevance expert who evaluates how well documents match search queries. For each "
+        "query-document pair, carefully analyze the semantic relationship between them, then provide your binary "
+        "relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:"
+    )
+    suffix, separator = tokens.ids("<|im_end|>\n<|im_start|>assistant\n"), tokens.ids("\n")
+    frame = len(prefix) + len(task) + len(suffix) + len(separator)
+    longest = min(8192, context - frame)
+    asked = f"instruction: {instruction}\nquery: {query}" if instruction else f"query: {query}"
+    asked = tokens.ids(asked)[: longest * 3 // 4]
+    prompts = []
+    for place, text in enumerate(documents):
+        document = tokens.ids(f"document: {text}")[: min(context - len(asked) - frame, longest)]
+        second = (separator + document)[: longest - len(asked)]
+        ids = prefix + asked + second + separator + task + suffix
+        prompts.append(Prompt([place], ids, [len(ids) - 1]))
+    return prompts
+
+
+def zerank_prompts(tokens: Tokens, query: str, documents: list[str], instruction: str | None) -> list[Prompt]:
+    asked = query[:2000].strip()
+    if instruction:  # the vendor's recommendation; there is no native slot
+        asked = f"<query>{asked}</query>\n<instruction>{instruction}</instruction>"
+    prompts = []
+    for place, text in enumerate(documents):
+        ids = tokens.ids(
+            f"<|im_start|>system\n{asked}<|im_end|>\n<|im_start|>user\n{text[:10_000].strip()}<|im_end|>\n"
+            "<|im_start|>assistant\n"
+        )
+        prompts.append(Prompt([place], ids, [len(ids) - 1]))
+    return prompts
+
+
+def first_prompt(tokens: Tokens, query: str, documents: list[str], places: list[int]) -> Prompt:
+    """One window, in Qwen's chat format, up to and with the `[` that the first identifier follows."""
+    listed = "".join(f"[{chr(ord('A') + at)}] {documents[place]}\n" for at, place in enumerate(places))
+    count = len(places)
+    text = (
+        "<|im_start|>system\nYou are RankLLM, an intelligent assistant that can rank passages based on their relevancy "
+        "to the query<|im_end|>\n<|im_start|>user\n"
+        f"I will provide you with {count} passages, each indicated by a alphabetical identifier []. "
+        f"Rank the passages based on their relevance to the search query: {query}.\n\n{listed}"
+        f"Search Query: {query}.\nRank the {count} passages above based on their relevance to the search query. "
+        "All the passages should be included and listed using identifiers, in descending order of relevance. "
+        "The output format should be [] > [], e.g., [B] > [A], Only respond with the ranking results, do not say any "
+        "word or explain.<|im_end|>\n<|im_start|>assistant\n["
+    )
+    ids = tokens.ids(text)
+    return Prompt(list(places), ids, [len(ids) - 1])

@@ -1,0 +1,138 @@
+"""The families' cases: texts in, token ids and scores out."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from . import families
+from .checkpoints import Reference, Shape, make
+from .families import Prompt, Tokens, without_control_tokens
+from .family_tokenizer import load, train
+from .reference import Pass, hidden_states, next_token_logits, rounded
+from .texts import CASES, written_out
+
+VOCABULARY = 640  # a little more than the tokenizer has: checkpoints pad theirs
+
+SHAPES = {
+    "jina-v3": Shape(
+        "JinaForRanking", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=131_072, projector=(48, 24)
+    ),
+    "qwen3-reranker": Shape("Qwen3ForCausalLM", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=40_960),
+    "mxbai-v2": Shape("Qwen2ForCausalLM", 32, 2, 2, 1, 16, 51, VOCABULARY, True, "F16", max_positions=700),
+    "zerank": Shape("Qwen3ForCausalLM", 32, 3, 2, 1, 32, 40, VOCABULARY, True, "BF16", max_positions=40_960),
+    "first": Shape("Qwen2ForCausalLM", 48, 2, 3, 3, 16, 33, VOCABULARY, False, "BF16", max_positions=32_768),
+}
+FULL_PROMPT = 400  # longer ones are written as count, ends and hash
+
+
+def states(reference: Reference, prompt: Prompt) -> torch.Tensor:
+    marks = [(0, mark) for mark in prompt.marks]
+    return hidden_states(reference.model, Pass("prompt", prompt.token_ids, marks=marks))
+
+
+def written_ids(ids: list[int]) -> dict:
+    if len(ids) <= FULL_PROMPT:
+        return {"token_ids": ids}
+    digest = 0xCBF29CE484222325  # FNV-1a over each id's four little-endian bytes
+    for byte in b"".join(token.to_bytes(4, "little") for token in ids):
+        digest = (digest ^ byte) * 0x100000001B3 % 2**64
+    return {"token_count": len(ids), "token_start": ids[:40], "token_end": ids[-40:], "token_hash": f"{digest:016x}"}
+
+
+def written(prompt: Prompt, **more: object) -> dict:
+    return {"documents": prompt.documents, **written_ids(prompt.token_ids), "marks": prompt.marks, **more}
+
+
+def cosine(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cosine_similarity(rows, vector[None], dim=-1, eps=1e-8)
+
+
+def jina(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    options = {name: case[name] for name in ("document_limit", "query_limit", "context", "block") if name in case}
+    prompts = families.jina_prompts(tokens, *texts, **options)
+    passages, queries, weights, made = [], [], [], []
+    for prompt in prompts:
+        vectors = reference.project(states(reference, prompt))
+        passages.append(vectors[:-1])
+        queries.append(vectors[-1])
+        block = cosine(vectors[:-1], vectors[-1])
+        weights.append(((1 + block) / 2).max())
+        made.append(written(prompt, scores=rounded(block)))
+    weights = torch.stack(weights)
+    merged = (weights[:, None] * torch.stack(queries)).sum(0) / weights.sum()
+    return {"prompts": made, "scores": rounded(cosine(torch.cat(passages), merged))}
+
+
+def pointwise(reference: Reference, tokens: Tokens, prompts: list[Prompt], answers: list[str], score) -> dict:
+    ids = [tokens.id(answer) for answer in answers]
+    logits = torch.cat([next_token_logits(reference.model, states(reference, prompt), ids) for prompt in prompts])
+    return {
+        "answers": answers,
+        "prompts": [written(prompt, logits=rounded(row)) for prompt, row in zip(prompts, logits, strict=True)],
+        "scores": rounded(score(logits)),
+    }
+
+
+def qwen3(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    prompts = families.qwen3_prompts(tokens, *texts)
+    return pointwise(reference, tokens, prompts, ["yes", "no"], lambda row: torch.softmax(row.flip(-1), -1)[:, 1])
+
+
+def mxbai(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    prompts = families.mxbai_prompts(tokens, *texts, context=SHAPES["mxbai-v2"].max_positions)
+    return pointwise(reference, tokens, prompts, ["1", "0"], lambda row: row[:, 0] - row[:, 1])
+
+
+def zerank(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    prompts = families.zerank_prompts(tokens, *texts)
+    return pointwise(reference, tokens, prompts, ["Yes"], lambda row: torch.sigmoid(row[:, 0] / 5.0))
+
+
+def first(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    """Windows from the back to the front; each reorders its stretch of the list for the next.
+
+    No more documents than the window holds are one window, whatever the stride.
+    """
+    query, documents, instruction = texts
+    assert instruction is None, "the reference has no instruction"
+    order, window, stride = list(range(len(documents))), case["window"], case["stride"]
+    end, windows = len(order), []
+    start = end - window
+    while end > 0 and (not windows or start + stride != 0):
+        start = max(start, 0)
+        prompt = families.first_prompt(tokens, query, documents, order[start:end])
+        letters = [tokens.id(chr(ord("A") + at)) for at in range(end - start)]
+        logits = next_token_logits(reference.model, states(reference, prompt), letters)[0]
+        best_first = torch.argsort(logits, descending=True)
+        assert (logits[best_first][:-1] - logits[best_first][1:]).min() > 1e-3, "too close to tell the order"
+        windows.append(written(prompt, logits=rounded(logits)))
+        order[start:end] = [prompt.documents[at] for at in best_first]
+        end, start = end - stride, start - stride
+    return {"window": window, "stride": stride, "prompts": windows, "order": order}
+
+
+SCORERS = {"jina-v3": jina, "qwen3-reranker": qwen3, "mxbai-v2": mxbai, "zerank": zerank, "first": first}
+
+
+def make_family_case(fixtures: Path, name: str) -> None:
+    fixtures.mkdir(parents=True, exist_ok=True)
+    tokenizer = fixtures / "family-tokenizer.json"
+    shape = SHAPES[name]
+    train(tokenizer, thinks=shape.is_qwen3)
+    reference = make(fixtures / name, shape, 2000 + list(SHAPES).index(name), tokenizer)
+    tokenizer.unlink()
+    tokens = Tokens(load(fixtures / name / "tokenizer.json"))
+    made = []
+    for case in CASES[name]:
+        query, documents = written_out(case["query"]), [written_out(text) for text in case["documents"]]
+        instruction = case.get("instruction")
+        texts = (
+            without_control_tokens(query),
+            [without_control_tokens(text) for text in documents],
+            instruction and without_control_tokens(instruction),
+        )
+        made.append(case | SCORERS[name](reference, tokens, case, texts))
+    golden = {"kind": "family", "family": name, "shape": shape.describe(), "cases": made}
+    text = json.dumps(golden, ensure_ascii=False, separators=(",", ":"))
+    (fixtures / name / "golden.json").write_text(text + "\n")

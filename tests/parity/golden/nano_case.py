@@ -1,0 +1,105 @@
+"""podium-nano's case, on the model in `models/podium-nano`: remade whenever that is retrained.
+
+Texts to token ids, ids to cosines. Which bucket of lexical evidence a document gets is given here,
+not computed: this case is about the layout and the network.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from .checkpoints import Reference
+from .reference import Pass, hidden_states, rounded
+from .texts import LONG, MIXED, PLAIN, QUERY, written_out
+
+MODEL = Path(__file__).resolve().parents[3] / "models" / "podium-nano"
+LIMITS = {"query": 256, "instruction": 128, "document": 512}
+
+CASES = [
+    {"name": "plain", "query": QUERY, "documents": PLAIN, "buckets": [31, 0, 3, 22, 7, 29, 0]},
+    {
+        "name": "instruction",
+        "query": QUERY,
+        "instruction": "Prefer passages that give a number.\nIgnore advertising?",
+        "documents": PLAIN,
+        "buckets": [31, 0, 3, 22, 7, 29, 0],
+    },
+    {"name": "mixed scripts", "query": "Où est le café à 東京? 🙂", "documents": MIXED, "buckets": [*range(10)]},
+    {"name": "one document", "query": "tea", "documents": PLAIN[6:], "buckets": [31]},
+    {
+        "name": "cut texts",
+        "query": ["water, mountains, temperature, pressure; ", 80],
+        "instruction": ["Only numbers. ", 60],
+        "documents": [PLAIN[0], LONG, PLAIN[1]],
+        "buckets": [12, 31, 4],
+    },
+    {
+        "name": "64 documents",
+        "query": "where do boats rest in winter",
+        "documents": [f"{PLAIN[at % 7]} {'Ice, ' * (at % 5)}{at}" for at in range(64)],
+        "buckets": [at % 32 for at in range(64)],
+    },
+]
+
+
+def load_model(folder: Path) -> tuple[Reference, int]:
+    """The stored weights (rows of int8 with their scales, or f16) in f32, and the joint layers."""
+    config = json.loads((folder / "config.json").read_text())
+    own = config.pop("podium")
+    stored = load_file(folder / "model.safetensors")
+    weights = {}
+    for name, weight in stored.items():
+        if name.endswith(".scale"):
+            continue
+        scale = stored.get(f"{name}.scale")
+        weights[name] = weight.float() if scale is None else weight.float() * scale.float()[:, None]
+    projector = [weights.pop("projector.0.weight"), weights.pop("projector.2.weight")]
+    model = Qwen3ForCausalLM(Qwen3Config(**config, attn_implementation="sdpa")).eval().requires_grad_(False)
+    model = model.float()
+    missing, unexpected = model.model.load_state_dict(weights, strict=False)
+    assert not missing and not unexpected, (missing, unexpected)
+    return Reference(model, projector), own["joint_layers"]
+
+
+def encode(tokenizer: Tokenizer, text: str, limit: int) -> list[int]:
+    return tokenizer.encode(" " + " ".join(text.split()), add_special_tokens=False).ids[:limit]
+
+
+def make_nano_case(fixtures: Path, name: str) -> None:
+    reference, joint = load_model(MODEL)
+    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+    start, end, instruct, rerank = (
+        tokenizer.token_to_id(token) for token in ("<|im_start|>", "<|im_end|>", "<|instruct|>", "<|rerank_token|>")
+    )
+    made = []
+    for case in CASES:
+        query = encode(tokenizer, written_out(case["query"]), LIMITS["query"])
+        asked = [start, *query]
+        if "instruction" in case:
+            asked += [instruct, *encode(tokenizer, written_out(case["instruction"]), LIMITS["instruction"])]
+        documents = [
+            [*encode(tokenizer, written_out(text), LIMITS["document"]), tokenizer.token_to_id(f"<|embed_{bucket}|>")]
+            for text, bucket in zip(case["documents"], case["buckets"], strict=True)
+        ]
+        branches = [*documents, [start, *query, rerank]]
+        marks = [(number + 1, len(branch) - 1) for number, branch in enumerate(branches)]
+        item = Pass(case["name"], [*asked, end], branches, marks, joint, marks[:-1])
+        vectors = torch.nn.functional.normalize(reference.project(hidden_states(reference.model, item)), dim=-1)
+        made.append(
+            case
+            | {"trunk": item.trunk, "branches": branches, "marks": marks, "shared": item.shared, "joint": joint}
+            | {"scores": rounded(vectors[:-1] @ vectors[-1])}
+        )
+    config = reference.model.config
+    shape = (
+        f"qwen3 h{config.hidden_size} {config.num_hidden_layers}L {config.num_attention_heads}/"
+        f"{config.num_key_value_heads}x{config.head_dim} mlp{config.intermediate_size} tied"
+    )
+    golden = {"kind": "nano", "family": name, "shape": shape, "cases": made}
+    (fixtures / name).mkdir(parents=True, exist_ok=True)
+    text = json.dumps(golden, ensure_ascii=False, separators=(",", ":"))
+    (fixtures / name / "golden.json").write_text(text + "\n")

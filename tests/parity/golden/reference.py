@@ -1,0 +1,106 @@
+"""What a pass must give, by a plain masked transformers forward on one flat sequence.
+
+A pass is a trunk, branches that see the trunk and themselves, and perhaps joint last layers in which
+the probed marks also see the shared marks. The reference writes that as explicit 4-D masks, one for
+the lower layers and one for the joint layers; branch positions continue from the trunk's end.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+Mark = tuple[int, int]  # (segment: 0 is the trunk, n is branch n - 1; offset in it)
+
+
+@dataclass
+class Pass:
+    name: str
+    trunk: list[int]
+    branches: list[list[int]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    joint: int = 0
+    shared: list[Mark] = field(default_factory=list)
+
+    def segments(self) -> list[list[int]]:
+        return [self.trunk, *self.branches]
+
+    def flat(self, mark: Mark) -> int:
+        segment, offset = mark
+        return sum(len(tokens) for tokens in self.segments()[:segment]) + offset
+
+
+def flatten(item: Pass) -> tuple[list[int], list[int], list[int]]:
+    """Tokens, their positions, and their segments."""
+    tokens, positions, owners = [], [], []
+    for number, segment in enumerate(item.segments()):
+        start = len(item.trunk) if number else 0
+        tokens += segment
+        positions += range(start, start + len(segment))
+        owners += [number] * len(segment)
+    return tokens, positions, owners
+
+
+def visibility(item: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+    """Who sees whom: `[token, token]` booleans of the lower and of the joint layers."""
+    tokens, _, owners = flatten(item)
+    owner = torch.tensor(owners)
+    earlier = torch.ones(len(tokens), len(tokens), dtype=torch.bool).tril()
+    lower = earlier & ((owner[:, None] == owner[None]) | (owner[None] == 0))
+    joint = lower.clone()
+    for probed in item.marks:
+        for shared in item.shared:
+            joint[item.flat(probed), item.flat(shared)] = True
+    return lower, joint
+
+
+def additive(mask: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(1, 1, *mask.shape).masked_fill(~mask, float("-inf"))
+
+
+@torch.no_grad()
+def hidden_states(model: torch.nn.Module, item: Pass) -> torch.Tensor:
+    """Final-normed states at the pass's marks, `[marks, hidden]`."""
+    tokens, positions, _ = flatten(item)
+    if not item.branches:
+        states = model.model(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state[0]
+        return states[[item.flat(mark) for mark in item.marks]]
+    lower, joint = (additive(mask) for mask in visibility(item))
+    swapped = [
+        layer.register_forward_pre_hook(
+            lambda _layer, arguments, named: (arguments, named | {"attention_mask": joint}), with_kwargs=True
+        )
+        for layer in model.model.layers[len(model.model.layers) - item.joint :]
+    ]
+    states = model.model(
+        input_ids=torch.tensor([tokens]),
+        position_ids=torch.tensor([positions]),
+        attention_mask=lower,
+        use_cache=False,
+    ).last_hidden_state[0]
+    for hook in swapped:
+        hook.remove()
+    return states[[item.flat(mark) for mark in item.marks]]
+
+
+@torch.no_grad()
+def hidden_states_apart(model: torch.nn.Module, item: Pass) -> torch.Tensor:
+    """The same without masks: trunk and branch as one sequence each. Only without joint layers."""
+    assert item.joint == 0
+    rows = []
+    for segment, offset in item.marks:
+        tokens = item.trunk + (item.branches[segment - 1] if segment else [])
+        place = offset + (len(item.trunk) if segment else 0)
+        rows.append(model.model(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state[0, place])
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def next_token_logits(model: torch.nn.Module, states: torch.Tensor, token_ids: list[int]) -> torch.Tensor:
+    return (states @ model.lm_head.weight.T)[:, token_ids]
+
+
+def rounded(values: torch.Tensor) -> list:
+    """Seven significant digits: f32 holds no more."""
+    if values.dim() == 0:
+        return float(f"{values.item():.7g}")
+    return [rounded(value) for value in values]
