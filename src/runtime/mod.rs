@@ -4,13 +4,16 @@
 //! numbers are wanted; a [`Readout`] holds just those numbers. Logits of a whole sequence over a
 //! whole vocabulary never exist.
 
+mod checkpoint;
 mod error;
 pub mod fake;
+mod hub;
 pub mod packed;
 mod settings;
 
 use std::future::Future;
 
+pub use checkpoint::{Checkpoint, EMBEDDED_MODEL};
 pub use error::{LoadError, RuntimeError};
 pub use settings::ModelSettings;
 

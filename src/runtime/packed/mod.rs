@@ -1,1 +1,150 @@
-//! Qwen2 and Qwen3 decoders over packed passes, from mistral.rs's parts.
+//! The default runtime: Qwen2 and Qwen3 decoders over packed passes, from mistral.rs's parts.
+//!
+//! mistral.rs gives the device choice, linear layers (and their quantised forms), norms, rotary
+//! tables, the gated MLP and the tensor loading interface. Written here: the packing of passes
+//! ([`layout`]), attention over packed rows ([`attention`]), the decoder that ties them together
+//! ([`decoder`]), and checkpoints whose errors name file, tensor and shapes ([`weights`]).
+
+mod attention;
+mod config;
+mod decoder;
+mod layout;
+pub(super) mod weights;
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use self::config::DecoderConfig;
+use self::decoder::Decoder;
+use self::layout::Packed;
+use super::checkpoint::Checkpoint;
+use super::{ForwardPass, LoadError, ModelFacts, Probe, Readout, Runtime, RuntimeError};
+
+/// Runs passes on a decoder in this process.
+pub struct PackedRuntime {
+    decoder: Arc<Decoder>,
+    facts: ModelFacts,
+}
+
+impl PackedRuntime {
+    /// Loads a checkpoint on `device`: `auto`, `cpu`, `cuda` or `metal`.
+    ///
+    /// Weights are f32 on a CPU and bf16 elsewhere, whatever the checkpoint stores.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming file, tensor and shapes.
+    pub fn load(checkpoint: &Checkpoint, device: &str) -> Result<Self, LoadError> {
+        let device = choose_device(device)?;
+        let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
+        let config = DecoderConfig::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
+        let weights = weights::open(checkpoint)?;
+        let parameters = weights.parameters();
+        let bar = progress_bar(config.layers, &checkpoint.name);
+        let decoder = Decoder::load(config, weights, dtype, &device, &|layers| bar.set_position(layers as u64))?;
+        bar.finish_and_clear();
+        let config = decoder.config();
+        let facts = ModelFacts {
+            architecture: config.architecture.clone(),
+            device: match device {
+                Device::Cpu => "cpu",
+                Device::Cuda(_) => "cuda",
+                Device::Metal(_) => "metal",
+            }
+            .to_owned(),
+            dtype: dtype.as_str().to_owned(),
+            parameters,
+            hidden_size: config.hidden_size,
+            layers: config.layers,
+            vocabulary: config.vocabulary,
+            max_positions: config.max_positions,
+            projector: decoder.has_projector(),
+        };
+        Ok(Self { decoder: Arc::new(decoder), facts })
+    }
+
+    /// Runs a batch on the calling thread.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; nothing is returned of a batch in which one pass fails.
+    pub fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
+        run(&self.decoder, batch)
+    }
+}
+
+impl Runtime for PackedRuntime {
+    fn facts(&self) -> &ModelFacts {
+        &self.facts
+    }
+
+    async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
+        let decoder = Arc::clone(&self.decoder);
+        tokio::task::spawn_blocking(move || run(&decoder, &batch))
+            .await
+            .unwrap_or_else(|failure| Err(RuntimeError::Device(format!("the forward pass panicked: {failure}"))))
+    }
+}
+
+fn run(decoder: &Decoder, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
+    if batch.iter().all(|pass| pass.probe.marks().is_empty()) {
+        return Ok(batch.iter().map(|pass| readout(&pass.probe, Vec::new())).collect());
+    }
+    let config = decoder.config();
+    let packed = Packed::new(batch, config.vocabulary, config.max_positions)?;
+    let rows = read(decoder, &packed, batch).map_err(|error| RuntimeError::Device(error.to_string()))?;
+    for (pass, rows) in rows.iter().enumerate() {
+        if let Some(mark) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
+            return Err(RuntimeError::NonFinite { pass, mark });
+        }
+    }
+    Ok(batch.iter().zip(rows).map(|(pass, rows)| readout(&pass.probe, rows)).collect())
+}
+
+/// The numbers that each pass's probe asks for, one row per mark.
+fn read(decoder: &Decoder, packed: &Packed, batch: &[ForwardPass]) -> candle_core::Result<Vec<Vec<Vec<f32>>>> {
+    let states = decoder.states(packed)?;
+    let mut start = 0;
+    let mut rows = Vec::with_capacity(batch.len());
+    for pass in batch {
+        let marks = pass.probe.marks().len();
+        let own = states.narrow(0, start, marks)?;
+        start += marks;
+        rows.push(match &pass.probe {
+            _ if marks == 0 => Vec::new(),
+            Probe::HiddenStates { project: false, .. } => own.to_vec2()?,
+            Probe::HiddenStates { project: true, .. } => decoder.project(&own)?.to_vec2()?,
+            Probe::NextTokenLogits { token_ids, .. } => decoder.logits(&own, token_ids)?.to_vec2()?,
+        });
+    }
+    Ok(rows)
+}
+
+fn readout(probe: &Probe, rows: Vec<Vec<f32>>) -> Readout {
+    match probe {
+        Probe::HiddenStates { .. } => Readout::HiddenStates(rows),
+        Probe::NextTokenLogits { .. } => Readout::NextTokenLogits(rows),
+    }
+}
+
+fn choose_device(name: &str) -> Result<Device, LoadError> {
+    let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" => mistralrs::best_device(false).map_err(failed),
+        "cuda" => Device::new_cuda(0).map_err(failed),
+        "metal" => Device::new_metal(0).map_err(failed),
+        other => Err(LoadError::Device(format!("`{other}` is none of auto, cpu, cuda, metal"))),
+    }
+}
+
+/// A bar over the layers, for people who watch; hidden when the model is small or nobody does.
+fn progress_bar(layers: usize, name: &str) -> ProgressBar {
+    if layers < 8 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("loading {msg} {bar:32} {pos}/{len} layers")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(layers as u64).with_style(style).with_message(name.to_owned())
+}

@@ -1,0 +1,142 @@
+//! A checkpoint's files, wherever they come from: the binary itself, a folder, or the hub.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::hub;
+use super::{LoadError, ModelSettings};
+
+/// The name of the model that is compiled in.
+pub const EMBEDDED_MODEL: &str = "podium-nano";
+
+/// What the runtime and the prompt need of a model, before anything is computed.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// The model's name: as it was asked for, without the path.
+    pub name: String,
+    /// Where the files are, for messages.
+    pub location: PathBuf,
+    /// `config.json`.
+    pub config: Vec<u8>,
+    /// `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// `lexical.safetensors`, where the family uses lexical evidence.
+    pub lexical: Option<Vec<u8>>,
+    pub(super) weights: Weights,
+}
+
+/// Where the tensors are.
+#[derive(Debug, Clone)]
+pub(super) enum Weights {
+    Files(Vec<PathBuf>),
+    Embedded(&'static [u8]),
+}
+
+impl Checkpoint {
+    /// Finds the files of the model that the settings name, fetching them from the hub if need be.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the missing or malformed file, or what the hub said.
+    pub fn open(settings: &ModelSettings) -> Result<Self, LoadError> {
+        if settings.source == EMBEDDED_MODEL {
+            return Ok(Self::embedded());
+        }
+        let folder = Path::new(&settings.source);
+        if folder.is_dir() {
+            return Self::folder(folder);
+        }
+        if !hub::is_hub_id(&settings.source) {
+            return Err(LoadError::Malformed {
+                path: folder.to_path_buf(),
+                problem: format!(
+                    "is neither a folder nor a hub id (owner/name), nor `{EMBEDDED_MODEL}`, the model that is built in"
+                ),
+            });
+        }
+        let mut checkpoint = Self::folder(&hub::fetch(settings)?)?;
+        settings.source.rsplit('/').next().unwrap_or_default().clone_into(&mut checkpoint.name);
+        Ok(checkpoint)
+    }
+
+    /// The model that is compiled into the binary.
+    #[must_use]
+    pub fn embedded() -> Self {
+        Self {
+            name: EMBEDDED_MODEL.to_owned(),
+            location: PathBuf::from(format!("(embedded)/{EMBEDDED_MODEL}")),
+            config: include_bytes!("../../models/podium-nano/config.json").to_vec(),
+            tokenizer: include_bytes!("../../models/podium-nano/tokenizer.json").to_vec(),
+            lexical: Some(include_bytes!("../../models/podium-nano/lexical.safetensors").to_vec()),
+            weights: Weights::Embedded(include_bytes!("../../models/podium-nano/model.safetensors")),
+        }
+    }
+
+    /// A folder as Hugging Face lays it out: `config.json`, `tokenizer.json`, and `model.safetensors`
+    /// or the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// [`LoadError::File`] for a missing file, [`LoadError::Malformed`] for an unreadable index.
+    pub fn folder(folder: &Path) -> Result<Self, LoadError> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            fs::read(&path).map_err(|source| LoadError::File { path, source })
+        };
+        let lexical = folder.join("lexical.safetensors");
+        let canonical = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+        Ok(Self {
+            name: canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
+            location: folder.to_path_buf(),
+            config: read("config.json")?,
+            tokenizer: read("tokenizer.json")?,
+            lexical: lexical.exists().then(|| read("lexical.safetensors")).transpose()?,
+            weights: Weights::Files(weight_files(folder)?),
+        })
+    }
+
+    /// Whether the checkpoint has a tensor of this name. Reads headers only.
+    ///
+    /// # Errors
+    /// [`LoadError`] if a weights file cannot be read.
+    pub fn has_tensor(&self, name: &str) -> Result<bool, LoadError> {
+        Ok(super::packed::weights::open(self)?.contains(name))
+    }
+}
+
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let index = folder.join("model.safetensors.index.json");
+    if !index.exists() {
+        return Ok(vec![folder.join("model.safetensors")]);
+    }
+    let json = fs::read(&index).map_err(|source| LoadError::File { path: index.clone(), source })?;
+    let shards = shard_names(&json).map_err(|problem| LoadError::Malformed { path: index, problem })?;
+    Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
+}
+
+/// The files that an index names, each once.
+pub(super) fn shard_names(index: &[u8]) -> Result<BTreeSet<String>, String> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(index).map_err(|error| error.to_string())?;
+    let shards: BTreeSet<String> = index.weight_map.into_values().collect();
+    match shards.iter().find(|shard| shard.contains(['/', '\\']) || shard.starts_with('.')) {
+        Some(shard) => Err(format!("names `{shard}`, which is not a file beside it")),
+        None if shards.is_empty() => Err("names no files".to_owned()),
+        None => Ok(shards),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_names_each_shard_once_and_none_elsewhere() {
+        let index = br#"{"metadata": {}, "weight_map": {"a": "m-1.safetensors", "b": "m-1.safetensors", "c": "m-2.safetensors"}}"#;
+        assert_eq!(shard_names(index).unwrap().into_iter().collect::<Vec<_>>(), ["m-1.safetensors", "m-2.safetensors"]);
+        assert!(shard_names(br#"{"weight_map": {"a": "../secret"}}"#).unwrap_err().contains("`../secret`"));
+        assert!(shard_names(br#"{"weight_map": {}}"#).unwrap_err().contains("no files"));
+    }
+}

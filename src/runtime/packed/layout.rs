@@ -1,0 +1,265 @@
+//! Packing: many passes as one run of rows without padding, and who sees whom in it.
+//!
+//! Rows are the batch's tokens end to end: for each pass its trunk, then its branches. A [`Span`]
+//! tells the attention kernels which keys a run of queries sees, as ranges of rows, so that no mask
+//! is ever stored: the description is linear in the number of segments and marks.
+
+use std::ops::Range;
+
+use crate::runtime::{ForwardPass, Mark, RuntimeError};
+
+/// A run of queries that see the same keys, but for the causal part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Span {
+    /// Rows of the query matrix. The spans of a layer cover all its rows, in order.
+    pub queries: Range<usize>,
+    /// Rows of the key matrix that every query of the run sees, disjoint.
+    pub seen: Vec<Range<usize>>,
+    /// As many key rows as there are queries: query `i` sees the first `i + 1` of them.
+    /// Empty only for a run of one query.
+    pub causal: Range<usize>,
+}
+
+impl Span {
+    /// Keys that the last query of the run sees.
+    pub fn keys(&self) -> usize {
+        self.causal.len() + self.seen.iter().map(Range::len).sum::<usize>()
+    }
+}
+
+/// One pass's place among the packed rows.
+#[derive(Debug, Clone)]
+struct PackedPass {
+    /// Rows of the trunk, then of each branch.
+    segments: Vec<Range<usize>>,
+    /// The probe's marks, as (segment, row).
+    marks: Vec<(usize, usize)>,
+    /// Rows that marks see in joint layers, ascending.
+    shared: Vec<usize>,
+    joint_layers: usize,
+}
+
+/// A batch of passes, packed.
+#[derive(Debug, Clone)]
+pub(super) struct Packed {
+    /// Token id of each row.
+    pub tokens: Vec<u32>,
+    /// Position of each row: its distance from the start of its pass's trunk, along its own path.
+    pub positions: Vec<u32>,
+    passes: Vec<PackedPass>,
+}
+
+impl Packed {
+    /// Packs `passes`, refusing what cannot be run on a model with these limits.
+    pub fn new(passes: &[ForwardPass], vocabulary: usize, max_positions: usize) -> Result<Self, RuntimeError> {
+        let rows = passes.iter().map(ForwardPass::tokens).sum();
+        let mut packed = Self {
+            tokens: Vec::with_capacity(rows),
+            positions: Vec::with_capacity(rows),
+            passes: Vec::with_capacity(passes.len()),
+        };
+        for (place, pass) in passes.iter().enumerate() {
+            check(pass, vocabulary, max_positions)
+                .map_err(|problem| RuntimeError::InvalidPass { pass: place, problem })?;
+            packed.push(pass);
+        }
+        Ok(packed)
+    }
+
+    fn push(&mut self, pass: &ForwardPass) {
+        let mut segments = Vec::with_capacity(pass.branches.len() + 1);
+        let trunk_length = pass.trunk.len();
+        for (number, segment) in std::iter::once(&pass.trunk).chain(&pass.branches).enumerate() {
+            let start = self.tokens.len();
+            self.tokens.extend_from_slice(segment);
+            let first_position = if number == 0 { 0 } else { trunk_length };
+            self.positions.extend((first_position..first_position + segment.len()).map(|position| position as u32));
+            segments.push(start..self.tokens.len());
+        }
+        let row = |mark: &Mark| segments[mark.segment].start + mark.offset;
+        let mut shared: Vec<usize> = pass.joint_layers.shared.iter().map(row).collect();
+        shared.sort_unstable();
+        shared.dedup();
+        let marks = pass.probe.marks().iter().map(|mark| (mark.segment, row(mark))).collect();
+        self.passes.push(PackedPass { segments, marks, shared, joint_layers: pass.joint_layers.count });
+    }
+
+    /// The rows that are read, pass by pass in the order of each probe.
+    pub fn read_rows(&self) -> Vec<u32> {
+        self.passes.iter().flat_map(|pass| pass.marks.iter().map(|&(_, row)| row as u32)).collect()
+    }
+
+    /// How many passes are joint in `layer` of `layers`. Layers of equal count share their spans:
+    /// a pass that is joint in one layer is joint in all above it.
+    pub fn joint_passes(&self, layer: usize, layers: usize) -> usize {
+        self.passes.iter().filter(|pass| pass.is_joint(layer, layers)).count()
+    }
+
+    /// Spans over all rows, for every layer but the last.
+    pub fn spans(&self, layer: usize, layers: usize) -> Vec<Span> {
+        let mut spans = Vec::new();
+        for pass in &self.passes {
+            let mut marks: Vec<(usize, usize)> =
+                if pass.is_joint(layer, layers) { pass.marks.clone() } else { Vec::new() };
+            marks.sort_unstable();
+            marks.dedup();
+            for (number, segment) in pass.segments.iter().enumerate() {
+                let mut start = segment.start;
+                for &(_, row) in marks.iter().filter(|&&(of, _)| of == number) {
+                    pass.push_run(&mut spans, number, start..row);
+                    spans.push(Span {
+                        queries: row..row + 1,
+                        seen: pass.seen_by_mark(number, row, true),
+                        causal: 0..0,
+                    });
+                    start = row + 1;
+                }
+                pass.push_run(&mut spans, number, start..segment.end);
+            }
+        }
+        spans
+    }
+
+    /// Spans whose queries are only the rows that are read: all that the last layer needs.
+    pub fn read_spans(&self, layers: usize) -> Vec<Span> {
+        let mut spans = Vec::new();
+        for pass in &self.passes {
+            let joint = pass.is_joint(layers - 1, layers);
+            for &(segment, row) in &pass.marks {
+                let query = spans.len();
+                spans.push(Span {
+                    queries: query..query + 1,
+                    seen: pass.seen_by_mark(segment, row, joint),
+                    causal: 0..0,
+                });
+            }
+        }
+        spans
+    }
+}
+
+impl PackedPass {
+    fn is_joint(&self, layer: usize, layers: usize) -> bool {
+        !self.shared.is_empty() && layer + self.joint_layers >= layers
+    }
+
+    /// A run of ordinary rows of one segment: they see the trunk and their own segment so far.
+    fn push_run(&self, spans: &mut Vec<Span>, segment: usize, rows: Range<usize>) {
+        if rows.is_empty() {
+            return;
+        }
+        let mut seen = Vec::new();
+        if segment > 0 {
+            seen.push(self.segments[0].clone());
+        }
+        if self.segments[segment].start < rows.start {
+            seen.push(self.segments[segment].start..rows.start);
+        }
+        spans.push(Span { queries: rows.clone(), seen, causal: rows });
+    }
+
+    /// What a mark sees: the trunk, its own segment up to itself, and in joint layers the shared rows.
+    fn seen_by_mark(&self, segment: usize, row: usize, joint: bool) -> Vec<Range<usize>> {
+        let trunk = self.segments[0].clone();
+        let own = self.segments[segment].start..row + 1;
+        let mut seen = if segment > 0 { vec![trunk, own] } else { vec![own] };
+        if joint {
+            let paths = seen.len();
+            for &shared in &self.shared {
+                if seen[..paths].iter().any(|range| range.contains(&shared)) {
+                    continue;
+                }
+                match seen[paths..].last_mut() {
+                    Some(last) if last.end == shared => last.end += 1,
+                    _ => seen.push(shared..shared + 1),
+                }
+            }
+        }
+        seen
+    }
+}
+
+fn check(pass: &ForwardPass, vocabulary: usize, max_positions: usize) -> Result<(), String> {
+    if pass.trunk.is_empty() {
+        return Err("its trunk is empty".into());
+    }
+    if let Some(branch) = pass.branches.iter().position(Vec::is_empty) {
+        return Err(format!("its branch {branch} is empty"));
+    }
+    if pass.depth() > max_positions {
+        return Err(format!("its longest path has {} tokens, the model has {max_positions} positions", pass.depth()));
+    }
+    let mut tokens = pass.trunk.iter().chain(pass.branches.iter().flatten());
+    if let Some(token) = tokens.find(|&&token| token as usize >= vocabulary) {
+        return Err(format!("token id {token} is outside the vocabulary of {vocabulary}"));
+    }
+    for mark in pass.probe.marks().iter().chain(&pass.joint_layers.shared) {
+        let segment = if mark.segment == 0 { Some(&pass.trunk) } else { pass.branches.get(mark.segment - 1) };
+        if segment.is_none_or(|segment| mark.offset >= segment.len()) {
+            return Err(format!("mark (segment {}, offset {}) is outside it", mark.segment, mark.offset));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{JointLayers, Probe};
+
+    fn isolated() -> ForwardPass {
+        let ends = vec![Mark::branch(0, 2), Mark::branch(1, 1), Mark::branch(2, 0)];
+        ForwardPass {
+            trunk: vec![1, 2],
+            branches: vec![vec![3, 4, 5], vec![6, 7], vec![8]],
+            joint_layers: JointLayers { count: 1, shared: ends[..2].to_vec() },
+            probe: Probe::HiddenStates { marks: ends, project: false },
+        }
+    }
+
+    #[test]
+    fn branches_take_their_positions_from_the_end_of_the_trunk() {
+        let packed = Packed::new(&[isolated()], 10, 10).unwrap();
+        assert_eq!(packed.tokens, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(packed.positions, [0, 1, 2, 3, 4, 2, 3, 2]);
+        assert_eq!(packed.read_rows(), [4, 6, 7]);
+    }
+
+    #[test]
+    fn lower_layers_keep_branches_apart() {
+        let packed = Packed::new(&[isolated()], 10, 10).unwrap();
+        let trunk = vec![0..2];
+        assert_eq!(
+            packed.spans(0, 2),
+            [
+                Span { queries: 0..2, seen: vec![], causal: 0..2 },
+                Span { queries: 2..5, seen: trunk.clone(), causal: 2..5 },
+                Span { queries: 5..7, seen: trunk.clone(), causal: 5..7 },
+                Span { queries: 7..8, seen: trunk, causal: 7..8 },
+            ]
+        );
+    }
+
+    #[test]
+    fn in_joint_layers_marks_see_every_shared_mark_once() {
+        let packed = Packed::new(&[isolated()], 10, 10).unwrap();
+        let seen: Vec<_> = packed.read_spans(2).into_iter().map(|span| span.seen).collect();
+        assert_eq!(seen, [vec![0..2, 2..5, 6..7], vec![0..2, 5..7, 4..5], vec![0..2, 7..8, 4..5, 6..7]]);
+        let runs: Vec<_> = packed.spans(1, 2).into_iter().map(|span| span.queries).collect();
+        assert_eq!(runs, [0..2, 2..4, 4..5, 5..6, 6..7, 7..8]);
+    }
+
+    #[test]
+    fn a_pass_that_cannot_run_is_refused_with_its_place() {
+        let problem = |change: fn(&mut ForwardPass)| {
+            let mut pass = isolated();
+            change(&mut pass);
+            Packed::new(&[isolated(), pass], 10, 10).unwrap_err().to_string()
+        };
+        assert_eq!(problem(|pass| pass.trunk.clear()), "invalid pass 1: its trunk is empty");
+        assert_eq!(problem(|pass| pass.branches[1].clear()), "invalid pass 1: its branch 1 is empty");
+        assert!(problem(|pass| pass.trunk[0] = 10).contains("token id 10 is outside the vocabulary of 10"));
+        assert!(problem(|pass| pass.trunk = vec![1; 8]).contains("11 tokens, the model has 10 positions"));
+        assert!(problem(|pass| pass.joint_layers.shared.push(Mark::branch(3, 0))).contains("segment 4, offset 0"));
+    }
+}

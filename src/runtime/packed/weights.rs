@@ -1,0 +1,203 @@
+//! A checkpoint's tensors: mapped files or embedded bytes, checked before anything is built on them.
+//!
+//! Tensors may be stored as f32, f16 or bf16, or as 8-bit integers with a scale per row
+//! (`X` as I8 `[rows, columns]` beside `X.scale` as F32 `[rows]`), which are widened when read.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::safetensors::{Load, MmapedSafetensors, SliceSafetensors};
+use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use rayon::prelude::*;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use crate::runtime::LoadError;
+use crate::runtime::checkpoint::{Checkpoint, Weights};
+
+/// The tensors of a checkpoint, by name.
+pub(in crate::runtime) struct WeightFiles {
+    files: Vec<WeightFile>,
+}
+
+struct WeightFile {
+    path: PathBuf,
+    tensors: Source,
+}
+
+enum Source {
+    Mapped(MmapedSafetensors),
+    Embedded(SliceSafetensors<'static>),
+}
+
+impl Source {
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        match self {
+            Self::Mapped(tensors) => tensors.get(name).ok(),
+            Self::Embedded(tensors) => tensors.get(name).ok(),
+        }
+    }
+
+    fn all(&self) -> Vec<(String, TensorView<'_>)> {
+        match self {
+            Self::Mapped(tensors) => tensors.tensors(),
+            Self::Embedded(tensors) => tensors.tensors(),
+        }
+    }
+}
+
+/// Opens a checkpoint's weights; reads headers only.
+pub(in crate::runtime) fn open(checkpoint: &Checkpoint) -> Result<WeightFiles, LoadError> {
+    let files = match &checkpoint.weights {
+        Weights::Embedded(bytes) => {
+            let path = checkpoint.location.join("model.safetensors");
+            let tensors = SliceSafetensors::new(bytes)
+                .map_err(|error| LoadError::Malformed { path: path.clone(), problem: error.to_string() })?;
+            vec![WeightFile { path, tensors: Source::Embedded(tensors) }]
+        }
+        Weights::Files(paths) => paths.iter().map(|path| map(path)).collect::<Result<_, _>>()?,
+    };
+    Ok(WeightFiles { files })
+}
+
+fn map(path: &Path) -> Result<WeightFile, LoadError> {
+    let length = std::fs::metadata(path).map_err(|source| LoadError::File { path: path.to_path_buf(), source })?.len();
+    // SAFETY: a mapped file must not shrink or change while it is mapped. Checkpoints are written
+    // once, by a download that renames into place; who edits one under a running server is told not to.
+    let tensors = unsafe { MmapedSafetensors::new(path) }.map_err(|error| LoadError::Malformed {
+        path: path.to_path_buf(),
+        problem: format!("not a complete safetensors file of {length} bytes: {error}"),
+    })?;
+    Ok(WeightFile { path: path.to_path_buf(), tensors: Source::Mapped(tensors) })
+}
+
+impl WeightFiles {
+    fn find(&self, name: &str) -> Option<(&WeightFile, TensorView<'_>)> {
+        self.files.iter().find_map(|file| Some((file, file.tensors.get(name)?)))
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.find(name).map(|(_, view)| view.shape().to_vec())
+    }
+
+    /// Elements of all tensors, scales of 8-bit rows apart.
+    pub fn parameters(&self) -> usize {
+        let tensors = self.files.iter().flat_map(|file| file.tensors.all());
+        tensors
+            .filter(|(name, _)| !name.ends_with(".scale"))
+            .map(|(_, view)| view.shape().iter().product::<usize>())
+            .sum()
+    }
+
+    /// Checks that a tensor is there, has this shape, a type that can be read, and finite values.
+    pub fn check(&self, name: &str, expected: &[usize]) -> Result<(), LoadError> {
+        let Some((file, view)) = self.find(name) else {
+            return Err(LoadError::MissingTensor {
+                path: self.files.first().map(|file| file.path.clone()).unwrap_or_default(),
+                tensor: name.to_owned(),
+                expected: expected.to_vec(),
+            });
+        };
+        if view.shape() != expected {
+            return Err(LoadError::WrongShape {
+                path: file.path.clone(),
+                tensor: name.to_owned(),
+                found: view.shape().to_vec(),
+                expected: expected.to_vec(),
+            });
+        }
+        let non_finite = match view.dtype() {
+            Dtype::F32 => find_non_finite::<4>(view.data(), f32::from_le_bytes),
+            Dtype::F16 => find_non_finite::<2>(view.data(), |bytes| half::f16::from_le_bytes(bytes).to_f32()),
+            Dtype::BF16 => find_non_finite::<2>(view.data(), |bytes| half::bf16::from_le_bytes(bytes).to_f32()),
+            Dtype::I8 if expected.len() == 2 => return self.check(&scale_name(name), &expected[..1]),
+            other => {
+                return Err(LoadError::Malformed {
+                    path: file.path.clone(),
+                    problem: format!(
+                        "tensor `{name}` has type {other:?}; readable are F32, F16, BF16, and I8 with a scale per row"
+                    ),
+                });
+            }
+        };
+        match non_finite {
+            Some((element, value)) => {
+                Err(LoadError::NonFiniteWeight { path: file.path.clone(), tensor: name.to_owned(), value, element })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn load(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {
+        let Some((_, view)) = self.find(name) else {
+            return Err(candle_core::Error::CannotFindTensor { path: name.to_owned() });
+        };
+        if view.dtype() == Dtype::I8 {
+            let scale = self.load(&scale_name(name), DType::F32, &Device::Cpu)?.to_vec1::<f32>()?;
+            let columns = view.data().len() / scale.len();
+            let wide: Vec<f32> = view
+                .data()
+                .par_chunks(columns)
+                .zip(&scale)
+                .flat_map_iter(|(row, scale)| row.iter().map(move |&byte| f32::from(byte.cast_signed()) * scale))
+                .collect();
+            return Tensor::from_vec(wide, view.shape(), &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
+        }
+        // Narrowing on the CPU first halves what is sent to a device.
+        view.load(&Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+    }
+}
+
+fn scale_name(name: &str) -> String {
+    format!("{name}.scale")
+}
+
+fn find_non_finite<const WIDTH: usize>(data: &[u8], widen: impl Fn([u8; WIDTH]) -> f32 + Sync) -> Option<(usize, f32)> {
+    const PART: usize = 1 << 16;
+    let (elements, _) = data.as_chunks::<WIDTH>();
+    elements.par_chunks(PART).enumerate().find_map_first(|(part, elements)| {
+        elements.iter().enumerate().find_map(|(place, &bytes)| {
+            let value = widen(bytes);
+            (!value.is_finite()).then_some((part * PART + place, value))
+        })
+    })
+}
+
+impl SimpleBackend for WeightFiles {
+    fn get(&self, shape: Shape, name: &str, _: candle_nn::Init, dtype: DType, device: &Device) -> CandleResult<Tensor> {
+        let tensor = self.load(name, dtype, device)?;
+        if tensor.shape() != &shape {
+            candle_core::bail!("tensor `{name}` has shape {:?}, expected {shape:?}", tensor.shape());
+        }
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {
+        self.load(name, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.contains(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_non_finite_value_is_found() {
+        let mut values = vec![1f32; 200_000];
+        values[150_000] = f32::INFINITY;
+        values[199_999] = f32::NAN;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(find_non_finite::<4>(&bytes, f32::from_le_bytes), Some((150_000, f32::INFINITY)));
+        assert_eq!(find_non_finite::<4>(&bytes[..400_000], f32::from_le_bytes), None);
+    }
+}
