@@ -62,7 +62,6 @@ def passes(layers: int, seed: int) -> list[Pass]:
         Pass("causal", some(37), marks=[(0, 36), (0, 0), (0, 17)]),
         Pass("causal, long", some(300), marks=[(0, 299), (0, 63), (0, 64), (0, 128), (0, 255)]),
         Pass("trunk and branches", some(11), slate, [*ends(slate), (0, 10), (3, 5), (4, 0)]),
-        Pass("no trunk", [], slate[:3], ends(slate[:3])),
         Pass("one branch", some(5), slate[2:3], ends(slate[2:3])),
         Pass("trunk and branches, long", some(129), long_slate, ends(long_slate)),
         Pass("joint 1", some(11), slate, ends(slate), 1, ends(slate)[:-1]),

@@ -1,0 +1,102 @@
+//! What `make_golden.py` wrote, as plain data, and the checkpoints beside it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use podium::runtime::packed::PackedRuntime;
+use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, Probe, Readout};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// The runtime's cases: one checkpoint of each shape.
+pub const RUNTIME_CASES: [&str; 10] = [
+    "qwen2-gqa2-head64",
+    "qwen2-gqa2-untied",
+    "qwen2-gqa4-f16",
+    "qwen2-gqa8-int8",
+    "qwen2-mha-f32",
+    "qwen3-gqa2-sharded",
+    "qwen3-gqa4-projector",
+    "qwen3-gqa8-head128",
+    "qwen3-int8",
+    "qwen3-mha-f32",
+];
+
+/// `golden.json` of a runtime case.
+#[derive(Deserialize)]
+pub struct RuntimeGolden {
+    pub shape: String,
+    pub passes: Vec<GoldenPass>,
+}
+
+/// A pass, and what transformers reads from it.
+#[derive(Deserialize)]
+pub struct GoldenPass {
+    pub name: String,
+    pub trunk: Vec<u32>,
+    pub branches: Vec<Vec<u32>>,
+    pub marks: Vec<(usize, usize)>,
+    pub joint: usize,
+    pub shared: Vec<(usize, usize)>,
+    pub hidden_states: Vec<Vec<f32>>,
+    pub token_ids: Vec<u32>,
+    pub logits: Vec<Vec<f32>>,
+    pub projected: Option<Vec<Vec<f32>>>,
+}
+
+impl GoldenPass {
+    /// The pass that reads states, through the projector or not.
+    pub fn reading_states(&self, project: bool) -> ForwardPass {
+        self.with(Probe::HiddenStates { marks: marks(&self.marks), project })
+    }
+
+    /// The pass that reads logits.
+    pub fn reading_logits(&self) -> ForwardPass {
+        self.with(Probe::NextTokenLogits { after: marks(&self.marks), token_ids: self.token_ids.clone() })
+    }
+
+    fn with(&self, probe: Probe) -> ForwardPass {
+        ForwardPass {
+            trunk: self.trunk.clone(),
+            branches: self.branches.clone(),
+            joint_layers: JointLayers { count: self.joint, shared: marks(&self.shared) },
+            probe,
+        }
+    }
+}
+
+/// `(segment, offset)` pairs as marks.
+pub fn marks(pairs: &[(usize, usize)]) -> Vec<Mark> {
+    pairs.iter().map(|&(segment, offset)| Mark { segment, offset }).collect()
+}
+
+/// The numbers of a readout, whichever kind it is.
+pub fn rows(readout: Readout) -> Vec<Vec<f32>> {
+    match readout {
+        Readout::HiddenStates(rows) | Readout::NextTokenLogits(rows) => rows,
+    }
+}
+
+/// The folder of a case.
+pub fn folder(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/fixtures").join(case)
+}
+
+/// A case's `golden.json`.
+pub fn golden<T: DeserializeOwned>(case: &str) -> T {
+    let path = folder(case).join("golden.json");
+    let json = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&json).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A case's checkpoint, loaded on the CPU.
+pub fn load(case: &str) -> PackedRuntime {
+    let checkpoint = Checkpoint::folder(&folder(case)).unwrap_or_else(|error| panic!("{case}: {error}"));
+    PackedRuntime::load(&checkpoint, "cpu").unwrap_or_else(|error| panic!("{case}: {error}"))
+}
+
+/// Runs one pass by itself.
+pub fn run_alone(runtime: &PackedRuntime, pass: ForwardPass) -> Vec<Vec<f32>> {
+    let mut readouts = runtime.run(&[pass]).unwrap_or_else(|error| panic!("{error}"));
+    rows(readouts.remove(0))
+}
