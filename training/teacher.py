@@ -39,8 +39,8 @@ class Teacher:
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
         self.device = device
-        self.model = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.bfloat16)
-        self.model = self.model.eval().to(device)
+        self.model = BertModel.from_pretrained(folder, add_pooling_layer=False)
+        self.model = self.model.eval().to(device, torch.bfloat16)
 
     @torch.no_grad()
     def embed(self, texts: list[str]) -> np.ndarray:

@@ -97,19 +97,19 @@ struct Online {
 impl Files for Online {
     fn has(&mut self, name: &str) -> Result<bool, String> {
         if self.names.is_none() {
-            let info = self.repository.info().map_err(explain)?;
+            let info = self.repository.info().map_err(|error| explain(&error))?;
             self.names = Some(info.siblings.into_iter().map(|sibling| sibling.rfilename).collect());
         }
         Ok(self.names.as_ref().is_some_and(|names| names.iter().any(|known| known == name)))
     }
 
     fn get(&mut self, name: &str) -> Result<PathBuf, String> {
-        self.repository.get(name).map_err(|error| format!("`{name}`: {}", explain(error)))
+        self.repository.get(name).map_err(|error| format!("`{name}`: {}", explain(&error)))
     }
 }
 
 /// What the hub's answer means for the person at the keyboard.
-fn explain(error: ApiError) -> String {
+fn explain(error: &ApiError) -> String {
     let text = error.to_string();
     if text.contains("401") || text.contains("403") {
         format!(

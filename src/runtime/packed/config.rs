@@ -47,6 +47,7 @@ struct RopeParameters {
 
 /// The shape of a Qwen2 or Qwen3 decoder.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, named as the architectures name them")]
 pub(super) struct DecoderConfig {
     /// The checkpoint's own name for its class, e.g. `Qwen3ForCausalLM`.
     pub architecture: String,

@@ -37,7 +37,7 @@ struct Layer {
     mlp: Mlp,
 }
 
-/// Linear, ReLU, Linear, without biases, in f32: what late interaction compares.
+/// Linear, `ReLU`, Linear, without biases, in f32: what late interaction compares.
 struct Projector {
     first: Tensor,
     second: Tensor,
@@ -165,10 +165,6 @@ impl Decoder {
 
     pub fn device(&self) -> &Device {
         self.embeddings.embeddings().device()
-    }
-
-    pub fn dtype(&self) -> DType {
-        self.embeddings.embeddings().dtype()
     }
 
     /// The final-normed states of the rows that are read: `[marks of all passes, hidden]`, f32.

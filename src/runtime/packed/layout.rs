@@ -20,13 +20,6 @@ pub(super) struct Span {
     pub causal: Range<usize>,
 }
 
-impl Span {
-    /// Keys that the last query of the run sees.
-    pub fn keys(&self) -> usize {
-        self.causal.len() + self.seen.iter().map(Range::len).sum::<usize>()
-    }
-}
-
 /// One pass's place among the packed rows.
 #[derive(Debug, Clone)]
 struct PackedPass {

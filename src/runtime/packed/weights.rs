@@ -15,6 +15,9 @@ use safetensors::tensor::TensorView;
 use crate::runtime::LoadError;
 use crate::runtime::checkpoint::{Checkpoint, Weights};
 
+/// What a tensor of 8-bit integers' scales are called, after its own name.
+const SCALE: &str = ".scale";
+
 /// The tensors of a checkpoint, by name.
 pub(in crate::runtime) struct WeightFiles {
     files: Vec<WeightFile>,
@@ -90,11 +93,15 @@ impl WeightFiles {
     pub fn parameters(&self) -> usize {
         let tensors = self.files.iter().flat_map(|file| file.tensors.all());
         tensors
-            .filter(|(name, _)| !name.ends_with(".scale"))
+            .filter(|(name, _)| name.strip_suffix(SCALE).is_none())
             .map(|(_, view)| view.shape().iter().product::<usize>())
             .sum()
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "safetensors' types are many and not ours; all others are refused"
+    )]
     /// Checks that a tensor is there, has this shape, a type that can be read, and finite values.
     pub fn check(&self, name: &str, expected: &[usize]) -> Result<(), LoadError> {
         let Some((file, view)) = self.find(name) else {
@@ -155,7 +162,7 @@ impl WeightFiles {
 }
 
 fn scale_name(name: &str) -> String {
-    format!("{name}.scale")
+    format!("{name}{SCALE}")
 }
 
 fn find_non_finite<const WIDTH: usize>(data: &[u8], widen: impl Fn([u8; WIDTH]) -> f32 + Sync) -> Option<(usize, f32)> {

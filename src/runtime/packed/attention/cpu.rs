@@ -5,6 +5,8 @@
 //! Dao et al. 2022). Query heads that share a key head form one tall tile, so keys and values are
 //! read once per group and never repeated in memory. Memory beyond the output: one tile per thread.
 
+#![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
+
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use gemm::Parallelism;
 use pulp::{Arch, Simd, WithSimd};
@@ -240,14 +242,14 @@ fn product(
             k,
             target.as_mut_ptr(),
             1,
-            target_row as isize,
+            target_row.cast_signed(),
             accumulate,
             left.as_ptr(),
             1,
-            left_row as isize,
+            left_row.cast_signed(),
             right.as_ptr(),
-            right_column as isize,
-            right_row as isize,
+            right_column.cast_signed(),
+            right_row.cast_signed(),
             1.0f32,
             1.0f32,
             false,
@@ -289,7 +291,7 @@ impl<V: Fn(usize) -> usize> WithSimd for OnlineSoftmax<'_, V> {
             let kept = exp(old - new);
             self.maximum[line] = new;
             self.sum[line] = self.sum[line] * kept + exponentials(scores, new);
-            if kept != 1. {
+            if kept < 1. {
                 for value in output {
                     *value *= kept;
                 }
@@ -346,7 +348,7 @@ fn exp(x: f32) -> f32 {
     polynomial = polynomial * r + 8.333_452e-3;
     polynomial = polynomial * r + 4.166_579_6e-2;
     polynomial = polynomial * r + 1.666_666_5e-1;
-    polynomial = polynomial * r + 5.000_000_1e-1;
+    polynomial = polynomial * r + 0.5;
     let mantissa = polynomial * r * r + r + 1.;
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if x < -87. { 0. } else { mantissa * power }
@@ -360,6 +362,7 @@ mod tests {
     use super::*;
 
     /// Attention by its definition, in f64.
+    #[expect(clippy::many_single_char_names, reason = "the names of the definition")]
     fn naive(
         q: &[f32],
         k: &[f32],

@@ -14,9 +14,10 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span]) -> Resu
     let (mut longest_q, mut longest_k) = (0, 0);
     for span in spans {
         ends_q.push(span.queries.end as u32);
-        ends_k.push(ends_k[ends_k.len() - 1] + span.keys() as u32);
+        let keys = span.causal.len() + span.seen.iter().map(ExactSizeIterator::len).sum::<usize>();
+        ends_k.push(ends_k[ends_k.len() - 1] + keys as u32);
         longest_q = longest_q.max(span.queries.len());
-        longest_k = longest_k.max(span.keys());
+        longest_k = longest_k.max(keys);
     }
     // Plain sequences end to end need no gathering: their keys lie as they are.
     let plain = spans.iter().all(|span| span.seen.is_empty() && span.causal == span.queries);

@@ -1,0 +1,44 @@
+//! The model alone: one listwise pass of the embedded model over documents of random tokens.
+
+#![expect(missing_docs, reason = "criterion's macros make undocumented functions")]
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use podium::runtime::packed::PackedRuntime;
+use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, Probe, Runtime};
+
+/// A pass in the embedded model's isolated layout; speed does not depend on which tokens are read.
+fn isolated(documents: usize, tokens: usize, vocabulary: u32) -> ForwardPass {
+    let text =
+        |start: usize, length: usize| (start..start + length).map(|n| (n as u32 * 7919) % (vocabulary - 64)).collect();
+    let mut branches: Vec<Vec<u32>> = (0..documents).map(|document| text(document * tokens, tokens)).collect();
+    branches.push(text(1, 12));
+    let marks: Vec<Mark> = branches.iter().enumerate().map(|(n, branch)| Mark::branch(n, branch.len() - 1)).collect();
+    ForwardPass {
+        trunk: text(0, 12),
+        branches,
+        joint_layers: JointLayers { count: 1, shared: marks[..documents].to_vec() },
+        probe: Probe::HiddenStates { marks, project: true },
+    }
+}
+
+fn forward(criterion: &mut Criterion) {
+    let runtime = PackedRuntime::load(&Checkpoint::embedded(), "cpu").expect("the embedded model loads");
+    let vocabulary = runtime.facts().vocabulary as u32;
+    let mut group = criterion.benchmark_group("forward");
+    group.sample_size(10);
+    for (documents, tokens) in [(16, 100), (64, 100), (64, 400)] {
+        let pass = isolated(documents, tokens, vocabulary);
+        group.throughput(Throughput::Elements(pass.tokens() as u64));
+        group.bench_with_input(
+            BenchmarkId::new("podium-nano", format!("{documents}x{tokens}")),
+            &pass,
+            |bencher, pass| {
+                bencher.iter(|| runtime.run(std::slice::from_ref(pass)).expect("it runs"));
+            },
+        );
+    }
+    group.finish();
+}
+
+criterion_group!(benches, forward);
+criterion_main!(benches);

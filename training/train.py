@@ -1,0 +1,245 @@
+"""Trains podium-nano: tokenizer, background table, teacher vectors, static stage, reranker.
+
+    python train.py --data DATA --work WORK --steps 1400 --workers 2
+
+Every stage leaves its result in WORK and is skipped if it is there. `export.py` turns
+WORK/reranker.pt into the files of the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+from data import Corpus, read_corpus
+from lexical import LexicalTable
+from model import Controls, Reranker, Shape
+from slates import Example, SlateMaker
+from static import Bags, Static, initial_vectors, token_texts, train_static
+from teacher import cached_vectors
+from tokenizer import EMBED, END, INSTRUCT, RERANK, START, encode_all, train_tokenizer
+from warm_start import warm_start
+
+PEAK_BODY, PEAK_EMBEDDING = 4e-4, 1.5e-4
+WARM_UP = 30
+AVERAGE_EVERY = 8
+BATCH_TOKENS = 2200
+INSTRUCTED_SHARE = 0.3
+BLIND_SHARE = 0.15
+TEACHER_SHARPNESS, EVIDENCE_SHARPNESS, LABEL_BONUS = 16.0, 7.0, 2.0
+DISTIL_WEIGHT, LABEL_WEIGHT = 1.0, 0.5
+SCALE = 20.0
+LENGTHS = ((48, 0.3), (64, 0.3), (96, 0.25), (160, 0.09), (320, 0.04), (512, 0.02))
+
+
+def controls_of(tokenizer: Tokenizer) -> Controls:
+    """Ids of the control tokens."""
+    ids = [tokenizer.token_to_id(t) for t in (START, END, RERANK, INSTRUCT, EMBED[0])]
+    return Controls(*ids)
+
+
+class Workspace:
+    """The stages before the reranker, each kept in the work folder."""
+
+    def __init__(self, data: Path, work: Path, seed: int, static_epochs: int, device: str) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        self.work, self.seed = work, seed
+        self.corpus: Corpus = read_corpus(data)
+        passages = self.corpus.passages
+        if not (work / "tokenizer.json").exists():
+            train_tokenizer(self.corpus, seed).save(str(work / "tokenizer.json"), pretty=False)
+        self.tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+        if not (work / "lexical.safetensors").exists():
+            texts = ((p.language, p.titled) for p in passages)
+            LexicalTable.build(texts).save(work / "lexical.safetensors")
+        self.table = LexicalTable.load(work / "lexical.safetensors")
+        english = [p.text if p.language == "en" else "" for p in passages]
+        self.passage_teacher = cached_vectors(english, work / "passages.npy", device)
+        queries = sorted({p.query for p in self.corpus.pairs if english[p.passage]})
+        vectors = cached_vectors(queries, work / "queries.npy", device)
+        self.query_teacher = dict(zip(queries, vectors, strict=True))
+        self.static = self.static_stage(static_epochs, device)
+
+    def static_stage(self, epochs: int, device: str) -> dict:
+        """The static model's vectors and importances, trained on first use."""
+        kept = self.work / "static.pt"
+        if kept.exists():
+            return torch.load(kept)
+        tokenizer, corpus = self.tokenizer, self.corpus
+        token_teacher = cached_vectors(token_texts(tokenizer), self.work / "tokens.npy", device)
+        documents = Bags([np.array(x) for x in encode_all(tokenizer, [p.text for p in corpus.passages], 512)])
+        queries = sorted({p.query for p in corpus.pairs})
+        place = {q: i for i, q in enumerate(queries)}
+        query_bags = Bags([np.array(x) for x in encode_all(tokenizer, queries, 64)])
+        counts = np.ones(tokenizer.get_vocab_size())
+        for ids in documents.ids:
+            np.add.at(counts, ids, 1)
+        query_teacher = torch.zeros(len(queries), 384)
+        for query, vector in self.query_teacher.items():
+            query_teacher[place[query]] = torch.from_numpy(vector.astype(np.float32))
+        model = Static(initial_vectors(tokenizer, token_teacher, counts), counts)
+        pairs = [(place[p.query], p.passage) for p in corpus.pairs if not corpus.passages[p.passage].held_out]
+        document_teacher = torch.from_numpy(self.passage_teacher.astype(np.float32))
+        train_static(model, documents, query_bags, pairs, document_teacher, query_teacher, epochs, self.seed)
+        result = {"vectors": F.normalize(model.vectors.data, dim=-1), "importance": model.importance.data}
+        torch.save(result, kept)
+        return result
+
+    def slates(self) -> SlateMaker:
+        """The maker of training slates."""
+        return SlateMaker(self.corpus, self.tokenizer, self.table, self.passage_teacher, self.query_teacher.get)
+
+
+def draw_batch(maker: SlateMaker, rng: random.Random) -> list[Example]:
+    """Slates of one length class, up to BATCH_TOKENS tokens."""
+    limit = rng.choices([n for n, _ in LENGTHS], [w for _, w in LENGTHS])[0]
+    k = rng.choice((4, 8, 8, 16, 24)) if limit <= 64 else rng.choice((4, 6, 8, 12)) if limit <= 160 else rng.choice((3, 4))
+    count = max(1, round(BATCH_TOKENS / (k * limit)))
+    batch = []
+    for _ in range(count):
+        if rng.random() < INSTRUCTED_SHARE:
+            batch.append(maker.instructed(rng, min(k, 8), limit))
+        else:
+            batch.append(maker.plain(rng, k, limit, blind=rng.random() < BLIND_SHARE))
+    return batch
+
+
+def target_of(maker: SlateMaker, example: Example) -> torch.Tensor | None:
+    """The ensemble's distribution over the documents: teacher cosine, lexical score and label.
+    None where the teacher has no say."""
+    vector = maker.query_teacher(example.query)
+    if example.kind != "plain" or vector is None:
+        return None
+    cosine = maker.passage_teacher[example.rows].astype(np.float32) @ vector.astype(np.float32)
+    weights = maker.table.weights(example.query)
+    lexical = np.array([maker.table.score(weights, maker.bags[r]) for r in example.rows])
+    logits = TEACHER_SHARPNESS * cosine + EVIDENCE_SHARPNESS * lexical
+    logits[example.right] += LABEL_BONUS
+    return torch.softmax(torch.tensor(logits, dtype=torch.float32), 0)
+
+
+def loss_of(model: Reranker, maker: SlateMaker, batch: list[Example], device: str) -> tuple[torch.Tensor, dict]:
+    """Mean loss of a batch: cross-entropy to the ensemble and to the right documents."""
+    with torch.autocast(device, torch.bfloat16):
+        documents, queries, real = model([e.slate for e in batch])
+    scores = torch.einsum("skd,sd->sk", documents, queries) * SCALE
+    log_share = F.log_softmax(scores.masked_fill(~real, -1e4), -1)
+    total = torch.zeros((), device=device)
+    facts: dict[str, list[float]] = {}
+    for row, example in enumerate(batch):
+        k = len(example.rows)
+        right = -torch.logsumexp(log_share[row, example.right], 0)
+        target = target_of(maker, example)
+        if target is None:
+            total = total + right
+        else:
+            target = target.to(device)
+            distil = (target * (target.clamp(min=1e-9).log() - log_share[row, :k])).sum()
+            total = total + DISTIL_WEIGHT * distil + LABEL_WEIGHT * right
+            facts.setdefault("distil", []).append(distil.item())
+        hit = float(int(log_share[row].argmax()) in example.right)
+        facts.setdefault(example.kind, []).append(hit)
+    return total / len(batch), facts
+
+
+def factor(step: int, steps: int) -> float:
+    """Share of the peak rate: warm-up, then a cosine to 3 %."""
+    return min(1.0, (step + 1) / WARM_UP) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def train_reranker(rank: int, options: argparse.Namespace) -> None:
+    """One worker's run. Workers draw their own slates and average weights every few steps."""
+    torch.set_num_threads(options.threads)
+    workers = options.workers
+    if workers > 1:
+        dist.init_process_group("gloo", init_method=f"file://{options.work}/rendezvous", rank=rank, world_size=workers)
+    space = Workspace(options.data, options.work, options.seed, options.static_epochs, options.device)
+    maker = space.slates()
+    model = warm_start(
+        Shape(vocab_size=space.tokenizer.get_vocab_size()),
+        controls_of(space.tokenizer),
+        space.static["vectors"],
+        space.static["importance"],
+        options.seed,
+    ).to(options.device)
+    rng = random.Random(1000 * options.seed + rank)
+    table = model.embed_tokens.weight
+    body = [p for p in model.parameters() if p is not table]
+    optimiser = torch.optim.AdamW(
+        [{"params": body, "peak": PEAK_BODY}, {"params": [table], "peak": PEAK_EMBEDDING}],
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        fused=True,
+    )
+    started, tokens, recent = time.time(), 0, {}
+    for step in range(options.steps):
+        batch = draw_batch(maker, rng)
+        for group in optimiser.param_groups:
+            group["lr"] = group["peak"] * factor(step, options.steps)
+        loss, facts = loss_of(model, maker, batch, options.device)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        tokens += sum(len(d) for e in batch for d in e.slate.documents)
+        for kind, values in facts.items():
+            recent.setdefault(kind, []).extend(values)
+        if workers > 1 and (step % AVERAGE_EVERY == AVERAGE_EVERY - 1 or step == options.steps - 1):
+            average(model, workers)
+        if rank == 0 and step % 25 == 24:
+            shown = " ".join(f"{k} {np.mean(v[-200:]):.3f}" for k, v in sorted(recent.items()))
+            rate = workers * tokens / (time.time() - started)
+            print(f"step {step + 1} {time.time() - started:.0f} s {rate:.0f} tokens/s | {shown}", flush=True)
+            recent = {k: v[-200:] for k, v in recent.items()}
+        if rank == 0 and (step % 200 == 199 or step == options.steps - 1):
+            torch.save(model.state_dict(), options.work / "reranker.pt")
+    if rank == 0:
+        facts = {"steps": options.steps, "tokens": workers * tokens, "seconds": round(time.time() - started)}
+        (options.work / "run.json").write_text(json.dumps(facts))
+        print(facts, flush=True)
+
+
+@torch.no_grad()
+def average(model: Reranker, workers: int) -> None:
+    """Replace the weights by their mean over the workers."""
+    flat = torch.cat([p.data.reshape(-1) for p in model.parameters()])
+    dist.all_reduce(flat)
+    flat /= workers
+    start = 0
+    for parameter in model.parameters():
+        parameter.data.copy_(flat[start : start + parameter.numel()].view_as(parameter))
+        start += parameter.numel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the training files")
+    parser.add_argument("--work", type=Path, required=True, help="folder for intermediate results")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--static-epochs", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=1400, help="steps of each worker")
+    parser.add_argument("--workers", type=int, default=2, help="processes that average their weights")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    options.work = options.work.resolve()
+    Workspace(options.data, options.work, options.seed, options.static_epochs, options.device)
+    (options.work / "rendezvous").unlink(missing_ok=True)
+    if options.workers > 1:
+        torch.multiprocessing.spawn(train_reranker, (options,), nprocs=options.workers)
+    else:
+        train_reranker(0, options)
+
+
+if __name__ == "__main__":
+    main()
