@@ -2,7 +2,7 @@
 
 use podium::runtime::{ForwardPass, JointLayers, Mark, Probe};
 
-use crate::deviation::{Table, largest};
+use crate::deviation::{Table, largest_relative};
 use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, golden, load, rows, run_alone};
 
 const TOLERANCE: f32 = 1e-5;
@@ -26,11 +26,11 @@ fn a_batch_gives_what_each_pass_gives_alone_in_any_order() {
             let batch: Vec<_> = order.iter().map(|&place| passes[place].clone()).collect();
             let readouts = runtime.run(&batch).unwrap();
             for (&place, readout) in order.iter().zip(readouts) {
-                table.note(case, &golden.shape, arrangement, largest(&rows(readout), &alone[place]));
+                table.note(case, &golden.shape, arrangement, largest_relative(&rows(readout), &alone[place]));
             }
         }
     }
-    println!("{}", table.to_text());
+    println!("\nlargest deviation of a pass in a batch, from alone\n{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
 
@@ -43,10 +43,10 @@ fn branches_give_what_one_sequence_each_gives() {
             let together = run_alone(&runtime, pass.reading_states(false));
             let apart: Vec<_> = pass.marks.iter().map(|&mark| run_alone(&runtime, sequence(pass, mark))).collect();
             let apart: Vec<_> = apart.into_iter().flatten().collect();
-            table.note(case, &golden.shape, "one sequence each", largest(&together, &apart));
+            table.note(case, &golden.shape, "one sequence each", largest_relative(&together, &apart));
         }
     }
-    println!("{}", table.to_text());
+    println!("\nlargest deviation of a pass as branches, from one sequence each\n{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
 
@@ -58,10 +58,10 @@ fn the_order_of_branches_changes_nothing() {
         for pass in golden.passes.iter().filter(|pass| pass.branches.len() > 1) {
             let given = run_alone(&runtime, pass.reading_states(false));
             let shuffled = run_alone(&runtime, with_branches_turned(&pass.reading_states(false)));
-            table.note(case, &golden.shape, "branches turned around", largest(&shuffled, &given));
+            table.note(case, &golden.shape, "branches turned around", largest_relative(&shuffled, &given));
         }
     }
-    println!("{}", table.to_text());
+    println!("\nlargest deviation of a pass with its branches in another order\n{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
 

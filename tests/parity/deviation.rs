@@ -1,53 +1,88 @@
 //! How far numbers are from the expected ones.
 
-use std::fmt::Write;
+use std::collections::BTreeSet;
+
+use comfy_table::presets::NOTHING;
 
 /// The largest difference over two lists of rows of the same shape.
 pub fn largest(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+    most(found, expected, |found, expected| (found - expected).abs())
+}
+
+/// The same in units of the expected number, where that is over 1.
+pub fn largest_relative(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+    most(found, expected, |found, expected| (found - expected).abs() / expected.abs().max(1.0))
+}
+
+fn most(found: &[Vec<f32>], expected: &[Vec<f32>], difference: impl Fn(f32, f32) -> f32) -> f32 {
     assert_eq!(found.len(), expected.len(), "rows");
-    let rows = found.iter().zip(expected);
-    rows.map(|(found, expected)| largest_of_row(found, expected)).fold(0.0, f32::max)
+    let mut most = 0.0;
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(found.len(), expected.len(), "columns");
+        for (&found, &expected) in found.iter().zip(expected) {
+            most = larger(most, difference(found, expected));
+        }
+    }
+    most
 }
 
-/// The largest difference over two rows of the same length.
-pub fn largest_of_row(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len(), "columns");
-    let differences = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs());
-    // Not f32::max alone, which would drop a NaN.
-    differences.fold(0.0, |most, next| if next.is_nan() || next > most { next } else { most })
+/// Unlike `f32::max`, this keeps a NaN.
+fn larger(known: f32, next: f32) -> f32 {
+    if known.is_nan() || known >= next { known } else { next }
 }
 
-/// Deviations by what was compared, printed as a table.
+/// The largest deviation by what was compared and by quantity.
 #[derive(Default)]
 pub struct Table {
-    rows: Vec<(String, String, String, f32)>,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    what: String,
+    shape: String,
+    quantity: &'static str,
+    deviation: f32,
 }
 
 impl Table {
-    /// Notes one comparison; the larger one stays where there was one of the same name.
-    pub fn note(&mut self, what: &str, shape: &str, quantity: &str, deviation: f32) {
-        let known = self.rows.iter_mut().find(|row| row.0 == what && row.1 == shape && row.2 == quantity);
+    /// Notes one comparison.
+    pub fn note(&mut self, what: &str, shape: &str, quantity: &'static str, deviation: f32) {
+        let known = self.rows.iter_mut().find(|row| row.what == what && row.shape == shape && row.quantity == quantity);
         match known {
-            Some(row) => row.3 = if deviation.is_nan() { deviation } else { row.3.max(deviation) },
-            None => self.rows.push((what.into(), shape.into(), quantity.into(), deviation)),
+            Some(row) => row.deviation = larger(row.deviation, deviation),
+            None => self.rows.push(Row { what: what.into(), shape: shape.into(), quantity, deviation }),
         }
     }
 
     /// Asserts that every deviation is at most `tolerance`.
     pub fn assert_within(&self, tolerance: f32) {
-        let far: Vec<_> = self.rows.iter().filter(|row| row.3.is_nan() || row.3 > tolerance).collect();
+        let far: Vec<_> = self.rows.iter().filter(|row| row.deviation.is_nan() || row.deviation > tolerance).collect();
         assert!(far.is_empty(), "over {tolerance:e}: {far:#?}\nof\n{}", self.to_text());
     }
 
-    /// One line for each comparison.
+    /// A line for each thing compared, a column for each quantity.
     pub fn to_text(&self) -> String {
-        let width = |of: fn(&(String, String, String, f32)) -> &String| self.rows.iter().map(|row| of(row).len()).max();
-        let (what, shape) = (width(|row| &row.0).unwrap_or(0), width(|row| &row.1).unwrap_or(0));
-        let quantity = width(|row| &row.2).unwrap_or(0);
-        let mut text = String::new();
+        let mut quantities: Vec<&str> = Vec::new();
         for row in &self.rows {
-            let _ = writeln!(text, "{:what$}  {:shape$}  {:quantity$}  {:.1e}", row.0, row.1, row.2, row.3);
+            if !quantities.contains(&row.quantity) {
+                quantities.push(row.quantity);
+            }
         }
-        text
+        let mut table = comfy_table::Table::new();
+        table.load_preset(NOTHING).set_header(["case", "shape"].iter().chain(&quantities));
+        let mut printed = BTreeSet::new();
+        for Row { what, shape, .. } in &self.rows {
+            if !printed.insert((what, shape)) {
+                continue;
+            }
+            let of = |quantity: &&str| {
+                let row =
+                    self.rows.iter().find(|row| (&row.what, &row.shape, &row.quantity) == (what, shape, quantity));
+                row.map_or(String::new(), |row| format!("{:.1e}", row.deviation))
+            };
+            table.add_row([what.clone(), shape.clone()].into_iter().chain(quantities.iter().map(of)));
+        }
+        table.trim_fmt()
     }
 }

@@ -9,4 +9,5 @@ mod batching;
 mod deviation;
 mod fixtures;
 mod load_errors;
+mod nano;
 mod runtime;

@@ -5,12 +5,12 @@ use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, golden, load, ru
 
 const TOLERANCE: f32 = 1e-4;
 
-/// What kind of pass it is, for the table.
-fn layout(pass: &GoldenPass) -> &'static str {
+/// Columns of the table: states, logits and projections of this kind of pass.
+fn columns(pass: &GoldenPass) -> [&'static str; 3] {
     match (pass.branches.is_empty(), pass.joint) {
-        (true, _) => "causal",
-        (false, 0) => "trunk and branches",
-        (false, _) => "isolated, joint layers",
+        (true, _) => ["causal: states", "logits", "projected"],
+        (false, 0) => ["branches: states", "logits ", "projected "],
+        (false, _) => ["joint: states", "logits  ", "projected  "],
     }
 }
 
@@ -20,19 +20,16 @@ fn hidden_states_logits_and_projections_are_those_of_transformers() {
     for case in RUNTIME_CASES {
         let (golden, runtime) = (golden::<RuntimeGolden>(case), load(case));
         for pass in &golden.passes {
-            let mut note = |quantity: &str, deviation| {
-                table.note(case, &golden.shape, &format!("{}: {quantity}", layout(pass)), deviation);
-            };
-            let states = run_alone(&runtime, pass.reading_states(false));
-            note("states", largest(&states, &pass.hidden_states));
-            let logits = run_alone(&runtime, pass.reading_logits());
-            note("logits", largest(&logits, &pass.logits));
-            if let Some(projected) = &pass.projected {
-                note("projected", largest(&run_alone(&runtime, pass.reading_states(true)), projected));
+            let [states, logits, projected] = columns(pass);
+            let mut note = |quantity, deviation| table.note(case, &golden.shape, quantity, deviation);
+            note(states, largest(&run_alone(&runtime, pass.reading_states(false)), &pass.hidden_states));
+            note(logits, largest(&run_alone(&runtime, pass.reading_logits()), &pass.logits));
+            if let Some(expected) = &pass.projected {
+                note(projected, largest(&run_alone(&runtime, pass.reading_states(true)), expected));
             }
         }
     }
-    println!("{}", table.to_text());
+    println!("\nlargest deviation from transformers in f32\n{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
 
