@@ -51,8 +51,7 @@ pub async fn serve(
 
     let stop = CancellationToken::new();
     let router = http::router(service.clone());
-    let connections =
-        tokio::spawn(http::serve_connections(listener, router, settings.header_timeout(), stop.clone()));
+    let connections = tokio::spawn(http::serve_connections(listener, router, settings.header_timeout(), stop.clone()));
     let folding = tokio::spawn(async move {
         let mut tick = tokio::time::interval(FOLD_EVERY);
         loop {

@@ -63,8 +63,6 @@ pub enum ConfigError {
 }
 
 fn hint(nearest: Option<&str>) -> String {
-    nearest.map_or_else(
-        || "; `podium check` lists all keys".to_owned(),
-        |nearest| format!("; did you mean `{nearest}`?"),
-    )
+    nearest
+        .map_or_else(|| "; `podium check` lists all keys".to_owned(), |nearest| format!("; did you mean `{nearest}`?"))
 }

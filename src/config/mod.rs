@@ -116,7 +116,8 @@ impl Configuration {
             let origin = Origin::Environment(name.clone());
             let default = values.get(&key).map(|(default, _)| default.clone());
             // An unknown key has no type to read the text as; `set` refuses it by its name.
-            let value = default.map_or_else(|| Ok(Value::String(text.clone())), |like| read_as(&key, text, &like, &origin))?;
+            let value =
+                default.map_or_else(|| Ok(Value::String(text.clone())), |like| read_as(&key, text, &like, &origin))?;
             set(&mut values, key, value, origin)?;
         }
         for flag in &sources.flags {
@@ -124,6 +125,12 @@ impl Configuration {
         }
         let settings = assemble(&values)?;
         Ok(Self { settings, values })
+    }
+
+    /// Whether nothing but the defaults says what `key` is.
+    #[must_use]
+    pub fn is_default(&self, key: &str) -> bool {
+        self.values.get(key).is_some_and(|(_, origin)| *origin == Origin::Default)
     }
 
     /// Every key in alphabetical order, with its value (as TOML) and where it came from.

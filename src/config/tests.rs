@@ -14,7 +14,7 @@ fn load_environment(name: &str, value: &str) -> Result<Configuration, ConfigErro
     Configuration::load(&Sources { environment: vec![(name.to_owned(), value.to_owned())], ..Sources::default() })
 }
 
-fn message<T: std::fmt::Debug>(result: Result<T, ConfigError>) -> String {
+fn message<T: fmt::Debug>(result: Result<T, ConfigError>) -> String {
     result.unwrap_err().to_string()
 }
 
@@ -32,7 +32,8 @@ fn the_defaults_alone_are_a_configuration() {
 fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"[server]\nlisten = \"0.0.0.0:1\"\nshutdown_seconds = 1\n[limits]\nmax_documents = 7\n").unwrap();
-    let environment = [("PODIUM__SERVER__LISTEN", "0.0.0.0:2"), ("PODIUM__SERVER__SHUTDOWN_SECONDS", "2"), ("HOME", "/")];
+    let environment =
+        [("PODIUM__SERVER__LISTEN", "0.0.0.0:2"), ("PODIUM__SERVER__SHUTDOWN_SECONDS", "2"), ("HOME", "/")];
     let configuration = Configuration::load(&Sources {
         file: Some(file.path().to_owned()),
         environment: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),

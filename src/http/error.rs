@@ -102,10 +102,8 @@ impl Failure {
         use RerankError as E;
         let row = |status, code, kind, level| Row { status, code, kind, level, param: None, retry_after: None };
         let bad = |status, code| row(status, code, INVALID, Level::INFO);
-        let bad_field = |code, field: &str| Row {
-            param: Some(field.to_owned()),
-            ..bad(StatusCode::UNPROCESSABLE_ENTITY, code)
-        };
+        let bad_field =
+            |code, field: &str| Row { param: Some(field.to_owned()), ..bad(StatusCode::UNPROCESSABLE_ENTITY, code) };
         match self {
             Self::Rerank(E::InvalidField { field, .. }) => bad_field("invalid_value", field),
             Self::Rerank(E::TooManyDocuments { .. }) => bad_field("too_many_documents", "documents"),

@@ -252,7 +252,8 @@ mod tests {
 
     #[test]
     fn flags_may_be_written_as_strings() {
-        for (json, flag) in [("true", true), ("\"true\"", true), ("\"True\"", true), ("\"false\"", false), ("null", true)]
+        for (json, flag) in
+            [("true", true), ("\"true\"", true), ("\"True\"", true), ("\"false\"", false), ("null", true)]
         {
             assert_eq!(fields(&format!(r#"{{"truncation":{json}}}"#)).flag("truncation", true).unwrap(), flag);
         }

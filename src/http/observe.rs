@@ -84,7 +84,6 @@ fn write_failure(response: &mut Response, failure: &Failure, id: &RequestId) {
 
 /// Turns a panic into a failure. Its message may hold a caller's text, so it is not repeated anywhere; the place it
 /// came from is logged by the hook that `telemetry` installs.
-#[expect(clippy::needless_pass_by_value, reason = "tower-http's signature")]
 pub fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response {
     Failure::Panicked.into_response()
 }

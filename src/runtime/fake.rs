@@ -102,7 +102,10 @@ impl FakeRuntime {
     fn read(&self, pass: &ForwardPass) -> Readout {
         match &pass.probe {
             Probe::HiddenStates { marks, project } => Readout::HiddenStates(
-                marks.iter().map(|mark| unit_vector(mix(seen(pass, *mark), u64::from(*project)), self.facts.hidden_size)).collect(),
+                marks
+                    .iter()
+                    .map(|mark| unit_vector(mix(seen(pass, *mark), u64::from(*project)), self.facts.hidden_size))
+                    .collect(),
             ),
             Probe::NextTokenLogits { after, token_ids } => Readout::NextTokenLogits(
                 after
@@ -323,7 +326,7 @@ mod tests {
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].len(), 3);
         assert!(rows[0].iter().all(|logit| logit.abs() <= 4.0));
-        assert!(rows[0][0] < rows[0][1] || rows[0][0] > rows[0][1]);
+        assert_ne!(rows[0][0].to_bits(), rows[0][1].to_bits());
     }
 
     #[tokio::test]

@@ -28,8 +28,7 @@ const QUEUE_TOKENS: &str = "podium_queue_tokens";
 const READY: &str = "podium_ready";
 const MODEL: &str = "podium_model_info";
 
-const SECONDS: [f64; 15] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 const LIST_LENGTHS: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 64.0, 100.0, 200.0, 500.0, 1000.0];
 
 pub(super) struct Metrics {

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::Extension;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -266,10 +266,7 @@ mod tests {
                 r#"{"query":"q","documents":["a","b",3]}"#,
                 "documents[2]: expected a string, or an object with a `text`, found the number 3",
             ),
-            (
-                r#"{"query":"q","documents":[{"text":null}]}"#,
-                "documents[0].text: expected a string, found null",
-            ),
+            (r#"{"query":"q","documents":[{"text":null}]}"#, "documents[0].text: expected a string, found null"),
             (
                 r#"{"query":"q","documents":["a",{"title":"t"}]}"#,
                 "documents[1].text: this field is required in a document that is an object",
