@@ -1,1 +1,82 @@
-//! app
+//! The composition root: settings to runtime to scheduler to scorer to reranker to router, and the order of leaving.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Settings;
+use crate::http::{self, ServerSettings, Service};
+use crate::pipeline::Reranker;
+use crate::telemetry::Telemetry;
+
+/// How often metrics are folded.
+const FOLD_EVERY: Duration = Duration::from_secs(5);
+
+/// How long answers may take to reach their clients when the time for the work itself is over.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// Loads the model and puts everything that ranks together.
+///
+/// # Errors
+/// A checkpoint that cannot be loaded, a family that is unknown or does not fit it.
+pub fn load_reranker(_settings: &Settings) -> anyhow::Result<Reranker> {
+    anyhow::bail!("loading a model is not wired yet")
+}
+
+/// What a server did with the requests that it had accepted when it was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Farewell {
+    /// All of them are answered.
+    Clean,
+    /// Some took longer than `shutdown_seconds` and were cut off.
+    CutOff,
+}
+
+/// Serves on `listener` until `shutdown`, then leaves in this order: `/ready` fails; after `drain_delay_seconds` new
+/// requests are refused; accepted ones finish, for at most `shutdown_seconds`; connections are closed.
+pub async fn serve(
+    settings: &ServerSettings,
+    reranker: Reranker,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Farewell {
+    let reranker = Arc::new(reranker);
+    let name = reranker.names().first().map_or("", String::as_str);
+    let telemetry = Arc::new(Telemetry::new(name, reranker.family(), reranker.facts()));
+    let service = Service::new(Arc::clone(&reranker), Arc::clone(&telemetry), settings.clone());
+
+    let stop = CancellationToken::new();
+    let router = http::router(service.clone());
+    let connections = tokio::spawn(http::serve_connections(listener, router, settings.header_timeout(), stop.clone()));
+    let folding = tokio::spawn(async move {
+        let mut tick = tokio::time::interval(FOLD_EVERY);
+        loop {
+            tick.tick().await;
+            telemetry.fold();
+        }
+    });
+
+    shutdown.await;
+    tracing::info!("shutting down: not ready any more");
+    service.leave();
+    tokio::time::sleep(settings.drain_delay()).await;
+
+    let deadline = Instant::now() + settings.shutdown_limit();
+    let answered = timeout_at(deadline, reranker.drain()).await.is_ok();
+    stop.cancel();
+    let abort = connections.abort_handle();
+    let closed = timeout_at(deadline.max(Instant::now() + LAST_BYTES), connections).await.is_ok();
+    abort.abort();
+    folding.abort();
+    if answered && closed {
+        tracing::info!("every accepted request is answered");
+        Farewell::Clean
+    } else {
+        tracing::warn!(seconds = settings.shutdown_seconds, "accepted requests did not finish in time and are cut off");
+        Farewell::CutOff
+    }
+}

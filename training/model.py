@@ -28,7 +28,7 @@ class Shape:
     head_dim: int = 64
     intermediate_size: int = 640
     rms_norm_eps: float = 1e-6
-    rope_theta: float = 1e6
+    rope_theta: float = 1e12
 
     def config(self) -> dict:
         """The matching Hugging Face configuration."""

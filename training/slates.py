@@ -115,8 +115,8 @@ class SlateMaker:
     ) -> None:
         self.corpus, self.tokenizer, self.table = corpus, tokenizer, table
         self.passage_teacher, self.query_teacher = passage_teacher, query_teacher
-        self.ids = encode_all(tokenizer, [p.text for p in corpus.passages], DOCUMENT_TOKENS)
-        self.bags = [Bag.of(p.text) for p in corpus.passages]
+        self.ids = encode_all(tokenizer, [p.indexed for p in corpus.passages], DOCUMENT_TOKENS)
+        self.bags = [Bag.of(p.indexed) for p in corpus.passages]
         self.index = {s: Bm25Index(rows, self.bags, table) for s, rows in corpus.by_source.items()}
         self.vectors = {s: passage_teacher[rows].astype(np.float32) for s, rows in corpus.by_source.items()}
         self.pairs: dict[bool, dict[str, list[int]]] = {False: defaultdict(list), True: defaultdict(list)}

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-CONTENT = 224
+CONTENT = 200
 BATCH = 384
 WORDLLAMA_WEIGHT = 1.0
 TEACHER_WEIGHT = 1.0

@@ -77,7 +77,7 @@ class Workspace:
             return torch.load(kept)
         tokenizer, corpus = self.tokenizer, self.corpus
         token_teacher = cached_vectors(token_texts(tokenizer), self.work / "tokens.npy", device)
-        documents = Bags([np.array(x) for x in encode_all(tokenizer, [p.text for p in corpus.passages], 512)])
+        documents = Bags([np.array(x) for x in encode_all(tokenizer, [p.indexed for p in corpus.passages], 512)])
         queries = sorted({p.query for p in corpus.pairs})
         place = {q: i for i, q in enumerate(queries)}
         query_bags = Bags([np.array(x) for x in encode_all(tokenizer, queries, 64)])

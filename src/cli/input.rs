@@ -1,0 +1,151 @@
+//! Documents from a file or standard input: plain lines, JSON or JSONL.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use serde_json::Value;
+
+use super::UsageError;
+use crate::http::dialects::podium::{Call, documents};
+use crate::http::fields::Fields;
+
+/// How an input is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Seen from its first character: { or [ or " is JSON, anything else is lines
+    Auto,
+    /// One document a line; blank lines are passed over
+    Lines,
+    /// An array of documents, or a whole request as the server takes it
+    Json,
+    /// One document a line, as a JSON string or an object with a "text"
+    Jsonl,
+}
+
+/// What an input holds.
+#[derive(Debug, PartialEq)]
+pub(super) enum Input {
+    /// Documents.
+    Documents(Vec<String>),
+    /// A whole request.
+    Request(Box<Call>),
+}
+
+/// The text of a file, or of standard input for `-` or no file at all.
+pub(super) fn read(file: Option<&Path>) -> anyhow::Result<String> {
+    match file {
+        Some(path) if path != Path::new("-") => {
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        }
+        given => {
+            if given.is_none() && io::stdin().is_terminal() {
+                let hint = "no documents: give them with -d, in a file, or on standard input (see --help)";
+                return Err(UsageError(hint.to_owned()).into());
+            }
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            Ok(text)
+        }
+    }
+}
+
+/// Reads an input's text.
+pub(super) fn parse(text: &str, format: Format) -> Result<Input, UsageError> {
+    let text = text.trim_start_matches('\u{feff}');
+    match format {
+        Format::Lines => {
+            Ok(Input::Documents(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()))
+        }
+        Format::Json => parse_json(text),
+        Format::Jsonl => parse_lines_of_json(text),
+        Format::Auto => match text.trim_start().chars().next() {
+            // One value is JSON, several are JSONL.
+            Some('{' | '[' | '"') => {
+                let one_value = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+                if one_value { parse_json(text) } else { parse_lines_of_json(text) }.map_err(|UsageError(problem)| {
+                    UsageError(format!("{problem} (--format lines takes lines as they are)"))
+                })
+            }
+            _ => parse(text, Format::Lines),
+        },
+    }
+}
+
+fn parse_json(text: &str) -> Result<Input, UsageError> {
+    let refuse = |problem: &dyn std::fmt::Display| UsageError(format!("the input: {problem}"));
+    let items = match serde_json::from_str(text).map_err(|error| refuse(&error))? {
+        Value::Object(fields) if fields.contains_key("documents") => {
+            let fields = Fields::parse(text.as_bytes()).map_err(|failure| refuse(&failure))?;
+            let call = Call::read(fields).map_err(|error| refuse(&error))?;
+            return Ok(Input::Request(Box::new(call)));
+        }
+        Value::Array(items) => items,
+        one @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => vec![one],
+    };
+    documents(items).map(Input::Documents).map_err(|error| refuse(&error))
+}
+
+fn parse_lines_of_json(text: &str) -> Result<Input, UsageError> {
+    let mut items = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let item = serde_json::from_str(line)
+            .map_err(|error| UsageError(format!("line {} of the input: {error}", number + 1)))?;
+        items.push(item);
+    }
+    documents(items).map(Input::Documents).map_err(|error| UsageError(format!("the input: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Vec<String> {
+        match parse(text, Format::Auto) {
+            Ok(Input::Documents(documents)) => documents,
+            other => panic!("documents were expected, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn plain_lines_are_documents() {
+        assert_eq!(parsed("one\n\n  two \r\nthree"), ["one", "  two ", "three"]);
+    }
+
+    #[test]
+    fn an_array_of_strings_and_objects_is_documents() {
+        assert_eq!(parsed("[\"one\",\n {\"text\": \"two\", \"id\": 7}]"), ["one", "two"]);
+    }
+
+    #[test]
+    fn lines_of_json_are_documents() {
+        assert_eq!(parsed("{\"text\": \"one\"}\n\n\"two\"\n"), ["one", "two"]);
+        assert_eq!(parsed("{\"text\": \"only\"}"), ["only"]);
+        assert_eq!(parsed("\"one\"\n\"two\""), ["one", "two"]);
+    }
+
+    #[test]
+    fn an_object_with_documents_is_a_request() {
+        let Ok(Input::Request(call)) = parse(r#"{"query":"q","documents":["a"],"top_n":1}"#, Format::Auto) else {
+            panic!("a request was expected");
+        };
+        assert_eq!(call.request.query, "q");
+        assert_eq!(call.request.top_n, Some(1));
+    }
+
+    #[test]
+    fn broken_json_is_not_taken_for_lines() {
+        let UsageError(problem) = parse("{\"text\": \"one\"}\n{oops}", Format::Auto).unwrap_err();
+        assert!(problem.starts_with("line 2 of the input: "), "{problem}");
+        assert!(problem.ends_with("(--format lines takes lines as they are)"), "{problem}");
+        assert_eq!(parse("[not json", Format::Lines).unwrap(), Input::Documents(vec!["[not json".to_owned()]));
+    }
+
+    #[test]
+    fn a_document_of_the_wrong_kind_is_named() {
+        let UsageError(problem) = parse("[\"a\", 3]", Format::Json).unwrap_err();
+        assert!(problem.starts_with("the input: documents[1]: expected a string"), "{problem}");
+    }
+}

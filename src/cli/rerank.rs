@@ -1,0 +1,167 @@
+//! `podium rerank`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use super::input::{self, Format, Input};
+use super::{SettingsArgs, UsageError, output, start_quiet_logs};
+use crate::app;
+use crate::http::dialects::podium::{Call, Reply};
+use crate::rerank::{Mode, RerankRequest};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  podium rerank -q 'capital of France' -d 'Paris is the capital.' -d 'Lyon is a city.'
+  podium rerank -q 'capital of France' --top-n 3 documents.txt
+  cat documents.jsonl | podium rerank -q 'capital of France' --instruction 'prefer recent sources' --json
+  podium rerank request.json            (a whole request, as the server takes it; flags win)
+  podium rerank -q 'capital of France' --explain documents.txt")]
+pub(super) struct RerankArgs {
+    /// File with documents, or with a whole request; - is standard input
+    #[arg(value_name = "FILE", conflicts_with = "documents")]
+    file: Option<PathBuf>,
+    /// What to search for
+    #[arg(long, short, value_name = "TEXT")]
+    query: Option<String>,
+    /// A document; may be given many times
+    #[arg(long = "document", short, value_name = "TEXT")]
+    documents: Vec<String>,
+    /// How relevance is to be judged, in plain language
+    #[arg(long, short, value_name = "TEXT")]
+    instruction: Option<String>,
+    /// Print only the best N
+    #[arg(long, short = 'n', value_name = "N")]
+    top_n: Option<usize>,
+    /// All documents of a slate in one pass, or one document at a time
+    #[arg(long, value_name = "MODE", value_parser = mode_parser())]
+    mode: Option<Mode>,
+    /// Read at most N tokens of each document
+    #[arg(long, value_name = "N")]
+    max_tokens_per_doc: Option<usize>,
+    /// Refuse texts that are too long instead of cutting them
+    #[arg(long)]
+    no_truncation: bool,
+    /// How the input is written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "auto")]
+    format: Format,
+    /// Print JSON: the reply that the server would give
+    #[arg(long)]
+    json: bool,
+    /// Show what the model would read (prompt, tokens, slates) and rank nothing
+    #[arg(long)]
+    explain: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+fn mode_parser() -> impl TypedValueParser<Value = Mode> {
+    let words = [Mode::Auto, Mode::Listwise, Mode::Pointwise].map(Mode::as_str);
+    PossibleValuesParser::new(words).map(|word| match word.as_str() {
+        "listwise" => Mode::Listwise,
+        "pointwise" => Mode::Pointwise,
+        _ => Mode::Auto,
+    })
+}
+
+pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
+    let configuration = args.settings.configuration(Vec::new())?;
+    start_quiet_logs(&configuration)?;
+    let (json, explain) = (args.json, args.explain);
+    let request = request(args)?;
+    let texts = request.documents.clone();
+
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let _inside = runtime.enter();
+    let reranker = app::load_reranker(&configuration.settings)?;
+    let mut out = std::io::stdout().lock();
+    if explain {
+        let explanation = reranker.explain(&request)?;
+        if json {
+            serde_json::to_writer_pretty(&mut out, &explanation)?;
+            writeln!(out)?;
+        } else {
+            output::write_explanation(&mut out, &explanation)?;
+        }
+        return Ok(());
+    }
+    let ranking = runtime.block_on(reranker.rerank(request))?;
+    if json {
+        let id = uuid::Uuid::new_v4().to_string();
+        serde_json::to_writer_pretty(&mut out, &Reply::new(&id, &ranking, texts.len(), Some(&texts)))?;
+        writeln!(out)?;
+    } else {
+        output::write_ranking(&mut out, &ranking, &texts)?;
+        for warning in &ranking.warnings {
+            writeln!(std::io::stderr(), "warning: {warning}")?;
+        }
+    }
+    Ok(())
+}
+
+/// The request that the flags and the input make together.
+fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
+    let base = if args.documents.is_empty() {
+        input::parse(&input::read(args.file.as_deref())?, args.format)?
+    } else {
+        Input::Documents(args.documents)
+    };
+    let mut request = match base {
+        Input::Documents(documents) => RerankRequest::new(String::new(), documents),
+        Input::Request(call) => {
+            let Call { request, .. } = *call;
+            request
+        }
+    };
+    if let Some(query) = args.query {
+        request.query = query;
+    } else if request.query.is_empty() {
+        return Err(UsageError("no query: give one with -q".to_owned()).into());
+    }
+    request.instruction = args.instruction.or(request.instruction);
+    request.top_n = args.top_n.or(request.top_n);
+    request.mode = args.mode.unwrap_or(request.mode);
+    request.max_tokens_per_doc = args.max_tokens_per_doc.or(request.max_tokens_per_doc);
+    request.truncation &= !args.no_truncation;
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn request_of(flags: &[&str]) -> RerankRequest {
+        let cli = Cli::parse_from(["podium", "rerank"].iter().chain(flags));
+        let Command::Rerank(args) = cli.command else { panic!("rerank was asked for") };
+        request(args).unwrap()
+    }
+
+    #[test]
+    fn flags_make_a_request() {
+        let made = request_of(&["-q", "q", "-d", "a", "-d", "b", "-n", "1", "--mode", "listwise", "--no-truncation"]);
+        let expected = RerankRequest {
+            top_n: Some(1),
+            mode: Mode::Listwise,
+            truncation: false,
+            ..RerankRequest::new("q", vec!["a".to_owned(), "b".to_owned()])
+        };
+        assert_eq!(made, expected);
+    }
+
+    #[test]
+    fn flags_win_over_a_request_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r#"{"query":"q","documents":["a"],"top_n":2,"instruction":"i"}"#).unwrap();
+        let made = request_of(&["--top-n", "1", file.path().to_str().unwrap()]);
+        assert_eq!(made.query, "q");
+        assert_eq!(made.top_n, Some(1));
+        assert_eq!(made.instruction.as_deref(), Some("i"));
+    }
+}

@@ -1,0 +1,116 @@
+//! Which values a key may have, and which key was probably meant.
+
+use toml::Value;
+
+/// What a key's value may be, beyond its type.
+enum Allowed {
+    Anything,
+    Text,
+    Address,
+    OneOf(&'static [&'static str]),
+    Between(i64, i64),
+}
+
+use Allowed::{Address, Anything, Between, OneOf, Text};
+
+const DAY: i64 = 86_400;
+
+/// One row a key; the tests hold this list against `config/default.toml`.
+const RULES: &[(&str, Allowed)] = &[
+    ("server.listen", Address),
+    ("server.max_body_bytes", Between(1024, 1 << 30)),
+    ("server.header_timeout_seconds", Between(1, DAY)),
+    ("server.body_timeout_seconds", Between(1, DAY)),
+    ("server.drain_delay_seconds", Between(0, DAY)),
+    ("server.shutdown_seconds", Between(0, DAY)),
+    ("model.source", Text),
+    ("model.revision", Text),
+    ("model.family", Text),
+    ("model.device", OneOf(&["auto", "cpu", "cuda", "metal"])),
+    ("model.cache", Anything),
+    ("model.offline", Anything),
+    ("limits.max_documents", Between(1, 100_000)),
+    ("limits.max_slate_documents", Between(2, 1024)),
+    ("limits.max_slate_tokens", Between(64, 1 << 24)),
+    ("schedule.max_queued_requests", Between(1, 1_000_000)),
+    ("schedule.max_batch_tokens", Between(64, 1 << 24)),
+    ("schedule.timeout_seconds", Between(0, DAY)),
+    ("telemetry.log_level", OneOf(&["off", "error", "warn", "info", "debug", "trace"])),
+    ("telemetry.log_format", OneOf(&["text", "json"])),
+];
+
+/// What the key's value had to be, if this one is not.
+pub(super) fn violated(key: &str, value: &Value) -> Option<String> {
+    let allowed = RULES.iter().find_map(|(ruled, allowed)| (*ruled == key).then_some(allowed))?;
+    let text = value.as_str().unwrap_or_default();
+    match allowed {
+        Anything => None,
+        Text => text.trim().is_empty().then(|| "a text that is not empty".to_owned()),
+        Address => {
+            let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+            (!matches!(port, Some(Ok(_)))).then(|| "an address with a port, such as 127.0.0.1:8080".to_owned())
+        }
+        OneOf(words) => (!words.contains(&text)).then(|| format!("one of {}", words.join(", "))),
+        Between(least, most) => {
+            let fits = value.as_integer().is_some_and(|number| (*least..=*most).contains(&number));
+            (!fits).then(|| format!("between {least} and {most}"))
+        }
+    }
+}
+
+/// The known key that looks most like `key`, if one looks like it at all. A right name in the wrong section is a
+/// near miss, as is a wrong name in the right section.
+pub(super) fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
+    let name = last_part(key);
+    known
+        .map(|candidate| {
+            let distance = distance(key, candidate).min(distance(name, last_part(candidate)) + 1);
+            (distance, candidate)
+        })
+        .min()
+        .filter(|(distance, candidate)| *distance <= (last_part(candidate).len() / 3).max(2))
+        .map(|(_, candidate)| candidate.clone())
+}
+
+fn last_part(key: &str) -> &str {
+    key.rsplit_once('.').map_or(key, |(_, name)| name)
+}
+
+/// Levenshtein's distance in characters.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (line, letter) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, other) in right.iter().enumerate() {
+            let above = row[column + 1];
+            let change = diagonal + usize::from(letter != *other);
+            row[column + 1] = change.min(above + 1).min(row[column] + 1);
+            diagonal = above;
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_counts_insertions_deletions_and_changes() {
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("listen", "listen"), 0);
+    }
+
+    #[test]
+    fn every_default_has_a_rule_and_keeps_it_and_every_rule_has_a_default() {
+        let defaults = super::super::defaults().unwrap();
+        for (key, (value, _)) in &defaults {
+            assert!(RULES.iter().any(|(ruled, _)| ruled == key), "no rule for {key}");
+            assert_eq!(violated(key, value), None, "{key}");
+        }
+        assert_eq!(RULES.len(), defaults.len());
+    }
+}

@@ -1,0 +1,195 @@
+//! Failures on the wire: the one place that gives a [`RerankError`] its status, code, retry and log level.
+//!
+//! A handler returns a [`Failure`]; as a response it is a status and headers, with the failure itself attached. The
+//! body is written by `observe`, which knows the request's id, and it is logged and counted there: nowhere else.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tracing::Level;
+
+use crate::rerank::RerankError;
+
+/// When a client should come back to a server that is shutting down: to its successor.
+const RETRY_AFTER_DRAINING: Duration = Duration::from_secs(5);
+
+/// Everything that can go wrong with a call.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The call was understood, and there is no ranking.
+    #[error(transparent)]
+    Rerank(#[from] RerankError),
+    /// The body is not JSON.
+    #[error("the body is not valid JSON: {problem}")]
+    MalformedJson {
+        /// What and where.
+        problem: String,
+    },
+    /// The body does not claim to be JSON.
+    #[error("content-type must be application/json, not {}", found.as_deref().unwrap_or("missing"))]
+    NotJson {
+        /// The header's value.
+        found: Option<String>,
+    },
+    /// The body is compressed.
+    #[error("content-encoding {found} is not supported; send the body as it is")]
+    EncodedBody {
+        /// The header's value.
+        found: String,
+    },
+    /// The body is longer than this server takes.
+    #[error("the body is over the limit of {limit} bytes")]
+    BodyTooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {} s", limit.as_secs())]
+    BodyTimeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The connection broke within the body.
+    #[error("the body ended early")]
+    BodyIncomplete,
+    /// There is nothing at this path.
+    #[error("there is no route {path}; GET / lists the routes")]
+    NoSuchRoute {
+        /// The path.
+        path: String,
+    },
+    /// There is something at this path, but not for this method.
+    #[error("{method} is not allowed on {path}; the allow header lists what is")]
+    MethodNotAllowed {
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+    },
+    /// A handler panicked.
+    #[error("internal error")]
+    Panicked,
+}
+
+/// What a failure is to a client and to an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The status.
+    pub status: StatusCode,
+    /// The word that programs look for.
+    pub code: &'static str,
+    /// The kind, in OpenAI's words.
+    pub kind: &'static str,
+    /// How loud the log is about it.
+    pub level: Level,
+    /// The field at fault.
+    pub param: Option<String>,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+}
+
+const INVALID: &str = "invalid_request_error";
+const SERVER: &str = "server_error";
+
+impl Failure {
+    /// The row of this failure: one for each kind. 400 is a body that is not JSON, 422 is JSON that cannot be ranked.
+    #[must_use]
+    pub fn row(&self) -> Row {
+        use RerankError as E;
+        let row = |status, code, kind, level| Row { status, code, kind, level, param: None, retry_after: None };
+        let bad = |status, code| row(status, code, INVALID, Level::INFO);
+        let bad_field =
+            |code, field: &str| Row { param: Some(field.to_owned()), ..bad(StatusCode::UNPROCESSABLE_ENTITY, code) };
+        match self {
+            Self::Rerank(E::InvalidField { field, .. }) => bad_field("invalid_value", field),
+            Self::Rerank(E::TooManyDocuments { .. }) => bad_field("too_many_documents", "documents"),
+            Self::Rerank(E::TextTooLong { field, .. }) => bad_field("text_too_long", field),
+            Self::Rerank(E::PromptTooLong { field, .. }) => bad_field("prompt_too_long", field),
+            Self::Rerank(E::UnsupportedMode { .. }) => bad_field("unsupported_mode", "mode"),
+            Self::Rerank(E::UnknownModel { .. }) => {
+                Row { status: StatusCode::NOT_FOUND, ..bad_field("model_not_found", "model") }
+            }
+            Self::Rerank(E::Overloaded { retry_after, .. }) => Row {
+                retry_after: Some(*retry_after),
+                ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", "rate_limit_error", Level::WARN)
+            },
+            Self::Rerank(E::DeadlineExceeded { .. }) => {
+                row(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", "timeout_error", Level::WARN)
+            }
+            Self::Rerank(E::Draining) => Row {
+                retry_after: Some(RETRY_AFTER_DRAINING),
+                ..row(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "service_unavailable_error", Level::INFO)
+            },
+            Self::Rerank(E::Internal(_)) | Self::Panicked => {
+                row(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", SERVER, Level::ERROR)
+            }
+            Self::MalformedJson { .. } => bad(StatusCode::BAD_REQUEST, "malformed_json"),
+            Self::BodyIncomplete => bad(StatusCode::BAD_REQUEST, "incomplete_body"),
+            Self::NotJson { .. } | Self::EncodedBody { .. } => {
+                bad(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
+            }
+            Self::BodyTooLarge { .. } => bad(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::BodyTimeout { .. } => bad(StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            Self::NoSuchRoute { .. } => bad(StatusCode::NOT_FOUND, "route_not_found"),
+            Self::MethodNotAllowed { .. } => bad(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+        }
+    }
+
+    /// What lies behind a fault of this server: for the log only.
+    #[must_use]
+    pub fn cause(&self) -> Option<String> {
+        let Self::Rerank(RerankError::Internal(cause)) = self else { return None };
+        let mut chain = cause.to_string();
+        let mut next: Option<&dyn StdError> = cause.source();
+        while let Some(deeper) = next {
+            chain.push_str(": ");
+            chain.push_str(&deeper.to_string());
+            next = deeper.source();
+        }
+        Some(chain)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let row = self.row();
+        let mut response = row.status.into_response();
+        if let Some(wait) = row.retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+}
+
+/// The body that every failure has: the shapes that `OpenAI`'s, Cohere's and Voyage's clients look for, in one.
+#[derive(Debug, Serialize)]
+pub struct ErrorBody<'a> {
+    error: ErrorFields<'a>,
+    message: &'a str,
+    detail: &'a str,
+    id: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorFields<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
+    code: &'a str,
+}
+
+impl<'a> ErrorBody<'a> {
+    /// The body for one failure of the request `id`.
+    #[must_use]
+    pub fn new(message: &'a str, row: &'a Row, id: &'a str) -> Self {
+        let error = ErrorFields { message, kind: row.kind, param: row.param.as_deref(), code: row.code };
+        Self { error, message, detail: message, id }
+    }
+}

@@ -1,0 +1,129 @@
+//! The metrics: names, help and labels in one place.
+//!
+//! The recorder belongs to one [`Telemetry`](super::Telemetry) and is not the process's, so that two servers in one
+//! process (tests have many) do not count each other's requests.
+
+use ::metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::RequestRecord;
+use crate::rerank::Mode;
+use crate::runtime::ModelFacts;
+use crate::schedule::QueueStatus;
+
+const REQUESTS: &str = "podium_requests_total";
+const DURATION: &str = "podium_request_duration_seconds";
+const STAGE: &str = "podium_stage_duration_seconds";
+const RANKINGS: &str = "podium_rankings_total";
+const SLATES: &str = "podium_slates_total";
+const DOCUMENTS: &str = "podium_documents_total";
+const TOKENS: &str = "podium_prompt_tokens_total";
+const TRUNCATED: &str = "podium_truncated_documents_total";
+const LIST_LENGTH: &str = "podium_request_documents";
+const QUEUE_REQUESTS: &str = "podium_queue_requests";
+const QUEUE_PASSES: &str = "podium_queue_passes";
+const QUEUE_TOKENS: &str = "podium_queue_tokens";
+const READY: &str = "podium_ready";
+const MODEL: &str = "podium_model_info";
+
+const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+const LIST_LENGTHS: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 64.0, 100.0, 200.0, 500.0, 1000.0];
+
+pub(super) struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    pub(super) fn new(model: &str, family: &str, facts: &ModelFacts) -> Self {
+        // Only an empty list of buckets is refused, and these are not: the builder is taken as it was then.
+        let builder = PrometheusBuilder::new().set_buckets(&SECONDS).unwrap_or_default();
+        let list_length = Matcher::Full(LIST_LENGTH.to_owned());
+        let builder = builder.set_buckets_for_metric(list_length, &LIST_LENGTHS).unwrap_or_default();
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        let metrics = Self { recorder, handle };
+        metrics.describe();
+        metrics.start_at_zero(model, family, facts);
+        metrics
+    }
+
+    fn describe(&self) {
+        with_local_recorder(&self.recorder, || {
+            describe_counter!(REQUESTS, "Requests answered, by route and status; 499 is a client that left.");
+            describe_histogram!(DURATION, Unit::Seconds, "From the head of a request to its answer, by route.");
+            describe_histogram!(STAGE, Unit::Seconds, "Parts of a ranking: queue, tokenize, forward.");
+            describe_counter!(RANKINGS, "Rankings made, by the mode that ran.");
+            describe_counter!(SLATES, "Slates (listwise) or documents (pointwise) read, by mode.");
+            describe_counter!(DOCUMENTS, "Documents in the requests that were ranked.");
+            describe_counter!(TOKENS, "Tokens sent through the model.");
+            describe_counter!(TRUNCATED, "Documents of which the end was cut off.");
+            describe_histogram!(LIST_LENGTH, "Documents in one ranked request.");
+            describe_gauge!(QUEUE_REQUESTS, "Requests accepted and not yet answered.");
+            describe_gauge!(QUEUE_PASSES, "Passes waiting for the device.");
+            describe_gauge!(QUEUE_TOKENS, "Tokens of the passes waiting for the device.");
+            describe_gauge!(READY, "1 while new requests are welcome, 0 while the server shuts down.");
+            describe_gauge!(MODEL, "Always 1; the labels say what is served.");
+        });
+    }
+
+    /// A counter that is missing until its first event hides that event from `rate()`.
+    fn start_at_zero(&self, model: &str, family: &str, facts: &ModelFacts) {
+        with_local_recorder(&self.recorder, || {
+            for name in [DOCUMENTS, TOKENS, TRUNCATED] {
+                counter!(name).increment(0);
+            }
+            for mode in [Mode::Listwise, Mode::Pointwise] {
+                counter!(RANKINGS, "mode" => mode.as_str()).increment(0);
+                counter!(SLATES, "mode" => mode.as_str()).increment(0);
+            }
+            let labels = [
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("model", model.to_owned()),
+                ("family", family.to_owned()),
+                ("architecture", facts.architecture.clone()),
+                ("device", facts.device.clone()),
+                ("dtype", facts.dtype.clone()),
+            ];
+            gauge!(MODEL, &labels).set(1.0);
+        });
+    }
+
+    pub(super) fn record(&self, request: &RequestRecord<'_>) {
+        with_local_recorder(&self.recorder, || {
+            let status = request.status.to_string();
+            counter!(REQUESTS, "route" => request.route, "status" => status).increment(1);
+            histogram!(DURATION, "route" => request.route).record(request.elapsed);
+            let Some(ranking) = request.ranking else { return };
+            for (stage, time) in [
+                ("queue", ranking.timing.queue),
+                ("tokenize", ranking.timing.tokenize),
+                ("forward", ranking.timing.forward),
+            ] {
+                histogram!(STAGE, "stage" => stage).record(time);
+            }
+            counter!(RANKINGS, "mode" => ranking.mode.as_str()).increment(1);
+            counter!(SLATES, "mode" => ranking.mode.as_str()).increment(ranking.slates as u64);
+            counter!(DOCUMENTS).increment(ranking.documents as u64);
+            counter!(TOKENS).increment(ranking.usage.prompt_tokens as u64);
+            counter!(TRUNCATED).increment(ranking.usage.truncated_documents as u64);
+            histogram!(LIST_LENGTH).record(ranking.documents as f64);
+        });
+    }
+
+    pub(super) fn render(&self, queue: QueueStatus, ready: bool) -> String {
+        with_local_recorder(&self.recorder, || {
+            gauge!(QUEUE_REQUESTS).set(queue.requests as f64);
+            gauge!(QUEUE_PASSES).set(queue.waiting_passes as f64);
+            gauge!(QUEUE_TOKENS).set(queue.waiting_tokens as f64);
+            gauge!(READY).set(if ready { 1.0 } else { 0.0 });
+        });
+        self.handle.render()
+    }
+
+    pub(super) fn fold(&self) {
+        self.handle.run_upkeep();
+    }
+}

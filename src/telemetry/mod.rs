@@ -1,0 +1,106 @@
+//! What happened: one record per request, as a log line and in the metrics.
+//!
+//! Nothing that a caller wrote is in either: no text of a query, an instruction or a document, no path that is not a
+//! route, no error message that repeats a value. Labels come from closed sets.
+
+mod logs;
+mod metrics;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tracing::Level;
+
+pub use logs::{LogError, start_logs};
+
+use crate::rerank::{Mode, Timing, Usage};
+use crate::runtime::ModelFacts;
+use crate::schedule::QueueStatus;
+use metrics::Metrics;
+
+/// What is logged (`[telemetry]` in the configuration).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetrySettings {
+    /// The least important level that is logged, or `off`.
+    pub log_level: String,
+    /// `text` or `json`.
+    pub log_format: String,
+}
+
+/// What a finished ranking was, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RankingFacts {
+    /// What ran.
+    pub mode: Mode,
+    /// Documents in the request.
+    pub documents: usize,
+    /// Slates that were read.
+    pub slates: usize,
+    /// Tokens that were read.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timing: Timing,
+}
+
+/// What a failure was, without a caller's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureFacts {
+    /// The code on the wire.
+    pub code: &'static str,
+    /// The field at fault.
+    pub param: Option<String>,
+    /// How loud the log is about it.
+    pub level: Level,
+    /// What lies behind a fault of this server.
+    pub cause: Option<String>,
+}
+
+/// One request, from its first byte to its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestRecord<'a> {
+    /// The request's id.
+    pub id: &'a str,
+    /// The HTTP method.
+    pub method: &'a str,
+    /// The route, or `other`.
+    pub route: &'static str,
+    /// The status of the answer; 499 if nobody waited for one.
+    pub status: u16,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// The ranking, if there is one.
+    pub ranking: Option<&'a RankingFacts>,
+    /// The failure, if there is one.
+    pub failure: Option<&'a FailureFacts>,
+}
+
+/// Counts and logs the requests of one server.
+pub struct Telemetry {
+    metrics: Metrics,
+}
+
+impl Telemetry {
+    /// Telemetry with every count at zero, for a server of this model.
+    #[must_use]
+    pub fn new(model: &str, family: &str, facts: &ModelFacts) -> Self {
+        Self { metrics: Metrics::new(model, family, facts) }
+    }
+
+    /// Records a request: once each, whatever became of it.
+    pub fn record(&self, request: &RequestRecord<'_>) {
+        self.metrics.record(request);
+        logs::log(request);
+    }
+
+    /// All metrics in Prometheus's text format, with the queue as it is now.
+    #[must_use]
+    pub fn render(&self, queue: QueueStatus, ready: bool) -> String {
+        self.metrics.render(queue, ready)
+    }
+
+    /// Folds what histograms have collected since the last call; without it, a server that nobody scrapes grows.
+    pub fn fold(&self) {
+        self.metrics.fold();
+    }
+}
