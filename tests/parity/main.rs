@@ -7,6 +7,7 @@
 
 mod batching;
 mod deviation;
+mod families;
 mod fixtures;
 mod load_errors;
 mod nano;

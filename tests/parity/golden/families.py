@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from .family_tokenizer import NOT_SPECIAL, SPECIAL
-
 
 @dataclass
 class Prompt:
@@ -19,16 +17,6 @@ class Prompt:
     documents: list[int]
     token_ids: list[int]
     marks: list[int]
-
-
-def without_control_tokens(text: str) -> str:
-    while True:
-        cleaned = text
-        for token in SPECIAL + NOT_SPECIAL:
-            cleaned = cleaned.replace(token, "")
-        if cleaned == text:
-            return text
-        text = cleaned
 
 
 class Tokens:
@@ -44,6 +32,16 @@ class Tokens:
         found = self.tokenizer.convert_tokens_to_ids(token)
         assert found is not None, token
         return found
+
+    def clean(self, text: str) -> str:
+        """Without the control tokens spelled out in it, until none is left."""
+        while True:
+            cleaned = text
+            for token in self.tokenizer.get_added_vocab():
+                cleaned = cleaned.replace(token, "")
+            if cleaned == text:
+                return text
+            text = cleaned
 
     def cut(self, text: str, limit: int) -> tuple[str, int]:
         """jina-v3's cut: through ids and back to text, if there are at least `limit` of them."""

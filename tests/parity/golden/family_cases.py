@@ -7,7 +7,7 @@ import torch
 
 from . import families
 from .checkpoints import Reference, Shape, make
-from .families import Prompt, Tokens, without_control_tokens
+from .families import Prompt, Tokens
 from .family_tokenizer import load, train
 from .reference import Pass, hidden_states, next_token_logits, rounded
 from .texts import CASES, written_out
@@ -128,9 +128,9 @@ def make_family_case(fixtures: Path, name: str) -> None:
         query, documents = written_out(case["query"]), [written_out(text) for text in case["documents"]]
         instruction = case.get("instruction")
         texts = (
-            without_control_tokens(query),
-            [without_control_tokens(text) for text in documents],
-            instruction and without_control_tokens(instruction),
+            tokens.clean(query),
+            [tokens.clean(text) for text in documents],
+            instruction and tokens.clean(instruction),
         )
         made.append(case | SCORERS[name](reference, tokens, case, texts))
     golden = {"kind": "family", "family": name, "shape": shape.describe(), "cases": made}

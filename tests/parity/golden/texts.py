@@ -43,7 +43,14 @@ CASES = {
     "jina-v3": [
         *EVERYWHERE,
         {"name": "blocks of three", "query": QUERY, "documents": PLAIN + MIXED[:1], "block": 3},
-        {"name": "blocks by tokens", "query": QUERY, "documents": PLAIN, "context": 130, "document_limit": 40},
+        # The limits are such that the prompt around the texts fits as well, as it does with the real ones.
+        {
+            "name": "blocks by tokens",
+            "query": QUERY,
+            "documents": [[f"{at}: {PLAIN[at % 7]} ", 3] for at in range(14)],
+            "context": 1600,
+            "document_limit": 700,
+        },
         {"name": "a block of 125 and the rest", "query": "tea", "documents": [*(f"tea {at}" for at in range(130))]},
         {"name": "cut texts", "query": LONG_QUERY, "documents": [PLAIN[0], LONG, PLAIN[1]]},
         {"name": "cut at 24 tokens", "query": QUERY, "documents": [*PLAIN[:2], *MIXED[:5]], "document_limit": 24},

@@ -1,0 +1,213 @@
+//! The families against transcriptions of their vendors' code: token ids, marks and scores, from a
+//! request's texts through the prompt room, the runtime and the scorers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use podium::prompt::{Families, ModelLimits, Prompter, Tokenizer};
+use podium::rerank::{LimitSettings, RerankRequest};
+use podium::runtime::packed::PackedRuntime;
+use podium::runtime::{Checkpoint, ForwardPass, Probe, Readout, Runtime};
+use podium::scoring::{PlannedPass, Rounds, Scores};
+use serde::Deserialize;
+
+use crate::deviation::{Table, largest};
+use crate::fixtures::{folder, golden, rows};
+
+const FAMILIES: [&str; 5] = ["jina-v3", "first", "qwen3-reranker", "mxbai-v2", "zerank"];
+const TOLERANCE: f32 = 1e-4;
+
+/// `golden.json` of a family.
+#[derive(Deserialize)]
+struct FamilyGolden {
+    shape: String,
+    cases: Vec<Case>,
+}
+
+/// A request, the prompts that the reference makes of it, and the scores.
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    query: Text,
+    instruction: Option<String>,
+    documents: Vec<Text>,
+    /// Documents in one block at most; the reference's own number if absent.
+    block: Option<usize>,
+    /// Documents in one window.
+    window: Option<usize>,
+    /// Tokens of one block at most.
+    context: Option<usize>,
+    /// Tokens of one document at most.
+    document_limit: Option<usize>,
+    prompts: Vec<GoldenPrompt>,
+    /// By document, in the family's own measure; the families by window have an order instead.
+    #[serde(default)]
+    scores: Vec<f32>,
+    #[serde(default)]
+    order: Vec<usize>,
+}
+
+/// A text, or a piece and how often it is repeated.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Plain(String),
+    Repeated(String, usize),
+}
+
+impl Text {
+    fn written_out(&self) -> String {
+        match self {
+            Self::Plain(text) => text.clone(),
+            Self::Repeated(piece, times) => piece.repeat(*times),
+        }
+    }
+}
+
+/// One sequence of the reference.
+#[derive(Deserialize)]
+struct GoldenPrompt {
+    documents: Vec<usize>,
+    #[serde(flatten)]
+    ids: GoldenIds,
+    marks: Vec<usize>,
+    /// Of the answers or identifiers, at the last mark.
+    #[serde(default)]
+    logits: Vec<f32>,
+}
+
+/// Token ids, or what identifies a long list of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum GoldenIds {
+    Whole { token_ids: Vec<u32> },
+    Digest { token_count: usize, token_start: Vec<u32>, token_end: Vec<u32>, token_hash: String },
+}
+
+impl GoldenIds {
+    fn assert_are(&self, found: &[u32], what: &str) {
+        match self {
+            Self::Whole { token_ids } => assert_eq!(found, token_ids, "{what}: token ids"),
+            Self::Digest { token_count, token_start, token_end, token_hash } => {
+                assert!(found.starts_with(token_start), "{what}: starts with {:?}", &found[..token_start.len()]);
+                assert_eq!(found.len(), *token_count, "{what}: token count");
+                assert!(found.ends_with(token_end), "{what}: ends with {:?}", &found[found.len() - token_end.len()..]);
+                let bytes = found.iter().flat_map(|id| id.to_le_bytes());
+                let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+                });
+                assert_eq!(format!("{hash:016x}"), *token_hash, "{what}: token ids");
+            }
+        }
+    }
+}
+
+impl Case {
+    fn request(&self) -> RerankRequest {
+        let documents = self.documents.iter().map(Text::written_out).collect();
+        let mut request = RerankRequest::new(self.query.written_out(), documents);
+        request.instruction.clone_from(&self.instruction);
+        request.max_tokens_per_doc = self.document_limit;
+        request
+    }
+
+    fn limits(&self) -> LimitSettings {
+        LimitSettings {
+            max_documents: 1000,
+            max_slate_documents: self.block.or(self.window).unwrap_or(125),
+            max_slate_tokens: self.context.unwrap_or(131_072),
+        }
+    }
+}
+
+/// A family's checkpoint and prompts, ready to run.
+struct Loaded {
+    runtime: PackedRuntime,
+    prompter: Arc<Prompter>,
+}
+
+fn load(family: &str) -> Loaded {
+    let checkpoint = Checkpoint::folder(&folder(family)).expect("the fixture's folder");
+    let runtime = PackedRuntime::load(&checkpoint, "cpu").expect("the fixture's model");
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, "tokenizer.json").expect("the fixture's tokenizer");
+    let facts = runtime.facts();
+    let model = ModelLimits { name: family.into(), context: facts.max_positions, vocabulary: facts.vocabulary };
+    let families = Families::built_in().expect("the families");
+    let family = families.named(family).expect("the family");
+    let prompter = Prompter::new(family, tokenizer, &model, None, None).expect("the family fits the tokenizer");
+    Loaded { runtime, prompter: Arc::new(prompter) }
+}
+
+/// Runs a request; every pass and its readout are also returned, and the scores.
+fn run(loaded: &Loaded, case: &Case) -> (Vec<(PlannedPass, Readout)>, Scores) {
+    let reading = loaded.prompter.read(&case.request(), &case.limits()).expect("a reading");
+    let mut rounds = Rounds::begin(Arc::clone(&loaded.prompter), Arc::new(reading)).expect("rounds");
+    let mut ran = Vec::new();
+    while let Some(planned) = rounds.next_round().expect("a round") {
+        let passes: Vec<ForwardPass> = planned.iter().map(|planned| planned.pass.clone()).collect();
+        let readouts = loaded.runtime.run(&passes).expect("readouts");
+        ran.extend(planned.into_iter().zip(readouts.iter().cloned()));
+        rounds.take(readouts).expect("scores");
+    }
+    (ran, rounds.finish().expect("scores"))
+}
+
+/// A pass's sequences as the reference has them: one for a causal slate, one for each document of a
+/// trunk with branches. With each: its documents, its ids, and where it is read.
+fn sequences(planned: &PlannedPass) -> Vec<(Vec<usize>, Vec<u32>, Vec<usize>)> {
+    let ForwardPass { trunk, branches, probe, .. } = &planned.pass;
+    if branches.is_empty() {
+        let offsets = probe.marks().iter().map(|mark| mark.offset).collect();
+        return vec![(planned.documents.clone(), trunk.clone(), offsets)];
+    }
+    let marks = probe.marks().iter().map(|mark| (mark.segment, trunk.len() + mark.offset)).collect::<BTreeMap<_, _>>();
+    let branches = branches.iter().enumerate().zip(&planned.documents);
+    branches
+        .map(|((nth, branch), &document)| (vec![document], [trunk.as_slice(), branch].concat(), vec![marks[&(nth + 1)]]))
+        .collect()
+}
+
+#[test]
+fn token_ids_and_marks_are_those_of_the_reference() {
+    for family in FAMILIES {
+        let (golden, loaded) = (golden::<FamilyGolden>(family), load(family));
+        for case in &golden.cases {
+            let (ran, _) = run(&loaded, case);
+            let sequences: Vec<_> = ran.iter().flat_map(|(planned, _)| sequences(planned)).collect();
+            assert_eq!(sequences.len(), case.prompts.len(), "{family}, {}: prompts", case.name);
+            for ((documents, ids, marks), expected) in sequences.iter().zip(&case.prompts) {
+                let what = format!("{family}, {}, documents {documents:?}", case.name);
+                assert_eq!(documents, &expected.documents, "{what}: documents");
+                assert_eq!(marks, &expected.marks, "{what}: marks");
+                expected.ids.assert_are(ids, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_are_those_of_the_reference() {
+    let mut table = Table::default();
+    for family in FAMILIES {
+        let (golden, loaded) = (golden::<FamilyGolden>(family), load(family));
+        for case in &golden.cases {
+            let (ran, scores) = run(&loaded, case);
+            if matches!(ran[0].0.pass.probe, Probe::NextTokenLogits { .. }) {
+                let logits: Vec<_> = ran.iter().flat_map(|(_, readout)| rows(readout.clone())).collect();
+                let expected: Vec<_> = case.prompts.iter().map(|prompt| prompt.logits.clone()).collect();
+                table.note(family, &golden.shape, "logits", largest(&logits, &expected));
+            }
+            if case.scores.is_empty() {
+                let mut order: Vec<usize> = (0..case.documents.len()).collect();
+                order.sort_by(|&a, &b| scores.relevance[b].total_cmp(&scores.relevance[a]));
+                assert_eq!(order, case.order, "{family}, {}", case.name);
+                continue;
+            }
+            // The reference's number is the cosine or logit difference, or the sigmoid of a logit.
+            let own = if matches!(family, "qwen3-reranker" | "zerank") { &scores.relevance } else { &scores.raw };
+            table.note(family, &golden.shape, "scores", largest(&[own.clone()], &[case.scores.clone()]));
+        }
+    }
+    println!("\nlargest deviation from the vendors' formulas on transformers in f32\n{}", table.to_text());
+    table.assert_within(TOLERANCE);
+}
