@@ -163,7 +163,9 @@ fn sequences(planned: &PlannedPass) -> Vec<(Vec<usize>, Vec<u32>, Vec<usize>)> {
     let marks = probe.marks().iter().map(|mark| (mark.segment, trunk.len() + mark.offset)).collect::<BTreeMap<_, _>>();
     let branches = branches.iter().enumerate().zip(&planned.documents);
     branches
-        .map(|((nth, branch), &document)| (vec![document], [trunk.as_slice(), branch].concat(), vec![marks[&(nth + 1)]]))
+        .map(|((nth, branch), &document)| {
+            (vec![document], [trunk.as_slice(), branch].concat(), vec![marks[&(nth + 1)]])
+        })
         .collect()
 }
 

@@ -41,7 +41,12 @@ def written_ids(ids: list[int]) -> dict:
 
 
 def written(prompt: Prompt, **more: object) -> dict:
-    return {"documents": prompt.documents, **written_ids(prompt.token_ids), "marks": prompt.marks, **more}
+    """Ids as far as they are read: with causal attention, what follows the last mark changes nothing.
+
+    The reference values are computed on the whole prompt all the same.
+    """
+    ids = prompt.token_ids[: prompt.marks[-1] + 1]
+    return {"documents": prompt.documents, **written_ids(ids), "marks": prompt.marks, **more}
 
 
 def cosine(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:

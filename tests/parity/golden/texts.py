@@ -47,7 +47,7 @@ CASES = {
         {
             "name": "blocks by tokens",
             "query": QUERY,
-            "documents": [[f"{at}: {PLAIN[at % 7]} ", 3] for at in range(14)],
+            "documents": [[f"{at}: {PLAIN[at % 7]} ", 4] for at in range(14)],
             "context": 1600,
             "document_limit": 700,
         },
