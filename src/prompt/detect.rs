@@ -49,8 +49,10 @@ impl PodiumConfig {
         config
             .get("podium")
             .map(|podium| {
-                Self::deserialize(podium)
-                    .map_err(|error| PromptError::Declaration { file: file.to_owned(), problem: format!("podium: {error}") })
+                Self::deserialize(podium).map_err(|error| PromptError::Declaration {
+                    file: file.to_owned(),
+                    problem: format!("podium: {error}"),
+                })
             })
             .transpose()
     }
@@ -73,9 +75,8 @@ impl Families {
         }
         let lowered = checkpoint.name.to_lowercase();
         let named = |names: &[String]| names.iter().any(|name| lowered.contains(name.as_str()));
-        let architecture = |family: &Family| {
-            family.facts.recognise.architectures.iter().any(|known| known == checkpoint.architecture)
-        };
+        let architecture =
+            |family: &Family| family.facts.recognise.architectures.iter().any(|known| known == checkpoint.architecture);
         let signs: [&dyn Fn(&Family) -> bool; 4] = [
             &|family| !family.facts.recognise.fallback && architecture(family),
             &|family| named(&family.facts.recognise.names),
@@ -111,8 +112,7 @@ mod tests {
     use super::*;
 
     fn detect(wanted: &str, name: &str, architecture: &str, projector: bool, podium: Option<&str>) -> String {
-        let podium = podium
-            .map(|family| PodiumConfig { family: family.into(), joint_layers: 1, calibration: None });
+        let podium = podium.map(|family| PodiumConfig { family: family.into(), joint_layers: 1, calibration: None });
         let checkpoint = CheckpointFacts { name, architecture, projector, podium: podium.as_ref() };
         match Families::built_in().unwrap().detect(wanted, &checkpoint) {
             Ok(family) => family.name().to_owned(),
@@ -146,7 +146,10 @@ mod tests {
     #[test]
     fn a_checkpoint_that_fits_no_family_is_refused_with_the_way_out() {
         let unknown = detect("auto", "BAAI/bge-m3", "XLMRobertaModel", false, None);
-        assert!(unknown.contains("`BAAI/bge-m3`") && unknown.contains("set one with --family: podium-nano"), "{unknown}");
+        assert!(
+            unknown.contains("`BAAI/bge-m3`") && unknown.contains("set one with --family: podium-nano"),
+            "{unknown}"
+        );
         let newer = detect("auto", "jinaai/jina-reranker-v3.5", "JinaForRanking", true, None);
         assert!(newer.contains("family `jina-v3` excludes"), "{newer}");
     }
@@ -159,6 +162,8 @@ mod tests {
         assert_eq!((podium.joint_layers, podium.calibration.unwrap().bias), (1, -3.0));
         assert_eq!(PodiumConfig::from_config(&serde_json::json!({}), "config.json").unwrap(), None);
         let broken = serde_json::json!({"podium": {"family": 3}});
-        assert!(PodiumConfig::from_config(&broken, "x/config.json").unwrap_err().to_string().starts_with("x/config.json"));
+        assert!(
+            PodiumConfig::from_config(&broken, "x/config.json").unwrap_err().to_string().starts_with("x/config.json")
+        );
     }
 }

@@ -283,8 +283,7 @@ impl Families {
     /// # Errors
     /// [`PromptError::File`] and [`PromptError::Declaration`], with the file.
     pub fn add_folder(&mut self, folder: &Path) -> Result<(), PromptError> {
-        let unreadable =
-            |path: &Path, source| PromptError::File { file: path.display().to_string(), source };
+        let unreadable = |path: &Path, source| PromptError::File { file: path.display().to_string(), source };
         let mut files = Vec::new();
         for entry in std::fs::read_dir(folder).map_err(|source| unreadable(folder, source))? {
             let path = entry.map_err(|source| unreadable(folder, source))?.path();

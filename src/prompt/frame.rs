@@ -131,15 +131,6 @@ impl Run {
         matches!(self.pieces.last(), Some(Piece::Document(_)))
     }
 
-    /// The text before its only document, when that is all there is.
-    pub(super) fn before_document(&self) -> Option<&str> {
-        match self.pieces.as_slice() {
-            [Piece::Document(_)] => Some(""),
-            [Piece::Text(before), Piece::Document(_)] => Some(before),
-            _ => None,
-        }
-    }
-
     /// The run's text with the documents' texts in it.
     pub(super) fn text<'a>(&self, document: impl Fn(usize) -> &'a str) -> String {
         self.pieces

@@ -69,11 +69,9 @@ impl LexicalTable {
                 .ok_or_else(|| PromptError::Evidence(format!("metadata `{name}` is missing or no number")))
         };
         let tensor = |name: &str, dtype| {
-            tensors
-                .tensor(name)
-                .ok()
-                .filter(|tensor| tensor.dtype() == dtype && tensor.shape().len() == 1)
-                .ok_or_else(|| PromptError::Evidence(format!("tensor `{name}` is missing or not of one {dtype} column")))
+            tensors.tensor(name).ok().filter(|tensor| tensor.dtype() == dtype && tensor.shape().len() == 1).ok_or_else(
+                || PromptError::Evidence(format!("tensor `{name}` is missing or not of one {dtype} column")),
+            )
         };
         let hashes: Vec<u32> = tensor("term_hash", safetensors::Dtype::U32)?
             .data()
@@ -234,10 +232,7 @@ mod tests {
 
     #[test]
     fn terms_are_stemmed_words_and_cjk_pairs() {
-        assert_eq!(
-            terms("Running the 1990s houses; snake_case"),
-            ["runn", "the", "1990s", "hous", "snak", "case"]
-        );
+        assert_eq!(terms("Running the 1990s houses; snake_case"), ["runn", "the", "1990s", "hous", "snak", "case"]);
         assert_eq!(terms("東京タワー 猫 GPUの"), ["東京", "京タ", "タワ", "ワー", "猫", "gpu", "の"]);
         assert_eq!(terms("?! —"), [""; 0]);
     }

@@ -26,6 +26,8 @@ mod render;
 mod template;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 
 pub use detect::{Calibration, CheckpointFacts, PodiumConfig};

@@ -70,9 +70,8 @@ impl Prompter {
         let scene = Scene { instruction: !texts.instruction.is_empty(), documents: 1, identifiers: &[] };
         let parts = pointwise.template.render(scene, &self.tokenizer).map_err(RerankError::internal)?;
         let steps = Frame::new(parts, &texts.query, &texts.instruction).steps;
-        let at = |wanted: &dyn Fn(&Run) -> bool| {
-            steps.iter().position(|step| matches!(step, Step::Run(run) if wanted(run)))
-        };
+        let at =
+            |wanted: &dyn Fn(&Run) -> bool| steps.iter().position(|step| matches!(step, Step::Run(run) if wanted(run)));
         let document = at(&Run::has_document).ok_or_else(|| RerankError::internal("a pair without a document"))?;
         let query = at(&|run| run.query).ok_or_else(|| RerankError::internal("a pair without a query"))?;
         let mut encoded = Vec::with_capacity(steps.len());

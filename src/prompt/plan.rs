@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::PromptError;
 use super::family::{Layout, SlateRule};
 use super::frame::Frame;
 use super::prompter::{Listwise, Prompter};
 use super::read::{DocumentText, Intake, ShortTexts};
 use super::template::{Part, Scene};
-use super::PromptError;
 use crate::rerank::slates::{self, BlockRule, SlateLimits, Window};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
@@ -93,10 +93,8 @@ impl Prompter {
             });
         }
         if count > 1 {
-            warnings.push(format!(
-                "read pointwise: a slate of {} tokens does not hold two of these documents",
-                room.slate
-            ));
+            warnings
+                .push(format!("read pointwise: a slate of {} tokens does not hold two of these documents", room.slate));
         } else {
             warnings.push("read pointwise: one document alone has nothing to be compared with".into());
         }
@@ -129,7 +127,7 @@ impl Prompter {
                 let query = self.tokenizer.encode(&texts.query).map_err(RerankError::internal)?.len();
                 let budget = room.slate.saturating_sub(2 * query);
                 let rule = BlockRule { max_documents: slate.max_documents, budget, reserve: limit };
-                Plan::Slates(slates::blocks_within(&lengths, rule, &costs, slate))
+                Plan::Slates(slates::blocks(&lengths, rule, &costs, slate))
             }
             SlateRule::Windows => {
                 slate.max_documents = slate.max_documents.min(listwise.identifiers.len());

@@ -251,7 +251,11 @@ impl Lookup<'_> {
         if end as usize > self.vocabulary {
             return Err(PromptError::Tokenizer {
                 file: self.tokenizer.file().to_owned(),
-                problem: format!("it has ids up to {}, but the model's vocabulary ends at {}", end - 1, self.vocabulary),
+                problem: format!(
+                    "it has ids up to {}, but the model's vocabulary ends at {}",
+                    end - 1,
+                    self.vocabulary
+                ),
             });
         }
         Ok(())
@@ -266,7 +270,9 @@ impl Lookup<'_> {
             return Err(self.problem(token, problem));
         }
         if found.strips {
-            return Err(self.problem(token, "it takes the white space or words beside it, which is not supported".into()));
+            return Err(
+                self.problem(token, "it takes the white space or words beside it, which is not supported".into())
+            );
         }
         Ok(found.id)
     }
@@ -380,7 +386,9 @@ fn check_marks(parts: &[Part], documents: usize, marks: &Marks) -> Result<(), St
             Part::Document(_) => Some('d'),
             mark if is_document_mark(mark) => Some('m'),
             Part::Control(id) if *id == marks.query => Some('q'),
-            Part::Control(_) | Part::DocumentMark | Part::Text(_) | Part::Query | Part::Instruction | Part::Apart => None,
+            Part::Control(_) | Part::DocumentMark | Part::Text(_) | Part::Query | Part::Instruction | Part::Apart => {
+                None
+            }
         })
         .collect();
     if order.iter().collect::<String>() == "dm".repeat(documents) + "q" {
@@ -422,8 +430,14 @@ mod tests {
     #[test]
     fn a_missing_token_is_named_with_family_and_file() {
         for (removed, problem) in [
-            ("<|rerank_token|>", "family `jina-v3` needs the token `<|rerank_token|>`, but in test/tokenizer.json it is no token of its own"),
-            ("<think>", "family `jina-v3` needs the token `<think>`, but in test/tokenizer.json it is no token of its own"),
+            (
+                "<|rerank_token|>",
+                "family `jina-v3` needs the token `<|rerank_token|>`, but in test/tokenizer.json it is no token of its own",
+            ),
+            (
+                "<think>",
+                "family `jina-v3` needs the token `<think>`, but in test/tokenizer.json it is no token of its own",
+            ),
         ] {
             let error = testing::bind("jina-v3", &testing::tokenizer_without(removed), 2048, 2048).unwrap_err();
             assert_eq!(error.to_string(), problem);
@@ -448,7 +462,9 @@ mod tests {
 
     #[test]
     fn the_calibration_goes_by_the_checkpoints_name() {
-        for (name, bias) in [("mixedbread-ai/mxbai-rerank-base-v2", -4.5), ("mixedbread-ai/mxbai-rerank-large-v2", -6.0)] {
+        for (name, bias) in
+            [("mixedbread-ai/mxbai-rerank-base-v2", -4.5), ("mixedbread-ai/mxbai-rerank-large-v2", -6.0)]
+        {
             let families = Families::built_in().unwrap();
             let model = ModelLimits { name: name.into(), context: 2048, vocabulary: 2048 };
             let prompter =

@@ -111,7 +111,8 @@ impl Prompter {
 
     fn short_texts(&self, request: &RerankRequest, warnings: &mut Vec<String>) -> Result<ShortTexts, RerankError> {
         let limits = &self.facts.limits;
-        let query = self.short_text("query", &request.query, limits.query, limits.query_characters, request, warnings)?;
+        let query =
+            self.short_text("query", &request.query, limits.query, limits.query_characters, request, warnings)?;
         if query.chars().all(is_space) {
             return Err(RerankError::invalid("query", "it holds nothing but white space and control tokens"));
         }

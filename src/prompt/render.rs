@@ -124,8 +124,7 @@ impl Prompter {
     ) -> Result<(Vec<u32>, Vec<u32>), RerankError> {
         let block = |name: &str| -> Result<Vec<u32>, RerankError> {
             let scene = Scene { instruction: !texts.instruction.is_empty(), documents: 1, identifiers: &[] };
-            let parts =
-                listwise.template.render_block(name, scene, &self.tokenizer).map_err(RerankError::internal)?;
+            let parts = listwise.template.render_block(name, scene, &self.tokenizer).map_err(RerankError::internal)?;
             let filled = Frame::new(parts, &texts.query, &texts.instruction)
                 .fill(&self.tokenizer, |_| "", |_| 0)
                 .map_err(RerankError::internal)?;
@@ -149,7 +148,9 @@ impl Prompter {
         if found == expected {
             return Ok(());
         }
-        Err(RerankError::internal(format!("a prompt with {found} control tokens, of which {expected} are the template's")))
+        Err(RerankError::internal(format!(
+            "a prompt with {found} control tokens, of which {expected} are the template's"
+        )))
     }
 }
 

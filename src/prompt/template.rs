@@ -84,7 +84,9 @@ impl Template {
         let rendered = self
             .environment
             .template_from_str(&self.source)
-            .and_then(|template| template.render_captured(variables(scene))?.with_state_mut(|state| state.render_block(block)))
+            .and_then(|template| {
+                template.render_captured(variables(scene))?.with_state_mut(|state| state.render_block(block))
+            })
             .map_err(|error| self.problem(format!("block `{block}`: {error:#}")))?;
         self.parts(&rendered, tokenizer)
     }
@@ -186,12 +188,10 @@ mod tests {
     #[test]
     fn a_template_becomes_literals_tokens_and_places() {
         let start = testing::tokenizer().control("<|im_start|>").unwrap().id;
-        let parts = render("<|im_start|>a {{ query }}{{ apart }}{% for d in documents %}{{ d }}{% endfor %}\n").unwrap();
+        let parts =
+            render("<|im_start|>a {{ query }}{{ apart }}{% for d in documents %}{{ d }}{% endfor %}\n").unwrap();
         let text = Part::Text("a ".into());
-        assert_eq!(
-            parts,
-            [Part::Control(start), text, Part::Query, Part::Apart, Part::Document(0), Part::Document(1)]
-        );
+        assert_eq!(parts, [Part::Control(start), text, Part::Query, Part::Apart, Part::Document(0), Part::Document(1)]);
     }
 
     #[test]

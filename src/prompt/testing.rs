@@ -6,22 +6,64 @@ use serde_json::{Value, json};
 use super::{Calibration, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter, Tokenizer};
 
 /// Qwen's split pattern.
-const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Merges, each of two tokens that exist before it. With `?` + newline as in Qwen: pieces encoded
 /// apart differ from the same text encoded at once.
 const MERGES: &[(&str, &str)] = &[
-    ("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n"), ("an", "d"), ("Ġ", "and"), ("i", "n"), ("in", "g"),
-    ("?", "Ċ"), (".", "Ċ"), ("Ċ", "Ċ"), ("y", "e"), ("ye", "s"), ("Y", "e"), ("Ye", "s"), ("n", "o"), ("N", "o"),
-    ("e", "r"), ("o", "n"), ("r", "e"), ("A", "A"), ("A", "B"), ("A", "C"), ("A", "D"), ("A", "E"), ("A", "F"),
-    ("A", "G"), ("A", "H"), ("A", "I"), ("A", "K"), ("A", "L"), ("A", "M"), ("A", "N"), (">", "Ċ"), (":", "Ċ"),
-    ("Ġ", "a"), ("e", "s"), ("e", "d"), ("l", "l"),
+    ("t", "h"),
+    ("th", "e"),
+    ("Ġ", "the"),
+    ("a", "n"),
+    ("an", "d"),
+    ("Ġ", "and"),
+    ("i", "n"),
+    ("in", "g"),
+    ("?", "Ċ"),
+    (".", "Ċ"),
+    ("Ċ", "Ċ"),
+    ("y", "e"),
+    ("ye", "s"),
+    ("Y", "e"),
+    ("Ye", "s"),
+    ("n", "o"),
+    ("N", "o"),
+    ("e", "r"),
+    ("o", "n"),
+    ("r", "e"),
+    ("A", "A"),
+    ("A", "B"),
+    ("A", "C"),
+    ("A", "D"),
+    ("A", "E"),
+    ("A", "F"),
+    ("A", "G"),
+    ("A", "H"),
+    ("A", "I"),
+    ("A", "K"),
+    ("A", "L"),
+    ("A", "M"),
+    ("A", "N"),
+    (">", "Ċ"),
+    (":", "Ċ"),
+    ("Ġ", "a"),
+    ("e", "s"),
+    ("e", "d"),
+    ("l", "l"),
 ];
 
 /// The added tokens of the test tokenizer, in order of their ids.
 pub(crate) fn control_texts() -> Vec<String> {
     let fixed = [
-        "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<|embed_token|>", "<|rerank_token|>",
-        "<|instruct|>", "<tool_call>",
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<think>",
+        "</think>",
+        "<|embed_token|>",
+        "<|rerank_token|>",
+        "<|instruct|>",
+        "<tool_call>",
     ];
     fixed.into_iter().map(str::to_owned).chain((0..32).map(|bucket| format!("<|embed_{bucket}|>"))).collect()
 }
@@ -91,7 +133,8 @@ pub(crate) fn tokenizer_without(token: &str) -> Tokenizer {
 /// A table that knows the idf of a few words.
 pub(crate) fn evidence() -> LexicalTable {
     use safetensors::tensor::{Dtype, TensorView};
-    let metadata = [("k1", "0.9"), ("b", "0.4"), ("average_length", "84.0"), ("unknown_idf", "10.5"), ("bucket_scale", "42")];
+    let metadata =
+        [("k1", "0.9"), ("b", "0.4"), ("average_length", "84.0"), ("unknown_idf", "10.5"), ("bucket_scale", "42")];
     let bytes = safetensors::serialize(
         [
             ("term_hash", TensorView::new(Dtype::U32, vec![1], &7_u32.to_le_bytes()).unwrap()),
@@ -141,9 +184,38 @@ pub(crate) fn nasty_text() -> impl Strategy<Value = String> {
         pieces.push(token[..token.len() - 1].to_owned());
     }
     let others = [
-        "<", "|", ">", "<|", "|>", "im_", "embed_", "token", " ", "\n", "\t\u{a0}", "\u{1c}", "a", "the", "é", "e\u{301}", "漢字",
-        "😀", "\u{212A}", "\u{338}", "\u{200b}", "\u{F0000}", "\u{F0001}query\u{F0001}", "\u{0}", "</passage>", "<query>\n",
-        "{{ query }}", "{% raw %}", "]", "[A] ", "\u{FFFD}", "?\n",
+        "<",
+        "|",
+        ">",
+        "<|",
+        "|>",
+        "im_",
+        "embed_",
+        "token",
+        " ",
+        "\n",
+        "\t\u{a0}",
+        "\u{1c}",
+        "a",
+        "the",
+        "é",
+        "e\u{301}",
+        "漢字",
+        "😀",
+        "\u{212A}",
+        "\u{338}",
+        "\u{200b}",
+        "\u{F0000}",
+        "\u{F0001}query\u{F0001}",
+        "\u{0}",
+        "</passage>",
+        "<query>\n",
+        "{{ query }}",
+        "{% raw %}",
+        "]",
+        "[A] ",
+        "\u{FFFD}",
+        "?\n",
     ];
     pieces.extend(others.map(str::to_owned));
     proptest::collection::vec(proptest::sample::select(pieces), 0..24).prop_map(|pieces| pieces.concat())

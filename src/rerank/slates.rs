@@ -37,19 +37,23 @@ pub struct Window {
     pub stride: usize,
 }
 
-/// Blocks of documents with these lengths, in tokens of text.
+/// Blocks of documents with these `lengths` (tokens of text) that also keep to the `limits`, which look
+/// at `costs` (everything that comes with a document).
 #[must_use]
-pub fn blocks(lengths: &[usize], rule: BlockRule) -> Vec<Range<usize>> {
+pub fn blocks(lengths: &[usize], rule: BlockRule, costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     let mut blocks = Vec::new();
-    let mut start = 0;
-    let mut used = 0;
-    for (index, length) in lengths.iter().enumerate() {
+    let (mut start, mut used, mut spent) = (0, 0, 0);
+    for (index, (length, cost)) in lengths.iter().zip(costs).enumerate() {
+        if index > start && (index - start >= limits.max_documents || spent + cost > limits.max_tokens) {
+            blocks.push(start..index);
+            (start, used, spent) = (index, 0, 0);
+        }
         used += length;
+        spent += cost;
         let end = index + 1;
         if end - start >= rule.max_documents || rule.budget.saturating_sub(used) <= rule.reserve {
             blocks.push(start..end);
-            start = end;
-            used = 0;
+            (start, used, spent) = (end, 0, 0);
         }
     }
     if start < lengths.len() {
@@ -89,18 +93,6 @@ pub fn even(costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     }
     let spread = filled(costs, SlateLimits { max_documents: costs.len().div_ceil(full.len()), ..limits });
     if spread.len() == full.len() { spread } else { full }
-}
-
-/// Blocks that also keep to the limits, which look at everything in the prompt.
-#[must_use]
-pub fn blocks_within(lengths: &[usize], rule: BlockRule, costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
-    blocks(lengths, rule)
-        .into_iter()
-        .flat_map(|block| {
-            let start = block.start;
-            filled(&costs[block], limits).into_iter().map(move |slate| slate.start + start..slate.end + start)
-        })
-        .collect()
 }
 
 /// How many documents any window can hold, whichever documents come together in it.
@@ -143,6 +135,8 @@ mod tests {
 
     use super::*;
 
+    const NO_LIMITS: SlateLimits = SlateLimits { max_documents: usize::MAX, max_tokens: usize::MAX };
+
     fn sizes(slates: &[Range<usize>]) -> Vec<usize> {
         slates.iter().map(Range::len).collect()
     }
@@ -150,15 +144,20 @@ mod tests {
     #[test]
     fn blocks_are_those_of_the_reference() {
         let rule = BlockRule { max_documents: 125, budget: 131_072 - 2 * 10, reserve: 2048 };
-        assert_eq!(sizes(&blocks(&[2048; 150], rule)), [63, 63, 24]);
-        assert_eq!(sizes(&blocks(&[100; 150], rule)), [125, 25]);
-        assert!(blocks(&[], rule).is_empty());
+        let reference = |lengths: &[usize]| sizes(&blocks(lengths, rule, lengths, NO_LIMITS));
+        assert_eq!(reference(&[2048; 150]), [63, 63, 24]);
+        assert_eq!(reference(&[100; 150]), [125, 25]);
+        assert!(reference(&[]).is_empty());
+        // What surrounds the texts does not fit: a block gives the document up to the next.
+        let limits = SlateLimits { max_documents: 125, max_tokens: 62 * 2100 };
+        assert_eq!(sizes(&blocks(&[2048; 150], rule, &[2100; 150], limits)), [62, 62, 26]);
     }
 
     #[test]
     fn a_block_closes_after_the_document_that_leaves_too_little() {
         let rule = BlockRule { max_documents: 9, budget: 10, reserve: 4 };
-        assert_eq!(sizes(&blocks(&[5, 1, 1, 99, 1], rule)), [2, 2, 1]);
+        let lengths = [5, 1, 1, 99, 1];
+        assert_eq!(sizes(&blocks(&lengths, rule, &lengths, NO_LIMITS)), [2, 2, 1]);
     }
 
     #[test]
@@ -209,12 +208,11 @@ mod tests {
             max_tokens in 0_usize..3000,
         ) {
             let rule = BlockRule { max_documents, budget, reserve };
-            let plain = blocks(&lengths, rule);
-            prop_assert!(covers(&plain, lengths.len()));
-            prop_assert!(plain.iter().all(|block| block.len() <= max_documents));
+            prop_assert!(covers(&blocks(&lengths, rule, &lengths, NO_LIMITS), lengths.len()));
             let limits = SlateLimits { max_documents, max_tokens };
-            let within = blocks_within(&lengths, rule, &lengths, limits);
+            let within = blocks(&lengths, rule, &lengths, limits);
             prop_assert!(covers(&within, lengths.len()));
+            prop_assert!(within.iter().all(|block| block.len() <= max_documents));
             for slate in within {
                 prop_assert!(slate.len() == 1 || lengths[slate].iter().sum::<usize>() <= max_tokens);
             }
