@@ -2,17 +2,15 @@
 //! request's texts through the prompt room, the runtime and the scorers.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use podium::prompt::{Families, ModelLimits, Prompter, Tokenizer};
 use podium::rerank::{LimitSettings, RerankRequest};
-use podium::runtime::packed::PackedRuntime;
-use podium::runtime::{Checkpoint, ForwardPass, Probe, Readout, Runtime};
-use podium::scoring::{PlannedPass, Rounds, Scores};
+use podium::runtime::{Checkpoint, ForwardPass, Probe};
+use podium::scoring::PlannedPass;
 use serde::Deserialize;
 
 use crate::deviation::{Table, largest};
 use crate::fixtures::{folder, golden, rows};
+use crate::requests::{Loaded, Text, usual_limits};
 
 const FAMILIES: [&str; 5] = ["jina-v3", "first", "qwen3-reranker", "mxbai-v2", "zerank"];
 const TOLERANCE: f32 = 1e-4;
@@ -45,23 +43,6 @@ struct Case {
     scores: Vec<f32>,
     #[serde(default)]
     order: Vec<usize>,
-}
-
-/// A text, or a piece and how often it is repeated.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Text {
-    Plain(String),
-    Repeated(String, usize),
-}
-
-impl Text {
-    fn written_out(&self) -> String {
-        match self {
-            Self::Plain(text) => text.clone(),
-            Self::Repeated(piece, times) => piece.repeat(*times),
-        }
-    }
 }
 
 /// One sequence of the reference.
@@ -112,44 +93,13 @@ impl Case {
     }
 
     fn limits(&self) -> LimitSettings {
+        let usual = usual_limits();
         LimitSettings {
-            max_documents: 1000,
             max_slate_documents: self.block.or(self.window).unwrap_or(125),
-            max_slate_tokens: self.context.unwrap_or(131_072),
+            max_slate_tokens: self.context.unwrap_or(usual.max_slate_tokens),
+            ..usual
         }
     }
-}
-
-/// A family's checkpoint and prompts, ready to run.
-struct Loaded {
-    runtime: PackedRuntime,
-    prompter: Arc<Prompter>,
-}
-
-fn load(family: &str) -> Loaded {
-    let checkpoint = Checkpoint::folder(&folder(family)).expect("the fixture's folder");
-    let runtime = PackedRuntime::load(&checkpoint, "cpu").expect("the fixture's model");
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, "tokenizer.json").expect("the fixture's tokenizer");
-    let facts = runtime.facts();
-    let model = ModelLimits { name: family.into(), context: facts.max_positions, vocabulary: facts.vocabulary };
-    let families = Families::built_in().expect("the families");
-    let family = families.named(family).expect("the family");
-    let prompter = Prompter::new(family, tokenizer, &model, None, None).expect("the family fits the tokenizer");
-    Loaded { runtime, prompter: Arc::new(prompter) }
-}
-
-/// Runs a request; every pass and its readout are also returned, and the scores.
-fn run(loaded: &Loaded, case: &Case) -> (Vec<(PlannedPass, Readout)>, Scores) {
-    let reading = loaded.prompter.read(&case.request(), &case.limits()).expect("a reading");
-    let mut rounds = Rounds::begin(Arc::clone(&loaded.prompter), Arc::new(reading)).expect("rounds");
-    let mut ran = Vec::new();
-    while let Some(planned) = rounds.next_round().expect("a round") {
-        let passes: Vec<ForwardPass> = planned.iter().map(|planned| planned.pass.clone()).collect();
-        let readouts = loaded.runtime.run(&passes).expect("readouts");
-        ran.extend(planned.into_iter().zip(readouts.iter().cloned()));
-        rounds.take(readouts).expect("scores");
-    }
-    (ran, rounds.finish().expect("scores"))
 }
 
 /// A pass's sequences as the reference has them: one for a causal slate, one for each document of a
@@ -169,12 +119,17 @@ fn sequences(planned: &PlannedPass) -> Vec<(Vec<usize>, Vec<u32>, Vec<usize>)> {
         .collect()
 }
 
+fn load(family: &str) -> Loaded {
+    let checkpoint = Checkpoint::folder(&folder(family)).unwrap_or_else(|error| panic!("{family}: {error}"));
+    Loaded::new(&checkpoint, family)
+}
+
 #[test]
 fn token_ids_and_marks_are_those_of_the_reference() {
     for family in FAMILIES {
         let (golden, loaded) = (golden::<FamilyGolden>(family), load(family));
         for case in &golden.cases {
-            let (ran, _) = run(&loaded, case);
+            let (ran, _) = loaded.run(&case.request(), &case.limits());
             let sequences: Vec<_> = ran.iter().flat_map(|(planned, _)| sequences(planned)).collect();
             assert_eq!(sequences.len(), case.prompts.len(), "{family}, {}: prompts", case.name);
             for ((documents, ids, marks), expected) in sequences.iter().zip(&case.prompts) {
@@ -193,7 +148,7 @@ fn scores_are_those_of_the_reference() {
     for family in FAMILIES {
         let (golden, loaded) = (golden::<FamilyGolden>(family), load(family));
         for case in &golden.cases {
-            let (ran, scores) = run(&loaded, case);
+            let (ran, scores) = loaded.run(&case.request(), &case.limits());
             if matches!(ran[0].0.pass.probe, Probe::NextTokenLogits { .. }) {
                 let logits: Vec<_> = ran.iter().flat_map(|(_, readout)| rows(readout.clone())).collect();
                 let expected: Vec<_> = case.prompts.iter().map(|prompt| prompt.logits.clone()).collect();

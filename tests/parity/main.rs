@@ -11,4 +11,5 @@ mod families;
 mod fixtures;
 mod load_errors;
 mod nano;
+mod requests;
 mod runtime;

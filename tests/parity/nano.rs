@@ -1,31 +1,42 @@
-//! podium-nano against a masked transformers forward on the same weights.
+//! podium-nano, from texts to cosines, against a masked transformers forward on the same weights.
 
-use podium::runtime::packed::PackedRuntime;
+use podium::rerank::RerankRequest;
 use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Probe};
 use serde::Deserialize;
 
 use crate::deviation::{Table, largest};
-use crate::fixtures::{golden, marks, run_alone};
+use crate::fixtures::{golden, marks};
+use crate::requests::{Loaded, Text, usual_limits};
 
 /// `golden.json` of the embedded model.
 #[derive(Deserialize)]
-pub struct NanoGolden {
-    pub shape: String,
-    pub cases: Vec<NanoCase>,
+struct NanoGolden {
+    shape: String,
+    cases: Vec<NanoCase>,
 }
 
 #[derive(Deserialize)]
-pub struct NanoCase {
-    pub name: String,
-    pub trunk: Vec<u32>,
-    pub branches: Vec<Vec<u32>>,
-    pub marks: Vec<(usize, usize)>,
-    pub joint: usize,
-    pub shared: Vec<(usize, usize)>,
-    pub scores: Vec<f32>,
+struct NanoCase {
+    name: String,
+    query: Text,
+    instruction: Option<String>,
+    documents: Vec<Text>,
+    trunk: Vec<u32>,
+    branches: Vec<Vec<u32>>,
+    marks: Vec<(usize, usize)>,
+    joint: usize,
+    shared: Vec<(usize, usize)>,
+    scores: Vec<f32>,
 }
 
 impl NanoCase {
+    fn request(&self) -> RerankRequest {
+        let documents = self.documents.iter().map(Text::written_out).collect();
+        let mut request = RerankRequest::new(self.query.written_out(), documents);
+        request.instruction.clone_from(&self.instruction);
+        request
+    }
+
     fn pass(&self) -> ForwardPass {
         ForwardPass {
             trunk: self.trunk.clone(),
@@ -36,26 +47,17 @@ impl NanoCase {
     }
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
-
 #[test]
-fn the_embedded_models_cosines_are_those_of_a_masked_transformers_forward() {
+fn the_embedded_models_passes_and_cosines_are_those_of_a_masked_transformers_forward() {
     let golden: NanoGolden = golden("podium-nano");
-    let runtime = PackedRuntime::load(&Checkpoint::embedded(), "cpu").unwrap();
+    let loaded = Loaded::new(&Checkpoint::embedded(), "auto");
     let mut table = Table::default();
     for case in &golden.cases {
-        let vectors = run_alone(&runtime, case.pass());
-        let (query, documents) = vectors.split_last().unwrap();
-        let scores: Vec<f32> = documents.iter().map(|document| cosine(document, query)).collect();
-        table.note(
-            &format!("podium-nano, {}", case.name),
-            &golden.shape,
-            "cosines",
-            largest(&[scores], &[case.scores.clone()]),
-        );
+        let (ran, scores) = loaded.run(&case.request(), &usual_limits());
+        assert_eq!(ran.len(), 1, "{}: one slate", case.name);
+        assert_eq!(ran[0].0.pass, case.pass(), "{}: what is read", case.name);
+        let case_name = format!("podium-nano, {}", case.name);
+        table.note(&case_name, &golden.shape, "cosines", largest(&[scores.raw], &[case.scores.clone()]));
     }
     println!("\nlargest deviation from transformers in f32\n{}", table.to_text());
     println!("(after training it anew: python tests/parity/make_golden.py podium-nano)");

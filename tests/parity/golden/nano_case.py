@@ -1,10 +1,11 @@
 """podium-nano's case, on the model in `models/podium-nano`: remade whenever that is retrained.
 
-Texts to token ids, ids to cosines. Which bucket of lexical evidence a document gets is given here,
-not computed: this case is about the layout and the network.
+Texts to token ids, ids to cosines. Which bucket of lexical evidence a document gets is computed by
+the training's own code, so this also holds that and the runtime together.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -16,32 +17,30 @@ from .checkpoints import Reference
 from .reference import Pass, hidden_states, rounded
 from .texts import LONG, MIXED, PLAIN, QUERY, written_out
 
-MODEL = Path(__file__).resolve().parents[3] / "models" / "podium-nano"
+ROOT = Path(__file__).resolve().parents[3]
+MODEL = ROOT / "models" / "podium-nano"
 LIMITS = {"query": 256, "instruction": 128, "document": 512}
 
 CASES = [
-    {"name": "plain", "query": QUERY, "documents": PLAIN, "buckets": [31, 0, 3, 22, 7, 29, 0]},
+    {"name": "plain", "query": QUERY, "documents": PLAIN},
     {
         "name": "instruction",
         "query": QUERY,
         "instruction": "Prefer passages that give a number.\nIgnore advertising?",
         "documents": PLAIN,
-        "buckets": [31, 0, 3, 22, 7, 29, 0],
     },
-    {"name": "mixed scripts", "query": "Où est le café à 東京? 🙂", "documents": MIXED, "buckets": [*range(10)]},
-    {"name": "one document", "query": "tea", "documents": PLAIN[6:], "buckets": [31]},
+    {"name": "mixed scripts", "query": "Où est le café à 東京? 🙂", "documents": MIXED},
+    {"name": "one document", "query": "tea", "documents": PLAIN[6:]},
     {
         "name": "cut texts",
         "query": ["water, mountains, temperature, pressure; ", 80],
-        "instruction": ["Only numbers. ", 60],
+        "instruction": "Only numbers. " * 60,
         "documents": [PLAIN[0], LONG, PLAIN[1]],
-        "buckets": [12, 31, 4],
     },
     {
         "name": "64 documents",
         "query": "where do boats rest in winter",
         "documents": [f"{PLAIN[at % 7]} {'Ice, ' * (at % 5)}{at}" for at in range(64)],
-        "buckets": [at % 32 for at in range(64)],
     },
 ]
 
@@ -65,8 +64,16 @@ def load_model(folder: Path) -> tuple[Reference, int]:
     return Reference(model, projector), own["joint_layers"]
 
 
-def encode(tokenizer: Tokenizer, text: str, limit: int) -> list[int]:
-    return tokenizer.encode(" " + " ".join(text.split()), add_special_tokens=False).ids[:limit]
+def encode(tokenizer: Tokenizer, text: str, limit: int) -> tuple[list[int], str]:
+    """Ids of the squeezed text, cut after the last whole character within the limit; and that text."""
+    squeezed = " ".join(text.split())
+    ids = tokenizer.encode(" " + squeezed, add_special_tokens=False).ids
+    if len(ids) <= limit:
+        return ids, squeezed
+    ids = ids[:limit]
+    while tokenizer.decode(ids).endswith("\ufffd"):
+        ids.pop()
+    return ids, tokenizer.decode(ids).removeprefix(" ")
 
 
 def make_nano_case(fixtures: Path, name: str) -> None:
@@ -75,16 +82,22 @@ def make_nano_case(fixtures: Path, name: str) -> None:
     start, end, instruct, rerank = (
         tokenizer.token_to_id(token) for token in ("<|im_start|>", "<|im_end|>", "<|instruct|>", "<|rerank_token|>")
     )
+    sys.path.insert(0, str(ROOT / "training"))
+    from lexical import Bag, LexicalTable, bucket
+
+    table = LexicalTable.load(MODEL / "lexical.safetensors")
     made = []
     for case in CASES:
-        query = encode(tokenizer, written_out(case["query"]), LIMITS["query"])
+        query, query_text = encode(tokenizer, written_out(case["query"]), LIMITS["query"])
+        weights = table.weights(query_text)
         asked = [start, *query]
         if "instruction" in case:
-            asked += [instruct, *encode(tokenizer, written_out(case["instruction"]), LIMITS["instruction"])]
-        documents = [
-            [*encode(tokenizer, written_out(text), LIMITS["document"]), tokenizer.token_to_id(f"<|embed_{bucket}|>")]
-            for text, bucket in zip(case["documents"], case["buckets"], strict=True)
-        ]
+            asked += [instruct, *encode(tokenizer, case["instruction"], LIMITS["instruction"])[0]]
+        documents = []
+        for text in case["documents"]:
+            ids, read = encode(tokenizer, written_out(text), LIMITS["document"])
+            evidence = bucket(table.score(weights, Bag.of(read)))
+            documents.append([*ids, tokenizer.token_to_id(f"<|embed_{evidence}|>")])
         branches = [*documents, [start, *query, rerank]]
         marks = [(number + 1, len(branch) - 1) for number, branch in enumerate(branches)]
         item = Pass(case["name"], [*asked, end], branches, marks, joint, marks[:-1])
