@@ -11,5 +11,6 @@ mod families;
 mod fixtures;
 mod load_errors;
 mod nano;
+mod published;
 mod requests;
 mod runtime;

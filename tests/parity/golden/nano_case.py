@@ -64,16 +64,25 @@ def load_model(folder: Path) -> tuple[Reference, int]:
     return Reference(model, projector), own["joint_layers"]
 
 
-def encode(tokenizer: Tokenizer, text: str, limit: int) -> tuple[list[int], str]:
-    """Ids of the squeezed text, cut after the last whole character within the limit; and that text."""
-    squeezed = " ".join(text.split())
-    ids = tokenizer.encode(" " + squeezed, add_special_tokens=False).ids
+def cut(tokenizer: Tokenizer, text: str, limit: int) -> str:
+    """A text to the last whole character within the limit; one that is within it is kept as it is."""
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
     if len(ids) <= limit:
-        return ids, squeezed
+        return text
     ids = ids[:limit]
     while tokenizer.decode(ids).endswith("\ufffd"):
         ids.pop()
-    return ids, tokenizer.decode(ids).removeprefix(" ")
+    return tokenizer.decode(ids)
+
+
+def read_query(tokenizer: Tokenizer, text: str, limit: int) -> str:
+    """A query or instruction: limited on its own, and read after a space."""
+    return f" {cut(tokenizer, ' '.join(text.split()), limit)}"
+
+
+def read_document(tokenizer: Tokenizer, text: str, limit: int) -> str:
+    """A document: limited with the space that it is read after."""
+    return cut(tokenizer, f" {' '.join(text.split())}", limit)
 
 
 def make_nano_case(fixtures: Path, name: str) -> None:
@@ -85,19 +94,23 @@ def make_nano_case(fixtures: Path, name: str) -> None:
     sys.path.insert(0, str(ROOT / "training"))
     from lexical import Bag, LexicalTable, bucket
 
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
     table = LexicalTable.load(MODEL / "lexical.safetensors")
     made = []
     for case in CASES:
-        query, query_text = encode(tokenizer, written_out(case["query"]), LIMITS["query"])
-        weights = table.weights(query_text)
+        query = read_query(tokenizer, written_out(case["query"]), LIMITS["query"])
+        weights = table.weights(query)
+        query = encode(query)
         asked = [start, *query]
         if "instruction" in case:
-            asked += [instruct, *encode(tokenizer, case["instruction"], LIMITS["instruction"])[0]]
+            asked += [instruct, *encode(read_query(tokenizer, case["instruction"], LIMITS["instruction"]))]
         documents = []
         for text in case["documents"]:
-            ids, read = encode(tokenizer, written_out(text), LIMITS["document"])
+            read = read_document(tokenizer, written_out(text), LIMITS["document"])
             evidence = bucket(table.score(weights, Bag.of(read)))
-            documents.append([*ids, tokenizer.token_to_id(f"<|embed_{evidence}|>")])
+            documents.append([*encode(read), tokenizer.token_to_id(f"<|embed_{evidence}|>")])
         branches = [*documents, [start, *query, rerank]]
         marks = [(number + 1, len(branch) - 1) for number, branch in enumerate(branches)]
         item = Pass(case["name"], [*asked, end], branches, marks, joint, marks[:-1])

@@ -1,0 +1,107 @@
+//! Scores that were published for the real checkpoints, in bf16 and to within 0.01.
+//!
+//! The weights are not here: each test runs when an environment variable names a folder that has
+//! them (`config.json`, `tokenizer.json`, `*.safetensors`), and says so when it was skipped.
+
+use std::env;
+use std::path::Path;
+
+use podium::rerank::RerankRequest;
+use podium::runtime::Checkpoint;
+
+use crate::deviation::{Table, largest};
+use crate::requests::{Loaded, usual_limits};
+
+const TOLERANCE: f32 = 0.01;
+
+const RED_PLANET: &str = "Which planet is known as the Red Planet?";
+const PLANETS: [&str; 4] = [
+    "Venus is often called Earth's twin because of its similar size and proximity.",
+    "Mars, known for its reddish appearance, is often referred to as the Red Planet.",
+    "Jupiter, the largest planet in our solar system, has a prominent red spot.",
+    "Saturn, famous for its rings, is sometimes mistaken for the Red Planet.",
+];
+
+const GREEN_TEA: &str = "What are the health benefits of green tea?";
+const TEAS: [&str; 6] = [
+    "Green tea contains antioxidants called catechins that may help reduce inflammation and protect cells from damage.",
+    "El precio del café ha aumentado un 20% este año debido a problemas en la cadena de suministro.",
+    "Studies show that drinking green tea regularly can improve brain function and boost metabolism.",
+    "Basketball is one of the most popular sports in the United States.",
+    "绿茶富含儿茶素等抗氧化剂，可以降低心脏病风险，还有助于控制体重。",
+    "Le thé vert est riche en antioxydants et peut améliorer la fonction cérébrale.",
+];
+
+/// The checkpoint that a variable names, or word that the test was skipped.
+fn checkpoint(variable: &str, family: &str) -> Result<Loaded, String> {
+    let folder = env::var_os(variable).ok_or_else(|| {
+        format!("skipped: set {variable} to a folder with the weights to compare with the published values")
+    })?;
+    let checkpoint = Checkpoint::folder(Path::new(&folder)).unwrap_or_else(|error| panic!("{variable}: {error}"));
+    Ok(Loaded::new(&checkpoint, family))
+}
+
+fn request(query: &str, documents: &[&str]) -> RerankRequest {
+    RerankRequest::new(query, documents.iter().map(|&text| text.to_owned()).collect())
+}
+
+#[test]
+fn jina_reranker_v3_gives_its_published_cosines() {
+    let loaded = match checkpoint("PODIUM_JINA_V3", "jina-v3") {
+        Ok(loaded) => loaded,
+        Err(skipped) => return println!("{skipped}"),
+    };
+    let raw = |documents: &[&str]| loaded.run(&request(GREEN_TEA, documents), &usual_limits()).1.raw;
+    let mut table = Table::default();
+    let alone: Vec<f32> = TEAS.iter().flat_map(|document| raw(&[document])).collect();
+    let expected = [0.345_703_13, -0.104_980_46, 0.314_453_13, -0.137_695_31, 0.339_843_75, 0.253_906_2];
+    table.note("jina-reranker-v3", "one document each", "cosines", largest(&[alone], &[expected.to_vec()]));
+    let expected = [0.294_921_88, -0.160_156_25, 0.189_453_13, -0.170_898_44, 0.225_585_94, 0.164_062_5];
+    table.note("jina-reranker-v3", "six documents", "cosines", largest(&[raw(&TEAS)], &[expected.to_vec()]));
+    println!("{}", table.to_text());
+    table.assert_within(TOLERANCE);
+}
+
+#[test]
+fn zerank_1_small_gives_its_published_scores() {
+    let loaded = match checkpoint("PODIUM_ZERANK_1_SMALL", "zerank") {
+        Ok(loaded) => loaded,
+        Err(skipped) => return println!("{skipped}"),
+    };
+    let (_, scores) = loaded.run(&request(RED_PLANET, &PLANETS), &usual_limits());
+    let mut table = Table::default();
+    let expected = vec![0.094_28, 0.838_89, 0.120_52, 0.218_4];
+    table.note("zerank-1-small", "planets", "scores", largest(&[scores.relevance], &[expected]));
+    println!("{}", table.to_text());
+    table.assert_within(TOLERANCE);
+}
+
+#[test]
+fn zerank_2_gives_its_published_score() {
+    let loaded = match checkpoint("PODIUM_ZERANK_2", "zerank") {
+        Ok(loaded) => loaded,
+        Err(skipped) => return println!("{skipped}"),
+    };
+    let (_, scores) = loaded.run(&request("What is 2+2?", &["4"]), &usual_limits());
+    let mut table = Table::default();
+    table.note("zerank-2", "sum", "scores", largest(&[scores.relevance], &[vec![0.753_188_3]]));
+    println!("{}", table.to_text());
+    table.assert_within(TOLERANCE);
+}
+
+/// No scores were published with these prompts, so only the order is held to.
+#[test]
+fn qwen3_reranker_and_mxbai_v2_put_mars_first() {
+    for (variable, family) in [("PODIUM_QWEN3_RERANKER", "qwen3-reranker"), ("PODIUM_MXBAI_V2", "mxbai-v2")] {
+        let loaded = match checkpoint(variable, family) {
+            Ok(loaded) => loaded,
+            Err(skipped) => {
+                println!("{skipped}");
+                continue;
+            }
+        };
+        let (_, scores) = loaded.run(&request(RED_PLANET, &PLANETS), &usual_limits());
+        let first = scores.relevance.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        assert_eq!(first.map(|(document, _)| document), Some(1), "{family}: {:?}", scores.relevance);
+    }
+}
