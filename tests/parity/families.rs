@@ -8,7 +8,7 @@ use podium::runtime::{Checkpoint, ForwardPass, Probe};
 use podium::scoring::PlannedPass;
 use serde::Deserialize;
 
-use crate::deviation::{Table, largest};
+use crate::deviation::{Table, largest, largest_relative};
 use crate::fixtures::{folder, golden, rows};
 use crate::requests::{Loaded, Text, usual_limits};
 
@@ -167,4 +167,31 @@ fn scores_are_those_of_the_reference() {
     }
     println!("\nlargest deviation from the vendors' formulas on transformers in f32\n{}", table.to_text());
     table.assert_within(TOLERANCE);
+}
+
+/// A request with these of the case's documents, in this order.
+fn request_of(case: &Case, documents: &[usize]) -> RerankRequest {
+    let whole = case.request();
+    RerankRequest { documents: documents.iter().map(|&at| whole.documents[at].clone()).collect(), ..whole }
+}
+
+#[test]
+fn pointwise_documents_score_the_same_alone_together_and_shuffled() {
+    let mut table = Table::default();
+    for family in ["qwen3-reranker", "mxbai-v2", "zerank"] {
+        let (golden, loaded) = (golden::<FamilyGolden>(family), load(family));
+        for case in &golden.cases {
+            let raw = |documents: &[usize]| loaded.run(&request_of(case, documents), &case.limits()).1.raw;
+            let mut order: Vec<usize> = (0..case.documents.len()).collect();
+            let together = raw(&order);
+            let alone: Vec<f32> = order.iter().flat_map(|&document| raw(&[document])).collect();
+            table.note(family, &golden.shape, "alone", largest_relative(&[alone], &[together.clone()]));
+            order.reverse();
+            let mut turned = raw(&order);
+            turned.reverse();
+            table.note(family, &golden.shape, "shuffled", largest_relative(&[turned], &[together]));
+        }
+    }
+    println!("\nlargest deviation of scores from those of all documents together\n{}", table.to_text());
+    table.assert_within(1e-5);
 }

@@ -73,3 +73,17 @@ fn the_embedded_models_passes_and_cosines_are_those_of_a_masked_transformers_for
     println!("(after training it anew: python tests/parity/make_golden.py podium-nano)");
     table.assert_within(1e-4);
 }
+
+#[test]
+fn the_order_of_documents_changes_no_score_of_the_embedded_model() {
+    let golden: NanoGolden = golden("podium-nano");
+    let loaded = Loaded::new(&Checkpoint::embedded(), "auto");
+    for case in &golden.cases {
+        let mut request = case.request();
+        request.documents.reverse();
+        let (_, mut scores) = loaded.run(&request, &usual_limits());
+        scores.raw.reverse();
+        let deviation = largest(&[scores.raw], &[case.scores.clone()]);
+        assert!(deviation <= 1e-5, "{}: {deviation}", case.name);
+    }
+}
