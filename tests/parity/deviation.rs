@@ -6,24 +6,27 @@ use comfy_table::presets::NOTHING;
 
 /// The largest difference over two lists of rows of the same shape.
 pub fn largest(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
-    most(found, expected, |found, expected| (found - expected).abs())
+    most(found, expected, largest_of_row)
 }
 
 /// The same in units of the expected number, where that is over 1.
 pub fn largest_relative(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+    most(found, expected, largest_relative_of_row)
+}
+
+/// The largest difference over two rows.
+pub fn largest_of_row(found: &[f32], expected: &[f32]) -> f32 {
+    most(found, expected, |found, expected| (found - expected).abs())
+}
+
+/// The same in units of the expected number, where that is over 1.
+pub fn largest_relative_of_row(found: &[f32], expected: &[f32]) -> f32 {
     most(found, expected, |found, expected| (found - expected).abs() / expected.abs().max(1.0))
 }
 
-fn most(found: &[Vec<f32>], expected: &[Vec<f32>], difference: impl Fn(f32, f32) -> f32) -> f32 {
-    assert_eq!(found.len(), expected.len(), "rows");
-    let mut most = 0.0;
-    for (found, expected) in found.iter().zip(expected) {
-        assert_eq!(found.len(), expected.len(), "columns");
-        for (&found, &expected) in found.iter().zip(expected) {
-            most = larger(most, difference(found, expected));
-        }
-    }
-    most
+fn most<T>(found: &[T], expected: &[T], difference: impl Fn(&T, &T) -> f32) -> f32 {
+    assert_eq!(found.len(), expected.len(), "as many numbers as are expected");
+    found.iter().zip(expected).fold(0.0, |most, (found, expected)| larger(most, difference(found, expected)))
 }
 
 /// Unlike `f32::max`, this keeps a NaN.

@@ -8,7 +8,7 @@ use podium::runtime::{Checkpoint, ForwardPass, Probe};
 use podium::scoring::PlannedPass;
 use serde::Deserialize;
 
-use crate::deviation::{Table, largest, largest_relative};
+use crate::deviation::{Table, largest, largest_of_row, largest_relative_of_row};
 use crate::fixtures::{folder, golden, rows};
 use crate::requests::{Loaded, Text, usual_limits};
 
@@ -162,7 +162,7 @@ fn scores_are_those_of_the_reference() {
             }
             // The reference's number is the cosine or logit difference, or the sigmoid of a logit.
             let own = if matches!(family, "qwen3-reranker" | "zerank") { &scores.relevance } else { &scores.raw };
-            table.note(family, &golden.shape, "scores", largest(&[own.clone()], &[case.scores.clone()]));
+            table.note(family, &golden.shape, "scores", largest_of_row(own, &case.scores));
         }
     }
     println!("\nlargest deviation from the vendors' formulas on transformers in f32\n{}", table.to_text());
@@ -185,11 +185,11 @@ fn pointwise_documents_score_the_same_alone_together_and_shuffled() {
             let mut order: Vec<usize> = (0..case.documents.len()).collect();
             let together = raw(&order);
             let alone: Vec<f32> = order.iter().flat_map(|&document| raw(&[document])).collect();
-            table.note(family, &golden.shape, "alone", largest_relative(&[alone], &[together.clone()]));
+            table.note(family, &golden.shape, "alone", largest_relative_of_row(&alone, &together));
             order.reverse();
             let mut turned = raw(&order);
             turned.reverse();
-            table.note(family, &golden.shape, "shuffled", largest_relative(&[turned], &[together]));
+            table.note(family, &golden.shape, "shuffled", largest_relative_of_row(&turned, &together));
         }
     }
     println!("\nlargest deviation of scores from those of all documents together\n{}", table.to_text());

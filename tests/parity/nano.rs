@@ -4,7 +4,7 @@ use podium::rerank::RerankRequest;
 use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Probe};
 use serde::Deserialize;
 
-use crate::deviation::{Table, largest};
+use crate::deviation::{Table, largest_of_row};
 use crate::fixtures::{golden, marks};
 use crate::requests::{Loaded, Text, usual_limits};
 
@@ -67,7 +67,7 @@ fn the_embedded_models_passes_and_cosines_are_those_of_a_masked_transformers_for
         assert_eq!(ran.len(), 1, "{}: one slate", case.name);
         assert_same(&ran[0].0.pass, &case.pass(), &case.name);
         let case_name = format!("podium-nano, {}", case.name);
-        table.note(&case_name, &golden.shape, "cosines", largest(&[scores.raw], &[case.scores.clone()]));
+        table.note(&case_name, &golden.shape, "cosines", largest_of_row(&scores.raw, &case.scores));
     }
     println!("\nlargest deviation from transformers in f32\n{}", table.to_text());
     println!("(after training it anew: python tests/parity/make_golden.py podium-nano)");
@@ -83,7 +83,7 @@ fn the_order_of_documents_changes_no_score_of_the_embedded_model() {
         request.documents.reverse();
         let (_, mut scores) = loaded.run(&request, &usual_limits());
         scores.raw.reverse();
-        let deviation = largest(&[scores.raw], &[case.scores.clone()]);
+        let deviation = largest_of_row(&scores.raw, &case.scores);
         assert!(deviation <= 1e-5, "{}: {deviation}", case.name);
     }
 }

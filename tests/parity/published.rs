@@ -9,7 +9,7 @@ use std::path::Path;
 use podium::rerank::RerankRequest;
 use podium::runtime::Checkpoint;
 
-use crate::deviation::{Table, largest};
+use crate::deviation::{Table, largest_of_row};
 use crate::requests::{Loaded, usual_limits};
 
 const TOLERANCE: f32 = 0.01;
@@ -55,9 +55,9 @@ fn jina_reranker_v3_gives_its_published_cosines() {
     let mut table = Table::default();
     let alone: Vec<f32> = TEAS.iter().flat_map(|document| raw(&[document])).collect();
     let expected = [0.345_703_13, -0.104_980_46, 0.314_453_13, -0.137_695_31, 0.339_843_75, 0.253_906_2];
-    table.note("jina-reranker-v3", "one document each", "cosines", largest(&[alone], &[expected.to_vec()]));
+    table.note("jina-reranker-v3", "one document each", "cosines", largest_of_row(&alone, &expected));
     let expected = [0.294_921_88, -0.160_156_25, 0.189_453_13, -0.170_898_44, 0.225_585_94, 0.164_062_5];
-    table.note("jina-reranker-v3", "six documents", "cosines", largest(&[raw(&TEAS)], &[expected.to_vec()]));
+    table.note("jina-reranker-v3", "six documents", "cosines", largest_of_row(&raw(&TEAS), &expected));
     println!("{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
@@ -70,8 +70,8 @@ fn zerank_1_small_gives_its_published_scores() {
     };
     let (_, scores) = loaded.run(&request(RED_PLANET, &PLANETS), &usual_limits());
     let mut table = Table::default();
-    let expected = vec![0.094_28, 0.838_89, 0.120_52, 0.218_4];
-    table.note("zerank-1-small", "planets", "scores", largest(&[scores.relevance], &[expected]));
+    let expected = [0.094_28, 0.838_89, 0.120_52, 0.218_4];
+    table.note("zerank-1-small", "planets", "scores", largest_of_row(&scores.relevance, &expected));
     println!("{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
@@ -84,7 +84,7 @@ fn zerank_2_gives_its_published_score() {
     };
     let (_, scores) = loaded.run(&request("What is 2+2?", &["4"]), &usual_limits());
     let mut table = Table::default();
-    table.note("zerank-2", "sum", "scores", largest(&[scores.relevance], &[vec![0.753_188_3]]));
+    table.note("zerank-2", "sum", "scores", largest_of_row(&scores.relevance, &[0.753_188_3]));
     println!("{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
