@@ -6,12 +6,12 @@ use comfy_table::presets::NOTHING;
 
 /// The largest difference over two lists of rows of the same shape.
 pub fn largest(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
-    most(found, expected, largest_of_row)
+    most(found, expected, |found, expected| largest_of_row(found, expected))
 }
 
 /// The same in units of the expected number, where that is over 1.
 pub fn largest_relative(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
-    most(found, expected, largest_relative_of_row)
+    most(found, expected, |found, expected| largest_relative_of_row(found, expected))
 }
 
 /// The largest difference over two rows.
