@@ -1,5 +1,6 @@
 //! The prompt room as a whole: a request in, token sequences out.
 
+mod added;
 mod bytes;
 mod injection;
 mod plans;
