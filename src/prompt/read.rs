@@ -1,5 +1,8 @@
 //! A request's texts as the model will read them: without control tokens, within their limits, and
 //! with a plan. What was cut or removed is counted and said, never silent.
+//!
+//! Control tokens go first, then texts are cut. jina-reranker-v3's reference does it the other way
+//! round; the two differ only for texts that spell its tokens.
 
 use rayon::prelude::*;
 

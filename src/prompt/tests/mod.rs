@@ -3,6 +3,7 @@
 mod added;
 mod bytes;
 mod injection;
+mod nano;
 mod plans;
 mod qwen;
 mod truncation;
