@@ -1,0 +1,10 @@
+//! The server as its clients meet it: real requests to a real port, over a fake runtime.
+//!
+//! Nothing here waits for time to pass: what has to be busy is held by the fake runtime's gate.
+
+mod bad_input;
+mod busy;
+mod command_line;
+mod contract;
+mod observing;
+mod support;
