@@ -304,3 +304,33 @@ async fn a_method_that_is_not_allowed_is_405_and_says_what_is() {
         assert_eq!(answer.header("allow"), allow);
     }
 }
+
+#[tokio::test]
+async fn a_client_that_sends_twice_the_limit_still_reads_its_413() {
+    let server = Server::start().await;
+    let large = with("query", json!("q".repeat(40_000_000))).to_string();
+    for _ in 0..3 {
+        let answer = server.post_text(large.clone()).await;
+        answer.assert_failure(413, "body_too_large", None, "the body is over the limit of 16777216 bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_before_it_sends() {
+    let server = Server::start().await;
+    let answer = tokio::task::spawn_blocking({
+        let address = server.address.clone();
+        move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let head = "POST /v1/rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                        content-length: 99999999\r\nexpect: 100-continue\r\n\r\n";
+            write!(stream, "{head}").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        }
+    })
+    .await
+    .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
