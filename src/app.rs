@@ -1,6 +1,7 @@
 //! The composition root: settings to runtime to scheduler to scorer to reranker to router, and the order of leaving.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::http::{self, ServerSettings, Service};
 use crate::pipeline::Reranker;
+use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
+use crate::runtime::packed::PackedRuntime;
+use crate::runtime::{Checkpoint, ModelFacts, Runtime};
 use crate::telemetry::Telemetry;
 
 /// How often metrics are folded.
@@ -19,12 +23,42 @@ const FOLD_EVERY: Duration = Duration::from_secs(5);
 /// How long answers may take to reach their clients when the time for the work itself is over.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
-/// Loads the model and puts everything that ranks together.
+/// Loads the model and puts everything that ranks together. To be called inside a tokio runtime.
 ///
 /// # Errors
 /// A checkpoint that cannot be loaded, a family that is unknown or does not fit it.
-pub fn load_reranker(_settings: &Settings) -> anyhow::Result<Reranker> {
-    anyhow::bail!("loading a model is not wired yet")
+pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
+    let checkpoint = Checkpoint::open(&settings.model)?;
+    let runtime = PackedRuntime::load(&checkpoint, &settings.model.device)?;
+    let prompter = prompter(&checkpoint, runtime.facts(), &settings.model.family)?;
+    let mut names = vec![checkpoint.name.clone()];
+    if settings.model.source.contains('/') && !Path::new(&settings.model.source).is_dir() {
+        names.insert(0, settings.model.source.clone());
+    }
+    Ok(Reranker::new(names, prompter, runtime, settings.limits.clone(), &settings.schedule))
+}
+
+/// Finds a checkpoint's family, unless `family` names one, and binds it to the checkpoint's tokenizer.
+///
+/// # Errors
+/// A tokenizer, table or configuration that cannot be read, or that does not fit the family.
+pub fn prompter(checkpoint: &Checkpoint, facts: &ModelFacts, family: &str) -> anyhow::Result<Prompter> {
+    let file = |name: &str| checkpoint.location.join(name).display().to_string();
+    let config: serde_json::Value = serde_json::from_slice(&checkpoint.config)?;
+    let podium = PodiumConfig::from_config(&config, &file("config.json"))?;
+    let families = Families::built_in()?;
+    let found = CheckpointFacts {
+        name: &checkpoint.name,
+        architecture: &facts.architecture,
+        projector: facts.projector,
+        podium: podium.as_ref(),
+    };
+    let family = families.detect(family, &found)?;
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
+    let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
+    let limits =
+        ModelLimits { name: checkpoint.name.clone(), context: facts.max_positions, vocabulary: facts.vocabulary };
+    Ok(Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?)
 }
 
 /// What a server did with the requests that it had accepted when it was told to stop.

@@ -1,8 +1,17 @@
 //! One request from validation to ranking: validate, admit, plan, render, schedule, score, rank.
+//!
+//! Tokenising and rendering run on blocking threads, passes on the scheduler's device; what is left
+//! here is the order of things.
 
-use crate::rerank::{Mode, Ranking, RerankError, RerankRequest};
-use crate::runtime::ModelFacts;
-use crate::schedule::QueueStatus;
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::prompt::{Prompter, Reading};
+use crate::rerank::{LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage};
+use crate::runtime::{ForwardPass, ModelFacts, Runtime};
+use crate::schedule::{QueueStatus, ScheduleSettings, Scheduler};
+use crate::scoring::{PlannedPass, Rounds, Scores};
 
 /// What the model would read for a request, for people (`podium rerank --explain`).
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -33,51 +42,206 @@ pub struct ExplainedPass {
 }
 
 /// Reranks: the one way from a [`RerankRequest`] to a [`Ranking`].
-pub struct Reranker {}
+pub struct Reranker {
+    names: Vec<String>,
+    prompter: Arc<Prompter>,
+    facts: ModelFacts,
+    limits: LimitSettings,
+    scheduler: Scheduler,
+    timeout: Option<Duration>,
+}
 
 impl Reranker {
+    /// Puts a prompter and a runtime of the same model together. `names` are what the model answers
+    /// to, its own first; there must be one.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, which runs the scheduler's worker.
+    pub fn new(
+        names: Vec<String>,
+        prompter: Prompter,
+        runtime: impl Runtime,
+        limits: LimitSettings,
+        schedule: &ScheduleSettings,
+    ) -> Self {
+        Self {
+            names,
+            prompter: Arc::new(prompter),
+            facts: runtime.facts().clone(),
+            limits,
+            scheduler: Scheduler::start(runtime, schedule),
+            timeout: (schedule.timeout_seconds > 0).then(|| Duration::from_secs(schedule.timeout_seconds)),
+        }
+    }
+
     /// Ranks the documents of a request.
     ///
     /// # Errors
     /// Every [`RerankError`]: bad input before any work, overload and deadlines while waiting.
-    pub async fn rerank(&self, _request: RerankRequest) -> Result<Ranking, RerankError> {
-        todo!()
+    pub async fn rerank(&self, request: RerankRequest) -> Result<Ranking, RerankError> {
+        let accepted = Instant::now();
+        self.validate(&request)?;
+        let _admission = self.scheduler.admit()?;
+        match self.timeout {
+            None => self.rank(request, accepted).await,
+            Some(limit) => tokio::time::timeout(limit, self.rank(request, accepted))
+                .await
+                .unwrap_or(Err(RerankError::DeadlineExceeded { limit })),
+        }
+    }
+
+    async fn rank(&self, request: RerankRequest, accepted: Instant) -> Result<Ranking, RerankError> {
+        let mut timing = Timing::default();
+        let mut usage = Usage::default();
+        let top_n = request.top_n.unwrap_or(usize::MAX);
+
+        let (prompter, limits) = (Arc::clone(&self.prompter), self.limits.clone());
+        let started = Instant::now();
+        let (mut rounds, mut round, reading) = blocking(move || {
+            let reading = Arc::new(prompter.read(&request, &limits)?);
+            let mut rounds = Rounds::begin(prompter, Arc::clone(&reading))?;
+            let first = rounds.next_round()?;
+            Ok((rounds, first, reading))
+        })
+        .await?;
+        timing.tokenize += started.elapsed();
+
+        while let Some(passes) = round {
+            let passes: Vec<ForwardPass> = passes.into_iter().map(|planned| planned.pass).collect();
+            usage.prompt_tokens += passes.iter().map(ForwardPass::tokens).sum::<usize>();
+            let executed = self.scheduler.run(passes).await?;
+            timing.queue += executed.queued;
+            timing.forward += executed.forward;
+            let started = Instant::now();
+            (rounds, round) = blocking(move || {
+                rounds.take(executed.readouts)?;
+                let next = rounds.next_round()?;
+                Ok((rounds, next))
+            })
+            .await?;
+            timing.tokenize += started.elapsed();
+        }
+
+        let scores = rounds.finish()?;
+        let mut results = results(&reading, &scores);
+        usage.truncated_documents = results.iter().filter(|result| result.truncated()).count();
+        results.truncate(top_n);
+        timing.total = accepted.elapsed();
+        Ok(Ranking {
+            results,
+            model: self.names[0].clone(),
+            mode: scores.mode,
+            slates: scores.slates,
+            usage,
+            warnings: reading.warnings.clone(),
+            timing,
+        })
+    }
+
+    /// What can be said of a request before it is tokenised.
+    fn validate(&self, request: &RerankRequest) -> Result<(), RerankError> {
+        if let Some(name) = &request.model
+            && !self.names.contains(name)
+        {
+            return Err(RerankError::UnknownModel { name: name.clone(), available: self.names.clone() });
+        }
+        if request.query.trim().is_empty() {
+            return Err(RerankError::invalid("query", "must not be empty or only whitespace"));
+        }
+        if request.documents.is_empty() {
+            return Err(RerankError::invalid("documents", "must hold at least one document"));
+        }
+        let (count, limit) = (request.documents.len(), self.limits.max_documents);
+        if count > limit {
+            return Err(RerankError::TooManyDocuments { count, limit });
+        }
+        for (field, value) in [("top_n", request.top_n), ("max_tokens_per_doc", request.max_tokens_per_doc)] {
+            if value == Some(0) {
+                return Err(RerankError::invalid(field, "is 0; it must be at least 1"));
+            }
+        }
+        Ok(())
     }
 
     /// What the model would read for this request. Runs nothing.
     ///
     /// # Errors
     /// Those of [`Reranker::rerank`] that do not come from the queue or the model.
-    pub fn explain(&self, _request: &RerankRequest) -> Result<Explanation, RerankError> {
-        todo!()
+    pub fn explain(&self, request: &RerankRequest) -> Result<Explanation, RerankError> {
+        self.validate(request)?;
+        let reading = Arc::new(self.prompter.read(request, &self.limits)?);
+        let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&reading))?;
+        let passes = rounds.next_round()?.unwrap_or_default();
+        Ok(Explanation {
+            family: self.family().to_owned(),
+            mode: reading.mode,
+            passes: passes.into_iter().map(|planned| self.explain_pass(planned)).collect(),
+            warnings: reading.warnings.clone(),
+        })
+    }
+
+    fn explain_pass(&self, PlannedPass { documents, pass }: PlannedPass) -> ExplainedPass {
+        ExplainedPass {
+            documents,
+            tokens: pass.tokens(),
+            trunk: self.prompter.decode(&pass.trunk),
+            branches: pass.branches.iter().map(|branch| self.prompter.decode(branch)).collect(),
+            marks: pass.probe.marks().len(),
+        }
     }
 
     /// The names this model answers to; the first is its own.
     #[must_use]
     pub fn names(&self) -> &[String] {
-        todo!()
+        &self.names
     }
 
     /// The prompt family's name.
     #[must_use]
     pub fn family(&self) -> &str {
-        todo!()
+        &self.prompter.facts().name
     }
 
     /// What the model is.
     #[must_use]
     pub fn facts(&self) -> &ModelFacts {
-        todo!()
+        &self.facts
     }
 
     /// What waits and runs now.
     #[must_use]
     pub fn queue(&self) -> QueueStatus {
-        todo!()
+        self.scheduler.status()
     }
 
     /// Refuses new requests from now on and waits until the accepted ones are answered.
     pub async fn drain(&self) {
-        todo!()
+        self.scheduler.start_draining();
+        self.scheduler.drained().await;
     }
+}
+
+/// All documents, best first; equal scores keep the request's order.
+fn results(reading: &Reading, scores: &Scores) -> Vec<RankedDocument> {
+    let texts = reading.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
+    let mut results: Vec<RankedDocument> = texts
+        .enumerate()
+        .map(|(index, (document, (&relevance_score, &raw_score)))| RankedDocument {
+            index,
+            relevance_score,
+            raw_score,
+            tokens: document.tokens,
+            tokens_read: document.tokens_read,
+        })
+        .collect();
+    // Scores are finite; the sort is stable.
+    results.sort_by(|a, b| b.relevance_score.partial_cmp(&a.relevance_score).unwrap_or(Ordering::Equal));
+    results
+}
+
+/// Runs work that would hold up the event loop on a thread that may be held up.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RerankError> + Send + 'static,
+) -> Result<T, RerankError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|failure| Err(RerankError::internal(failure)))
 }

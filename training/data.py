@@ -124,6 +124,12 @@ def read_corpus(folder: Path, seed: int = 0) -> Corpus:
     return Corpus(passages, pairs)
 
 
+def background_texts(folder: Path) -> Iterator[tuple[str, str]]:
+    """(language, title and text) of every passage, for the background table."""
+    for row in read_lines(folder / "train-passages.jsonl"):
+        yield row["lang"], f"{row.get('title') or ''} {row['text']}"[:MAX_CHARACTERS]
+
+
 @dataclass(frozen=True)
 class RankingTask:
     """One query of an evaluation set: BM25's ranking (ids) and the graded judgements."""

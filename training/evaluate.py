@@ -20,6 +20,7 @@ from data import EVAL_SETS, ndcg, read_eval
 from export import read_model
 from lexical import Bag, bucket
 from model import Slate
+from slates import NEUTRAL_BUCKET
 from tokenizer import encode
 
 TOP = 32
@@ -57,13 +58,13 @@ def calibration_error(share: np.ndarray, labels: np.ndarray, bins: int = 10) -> 
 
 
 @torch.no_grad()
-def measure_set(folder: Path, name: str, model, tokenizer, table, config, orders: int, limit: int) -> dict:
+def measure_set(folder: Path, name: str, model, tokenizer, table, config, orders: int, limit: int, blind: bool) -> dict:
     """All figures of one evaluation set."""
     texts, tasks = read_eval(folder, name)
     tasks = tasks[: limit or None]
     calibration = config["podium"]["calibration"]
-    found: dict[str, list[float]] = {"bm25": [], "lexical": [], "model": [], "no_evidence": []}
-    tau, shares, labels, gaps, slates = [], [], [], [], []
+    found: dict[str, list[float]] = {"bm25": [], "lexical": [], "model": [], **({"blind": []} if blind else {})}
+    tau, shares, labels = [], [], []
     ids: dict[str, tuple[list[int], Bag]] = {}
     for number, task in enumerate(tasks):
         pool = task.run[:TOP]
@@ -83,12 +84,12 @@ def measure_set(folder: Path, name: str, model, tokenizer, table, config, orders
             scores = np.zeros(len(pool))
             scores[shuffled] = model.scores([slate])[0].numpy()
             seen.append(scores)
-        blind = Slate(query, [ids[d][0] for d in pool], [12] * len(pool))
-        slates.append((task, pool))
         found["bm25"].append(ndcg(task.run, task.relevance))
         found["lexical"].append(ndcg(ranked(task.run, lexical), task.relevance))
         found["model"].append(float(np.mean([ndcg(ranked(task.run, s), task.relevance) for s in seen])))
-        found["no_evidence"].append(ndcg(ranked(task.run, model.scores([blind])[0].numpy()), task.relevance))
+        if blind:
+            unaided = Slate(query, [ids[d][0] for d in pool], [NEUTRAL_BUCKET] * len(pool))
+            found["blind"].append(ndcg(ranked(task.run, model.scores([unaided])[0].numpy()), task.relevance))
         tau += [kendall(seen[0], s) for s in seen[1:]]
         shares.append(1 / (1 + np.exp(-(calibration["scale"] * seen[0] + calibration["bias"]))))
         labels.append(np.array([task.relevance.get(d, 0) > 0 for d in pool], float))
@@ -144,7 +145,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--sets", nargs="*", default=EVAL_SETS)
-    parser.add_argument("--orders", type=int, default=3)
+    parser.add_argument("--orders", type=int, default=3, help="shuffled input orders to average over")
+    parser.add_argument("--blind", action="store_true", help="also without the lexical evidence")
     parser.add_argument("--queries", type=int, default=0, help="first queries of each set; 0: all")
     parser.add_argument("--cases", type=int, default=204)
     parser.add_argument("--teacher", action="store_true")
@@ -156,7 +158,7 @@ def main() -> None:
     report: dict = {"sets": {}}
     for name in options.sets:
         facts = measure_set(
-            options.data, name, model, tokenizer, table, config, options.orders, options.queries
+            options.data, name, model, tokenizer, table, config, options.orders, options.queries, options.blind
         )
         if options.teacher and options.work:
             facts["teacher"] = teacher_ndcg(options.data, options.work, name, options.queries)

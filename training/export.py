@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.out.parent) as name:
         folder = Path(name)
         write_weights(state, folder / "model.safetensors")
-        shutil.copy(options.work / "tokenizer.json", folder)
+        space.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
         shutil.copy(options.work / "lexical.safetensors", folder)
         config = shape.config() | {"podium": {"family": "podium-nano", "joint_layers": JOINT_LAYERS}}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

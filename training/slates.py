@@ -18,7 +18,7 @@ import regex
 from tokenizers import Tokenizer
 
 from data import Corpus
-from lexical import Bag, LexicalTable, bucket, stem, terms
+from lexical import Bag, LexicalTable, bucket, stem, term_hash, terms
 from model import Slate
 from tokenizer import encode, encode_all
 
@@ -258,9 +258,7 @@ class SlateMaker:
 
     def names(self, term: str) -> bool:
         """Whether a term is specific enough to ask for."""
-        from lexical import term_hash
-
-        return len(term) > 3 and term.isascii() and term.isalpha() and self.table.idf.get(term_hash(term), 0) > 3.0
+        return len(term) > 3 and term.isascii() and term.isalpha() and self.table.idf.get(term_hash(term), 0) > 4.0
 
     def mention(self, rng, k, limit, held_out):
         """The passages that hold a term, among others that fit the query as well."""

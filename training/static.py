@@ -4,9 +4,9 @@ Cheap to train (no attention), so it sees every pair several times. Its vectors 
 embedding table of the reranker and its pooling becomes one attention layer (`warm_start.py`).
 
 Start: each token's text under two public static views, WordLlama's 256-dimensional table
-(MIT) and the teacher's vector of the bare token, joined and rotated to `CONTENT` principal
+(MIT) and the teacher's vector of the bare token, joined and rotated to `STATIC_WIDTH` principal
 directions. Then: question -> passage with in-batch negatives, and agreement with the
-teacher's vectors and similarities.
+teacher's vectors and similarities. The result is cut to its `CONTENT` principal directions.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+STATIC_WIDTH = 224
 CONTENT = 200
 BATCH = 384
 WORDLLAMA_WEIGHT = 1.0
@@ -60,7 +61,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def initial_vectors(tokenizer: Tokenizer, token_teacher: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The joined and rotated start: [vocabulary, CONTENT], rows of length one (or random)."""
+    """The joined and rotated start: [vocabulary, STATIC_WIDTH], rows of length one (or random)."""
     texts = token_texts(tokenizer)
     known = np.array([bool(t) for t in texts])
     teacher = token_teacher.astype(np.float32)
@@ -70,9 +71,9 @@ def initial_vectors(tokenizer: Tokenizer, token_teacher: np.ndarray, counts: np.
     )
     weight = np.where(known, np.sqrt(counts + 10), 0)[:, None]
     _, vectors = np.linalg.eigh((joined * weight).T @ (joined * weight))
-    out = joined @ vectors[:, ::-1][:, :CONTENT]
+    out = joined @ vectors[:, ::-1][:, :STATIC_WIDTH]
     rng = np.random.default_rng(0)
-    out[~known] = rng.normal(size=(int((~known).sum()), CONTENT))
+    out[~known] = rng.normal(size=(int((~known).sum()), STATIC_WIDTH))
     return unit(out)
 
 
@@ -101,7 +102,7 @@ class Static(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
 
     def pool(self, ids: Tensor, owner: Tensor, rows: int) -> Tensor:
-        """[rows, CONTENT] unit vectors; weights are a softmax of importance within the text."""
+        """[rows, STATIC_WIDTH] unit vectors; weights are a softmax of importance within the text."""
         weight = self.importance[ids].exp()
         vectors = F.normalize(F.embedding(ids, self.vectors), dim=-1) * weight[:, None]
         out = torch.zeros(rows, vectors.shape[1]).index_add_(0, owner, vectors)
@@ -109,9 +110,18 @@ class Static(nn.Module):
 
     @torch.no_grad()
     def encode(self, bags: Bags, limit: int = 512) -> Tensor:
-        """All texts: [texts, CONTENT]."""
+        """All texts: [texts, STATIC_WIDTH]."""
         chunks = [list(range(i, min(i + 512, len(bags.ids)))) for i in range(0, len(bags.ids), 512)]
         return torch.cat([self.pool(*bags.batch(c, limit), len(c)) for c in chunks])
+
+
+    def cut(self, counts: np.ndarray) -> dict[str, Tensor]:
+        """The trained table in its CONTENT principal directions (tokens weighted by the root of
+        their count), rows of length one, and the importances."""
+        table = F.normalize(self.vectors.data, dim=-1)
+        weighted = table * torch.tensor(np.sqrt(counts), dtype=torch.float32)[:, None]
+        turn = torch.linalg.eigh(weighted.T @ weighted)[1].flip(1)[:, :CONTENT]
+        return {"vectors": F.normalize(table @ turn, dim=-1), "importance": self.importance.data}
 
 
 def train_static(

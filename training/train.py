@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import pickle
 import random
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from data import Corpus, read_corpus
+from data import Corpus, background_texts, read_corpus
 from lexical import LexicalTable
 from model import Controls, Reranker, Shape
 from slates import Example, SlateMaker
@@ -60,8 +61,7 @@ class Workspace:
             train_tokenizer(self.corpus, seed).save(str(work / "tokenizer.json"), pretty=False)
         self.tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
         if not (work / "lexical.safetensors").exists():
-            texts = ((p.language, p.titled) for p in passages)
-            LexicalTable.build(texts).save(work / "lexical.safetensors")
+            LexicalTable.build(background_texts(data)).save(work / "lexical.safetensors")
         self.table = LexicalTable.load(work / "lexical.safetensors")
         english = [p.text if p.language == "en" else "" for p in passages]
         self.passage_teacher = cached_vectors(english, work / "passages.npy", device)
@@ -77,7 +77,7 @@ class Workspace:
             return torch.load(kept)
         tokenizer, corpus = self.tokenizer, self.corpus
         token_teacher = cached_vectors(token_texts(tokenizer), self.work / "tokens.npy", device)
-        documents = Bags([np.array(x) for x in encode_all(tokenizer, [p.indexed for p in corpus.passages], 512)])
+        documents = Bags([np.array(x) for x in encode_all(tokenizer, [p.text for p in corpus.passages], 512)])
         queries = sorted({p.query for p in corpus.pairs})
         place = {q: i for i, q in enumerate(queries)}
         query_bags = Bags([np.array(x) for x in encode_all(tokenizer, queries, 64)])
@@ -91,13 +91,18 @@ class Workspace:
         pairs = [(place[p.query], p.passage) for p in corpus.pairs if not corpus.passages[p.passage].held_out]
         document_teacher = torch.from_numpy(self.passage_teacher.astype(np.float32))
         train_static(model, documents, query_bags, pairs, document_teacher, query_teacher, epochs, self.seed)
-        result = {"vectors": F.normalize(model.vectors.data, dim=-1), "importance": model.importance.data}
+        result = model.cut(counts)
         torch.save(result, kept)
         return result
 
     def slates(self) -> SlateMaker:
-        """The maker of training slates."""
-        return SlateMaker(self.corpus, self.tokenizer, self.table, self.passage_teacher, self.query_teacher.get)
+        """The maker of training slates, kept for the workers."""
+        kept = self.work / "slates.pickle"
+        if kept.exists():
+            return pickle.loads(kept.read_bytes())
+        maker = SlateMaker(self.corpus, self.tokenizer, self.table, self.passage_teacher, self.query_teacher.get)
+        kept.write_bytes(pickle.dumps(maker))
+        return maker
 
 
 def draw_batch(maker: SlateMaker, rng: random.Random) -> list[Example]:
@@ -152,9 +157,9 @@ def loss_of(model: Reranker, maker: SlateMaker, batch: list[Example], device: st
     return total / len(batch), facts
 
 
-def factor(step: int, steps: int) -> float:
-    """Share of the peak rate: warm-up, then a cosine to 3 %."""
-    return min(1.0, (step + 1) / WARM_UP) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+def factor(step: int, progress: float) -> float:
+    """Share of the peak rate: warm-up, then a cosine over the run to 3 %."""
+    return min(1.0, (step + 1) / WARM_UP) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def train_reranker(rank: int, options: argparse.Namespace) -> None:
@@ -163,14 +168,11 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
     workers = options.workers
     if workers > 1:
         dist.init_process_group("gloo", init_method=f"file://{options.work}/rendezvous", rank=rank, world_size=workers)
-    space = Workspace(options.data, options.work, options.seed, options.static_epochs, options.device)
-    maker = space.slates()
+    maker = pickle.loads((options.work / "slates.pickle").read_bytes())
+    static = torch.load(options.work / "static.pt")
+    shape = Shape(vocab_size=maker.tokenizer.get_vocab_size())
     model = warm_start(
-        Shape(vocab_size=space.tokenizer.get_vocab_size()),
-        controls_of(space.tokenizer),
-        space.static["vectors"],
-        space.static["importance"],
-        options.seed,
+        shape, controls_of(maker.tokenizer), static["vectors"], static["importance"], options.seed
     ).to(options.device)
     rng = random.Random(1000 * options.seed + rank)
     table = model.embed_tokens.weight
@@ -182,10 +184,11 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
         fused=True,
     )
     started, tokens, recent = time.time(), 0, {}
-    for step in range(options.steps):
+    step, progress = 0, 0.0
+    while progress < 1:
         batch = draw_batch(maker, rng)
         for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * factor(step, options.steps)
+            group["lr"] = group["peak"] * factor(step, progress)
         loss, facts = loss_of(model, maker, batch, options.device)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -194,19 +197,31 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
         tokens += sum(len(d) for e in batch for d in e.slate.documents)
         for kind, values in facts.items():
             recent.setdefault(kind, []).extend(values)
-        if workers > 1 and (step % AVERAGE_EVERY == AVERAGE_EVERY - 1 or step == options.steps - 1):
-            average(model, workers)
-        if rank == 0 and step % 25 == 24:
+        step += 1
+        if step % AVERAGE_EVERY == 0:
+            spent = (time.time() - started) / (60 * options.minutes) if options.minutes else 0.0
+            progress = max(step / options.steps, spent)
+            if workers > 1:
+                average(model, workers)
+                progress = agree(progress)
+        if rank == 0 and step % 24 == 0:
             shown = " ".join(f"{k} {np.mean(v[-200:]):.3f}" for k, v in sorted(recent.items()))
             rate = workers * tokens / (time.time() - started)
-            print(f"step {step + 1} {time.time() - started:.0f} s {rate:.0f} tokens/s | {shown}", flush=True)
+            print(f"step {step} {progress:.3f} {time.time() - started:.0f} s {rate:.0f} tokens/s | {shown}", flush=True)
             recent = {k: v[-200:] for k, v in recent.items()}
-        if rank == 0 and (step % 200 == 199 or step == options.steps - 1):
+        if rank == 0 and (step % 96 == 0 or progress >= 1):
             torch.save(model.state_dict(), options.work / "reranker.pt")
     if rank == 0:
-        facts = {"steps": options.steps, "tokens": workers * tokens, "seconds": round(time.time() - started)}
+        facts = {"steps": step, "tokens": workers * tokens, "seconds": round(time.time() - started)}
         (options.work / "run.json").write_text(json.dumps(facts))
         print(facts, flush=True)
+
+
+def agree(progress: float) -> float:
+    """The first worker's progress, so that all stop together."""
+    value = torch.tensor([progress], dtype=torch.float64)
+    dist.broadcast(value, 0)
+    return value.item()
 
 
 @torch.no_grad()
@@ -227,13 +242,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for intermediate results")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--static-epochs", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=1400, help="steps of each worker")
+    parser.add_argument("--steps", type=int, default=1400, help="steps of each worker, a multiple of 8")
+    parser.add_argument("--minutes", type=float, default=0, help="stop sooner, after so many minutes")
     parser.add_argument("--workers", type=int, default=2, help="processes that average their weights")
     parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     options.work = options.work.resolve()
-    Workspace(options.data, options.work, options.seed, options.static_epochs, options.device)
+    Workspace(options.data, options.work, options.seed, options.static_epochs, options.device).slates()
     (options.work / "rendezvous").unlink(missing_ok=True)
     if options.workers > 1:
         torch.multiprocessing.spawn(train_reranker, (options,), nprocs=options.workers)

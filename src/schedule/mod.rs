@@ -6,6 +6,8 @@
 
 mod rate;
 mod settings;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::sync::Arc;

@@ -1,0 +1,102 @@
+//! Removing what looks like a control token from a caller's text.
+//!
+//! Encoding cannot turn text into a control token anyway (`tokenizer`); this keeps such spellings
+//! out of what the model reads as text, and lets the reply say so. The text is gone over once, byte
+//! by byte, and a spelling is taken back as soon as the bytes kept end in one: so what a removal
+//! joins together is removed as well, in time linear in the text, and none survives.
+
+use super::tokenizer::Tokenizer;
+
+/// `text` without the spelling of any added token, and how many were removed.
+pub(super) fn remove_control_tokens(tokenizer: &Tokenizer, text: &str) -> (String, usize) {
+    let tokens: Vec<&[u8]> = tokenizer.controls().iter().map(|token| token.text.as_bytes()).collect();
+    let mut ends = [false; 256];
+    for last in tokens.iter().filter_map(|token| token.last()) {
+        ends[usize::from(*last)] = true;
+    }
+    let mut kept: Vec<u8> = Vec::with_capacity(text.len());
+    let mut removed = 0;
+    for byte in text.bytes() {
+        kept.push(byte);
+        if ends[usize::from(byte)]
+            && let Some(token) = tokens.iter().find(|token| kept.ends_with(token))
+        {
+            kept.truncate(kept.len() - token.len());
+            removed += 1;
+        }
+    }
+    if removed == 0 {
+        return (text.to_owned(), 0);
+    }
+    // Whole tokens were taken out of valid UTF-8, so this is valid UTF-8.
+    (String::from_utf8(kept).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()), removed)
+}
+
+/// White space as Python's `str.split` and `str.strip` see it: Unicode's, and four separators.
+pub(super) fn is_space(character: char) -> bool {
+    character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
+}
+
+/// Runs of white space become one space; none at the ends.
+pub(super) fn squeeze(text: &str) -> String {
+    let mut squeezed = String::with_capacity(text.len());
+    for word in text.split(is_space).filter(|word| !word.is_empty()) {
+        if !squeezed.is_empty() {
+            squeezed.push(' ');
+        }
+        squeezed.push_str(word);
+    }
+    squeezed
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing;
+    use super::*;
+
+    fn clean(text: &str) -> (String, usize) {
+        remove_control_tokens(&testing::tokenizer(), text)
+    }
+
+    #[test]
+    fn what_a_removal_joins_is_removed_too() {
+        assert_eq!(clean("a<|embed_<|embed_token|>token|>b"), ("ab".into(), 2));
+        assert_eq!(clean("<<think>think><|im_<|im_<|im_end|>end|>end|>"), (String::new(), 5));
+    }
+
+    #[test]
+    fn ordinary_text_stays_as_it_is() {
+        for text in ["", "a < b | c > d", "</passage>", "<|im_start", "<|no_such_token|>", "数学 <b>x</b>"] {
+            assert_eq!(clean(text), (text.into(), 0));
+        }
+    }
+
+    #[test]
+    fn a_deeply_nested_text_takes_linear_time() {
+        let depth = 50_000;
+        let text = "<|im_".repeat(depth) + &"end|>".repeat(depth);
+        let start = std::time::Instant::now();
+        assert_eq!(clean(&text), (String::new(), depth));
+        assert!(start.elapsed().as_secs() < 5);
+    }
+
+    #[test]
+    fn squeezing_keeps_words_apart() {
+        assert_eq!(squeeze(" a\u{a0}\n b\u{1c}c\t"), "a b c");
+        assert_eq!(squeeze(" \n"), "");
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_token_survives(text in testing::nasty_text()) {
+            let tokenizer = testing::tokenizer();
+            let (cleaned, removed) = remove_control_tokens(&tokenizer, &text);
+            for token in tokenizer.controls() {
+                prop_assert!(!cleaned.contains(&token.text));
+            }
+            prop_assert_eq!(removed == 0, cleaned == text);
+        }
+    }
+}

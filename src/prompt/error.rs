@@ -1,0 +1,74 @@
+//! What can be wrong with a family, its templates, a tokenizer or an evidence table. All of it is
+//! found while loading; a request meets only `RerankError`.
+
+/// A family, tokenizer or table that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    /// A file of a family cannot be read.
+    #[error("cannot read {file}: {source}")]
+    File {
+        /// The file.
+        file: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A family's declaration is not one.
+    #[error("{file}: {problem}")]
+    Declaration {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A template does not render, or renders something its family did not declare.
+    #[error("family `{family}`, template {template}: {problem}")]
+    Template {
+        /// The family.
+        family: String,
+        /// The template's file name.
+        template: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// No family has this name.
+    #[error("there is no family `{name}`; there are: {}", available.join(", "))]
+    UnknownFamily {
+        /// The name that was asked for.
+        name: String,
+        /// The families there are.
+        available: Vec<String>,
+    },
+    /// The checkpoint fits no family, or several.
+    #[error("cannot tell which family `{checkpoint}` is of: {problem}; set one with --family: {}", available.join(", "))]
+    NotRecognised {
+        /// The checkpoint's name or folder.
+        checkpoint: String,
+        /// Why not.
+        problem: String,
+        /// The families there are.
+        available: Vec<String>,
+    },
+    /// `tokenizer.json` is not a tokenizer.
+    #[error("{file}: {problem}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A token that the family declares is not what it must be.
+    #[error("family `{family}` needs the token `{token}`, but in {file} {problem}")]
+    Token {
+        /// The family.
+        family: String,
+        /// The token's text.
+        token: String,
+        /// The tokenizer's file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// `lexical.safetensors` is missing or not a table.
+    #[error("lexical evidence table: {0}")]
+    Evidence(String),
+}

@@ -1,0 +1,424 @@
+//! Families as data: what `prompts/<name>.toml` declares, the families compiled in, and those of a
+//! folder. Nothing here is about one family in particular.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::PromptError;
+
+/// A trained prompt format and its read-out: declared facts, and the templates they name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// What the declaration says.
+    pub facts: FamilyFacts,
+    /// The listwise template's text, where there is one.
+    pub(super) listwise_template: Option<String>,
+    /// The pointwise template's text, where there is one.
+    pub(super) pointwise_template: Option<String>,
+}
+
+/// `prompts/<name>.toml`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FamilyFacts {
+    /// The family's name, as `--family` takes it.
+    pub name: String,
+    /// What may be done with its weights.
+    pub licence: String,
+    /// The tokens that its templates spell; each must be an added token of the tokenizer.
+    pub control_tokens: Vec<String>,
+    /// The instruction that stands in for a missing one.
+    pub default_instruction: Option<String>,
+    /// How a checkpoint of the family is known.
+    pub recognise: Recognise,
+    /// How much is read of each text.
+    pub limits: TextLimits,
+    /// What is done to texts first.
+    #[serde(default)]
+    pub texts: TextRules,
+    /// How documents are read together. A family has this, `pointwise` or both.
+    pub listwise: Option<ListwiseFacts>,
+    /// How documents are read one by one. Without it, a listwise family reads slates of one.
+    pub pointwise: Option<PointwiseFacts>,
+}
+
+/// How a checkpoint of a family is known; the first of these that any family matches decides.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recognise {
+    /// Parts of the checkpoint's name or path, in lower case.
+    pub names: Vec<String>,
+    /// Parts of a name that rule the family out.
+    pub not_names: Vec<String>,
+    /// Architectures of `config.json`.
+    pub architectures: Vec<String>,
+    /// Whether a projector in the checkpoint is enough.
+    pub projector: bool,
+    /// Whether `architectures` only count when no other family is recognised.
+    pub fallback: bool,
+}
+
+/// Limits on texts, in tokens of the text on its own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextLimits {
+    /// Of the whole prompt, if the family's is lower than the model's.
+    pub context: Option<usize>,
+    /// Of the query.
+    pub query: usize,
+    /// Of the instruction.
+    pub instruction: usize,
+    /// Of a document, unless the request says otherwise.
+    pub document: usize,
+    /// Characters of the query, cut before tokens are counted.
+    pub query_characters: Option<usize>,
+    /// Characters of a document, cut before tokens are counted.
+    pub document_characters: Option<usize>,
+}
+
+/// What is done to texts before they are read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TextRules {
+    /// White space at both ends goes.
+    pub trim: bool,
+    /// Every run of white space becomes one space, none at the ends.
+    pub squeeze: bool,
+    /// How a text is cut.
+    pub cut: CutRule,
+}
+
+/// How a text over its limit is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CutRule {
+    /// After the last whole character of the tokens that fit.
+    #[default]
+    Exact,
+    /// The tokens that fit, decoded: half a character becomes U+FFFD, and a text of exactly the
+    /// limit is decoded too.
+    Decoded,
+}
+
+/// Reading documents together.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListwiseFacts {
+    /// The template's file.
+    pub template: String,
+    /// Who sees whom.
+    pub layout: Layout,
+    /// How a long list is cut.
+    pub slates: SlateFacts,
+    /// How scores are read.
+    pub readout: ListwiseReadout,
+}
+
+/// Who sees whom in a slate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// One sequence; each token sees all before it.
+    Causal,
+    /// Template blocks `trunk`, `document`, `closing`: documents and the closing query are branches
+    /// of the trunk, and see each other only through their marks in the model's joint layers.
+    Isolated,
+}
+
+/// How a list longer than a slate is cut.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SlateFacts {
+    /// The rule.
+    pub rule: SlateRule,
+    /// The most documents of a slate; the operator's limit may be lower.
+    pub documents: usize,
+    /// For `windows`: how far a window moves, when it is `documents` wide.
+    pub stride: Option<usize>,
+}
+
+/// How a list longer than a slate is cut; the rules are in `rerank::slates`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SlateRule {
+    /// A block closes when it might not hold one more document of the longest kind.
+    Blocks,
+    /// As few slates as will do, of about the same number of documents.
+    Even,
+    /// A window slides from the list's end to its start.
+    Windows,
+}
+
+/// How scores are read from a slate.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ListwiseReadout {
+    /// The cosine of the projected states at each document's mark and at the query's.
+    LateInteraction {
+        /// The token that closes a document; with `{bucket}`, one per bucket of lexical evidence.
+        document_mark: String,
+        /// How many buckets of lexical evidence there are.
+        evidence_buckets: Option<usize>,
+        /// The token that closes the query.
+        query_mark: String,
+    },
+    /// The logits of the identifiers as the prompt's next token.
+    FirstToken {
+        /// Ranges (`A-Z`, `AA-ZZ`) of which those that are single tokens are used, in order.
+        identifiers: Vec<String>,
+    },
+}
+
+/// Reading documents one by one.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PointwiseFacts {
+    /// The template's file.
+    pub template: String,
+    /// The prompt's size, if it is below the model's context.
+    pub budget: Option<Budget>,
+    /// How scores are read.
+    pub readout: AnswerFacts,
+}
+
+/// How long a pointwise prompt may be; what is over is cut from the document.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Tokens.
+    pub tokens: usize,
+    /// What they count.
+    pub counts: BudgetScope,
+    /// The most of it that the piece with the query may take.
+    pub query_share: Option<f64>,
+}
+
+/// What a [`Budget`] counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BudgetScope {
+    /// The whole prompt.
+    Prompt,
+    /// From the query's piece to the document's.
+    Texts,
+}
+
+/// The answers whose logits make a pointwise score:
+/// raw = logit(positive) - logit(negative), relevance = sigmoid(scale * raw + bias).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerFacts {
+    /// The answer of a relevant document: a single token.
+    pub positive: String,
+    /// The answer of an irrelevant one, where it counts.
+    pub negative: Option<String>,
+    /// Scale of the raw score.
+    pub scale: f32,
+    /// What is added to the scaled score.
+    pub bias: f32,
+    /// Other values for some checkpoints of the family.
+    #[serde(default)]
+    pub by_name: Vec<NamedCalibration>,
+}
+
+/// A calibration for checkpoints with a certain name.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedCalibration {
+    /// Part of the checkpoint's name, in lower case.
+    pub name: String,
+    /// Scale of the raw score.
+    pub scale: f32,
+    /// What is added to the scaled score.
+    pub bias: f32,
+}
+
+/// The families that can be served.
+#[derive(Debug, Clone)]
+pub struct Families(Vec<Family>);
+
+macro_rules! built_in {
+    ($($name:literal: $($template:literal),+;)+) => {
+        [$((
+            concat!("prompts/", $name, ".toml"),
+            include_str!(concat!("../../prompts/", $name, ".toml")),
+            &[$(($template, include_str!(concat!("../../prompts/", $template)))),+] as &[(&str, &str)],
+        )),+]
+    };
+}
+
+impl Families {
+    /// The families compiled in.
+    ///
+    /// # Errors
+    /// [`PromptError::Declaration`], if one of them were broken.
+    pub fn built_in() -> Result<Self, PromptError> {
+        let sources = built_in! {
+            "podium-nano": "podium-nano.jinja";
+            "jina-v3": "jina-v3.jinja";
+            "qwen3-reranker": "qwen3-reranker.jinja";
+            "mxbai-v2": "mxbai-v2.jinja";
+            "zerank": "zerank.jinja";
+            "first": "first.jinja", "first.pointwise.jinja";
+        };
+        sources
+            .into_iter()
+            .map(|(file, declaration, templates)| {
+                Family::parse(file, declaration, |name| {
+                    let found = templates.iter().find(|(template, _)| *template == name);
+                    found.map(|(_, text)| (*text).to_owned()).ok_or_else(|| PromptError::Declaration {
+                        file: file.to_owned(),
+                        problem: format!("template `{name}` is not compiled in"),
+                    })
+                })
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Adds the families of a folder: every `*.toml` in it, with the templates it names beside it. A
+    /// family of a known name takes its place.
+    ///
+    /// # Errors
+    /// [`PromptError::File`] and [`PromptError::Declaration`], with the file.
+    pub fn add_folder(&mut self, folder: &Path) -> Result<(), PromptError> {
+        let unreadable = |path: &Path, source| PromptError::File { file: path.display().to_string(), source };
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(|source| unreadable(folder, source))? {
+            let path = entry.map_err(|source| unreadable(folder, source))?.path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        for path in files {
+            let read = |path: &Path| std::fs::read_to_string(path).map_err(|source| unreadable(path, source));
+            let family = Family::parse(&path.display().to_string(), &read(&path)?, |name| read(&folder.join(name)))?;
+            self.0.retain(|known| known.facts.name != family.facts.name);
+            self.0.push(family);
+        }
+        Ok(())
+    }
+
+    /// The names, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(|family| family.facts.name.clone()).collect()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Family> {
+        self.0.iter()
+    }
+
+    /// The family of a name.
+    ///
+    /// # Errors
+    /// [`PromptError::UnknownFamily`].
+    pub fn named(&self, name: &str) -> Result<&Family, PromptError> {
+        self.iter()
+            .find(|family| family.facts.name == name)
+            .ok_or_else(|| PromptError::UnknownFamily { name: name.to_owned(), available: self.names() })
+    }
+}
+
+impl Family {
+    /// Reads a declaration and the templates that it names.
+    fn parse(
+        file: &str,
+        declaration: &str,
+        template: impl Fn(&str) -> Result<String, PromptError>,
+    ) -> Result<Self, PromptError> {
+        let problem = |problem: String| PromptError::Declaration { file: file.to_owned(), problem };
+        let facts: FamilyFacts = toml::from_str(declaration).map_err(|error| problem(error.to_string()))?;
+        facts.check().map_err(|text| problem(text.to_owned()))?;
+        let listwise_template = facts.listwise.as_ref().map(|listwise| template(&listwise.template)).transpose()?;
+        let pointwise_template = facts.pointwise.as_ref().map(|pointwise| template(&pointwise.template)).transpose()?;
+        Ok(Self { facts, listwise_template, pointwise_template })
+    }
+
+    /// The family's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.facts.name
+    }
+}
+
+impl FamilyFacts {
+    fn check(&self) -> Result<(), &'static str> {
+        let limits = &self.limits;
+        if [limits.query, limits.instruction, limits.document].contains(&0) {
+            return Err("limits must be at least 1");
+        }
+        let Some(listwise) = &self.listwise else {
+            return self.pointwise.as_ref().map(|_| ()).ok_or("it declares neither [listwise] nor [pointwise]");
+        };
+        let windows = listwise.slates.rule == SlateRule::Windows;
+        if listwise.slates.documents < 2 {
+            return Err("listwise.slates.documents must be at least 2");
+        }
+        if windows != listwise.slates.stride.is_some_and(|stride| stride > 0 && stride < listwise.slates.documents) {
+            return Err("listwise.slates.stride belongs to rule \"windows\": from 1 to below documents");
+        }
+        match &listwise.readout {
+            ListwiseReadout::FirstToken { .. } if !windows || listwise.layout != Layout::Causal => {
+                Err("first_token scores compare only within a slate: it needs rule \"windows\" and layout \"causal\"")
+            }
+            ListwiseReadout::FirstToken { .. } if self.pointwise.is_none() => {
+                Err("first_token cannot score one document alone: it needs [pointwise]")
+            }
+            ListwiseReadout::LateInteraction { .. } if windows => {
+                Err("late_interaction scores compare across slates: rule \"windows\" is not for it")
+            }
+            ListwiseReadout::LateInteraction { document_mark, evidence_buckets, .. }
+                if document_mark.contains("{bucket}") != evidence_buckets.is_some_and(|buckets| buckets > 0) =>
+            {
+                Err("`{bucket}` in document_mark and evidence_buckets go together")
+            }
+            ListwiseReadout::LateInteraction { .. } | ListwiseReadout::FirstToken { .. } => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_six_families_are_compiled_in() {
+        let families = Families::built_in().unwrap();
+        assert_eq!(families.names(), ["podium-nano", "jina-v3", "qwen3-reranker", "mxbai-v2", "zerank", "first"]);
+        assert!(families.named("zerank").is_ok());
+        let error = families.named("bert").unwrap_err().to_string();
+        assert!(error.starts_with("there is no family `bert`; there are: podium-nano, jina-v3"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_adds_families_and_replaces_those_of_the_same_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let declaration = include_str!("../../prompts/zerank.toml");
+        std::fs::write(folder.path().join("a.toml"), declaration.replace("\"zerank\"", "\"mine\"")).unwrap();
+        std::fs::write(folder.path().join("b.toml"), declaration.replace("16384", "99")).unwrap();
+        std::fs::write(folder.path().join("zerank.jinja"), "{{ query }}{{ document }}").unwrap();
+        let mut families = Families::built_in().unwrap();
+        families.add_folder(folder.path()).unwrap();
+        assert_eq!(families.names().len(), 7);
+        assert_eq!(families.named("zerank").unwrap().facts.limits.document, 99);
+        assert_eq!(families.named("mine").unwrap().pointwise_template.as_deref(), Some("{{ query }}{{ document }}"));
+    }
+
+    #[test]
+    fn a_broken_declaration_is_refused_by_file() {
+        let first = include_str!("../../prompts/first.toml");
+        for (change, problem) in [
+            (first.replace("stride = 32", "stride = 64"), "stride"),
+            (first.replace("\"first_token\"", "\"last_token\""), "last_token"),
+            (first.replace("[limits]", "[limits]\nwidth = 3"), "width"),
+            (first.split("[pointwise]").next().unwrap().to_owned(), "one document alone"),
+        ] {
+            let error = Family::parse("x.toml", &change, |_| Ok(String::new())).unwrap_err().to_string();
+            assert!(error.starts_with("x.toml: ") && error.contains(problem), "{error}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A rendered template with query and instruction in their places, ready for documents: runs of
+//! text that are encoded as one string, with the control tokens between them.
+
+use rayon::prelude::*;
+
+use super::template::Part;
+use super::tokenizer::Tokenizer;
+
+/// Text below this many bytes is encoded on the calling thread.
+const PARALLEL_BYTES: usize = 8 << 10;
+
+/// The steps of a prompt, in order.
+#[derive(Debug, Clone)]
+pub(super) struct Frame {
+    pub steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    Run(Run),
+    Control(u32),
+    DocumentMark,
+}
+
+/// Text between control tokens: one string to the tokenizer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Run {
+    pieces: Vec<Piece>,
+    /// Whether the query is in it.
+    pub query: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Document(usize),
+}
+
+/// A prompt's ids, and where the template put control tokens.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Filled {
+    pub ids: Vec<u32>,
+    /// Offset of each control token, and the token.
+    pub controls: Vec<(usize, u32)>,
+}
+
+impl Frame {
+    pub(super) fn new(parts: Vec<Part>, query: &str, instruction: &str) -> Self {
+        let mut steps = Vec::new();
+        let mut run = Run::default();
+        for part in parts {
+            let step = match part {
+                Part::Text(text) => {
+                    run.push(&text);
+                    continue;
+                }
+                Part::Query => {
+                    run.push(query);
+                    run.query = true;
+                    continue;
+                }
+                Part::Instruction => {
+                    run.push(instruction);
+                    continue;
+                }
+                Part::Document(place) => {
+                    run.pieces.push(Piece::Document(place));
+                    continue;
+                }
+                Part::Control(id) => Some(Step::Control(id)),
+                Part::DocumentMark => Some(Step::DocumentMark),
+                Part::Apart => None,
+            };
+            steps.push(Step::Run(std::mem::take(&mut run)));
+            steps.extend(step);
+        }
+        steps.push(Step::Run(run));
+        steps.retain(|step| !matches!(step, Step::Run(run) if run.pieces.is_empty()));
+        Self { steps }
+    }
+
+    /// The runs, in order.
+    pub(super) fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Run(run) => Some(run),
+            Step::Control(_) | Step::DocumentMark => None,
+        })
+    }
+
+    /// The prompt's ids, with the text of each document, and the mark of each (in the order of the
+    /// template's marks).
+    pub(super) fn fill<'a>(
+        &self,
+        tokenizer: &Tokenizer,
+        document: impl Fn(usize) -> &'a str,
+        mark: impl Fn(usize) -> u32,
+    ) -> Result<Filled, tokenizers::Error> {
+        let texts: Vec<String> = self.runs().map(|run| run.text(&document)).collect();
+        let mut runs = encode_all(tokenizer, &texts)?.into_iter();
+        let mut filled = Filled::default();
+        let mut marks = 0;
+        for step in &self.steps {
+            match step {
+                Step::Run(_) => filled.ids.extend(runs.next().into_iter().flatten()),
+                Step::Control(id) => filled.put(*id),
+                Step::DocumentMark => {
+                    filled.put(mark(marks));
+                    marks += 1;
+                }
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl Run {
+    fn push(&mut self, text: &str) {
+        match self.pieces.last_mut() {
+            Some(Piece::Text(last)) => last.push_str(text),
+            Some(Piece::Document(_)) | None => self.pieces.push(Piece::Text(text.to_owned())),
+        }
+    }
+
+    /// Whether a document is in it.
+    pub(super) fn has_document(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Document(_)))
+    }
+
+    /// Whether it ends with a document.
+    pub(super) fn ends_with_document(&self) -> bool {
+        matches!(self.pieces.last(), Some(Piece::Document(_)))
+    }
+
+    /// The run's text with the documents' texts in it.
+    pub(super) fn text<'a>(&self, document: impl Fn(usize) -> &'a str) -> String {
+        self.pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Text(text) => text.as_str(),
+                Piece::Document(place) => document(*place),
+            })
+            .collect()
+    }
+}
+
+impl Filled {
+    fn put(&mut self, id: u32) {
+        self.controls.push((self.ids.len(), id));
+        self.ids.push(id);
+    }
+
+    /// Drops everything after the last control token `id`.
+    pub(super) fn end_after(&mut self, id: u32) {
+        if let Some((offset, _)) = self.controls.iter().rfind(|(_, control)| *control == id) {
+            let end = *offset + 1;
+            self.ids.truncate(end);
+            self.controls.retain(|(offset, _)| *offset < end);
+        }
+    }
+}
+
+/// The ids of each text, on several threads where that pays.
+pub(super) fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>, tokenizers::Error> {
+    if texts.len() < 2 || texts.iter().map(String::len).sum::<usize>() < PARALLEL_BYTES {
+        return texts.iter().map(|text| tokenizer.encode(text)).collect();
+    }
+    texts.par_iter().map(|text| tokenizer.encode(text)).collect()
+}

@@ -1,0 +1,240 @@
+//! A request's texts as the model will read them: without control tokens, within their limits, and
+//! with a plan. What was cut or removed is counted and said, never silent.
+
+use rayon::prelude::*;
+
+use super::clean::{is_space, remove_control_tokens, squeeze};
+use super::family::CutRule;
+use super::plan::Plan;
+use super::prompter::Prompter;
+use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
+
+/// A request, read: texts, their lengths, and which documents are read together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// [`Mode::Listwise`] or [`Mode::Pointwise`]: what will run.
+    pub mode: Mode,
+    /// The query, as the prompt has it.
+    pub query: String,
+    /// The instruction, as the prompt has it: the family's own when the request has none; empty for
+    /// none.
+    pub instruction: String,
+    /// The documents, in the request's order.
+    pub documents: Vec<DocumentText>,
+    /// Which documents are read together, and in which order.
+    pub plan: Plan,
+    /// What the caller should know: cut texts, removed control tokens, a fallback.
+    pub warnings: Vec<String>,
+}
+
+/// A document, as the prompt has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentText {
+    /// What is read of its text.
+    pub text: String,
+    /// Tokens of the whole text.
+    pub tokens: usize,
+    /// Tokens of it that are read; fewer than `tokens` exactly when it was cut.
+    pub tokens_read: usize,
+    /// Its branch of an isolated slate, or its whole pointwise sequence; empty for causal slates.
+    pub(super) ids: Vec<u32>,
+}
+
+/// Query and instruction, in their final form.
+pub(super) struct ShortTexts {
+    pub query: String,
+    pub instruction: String,
+}
+
+/// How documents are taken in.
+pub(super) struct Intake<'a> {
+    /// What the template has before a document in the same run of text: it counts as the document's.
+    pub before: &'a str,
+    /// The most tokens of a document.
+    pub limit: usize,
+    /// Whether the ids of (before, document) are kept.
+    pub keep_ids: bool,
+}
+
+impl Prompter {
+    /// Cleans, tokenises and cuts a request's texts, and plans which documents are read together.
+    ///
+    /// The request must have passed the checks of the pipeline (a query that is not blank, documents,
+    /// counts); what is checked here is what takes a tokenizer.
+    ///
+    /// # Errors
+    /// [`RerankError::InvalidField`] for a query of nothing but control tokens;
+    /// [`RerankError::TextTooLong`] when a text is over its limit and the request forbids cutting;
+    /// [`RerankError::PromptTooLong`] when query and instruction leave no room for a document;
+    /// [`RerankError::UnsupportedMode`] for `listwise` on a family without it;
+    /// [`RerankError::Internal`] when tokenizer or template fail.
+    pub fn read(&self, request: &RerankRequest, limits: &LimitSettings) -> Result<Reading, RerankError> {
+        let listwise = match request.mode {
+            Mode::Listwise => Some(self.listwise.as_ref().ok_or_else(|| RerankError::UnsupportedMode {
+                problem: format!(
+                    "family `{}` reads one document at a time; ask for `pointwise` or `auto`",
+                    self.facts.name
+                ),
+            })?),
+            Mode::Auto => self.listwise.as_ref(),
+            Mode::Pointwise => self.listwise.as_ref().filter(|_| self.pointwise.is_none()),
+        };
+        let mut warnings = Vec::new();
+        let texts = self.short_texts(request, &mut warnings)?;
+        let (mode, documents, plan) = match (listwise, self.pointwise.as_ref()) {
+            (Some(listwise), _) => self.read_slates(listwise, request, limits, &texts, &mut warnings)?,
+            (None, Some(pointwise)) => {
+                let intake = Intake { before: "", limit: self.wanted_limit(request), keep_ids: false };
+                let mut documents = self.documents(request, &intake, &mut warnings)?;
+                let plan = self.read_pairs(pointwise, request, limits, &texts, &mut documents, &mut warnings)?;
+                (Mode::Pointwise, documents, plan)
+            }
+            // A family has one or the other.
+            (None, None) => return Err(RerankError::internal("the family has no prompt")),
+        };
+        let cut: Vec<usize> = documents
+            .iter()
+            .enumerate()
+            .filter(|(_, document)| document.tokens_read < document.tokens)
+            .map(|(index, _)| index)
+            .collect();
+        if !cut.is_empty() {
+            warnings.push(format!("{} of {} documents were cut: {}", cut.len(), documents.len(), indices(&cut)));
+        }
+        Ok(Reading { mode, query: texts.query, instruction: texts.instruction, documents, plan, warnings })
+    }
+
+    /// The most tokens of a document that the request or the family allows.
+    pub(super) fn wanted_limit(&self, request: &RerankRequest) -> usize {
+        request.max_tokens_per_doc.unwrap_or(self.facts.limits.document).max(1)
+    }
+
+    fn short_texts(&self, request: &RerankRequest, warnings: &mut Vec<String>) -> Result<ShortTexts, RerankError> {
+        let limits = &self.facts.limits;
+        let query =
+            self.short_text("query", &request.query, limits.query, limits.query_characters, request, warnings)?;
+        if query.chars().all(is_space) {
+            return Err(RerankError::invalid("query", "it holds nothing but white space and control tokens"));
+        }
+        let wanted = request.instruction.as_deref().filter(|text| !text.chars().all(is_space));
+        let mut instruction = match wanted {
+            Some(text) if !self.takes_instruction => {
+                warnings.push(format!("family `{}` takes no instruction; it was not read: {text:?}", self.facts.name));
+                String::new()
+            }
+            Some(text) => self.short_text("instruction", text, limits.instruction, None, request, warnings)?,
+            None => String::new(),
+        };
+        if instruction.chars().all(is_space) {
+            instruction = self.facts.default_instruction.clone().unwrap_or_default();
+        }
+        Ok(ShortTexts { query, instruction })
+    }
+
+    fn short_text(
+        &self,
+        field: &str,
+        raw: &str,
+        limit: usize,
+        characters: Option<usize>,
+        request: &RerankRequest,
+        warnings: &mut Vec<String>,
+    ) -> Result<String, RerankError> {
+        let (text, removed) = self.take_in(raw, characters, "", limit).map_err(RerankError::internal)?;
+        if text.tokens_read < text.tokens {
+            if !request.truncation {
+                let (tokens, limit) = (text.tokens, text.tokens_read);
+                return Err(RerankError::TextTooLong { field: field.into(), tokens, limit });
+            }
+            warnings.push(format!("{field}: cut from {} tokens to {}", text.tokens, text.tokens_read));
+        }
+        warn_of_removed(field, removed, warnings);
+        Ok(text.text)
+    }
+
+    /// Takes in all documents, on several threads where that pays.
+    pub(super) fn documents(
+        &self,
+        request: &RerankRequest,
+        intake: &Intake,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<DocumentText>, RerankError> {
+        let characters = self.facts.limits.document_characters;
+        let taken: Vec<_> = request
+            .documents
+            .par_iter()
+            .with_min_len(4)
+            .map(|raw| self.take_in(raw, characters, intake.before, intake.limit))
+            .collect();
+        let mut documents = Vec::with_capacity(taken.len());
+        for (index, document) in taken.into_iter().enumerate() {
+            let (mut document, removed) = document.map_err(RerankError::internal)?;
+            let field = format!("documents[{index}]");
+            if document.tokens_read < document.tokens && !request.truncation {
+                let (tokens, limit) = (document.tokens, intake.limit.min(document.tokens_read));
+                return Err(RerankError::TextTooLong { field, tokens, limit });
+            }
+            warn_of_removed(&field, removed, warnings);
+            if !intake.keep_ids {
+                document.ids = Vec::new();
+            }
+            documents.push(document);
+        }
+        Ok(documents)
+    }
+
+    /// Cleans a text, counts its tokens and cuts it. Also returns how many control tokens were
+    /// removed. `before` stands in front of it and counts.
+    fn take_in(
+        &self,
+        raw: &str,
+        characters: Option<usize>,
+        before: &str,
+        limit: usize,
+    ) -> Result<(DocumentText, usize), tokenizers::Error> {
+        let rules = &self.facts.texts;
+        let shape = |text: &str| match (rules.squeeze, rules.trim) {
+            (true, _) => squeeze(text),
+            (false, true) => text.trim_matches(is_space).to_owned(),
+            (false, false) => text.to_owned(),
+        };
+        let (clean, removed) = remove_control_tokens(&self.tokenizer, raw);
+        let in_characters = characters.and_then(|most| clean.char_indices().nth(most));
+        let kept = shape(in_characters.map_or(clean.as_str(), |(end, _)| &clean[..end]));
+        let mut run = format!("{before}{kept}");
+        let mut ids = self.tokenizer.encode(&run)?;
+        let tokens = match in_characters {
+            Some(_) => self.tokenizer.encode(&format!("{before}{}", shape(&clean)))?.len().max(ids.len()),
+            None => ids.len(),
+        };
+        match rules.cut {
+            CutRule::Exact if ids.len() > limit => {
+                let cut = self.tokenizer.cut(&run, limit)?;
+                run.truncate(cut.bytes.max(before.len()));
+                ids = cut.ids;
+            }
+            CutRule::Decoded if ids.len() >= limit => {
+                ids.truncate(limit);
+                run = self.tokenizer.decode(&ids);
+            }
+            CutRule::Exact | CutRule::Decoded => {}
+        }
+        let text = run.split_off(before.len().min(run.len()));
+        Ok((DocumentText { text, tokens, tokens_read: ids.len(), ids }, removed))
+    }
+}
+
+fn warn_of_removed(field: &str, removed: usize, warnings: &mut Vec<String>) {
+    match removed {
+        0 => {}
+        1 => warnings.push(format!("{field}: 1 control token was removed")),
+        _ => warnings.push(format!("{field}: {removed} control tokens were removed")),
+    }
+}
+
+/// The first few of some indices, for people.
+fn indices(all: &[usize]) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<String> = all.iter().take(SHOWN).map(ToString::to_string).collect();
+    shown.join(", ") + if all.len() > SHOWN { ", ..." } else { "" }
+}

@@ -1,0 +1,215 @@
+//! Templates: minijinja text to a sequence of literals, control tokens and places for texts.
+//!
+//! A caller's text never goes through the template engine. What it sees are placeholders, two
+//! private-use characters around a name, and what it returns is split at them; so a text can
+//! neither run template code nor be mistaken for the template's own letters.
+//!
+//! A template may use: `query`, `instruction` (empty when there is none), `documents` (a list) or,
+//! pointwise and in the block `document`, `document`; `document_mark` (the mark that the family
+//! chooses for the document); `identifiers`; `has_token("<think>")`; and `{{ apart }}` where the
+//! text before and after is tokenised apart. One newline at the very end of the file does not count.
+
+use std::collections::HashSet;
+
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+
+use super::PromptError;
+use super::tokenizer::Tokenizer;
+
+const OPEN: char = '\u{F0000}';
+const CLOSE: char = '\u{F0001}';
+
+/// One template of a family.
+#[derive(Debug, Clone)]
+pub(super) struct Template {
+    family: String,
+    file: String,
+    source: String,
+    environment: Environment<'static>,
+}
+
+/// What a prompt is rendered for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub instruction: bool,
+    pub documents: usize,
+    /// Names of the documents, for families that name them; else empty.
+    pub identifiers: &'a [String],
+}
+
+/// A stretch of a rendered template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The template's own letters.
+    Text(String),
+    /// A control token that they spell.
+    Control(u32),
+    Query,
+    Instruction,
+    /// A document, by its place in the slate.
+    Document(usize),
+    /// The mark chosen for the document before it.
+    DocumentMark,
+    /// What is before and after is tokenised apart.
+    Apart,
+}
+
+impl Template {
+    pub(super) fn new(family: &str, file: &str, source: &str, tokenizer: &Tokenizer) -> Self {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        let known: HashSet<String> = tokenizer.controls().iter().map(|token| token.text.clone()).collect();
+        environment.add_function("has_token", move |text: String| known.contains(&text));
+        Self { family: family.into(), file: file.into(), source: source.into(), environment }
+    }
+
+    /// Renders the whole template.
+    pub(super) fn render(&self, scene: Scene, tokenizer: &Tokenizer) -> Result<Vec<Part>, PromptError> {
+        let rendered = self
+            .environment
+            .template_from_str(&self.source)
+            .and_then(|template| template.render(variables(scene)))
+            .map_err(|error| self.problem(format!("{error:#}")))?;
+        self.parts(&rendered, tokenizer)
+    }
+
+    /// Renders one `{% block %}` of the template.
+    pub(super) fn render_block(
+        &self,
+        block: &str,
+        scene: Scene,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<Part>, PromptError> {
+        let rendered = self
+            .environment
+            .template_from_str(&self.source)
+            .and_then(|template| {
+                template.render_captured(variables(scene))?.with_state_mut(|state| state.render_block(block))
+            })
+            .map_err(|error| self.problem(format!("block `{block}`: {error:#}")))?;
+        self.parts(&rendered, tokenizer)
+    }
+
+    /// An error of this template.
+    pub(super) fn problem(&self, problem: impl Into<String>) -> PromptError {
+        PromptError::Template { family: self.family.clone(), template: self.file.clone(), problem: problem.into() }
+    }
+
+    fn parts(&self, rendered: &str, tokenizer: &Tokenizer) -> Result<Vec<Part>, PromptError> {
+        let mut parts = Vec::new();
+        for (nth, stretch) in rendered.split(OPEN).enumerate() {
+            let literal = if nth == 0 {
+                stretch
+            } else {
+                let (name, literal) =
+                    stretch.split_once(CLOSE).ok_or_else(|| self.problem("a text was changed by a filter"))?;
+                parts.push(placeholder(name).ok_or_else(|| self.problem("a text was changed by a filter"))?);
+                literal
+            };
+            if literal.contains(CLOSE) {
+                return Err(self.problem("a text was changed by a filter"));
+            }
+            self.literal(literal, tokenizer, &mut parts)?;
+        }
+        Ok(parts)
+    }
+
+    /// Splits literal text at the control tokens it spells: the leftmost, then the longest.
+    fn literal(&self, mut literal: &str, tokenizer: &Tokenizer, parts: &mut Vec<Part>) -> Result<(), PromptError> {
+        while !literal.is_empty() {
+            let next = tokenizer
+                .controls()
+                .iter()
+                .filter_map(|token| literal.find(&token.text).map(|at| (at, token)))
+                .min_by_key(|(at, token)| (*at, usize::MAX - token.text.len()));
+            let (text, rest) = literal.split_at(next.map_or(literal.len(), |(at, _)| at));
+            if let Some(unknown) = spelled_token(text) {
+                return Err(self.problem(format!("`{unknown}` is no token of {}", tokenizer.file())));
+            }
+            if !text.is_empty() {
+                parts.push(Part::Text(text.to_owned()));
+            }
+            literal = rest;
+            if let Some((_, token)) = next {
+                parts.push(Part::Control(token.id));
+                literal = &rest[token.text.len()..];
+            }
+        }
+        Ok(())
+    }
+}
+
+fn variables(scene: Scene) -> minijinja::Value {
+    let documents: Vec<String> = (0..scene.documents).map(|place| hold(&format!("document {place}"))).collect();
+    context! {
+        query => hold("query"),
+        instruction => if scene.instruction { hold("instruction") } else { String::new() },
+        document => hold("document 0"),
+        documents => documents,
+        document_mark => hold("document_mark"),
+        identifiers => scene.identifiers,
+        apart => hold("apart"),
+    }
+}
+
+fn hold(name: &str) -> String {
+    format!("{OPEN}{name}{CLOSE}")
+}
+
+fn placeholder(name: &str) -> Option<Part> {
+    Some(match name {
+        "query" => Part::Query,
+        "instruction" => Part::Instruction,
+        "document_mark" => Part::DocumentMark,
+        "apart" => Part::Apart,
+        _ => Part::Document(name.strip_prefix("document ")?.parse().ok()?),
+    })
+}
+
+/// The first `<|...|>` of a text: a control token's spelling, or a slip of the pen.
+fn spelled_token(text: &str) -> Option<&str> {
+    let start = text.find("<|")?;
+    let end = text[start..].find("|>")? + start + 2;
+    Some(&text[start..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    fn render(source: &str) -> Result<Vec<Part>, PromptError> {
+        let tokenizer = testing::tokenizer();
+        let scene = Scene { instruction: false, documents: 2, identifiers: &[] };
+        Template::new("test", "test.jinja", source, &tokenizer).render(scene, &tokenizer)
+    }
+
+    #[test]
+    fn a_template_becomes_literals_tokens_and_places() {
+        let start = testing::tokenizer().control("<|im_start|>").unwrap().id;
+        let parts =
+            render("<|im_start|>a {{ query }}{{ apart }}{% for d in documents %}{{ d }}{% endfor %}\n").unwrap();
+        let text = Part::Text("a ".into());
+        assert_eq!(parts, [Part::Control(start), text, Part::Query, Part::Apart, Part::Document(0), Part::Document(1)]);
+    }
+
+    #[test]
+    fn only_the_last_newline_of_the_file_is_dropped() {
+        assert_eq!(render("a\n\n").unwrap(), [Part::Text("a\n".into())]);
+        assert_eq!(render("a{{ \"\\n\\n\" }}\n").unwrap(), [Part::Text("a\n\n".into())]);
+    }
+
+    #[test]
+    fn mistakes_are_refused_with_family_and_file() {
+        for (source, problem) in [
+            ("{{ qury }}", "undefined"),
+            ("{% if %}", "syntax"),
+            ("<|im_strat|>", "`<|im_strat|>` is no token of test/tokenizer.json"),
+            ("{{ query[1:] }}", "changed by a filter"),
+        ] {
+            let error = render(source).unwrap_err().to_string();
+            assert!(error.starts_with("family `test`, template test.jinja: ") && error.contains(problem), "{error}");
+        }
+    }
+}

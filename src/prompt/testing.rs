@@ -1,0 +1,222 @@
+//! For tests: a small byte-level tokenizer with Qwen's shape, prompters on it, and nasty texts.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Calibration, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter, Tokenizer};
+
+/// Qwen's split pattern.
+const SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Merges, each of two tokens that exist before it. With `?` + newline as in Qwen: pieces encoded
+/// apart differ from the same text encoded at once.
+const MERGES: &[(&str, &str)] = &[
+    ("t", "h"),
+    ("th", "e"),
+    ("Ġ", "the"),
+    ("a", "n"),
+    ("an", "d"),
+    ("Ġ", "and"),
+    ("i", "n"),
+    ("in", "g"),
+    ("?", "Ċ"),
+    (".", "Ċ"),
+    ("Ċ", "Ċ"),
+    ("y", "e"),
+    ("ye", "s"),
+    ("Y", "e"),
+    ("Ye", "s"),
+    ("n", "o"),
+    ("N", "o"),
+    ("e", "r"),
+    ("o", "n"),
+    ("r", "e"),
+    ("A", "A"),
+    ("A", "B"),
+    ("A", "C"),
+    ("A", "D"),
+    ("A", "E"),
+    ("A", "F"),
+    ("A", "G"),
+    ("A", "H"),
+    ("A", "I"),
+    ("A", "K"),
+    ("A", "L"),
+    ("A", "M"),
+    ("A", "N"),
+    (">", "Ċ"),
+    (":", "Ċ"),
+    ("Ġ", "a"),
+    ("e", "s"),
+    ("e", "d"),
+    ("l", "l"),
+];
+
+/// The added tokens of the test tokenizer, in order of their ids.
+pub(crate) fn control_texts() -> Vec<String> {
+    let fixed = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<think>",
+        "</think>",
+        "<|embed_token|>",
+        "<|rerank_token|>",
+        "<|instruct|>",
+        "<tool_call>",
+    ];
+    fixed.into_iter().map(str::to_owned).chain((0..32).map(|bucket| format!("<|embed_{bucket}|>"))).collect()
+}
+
+/// The characters that byte-level tokenizers write bytes as.
+fn byte_letters() -> Vec<String> {
+    let plain = |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || (174..=255).contains(&byte);
+    let mut next = 256;
+    (0..256)
+        .map(|byte| {
+            let letter = if plain(byte) {
+                byte
+            } else {
+                next += 1;
+                next - 1
+            };
+            char::from_u32(letter).unwrap().to_string()
+        })
+        .collect()
+}
+
+/// `tokenizer.json` of the test tokenizer, without some of its added tokens.
+pub(crate) fn tokenizer_json(without: &[&str]) -> Value {
+    let letters = byte_letters();
+    let merged = MERGES.iter().map(|(left, right)| format!("{left}{right}"));
+    let vocabulary: Vec<String> = letters.into_iter().chain(merged).collect();
+    let first_control = vocabulary.len();
+    let added: Vec<Value> = control_texts()
+        .iter()
+        .enumerate()
+        .filter(|(_, text)| !without.contains(&text.as_str()))
+        .map(|(nth, text)| {
+            json!({"id": first_control + nth, "content": text, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": !text.contains("t")})
+        })
+        .collect();
+    let vocabulary: serde_json::Map<String, Value> =
+        vocabulary.into_iter().enumerate().map(|(id, token)| (token, json!(id))).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}]},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocabulary,
+            "merges": MERGES.iter().map(|(left, right)| format!("{left} {right}")).collect::<Vec<_>>()}
+    })
+}
+
+/// The whole tokenizer, as the reference implementations use it.
+pub(crate) fn whole_tokenizer() -> tokenizers::Tokenizer {
+    tokenizers::Tokenizer::from_bytes(tokenizer_json(&[]).to_string()).unwrap()
+}
+
+pub(crate) fn tokenizer() -> Tokenizer {
+    tokenizer_without("")
+}
+
+pub(crate) fn tokenizer_without(token: &str) -> Tokenizer {
+    Tokenizer::from_bytes(tokenizer_json(&[token]).to_string().as_bytes(), "test/tokenizer.json").unwrap()
+}
+
+/// A table that knows the idf of a few words.
+pub(crate) fn evidence() -> LexicalTable {
+    use safetensors::tensor::{Dtype, TensorView};
+    let metadata =
+        [("k1", "0.9"), ("b", "0.4"), ("average_length", "84.0"), ("unknown_idf", "10.5"), ("bucket_scale", "42")];
+    let bytes = safetensors::serialize(
+        [
+            ("term_hash", TensorView::new(Dtype::U32, vec![1], &7_u32.to_le_bytes()).unwrap()),
+            ("idf", TensorView::new(Dtype::F16, vec![1], &[0, 0]).unwrap()),
+        ],
+        Some(metadata.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()),
+    );
+    LexicalTable::from_bytes(&bytes.unwrap()).unwrap()
+}
+
+/// A family on a tokenizer, for a model of this context and vocabulary.
+pub(crate) fn bind(
+    family: &str,
+    tokenizer: &Tokenizer,
+    context: usize,
+    vocabulary: usize,
+) -> Result<Prompter, PromptError> {
+    let families = Families::built_in().unwrap();
+    let podium = PodiumConfig {
+        family: family.into(),
+        joint_layers: 1,
+        calibration: Some(Calibration { scale: 8.0, bias: -3.0 }),
+    };
+    let nano = family == "podium-nano";
+    let model = ModelLimits { name: format!("test/{family}"), context, vocabulary };
+    Prompter::new(
+        families.named(family).unwrap(),
+        tokenizer.clone(),
+        &model,
+        nano.then_some(&podium),
+        nano.then(evidence),
+    )
+}
+
+/// A family on the test tokenizer, with a context of 32,768 tokens.
+pub(crate) fn prompter(family: &str) -> Prompter {
+    bind(family, &tokenizer(), 32_768, 1024).unwrap()
+}
+
+/// Texts made of control tokens, pieces of them, template letters, white space and odd characters.
+pub(crate) fn nasty_text() -> impl Strategy<Value = String> {
+    let mut pieces = control_texts();
+    for token in control_texts().iter().take(8) {
+        pieces.push(token[..token.len() / 2].to_owned());
+        pieces.push(token[token.len() / 2..].to_owned());
+        pieces.push(token[1..].to_owned());
+        pieces.push(token[..token.len() - 1].to_owned());
+    }
+    let others = [
+        "<",
+        "|",
+        ">",
+        "<|",
+        "|>",
+        "im_",
+        "embed_",
+        "token",
+        " ",
+        "\n",
+        "\t\u{a0}",
+        "\u{1c}",
+        "a",
+        "the",
+        "é",
+        "e\u{301}",
+        "漢字",
+        "😀",
+        "\u{212A}",
+        "\u{338}",
+        "\u{200b}",
+        "\u{F0000}",
+        "\u{F0001}query\u{F0001}",
+        "\u{0}",
+        "</passage>",
+        "<query>\n",
+        "{{ query }}",
+        "{% raw %}",
+        "]",
+        "[A] ",
+        "\u{FFFD}",
+        "?\n",
+    ];
+    pieces.extend(others.map(str::to_owned));
+    proptest::collection::vec(proptest::sample::select(pieces), 0..24).prop_map(|pieces| pieces.concat())
+}

@@ -1,0 +1,174 @@
+//! The prompts of all families, to the byte, and the ids that the reference implementations make of
+//! them: the whole tokenizer, on the whole text or piece by piece.
+
+use super::super::Place;
+use super::super::testing::{prompter, whole_tokenizer};
+use super::{instructed, pair_sequences, render, request, whole_slate};
+
+const QUERY: &str = "Who is the one?";
+const DOCUMENTS: [&str; 3] = ["The first.\nIt has two lines.", "", "Der zweite, größer; 数学?"];
+
+fn reference_ids(pieces: &[&str]) -> Vec<u32> {
+    let tokenizer = whole_tokenizer();
+    pieces.iter().flat_map(|piece| tokenizer.encode_fast(*piece, false).unwrap().get_ids().to_vec()).collect()
+}
+
+const JINA_PREFIX: &str = "<|im_start|>system\nYou are a search relevance expert who can determine a ranking of the passages based on how relevant they are to the query. If the query is a question, how relevant a passage is depends on how well it answers the question. If not, try to analyze the intent of the query and assess how well each passage satisfies the intent. If an instruction is provided, you should follow the instruction when determining the ranking.<|im_end|>\n<|im_start|>user\n";
+const NO_THOUGHT: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+
+#[test]
+fn jina_v3_is_exact() {
+    let prompter = prompter("jina-v3");
+    let body = "<passage id=\"0\">\nThe first.\nIt has two lines.<|embed_token|>\n</passage>\n<passage id=\"1\">\n<|embed_token|>\n</passage>\n<passage id=\"2\">\nDer zweite, größer; 数学?<|embed_token|>\n</passage>\n<query>\nWho is the one?<|rerank_token|>\n</query>";
+    let head = "I will provide you with 3 passages, each indicated by a numerical identifier. Rank the passages based on their relevance to query: Who is the one?\n";
+    let plain = format!("{JINA_PREFIX}{head}{body}{NO_THOUGHT}");
+    let asked = format!("{JINA_PREFIX}{head}<instruct>\nRecent ones.\n</instruct>\n{body}{NO_THOUGHT}");
+    for (request, expected) in
+        [(request(QUERY, &DOCUMENTS), plain), (instructed(QUERY, "Recent ones.", &DOCUMENTS), asked)]
+    {
+        let ids = whole_slate(&prompter, &request);
+        assert_eq!(prompter.decode(&ids), expected);
+        assert_eq!(ids, reference_ids(&[&expected]));
+        // What runs ends with the query's mark, and is read at the marks.
+        let rendering = render(&prompter, &request);
+        assert_eq!(rendering.trunk, ids[..rendering.trunk.len()]);
+        let mark = |place: &Place| prompter.decode(&[rendering.trunk[place.offset]]);
+        let marks: Vec<String> = rendering.marks.iter().map(mark).collect();
+        assert_eq!(marks, ["<|embed_token|>", "<|embed_token|>", "<|embed_token|>", "<|rerank_token|>"]);
+        assert_eq!(rendering.marks[3].offset + 1, rendering.trunk.len());
+    }
+}
+
+#[test]
+fn first_is_exact() {
+    let prompter = prompter("first");
+    let expected = "<|im_start|>system\nYou are RankLLM, an intelligent assistant that can rank passages based on their relevancy to the query<|im_end|>\n<|im_start|>user\nI will provide you with 3 passages, each indicated by a alphabetical identifier []. Rank the passages based on their relevance to the search query: Who is the one?.\n\n[A] The first.\nIt has two lines.\n[B] \n[C] Der zweite, größer; 数学?\nSearch Query: Who is the one?.\nRank the 3 passages above based on their relevance to the search query. All the passages should be included and listed using identifiers, in descending order of relevance. The output format should be [] > [], e.g., [B] > [A], Only respond with the ranking results, do not say any word or explain.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n[";
+    let rendering = render(&prompter, &request(QUERY, &DOCUMENTS));
+    assert_eq!(prompter.decode(&rendering.trunk), expected);
+    assert_eq!(rendering.trunk, reference_ids(&[expected]));
+    assert_eq!(rendering.marks, [Place { segment: 0, offset: rendering.trunk.len() - 1 }]);
+
+    let asked = prompter.decode(&render(&prompter, &instructed(QUERY, "Recent ones.", &DOCUMENTS)).trunk);
+    assert!(asked.contains("Who is the one?.\nFollow this instruction when you judge relevance: Recent ones.\n\n[A] "));
+    assert!(asked.contains("Search Query: Who is the one?.\nInstruction: Recent ones.\nRank the 3 passages"));
+
+    let alone = prompter.decode(&pair_sequences(&prompter, &instructed(QUERY, "Recent ones.", &DOCUMENTS))[2]);
+    assert_eq!(
+        alone,
+        "<|im_start|>system\nYou judge whether a passage is relevant to a search query. Answer only Yes or No.<|im_end|>\n<|im_start|>user\nSearch Query: Who is the one?\nInstruction: Recent ones.\nPassage: Der zweite, größer; 数学?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    );
+}
+
+#[test]
+fn first_has_no_think_block_where_the_tokenizer_has_none() {
+    let tokenizer = super::super::testing::tokenizer_without("<think>");
+    let prompter = super::super::testing::bind("first", &tokenizer, 32_768, 1024).unwrap();
+    let trunk = prompter.decode(&render(&prompter, &request(QUERY, &DOCUMENTS)).trunk);
+    assert!(trunk.ends_with("explain.<|im_end|>\n<|im_start|>assistant\n["), "{trunk}");
+}
+
+#[test]
+fn qwen3_reranker_is_exact_in_three_pieces() {
+    let prompter = prompter("qwen3-reranker");
+    let prefix = "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n";
+    for (request, instruction) in [
+        (request(QUERY, &DOCUMENTS), "Given a web search query, retrieve relevant passages that answer the query"),
+        (instructed(QUERY, "Recent ones.", &DOCUMENTS), "Recent ones."),
+    ] {
+        for (ids, document) in pair_sequences(&prompter, &request).iter().zip(DOCUMENTS) {
+            let content = format!("<Instruct>: {instruction}\n<Query>: {QUERY}\n<Document>: {document}");
+            assert_eq!(prompter.decode(ids), format!("{prefix}{content}{NO_THOUGHT}"));
+            assert_eq!(*ids, reference_ids(&[prefix, &content, NO_THOUGHT]));
+        }
+    }
+}
+
+#[test]
+fn mxbai_v2_is_exact_in_seven_pieces() {
+    let prompter = prompter("mxbai-v2");
+    let prefix = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\n";
+    let task = "You are a search relevance expert who evaluates how well documents match search queries. For each query-document pair, carefully analyze the semantic relationship between them, then provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:";
+    let suffix = "<|im_end|>\n<|im_start|>assistant\n";
+    for (request, query) in [
+        (request(QUERY, &DOCUMENTS), "query: Who is the one?"),
+        (instructed(QUERY, "Recent ones.", &DOCUMENTS), "instruction: Recent ones.\nquery: Who is the one?"),
+    ] {
+        for (ids, document) in pair_sequences(&prompter, &request).iter().zip(DOCUMENTS) {
+            let document = format!("document: {document}");
+            let pieces = [prefix, query, "\n", &document, "\n", task, suffix];
+            assert_eq!(prompter.decode(ids), pieces.concat());
+            assert_eq!(*ids, reference_ids(&pieces));
+            // The same text at once joins `?` and the newline after it.
+            assert_ne!(*ids, reference_ids(&[&pieces.concat()]));
+        }
+    }
+}
+
+#[test]
+fn zerank_is_exact_with_both_texts_stripped() {
+    let prompter = prompter("zerank");
+    let padded = DOCUMENTS.map(|document| format!(" \n{document}\u{1c}\t"));
+    let documents = [padded[0].as_str(), &padded[1], &padded[2]];
+    for (request, system) in [
+        (request(" Who is the one?\n", &documents), QUERY),
+        (
+            instructed(QUERY, "Recent ones. ", &documents),
+            "<query>Who is the one?</query>\n<instruction>Recent ones.</instruction>",
+        ),
+    ] {
+        for (ids, document) in pair_sequences(&prompter, &request).iter().zip(DOCUMENTS) {
+            let expected = format!(
+                "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{document}<|im_end|>\n<|im_start|>assistant\n"
+            );
+            assert_eq!(prompter.decode(ids), expected);
+            assert_eq!(*ids, reference_ids(&[&expected]));
+        }
+    }
+}
+
+#[test]
+fn podium_nano_reads_documents_as_branches() {
+    let prompter = prompter("podium-nano");
+    let rendering = render(&prompter, &instructed("Who  is\nthe one?", " Recent ones.", &DOCUMENTS));
+    assert_eq!(prompter.decode(&rendering.trunk), "<|im_start|> Who is the one?<|instruct|> Recent ones.<|im_end|>");
+    let branches: Vec<String> = rendering.branches.iter().map(|branch| prompter.decode(branch)).collect();
+    assert_eq!(branches[0], " The first. It has two lines.<|embed_6|>");
+    assert_eq!(branches[1], " <|embed_0|>");
+    assert_eq!(branches[3], "<|im_start|> Who is the one?<|rerank_token|>");
+    let ends: Vec<Place> =
+        (0..4).map(|nth| Place { segment: nth + 1, offset: rendering.branches[nth].len() - 1 }).collect();
+    assert_eq!(rendering.marks, ends);
+    for text in [" Who is the one?", " The first. It has two lines."] {
+        let ids = reference_ids(&[text]);
+        let segments = [&rendering.trunk, &rendering.branches[0]];
+        assert!(segments.iter().any(|segment| segment.windows(ids.len()).any(|window| window == ids)), "{text}");
+    }
+    let plain = render(&prompter, &request(QUERY, &DOCUMENTS));
+    assert_eq!(prompter.decode(&plain.trunk), "<|im_start|> Who is the one?<|im_end|>");
+}
+
+#[test]
+fn a_blank_instruction_is_none() {
+    for family in super::FAMILIES {
+        let prompter = prompter(family);
+        let without = render(&prompter, &request(QUERY, &DOCUMENTS));
+        assert_eq!(render(&prompter, &instructed(QUERY, " \n", &DOCUMENTS)), without, "{family}");
+    }
+}
+
+#[test]
+fn pointwise_documents_share_their_longest_common_beginning() {
+    for family in ["qwen3-reranker", "mxbai-v2", "zerank"] {
+        let prompter = prompter(family);
+        let together = pair_sequences(&prompter, &request(QUERY, &DOCUMENTS));
+        for (together, document) in together.iter().zip(DOCUMENTS) {
+            assert_eq!(
+                [together.clone()].as_slice(),
+                pair_sequences(&prompter, &request(QUERY, &[document])),
+                "{family}"
+            );
+        }
+        let twice = render(&prompter, &request(QUERY, &["same", "same"]));
+        assert_eq!(twice.branches.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1], "{family}");
+    }
+}

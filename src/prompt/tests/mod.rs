@@ -1,0 +1,66 @@
+//! The prompt room as a whole: a request in, token sequences out.
+
+mod bytes;
+mod injection;
+mod plans;
+mod qwen;
+mod truncation;
+
+use super::family::Layout;
+use super::prompter::Prompter;
+use super::read::{Reading, ShortTexts};
+use super::{Plan, Rendering};
+use crate::rerank::{LimitSettings, Mode, RerankRequest};
+
+pub(super) const LISTWISE: [&str; 3] = ["jina-v3", "first", "podium-nano"];
+pub(super) const FAMILIES: [&str; 6] = ["podium-nano", "jina-v3", "qwen3-reranker", "mxbai-v2", "zerank", "first"];
+
+pub(super) fn limits() -> LimitSettings {
+    LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 32_768 }
+}
+
+pub(super) fn request(query: &str, documents: &[&str]) -> RerankRequest {
+    RerankRequest::new(query, documents.iter().map(|document| (*document).to_owned()).collect())
+}
+
+pub(super) fn instructed(query: &str, instruction: &str, documents: &[&str]) -> RerankRequest {
+    RerankRequest { instruction: Some(instruction.to_owned()), ..request(query, documents) }
+}
+
+/// The documents of each pass of the first round, in the request's order.
+pub(super) fn passes(reading: &Reading) -> Vec<Vec<usize>> {
+    match &reading.plan {
+        Plan::Slates(slates) | Plan::Pairs(slates) => slates.iter().map(|slate| slate.clone().collect()).collect(),
+        Plan::Windows(window) => {
+            let windows = crate::rerank::slates::windows(reading.documents.len(), *window);
+            windows.into_iter().map(Iterator::collect).collect()
+        }
+    }
+}
+
+/// All of a request's documents in one pass.
+pub(super) fn render(prompter: &Prompter, request: &RerankRequest) -> Rendering {
+    let reading = prompter.read(request, &limits()).unwrap();
+    let all: Vec<usize> = (0..reading.documents.len()).collect();
+    prompter.render(&reading, &all).unwrap()
+}
+
+/// A causal slate's whole sequence, with what is cut off after the query's mark.
+pub(super) fn whole_slate(prompter: &Prompter, request: &RerankRequest) -> Vec<u32> {
+    let reading = prompter.read(request, &limits()).unwrap();
+    let listwise = prompter.listwise.as_ref().unwrap();
+    assert_eq!(listwise.facts.layout, Layout::Causal);
+    let texts = ShortTexts { query: reading.query.clone(), instruction: reading.instruction.clone() };
+    let frame = prompter.causal_frame(listwise, reading.documents.len(), &texts).unwrap();
+    frame.fill(&prompter.tokenizer, |place| &reading.documents[place].text, |_| 0).unwrap().ids
+}
+
+/// Each document's whole pointwise sequence.
+pub(super) fn pair_sequences(prompter: &Prompter, request: &RerankRequest) -> Vec<Vec<u32>> {
+    let request = RerankRequest { mode: Mode::Pointwise, ..request.clone() };
+    let rendering = render(prompter, &request);
+    if rendering.branches.is_empty() {
+        return vec![rendering.trunk];
+    }
+    rendering.branches.iter().map(|branch| [rendering.trunk.as_slice(), branch].concat()).collect()
+}

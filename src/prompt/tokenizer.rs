@@ -1,0 +1,203 @@
+//! The tokenizer: text to ids and back, and the control tokens apart from both.
+//!
+//! Text is encoded by a copy of the tokenizer that knows no added token at all. So whatever a text
+//! spells, alone, together with its neighbours in the template or after normalisation, it becomes
+//! ordinary tokens; control tokens are put in by id, where a template's own letters say so. For
+//! text without control tokens the ids are those of the whole tokenizer on the whole prompt, which
+//! also splits at added tokens first and encodes what lies between on its own.
+
+use serde_json::Value;
+
+use super::PromptError;
+
+/// A tokenizer read from `tokenizer.json`.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    plain: tokenizers::Tokenizer,
+    controls: Vec<ControlToken>,
+    /// One bit per id: is it a control token?
+    control_bits: Vec<u64>,
+    file: String,
+}
+
+/// An added token of the tokenizer, special or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ControlToken {
+    pub text: String,
+    pub id: u32,
+    /// Takes the white space beside it, which Podium's encoding does not reproduce.
+    pub strips: bool,
+}
+
+/// A text's end after cutting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Bytes of the text that are kept.
+    pub bytes: usize,
+    /// The tokens that are kept.
+    pub ids: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// Reads the bytes of a `tokenizer.json`; `file` is its name in errors.
+    ///
+    /// # Errors
+    /// [`PromptError::Tokenizer`] when the bytes are no tokenizer.
+    pub fn from_bytes(bytes: &[u8], file: impl Into<String>) -> Result<Self, PromptError> {
+        let file = file.into();
+        let problem = |problem: String| PromptError::Tokenizer { file: file.clone(), problem };
+        let mut json: Value =
+            serde_json::from_slice(bytes).map_err(|error| problem(format!("not a tokenizer: {error}")))?;
+        let fields = json.as_object_mut().ok_or_else(|| problem("not a tokenizer: no JSON object".into()))?;
+        let added = fields.insert("added_tokens".into(), Value::Array(Vec::new())).unwrap_or_default();
+        // Podium cuts and packs itself.
+        fields.insert("truncation".into(), Value::Null);
+        fields.insert("padding".into(), Value::Null);
+        let controls = match added {
+            Value::Array(tokens) => tokens
+                .iter()
+                .map(|token| {
+                    control_token(token).ok_or_else(|| problem(format!("added token without id or content: {token}")))
+                })
+                .collect::<Result<Vec<_>, _>>()?,
+            Value::Null => Vec::new(),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+                return Err(problem("added_tokens is not a list".into()));
+            }
+        };
+        // By value: the BPE model's own reader takes both old and new spellings of merges.
+        let plain = tokenizers::Tokenizer::from_bytes(json.to_string())
+            .map_err(|error| problem(format!("not a tokenizer: {error}")))?;
+        let mut control_bits = vec![0; controls.iter().map(|token| token.id as usize / 64 + 1).max().unwrap_or(0)];
+        for token in &controls {
+            control_bits[token.id as usize / 64] |= 1_u64 << (token.id % 64);
+        }
+        Ok(Self { plain, controls, control_bits, file })
+    }
+
+    /// The name of the file it came from.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// One above the highest id of an ordinary token.
+    pub(super) fn ordinary_end(&self) -> u32 {
+        self.plain.get_vocab(false).into_values().max().map_or(0, |last| last + 1)
+    }
+
+    /// The added tokens, special or not.
+    pub(super) fn controls(&self) -> &[ControlToken] {
+        &self.controls
+    }
+
+    /// The added token of this text.
+    pub(super) fn control(&self, text: &str) -> Option<&ControlToken> {
+        self.controls.iter().find(|token| token.text == text)
+    }
+
+    /// Whether an id is an added token's.
+    pub(super) fn is_control(&self, id: u32) -> bool {
+        self.control_bits.get(id as usize / 64).is_some_and(|bits| bits >> (id % 64) & 1 == 1)
+    }
+
+    /// The ids of a text. None of them is a control token's, unless the tokenizer's model itself
+    /// makes one from text; renderings are checked for that.
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.plain.encode_fast(text, false)?.get_ids().to_vec())
+    }
+
+    /// Where a text ends when at most `limit` tokens of it are kept: never inside a character.
+    pub(super) fn cut(&self, text: &str, limit: usize) -> Result<Cut, tokenizers::Error> {
+        let encoding = self.plain.encode(text, false)?;
+        let offsets = encoding.get_offsets();
+        let mut tokens = limit.min(offsets.len());
+        // Tokens of one character's bytes all span that character.
+        while tokens > 0 && offsets.get(tokens).is_some_and(|next| next.0 < offsets[tokens - 1].1) {
+            tokens -= 1;
+        }
+        let mut bytes = if tokens == 0 { 0 } else { offsets[tokens - 1].1.min(text.len()) };
+        while !text.is_char_boundary(bytes) {
+            bytes -= 1;
+        }
+        Ok(Cut { bytes, ids: encoding.get_ids()[..tokens].to_vec() })
+    }
+
+    /// The single id of an ordinary token.
+    pub(super) fn single(&self, text: &str) -> Option<u32> {
+        match self.encode(text).ok()?.as_slice() {
+            [id] if self.plain.id_to_token(*id).is_some() => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// The text of some ids, control tokens spelled out. Bytes that are no UTF-8 (half a character)
+    /// become U+FFFD.
+    #[must_use]
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut text = String::new();
+        for run in ids.chunk_by(|left, right| !self.is_control(*left) && !self.is_control(*right)) {
+            match self.controls.iter().find(|token| run[0] == token.id) {
+                Some(token) => text.push_str(&token.text),
+                None => text.push_str(&self.plain.decode(run, false).unwrap_or_default()),
+            }
+        }
+        text
+    }
+}
+
+fn control_token(token: &Value) -> Option<ControlToken> {
+    let flag = |name: &str| token.get(name).and_then(Value::as_bool).unwrap_or(false);
+    Some(ControlToken {
+        text: token.get("content")?.as_str().filter(|text| !text.is_empty())?.to_owned(),
+        id: u32::try_from(token.get("id")?.as_u64()?).ok()?,
+        strips: flag("lstrip") || flag("rstrip") || flag("single_word"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+
+    #[test]
+    fn a_text_never_encodes_to_a_control_token() {
+        let tokenizer = testing::tokenizer();
+        for token in tokenizer.controls() {
+            let ids = tokenizer.encode(&format!("a{}b", token.text)).unwrap();
+            assert!(ids.iter().all(|id| !tokenizer.is_control(*id)), "{}", token.text);
+            assert!(tokenizer.is_control(token.id));
+        }
+    }
+
+    #[test]
+    fn decoding_spells_control_tokens_out() {
+        let tokenizer = testing::tokenizer();
+        let start = tokenizer.control("<|im_start|>").unwrap().id;
+        let mut ids = vec![start, start];
+        ids.extend(tokenizer.encode("the café").unwrap());
+        ids.push(start);
+        assert_eq!(tokenizer.decode(&ids), "<|im_start|><|im_start|>the café<|im_start|>");
+    }
+
+    #[test]
+    fn a_cut_never_splits_a_character() {
+        let tokenizer = testing::tokenizer();
+        let text = "aé漢😀b";
+        let all = tokenizer.encode(text).unwrap().len();
+        for limit in 0..=all + 1 {
+            let cut = tokenizer.cut(text, limit).unwrap();
+            assert!(text.is_char_boundary(cut.bytes) && cut.ids.len() <= limit);
+            assert_eq!(tokenizer.encode(&text[..cut.bytes]).unwrap(), cut.ids);
+        }
+        assert_eq!(tokenizer.cut(text, all).unwrap().bytes, text.len());
+    }
+
+    #[test]
+    fn bytes_that_are_no_tokenizer_are_refused_by_name() {
+        let error = super::Tokenizer::from_bytes(b"{}", "models/x/tokenizer.json").unwrap_err();
+        assert!(error.to_string().starts_with("models/x/tokenizer.json: not a tokenizer"), "{error}");
+    }
+}
