@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use podium::app::{self, Farewell};
 use podium::config::{Configuration, Settings, Sources};
+use podium::pipeline::Reranker;
 use podium::runtime::fake::{FakeControls, FakeRuntime};
+use podium::runtime::{Checkpoint, Runtime};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
@@ -36,7 +38,9 @@ impl Server {
         change(&mut settings);
         let runtime = FakeRuntime::new();
         let controls = runtime.controls();
-        let reranker = app::assemble(&settings, runtime).unwrap();
+        let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
+        let names = vec!["podium-nano".to_owned()];
+        let reranker = Reranker::new(names, prompter, runtime, settings.limits.clone(), &settings.schedule);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel();
