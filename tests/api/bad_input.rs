@@ -47,7 +47,7 @@ async fn invalid_utf8_is_400() {
 async fn nesting_without_end_is_400_and_hurts_nobody() {
     let server = Server::start().await;
     let deep = format!("{{\"query\": \"q\", \"x\": {}{}}}", "[".repeat(1_000_000), "]".repeat(1_000_000));
-    let message = "the body is not valid JSON: recursion limit exceeded at line 1 column 148";
+    let message = "the body is not valid JSON: recursion limit exceeded at line 1 column 147";
     server.post_text(deep).await.assert_failure(400, "malformed_json", None, message);
     assert_eq!(server.get("/health").await.status, 200);
 }
