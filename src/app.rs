@@ -97,7 +97,9 @@ pub async fn serve(
     shutdown.await;
     tracing::info!("shutting down: not ready any more");
     service.leave();
-    tokio::time::sleep(settings.drain_delay()).await;
+    if !settings.drain_delay().is_zero() {
+        tokio::time::sleep(settings.drain_delay()).await;
+    }
 
     let deadline = Instant::now() + settings.shutdown_limit();
     let answered = timeout_at(deadline, reranker.drain()).await.is_ok();

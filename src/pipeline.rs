@@ -234,8 +234,9 @@ fn results(reading: &Reading, scores: &Scores) -> Vec<RankedDocument> {
             tokens_read: document.tokens_read,
         })
         .collect();
-    // Scores are finite; the sort is stable.
-    results.sort_by(|a, b| b.relevance_score.partial_cmp(&a.relevance_score).unwrap_or(Ordering::Equal));
+    // Scores are finite. Where relevances round to the same number the raw scores still differ; the sort is stable.
+    let key = |result: &RankedDocument| (result.relevance_score, result.raw_score);
+    results.sort_by(|a, b| key(b).partial_cmp(&key(a)).unwrap_or(Ordering::Equal));
     results
 }
 

@@ -1,6 +1,6 @@
 """Writes the files of the model: 8-bit weights, config, tokenizer, background table.
 
-    python export.py --data DATA --work WORK --out OUT
+    python export.py --data DATA --work WORK --out OUT --blend 1.0
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from lexical import LexicalTable, write_fixture
 from model import Controls, Reranker, Shape
 from slates import SlateMaker
 from tokenizer import EMBED, END, INSTRUCT, RERANK, START
-from train import Workspace
+from train import Workspace, controls_of
+from warm_start import warm_start
 
 LIMIT_BYTES = 16 * 1024 * 1024
 JOINT_LAYERS = 1
-CALIBRATION_SLATES = 400
+CALIBRATION_SLATES = 300
+HELD_OUT_SLATES = 150
+BLENDS = (0.0, 0.5, 0.75, 1.0)
 
 
 def quantise(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,19 +93,57 @@ def held_out_scores(model: Reranker, maker: SlateMaker, seed: int) -> tuple[np.n
     return np.concatenate(scores), np.concatenate(labels)
 
 
+def blend(first: dict, trained: dict, share: float) -> dict:
+    """Weights between the warm start (0) and the end of training (1)."""
+    return {k: (1 - share) * first[k] + share * trained[k] for k in trained}
+
+
+@torch.no_grad()
+def held_out_figures(model: Reranker, maker: SlateMaker, seed: int) -> dict[str, float]:
+    """On held-out articles: mean reciprocal rank of plain slates by source, and share of
+    instruction cases with an instructed document first."""
+    rng = random.Random(seed)
+    found: dict[str, list[float]] = {}
+    for _ in range(HELD_OUT_SLATES):
+        example = maker.plain(rng, 16, 96, held_out=True)
+        scores = model.scores([example.slate])[0]
+        rank = 1 + int((scores > scores[example.right[0]]).sum())
+        source = maker.corpus.passages[example.rows[0]].source
+        found.setdefault("plain", []).append(1 / rank)
+        found.setdefault(source, []).append(1 / rank)
+        example = maker.instructed(rng, 6, 96, held_out=True)
+        hit = int(model.scores([example.slate])[0].argmax()) in example.right
+        found.setdefault("instructed", []).append(float(hit))
+    return {k: round(float(np.mean(v)), 3) for k, v in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="the folder that train.py filled")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--weights", type=Path, help="default: WORK/reranker.pt")
+    parser.add_argument(
+        "--blend", type=float, help="share of the trained weights, the rest being the warm start; none: show figures"
+    )
     parser.add_argument("--fixture", type=Path, help="also write the cases that test a port of lexical.py")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
 
     space = Workspace(options.data, options.work, options.seed, 0, "cpu")
-    state = torch.load(options.weights or options.work / "reranker.pt", map_location="cpu")
+    maker = space.slates()
     shape = Shape(vocab_size=space.tokenizer.get_vocab_size())
+    state = torch.load(options.weights or options.work / "reranker.pt", map_location="cpu")
+    first = warm_start(
+        shape, controls_of(space.tokenizer), space.static["vectors"], space.static["importance"], options.seed
+    ).state_dict()
+    if options.blend is None:
+        for share in BLENDS:
+            model = Reranker(shape, controls_of(space.tokenizer)).eval()
+            model.load_state_dict(blend(first, state, share))
+            print(f"blend {share}:", held_out_figures(model, maker, options.seed), flush=True)
+        return
+    state = blend(first, state, options.blend)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out.parent) as name:
         folder = Path(name)
@@ -113,7 +154,7 @@ def main() -> None:
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         # Calibrate the weights as they will run.
         model, *_ = read_model(folder)
-        scale, bias = fit_calibration(*held_out_scores(model, space.slates(), options.seed))
+        scale, bias = fit_calibration(*held_out_scores(model, maker, options.seed))
         config["podium"]["calibration"] = {"scale": round(scale, 4), "bias": round(bias, 4)}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         size = sum(f.stat().st_size for f in folder.iterdir())

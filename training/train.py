@@ -174,6 +174,8 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
     model = warm_start(
         shape, controls_of(maker.tokenizer), static["vectors"], static["importance"], options.seed
     ).to(options.device)
+    if options.start:
+        model.load_state_dict(torch.load(options.start, map_location=options.device))
     rng = random.Random(1000 * options.seed + rank)
     table = model.embed_tokens.weight
     body = [p for p in model.parameters() if p is not table]
@@ -243,6 +245,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--static-epochs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=1400, help="steps of each worker, a multiple of 8")
+    parser.add_argument("--start", type=Path, help="go on from these weights instead of the warm start")
     parser.add_argument("--minutes", type=float, default=0, help="stop sooner, after so many minutes")
     parser.add_argument("--workers", type=int, default=2, help="processes that average their weights")
     parser.add_argument("--threads", type=int, default=1, help="threads of each worker")

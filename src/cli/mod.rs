@@ -52,7 +52,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct SettingsArgs {
     /// Configuration file (TOML); config/default.toml in the source lists every key
-    #[arg(long, value_name = "FILE", env = "PODIUM_CONFIG", help_heading = "Settings")]
+    #[arg(long, value_name = "FILE", env = "PODIUM_CONFIG", hide_env_values = true, help_heading = "Settings")]
     config: Option<PathBuf>,
     /// podium-nano (compiled in), a folder with a checkpoint, or a Hugging Face hub id
     #[arg(long, short, value_name = "MODEL", help_heading = "Settings")]

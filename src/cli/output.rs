@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table, TableComponent};
 
 use crate::pipeline::Explanation;
 use crate::rerank::Ranking;
@@ -14,7 +14,8 @@ const TEXT_CHARACTERS: usize = 72;
 /// A table, best document first.
 pub(super) fn write_ranking(out: &mut impl Write, ranking: &Ranking, texts: &[String]) -> io::Result<()> {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(["rank", "score", "index", "tokens", "text"]);
+    table.load_preset(NOTHING).set_style(TableComponent::HeaderLines, '─');
+    table.set_header(["rank", "score", "index", "tokens", "text"]);
     for (rank, row) in ranking.results.iter().enumerate() {
         let tokens = if row.truncated() {
             format!("{} of {} (cut)", row.tokens_read, row.tokens)
@@ -121,9 +122,9 @@ mod tests {
         write_ranking(&mut printed, &ranking, &["a\n\u{1b}[31mb".to_owned(), "long ".repeat(40)]).unwrap();
         let printed = String::from_utf8(printed).unwrap();
         let lines: Vec<&str> = printed.lines().collect();
-        assert!(lines[1].contains("rank") && lines[1].contains("score"), "{printed}");
-        assert!(lines[3].contains("0.9100") && lines[3].contains("long long") && lines[3].contains('…'), "{printed}");
-        assert!(lines[5].contains("0.2000") && lines[5].contains("4 of 9 (cut)"), "{printed}");
+        assert!(lines[0].contains("rank") && lines[0].contains("score"), "{printed}");
+        assert!(lines[2].contains("0.9100") && lines[2].contains("long long") && lines[2].contains('…'), "{printed}");
+        assert!(lines[3].contains("0.2000") && lines[3].contains("4 of 9 (cut)"), "{printed}");
         assert!(!printed.contains('\u{1b}'), "{printed}");
         assert_eq!(lines.last(), Some(&"podium-nano, listwise, 1 slate, 40 tokens, 12 ms"));
     }

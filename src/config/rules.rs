@@ -68,7 +68,7 @@ pub(super) fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) ->
             (distance, candidate)
         })
         .min()
-        .filter(|(distance, candidate)| *distance <= (last_part(candidate).len() / 3).max(2))
+        .filter(|(distance, candidate)| *distance <= (name.len().max(last_part(candidate).len()) / 3).max(2))
         .map(|(_, candidate)| candidate.clone())
 }
 

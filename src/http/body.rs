@@ -1,17 +1,21 @@
 //! Reading a JSON body: what it claims to be, how long it is, how long it takes.
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::extract::{DefaultBodyLimit, FromRequest, Request};
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 
 use super::Service;
 use super::error::Failure;
 use super::fields::Fields;
-use crate::rerank::RerankError;
 
 /// Bodies above this are parsed off the async threads.
 const LONG_BODY_BYTES: usize = 64 * 1024;
+
+/// A body that is too long is read, and thrown away, up to so many times the limit.
+const DISCARDED_LIMITS: usize = 8;
 
 /// A JSON object from the body of a request.
 pub struct JsonBody(pub Fields);
@@ -23,7 +27,7 @@ impl FromRequest<Service> for JsonBody {
         check_headers(request.headers())?;
         let body = read(request, service).await?;
         let fields = if body.len() > LONG_BODY_BYTES {
-            tokio::task::spawn_blocking(move || Fields::parse(&body)).await.map_err(RerankError::internal)?
+            tokio::task::spawn_blocking(move || Fields::parse(&body)).await.map_err(|_| Failure::Panicked)?
         } else {
             Fields::parse(&body)
         };
@@ -48,20 +52,37 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-async fn read(mut request: Request, service: &Service) -> Result<Bytes, Failure> {
+async fn read(request: Request, service: &Service) -> Result<Vec<u8>, Failure> {
     let settings = service.settings();
     let limit = settings.max_body_bytes;
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if declared.is_some_and(|length: u64| length > limit as u64) {
+    let headers = request.headers();
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let waits_for_leave = headers.contains_key(header::EXPECT);
+    if waits_for_leave && declared.is_some_and(|length: u64| length > limit as u64) {
         return Err(Failure::BodyTooLarge { limit });
     }
-    DefaultBodyLimit::max(limit).apply(&mut request);
-    match tokio::time::timeout(settings.body_timeout(), Bytes::from_request(request, &())).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)))) => {
-            Err(Failure::BodyTooLarge { limit })
+    let timeout = settings.body_timeout();
+    tokio::time::timeout(timeout, collect(request.into_body(), limit))
+        .await
+        .unwrap_or(Err(Failure::BodyTimeout { limit: timeout }))
+}
+
+/// The body, if it is within the limit. One that is not is read on for a while and thrown away: a client that is
+/// still sending when the connection closes would see a broken connection instead of the answer.
+async fn collect(mut body: Body, limit: usize) -> Result<Vec<u8>, Failure> {
+    let mut collected = Vec::new();
+    let mut length = 0_usize;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let Ok(data) = frame.map_err(|_| Failure::BodyIncomplete)?.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= limit {
+            collected.extend_from_slice(&data);
+        } else {
+            collected = Vec::new();
+            if length > limit.saturating_mul(DISCARDED_LIMITS) {
+                break;
+            }
         }
-        Ok(Err(_)) => Err(Failure::BodyIncomplete),
-        Err(_) => Err(Failure::BodyTimeout { limit: settings.body_timeout() }),
     }
+    if length <= limit { Ok(collected) } else { Err(Failure::BodyTooLarge { limit }) }
 }

@@ -143,14 +143,15 @@ impl Failure {
     #[must_use]
     pub fn cause(&self) -> Option<String> {
         let Self::Rerank(RerankError::Internal(cause)) = self else { return None };
-        let mut chain = cause.to_string();
-        let mut next: Option<&dyn StdError> = cause.source();
-        while let Some(deeper) = next {
-            chain.push_str(": ");
-            chain.push_str(&deeper.to_string());
-            next = deeper.source();
+        let mut links = Vec::new();
+        let mut next: Option<&(dyn StdError + 'static)> = Some(cause.as_ref());
+        while let Some(link) = next {
+            // A panic's message may hold a caller's text; the line that the panic itself left in the log does not.
+            let panicked = link.downcast_ref::<tokio::task::JoinError>().is_some_and(tokio::task::JoinError::is_panic);
+            links.push(if panicked { "a task panicked".to_owned() } else { link.to_string() });
+            next = link.source();
         }
-        Some(chain)
+        Some(links.join(": "))
     }
 }
 
@@ -191,5 +192,30 @@ impl<'a> ErrorBody<'a> {
     pub fn new(message: &'a str, row: &'a Row, id: &'a str) -> Self {
         let error = ErrorFields { message, kind: row.kind, param: row.param.as_deref(), code: row.code };
         Self { error, message, detail: message, id }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_log_has_the_whole_cause_but_no_panics_words() {
+        let cause = anyhow::anyhow!("disk on fire").context("cannot read").context("cannot rank");
+        let failure = Failure::Rerank(RerankError::Internal(cause.into()));
+        assert_eq!(failure.cause().unwrap(), "cannot rank: cannot read: disk on fire");
+        assert_eq!(failure.to_string(), "internal error");
+
+        let panic = tokio::spawn(async { panic!("{}", "a caller's text") }).await.unwrap_err();
+        assert_eq!(Failure::Rerank(RerankError::internal(panic)).cause().unwrap(), "a task panicked");
+    }
+
+    #[test]
+    fn a_wait_is_rounded_up_to_whole_seconds() {
+        for (wait, seconds) in [(0, "1"), (400, "1"), (1000, "1"), (1001, "2")] {
+            let retry_after = Duration::from_millis(wait);
+            let response = Failure::from(RerankError::Overloaded { queued: 1, limit: 1, retry_after }).into_response();
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
+        }
     }
 }

@@ -74,12 +74,12 @@ impl Families {
             return self.named(&podium.family);
         }
         let lowered = checkpoint.name.to_lowercase();
-        let named = |names: &[String]| names.iter().any(|name| lowered.contains(name.as_str()));
+        let name_has = |names: &[String]| names.iter().any(|name| lowered.contains(name.as_str()));
         let architecture =
             |family: &Family| family.facts.recognise.architectures.iter().any(|known| known == checkpoint.architecture);
         let signs: [&dyn Fn(&Family) -> bool; 4] = [
             &|family| !family.facts.recognise.fallback && architecture(family),
-            &|family| named(&family.facts.recognise.names),
+            &|family| name_has(&family.facts.recognise.names),
             &|family| checkpoint.projector && family.facts.recognise.projector,
             &|family| family.facts.recognise.fallback && architecture(family),
         ];
@@ -87,7 +87,7 @@ impl Families {
             let fits: Vec<&Family> = self.iter().filter(|family| sign(family)).collect();
             match fits.as_slice() {
                 [] => {}
-                [family] if named(&family.facts.recognise.not_names) => {
+                [family] if name_has(&family.facts.recognise.not_names) => {
                     let problem = format!("family `{}` excludes checkpoints of this name", family.name());
                     return Err(self.not_recognised(checkpoint, problem));
                 }

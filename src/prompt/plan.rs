@@ -14,9 +14,9 @@ use super::template::{Part, Scene};
 use crate::rerank::slates::{self, BlockRule, SlateLimits, Window};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
-/// Where texts meet inside a prompt, tokens may join differently than in the text alone; this many
-/// a document are kept free for that.
-const SLACK: usize = 1;
+/// A cut text may take a few tokens more inside a prompt than were counted of it: the cut changes how
+/// the last word splits, and half a character becomes U+FFFD. This many a document are kept free.
+const SLACK: usize = 4;
 
 /// Which documents are read together, and in which order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,15 +72,15 @@ impl Prompter {
         }
         let plan = self.slate_plan(listwise, &room, limit, limits, texts, &documents)?;
         let together = match &plan {
-            Plan::Slates(slates) => count < 2 || slates.iter().any(|slate| slate.len() > 1),
-            Plan::Windows(window) => count > 1 && window.documents > 1,
+            Plan::Slates(slates) => slates.iter().any(|slate| slate.len() > 1),
+            Plan::Windows(window) => window.documents > 1,
             Plan::Pairs(_) => true,
         };
-        if together || (request.mode == Mode::Listwise && matches!(plan, Plan::Slates(_))) {
+        if together || count < 2 {
             return Ok((Mode::Listwise, documents, plan));
         }
         if request.mode == Mode::Listwise {
-            if count < 2 {
+            if let Plan::Slates(_) = plan {
                 return Ok((Mode::Listwise, documents, plan));
             }
             let mut lengths: Vec<usize> = documents.iter().map(|document| document.tokens_read).collect();
@@ -92,12 +92,7 @@ impl Prompter {
                 limit: room.slate,
             });
         }
-        if count > 1 {
-            warnings
-                .push(format!("read pointwise: a slate of {} tokens does not hold two of these documents", room.slate));
-        } else {
-            warnings.push("read pointwise: one document alone has nothing to be compared with".into());
-        }
+        warnings.push(format!("read pointwise: a slate of {} tokens does not hold two of these documents", room.slate));
         let plan = match &self.pointwise {
             Some(pointwise) => self.read_pairs(pointwise, request, limits, texts, &mut documents, warnings)?,
             None => one_by_one(count),
@@ -153,7 +148,7 @@ impl Prompter {
                 .map_err(RerankError::internal)?
                 .fill(&self.tokenizer, |_| "", |_| 0)
                 .map_err(RerankError::internal)?;
-            Ok(self.ending_at_query_mark(listwise, filled).ids.len())
+            Ok(Self::ending_at_query_mark(listwise, filled).ids.len())
         };
         let one = frame(1)?;
         let most = listwise.facts.slates.documents.min(limits.max_slate_documents).min(count);

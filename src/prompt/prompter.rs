@@ -192,11 +192,12 @@ impl Prompter {
                             .map(|block| template.render_block(block, scene, &self.tokenizer));
                         let (trunk, document, closing) = (trunk?, document?, closing?);
                         check_document_block(&document).map_err(|problem| template.problem(problem))?;
-                        let second = document.iter().map(|part| match part {
-                            Part::Document(_) => Part::Document(1),
-                            other => other.clone(),
-                        });
-                        let second: Vec<Part> = second.collect();
+                        let mut second = document.clone();
+                        for part in &mut second {
+                            if matches!(part, Part::Document(_)) {
+                                *part = Part::Document(1);
+                            }
+                        }
                         let documents = [document, second].into_iter().take(documents).flatten();
                         trunk.into_iter().chain(documents).chain(closing).collect()
                     }

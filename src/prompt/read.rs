@@ -1,10 +1,13 @@
 //! A request's texts as the model will read them: without control tokens, within their limits, and
 //! with a plan. What was cut or removed is counted and said, never silent.
+//!
+//! Control tokens go first, then texts are cut. jina-reranker-v3's reference does it the other way
+//! round; the two differ only for texts that spell its tokens.
 
 use rayon::prelude::*;
 
 use super::clean::{is_space, remove_control_tokens, squeeze};
-use super::family::CutRule;
+use super::family::{CutRule, SlateRule};
 use super::plan::Plan;
 use super::prompter::Prompter;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
@@ -69,6 +72,7 @@ impl Prompter {
     /// [`RerankError::UnsupportedMode`] for `listwise` on a family without it;
     /// [`RerankError::Internal`] when tokenizer or template fail.
     pub fn read(&self, request: &RerankRequest, limits: &LimitSettings) -> Result<Reading, RerankError> {
+        let mut warnings = Vec::new();
         let listwise = match request.mode {
             Mode::Listwise => Some(self.listwise.as_ref().ok_or_else(|| RerankError::UnsupportedMode {
                 problem: format!(
@@ -76,10 +80,15 @@ impl Prompter {
                     self.facts.name
                 ),
             })?),
-            Mode::Auto => self.listwise.as_ref(),
+            Mode::Auto => self.listwise.as_ref().filter(|listwise| {
+                let alone = listwise.facts.slates.rule == SlateRule::Windows && request.documents.len() < 2;
+                if alone {
+                    warnings.push("read pointwise: one document alone has nothing to be compared with".into());
+                }
+                !alone
+            }),
             Mode::Pointwise => self.listwise.as_ref().filter(|_| self.pointwise.is_none()),
         };
-        let mut warnings = Vec::new();
         let texts = self.short_texts(request, &mut warnings)?;
         let (mode, documents, plan) = match (listwise, self.pointwise.as_ref()) {
             (Some(listwise), _) => self.read_slates(listwise, request, limits, &texts, &mut warnings)?,

@@ -72,7 +72,7 @@ impl Prompter {
             .fill(&self.tokenizer, |place| &reading.documents[documents[place]].text, |_| mark)
             .map_err(RerankError::internal)?;
         self.check_controls(&filled.ids, filled.controls.len())?;
-        let filled = self.ending_at_query_mark(listwise, filled);
+        let filled = Self::ending_at_query_mark(listwise, filled);
         let marks = match &listwise.marks {
             None => vec![Place { segment: 0, offset: filled.ids.len() - 1 }],
             Some(marks) => {
@@ -129,13 +129,13 @@ impl Prompter {
                 .fill(&self.tokenizer, |_| "", |_| 0)
                 .map_err(RerankError::internal)?;
             self.check_controls(&filled.ids, filled.controls.len())?;
-            Ok(self.ending_at_query_mark(listwise, filled).ids)
+            Ok(Self::ending_at_query_mark(listwise, filled).ids)
         };
         Ok((block("trunk")?, block("closing")?))
     }
 
     /// Causal attention: what follows the query's mark cannot change what is read.
-    pub(super) fn ending_at_query_mark(&self, listwise: &Listwise, mut filled: Filled) -> Filled {
+    pub(super) fn ending_at_query_mark(listwise: &Listwise, mut filled: Filled) -> Filled {
         if let Some(marks) = &listwise.marks {
             filled.end_after(marks.query);
         }

@@ -1,5 +1,8 @@
 //! For tests: a small byte-level tokenizer with Qwen's shape, prompters on it, and nasty texts.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -97,7 +100,7 @@ pub(crate) fn tokenizer_json(without: &[&str]) -> Value {
         .filter(|(_, text)| !without.contains(&text.as_str()))
         .map(|(nth, text)| {
             json!({"id": first_control + nth, "content": text, "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": !text.contains("t")})
+                "rstrip": false, "normalized": false, "special": !text.contains('t')})
         })
         .collect();
     let vocabulary: serde_json::Map<String, Value> =
@@ -172,6 +175,15 @@ pub(crate) fn bind(
 /// A family on the test tokenizer, with a context of 32,768 tokens.
 pub(crate) fn prompter(family: &str) -> Prompter {
     bind(family, &tokenizer(), 32_768, 1024).unwrap()
+}
+
+/// [`prompter`], made once.
+pub(crate) fn shared(family: &str) -> &'static Prompter {
+    static PROMPTERS: LazyLock<HashMap<String, Prompter>> = LazyLock::new(|| {
+        let names = Families::built_in().unwrap().names();
+        names.into_iter().map(|name| (name.clone(), prompter(&name))).collect()
+    });
+    &PROMPTERS[family]
 }
 
 /// Texts made of control tokens, pieces of them, template letters, white space and odd characters.

@@ -49,16 +49,16 @@ impl SlidingOrder {
     /// Reorders the documents at these places by their log-probabilities (in the order of
     /// [`SlidingOrder::at`]), best first; equal ones keep their order.
     pub fn reorder(&mut self, places: std::ops::Range<usize>, scores: &[f32]) {
-        let mut scored: Vec<(usize, f32)> =
+        let mut window: Vec<(usize, f32)> =
             self.order[places.clone()].iter().copied().zip(scores.iter().copied()).collect();
-        let shared: Vec<f32> = scored
+        let shared: Vec<f32> = window
             .iter()
             .filter(|(document, _)| self.raw[*document].is_some())
             .map(|(document, score)| self.strength[*document] - score)
             .collect();
         let shift = if shared.is_empty() { 0.0 } else { shared.iter().sum::<f32>() / shared.len() as f32 };
-        scored.sort_by(|left, right| right.1.total_cmp(&left.1));
-        for (place, (document, score)) in places.zip(scored) {
+        window.sort_by(|left, right| right.1.total_cmp(&left.1));
+        for (place, (document, score)) in places.zip(window) {
             self.order[place] = document;
             self.raw[document] = Some(score);
             self.strength[document] = score + shift;

@@ -29,7 +29,7 @@ pub struct Rounds {
     reading: Arc<Reading>,
     scorer: Scorer,
     /// Places of the list (of the current order, for windows) read in each round to come.
-    rounds: VecDeque<Vec<Range<usize>>>,
+    to_come: VecDeque<Vec<Range<usize>>>,
     /// The documents of the passes that are out.
     out: Vec<Vec<usize>>,
     /// Slates or documents read so far.
@@ -67,8 +67,8 @@ impl Rounds {
                 return Err(RerankError::internal("a reading of another family"));
             }
         };
-        let rounds = rounds.into_iter().filter(|round| !round.is_empty()).collect();
-        Ok(Self { prompter, reading, scorer, rounds, out: Vec::new(), slates: 0 })
+        let to_come = rounds.into_iter().filter(|round| !round.is_empty()).collect();
+        Ok(Self { prompter, reading, scorer, to_come, out: Vec::new(), slates: 0 })
     }
 
     /// The reading that is scored.
@@ -83,7 +83,7 @@ impl Rounds {
     /// # Errors
     /// Those of [`Prompter::render`].
     pub fn next_round(&mut self) -> Result<Option<Vec<PlannedPass>>, RerankError> {
-        let Some(round) = self.rounds.pop_front() else { return Ok(None) };
+        let Some(round) = self.to_come.pop_front() else { return Ok(None) };
         let mut passes = Vec::with_capacity(round.len());
         for places in round {
             let documents: Vec<usize> = match &mut self.scorer {

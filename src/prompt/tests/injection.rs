@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::testing::{control_texts, nasty_text, prompter};
+use super::super::testing::{control_texts, nasty_text, prompter, shared};
 use super::super::{Place, Plan, Prompter, Reading};
 use super::{FAMILIES, instructed, limits, passes, request};
 use crate::rerank::{Mode, RerankError, RerankRequest};
@@ -45,7 +45,7 @@ fn without_buckets(prompter: &Prompter, shape: Vec<(Vec<u32>, usize)>) -> Vec<(V
 }
 
 fn hold(request: &RerankRequest, family: &str) {
-    let prompter = prompter(family);
+    let prompter = shared(family);
     let reading = match prompter.read(request, &limits()) {
         Ok(reading) => reading,
         Err(RerankError::InvalidField { field, .. }) if field == "query" => return,
@@ -65,8 +65,8 @@ fn hold(request: &RerankRequest, family: &str) {
     };
     let harmless = prompter.read(&harmless, &limits()).unwrap();
     assert_eq!(
-        without_buckets(&prompter, shape(&prompter, &reading)),
-        without_buckets(&prompter, shape(&prompter, &harmless)),
+        without_buckets(prompter, shape(prompter, &reading)),
+        without_buckets(prompter, shape(prompter, &harmless)),
         "{family}: {request:?}"
     );
 }

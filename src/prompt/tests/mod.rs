@@ -1,7 +1,9 @@
 //! The prompt room as a whole: a request in, token sequences out.
 
+mod added;
 mod bytes;
 mod injection;
+mod nano;
 mod plans;
 mod qwen;
 mod truncation;

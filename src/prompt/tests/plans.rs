@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::Plan;
-use super::super::testing::{bind, prompter, tokenizer};
+use super::super::testing::{bind, prompter, shared, tokenizer};
 use super::{FAMILIES, LISTWISE, limits, passes, request};
 use crate::rerank::slates::Window;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
@@ -30,15 +30,12 @@ fn auto_is_listwise_where_the_family_can() {
 fn listwise_on_a_pointwise_family_is_refused_with_the_way_out() {
     for family in ["qwen3-reranker", "mxbai-v2", "zerank"] {
         let request = RerankRequest { mode: Mode::Listwise, ..request("q", &["a"]) };
-        match prompter(family).read(&request, &limits()).unwrap_err() {
-            RerankError::UnsupportedMode { problem } => {
-                assert_eq!(
-                    problem,
-                    format!("family `{family}` reads one document at a time; ask for `pointwise` or `auto`")
-                );
-            }
-            error => panic!("{error:?}"),
-        }
+        let error = prompter(family).read(&request, &limits()).unwrap_err();
+        assert!(matches!(error, RerankError::UnsupportedMode { .. }), "{error:?}");
+        assert_eq!(
+            error.to_string(),
+            format!("mode: family `{family}` reads one document at a time; ask for `pointwise` or `auto`")
+        );
     }
 }
 
@@ -125,7 +122,7 @@ proptest! {
         let documents = lengths.iter().map(|length| "a 7? \n".chars().cycle().take(*length).collect()).collect();
         let request = with_mode(mode, documents);
         for family in FAMILIES {
-            let prompter = prompter(family);
+            let prompter = shared(family);
             let reading = prompter.read(&request, &limits).unwrap();
             let passes = passes(&reading);
             let mut all = passes.concat();

@@ -33,13 +33,13 @@ fn a_cut_document_is_counted_and_warned_of_in_every_family() {
 fn truncation_off_names_the_text_its_tokens_and_the_limit() {
     for family in FAMILIES {
         let request = RerankRequest { truncation: false, ..per_document(5, &["1", "2", "3", &digits(9)]) };
-        match prompter(family).read(&request, &limits()).unwrap_err() {
-            RerankError::TextTooLong { field, tokens, limit } => {
-                assert_eq!((field.as_str(), limit), ("documents[3]", 5), "{family}");
-                assert!(tokens == 9 || (family == "podium-nano" && tokens == 10), "{family}");
-            }
-            error => panic!("{family}: {error:?}"),
-        }
+        let error = prompter(family).read(&request, &limits()).unwrap_err();
+        // podium-nano's documents begin with a space.
+        let all = if family == "podium-nano" { 10 } else { 9 };
+        assert!(
+            matches!(&error, RerankError::TextTooLong { field, tokens, limit: 5 } if field == "documents[3]" && *tokens == all),
+            "{family}: {error:?}"
+        );
         let long = digits(7000);
         for (field, request) in
             [("query", super::request(&long, &["1"])), ("instruction", instructed("q", &long, &["1"]))]
@@ -109,6 +109,21 @@ fn max_tokens_per_doc_raises_the_familys_limit_up_to_the_context() {
     assert!(reading.documents[0].tokens_read < 2048);
     let rendering = small.render(&reading, &[0]).unwrap();
     assert!((2040..=2048).contains(&rendering.trunk.len()), "{}", rendering.trunk.len());
+}
+
+#[test]
+fn a_document_cut_to_the_whole_context_fits_wherever_the_cut_falls() {
+    for family in FAMILIES {
+        for context in 2045..2050 {
+            let prompter = bind(family, &tokenizer(), context, 1024).unwrap();
+            for text in ["😀".repeat(3000), "7? \n".repeat(2000)] {
+                let reading = prompter.read(&per_document(100_000, &[&text]), &limits()).unwrap();
+                let rendering = prompter.render(&reading, &[0]).unwrap();
+                let depth = rendering.trunk.len() + rendering.branches.iter().map(Vec::len).max().unwrap_or(0);
+                assert!((context - 12..=context).contains(&depth), "{family}: {depth}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -196,6 +196,7 @@ fn check(pass: &ForwardPass, vocabulary: usize, max_positions: usize) -> Result<
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one range is what is meant")]
 mod tests {
     use super::*;
     use crate::runtime::{JointLayers, Probe};

@@ -450,8 +450,8 @@ mod tests {
             let exact = f64::from(x).exp();
             assert!((f64::from(exp(x)) - exact).abs() <= exact * 3e-7, "exp({x}) = {}", exp(x));
         }
-        assert_eq!(exp(-88.), 0.);
-        assert_eq!(exp(f32::NEG_INFINITY), 0.);
+        assert!(exp(-88.) < f32::MIN_POSITIVE);
+        assert!(exp(f32::NEG_INFINITY) < f32::MIN_POSITIVE);
         assert!(exp(f32::NAN).is_nan());
     }
 }

@@ -1,0 +1,38 @@
+//! The embedded model's own files.
+
+use std::path::Path;
+
+use super::super::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
+use super::{instructed, render};
+
+#[test]
+fn the_embedded_models_files_make_a_prompter() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/podium-nano");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&read("config.json")).unwrap();
+    let podium = PodiumConfig::from_config(&config, "config.json").unwrap();
+    let families = Families::built_in().unwrap();
+    let facts =
+        CheckpointFacts { name: "podium-nano", architecture: "Qwen3Model", projector: true, podium: podium.as_ref() };
+    let family = families.detect("auto", &facts).unwrap();
+    assert_eq!(family.name(), "podium-nano");
+    let number = |key: &str| usize::try_from(config[key].as_u64().unwrap()).unwrap();
+    let model = ModelLimits {
+        name: "podium-nano".into(),
+        context: number("max_position_embeddings"),
+        vocabulary: number("vocab_size"),
+    };
+    let tokenizer = Tokenizer::from_bytes(&read("tokenizer.json"), "tokenizer.json").unwrap();
+    let table = LexicalTable::from_bytes(&read("lexical.safetensors")).unwrap();
+    let prompter = Prompter::new(family, tokenizer, &model, podium.as_ref(), Some(table)).unwrap();
+
+    let documents = ["Paris is the capital of France.", "Bananas are yellow."];
+    let rendering = render(&prompter, &instructed("capital of france", "Prefer short ones", &documents));
+    assert_eq!(
+        prompter.decode(&rendering.trunk),
+        "<|im_start|> capital of france<|instruct|> Prefer short ones<|im_end|>"
+    );
+    // The buckets are those of tests/fixtures/lexical.json.
+    assert_eq!(prompter.decode(&rendering.branches[0]), " Paris is the capital of France.<|embed_26|>");
+    assert_eq!(prompter.decode(&rendering.branches[1]), " Bananas are yellow.<|embed_0|>");
+}

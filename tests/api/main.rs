@@ -1,0 +1,12 @@
+//! The server as its clients meet it: real requests to a real port, over a fake runtime.
+//!
+//! Nothing here waits for time to pass: what has to be busy is held by the fake runtime's gate.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where something unexpected happens")]
+
+mod bad_input;
+mod busy;
+mod command_line;
+mod contract;
+mod observing;
+mod support;

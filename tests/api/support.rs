@@ -1,0 +1,153 @@
+//! A server on a free port over a fake runtime, and a client for it.
+
+use std::time::Duration;
+
+use podium::app::{self, Farewell};
+use podium::config::{Configuration, Settings, Sources};
+use podium::pipeline::Reranker;
+use podium::runtime::fake::{FakeControls, FakeRuntime};
+use podium::runtime::{Checkpoint, Runtime};
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Something that should happen at once, and does not, fails its test after this.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server.
+pub struct Server {
+    pub address: String,
+    pub controls: FakeControls,
+    client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Farewell>,
+}
+
+impl Server {
+    /// A server with default settings.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A server with settings of its own.
+    pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Configuration::load(&Sources::default()).unwrap().settings;
+        change(&mut settings);
+        let runtime = FakeRuntime::new();
+        let controls = runtime.controls();
+        let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
+        let names = vec!["podium-nano".to_owned()];
+        let reranker = Reranker::new(names, prompter, runtime, settings.limits.clone(), &settings.schedule);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            app::serve(&settings.server, reranker, listener, async {
+                stopped.await.unwrap();
+            })
+            .await
+        });
+        Self { address, controls, client: Client::builder().no_proxy().build().unwrap(), stop: Some(stop), task }
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("http://{}{path}", self.address)).timeout(PATIENCE)
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    /// Posts JSON to `/v1/rerank`.
+    pub async fn rerank(&self, body: &Value) -> Answer {
+        self.post("/v1/rerank", body).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Posts a body as it is, as JSON.
+    pub async fn post_text(&self, body: impl Into<reqwest::Body>) -> Answer {
+        let request = self.request(Method::POST, "/v1/rerank").header("content-type", "application/json");
+        Answer::of(request.body(body)).await
+    }
+
+    /// Starts a rerank whose answer is collected later.
+    pub fn rerank_later(&self, body: &Value) -> JoinHandle<Answer> {
+        tokio::spawn(Answer::of(self.request(Method::POST, "/v1/rerank").json(body)))
+    }
+
+    /// Tells the server to stop.
+    pub fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits until the server has stopped.
+    pub async fn farewell(self) -> Farewell {
+        tokio::time::timeout(PATIENCE, self.task).await.expect("the server does not stop").unwrap()
+    }
+
+    /// Asks for the metrics until they say this: what happens in the server after an answer, or without one, is seen
+    /// there first.
+    pub async fn until_metrics_say(&self, line: &str) {
+        let mut last = String::new();
+        for _ in 0..400 {
+            last = self.get("/metrics").await.text;
+            if last.lines().any(|found| found == line) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the metrics never said {line:?}:\n{last}");
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub async fn of(request: RequestBuilder) -> Self {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Self { status, headers, text: response.text().await.unwrap() }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Asserts that this is a failure: status, headers, and the whole body.
+    pub fn assert_failure(&self, status: u16, code: &str, param: Option<&str>, message: &str) {
+        let kind = match status {
+            429 => "rate_limit_error",
+            500 => "server_error",
+            503 => "service_unavailable_error",
+            504 => "timeout_error",
+            _ => "invalid_request_error",
+        };
+        let expected = serde_json::json!({
+            "error": {"message": message, "type": kind, "param": param, "code": code},
+            "message": message,
+            "detail": message,
+            "id": self.header("x-request-id"),
+        });
+        assert_eq!(self.json(), expected);
+        assert_eq!(self.status, status, "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/json");
+        assert!(!self.header("x-request-id").is_empty());
+        assert_eq!(self.headers.contains_key("retry-after"), matches!(status, 429 | 503), "{:?}", self.headers);
+    }
+}
