@@ -70,7 +70,7 @@ class Example:
     rows: list[int]
     query: str
     kind: str
-    label: int | None = None
+    blind: bool = False
 
 
 class Bm25Index:
@@ -187,7 +187,7 @@ class SlateMaker:
         if self.corpus.passages[row].title and rng.random() < 0.06 and not blind:
             query = f"{self.corpus.passages[row].title} {query}"[:300]
         limits = [max(8, min(DOCUMENT_TOKENS, limit + rng.randint(-8, 8))) for _ in rows]
-        return Example(self.build(query, rows, limits, blind=blind), [rows.index(row)], rows, query, "plain")
+        return Example(self.build(query, rows, limits, blind=blind), [rows.index(row)], rows, query, "plain", blind)
 
     def instructed(self, rng: random.Random, k: int, limit: int, held_out: bool = False, kind: str = "") -> Example:
         """A slate whose instruction decides. Tries until the kind can be made."""

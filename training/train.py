@@ -31,16 +31,15 @@ from teacher import cached_vectors
 from tokenizer import EMBED, END, INSTRUCT, RERANK, START, encode_all, train_tokenizer
 from warm_start import warm_start
 
-PEAK_BODY, PEAK_EMBEDDING = 4e-4, 1.5e-4
+EMBEDDING_RATE = 0.375
 WARM_UP = 30
 AVERAGE_EVERY = 8
 BATCH_TOKENS = 2200
 INSTRUCTED_SHARE = 0.3
-BLIND_SHARE = 0.15
 TEACHER_SHARPNESS, EVIDENCE_SHARPNESS, LABEL_BONUS = 16.0, 7.0, 2.0
 DISTIL_WEIGHT, LABEL_WEIGHT = 1.0, 0.5
 SCALE = 20.0
-LENGTHS = ((48, 0.3), (64, 0.3), (96, 0.25), (160, 0.09), (320, 0.04), (512, 0.02))
+LENGTHS = ((48, 0.2), (64, 0.25), (96, 0.25), (160, 0.15), (320, 0.1), (512, 0.05))
 
 
 def controls_of(tokenizer: Tokenizer) -> Controls:
@@ -105,8 +104,8 @@ class Workspace:
         return maker
 
 
-def draw_batch(maker: SlateMaker, rng: random.Random) -> list[Example]:
-    """Slates of one length class, up to BATCH_TOKENS tokens."""
+def draw_batch(maker: SlateMaker, rng: random.Random, blind: float) -> list[Example]:
+    """Slates of one length class, up to BATCH_TOKENS tokens; a share of the plain ones `blind`."""
     limit = rng.choices([n for n, _ in LENGTHS], [w for _, w in LENGTHS])[0]
     k = rng.choice((4, 8, 8, 16, 24)) if limit <= 64 else rng.choice((4, 6, 8, 12)) if limit <= 160 else rng.choice((3, 4))
     count = max(1, round(BATCH_TOKENS / (k * limit)))
@@ -115,7 +114,7 @@ def draw_batch(maker: SlateMaker, rng: random.Random) -> list[Example]:
         if rng.random() < INSTRUCTED_SHARE:
             batch.append(maker.instructed(rng, min(k, 8), limit))
         else:
-            batch.append(maker.plain(rng, k, limit, blind=rng.random() < BLIND_SHARE))
+            batch.append(maker.plain(rng, k, limit, blind=rng.random() < blind))
     return batch
 
 
@@ -128,7 +127,7 @@ def target_of(maker: SlateMaker, example: Example) -> torch.Tensor | None:
     cosine = maker.passage_teacher[example.rows].astype(np.float32) @ vector.astype(np.float32)
     weights = maker.table.weights(example.query)
     lexical = np.array([maker.table.score(weights, maker.bags[r]) for r in example.rows])
-    logits = TEACHER_SHARPNESS * cosine + EVIDENCE_SHARPNESS * lexical
+    logits = TEACHER_SHARPNESS * cosine + (0 if example.blind else EVIDENCE_SHARPNESS) * lexical
     logits[example.right] += LABEL_BONUS
     return torch.softmax(torch.tensor(logits, dtype=torch.float32), 0)
 
@@ -180,7 +179,7 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
     table = model.embed_tokens.weight
     body = [p for p in model.parameters() if p is not table]
     optimiser = torch.optim.AdamW(
-        [{"params": body, "peak": PEAK_BODY}, {"params": [table], "peak": PEAK_EMBEDDING}],
+        [{"params": body, "peak": options.rate}, {"params": [table], "peak": EMBEDDING_RATE * options.rate}],
         betas=(0.9, 0.98),
         weight_decay=0.01,
         fused=True,
@@ -188,7 +187,7 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
     started, tokens, recent = time.time(), 0, {}
     step, progress = 0, 0.0
     while progress < 1:
-        batch = draw_batch(maker, rng)
+        batch = draw_batch(maker, rng, options.blind)
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * factor(step, progress)
         loss, facts = loss_of(model, maker, batch, options.device)
@@ -245,6 +244,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--static-epochs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=1400, help="steps of each worker, a multiple of 8")
+    parser.add_argument("--rate", type=float, default=1e-4, help="peak rate of the layers")
+    parser.add_argument("--blind", type=float, default=0.4, help="share of plain slates without the lexical evidence")
     parser.add_argument("--start", type=Path, help="go on from these weights instead of the warm start")
     parser.add_argument("--minutes", type=float, default=0, help="stop sooner, after so many minutes")
     parser.add_argument("--workers", type=int, default=2, help="processes that average their weights")
