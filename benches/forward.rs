@@ -1,7 +1,5 @@
 //! The model alone: one listwise pass of the embedded model over documents of random tokens.
 
-#![expect(missing_docs, reason = "criterion's macros make undocumented functions")]
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use podium::runtime::packed::PackedRuntime;
 use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, Probe, Runtime};

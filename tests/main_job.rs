@@ -37,7 +37,11 @@ fn ten_domains() -> Vec<Slate> {
 /// Documents of very different length, made of the ten domains' texts.
 fn mixed_documents(count: usize) -> Vec<String> {
     let texts: Vec<String> = ten_domains().into_iter().flat_map(|slate| slate.documents).collect();
-    (0..count).map(|n| (0..=n % 9).map(|part| texts[(n * 7 + part * 11) % texts.len()].as_str()).collect::<Vec<_>>().join(" ")).collect()
+    (0..count)
+        .map(|n| {
+            (0..=n % 9).map(|part| texts[(n * 7 + part * 11) % texts.len()].as_str()).collect::<Vec<_>>().join(" ")
+        })
+        .collect()
 }
 
 fn by_index(ranking: &Ranking) -> Vec<f32> {
@@ -66,7 +70,10 @@ async fn the_relevant_document_comes_first_in_at_least_eight_of_ten_domains() {
         let ranking = reranker.rerank(request).await.unwrap();
         assert_eq!((ranking.mode, ranking.slates), (Mode::Listwise, 1));
         let first = ranking.results[0].index;
-        println!("{:<12} first {first}, relevant {}, score {:.3}", slate.domain, slate.relevant, ranking.results[0].relevance_score);
+        println!(
+            "{:<12} first {first}, relevant {}, score {:.3}",
+            slate.domain, slate.relevant, ranking.results[0].relevance_score
+        );
         right += usize::from(first == slate.relevant);
     }
     assert!(right >= 8, "{right} of 10");
@@ -139,8 +146,12 @@ async fn an_instruction_stands_in_the_prompt_and_changes_the_scores() {
     let plain = RerankRequest::new(&slate.query, slate.documents);
     let mut instructed = plain.clone();
     instructed.instruction = Some("Prefer texts about satellite dishes.".into());
-    let explained = reranker.explain(&instructed).unwrap();
-    assert!(explained.passes[0].trunk.contains("Prefer texts about satellite dishes."), "{}", explained.passes[0].trunk);
+    let explained = reranker.explain(instructed.clone()).unwrap();
+    assert!(
+        explained.passes[0].trunk.contains("Prefer texts about satellite dishes."),
+        "{}",
+        explained.passes[0].trunk
+    );
     let (plain, instructed) = (reranker.rerank(plain).await.unwrap(), reranker.rerank(instructed).await.unwrap());
     assert!(by_index(&plain).iter().zip(by_index(&instructed)).any(|(a, b)| (a - b).abs() > 1e-3));
 }

@@ -2,7 +2,7 @@
 //!
 //! Each source is read into plain key-value pairs first, and every pair is held against the compiled-in defaults: a
 //! key that is not there, a value of another type or out of its range is refused with the key, the value and where
-//! it came from. What a setting means is in the room that reads it; what it may be is in [`rules`].
+//! it came from. What a setting means is in the room that reads it; what it may be is in `rules`.
 
 mod error;
 mod rules;

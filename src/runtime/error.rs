@@ -102,4 +102,7 @@ pub enum RuntimeError {
     /// The device failed.
     #[error("device: {0}")]
     Device(String),
+    /// The code that ran the batch panicked: a bug.
+    #[error("the forward pass panicked")]
+    Panicked,
 }

@@ -104,12 +104,13 @@ async fn run_batch(runtime: &Arc<impl Runtime>, batch: Vec<Job>, shared: &Shared
 }
 
 /// Runs a batch in a task of its own, so that a panic is an error of that batch and not the worker's end.
+/// What it said may hold a request's text and stays with the panic hook.
 async fn forward(runtime: &Arc<impl Runtime>, passes: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
     let runtime = Arc::clone(runtime);
     let count = passes.len();
     let readouts = tokio::spawn(async move { runtime.forward(passes).await })
         .await
-        .unwrap_or_else(|failure| Err(RuntimeError::Device(format!("the forward pass panicked: {failure}"))))?;
+        .unwrap_or(Err(RuntimeError::Panicked))?;
     if readouts.len() == count {
         Ok(readouts)
     } else {

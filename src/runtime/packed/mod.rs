@@ -81,9 +81,7 @@ impl Runtime for PackedRuntime {
 
     async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
         let decoder = Arc::clone(&self.decoder);
-        tokio::task::spawn_blocking(move || run(&decoder, &batch))
-            .await
-            .unwrap_or_else(|failure| Err(RuntimeError::Device(format!("the forward pass panicked: {failure}"))))
+        tokio::task::spawn_blocking(move || run(&decoder, &batch)).await.unwrap_or(Err(RuntimeError::Panicked))
     }
 }
 
