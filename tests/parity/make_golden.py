@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-
 from golden import family_cases, nano_case, runtime_cases
 
 HERE = Path(__file__).resolve().parent

@@ -151,17 +151,19 @@ def make(folder: Path, shape: Shape, seed: int, tokenizer: Path) -> Reference:
     exact: dict[str, torch.Tensor] = {}
     names = [name for name, _ in model.named_parameters()]  # a tied head is not listed
 
-    def store(name: str, file_name: str, weight: torch.Tensor) -> torch.Tensor:
+    def store(name: str, weight: torch.Tensor) -> torch.Tensor:
+        """Notes what the file will hold, and returns what a reader makes of it."""
         if shape.stored == "I8" and weight.dim() == 2:
-            stored[file_name], stored[f"{file_name}.scale"] = quantise_rows(weight)
-            return stored[file_name].float() * stored[f"{file_name}.scale"][:, None]
-        stored[file_name] = weight.to(STORED["F16" if shape.stored == "I8" else shape.stored])
-        return stored[file_name].float()
+            stored[name], stored[f"{name}.scale"] = quantise_rows(weight)
+            return stored[name].float() * stored[f"{name}.scale"][:, None]
+        stored[name] = weight.to(STORED["F16" if shape.stored == "I8" else shape.stored])
+        return stored[name].float()
 
     parameters = dict(model.named_parameters())
     for name in names:
         weight = random_weight(name, parameters[name], random)
-        exact[name] = store(name, shape.prefix + name.removeprefix("model.") if name.startswith("model.") else name, weight)
+        of_decoder = name.startswith("model.")
+        exact[name] = store(shape.prefix + name.removeprefix("model.") if of_decoder else name, weight)
     model.load_state_dict(exact, strict=False)
     if shape.tied:
         model.tie_weights()
@@ -169,7 +171,7 @@ def make(folder: Path, shape: Shape, seed: int, tokenizer: Path) -> Reference:
     if shape.projector:
         middle, width = shape.projector
         projector = [
-            store(f"projector.{place}.weight", f"projector.{place}.weight", random_weight("projector", torch.empty(size), random))
+            store(f"projector.{place}.weight", random_weight("projector", torch.empty(size), random))
             for place, size in ((0, (middle, shape.hidden)), (2, (width, middle)))
         ]
     write_shards(folder, stored, shape.shards)

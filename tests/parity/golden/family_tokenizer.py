@@ -26,7 +26,7 @@ CORPUS = [
     "Water boils at a lower temperature on a mountain because the air presses less on its surface.",
     "Der Zug nach München hat zwanzig Minuten Verspätung. Où est la gare? ¿Dónde está el café?",
     "绿茶富含儿茶素等抗氧化剂。 Чай растёт в горах. 東京の夏は暑い。 🙂🙃 naïve café",
-    "fn main() { let x = 42; println!(\"{x}\"); } // 3.14159 != 2.71828",
+    'fn main() { let x = 42; println!("{x}"); } // 3.14159 != 2.71828',
 ]
 
 

@@ -13,22 +13,22 @@ from .reference import Pass, hidden_states, hidden_states_apart, next_token_logi
 VOCABULARY = 259
 
 SHAPES = {
-    "qwen3-mha-f32": Shape("Qwen3ForCausalLM", 48, 2, 4, 4, 16, 89, VOCABULARY, True, "F32"),
+    "qwen3-mha-f32": Shape("Qwen3ForCausalLM", 48, 2, 4, 4, 16, 53, VOCABULARY, True, "F32"),
     "qwen3-gqa2-sharded": Shape(
         "Qwen3ForCausalLM", 40, 3, 4, 2, 32, 71, VOCABULARY, False, "BF16", 500_000.0, new_rope=True, shards=3
     ),
     "qwen3-gqa4-projector": Shape(
-        "Qwen3Model", 40, 2, 4, 1, 64, 101, VOCABULARY, True, "BF16", 10_000.0, prefix="", projector=(96, 33)
+        "Qwen3Model", 40, 2, 4, 1, 64, 71, VOCABULARY, True, "BF16", 10_000.0, prefix="", projector=(96, 33)
     ),
     "qwen3-gqa8-head128": Shape(
-        "Qwen3ForCausalLM", 32, 2, 8, 1, 128, 65, VOCABULARY, False, "F16", norm_eps=1e-5, max_positions=8192
+        "Qwen3ForCausalLM", 24, 2, 8, 1, 128, 65, VOCABULARY, False, "F16", norm_eps=1e-5, max_positions=8192
     ),
     "qwen3-int8": Shape(
         "Qwen3Model", 64, 3, 8, 4, 16, 67, VOCABULARY, True, "I8", prefix="", projector=(64, 48), max_positions=1024
     ),
-    "qwen2-mha-f32": Shape("Qwen2ForCausalLM", 48, 2, 3, 3, 16, 77, VOCABULARY, True, "F32", 10_000.0),
-    "qwen2-gqa2-untied": Shape("Qwen2ForCausalLM", 64, 3, 2, 1, 32, 111, VOCABULARY, False, "BF16", new_rope=True),
-    "qwen2-gqa2-head64": Shape("Qwen2ForCausalLM", 128, 2, 2, 1, 64, 35, VOCABULARY, True, "BF16"),
+    "qwen2-mha-f32": Shape("Qwen2ForCausalLM", 48, 2, 3, 3, 16, 45, VOCABULARY, True, "F32", 10_000.0),
+    "qwen2-gqa2-untied": Shape("Qwen2ForCausalLM", 64, 3, 2, 1, 32, 61, VOCABULARY, False, "BF16", new_rope=True),
+    "qwen2-gqa2-head64": Shape("Qwen2ForCausalLM", 128, 2, 2, 1, 64, 21, VOCABULARY, True, "BF16"),
     "qwen2-gqa4-f16": Shape("Qwen2ForCausalLM", 64, 2, 4, 1, 16, 67, VOCABULARY, True, "F16", norm_eps=1e-5),
     "qwen2-gqa8-int8": Shape("Qwen2Model", 128, 2, 8, 1, 16, 53, VOCABULARY, True, "I8", prefix=""),
 }

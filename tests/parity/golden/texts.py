@@ -15,7 +15,7 @@ MIXED = [
     " leading and trailing blanks \t",
     "line one\nline two\r\n\r\n  - a list\n\t1. and a tab",
     "?!\n",
-    "fn main() { let x = 42; println!(\"{x}\"); }",
+    'fn main() { let x = 42; println!("{x}"); }',
 ]
 PLAIN = [
     "Water boils at a lower temperature on a mountain.",
@@ -69,7 +69,9 @@ CASES = {
         {"name": "cut texts", "query": [LONG_QUERY[0], 60], "documents": [PLAIN[0], [LONG[0], 150]]},
     ],
     "first": [
-        {"window": 20, "stride": 10} | case for case in EVERYWHERE if "instruction" not in case and case["name"] != "one document"
+        {"window": 20, "stride": 10} | case
+        for case in EVERYWHERE
+        if "instruction" not in case and case["name"] != "one document"
     ]
     + [{"name": "windows of four", "query": QUERY, "documents": PLAIN, "window": 4, "stride": 2}],
 }

@@ -1,6 +1,6 @@
 //! Attention over packed rows: each run of queries against the ranges of keys it sees.
 //!
-//! Three ways to the same numbers: [`cpu`], a tiled kernel for f32 on the CPU; [`flash`],
+//! Three ways to the same numbers: [`cpu`], a tiled kernel for f32 on the CPU; `flash`,
 //! FlashAttention's variable-length kernel on CUDA; and [`tiles`], tensor products a tile at a time,
 //! for every other device and type. None of them stores anything quadratic in the number of rows.
 
