@@ -145,10 +145,10 @@ async fn an_instruction_stands_in_the_prompt_and_changes_the_scores() {
     let slate = ten_domains().swap_remove(0);
     let plain = RerankRequest::new(&slate.query, slate.documents);
     let mut instructed = plain.clone();
-    instructed.instruction = Some("Prefer texts about satellite dishes.".into());
+    instructed.instruction = Some("prefer texts about satellite dishes.".into());
     let explained = reranker.explain(instructed.clone()).unwrap();
     assert!(
-        explained.passes[0].trunk.contains("Prefer texts about satellite dishes."),
+        explained.passes[0].trunk.contains("prefer texts about satellite dishes."),
         "{}",
         explained.passes[0].trunk
     );

@@ -22,7 +22,7 @@ from lexical import LexicalTable, write_fixture
 from model import Controls, Reranker, Shape
 from slates import SlateMaker
 from tokenizer import EMBED, END, INSTRUCT, RERANK, START
-from train import Workspace, controls_of
+from train import Workspace, blend, controls_of
 from warm_start import warm_start
 
 LIMIT_BYTES = 16 * 1024 * 1024
@@ -91,11 +91,6 @@ def held_out_scores(model: Reranker, maker: SlateMaker, seed: int) -> tuple[np.n
         scores.append(model.scores([example.slate])[0].numpy())
         labels.append(np.isin(np.arange(len(example.rows)), example.right).astype(float))
     return np.concatenate(scores), np.concatenate(labels)
-
-
-def blend(first: dict, trained: dict, share: float) -> dict:
-    """Weights between the warm start (0) and the end of training (1)."""
-    return {k: (1 - share) * first[k] + share * trained[k] for k in trained}
 
 
 @torch.no_grad()

@@ -156,6 +156,11 @@ def loss_of(model: Reranker, maker: SlateMaker, batch: list[Example], device: st
     return total / len(batch), facts
 
 
+def blend(first: dict, trained: dict, share: float) -> dict:
+    """Weights between `first` (share 0) and `trained` (share 1)."""
+    return {k: (1 - share) * first[k] + share * trained[k] for k in trained}
+
+
 def factor(step: int, progress: float) -> float:
     """Share of the peak rate: warm-up, then a cosine over the run to 3 %."""
     return min(1.0, (step + 1) / WARM_UP) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
@@ -174,7 +179,8 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
         shape, controls_of(maker.tokenizer), static["vectors"], static["importance"], options.seed
     ).to(options.device)
     if options.start:
-        model.load_state_dict(torch.load(options.start, map_location=options.device))
+        trained = torch.load(options.start, map_location=options.device)
+        model.load_state_dict(blend(model.state_dict(), trained, options.start_share))
     rng = random.Random(1000 * options.seed + rank)
     table = model.embed_tokens.weight
     body = [p for p in model.parameters() if p is not table]
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-4, help="peak rate of the layers")
     parser.add_argument("--blind", type=float, default=0.4, help="share of plain slates without the lexical evidence")
     parser.add_argument("--start", type=Path, help="go on from these weights instead of the warm start")
+    parser.add_argument("--start-share", type=float, default=1.0, help="their share; the rest is the warm start")
     parser.add_argument("--minutes", type=float, default=0, help="stop sooner, after so many minutes")
     parser.add_argument("--workers", type=int, default=2, help="processes that average their weights")
     parser.add_argument("--threads", type=int, default=1, help="threads of each worker")

@@ -108,9 +108,8 @@ async fn run_batch(runtime: &Arc<impl Runtime>, batch: Vec<Job>, shared: &Shared
 async fn forward(runtime: &Arc<impl Runtime>, passes: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
     let runtime = Arc::clone(runtime);
     let count = passes.len();
-    let readouts = tokio::spawn(async move { runtime.forward(passes).await })
-        .await
-        .unwrap_or(Err(RuntimeError::Panicked))?;
+    let readouts =
+        tokio::spawn(async move { runtime.forward(passes).await }).await.unwrap_or(Err(RuntimeError::Panicked))?;
     if readouts.len() == count {
         Ok(readouts)
     } else {

@@ -26,13 +26,14 @@ fn the_embedded_models_files_make_a_prompter() {
     let table = LexicalTable::from_bytes(&read("lexical.safetensors")).unwrap();
     let prompter = Prompter::new(family, tokenizer, &model, podium.as_ref(), Some(table)).unwrap();
 
+    // Its tokenizer folds case.
     let documents = ["Paris is the capital of France.", "Bananas are yellow."];
     let rendering = render(&prompter, &instructed("capital of france", "Prefer short ones", &documents));
     assert_eq!(
         prompter.decode(&rendering.trunk),
-        "<|im_start|> capital of france<|instruct|> Prefer short ones<|im_end|>"
+        "<|im_start|> capital of france<|instruct|> prefer short ones<|im_end|>"
     );
     // The buckets are those of tests/fixtures/lexical.json.
-    assert_eq!(prompter.decode(&rendering.branches[0]), " Paris is the capital of France.<|embed_26|>");
-    assert_eq!(prompter.decode(&rendering.branches[1]), " Bananas are yellow.<|embed_0|>");
+    assert_eq!(prompter.decode(&rendering.branches[0]), " paris is the capital of france.<|embed_26|>");
+    assert_eq!(prompter.decode(&rendering.branches[1]), " bananas are yellow.<|embed_0|>");
 }
