@@ -10,7 +10,15 @@ import random
 from collections.abc import Iterator
 
 import regex
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from data import Corpus
 from lexical import BUCKETS
