@@ -78,9 +78,8 @@ impl Reranker {
     ///
     /// # Errors
     /// Every [`RerankError`]: bad input before any work, overload and deadlines while waiting.
-    pub async fn rerank(&self, mut request: RerankRequest) -> Result<Ranking, RerankError> {
+    pub async fn rerank(&self, request: RerankRequest) -> Result<Ranking, RerankError> {
         let accepted = Instant::now();
-        drop_blank_instruction(&mut request);
         self.validate(&request)?;
         let _admission = self.scheduler.admit()?;
         match self.timeout {
@@ -168,10 +167,9 @@ impl Reranker {
     ///
     /// # Errors
     /// Those of [`Reranker::rerank`] that do not come from the queue or the model.
-    pub fn explain(&self, mut request: RerankRequest) -> Result<Explanation, RerankError> {
-        drop_blank_instruction(&mut request);
-        self.validate(&request)?;
-        let reading = Arc::new(self.prompter.read(&request, &self.limits)?);
+    pub fn explain(&self, request: &RerankRequest) -> Result<Explanation, RerankError> {
+        self.validate(request)?;
+        let reading = Arc::new(self.prompter.read(request, &self.limits)?);
         let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&reading))?;
         let passes = rounds.next_round()?.unwrap_or_default();
         Ok(Explanation {
@@ -221,11 +219,6 @@ impl Reranker {
         self.scheduler.start_draining();
         self.scheduler.drained().await;
     }
-}
-
-/// An instruction of nothing but whitespace is none.
-fn drop_blank_instruction(request: &mut RerankRequest) {
-    request.instruction.take_if(|instruction| instruction.trim().is_empty());
 }
 
 /// All documents, best first; equal scores keep the request's order.

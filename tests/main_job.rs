@@ -146,7 +146,7 @@ async fn an_instruction_stands_in_the_prompt_and_changes_the_scores() {
     let plain = RerankRequest::new(&slate.query, slate.documents);
     let mut instructed = plain.clone();
     instructed.instruction = Some("prefer texts about satellite dishes.".into());
-    let explained = reranker.explain(instructed.clone()).unwrap();
+    let explained = reranker.explain(&instructed).unwrap();
     assert!(
         explained.passes[0].trunk.contains("prefer texts about satellite dishes."),
         "{}",

@@ -80,7 +80,7 @@ pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
     let reranker = app::load_reranker(&configuration.settings)?;
     let mut out = std::io::stdout().lock();
     if explain {
-        let explanation = reranker.explain(request)?;
+        let explanation = reranker.explain(&request)?;
         if json {
             serde_json::to_writer_pretty(&mut out, &explanation)?;
             writeln!(out)?;
