@@ -85,7 +85,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -148,17 +148,23 @@ class Layer(nn.Module):
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary embedding in the rotate-half form; x [tokens, heads, d], rope [tokens, d] each."""
-    cos, sin = (t[:, None].to(x.dtype) for t in rope)
+    cos, sin = (t[:, None, : x.shape[-1] // 2].to(x.dtype) for t in rope)
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], -1) * sin
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """q [rows, tokens, heads, d], k and v [rows, keys, groups, d], mask [rows, tokens, keys]
     (true: seen) -> [rows, tokens, heads * d]."""
-    q, k, v = (t.transpose(1, 2).to(v.dtype) for t in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=True)
-    return out.transpose(1, 2).flatten(2)
+    rows, tokens, heads, size = q.shape
+    groups = k.shape[2]
+    # The heads of a group as one tall matrix: [rows, groups, heads per group * tokens, d].
+    q = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3).to(v.dtype)
+    k, v = k.permute(0, 2, 3, 1).to(v.dtype), v.transpose(1, 2)
+    logits = (q @ k).unflatten(2, (-1, tokens)) * size**-0.5
+    share = logits.masked_fill(~mask[:, None, None], float("-inf")).softmax(-1, dtype=torch.float32).to(v.dtype)
+    out = (share.flatten(2, 3) @ v).unflatten(2, (-1, tokens))
+    return out.permute(0, 3, 1, 2, 4).flatten(2)
 
 
 class Reranker(nn.Module):

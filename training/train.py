@@ -1,6 +1,10 @@
 """Trains podium-nano: tokenizer, background table, teacher vectors, static stage, reranker.
 
-    python train.py --data DATA --work WORK --steps 1400 --workers 2
+    python train.py --data DATA --work WORK --minutes 60
+
+The reranker learns from three kinds of batches at once: texts of all kinds, whose teacher
+vectors it is to reproduce (`texts.py`); plain slates, ranked by teacher, evidence and label; and
+instructed slates. Texts dominate at first, slates at the end (`kind_shares`).
 
 Every stage leaves its result in WORK and is skipped if it is there. `export.py` turns
 WORK/reranker.pt into the files of the model.
@@ -21,6 +25,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from data import Corpus, background_texts, read_corpus
 from lexical import LexicalTable
@@ -28,16 +33,17 @@ from model import Controls, Reranker, Shape
 from slates import Example, SlateMaker
 from static import Bags, Static, initial_vectors, token_texts, train_static
 from teacher import cached_vectors
+from texts import TextPool, read_texts
 from tokenizer import EMBED, END, INSTRUCT, RERANK, START, encode_all, train_tokenizer
 from warm_start import warm_start
 
 EMBEDDING_RATE = 0.375
 WARM_UP = 30
 AVERAGE_EVERY = 8
-BATCH_TOKENS = 2200
-INSTRUCTED_SHARE = 0.3
+BATCH_TOKENS = 2400
 TEACHER_SHARPNESS, EVIDENCE_SHARPNESS, LABEL_BONUS = 16.0, 7.0, 2.0
-DISTIL_WEIGHT, LABEL_WEIGHT = 1.0, 0.5
+DISTIL_WEIGHT, LABEL_WEIGHT = 1.0, 0.3
+VECTOR_WEIGHT, SIMILARITY_WEIGHT = 3.0, 1.0
 SCALE = 20.0
 LENGTHS = ((48, 0.2), (64, 0.25), (96, 0.25), (160, 0.15), (320, 0.1), (512, 0.05))
 
@@ -68,6 +74,8 @@ class Workspace:
         vectors = cached_vectors(queries, work / "queries.npy", device)
         self.query_teacher = dict(zip(queries, vectors, strict=True))
         self.static = self.static_stage(static_epochs, device)
+        if not (work / TextPool.FILE).exists():
+            TextPool.build(read_texts(self.corpus, work), self.corpus, self.tokenizer, self.query_teacher, work, device)
 
     def static_stage(self, epochs: int, device: str) -> dict:
         """The static model's vectors and importances, trained on first use."""
@@ -104,14 +112,20 @@ class Workspace:
         return maker
 
 
-def draw_batch(maker: SlateMaker, rng: random.Random, blind: float) -> list[Example]:
-    """Slates of one length class, up to BATCH_TOKENS tokens; a share of the plain ones `blind`."""
+def kind_shares(progress: float) -> dict[str, float]:
+    """How often each kind of batch comes, from the start (0) to the end (1) of a run."""
+    return {"texts": 0.72 - 0.44 * progress, "plain": 0.1 + 0.24 * progress, "instructed": 0.18 + 0.2 * progress}
+
+
+def draw_batch(maker: SlateMaker, rng: random.Random, kind: str, blind: float) -> list[Example]:
+    """Plain or instructed slates of one length class, up to BATCH_TOKENS tokens; a share of the
+    plain ones `blind`."""
     limit = rng.choices([n for n, _ in LENGTHS], [w for _, w in LENGTHS])[0]
     k = rng.choice((4, 8, 8, 16, 24)) if limit <= 64 else rng.choice((4, 6, 8, 12)) if limit <= 160 else rng.choice((3, 4))
     count = max(1, round(BATCH_TOKENS / (k * limit)))
     batch = []
     for _ in range(count):
-        if rng.random() < INSTRUCTED_SHARE:
+        if kind == "instructed":
             batch.append(maker.instructed(rng, min(k, 8), limit))
         else:
             batch.append(maker.plain(rng, k, limit, blind=rng.random() < blind))
@@ -156,6 +170,39 @@ def loss_of(model: Reranker, maker: SlateMaker, batch: list[Example], device: st
     return total / len(batch), facts
 
 
+def text_loss(model: Reranker, teacher_map: nn.Linear, pool: TextPool, rng: random.Random, device: str) -> tuple[Tensor, dict]:
+    """How far the marks' vectors, mapped, are from the teacher's, and how far the similarities of
+    all queries and texts of the batch are from the teacher's."""
+    slates, taught_queries, taught_texts = pool.draw(rng, BATCH_TOKENS)
+    with torch.autocast(device, torch.bfloat16):
+        documents, queries, _ = model(slates)
+    documents = documents.flatten(0, 1)
+    taught_queries, taught_texts = taught_queries.to(device), taught_texts.to(device)
+    near = F.cosine_similarity(teacher_map(documents), taught_texts).mean()
+    near_queries = F.cosine_similarity(teacher_map(queries), taught_queries).mean()
+    share = F.log_softmax(queries @ documents.T * SCALE, -1)
+    target = F.softmax(taught_queries @ taught_texts.T * SCALE, -1)
+    similar = F.kl_div(share, target, reduction="batchmean")
+    loss = VECTOR_WEIGHT * (1.5 - near - 0.5 * near_queries) + SIMILARITY_WEIGHT * similar
+    return loss, {"text": [near.item()], "query": [near_queries.item()], "similar": [similar.item()]}
+
+
+@torch.no_grad()
+def fitted_map(model: Reranker, pool: TextPool, rng: random.Random, device: str) -> nn.Linear:
+    """The linear map that takes the model's vectors nearest to the teacher's (least squares)."""
+    ours, taught = [], []
+    for _ in range(24):
+        slates, queries, texts = pool.draw(rng, BATCH_TOKENS)
+        documents, asked, _ = model(slates)
+        ours += [documents.flatten(0, 1), asked]
+        taught += [texts.to(device), queries.to(device)]
+    ours, taught = torch.cat(ours), torch.cat(taught)
+    square = ours.T @ ours + 1e-2 * torch.eye(ours.shape[1], device=device)
+    found = nn.Linear(ours.shape[1], taught.shape[1], bias=False, device=device)
+    found.weight.copy_(torch.linalg.solve(square, ours.T @ taught).T)
+    return found
+
+
 def blend(first: dict, trained: dict, share: float) -> dict:
     """Weights between `first` (share 0) and `trained` (share 1)."""
     return {k: (1 - share) * first[k] + share * trained[k] for k in trained}
@@ -169,6 +216,7 @@ def factor(step: int, progress: float) -> float:
 def train_reranker(rank: int, options: argparse.Namespace) -> None:
     """One worker's run. Workers draw their own slates and average weights every few steps."""
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
     workers = options.workers
     if workers > 1:
         dist.init_process_group("gloo", init_method=f"file://{options.work}/rendezvous", rank=rank, world_size=workers)
@@ -181,11 +229,17 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
     if options.start:
         trained = torch.load(options.start, map_location=options.device)
         model.load_state_dict(blend(model.state_dict(), trained, options.start_share))
+    pool = TextPool.load(options.work)
+    teacher_map = fitted_map(model, pool, random.Random(options.seed), options.device)
     rng = random.Random(1000 * options.seed + rank)
     table = model.embed_tokens.weight
     body = [p for p in model.parameters() if p is not table]
+    trained = [*model.parameters(), *teacher_map.parameters()]
     optimiser = torch.optim.AdamW(
-        [{"params": body, "peak": options.rate}, {"params": [table], "peak": EMBEDDING_RATE * options.rate}],
+        [
+            {"params": [*body, *teacher_map.parameters()], "peak": options.rate},
+            {"params": [table], "peak": EMBEDDING_RATE * options.rate},
+        ],
         betas=(0.9, 0.98),
         weight_decay=0.01,
         fused=True,
@@ -193,15 +247,21 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
     started, tokens, recent = time.time(), 0, {}
     step, progress = 0, 0.0
     while progress < 1:
-        batch = draw_batch(maker, rng, options.blind)
+        shares = kind_shares(progress)
+        kind = rng.choices(list(shares), list(shares.values()))[0]
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * factor(step, progress)
-        loss, facts = loss_of(model, maker, batch, options.device)
+        if kind == "texts":
+            loss, facts = text_loss(model, teacher_map, pool, rng, options.device)
+            tokens += BATCH_TOKENS
+        else:
+            batch = draw_batch(maker, rng, kind, options.blind)
+            loss, facts = loss_of(model, maker, batch, options.device)
+            tokens += sum(len(d) for e in batch for d in e.slate.documents)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
-        tokens += sum(len(d) for e in batch for d in e.slate.documents)
         for kind, values in facts.items():
             recent.setdefault(kind, []).extend(values)
         step += 1
@@ -209,7 +269,7 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
             spent = (time.time() - started) / (60 * options.minutes) if options.minutes else 0.0
             progress = max(step / options.steps, spent)
             if workers > 1:
-                average(model, workers)
+                average(trained, workers)
                 progress = agree(progress)
         if rank == 0 and step % 24 == 0:
             shown = " ".join(f"{k} {np.mean(v[-200:]):.3f}" for k, v in sorted(recent.items()))
@@ -232,13 +292,13 @@ def agree(progress: float) -> float:
 
 
 @torch.no_grad()
-def average(model: Reranker, workers: int) -> None:
+def average(parameters: list[Tensor], workers: int) -> None:
     """Replace the weights by their mean over the workers."""
-    flat = torch.cat([p.data.reshape(-1) for p in model.parameters()])
+    flat = torch.cat([p.data.reshape(-1) for p in parameters])
     dist.all_reduce(flat)
     flat /= workers
     start = 0
-    for parameter in model.parameters():
+    for parameter in parameters:
         parameter.data.copy_(flat[start : start + parameter.numel()].view_as(parameter))
         start += parameter.numel()
 
@@ -250,7 +310,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--static-epochs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=1400, help="steps of each worker, a multiple of 8")
-    parser.add_argument("--rate", type=float, default=1e-4, help="peak rate of the layers")
+    parser.add_argument("--rate", type=float, default=3e-4, help="peak rate of the layers")
     parser.add_argument("--blind", type=float, default=0.4, help="share of plain slates without the lexical evidence")
     parser.add_argument("--start", type=Path, help="go on from these weights instead of the warm start")
     parser.add_argument("--start-share", type=float, default=1.0, help="their share; the rest is the warm start")

@@ -3,15 +3,19 @@
 The hidden state has CONTENT dimensions for token vectors, a few named ones (`Slot`), and a
 SKETCH. Written by hand, everything else near zero:
 - embedding: token vector, constant, importance; the marks carry their kind and evidence;
-- layer 0, head 0: every token after the trunk's end mark gets the `IN_BRANCH` flag;
-- the layer before the last lower one, head 0: each embed mark pools the trunk's content,
-  projected to SKETCH dimensions: it knows roughly what is asked;
+- layer 0: every token after the trunk's end mark gets the `IN_BRANCH` flag (head 0), every
+  token after the instruct mark `IN_INSTRUCT` (head 2);
+- the layer before the last lower one: each embed mark pools the trunk's content, projected
+  to SKETCH dimensions: it knows roughly what is asked (head 0); a token that resembles a
+  word of the instruction is `MATCHED` (head 2; others look at the end mark);
 - the last lower layer, the first head of each group: the marks pool the content of their
   own branch by importance, and the embed marks favour tokens that resemble their sketch.
-  The closing mark pools the trunk too, and with it the instruction;
-- projector: the identity on content, and on the evidence.
+  The closing mark pools the trunk too, and with it the instruction. Second heads: whether a
+  token of the branch is matched (`MENTION`), and how short the branch is (`BREVITY`);
+- projector: the identity on content, evidence, mention and brevity.
 So the untrained reranker scores like the static model with query-focused pooling plus the
-lexical evidence, while the layers before the pooling are free to learn to read.
+lexical evidence and a liking for documents that hold the instruction's words, while the
+layers before the pooling are free to learn to read and what an instruction means.
 
 Content is compared in key dimensions that the rotary embedding barely turns: with the base
 of `Shape.rope_theta` those from pair 8 on.
@@ -26,13 +30,13 @@ import torch
 from torch import Tensor
 
 from lexical import BUCKETS
-from model import Controls, Reranker, Shape
+from model import Attention, Controls, Reranker, Shape
 from static import CONTENT
 from tokenizer import SPECIAL
 
-STILL = [*range(8, 28), *range(40, 64)]
-"""Head dimensions for content; 28 to 31 carry end mark, flag, constant, importance."""
-AT_END, AT_FLAG, AT_CONSTANT, AT_IMPORTANCE = 28, 29, 30, 31
+STILL = [*range(8, 27), *range(40, 64)]
+"""Head dimensions for content; 27 to 31 carry match, end mark, flag, constant, importance."""
+AT_MATCH, AT_END, AT_FLAG, AT_CONSTANT, AT_IMPORTANCE = 27, 28, 29, 30, 31
 SKETCH = len(STILL)
 
 
@@ -46,7 +50,11 @@ class Slot(IntEnum):
     EVIDENCE = CONTENT + 4
     IS_END = CONTENT + 5
     IN_BRANCH = CONTENT + 6
-    SKETCH = CONTENT + 7
+    IN_INSTRUCT = CONTENT + 7
+    MATCHED = CONTENT + 8
+    MENTION = CONTENT + 9
+    BREVITY = CONTENT + 10
+    SKETCH = CONTENT + 11
 
 
 CONSTANT, FLAG, MARK = 6.0, 6.0, 14.0
@@ -59,6 +67,14 @@ IMPORTANCE_SPAN = 2.5
 POOL_GAIN = 2.0
 NEUTRAL_BUCKET = 12
 EVIDENCE_DOCUMENT, EVIDENCE_QUERY = 8.0, 8.0
+CONTROL_IMPORTANCE = -12.0
+MATCH_SHARPNESS = 4.0
+MATCH_CONTENT, MATCH_FLAG, MATCH_END = 0.66, 0.45, 0.6
+"""Shares of a matching head's query: with them a token of the instruction wins over the end
+mark from a cosine of about .83 on, and tokens outside the instruction never do."""
+CONTENT_LENGTH = 10.0
+MENTION_GAIN, ASKED_GAIN, TRUNK_PENALTY = 2.0, 2.0, 2.2
+BREVITY_GAIN, BREVITY_CENTRE = 3.0, 0.19
 NOISE = 0.003
 
 
@@ -71,6 +87,14 @@ def importance_values(importance: Tensor, content_part: Tensor) -> Tensor:
     sine = wanted / logit
     rest = (FLAG**2 + (KEY_CONSTANT * CONSTANT) ** 2 + content_part**2).sqrt()
     return rest * sine / (1 - sine**2).sqrt()
+
+
+def parts(attention: Attention, head: int, size: int, group: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Views of one head's rows of the query, key and value projections (the latter two shared
+    by its group) and of its columns of the output projection."""
+    own, shared = slice(head * size, (head + 1) * size), slice(head // group * size, (head // group + 1) * size)
+    q, k, v, o = (getattr(attention, f"{name}_proj").weight for name in "qkvo")
+    return q[own], k[shared], v[shared], o[:, own]
 
 
 @torch.no_grad()
@@ -98,8 +122,9 @@ def warm_start(shape: Shape, controls: Controls, vectors: Tensor, importance: Te
     controls_from = controls.embed + BUCKETS - len(SPECIAL)
     table[controls_from:] = torch.randn(len(SPECIAL), width) * 0.02
     table[controls_from:, Slot.CONSTANT] = CONSTANT
-    table[controls_from:, Slot.IMPORTANCE] = -12.0
+    table[controls_from:, Slot.IMPORTANCE] = CONTROL_IMPORTANCE
     table[controls.end, Slot.IS_END] = MARK
+    table[controls.instruct, Slot.IN_INSTRUCT] = MARK
     for b in range(BUCKETS):
         table[controls.embed + b, Slot.IS_EMBED] = MARK
         step = max(-1.0, min(1.5, (b - NEUTRAL_BUCKET) / NEUTRAL_BUCKET))
@@ -108,20 +133,21 @@ def warm_start(shape: Shape, controls: Controls, vectors: Tensor, importance: Te
     table[controls.rerank, Slot.EVIDENCE] = EVIDENCE_QUERY
 
     flag = model.layers[0].self_attn
-    for weight in (flag.q_proj.weight[:size], flag.k_proj.weight[:size], flag.v_proj.weight[:1]):
-        weight.zero_()
-    flag.q_proj.weight[AT_END, Slot.CONSTANT] = 1
-    flag.k_proj.weight[AT_END, Slot.IS_END] = 1
-    flag.k_proj.weight[AT_CONSTANT, Slot.CONSTANT] = 0.3
-    flag.v_proj.weight[0, Slot.IS_END] = 1
     flag.q_norm.weight[AT_END] = SHARPNESS
-    flag.o_proj.weight[:, :size] = 0
-    flag.o_proj.weight[Slot.IN_BRANCH, 0] = FLAG / MARK
+    for head, mark, flagged in ((0, Slot.IS_END, Slot.IN_BRANCH), (group, Slot.IN_INSTRUCT, Slot.IN_INSTRUCT)):
+        query, key, value, out = parts(flag, head, size, group)
+        for weight in (query, key, value[:1], out):
+            weight.zero_()
+        query[AT_END, Slot.CONSTANT] = 1
+        key[AT_END, mark] = 1
+        key[AT_CONSTANT, Slot.CONSTANT] = 0.3
+        value[0, mark] = 1
+        out[flagged, 0] = FLAG / MARK
 
     ask = model.layers[-3].self_attn
-    key, query = ask.k_proj.weight[:size], ask.q_proj.weight[:size]
-    key.zero_()
-    query.zero_()
+    query, key, value, out = parts(ask, 0, size, group)
+    for weight in (query, key, out):
+        weight.zero_()
     key[AT_IMPORTANCE, Slot.IMPORTANCE] = 1
     key[AT_FLAG, Slot.IN_BRANCH] = 1
     key[AT_CONSTANT, Slot.CONSTANT] = 1
@@ -131,41 +157,83 @@ def warm_start(shape: Shape, controls: Controls, vectors: Tensor, importance: Te
     # Tokens that are not embed marks look at the end mark, which has no content.
     query[AT_END, Slot.CONSTANT] = MARK / CONSTANT
     query[AT_END, Slot.IS_EMBED] = -1
-    ask.q_norm.weight[[AT_IMPORTANCE, AT_FLAG, AT_END]] = SHARPNESS
-    ask.v_proj.weight[:SKETCH] = 0
-    ask.v_proj.weight[:SKETCH, :CONTENT] = basis.T
-    ask.o_proj.weight[:, :size] = 0
+    ask.q_norm.weight[[AT_IMPORTANCE, AT_FLAG]] = SHARPNESS
+    ask.q_norm.weight[[AT_END, *STILL]] = MATCH_SHARPNESS
+    value[:SKETCH] = 0
+    value[:SKETCH, :CONTENT] = basis.T
     for i in range(SKETCH):
-        ask.o_proj.weight[Slot.SKETCH + i, i] = SKETCH_GAIN
+        out[Slot.SKETCH + i, i] = SKETCH_GAIN
+
+    query, key, value, out = parts(ask, group, size, group)
+    for weight in (query, key, value[:1], out):
+        weight.zero_()
+    key[STILL, :CONTENT] = basis.T
+    # Positive within the instruction, negative in the query and in the branches.
+    key[AT_FLAG, [Slot.IN_INSTRUCT, Slot.IN_BRANCH, Slot.CONSTANT]] = torch.tensor([3.0, -3.0, -1.5])
+    key[AT_IMPORTANCE, Slot.IMPORTANCE] = 2
+    key[AT_END, Slot.IS_END] = 4
+    query[STILL, :CONTENT] = basis.T
+    query[AT_FLAG, Slot.CONSTANT] = CONTENT_LENGTH * MATCH_FLAG / MATCH_CONTENT / CONSTANT
+    query[AT_END, Slot.CONSTANT] = CONTENT_LENGTH * MATCH_END / MATCH_CONTENT / CONSTANT
+    # The importance of what was matched, from 1 for content words down; 0 for the end mark.
+    value[0, Slot.IMPORTANCE] = CONSTANT
+    value[0, Slot.CONSTANT] = 1
+    value[0, Slot.IS_END] = -(CONTROL_IMPORTANCE + 1) * CONSTANT / MARK
+    out[Slot.MATCHED, 0] = 1
 
     pool = model.layers[-2].self_attn
-    part = CONTENT // shape.num_key_value_heads
+    share = CONTENT // shape.num_key_value_heads
     for g in range(shape.num_key_value_heads):
-        key = pool.k_proj.weight[g * size : (g + 1) * size]
-        key.zero_()
+        query, key, value, out = parts(pool, g * group, size, group)
+        for weight in (query, key, out):
+            weight.zero_()
         key[AT_IMPORTANCE, Slot.IMPORTANCE] = 1
         key[AT_CONSTANT, Slot.CONSTANT] = KEY_CONSTANT
         key[AT_FLAG, Slot.IN_BRANCH] = 1
         key[STILL, :CONTENT] = basis.T * KEY_CONTENT
-        head = g * group
-        query = pool.q_proj.weight[head * size : (head + 1) * size]
-        query.zero_()
         query[AT_IMPORTANCE, [Slot.IS_EMBED, Slot.IS_RERANK]] = 1
         query[AT_FLAG, Slot.IS_EMBED] = FLAG_WEIGHT
+        # No key has this dimension: it takes the length that the embed marks' queries have more.
         query[AT_END, Slot.IS_RERANK] = math.hypot(FLAG_WEIGHT, FOCUS_WEIGHT)
         for i, at in enumerate(STILL):
             query[at, Slot.SKETCH + i] = FOCUS_WEIGHT * MARK / SKETCH_NORM
-        start = g * part
-        pool.v_proj.weight[g * size : g * size + part] = 0
-        pool.v_proj.weight[g * size : g * size + part, start : start + part] = torch.eye(part)
-        pool.o_proj.weight[:, head * size : (head + 1) * size] = 0
-        pool.o_proj.weight[start : start + part, head * size : head * size + part] = torch.eye(part) * POOL_GAIN
+        value[:share] = 0
+        value[:share, g * share : (g + 1) * share] = torch.eye(share)
+        out[g * share : (g + 1) * share, :share] = torch.eye(share) * POOL_GAIN
     pool.q_norm.weight.fill_(SHARPNESS)
+
+    query, _, value, out = parts(pool, 1, size, group)
+    for weight in (query, value[share : share + 1], out):
+        weight.zero_()
+    # The end mark against the branch's tokens: its share falls with their number.
+    query[AT_IMPORTANCE, Slot.IS_EMBED] = -0.25
+    query[AT_END, Slot.IS_EMBED] = 1
+    query[AT_IMPORTANCE, Slot.IS_RERANK] = 1
+    value[share, Slot.IS_END] = 1
+    out[Slot.BREVITY, share] = BREVITY_GAIN
+
+    join = model.layers[-1].self_attn
+    query, key, value, out = parts(join, 0, size, group)
+    for weight in (query, key, value[:1], out):
+        weight.zero_()
+    # Positive for a matched token of a branch, below zero in the trunk.
+    in_trunk = torch.tensor([1, -TRUNK_PENALTY, 1.2 * TRUNK_PENALTY])
+    key[AT_MATCH, [Slot.MATCHED, Slot.CONSTANT, Slot.IN_BRANCH]] = in_trunk
+    key[AT_CONSTANT, Slot.CONSTANT] = KEY_CONSTANT
+    query[AT_MATCH, [Slot.IS_EMBED, Slot.IS_RERANK]] = 1
+    value[0, Slot.MATCHED] = 1
+    out[Slot.MENTION, 0] = MENTION_GAIN
+    join.q_norm.weight.fill_(SHARPNESS)
 
     up, down = model.projector[0].weight, model.projector[2].weight
     up.normal_(0, NOISE)
     down.normal_(0, NOISE)
-    for i in (*range(CONTENT), Slot.EVIDENCE):
+    for i in (*range(CONTENT), Slot.EVIDENCE, Slot.MENTION, Slot.BREVITY):
         up[i, i], up[width + i, i] = 1, -1
         down[i, i], down[i, width + i] = 1, -1
+    # The closing mark asks for a mention where there is an instruction (both, hence the bias).
+    asked = up[Slot.CONSTANT]
+    asked[[Slot.IN_INSTRUCT, Slot.IS_RERANK, Slot.CONSTANT]] = torch.tensor([1, 1, -MARK / CONSTANT])
+    down[Slot.MENTION, Slot.CONSTANT] = ASKED_GAIN
+    up[Slot.BREVITY, Slot.IS_EMBED], up[width + Slot.BREVITY, Slot.IS_EMBED] = -BREVITY_CENTRE, BREVITY_CENTRE
     return model
