@@ -1,0 +1,348 @@
+//! From the passes of a set's queries to its report: means, intervals, comparisons, and the queries that went wrong.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::calibration::Calibration;
+use super::datasets::{Dataset, Query, RELEVANT_FROM, is_relevant};
+use super::measures::Measure;
+use super::report::{
+    Agreement, ByMeasure, Distribution, Estimate, Gain, Gains, InstructionEffect, InstructionSystems, Latency,
+    OrderEffect, PositionBias, PositionMean, QueryReport, SetReport, Systems, Tokens, Verdict, WorstDocument,
+    WorstQuery,
+};
+use super::run::{Pass, QueryRun};
+use super::settings::EvalSettings;
+use super::statistics::{bootstrap_interval, kendall_tau_b, mean, quantile, sign_flip_test, spearman};
+
+/// Queries shown as the worst.
+const WORST_QUERIES: usize = 8;
+
+/// Documents shown of such a query: the first ones as reranked, and in all.
+const WORST_FIRST: usize = 5;
+const WORST_DOCUMENTS: usize = 12;
+
+/// Characters shown of a document.
+const TEXT_CHARACTERS: usize = 400;
+
+/// Measures that differ by less are the same: sums in another order.
+const ROUNDING: f64 = 1e-9;
+
+/// Puts a set's report together. `bm25` holds each query's reranked candidates in BM25's order.
+#[must_use]
+pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings: &EvalSettings) -> SetReport {
+    let cases: Vec<Case> =
+        set.queries.iter().zip(runs).zip(bm25).map(|((query, run), bm25)| Case { query, run, bm25 }).collect();
+    let measures = Measure::all(settings.k);
+    let per_query: Vec<QueryReport> = cases.iter().map(|case| case.report(&measures)).collect();
+    let estimate = |values: &[f64]| estimate(values, settings.seed);
+    let column = |of: &dyn Fn(&Systems<ByMeasure<f64>>, &str) -> f64, name: &str| -> Vec<f64> {
+        per_query.iter().map(|query| of(&query.scores, name)).collect()
+    };
+    let each = |of: &dyn Fn(&Systems<ByMeasure<f64>>, &str) -> f64| {
+        by_measure(&measures, |_, name| estimate(&column(of, name)))
+    };
+    let gains = |over: &dyn Fn(&Systems<ByMeasure<f64>>, &str) -> f64| {
+        by_measure(&measures, |_, name| {
+            gain(&column(&|scores, name| scores.reranked[name] - over(scores, name), name), settings.seed)
+        })
+    };
+    let gains =
+        Gains { input: gains(&|scores, name| scores.input[name]), bm25: gains(&|scores, name| scores.bm25[name]) };
+    let primary = measures[0].name();
+    let passes: Vec<&Pass> = runs.iter().flat_map(|run| &run.orders).collect();
+    SetReport {
+        name: set.name.clone(),
+        source: set.source.clone(),
+        queries: set.queries.len(),
+        queries_without_relevant: set.left_out.queries_without_relevant,
+        left_out: set.left_out,
+        documents: set.documents.len(),
+        first_stage: set.first_stage.describe(),
+        systems: Systems {
+            reranked: each(&|scores, name| scores.reranked[name]),
+            input: each(&|scores, name| scores.input[name]),
+            bm25: each(&|scores, name| scores.bm25[name]),
+        },
+        verdict: verdict(gains.bm25[&primary].estimate),
+        gains,
+        order: (settings.orders > 1).then(|| order_effect(runs, settings.orders)),
+        instruction: instruction_effect(&cases, &measures, settings.seed),
+        calibration: Calibration::of(&cases.iter().flat_map(Case::scored).collect::<Vec<_>>()),
+        truncated_share: truncated_share(&passes),
+        latency_ms: latency(&passes),
+        tokens: tokens(&passes),
+        worst: worst(set, &cases, &per_query, &primary),
+        per_query,
+    }
+}
+
+/// A query with all that is known of it.
+struct Case<'a> {
+    query: &'a Query,
+    run: &'a QueryRun,
+    bm25: &'a [usize],
+}
+
+impl Case<'_> {
+    /// The whole ranking that a pass makes: the reranked candidates, then the rest of the first stage.
+    fn ranking(&self, pass: &Pass) -> Vec<usize> {
+        let reranked = pass.ranking.iter().map(|candidate| self.query.candidates[*candidate]);
+        reranked.chain(self.query.candidates.iter().skip(pass.ranking.len()).copied()).collect()
+    }
+
+    fn value(&self, measure: Measure, pass: &Pass) -> f64 {
+        measure.of(&self.ranking(pass), &self.query.grades)
+    }
+
+    fn report(&self, measures: &[Measure]) -> QueryReport {
+        let Self { query, run, bm25 } = self;
+        let bm25: Vec<usize> = bm25.iter().chain(query.candidates.iter().skip(bm25.len())).copied().collect();
+        let first = run.orders.first();
+        let values = |of: &dyn Fn(Measure) -> f64| by_measure(measures, |measure, _| of(measure));
+        QueryReport {
+            id: query.id.clone(),
+            query: query.text.clone(),
+            instruction: run.instruction.clone(),
+            documents: first.map_or(0, |pass| pass.ranking.len()),
+            relevant: query.grades.values().filter(|grade| **grade >= RELEVANT_FROM).count(),
+            tokens: first.and_then(|pass| pass.prompt_tokens),
+            latency_ms: mean(&run.orders.iter().map(milliseconds).collect::<Vec<_>>()),
+            truncated: first.and_then(|pass| Some(pass.truncated.as_ref()?.iter().filter(|cut| **cut).count())),
+            scores: Systems {
+                reranked: values(&|measure| {
+                    mean(&run.orders.iter().map(|pass| self.value(measure, pass)).collect::<Vec<_>>())
+                }),
+                input: values(&|measure| measure.of(&query.candidates, &query.grades)),
+                bm25: values(&|measure| measure.of(&bm25, &query.grades)),
+            },
+        }
+    }
+
+    /// Scores of the first order, with whether their documents are relevant.
+    fn scored(&self) -> Vec<(f64, bool)> {
+        let scores = self.run.orders.first().map_or(&[][..], |pass| &pass.scores);
+        let relevant = self.query.candidates.iter().map(|place| is_relevant(&self.query.grades, *place));
+        scores.iter().copied().zip(relevant).collect()
+    }
+}
+
+fn by_measure<T>(measures: &[Measure], mut of: impl FnMut(Measure, &str) -> T) -> ByMeasure<T> {
+    let named = measures.iter().map(|measure| {
+        let name = measure.name();
+        let value = of(*measure, &name);
+        (name, value)
+    });
+    named.collect()
+}
+
+fn estimate(values: &[f64], seed: u64) -> Estimate {
+    let (low, high) = bootstrap_interval(values, seed);
+    Estimate { mean: mean(values), low, high }
+}
+
+fn gain(differences: &[f64], seed: u64) -> Gain {
+    let wins = differences.iter().filter(|difference| **difference > ROUNDING).count();
+    let losses = differences.iter().filter(|difference| **difference < -ROUNDING).count();
+    Gain {
+        estimate: estimate(differences, seed),
+        p: sign_flip_test(differences, seed),
+        wins,
+        ties: differences.len() - wins - losses,
+        losses,
+    }
+}
+
+fn verdict(gain: Estimate) -> Verdict {
+    if gain.mean <= ROUNDING {
+        Verdict::NotBetter
+    } else if gain.low <= ROUNDING {
+        Verdict::Unclear
+    } else {
+        Verdict::Better
+    }
+}
+
+fn order_effect(runs: &[QueryRun], orders: usize) -> OrderEffect {
+    let of_query = |run: &QueryRun| {
+        let pairs = run.orders.iter().enumerate().flat_map(|(place, left)| {
+            run.orders[place + 1..].iter().filter_map(|right| kendall_tau_b(&left.scores, &right.scores))
+        });
+        let taus: Vec<f64> = pairs.collect();
+        (!taus.is_empty()).then(|| mean(&taus))
+    };
+    let taus: Vec<f64> = runs.iter().filter_map(of_query).collect();
+    let kendall_tau = (!taus.is_empty()).then(|| Agreement { mean: mean(&taus), p5: quantile(&taus, 0.05) });
+    let shuffled: Vec<&Pass> = runs.iter().flat_map(|run| run.orders.iter().skip(1)).collect();
+    OrderEffect { orders, kendall_tau, position_bias: position_bias(&shuffled) }
+}
+
+/// Within requests, and the curve over requests of one length: with several lengths, later positions would hold only
+/// documents of long lists, whose ranks are larger whatever the system does.
+fn position_bias(passes: &[&Pass]) -> PositionBias {
+    let within = passes.iter().filter_map(|pass| {
+        let positions: Vec<f64> = pass.positions.iter().map(|position| *position as f64).collect();
+        let ranks: Vec<f64> = ranks(pass).into_iter().map(|rank| rank as f64).collect();
+        spearman(&positions, &ranks)
+    });
+    let spearman = mean(&within.collect::<Vec<_>>());
+    let mut lengths: BTreeMap<usize, usize> = BTreeMap::new();
+    for pass in passes {
+        *lengths.entry(pass.ranking.len()).or_default() += 1;
+    }
+    let length = lengths.into_iter().max_by_key(|(_, count)| *count).map_or(0, |(length, _)| length);
+    let mut sums = vec![(0_usize, 0.0, 0.0); length];
+    for pass in passes.iter().filter(|pass| pass.ranking.len() == length) {
+        for ((position, rank), score) in pass.positions.iter().zip(ranks(pass)).zip(&pass.scores) {
+            let (count, rank_sum, score_sum) = &mut sums[*position];
+            *count += 1;
+            *rank_sum += rank as f64;
+            *score_sum += score;
+        }
+    }
+    let point = |(index, (count, ranks, scores)): (usize, (usize, f64, f64))| PositionMean {
+        position: index + 1,
+        count,
+        mean_rank: ranks / count.max(1) as f64,
+        mean_score: scores / count.max(1) as f64,
+    };
+    PositionBias { spearman, curve: sums.into_iter().enumerate().map(point).collect() }
+}
+
+/// Each candidate's rank in a pass, from 1.
+fn ranks(pass: &Pass) -> Vec<usize> {
+    places(&pass.ranking, pass.ranking.len())
+}
+
+/// The rank, from 1, of each of `count` candidates in a ranking of them.
+fn places(ranking: &[usize], count: usize) -> Vec<usize> {
+    let mut places = vec![0; count];
+    for (index, candidate) in ranking.iter().enumerate() {
+        places[*candidate] = index + 1;
+    }
+    places
+}
+
+fn instruction_effect(cases: &[Case], measures: &[Measure], seed: u64) -> Option<InstructionEffect> {
+    let pairs: Vec<(&Case, &Pass, &Pass)> =
+        cases.iter().filter_map(|case| Some((case, case.run.plain.as_ref()?, case.run.orders.first()?))).collect();
+    if pairs.is_empty() {
+        return None;
+    }
+    let values = |measure: Measure, instructed: bool| -> Vec<f64> {
+        pairs.iter().map(|(case, plain, with)| case.value(measure, if instructed { with } else { plain })).collect()
+    };
+    let differences = |measure: Measure| -> Vec<f64> {
+        values(measure, true).into_iter().zip(values(measure, false)).map(|(with, plain)| with - plain).collect()
+    };
+    let taus: Vec<f64> =
+        pairs.iter().filter_map(|(_, plain, with)| kendall_tau_b(&plain.scores, &with.scores)).collect();
+    let changed = pairs.iter().filter(|(_, plain, with)| plain.ranking.first() != with.ranking.first()).count();
+    let texts: HashSet<&str> = pairs.iter().filter_map(|(case, ..)| case.run.instruction.as_deref()).collect();
+    Some(InstructionEffect {
+        texts: texts.len(),
+        queries: pairs.len(),
+        systems: InstructionSystems {
+            plain: by_measure(measures, |measure, _| estimate(&values(measure, false), seed)),
+            instructed: by_measure(measures, |measure, _| estimate(&values(measure, true), seed)),
+        },
+        gain: by_measure(measures, |measure, _| gain(&differences(measure), seed)),
+        kendall_tau: (!taus.is_empty()).then(|| mean(&taus)),
+        first_changed: changed as f64 / pairs.len() as f64,
+    })
+}
+
+fn truncated_share(passes: &[&Pass]) -> Option<f64> {
+    let told: Vec<&Vec<bool>> = passes.iter().map(|pass| pass.truncated.as_ref()).collect::<Option<_>>()?;
+    let documents: usize = told.iter().map(|cut| cut.len()).sum();
+    let cut: usize = told.iter().flat_map(|cut| cut.iter()).filter(|cut| **cut).count();
+    (documents > 0).then(|| cut as f64 / documents as f64)
+}
+
+fn milliseconds(pass: &Pass) -> f64 {
+    pass.latency.as_secs_f64() * 1000.0
+}
+
+fn latency(passes: &[&Pass]) -> Latency {
+    let times: Vec<f64> = passes.iter().map(|pass| milliseconds(pass)).collect();
+    Latency {
+        requests: times.len(),
+        retries: passes.iter().map(|pass| pass.retries).sum(),
+        mean: mean(&times),
+        p50: quantile(&times, 0.5),
+        p95: quantile(&times, 0.95),
+        p99: quantile(&times, 0.99),
+        max: quantile(&times, 1.0),
+    }
+}
+
+fn tokens(passes: &[&Pass]) -> Option<Tokens> {
+    let totals: Vec<f64> =
+        passes.iter().map(|pass| pass.prompt_tokens.map(|tokens| tokens as f64)).collect::<Option<_>>()?;
+    let documents = |(pass, total): (&&Pass, &f64)| match &pass.tokens_read {
+        Some(read) => read.iter().map(|tokens| *tokens as f64).collect(),
+        None => vec![total / pass.ranking.len() as f64; pass.ranking.len()],
+    };
+    let documents: Vec<f64> = passes.iter().zip(&totals).flat_map(documents).collect();
+    let seconds: f64 = passes.iter().map(|pass| pass.latency.as_secs_f64()).sum();
+    (seconds > 0.0).then(|| Tokens {
+        per_request: distribution(&totals),
+        per_document: distribution(&documents),
+        per_second: totals.iter().sum::<f64>() / seconds,
+    })
+}
+
+fn distribution(values: &[f64]) -> Distribution {
+    Distribution {
+        mean: mean(values),
+        p50: quantile(values, 0.5),
+        p95: quantile(values, 0.95),
+        max: quantile(values, 1.0),
+    }
+}
+
+/// The queries with the largest losses against BM25.
+fn worst(set: &Dataset, cases: &[Case], per_query: &[QueryReport], primary: &str) -> Vec<WorstQuery> {
+    let gain = |query: &QueryReport| query.scores.reranked[primary] - query.scores.bm25[primary];
+    let mut losses: Vec<(f64, &Case)> =
+        per_query.iter().map(gain).zip(cases).filter(|(gain, _)| *gain < -ROUNDING).collect();
+    losses.sort_by(|(left, _), (right, _)| left.total_cmp(right));
+    let shown = losses.into_iter().take(WORST_QUERIES).map(|(gain, case)| WorstQuery {
+        id: case.query.id.clone(),
+        query: case.query.text.clone(),
+        instruction: case.run.instruction.clone(),
+        gain,
+        documents: worst_documents(set, case),
+    });
+    shown.collect()
+}
+
+fn worst_documents(set: &Dataset, case: &Case) -> Vec<WorstDocument> {
+    let Some(pass) = case.run.orders.first() else { return Vec::new() };
+    let Query { candidates, grades, .. } = case.query;
+    let bm25_rank = |place: usize| case.bm25.iter().position(|other| *other == place).map_or(0, |index| index + 1);
+    let ranked = pass.ranking.iter().enumerate().map(|(index, candidate)| (index + 1, *candidate));
+    let shown = ranked.filter(|(rank, candidate)| *rank <= WORST_FIRST || is_relevant(grades, candidates[*candidate]));
+    let document = |(rank, candidate): (usize, usize)| {
+        let place = candidates[candidate];
+        let document = &set.documents[place];
+        WorstDocument {
+            id: document.id.clone(),
+            text: start_of(&document.text),
+            grade: grades.get(&place).copied(),
+            rank,
+            input_rank: candidate + 1,
+            bm25_rank: bm25_rank(place),
+            score: pass.scores[candidate],
+            truncated: pass.truncated.as_ref().map(|cut| cut[candidate]),
+        }
+    };
+    shown.take(WORST_DOCUMENTS).map(document).collect()
+}
+
+/// At most 400 characters of a text, the last one `…` where it goes on.
+fn start_of(text: &str) -> String {
+    match text.char_indices().nth(TEXT_CHARACTERS) {
+        None => text.to_owned(),
+        Some(_) => text.chars().take(TEXT_CHARACTERS - 1).chain(['…']).collect(),
+    }
+}
