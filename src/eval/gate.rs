@@ -178,3 +178,88 @@ impl Gate {
         GateError::Different { path: self.path.clone(), problem }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{report, set, settings};
+    use super::*;
+
+    fn file(content: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        file
+    }
+
+    /// A gate against a report whose relevant document got this score in the sets `a` and `b`.
+    fn gate(score: f64, metric: &str, max_drop: f64) -> Gate {
+        let json = serde_json::to_string(&report(&[("a", score), ("b", score)])).unwrap();
+        Gate::read(file(&json).path(), metric, max_drop).unwrap()
+    }
+
+    #[test]
+    fn a_set_that_fell_by_more_than_it_may_fails() {
+        // The relevant document moves from rank 1 to rank 2: the reciprocal rank falls from 1 to 1/2.
+        let now = report(&[("a", 0.9), ("b", 0.45), ("new", 0.0)]);
+        let compared = gate(0.9, "mrr", 0.01).compare(&now).unwrap();
+        let found: Vec<_> = compared.iter().map(|set| (set.set.as_str(), set.metric.as_str(), set.failed)).collect();
+        assert_eq!(found, [("a", "mrr@10", false), ("b", "mrr@10", true)]);
+        assert!((compared[1].was - 1.0).abs() < 1e-12 && (compared[1].is - 0.5).abs() < 1e-12);
+        assert!((compared[1].drop() - 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_drop_that_is_allowed_and_a_rise_pass() {
+        let fell = gate(0.9, "mrr@10", 0.5).compare(&report(&[("a", 0.45), ("b", 0.9)])).unwrap();
+        assert!(fell.iter().all(|set| !set.failed), "{fell:?}");
+        let rose = gate(0.45, "ndcg", 0.0).compare(&report(&[("a", 0.9), ("b", 0.45)])).unwrap();
+        assert!(rose.iter().all(|set| !set.failed) && rose[0].drop() < 0.0, "{rose:?}");
+    }
+
+    #[test]
+    fn other_settings_sets_and_queries_are_an_error_and_no_pass() {
+        let gate = gate(0.9, "ndcg", 0.01);
+        let problem = |settings: &EvalSettings, sets: &[Dataset]| {
+            let message = gate.check(settings, sets).unwrap_err().to_string();
+            message.split_once("cannot be compared: ").unwrap().1.to_owned()
+        };
+        let sets = [set("a", 2), set("b", 2), set("new", 2)];
+        gate.check(&settings(), &sets).unwrap();
+        gate.check(&EvalSettings { instruction: Some("i".to_owned()), ..settings() }, &sets).unwrap();
+        for (changed, message) in [
+            (EvalSettings { k: 5, ..settings() }, "k was 10 and is 5"),
+            (EvalSettings { top: 9, ..settings() }, "top was 4 and is 9"),
+            (EvalSettings { orders: 1, ..settings() }, "orders was 2 and is 1"),
+            (EvalSettings { seed: 2, ..settings() }, "seed was 1 and is 2"),
+            (EvalSettings { queries: Some(3), ..settings() }, "queries was all and is 3"),
+            (EvalSettings { run: Some("r".to_owned()), ..settings() }, "run was none and is r"),
+        ] {
+            assert_eq!(problem(&changed, &sets), message);
+        }
+        assert_eq!(problem(&settings(), &sets[..1]), "the set b is not run now");
+        assert_eq!(
+            problem(&settings(), &[set("a", 3), set("b", 2)]),
+            "the set a has other queries: there were 2, now there are 3"
+        );
+    }
+
+    #[test]
+    fn what_is_no_report_is_refused() {
+        for (content, message) in [
+            ("{}", "it has no schema"),
+            (r#"{"schema": 2}"#, "its schema is 2, not 1"),
+            (r#"{"schema": 1}"#, "missing field `settings`"),
+            ("[", "EOF while parsing a list at line 1 column 1"),
+        ] {
+            let error = Gate::read(file(content).path(), "ndcg", 0.01).unwrap_err().to_string();
+            assert!(error.ends_with(&format!(" is no report: {message}")), "{error}");
+        }
+        let missing = Gate::read(Path::new("/no/such.json"), "ndcg", 0.01).unwrap_err().to_string();
+        assert_eq!(missing, "cannot read the baseline /no/such.json");
+    }
+
+    #[test]
+    fn a_measure_that_is_not_there_is_an_error() {
+        let error = gate(0.9, "ndcg@5", 0.01).compare(&report(&[("a", 0.9), ("b", 0.9)])).unwrap_err().to_string();
+        assert!(error.ends_with("there is no measure ndcg@5, only ndcg@10, mrr@10, hit@10, recall@10, map"), "{error}");
+    }
+}

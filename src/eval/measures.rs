@@ -85,6 +85,8 @@ fn share(part: f64, count: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -117,6 +119,35 @@ mod tests {
         for measure in Measure::all(10) {
             assert!(measure.of(&[], &Grades::from([(0, 1.0)])).abs() < 1e-12);
             assert!(measure.of(&[0], &Grades::new()).abs() < 1e-12);
+        }
+    }
+
+    /// What `tests/eval/make_golden.py` wrote: trec_eval's values for 100 random rankings.
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        k: usize,
+        qrels: BTreeMap<String, f64>,
+        run: BTreeMap<String, f64>,
+        expected: BTreeMap<String, f64>,
+    }
+
+    #[test]
+    fn every_measure_is_trec_evals() {
+        let cases: Vec<Golden> = serde_json::from_str(include_str!("../../tests/fixtures/measures.json")).unwrap();
+        assert_eq!(cases.len(), 100);
+        for (number, case) in cases.iter().enumerate() {
+            let names: Vec<&String> = case.qrels.keys().chain(case.run.keys()).collect();
+            let place = |name: &String| names.iter().position(|other| *other == name).unwrap();
+            let grades: Grades = case.qrels.iter().map(|(name, grade)| (place(name), *grade)).collect();
+            let mut run: Vec<(&String, &f64)> = case.run.iter().collect();
+            run.sort_by(|(left, left_score), (right, right_score)| {
+                right_score.total_cmp(left_score).then_with(|| right.cmp(left))
+            });
+            let ranking: Vec<usize> = run.iter().map(|(name, _)| place(name)).collect();
+            for measure in Measure::all(case.k) {
+                let (found, expected) = (measure.of(&ranking, &grades), case.expected[&measure.name()]);
+                assert!((found - expected).abs() < 1e-9, "case {number}, {}: {found}, not {expected}", measure.name());
+            }
         }
     }
 }

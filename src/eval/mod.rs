@@ -28,3 +28,5 @@ pub mod settings;
 pub mod statistics;
 pub mod summary;
 pub mod system;
+#[cfg(test)]
+mod testing;

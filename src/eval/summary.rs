@@ -346,3 +346,159 @@ fn start_of(text: &str) -> String {
         Some(_) => text.chars().take(TEXT_CHARACTERS - 1).chain(['…']).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{pass, query_run, set, settings};
+    use super::*;
+
+    fn close(left: f64, right: f64) -> bool {
+        (left - right).abs() < 1e-9
+    }
+
+    const IN_ORDER: [usize; 4] = [0, 1, 2, 3];
+
+    /// Two queries: in both orders of the first the relevant document comes first; of the second it comes first, then
+    /// last. BM25 has it first in the second query.
+    fn two_queries() -> SetReport {
+        let mut set = set("s", 2);
+        set.left_out.queries_unjudged = 7;
+        let good = [0.1, 0.2, 0.9, 0.3];
+        let bad = [0.4, 0.5, 0.1, 0.6];
+        let runs = [
+            query_run(vec![pass(&good, &IN_ORDER), pass(&good, &[3, 2, 1, 0])]),
+            query_run(vec![pass(&good, &IN_ORDER), pass(&bad, &[1, 0, 3, 2])]),
+        ];
+        summarize(&set, &runs, &[vec![0, 1, 2, 3], vec![2, 0, 1, 3]], &settings())
+    }
+
+    #[test]
+    fn scores_are_means_over_orders_and_gains_are_paired() {
+        let report = two_queries();
+        let mrr = |values: &ByMeasure<f64>| values["mrr@10"];
+        let scores: Vec<[f64; 3]> = report
+            .per_query
+            .iter()
+            .map(|query| [&query.scores.reranked, &query.scores.input, &query.scores.bm25].map(mrr))
+            .collect();
+        let expected = [[1.0, 1.0 / 3.0, 1.0 / 3.0], [(1.0 + 0.25) / 2.0, 1.0 / 3.0, 1.0]];
+        for (found, expected) in scores.iter().flatten().zip(expected.iter().flatten()) {
+            assert!(close(*found, *expected), "{scores:?}");
+        }
+        assert!(close(report.systems.reranked["mrr@10"].mean, (1.0 + 0.625) / 2.0));
+        let gain = &report.gains.bm25["mrr@10"];
+        assert!(close(gain.estimate.mean, (2.0 / 3.0 - 0.375) / 2.0), "{gain:?}");
+        assert_eq!((gain.wins, gain.ties, gain.losses), (1, 0, 1));
+        assert!(close(gain.p, 1.0), "of two differences any signs are as likely: {gain:?}");
+        assert_eq!(report.gains.input["mrr@10"].wins, 2);
+        assert_eq!(report.left_out.queries_unjudged, 7);
+    }
+
+    #[test]
+    fn a_gain_is_a_verdict_by_its_interval() {
+        let verdict = |mean, low| verdict(Estimate { mean, low, high: 1.0 });
+        assert_eq!(verdict(0.1, 0.05), Verdict::Better);
+        assert_eq!(verdict(0.1, 0.0), Verdict::Unclear);
+        assert_eq!(verdict(0.0, 0.0), Verdict::NotBetter);
+        assert_eq!(verdict(-0.1, -0.2), Verdict::NotBetter);
+    }
+
+    #[test]
+    fn orders_are_compared_within_a_query() {
+        let order = two_queries().order.unwrap();
+        // The first query's orders agree; of the second's six pairs only 0, 1 and 0, 3 and 1, 3 do.
+        assert!(close(order.kendall_tau.unwrap().mean, 0.5), "{order:?}");
+        assert_eq!(order.position_bias.curve.len(), 4);
+        let first = order.position_bias.curve[0];
+        // At position 1 of the shuffled orders stood candidate 3 with rank 2 and candidate 1 with rank 2.
+        assert_eq!((first.position, first.count), (1, 2));
+        assert!(close(first.mean_rank, 2.0) && close(first.mean_score, (0.3 + 0.5) / 2.0), "{first:?}");
+    }
+
+    #[test]
+    fn a_system_that_keeps_its_input_order_has_all_the_position_bias() {
+        let kept = pass(&[0.1, 0.4, 0.3, 0.2], &[3, 0, 1, 2]);
+        let bias = position_bias(&[&kept]);
+        assert!(close(bias.spearman, 1.0));
+        let ranks: Vec<f64> = bias.curve.iter().map(|point| point.mean_rank).collect();
+        assert_eq!(ranks, [1.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn the_curve_is_over_lists_of_one_length() {
+        let (short, long) = (pass(&[0.2, 0.1], &[0, 1]), pass(&[0.3, 0.2, 0.1], &[0, 1, 2]));
+        let bias = position_bias(&[&short, &long, &short]);
+        assert_eq!(bias.curve.iter().map(|point| point.count).collect::<Vec<_>>(), [2, 2]);
+    }
+
+    #[test]
+    fn an_instruction_is_held_against_the_same_order_without_it() {
+        let mut with = query_run(vec![pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER), pass(&[0.9, 0.2, 0.1, 0.3], &IN_ORDER)]);
+        with.instruction = Some("i".to_owned());
+        with.plain = Some(pass(&[0.9, 0.3, 0.1, 0.2], &IN_ORDER));
+        let without = query_run(vec![pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER); 2]);
+        let bm25 = [IN_ORDER.to_vec(), IN_ORDER.to_vec()];
+        let effect = summarize(&set("s", 2), &[with, without], &bm25, &settings()).instruction.unwrap();
+        assert_eq!((effect.texts, effect.queries), (1, 1));
+        assert!(close(effect.systems.instructed["mrr@10"].mean, 1.0));
+        assert!(close(effect.systems.plain["mrr@10"].mean, 0.25));
+        assert!(close(effect.gain["mrr@10"].estimate.mean, 0.75));
+        assert!(close(effect.first_changed, 1.0) && close(effect.kendall_tau.unwrap(), -1.0), "{effect:?}");
+    }
+
+    #[test]
+    fn cost_is_counted_over_all_requests() {
+        let report = two_queries();
+        assert!(close(report.truncated_share.unwrap(), 0.25));
+        assert_eq!(report.latency_ms.requests, 4);
+        assert!(close(report.latency_ms.p95, 10.0) && close(report.latency_ms.mean, 10.0));
+        let tokens = report.tokens.unwrap();
+        assert!(close(tokens.per_request.mean, 100.0) && close(tokens.per_document.mean, 25.0));
+        assert!(close(tokens.per_second, 10_000.0) && close(tokens.per_document.max, 40.0));
+        let query = &report.per_query[0];
+        assert_eq!((query.documents, query.relevant, query.tokens, query.truncated), (4, 1, Some(100), Some(1)));
+    }
+
+    #[test]
+    fn what_a_system_does_not_tell_is_not_there() {
+        let told = pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER);
+        let silent = Pass { truncated: None, tokens_read: None, prompt_tokens: None, ..told.clone() };
+        let summary = |pass| summarize(&set("s", 1), &[query_run(vec![pass])], &[IN_ORDER.to_vec()], &settings());
+        let report = summary(silent);
+        assert_eq!((report.truncated_share, report.tokens, report.per_query[0].truncated), (None, None, None));
+        let tokens = summary(Pass { tokens_read: None, ..told }).tokens.unwrap();
+        assert!(close(tokens.per_document.mean, 25.0), "a request's tokens over its documents");
+    }
+
+    #[test]
+    fn the_worst_queries_show_the_first_documents_and_every_relevant_one() {
+        let report = two_queries();
+        let [worst] = &report.worst[..] else { panic!("one query lost: {:?}", report.worst) };
+        assert_eq!(worst.id, "q1");
+        assert!(worst.gain < 0.0);
+        let shown: Vec<(&str, usize, usize, usize, Option<f64>)> = worst
+            .documents
+            .iter()
+            .map(|one| (one.id.as_str(), one.rank, one.input_rank, one.bm25_rank, one.grade))
+            .collect();
+        assert_eq!(
+            shown,
+            [("d2", 1, 3, 1, Some(1.0)), ("d3", 2, 4, 4, Some(0.0)), ("d1", 3, 2, 3, None), ("d0", 4, 1, 2, None)]
+        );
+        assert_eq!(start_of(&"x".repeat(400)).chars().count(), 400);
+        assert!(start_of(&"x".repeat(401)).ends_with("x…"));
+        assert_eq!(start_of(&"x".repeat(401)).chars().count(), 400);
+    }
+
+    #[test]
+    fn a_query_without_candidates_scores_nothing_and_costs_nothing() {
+        let mut set = set("s", 1);
+        set.queries[0].candidates.clear();
+        let report = summarize(&set, &[query_run(Vec::new())], &[Vec::new()], &settings());
+        assert!(close(report.systems.reranked["ndcg@10"].mean, 0.0));
+        assert_eq!((report.latency_ms.requests, report.per_query[0].documents), (0, 0));
+        assert_eq!(report.order.unwrap().kendall_tau, None);
+        let json = serde_json::to_string(&report.calibration).unwrap();
+        assert!(!json.contains("null"), "{json}");
+    }
+}
