@@ -299,8 +299,8 @@ mod tests {
             body(Api::Tei),
             json!({"query": "q", "texts": both, "truncate": true, "model": "m", "instruction": "i"})
         );
-        let (mode, max_tokens_per_doc) = (Mode::Pointwise, Some(9));
-        let more = endpoint("http://h", Api::Rerank).body(&RerankRequest { mode, max_tokens_per_doc, ..request() });
+        let asked = RerankRequest { max_tokens_per_doc: Some(9), mode: Mode::Pointwise, ..request() };
+        let more = endpoint("http://h", Api::Rerank).body(&asked);
         assert_eq!((&more["mode"], &more["max_tokens_per_doc"]), (&json!("pointwise"), &json!(9)));
     }
 

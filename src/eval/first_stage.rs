@@ -71,9 +71,9 @@ impl Index {
         let terms = Terms { words: DefaultTokenizer::new(Language::English) };
         let builder = EmbedderBuilder::with_tokenizer_and_fit_to_corpus(terms, &texts);
         let embedder = builder.k1(K1).b(B).build();
-        let embedded: Vec<_> = texts.par_iter().map(|text| embedder.embed(text)).collect();
+        let vectors: Vec<_> = texts.par_iter().map(|text| embedder.embed(text)).collect();
         let mut scorer = Scorer::new();
-        for (place, embedding) in embedded.into_iter().enumerate() {
+        for (place, embedding) in vectors.into_iter().enumerate() {
             scorer.upsert(&place, embedding);
         }
         Self { embedder, scorer }

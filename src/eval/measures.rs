@@ -122,7 +122,7 @@ mod tests {
         }
     }
 
-    /// What `tests/eval/make_golden.py` wrote: trec_eval's values for 100 random rankings.
+    /// What `tests/eval/make_golden.py` wrote: `trec_eval`'s values for 100 random rankings.
     #[derive(serde::Deserialize)]
     struct Golden {
         k: usize,

@@ -109,7 +109,7 @@ fn files_are_written_and_the_table_says_what_came_out() {
     let mean = report["sets"][0]["systems"]["reranked"]["ndcg@5"]["mean"].as_f64().unwrap();
     for part in [
         "podium-nano (podium-nano, cpu): ",
-        "small: 3 queries of 6 documents, BM25 built here; 1 query without a relevant document left out",
+        "small: 3 queries over 6 documents, BM25 built here; 1 query left out: no relevant document; 1 query left out: no",
         "nDCG@5",
         "reranked",
         &format!("{mean:.3}"),

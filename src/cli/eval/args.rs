@@ -1,6 +1,6 @@
 //! The command line of `podium eval`, and what it asks for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -16,21 +16,25 @@ use crate::rerank::Mode;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A SET is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), or a JSONL file of slates, one a line:
+A SET is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), or a JSONL file of slates:
   {\"query\": \"...\", \"documents\": [\"...\", {\"title\": \"...\", \"text\": \"...\"}], \"relevance\": [0, 1]}
   {\"query\": \"...\", \"instruction\": \"...\", \"positive\": \"...\", \"negative\": [\"...\", \"...\"]}
+Documents are reranked in the order of the first stage: a run, a slate's own order, or BM25 over the corpus.
 
 Examples:
   podium eval slates.jsonl
   podium eval beir/scifact beir/nfcorpus --queries 100 --report report.html
-  podium eval beir/scifact --run bm25.trec --json now.json --gate baseline.json --max-drop 0.01
   podium eval --corpus docs.tsv --topics topics.tsv --qrels qrels.txt --run bm25.trec
   podium eval slates.jsonl --instruction 'Prefer official documentation.'
-  podium eval slates.jsonl --url https://api.jina.ai --url-model jina-reranker-v2-base-multilingual --api-key-env JINA_KEY
+  podium eval slates.jsonl --url http://localhost:3000 --api tei
+  podium eval slates.jsonl --url https://api.cohere.com/v2/rerank --url-model rerank-v3.5 \\
+      --api-key-env COHERE_API_KEY
+  podium eval beir/scifact --json baseline.json
+  podium eval beir/scifact --json now.json --gate baseline.json --max-drop 0.01
 
-Measures are trec_eval's; a grade of 1 or more is relevant. Every figure is held against the input order and against
-BM25 on the same documents. The exit code is 0, 1 if a set fell below the gate or a system failed, and 2 if the data or
-the command line is wrong.")]
+Measures are those of trec_eval; a grade of 1 or more is relevant. The reranked order is held against the input order \
+and against BM25 on the same documents. The exit code is 0; 1 if a set fell below the gate or a system failed; and 2 \
+if the data or the command line is wrong.")]
 pub(in crate::cli) struct EvalArgs {
     /// BEIR folders and JSONL files of labelled slates
     #[arg(value_name = "SET", required_unless_present = "corpus", conflicts_with = "corpus")]
@@ -67,7 +71,7 @@ pub(in crate::cli) struct EvalArgs {
     /// Seeds sample, shuffling and resampling
     #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
     seed: u64,
-    /// Run every query with this instruction, and once without
+    /// Give every query this instruction, and run it once without
     #[arg(long, short, value_name = "TEXT", help_heading = "Measuring")]
     instruction: Option<String>,
     /// All documents of a slate in one pass, or one document at a time
@@ -89,7 +93,7 @@ pub(in crate::cli) struct EvalArgs {
     /// How much the gate's metric may fall
     #[arg(long, value_name = "X", default_value = "0.01", value_parser = drop_parser, requires = "gate", help_heading = "Results")]
     pub(super) max_drop: f64,
-    /// What the gate looks at: ndcg, mrr, hit, recall or map
+    /// What the gate looks at
     #[arg(long, value_name = "METRIC", default_value = "ndcg", requires = "gate", help_heading = "Results")]
     gate_metric: GateMetric,
 
@@ -113,11 +117,11 @@ pub(in crate::cli) struct EvalArgs {
 /// The shape of an endpoint's requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ApiName {
-    /// Cohere, Jina, vLLM, Podium: documents; results[].relevance_score
+    /// Cohere, Jina, vLLM, Podium: `documents`, results with a `relevance_score`
     Rerank,
-    /// Voyage: documents, top_k; data[].relevance_score
+    /// Voyage: `documents` and `top_k`, data with a `relevance_score`
     Voyage,
-    /// Text Embeddings Inference: texts; [].score
+    /// Text Embeddings Inference: `texts`, rows with a `score`
     Tei,
 }
 
@@ -222,24 +226,15 @@ impl EvalArgs {
             let files = CollectionFiles { name, source, corpus, queries, qrels, run };
             sets.push(files.read(settings.queries, settings.seed)?);
         }
+        let mut seen = HashSet::new();
         for path in &self.sets {
+            if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                return Err(UsageError(format!("the set {} is given twice", path.display())).into());
+            }
             before(&set_name(path));
             sets.push(self.read_set(path, settings)?);
         }
-        let mut names: HashMap<String, usize> = HashMap::new();
-        for set in &sets {
-            *names.entry(set.name.clone()).or_default() += 1;
-        }
-        for set in &mut sets {
-            if names.get(&set.name).is_some_and(|count| *count > 1) {
-                set.name.clone_from(&set.source);
-            }
-        }
-        let mut sources: Vec<&str> = sets.iter().map(|set| set.source.as_str()).collect();
-        sources.sort_unstable();
-        if let Some(pair) = sources.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(UsageError(format!("the set {} is given twice", pair[0])).into());
-        }
+        tell_apart(&mut sets);
         Ok(sets)
     }
 
@@ -256,5 +251,107 @@ impl EvalArgs {
             return Err(UsageError(problem).into());
         }
         Ok(slates::read(path, settings.queries, settings.seed)?)
+    }
+}
+
+/// Calls sets of the same name by their paths.
+fn tell_apart(sets: &mut [Dataset]) {
+    let mut names: HashMap<String, usize> = HashMap::new();
+    for set in &*sets {
+        *names.entry(set.name.clone()).or_default() += 1;
+    }
+    for set in sets {
+        if names.get(&set.name).is_some_and(|count| *count > 1) {
+            set.name.clone_from(&set.source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::super::{Cli, Command};
+    use super::*;
+
+    fn args(flags: &[&str]) -> Box<EvalArgs> {
+        let cli = Cli::parse_from(["podium", "eval"].iter().chain(flags));
+        let Command::Eval(args) = cli.command else { panic!("eval was asked for") };
+        args
+    }
+
+    #[test]
+    fn without_flags_the_settings_are_the_documented_ones() {
+        let expected = EvalSettings {
+            k: 10,
+            top: 32,
+            orders: 3,
+            seed: 1,
+            queries: None,
+            instruction: None,
+            mode: Mode::Auto,
+            max_tokens_per_doc: None,
+            run: None,
+        };
+        assert_eq!(args(&["set"]).eval_settings(), expected);
+    }
+
+    #[test]
+    fn every_flag_arrives() {
+        let made = args(&[
+            "set",
+            "-k",
+            "5",
+            "--top",
+            "8",
+            "--orders",
+            "1",
+            "--seed",
+            "9",
+            "--queries",
+            "3",
+            "-i",
+            "x",
+            "--mode",
+            "pointwise",
+            "--max-tokens-per-doc",
+            "64",
+            "--run",
+            "r",
+        ]);
+        let expected = EvalSettings {
+            k: 5,
+            top: 8,
+            orders: 1,
+            seed: 9,
+            queries: Some(3),
+            instruction: Some("x".to_owned()),
+            mode: Mode::Pointwise,
+            max_tokens_per_doc: Some(64),
+            run: Some("r".to_owned()),
+        };
+        assert_eq!(made.eval_settings(), expected);
+    }
+
+    #[test]
+    fn sets_of_the_same_name_are_called_by_their_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = r#"{"query": "q", "positive": "a", "negative": "b"}"#;
+        let paths = ["one/set.jsonl", "two/set.jsonl", "two/other.jsonl"].map(|path| folder.path().join(path));
+        for path in &paths {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, line).unwrap();
+        }
+        let shown: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
+        let made = args(&shown);
+        let sets = made.read_sets(&made.eval_settings(), |_| ()).unwrap();
+        let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
+        assert_eq!(names, [shown[0], shown[1], "other"]);
+    }
+
+    #[test]
+    fn a_blank_instruction_is_refused() {
+        let UsageError(problem) = args(&["set", "-i", " "]).check().unwrap_err();
+        assert_eq!(problem, "--instruction is blank");
     }
 }

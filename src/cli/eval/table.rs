@@ -1,12 +1,13 @@
 //! A report as tables for people.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table, TableComponent};
 
 use crate::eval::gate::Comparison;
-use crate::eval::report::{Estimate, Gain, Report, SetReport, Verdict};
+use crate::eval::report::{Gain, Report, SetReport, Verdict};
 
 /// Everything of a report that fits on a screen; what needs a look comes last.
 pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
@@ -16,13 +17,14 @@ pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<(
     }
     writeln!(out)?;
     writeln!(out, "{}", quality(report))?;
-    writeln!(out, "\ngain in {} (queries won, tied, lost)", shown(&report.primary))?;
+    writeln!(out, "\ngain in {}, paired by query (w/t/l: queries won, tied, lost)", shown(&report.primary))?;
     writeln!(out, "{}", gains(report))?;
     if report.sets.iter().any(|set| set.instruction.is_some()) {
-        writeln!(out, "\ninstruction, with against without, in the given order")?;
+        let metric = shown(&report.primary);
+        writeln!(out, "\n{metric} with the instruction against without, in the given order")?;
         writeln!(out, "{}", instructions(report))?;
     }
-    writeln!(out, "\nscores")?;
+    writeln!(out, "\nrobustness of the scores")?;
     writeln!(out, "{}", robustness(report))?;
     writeln!(out, "\ntime of a request, one at a time")?;
     writeln!(out, "{}", speed(report))?;
@@ -51,6 +53,7 @@ pub(super) fn write_gate(out: &mut dyn Write, compared: &[Comparison], max_drop:
     writeln!(out, "{}", aligned(table, 4))
 }
 
+/// What ran, and how.
 fn heading(report: &Report) -> String {
     let (system, settings) = (&report.system, &report.settings);
     let facts: Vec<&str> =
@@ -59,26 +62,30 @@ fn heading(report: &Report) -> String {
         1 => "1 input order".to_owned(),
         orders => format!("mean of {orders} input orders"),
     };
-    format!(
-        "{} ({}): first {} documents reranked, {orders}, seed {}, {:.0} s",
+    let mut heading = format!(
+        "{} ({}): top {} reranked, {orders}, seed {}, {:.0} s",
         system.name,
         facts.join(", "),
         settings.top,
         settings.seed,
         report.seconds
-    )
+    );
+    if let Some(instruction) = &settings.instruction {
+        let _infallible = write!(heading, "\ninstruction: {instruction}");
+    }
+    heading
 }
 
 /// What a set holds, and what of it was left out.
 fn about(set: &SetReport) -> String {
     let mut parts =
-        vec![format!("{} of {} documents, {}", counted(set.queries, "query"), set.documents, set.first_stage)];
+        vec![format!("{} over {} documents, {}", counted(set.queries, "query"), set.documents, set.first_stage)];
     let left = &set.left_out;
     for (count, what) in [
         (left.queries_not_sampled, "not in the sample"),
-        (left.queries_without_relevant, "without a relevant document left out"),
-        (left.queries_unjudged, "without judgements left out"),
-        (left.queries_without_candidates, "for which the first stage found nothing score 0"),
+        (left.queries_without_relevant, "left out: no relevant document"),
+        (left.queries_unjudged, "left out: no judgements"),
+        (left.queries_without_candidates, "without candidates, scored 0"),
     ] {
         if count > 0 {
             parts.push(format!("{} {what}", counted(count, "query")));
@@ -87,28 +94,31 @@ fn about(set: &SetReport) -> String {
     if left.relevant_not_reranked > 0 {
         let relevant: usize = set.per_query.iter().map(|query| query.relevant).sum();
         let missing = left.relevant_not_reranked;
-        parts.push(format!("{missing} of {relevant} relevant documents are not among those reranked"));
+        parts.push(format!("{missing} of {relevant} relevant documents out of reach: not among those reranked"));
+    }
+    if set.calibration.clamped > 0 {
+        parts.push(format!("{} outside 0 to 1 taken as 0 or 1", counted(set.calibration.clamped, "score")));
+    }
+    if set.latency_ms.retries > 0 {
+        parts.push(format!("{} repeated: the server was busy", counted(set.latency_ms.retries, "request")));
     }
     parts.join("; ")
 }
 
 fn quality(report: &Report) -> String {
+    let others: Vec<&String> = report.metrics.iter().filter(|name| **name != report.primary).collect();
     let mut header = vec!["set".to_owned(), "order".to_owned(), shown(&report.primary), "95 %".to_owned()];
-    header.extend(report.metrics.iter().filter(|name| **name != report.primary).map(|name| shown(name)));
+    header.extend(others.iter().map(|name| shown(name)));
     let mut table = table(&header);
     for set in &report.sets {
         let systems = &set.systems;
         for (name, order, values) in
             [(&*set.name, "reranked", &systems.reranked), ("", "BM25", &systems.bm25), ("", "input", &systems.input)]
         {
-            let mut row = vec![name.to_owned(), order.to_owned()];
-            row.extend(
-                values
-                    .get(&report.primary)
-                    .map_or(["".to_owned(), "".to_owned()], |value| [format!("{:.3}", value.mean), interval(value)]),
-            );
-            let others = report.metrics.iter().filter(|name| **name != report.primary);
-            row.extend(others.map(|name| values.get(name).map_or(String::new(), |value| format!("{:.3}", value.mean))));
+            let primary = &values[&report.primary];
+            let mut row = vec![name.to_owned(), order.to_owned(), three(primary.mean)];
+            row.push(format!("[{:.3}, {:.3}]", primary.low, primary.high));
+            row.extend(others.iter().map(|name| three(values[*name].mean)));
             table.add_row(row);
         }
     }
@@ -119,9 +129,8 @@ fn gains(report: &Report) -> String {
     let mut table = table(&["set", "over BM25", "95 %", "p", "w/t/l", "over input", "95 %", "p", "w/t/l", ""]);
     for set in &report.sets {
         let mut row = vec![set.name.clone()];
-        for gains in [&set.gains.bm25, &set.gains.input] {
-            row.extend(gains.get(&report.primary).map_or_else(|| [const { String::new() }; 4], cells));
-        }
+        row.extend(cells(&set.gains.bm25[&report.primary]));
+        row.extend(cells(&set.gains.input[&report.primary]));
         row.push(match set.verdict {
             Verdict::Better => "better than BM25".to_owned(),
             Verdict::Unclear => "unclear".to_owned(),
@@ -133,36 +142,23 @@ fn gains(report: &Report) -> String {
 }
 
 fn instructions(report: &Report) -> String {
-    let metric = shown(&report.primary);
-    let mut table = table(&[
-        "set",
-        "queries",
-        "texts",
-        &format!("{metric} with"),
-        "without",
-        "gain",
-        "95 %",
-        "p",
-        "w/t/l",
-        "tau",
-        "other first",
-    ]);
+    let header =
+        ["set", "queries", "texts", "with", "without", "gain", "95 %", "p", "w/t/l", "tau", "other document first"];
+    let mut table = table(&header);
     for set in &report.sets {
         let Some(effect) = &set.instruction else { continue };
-        let mean = |values: &std::collections::BTreeMap<String, Estimate>| {
-            values.get(&report.primary).map_or(String::new(), |value| format!("{:.3}", value.mean))
-        };
         let mut row = vec![set.name.clone(), effect.queries.to_string(), effect.texts.to_string()];
-        row.extend([mean(&effect.systems.instructed), mean(&effect.systems.plain)]);
-        row.extend(effect.gain.get(&report.primary).map_or_else(|| [const { String::new() }; 4], cells));
-        row.extend([three(effect.kendall_tau), percent(Some(effect.first_changed))]);
+        let systems = [&effect.systems.instructed, &effect.systems.plain];
+        row.extend(systems.map(|values| three(values[&report.primary].mean)));
+        row.extend(cells(&effect.gain[&report.primary]));
+        row.extend([effect.kendall_tau.map_or_else(dash, three), percent(effect.first_changed)]);
         table.add_row(row);
     }
     aligned(table, 1)
 }
 
 fn robustness(report: &Report) -> String {
-    let header = ["set", "tau between orders", "5 % below", "position rho", "ECE", "Brier", "relevant", "cut"];
+    let header = ["set", "order tau", "5th pct", "position rho", "ECE", "Brier", "relevant", "cut"];
     let mut table = table(&header);
     for set in &report.sets {
         let order = set.order.as_ref();
@@ -170,13 +166,13 @@ fn robustness(report: &Report) -> String {
         let calibration = &set.calibration;
         table.add_row([
             set.name.clone(),
-            three(tau.map(|tau| tau.mean)),
-            three(tau.map(|tau| tau.p5)),
-            three(order.map(|order| order.position_bias.spearman)),
-            format!("{:.3}", calibration.ece),
-            format!("{:.3}", calibration.brier),
-            percent(Some(calibration.relevant_share)),
-            percent(set.truncated_share),
+            tau.map_or_else(dash, |tau| three(tau.mean)),
+            tau.map_or_else(dash, |tau| three(tau.p5)),
+            order.map_or_else(dash, |order| three(order.position_bias.spearman)),
+            three(calibration.ece),
+            three(calibration.brier),
+            percent(calibration.relevant_share),
+            set.truncated_share.map_or_else(dash, percent),
         ]);
     }
     aligned(table, 1)
@@ -191,10 +187,10 @@ fn speed(report: &Report) -> String {
         let mut row = vec![set.name.clone(), time.requests.to_string()];
         row.extend([time.mean, time.p50, time.p95, time.p99, time.max].map(|value| format!("{value:.0}")));
         row.extend(set.tokens.map_or_else(
-            || ["-"; 3].map(str::to_owned),
+            || [(); 3].map(|()| dash()),
             |tokens| {
-                [tokens.per_request.mean, tokens.per_document.mean, tokens.per_second]
-                    .map(|value| format!("{value:.0}"))
+                let numbers = [tokens.per_request.mean, tokens.per_document.mean, tokens.per_second];
+                numbers.map(|value| format!("{value:.0}"))
             },
         ));
         table.add_row(row);
@@ -205,14 +201,11 @@ fn speed(report: &Report) -> String {
 /// A line about a set that needs a look.
 fn warning(report: &Report, set: &SetReport) -> Option<String> {
     let (name, metric) = (&set.name, shown(&report.primary));
-    let mean = |values: &std::collections::BTreeMap<String, Estimate>| {
-        values.get(&report.primary).map_or(0.0, |value| value.mean)
-    };
-    let (is, bm25) = (mean(&set.systems.reranked), mean(&set.systems.bm25));
+    let [is, bm25] = [&set.systems.reranked, &set.systems.bm25].map(|values| values[&report.primary].mean);
     match set.verdict {
         Verdict::Better => None,
         Verdict::Unclear => Some(format!(
-            " ? {name}: perhaps no better than BM25: {metric} {is:.3} against {bm25:.3}, and the interval of the gain holds 0"
+            " ? {name}: perhaps not better than BM25: {metric} {is:.3} against {bm25:.3}, the gain's interval holds 0"
         )),
         Verdict::NotBetter => Some(format!("!! {name}: not better than BM25: {metric} {is:.3} against {bm25:.3}")),
     }
@@ -226,16 +219,17 @@ fn cells(gain: &Gain) -> [String; 4] {
     [format!("{:+.3}", estimate.mean), interval, p, format!("{}/{}/{}", gain.wins, gain.ties, gain.losses)]
 }
 
-fn interval(value: &Estimate) -> String {
-    format!("[{:.3}, {:.3}]", value.low, value.high)
+fn three(value: f64) -> String {
+    format!("{value:.3}")
 }
 
-fn three(value: Option<f64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"))
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
 }
 
-fn percent(share: Option<f64>) -> String {
-    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
+/// What stands where there is no number.
+fn dash() -> String {
+    "-".to_owned()
 }
 
 /// A measure's name as people write it: `nDCG@10`.

@@ -1,7 +1,7 @@
 //! Files that are read line by line: what is wrong with a line is said with the file and the number.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
 use super::DataError;
@@ -19,9 +19,8 @@ pub(super) fn for_each_line(
     for (index, line) in BufReader::new(file).lines().enumerate() {
         let number = index + 1;
         let refuse = |problem| DataError::Line { file: path.to_owned(), line: number, problem };
-        let line = line.map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::InvalidData => refuse("is not UTF-8".to_owned()),
-            _ => unreadable(cause),
+        let line = line.map_err(|cause| {
+            if cause.kind() == ErrorKind::InvalidData { refuse("is not UTF-8".to_owned()) } else { unreadable(cause) }
         })?;
         let line = if index == 0 { line.trim_start_matches('\u{feff}') } else { &line };
         if !line.trim().is_empty() {
@@ -31,7 +30,7 @@ pub(super) fn for_each_line(
     Ok(())
 }
 
-/// Takes exactly `N` columns: between tabs where a line has any, else between blanks.
+/// The columns of a line: between tabs where a line has any, else between blanks.
 pub(super) fn columns(line: &str) -> Vec<&str> {
     if line.contains('\t') { line.split('\t').map(str::trim).collect() } else { line.split_whitespace().collect() }
 }

@@ -114,9 +114,9 @@ fn documents(name: &str, items: Vec<Value>) -> Result<Vec<SlateDocument>, String
 }
 
 fn grades(items: Vec<Value>) -> Result<Vec<f64>, String> {
-    let grade = |(index, item): (usize, Value)| match item {
-        Value::Bool(flag) => Ok(f64::from(u8::from(flag))),
-        other => other.as_f64().ok_or_else(|| format!("relevance[{index}]: expected a number, found {}", kind(&other))),
+    let grade = |(index, item): (usize, Value)| {
+        let number = item.as_f64().or_else(|| item.as_bool().map(|flag| f64::from(u8::from(flag))));
+        number.ok_or_else(|| format!("relevance[{index}]: expected a number, found {}", kind(&item)))
     };
     items.into_iter().enumerate().map(grade).collect()
 }

@@ -1,28 +1,24 @@
-//! From the passes of a set's queries to its report: means, intervals, comparisons, and the queries that went wrong.
+//! From the passes of a set's queries to its report: means, intervals and comparisons. What the input order does, what
+//! requests cost and which queries went wrong are in files of their own.
 
-use std::collections::{BTreeMap, HashSet};
+mod cost;
+mod order;
+mod worst;
 
-use super::calibration::Calibration;
-use super::datasets::{Dataset, Query, RELEVANT_FROM, is_relevant};
-use super::measures::Measure;
-use super::report::{
-    Agreement, ByMeasure, Distribution, Estimate, Gain, Gains, InstructionEffect, InstructionSystems, Latency,
-    OrderEffect, PositionBias, PositionMean, QueryReport, SetReport, Systems, Tokens, Verdict, WorstDocument,
-    WorstQuery,
+use std::collections::HashSet;
+
+use crate::eval::calibration::Calibration;
+use crate::eval::datasets::{Dataset, Query, RELEVANT_FROM, is_relevant};
+use crate::eval::measures::Measure;
+use crate::eval::report::{
+    ByMeasure, Estimate, Gain, Gains, InstructionEffect, InstructionSystems, QueryReport, SetReport, Systems, Verdict,
 };
-use super::run::{Pass, QueryRun};
-use super::settings::EvalSettings;
-use super::statistics::{bootstrap_interval, kendall_tau_b, mean, quantile, sign_flip_test, spearman};
-
-/// Queries shown as the worst.
-const WORST_QUERIES: usize = 8;
-
-/// Documents shown of such a query: the first ones as reranked, and in all.
-const WORST_FIRST: usize = 5;
-const WORST_DOCUMENTS: usize = 12;
-
-/// Characters shown of a document.
-const TEXT_CHARACTERS: usize = 400;
+use crate::eval::run::{Pass, QueryRun};
+use crate::eval::settings::EvalSettings;
+use crate::eval::statistics::{bootstrap_interval, kendall_tau_b, mean, sign_flip_test};
+use cost::{latency, milliseconds, tokens, truncated_share};
+use order::order_effect;
+use worst::worst;
 
 /// Measures that differ by less are the same: sums in another order.
 const ROUNDING: f64 = 1e-9;
@@ -162,66 +158,6 @@ fn verdict(gain: Estimate) -> Verdict {
     }
 }
 
-fn order_effect(runs: &[QueryRun], orders: usize) -> OrderEffect {
-    let of_query = |run: &QueryRun| {
-        let pairs = run.orders.iter().enumerate().flat_map(|(place, left)| {
-            run.orders[place + 1..].iter().filter_map(|right| kendall_tau_b(&left.scores, &right.scores))
-        });
-        let taus: Vec<f64> = pairs.collect();
-        (!taus.is_empty()).then(|| mean(&taus))
-    };
-    let taus: Vec<f64> = runs.iter().filter_map(of_query).collect();
-    let kendall_tau = (!taus.is_empty()).then(|| Agreement { mean: mean(&taus), p5: quantile(&taus, 0.05) });
-    let shuffled: Vec<&Pass> = runs.iter().flat_map(|run| run.orders.iter().skip(1)).collect();
-    OrderEffect { orders, kendall_tau, position_bias: position_bias(&shuffled) }
-}
-
-/// Within requests, and the curve over requests of one length: with several lengths, later positions would hold only
-/// documents of long lists, whose ranks are larger whatever the system does.
-fn position_bias(passes: &[&Pass]) -> PositionBias {
-    let within = passes.iter().filter_map(|pass| {
-        let positions: Vec<f64> = pass.positions.iter().map(|position| *position as f64).collect();
-        let ranks: Vec<f64> = ranks(pass).into_iter().map(|rank| rank as f64).collect();
-        spearman(&positions, &ranks)
-    });
-    let spearman = mean(&within.collect::<Vec<_>>());
-    let mut lengths: BTreeMap<usize, usize> = BTreeMap::new();
-    for pass in passes {
-        *lengths.entry(pass.ranking.len()).or_default() += 1;
-    }
-    let length = lengths.into_iter().max_by_key(|(_, count)| *count).map_or(0, |(length, _)| length);
-    let mut sums = vec![(0_usize, 0.0, 0.0); length];
-    for pass in passes.iter().filter(|pass| pass.ranking.len() == length) {
-        for ((position, rank), score) in pass.positions.iter().zip(ranks(pass)).zip(&pass.scores) {
-            let (count, rank_sum, score_sum) = &mut sums[*position];
-            *count += 1;
-            *rank_sum += rank as f64;
-            *score_sum += score;
-        }
-    }
-    let point = |(index, (count, ranks, scores)): (usize, (usize, f64, f64))| PositionMean {
-        position: index + 1,
-        count,
-        mean_rank: ranks / count.max(1) as f64,
-        mean_score: scores / count.max(1) as f64,
-    };
-    PositionBias { spearman, curve: sums.into_iter().enumerate().map(point).collect() }
-}
-
-/// Each candidate's rank in a pass, from 1.
-fn ranks(pass: &Pass) -> Vec<usize> {
-    places(&pass.ranking, pass.ranking.len())
-}
-
-/// The rank, from 1, of each of `count` candidates in a ranking of them.
-fn places(ranking: &[usize], count: usize) -> Vec<usize> {
-    let mut places = vec![0; count];
-    for (index, candidate) in ranking.iter().enumerate() {
-        places[*candidate] = index + 1;
-    }
-    places
-}
-
 fn instruction_effect(cases: &[Case], measures: &[Measure], seed: u64) -> Option<InstructionEffect> {
     let pairs: Vec<(&Case, &Pass, &Pass)> =
         cases.iter().filter_map(|case| Some((case, case.run.plain.as_ref()?, case.run.orders.first()?))).collect();
@@ -251,106 +187,10 @@ fn instruction_effect(cases: &[Case], measures: &[Measure], seed: u64) -> Option
     })
 }
 
-fn truncated_share(passes: &[&Pass]) -> Option<f64> {
-    let told: Vec<&Vec<bool>> = passes.iter().map(|pass| pass.truncated.as_ref()).collect::<Option<_>>()?;
-    let documents: usize = told.iter().map(|cut| cut.len()).sum();
-    let cut: usize = told.iter().flat_map(|cut| cut.iter()).filter(|cut| **cut).count();
-    (documents > 0).then(|| cut as f64 / documents as f64)
-}
-
-fn milliseconds(pass: &Pass) -> f64 {
-    pass.latency.as_secs_f64() * 1000.0
-}
-
-fn latency(passes: &[&Pass]) -> Latency {
-    let times: Vec<f64> = passes.iter().map(|pass| milliseconds(pass)).collect();
-    Latency {
-        requests: times.len(),
-        retries: passes.iter().map(|pass| pass.retries).sum(),
-        mean: mean(&times),
-        p50: quantile(&times, 0.5),
-        p95: quantile(&times, 0.95),
-        p99: quantile(&times, 0.99),
-        max: quantile(&times, 1.0),
-    }
-}
-
-fn tokens(passes: &[&Pass]) -> Option<Tokens> {
-    let totals: Vec<f64> =
-        passes.iter().map(|pass| pass.prompt_tokens.map(|tokens| tokens as f64)).collect::<Option<_>>()?;
-    let documents = |(pass, total): (&&Pass, &f64)| match &pass.tokens_read {
-        Some(read) => read.iter().map(|tokens| *tokens as f64).collect(),
-        None => vec![total / pass.ranking.len() as f64; pass.ranking.len()],
-    };
-    let documents: Vec<f64> = passes.iter().zip(&totals).flat_map(documents).collect();
-    let seconds: f64 = passes.iter().map(|pass| pass.latency.as_secs_f64()).sum();
-    (seconds > 0.0).then(|| Tokens {
-        per_request: distribution(&totals),
-        per_document: distribution(&documents),
-        per_second: totals.iter().sum::<f64>() / seconds,
-    })
-}
-
-fn distribution(values: &[f64]) -> Distribution {
-    Distribution {
-        mean: mean(values),
-        p50: quantile(values, 0.5),
-        p95: quantile(values, 0.95),
-        max: quantile(values, 1.0),
-    }
-}
-
-/// The queries with the largest losses against BM25.
-fn worst(set: &Dataset, cases: &[Case], per_query: &[QueryReport], primary: &str) -> Vec<WorstQuery> {
-    let gain = |query: &QueryReport| query.scores.reranked[primary] - query.scores.bm25[primary];
-    let mut losses: Vec<(f64, &Case)> =
-        per_query.iter().map(gain).zip(cases).filter(|(gain, _)| *gain < -ROUNDING).collect();
-    losses.sort_by(|(left, _), (right, _)| left.total_cmp(right));
-    let shown = losses.into_iter().take(WORST_QUERIES).map(|(gain, case)| WorstQuery {
-        id: case.query.id.clone(),
-        query: case.query.text.clone(),
-        instruction: case.run.instruction.clone(),
-        gain,
-        documents: worst_documents(set, case),
-    });
-    shown.collect()
-}
-
-fn worst_documents(set: &Dataset, case: &Case) -> Vec<WorstDocument> {
-    let Some(pass) = case.run.orders.first() else { return Vec::new() };
-    let Query { candidates, grades, .. } = case.query;
-    let bm25_rank = |place: usize| case.bm25.iter().position(|other| *other == place).map_or(0, |index| index + 1);
-    let ranked = pass.ranking.iter().enumerate().map(|(index, candidate)| (index + 1, *candidate));
-    let shown = ranked.filter(|(rank, candidate)| *rank <= WORST_FIRST || is_relevant(grades, candidates[*candidate]));
-    let document = |(rank, candidate): (usize, usize)| {
-        let place = candidates[candidate];
-        let document = &set.documents[place];
-        WorstDocument {
-            id: document.id.clone(),
-            text: start_of(&document.text),
-            grade: grades.get(&place).copied(),
-            rank,
-            input_rank: candidate + 1,
-            bm25_rank: bm25_rank(place),
-            score: pass.scores[candidate],
-            truncated: pass.truncated.as_ref().map(|cut| cut[candidate]),
-        }
-    };
-    shown.take(WORST_DOCUMENTS).map(document).collect()
-}
-
-/// At most 400 characters of a text, the last one `…` where it goes on.
-fn start_of(text: &str) -> String {
-    match text.char_indices().nth(TEXT_CHARACTERS) {
-        None => text.to_owned(),
-        Some(_) => text.chars().take(TEXT_CHARACTERS - 1).chain(['…']).collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{pass, query_run, set, settings};
     use super::*;
+    use crate::eval::testing::{pass, query_run, set, settings};
 
     fn close(left: f64, right: f64) -> bool {
         (left - right).abs() < 1e-9
@@ -381,11 +221,11 @@ mod tests {
             .iter()
             .map(|query| [&query.scores.reranked, &query.scores.input, &query.scores.bm25].map(mrr))
             .collect();
-        let expected = [[1.0, 1.0 / 3.0, 1.0 / 3.0], [(1.0 + 0.25) / 2.0, 1.0 / 3.0, 1.0]];
+        let expected = [[1.0, 1.0 / 3.0, 1.0 / 3.0], [0.625, 1.0 / 3.0, 1.0]];
         for (found, expected) in scores.iter().flatten().zip(expected.iter().flatten()) {
             assert!(close(*found, *expected), "{scores:?}");
         }
-        assert!(close(report.systems.reranked["mrr@10"].mean, (1.0 + 0.625) / 2.0));
+        assert!(close(report.systems.reranked["mrr@10"].mean, 0.8125));
         let gain = &report.gains.bm25["mrr@10"];
         assert!(close(gain.estimate.mean, (2.0 / 3.0 - 0.375) / 2.0), "{gain:?}");
         assert_eq!((gain.wins, gain.ties, gain.losses), (1, 0, 1));
@@ -412,23 +252,7 @@ mod tests {
         let first = order.position_bias.curve[0];
         // At position 1 of the shuffled orders stood candidate 3 with rank 2 and candidate 1 with rank 2.
         assert_eq!((first.position, first.count), (1, 2));
-        assert!(close(first.mean_rank, 2.0) && close(first.mean_score, (0.3 + 0.5) / 2.0), "{first:?}");
-    }
-
-    #[test]
-    fn a_system_that_keeps_its_input_order_has_all_the_position_bias() {
-        let kept = pass(&[0.1, 0.4, 0.3, 0.2], &[3, 0, 1, 2]);
-        let bias = position_bias(&[&kept]);
-        assert!(close(bias.spearman, 1.0));
-        let ranks: Vec<f64> = bias.curve.iter().map(|point| point.mean_rank).collect();
-        assert_eq!(ranks, [1.0, 2.0, 3.0, 4.0]);
-    }
-
-    #[test]
-    fn the_curve_is_over_lists_of_one_length() {
-        let (short, long) = (pass(&[0.2, 0.1], &[0, 1]), pass(&[0.3, 0.2, 0.1], &[0, 1, 2]));
-        let bias = position_bias(&[&short, &long, &short]);
-        assert_eq!(bias.curve.iter().map(|point| point.count).collect::<Vec<_>>(), [2, 2]);
+        assert!(close(first.mean_rank, 2.0) && close(first.mean_score, 0.4), "{first:?}");
     }
 
     #[test]
@@ -485,9 +309,6 @@ mod tests {
             shown,
             [("d2", 1, 3, 1, Some(1.0)), ("d3", 2, 4, 4, Some(0.0)), ("d1", 3, 2, 3, None), ("d0", 4, 1, 2, None)]
         );
-        assert_eq!(start_of(&"x".repeat(400)).chars().count(), 400);
-        assert!(start_of(&"x".repeat(401)).ends_with("x…"));
-        assert_eq!(start_of(&"x".repeat(401)).chars().count(), 400);
     }
 
     #[test]
