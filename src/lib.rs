@@ -13,6 +13,7 @@
 //! | [`scoring`] | what do the numbers mean? readouts to relevance scores |
 //! | [`schedule`] | who runs when? admission, queue, batches |
 //! | [`runtime`] | tokens to numbers, on mistral.rs's parts |
+//! | [`eval`] | is it any good? labelled data to measures, against BM25, with their uncertainty |
 //!
 //! Around them: [`cli`] and [`config`] say what is wanted, [`app`] puts the rooms together,
 //! [`telemetry`] says what happened. `tests/layers.rs` checks who may import whom.
@@ -20,6 +21,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod eval;
 pub mod http;
 pub mod pipeline;
 pub mod prompt;

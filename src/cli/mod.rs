@@ -1,6 +1,7 @@
-//! The command line: `serve`, `rerank`, `check`. Results go to standard output, everything else to standard error.
+//! The command line: `serve`, `rerank`, `eval`, `check`. Results go to standard output, everything else to standard error.
 
 mod check;
+mod eval;
 mod input;
 mod output;
 mod rerank;
@@ -16,6 +17,11 @@ use clap::{Args, Parser, Subcommand};
 use toml::Value;
 
 use crate::config::{ConfigError, Configuration, FlagValue, Sources};
+use crate::eval::datasets::DataError;
+use crate::eval::endpoint::EndpointError;
+use crate::eval::gate::GateError;
+use crate::eval::run::QueryFailure;
+use crate::eval::system::SystemError;
 use crate::rerank::RerankError;
 use crate::telemetry::start_logs;
 
@@ -44,6 +50,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Rerank documents here and now, and print them in order.
     Rerank(rerank::RerankArgs),
+    /// Measure relevance on labelled data, against the input order and BM25.
+    Eval(Box<eval::EvalArgs>),
     /// Check configuration and model, and print what is in effect.
     Check(check::CheckArgs),
 }
@@ -128,6 +136,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Rerank(args) => rerank::run(args),
+        Command::Eval(args) => eval::run(&args),
         Command::Check(args) => check::run(&args),
     }
 }
@@ -148,19 +157,35 @@ fn is_broken_pipe(error: &io::Error) -> bool {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let asked_wrong = error.is::<UsageError>()
         || error.is::<ConfigError>()
-        || error.downcast_ref::<RerankError>().is_some_and(|error| match error {
-            RerankError::InvalidField { .. }
-            | RerankError::TooManyDocuments { .. }
-            | RerankError::TextTooLong { .. }
-            | RerankError::PromptTooLong { .. }
-            | RerankError::UnknownModel { .. }
-            | RerankError::UnsupportedMode { .. } => true,
-            RerankError::Overloaded { .. }
-            | RerankError::DeadlineExceeded { .. }
-            | RerankError::Draining
-            | RerankError::Internal(_) => false,
+        || error.is::<DataError>()
+        || error.is::<GateError>()
+        || error.downcast_ref::<RerankError>().is_some_and(is_callers)
+        || error.downcast_ref::<EndpointError>().is_some_and(is_address)
+        || error.downcast_ref::<QueryFailure>().is_some_and(|failure| match &failure.cause {
+            SystemError::Rerank(error) => is_callers(error),
+            SystemError::Endpoint(error) => is_address(error),
         });
     if asked_wrong { 2 } else { 1 }
+}
+
+/// Whether a rerank failed because of what was asked.
+fn is_callers(error: &RerankError) -> bool {
+    match error {
+        RerankError::InvalidField { .. }
+        | RerankError::TooManyDocuments { .. }
+        | RerankError::TextTooLong { .. }
+        | RerankError::PromptTooLong { .. }
+        | RerankError::UnknownModel { .. }
+        | RerankError::UnsupportedMode { .. } => true,
+        RerankError::Overloaded { .. }
+        | RerankError::DeadlineExceeded { .. }
+        | RerankError::Draining
+        | RerankError::Internal(_) => false,
+    }
+}
+
+fn is_address(error: &EndpointError) -> bool {
+    matches!(error, EndpointError::Address { .. })
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub(super) struct RerankArgs {
     settings: SettingsArgs,
 }
 
-fn mode_parser() -> impl TypedValueParser<Value = Mode> {
+pub(super) fn mode_parser() -> impl TypedValueParser<Value = Mode> {
     let words = [Mode::Auto, Mode::Listwise, Mode::Pointwise].map(Mode::as_str);
     PossibleValuesParser::new(words).map(|word| match word.as_str() {
         "listwise" => Mode::Listwise,

@@ -1,0 +1,357 @@
+//! The command line of `podium eval`, and what it asks for.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::super::rerank::mode_parser;
+use super::super::{SettingsArgs, UsageError};
+use crate::eval::datasets::{CollectionFiles, Dataset, set_name, slates};
+use crate::eval::endpoint::{Api, Endpoint};
+use crate::eval::gate::Gate;
+use crate::eval::settings::EvalSettings;
+use crate::rerank::Mode;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A SET is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), or a JSONL file of slates:
+  {\"query\": \"...\", \"documents\": [\"...\", {\"title\": \"...\", \"text\": \"...\"}], \"relevance\": [0, 1]}
+  {\"query\": \"...\", \"instruction\": \"...\", \"positive\": \"...\", \"negative\": [\"...\", \"...\"]}
+Documents are reranked in the order of the first stage: a run, a slate's own order, or BM25 over the corpus.
+
+Examples:
+  podium eval slates.jsonl
+  podium eval beir/scifact beir/nfcorpus --queries 100 --report report.html
+  podium eval --corpus docs.tsv --topics topics.tsv --qrels qrels.txt --run bm25.trec
+  podium eval slates.jsonl --instruction 'Prefer official documentation.'
+  podium eval slates.jsonl --url http://localhost:3000 --api tei
+  podium eval slates.jsonl --url https://api.cohere.com/v2/rerank --url-model rerank-v3.5 \\
+      --api-key-env COHERE_API_KEY
+  podium eval beir/scifact --json baseline.json
+  podium eval beir/scifact --json now.json --gate baseline.json --max-drop 0.01
+
+Measures are those of trec_eval; a grade of 1 or more is relevant. The reranked order is held against the input order \
+and against BM25 on the same documents. The exit code is 0; 1 if a set fell below the gate or a system failed; and 2 \
+if the data or the command line is wrong.")]
+pub(in crate::cli) struct EvalArgs {
+    /// BEIR folders and JSONL files of labelled slates
+    #[arg(value_name = "SET", required_unless_present = "corpus", conflicts_with = "corpus")]
+    sets: Vec<PathBuf>,
+
+    /// The judgements of a BEIR folder: qrels/<NAME>.tsv [default: test, or the only one]
+    #[arg(long, value_name = "NAME", help_heading = "Data")]
+    split: Option<String>,
+    /// Documents, as JSONL or id<TAB>text (instead of a SET)
+    #[arg(long, value_name = "FILE", requires_all = ["topics", "qrels"], help_heading = "Data")]
+    corpus: Option<PathBuf>,
+    /// Queries, written like the corpus
+    #[arg(long, value_name = "FILE", requires = "corpus", help_heading = "Data")]
+    topics: Option<PathBuf>,
+    /// Judgements, in TREC's four columns or BEIR's three
+    #[arg(long, value_name = "FILE", requires = "corpus", help_heading = "Data")]
+    qrels: Option<PathBuf>,
+    /// First-stage run in TREC's six columns, looked for inside each set's folder first [default: BM25]
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
+    run: Option<PathBuf>,
+    /// Evaluate N queries of each set, chosen by the seed [default: all]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    queries: Option<NonZeroUsize>,
+
+    /// Rerank the first N documents of each query
+    #[arg(long, value_name = "N", default_value = "32", help_heading = "Measuring")]
+    top: NonZeroUsize,
+    /// Cut-off of nDCG, MRR, Hit and Recall
+    #[arg(short, value_name = "K", default_value = "10", help_heading = "Measuring")]
+    k: NonZeroUsize,
+    /// Input orders: the first as it is, the others shuffled; scores are means over them
+    #[arg(long, value_name = "N", default_value = "3", help_heading = "Measuring")]
+    orders: NonZeroUsize,
+    /// Seeds sample, shuffling and resampling
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
+    seed: u64,
+    /// Give every query this instruction, and run it once without
+    #[arg(long, short, value_name = "TEXT", help_heading = "Measuring")]
+    instruction: Option<String>,
+    /// All documents of a slate in one pass, or one document at a time
+    #[arg(long, value_name = "MODE", value_parser = mode_parser(), help_heading = "Measuring")]
+    mode: Option<Mode>,
+    /// Read at most N tokens of each document
+    #[arg(long, value_name = "N", help_heading = "Measuring")]
+    max_tokens_per_doc: Option<NonZeroUsize>,
+
+    /// Write everything as JSON; - is standard output, in place of the table
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) json: Option<PathBuf>,
+    /// Write one HTML page that needs nothing else
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) report: Option<PathBuf>,
+    /// Exit with 1 if a set is worse than in this earlier JSON
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    gate: Option<PathBuf>,
+    /// How much the gate's metric may fall
+    #[arg(long, value_name = "X", default_value = "0.01", value_parser = drop_parser, requires = "gate", help_heading = "Results")]
+    pub(super) max_drop: f64,
+    /// What the gate looks at
+    #[arg(long, value_name = "METRIC", default_value = "ndcg", requires = "gate", help_heading = "Results")]
+    gate_metric: GateMetric,
+
+    /// Evaluate a rerank endpoint instead of a model in this process
+    #[arg(long, value_name = "URL", help_heading = "Endpoint")]
+    url: Option<String>,
+    /// The shape of its requests
+    #[arg(long, value_name = "API", value_enum, default_value = "rerank", requires = "url", help_heading = "Endpoint")]
+    api: ApiName,
+    /// The model that it is asked for
+    #[arg(long, value_name = "NAME", requires = "url", help_heading = "Endpoint")]
+    url_model: Option<String>,
+    /// The environment variable that holds its bearer key
+    #[arg(long, value_name = "NAME", requires = "url", help_heading = "Endpoint")]
+    api_key_env: Option<String>,
+
+    #[command(flatten)]
+    pub(super) settings: SettingsArgs,
+}
+
+/// The shape of an endpoint's requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ApiName {
+    /// Cohere, Jina, vLLM, Podium: `documents`, results with a `relevance_score`
+    Rerank,
+    /// Voyage: `documents` and `top_k`, data with a `relevance_score`
+    Voyage,
+    /// Text Embeddings Inference: `texts`, rows with a `score`
+    Tei,
+}
+
+/// A measure without its cut-off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum GateMetric {
+    Ndcg,
+    Mrr,
+    Hit,
+    Recall,
+    Map,
+}
+
+impl GateMetric {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ndcg => "ndcg",
+            Self::Mrr => "mrr",
+            Self::Hit => "hit",
+            Self::Recall => "recall",
+            Self::Map => "map",
+        }
+    }
+}
+
+fn drop_parser(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0);
+    value.ok_or_else(|| "expected a number of 0 or more".to_owned())
+}
+
+impl EvalArgs {
+    /// Refuses flags that would have no effect.
+    pub(super) fn check(&self) -> Result<(), UsageError> {
+        let refuse = |problem: &str| Err(UsageError(problem.to_owned()));
+        if self.url.is_some() {
+            let SettingsArgs { config: _, model, revision, family, device, offline } = &self.settings;
+            if [model, revision, family, device].into_iter().any(Option::is_some) || *offline {
+                return refuse(
+                    "--model, --revision, --family, --device and --offline say what runs in this process; with --url use --url-model",
+                );
+            }
+            if self.api != ApiName::Rerank && (self.mode.is_some() || self.max_tokens_per_doc.is_some()) {
+                return refuse("--mode and --max-tokens-per-doc are known to --api rerank only");
+            }
+        }
+        if self.json.is_some() && self.json == self.gate {
+            return refuse("--json would overwrite the baseline of --gate; write to another file");
+        }
+        if self.instruction.as_ref().is_some_and(|text| text.trim().is_empty()) {
+            return refuse("--instruction is blank");
+        }
+        Ok(())
+    }
+
+    /// What is asked of the run.
+    pub(super) fn eval_settings(&self) -> EvalSettings {
+        EvalSettings {
+            k: self.k.get(),
+            top: self.top.get(),
+            orders: self.orders.get(),
+            seed: self.seed,
+            queries: self.queries.map(NonZeroUsize::get),
+            instruction: self.instruction.clone(),
+            mode: self.mode.unwrap_or_default(),
+            max_tokens_per_doc: self.max_tokens_per_doc.map(NonZeroUsize::get),
+            run: self.run.as_ref().map(|run| run.display().to_string()),
+        }
+    }
+
+    /// The endpoint, if one was named.
+    pub(super) fn endpoint(&self) -> anyhow::Result<Option<Endpoint>> {
+        let Some(url) = &self.url else { return Ok(None) };
+        let key = match &self.api_key_env {
+            None => None,
+            Some(name) => match std::env::var(name) {
+                Ok(key) if !key.trim().is_empty() => Some(key.trim().to_owned()),
+                _ => return Err(UsageError(format!("--api-key-env: the variable {name} is not set")).into()),
+            },
+        };
+        let api = match self.api {
+            ApiName::Rerank => Api::Rerank,
+            ApiName::Voyage => Api::Voyage,
+            ApiName::Tei => Api::Tei,
+        };
+        Ok(Some(Endpoint::new(url, api, self.url_model.clone(), key)?))
+    }
+
+    /// The baseline, if one was named.
+    pub(super) fn gate(&self) -> anyhow::Result<Option<Gate>> {
+        let read = |path: &PathBuf| Gate::read(path, self.gate_metric.as_str(), self.max_drop);
+        Ok(self.gate.as_ref().map(read).transpose()?)
+    }
+
+    /// Reads every set; `before` is told its name. Sets of the same name are told apart by their paths.
+    pub(super) fn read_sets(&self, settings: &EvalSettings, before: impl Fn(&str)) -> anyhow::Result<Vec<Dataset>> {
+        let mut sets = Vec::new();
+        if let (Some(corpus), Some(queries), Some(qrels)) = (&self.corpus, &self.topics, &self.qrels) {
+            let run = self.run.as_ref().map(|run| (run.clone(), run.display().to_string()));
+            let (name, source) = (set_name(qrels), qrels.clone());
+            let (corpus, queries, qrels) = (corpus.clone(), queries.clone(), qrels.clone());
+            before(&name);
+            let files = CollectionFiles { name, source, corpus, queries, qrels, run };
+            sets.push(files.read(settings.queries, settings.seed)?);
+        }
+        let mut seen = HashSet::new();
+        for path in &self.sets {
+            if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                return Err(UsageError(format!("the set {} is given twice", path.display())).into());
+            }
+            before(&set_name(path));
+            sets.push(self.read_set(path, settings)?);
+        }
+        tell_apart(&mut sets);
+        Ok(sets)
+    }
+
+    fn read_set(&self, path: &Path, settings: &EvalSettings) -> anyhow::Result<Dataset> {
+        if path.is_dir() {
+            let files = CollectionFiles::beir(path, self.split.as_deref(), self.run.as_deref())?;
+            return Ok(files.read(settings.queries, settings.seed)?);
+        }
+        if self.run.is_some() || self.split.is_some() {
+            let shown = path.display();
+            let problem = format!(
+                "--run and --split are for BEIR folders, and {shown} is a file of slates with an order of its own"
+            );
+            return Err(UsageError(problem).into());
+        }
+        Ok(slates::read(path, settings.queries, settings.seed)?)
+    }
+}
+
+/// Calls sets of the same name by their paths.
+fn tell_apart(sets: &mut [Dataset]) {
+    let mut names: HashMap<String, usize> = HashMap::new();
+    for set in &*sets {
+        *names.entry(set.name.clone()).or_default() += 1;
+    }
+    for set in sets {
+        if names.get(&set.name).is_some_and(|count| *count > 1) {
+            set.name.clone_from(&set.source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::super::{Cli, Command};
+    use super::*;
+
+    fn args(flags: &[&str]) -> Box<EvalArgs> {
+        let cli = Cli::parse_from(["podium", "eval"].iter().chain(flags));
+        let Command::Eval(args) = cli.command else { panic!("eval was asked for") };
+        args
+    }
+
+    #[test]
+    fn without_flags_the_settings_are_the_documented_ones() {
+        let expected = EvalSettings {
+            k: 10,
+            top: 32,
+            orders: 3,
+            seed: 1,
+            queries: None,
+            instruction: None,
+            mode: Mode::Auto,
+            max_tokens_per_doc: None,
+            run: None,
+        };
+        assert_eq!(args(&["set"]).eval_settings(), expected);
+    }
+
+    #[test]
+    fn every_flag_arrives() {
+        let made = args(&[
+            "set",
+            "-k",
+            "5",
+            "--top",
+            "8",
+            "--orders",
+            "1",
+            "--seed",
+            "9",
+            "--queries",
+            "3",
+            "-i",
+            "x",
+            "--mode",
+            "pointwise",
+            "--max-tokens-per-doc",
+            "64",
+            "--run",
+            "r",
+        ]);
+        let expected = EvalSettings {
+            k: 5,
+            top: 8,
+            orders: 1,
+            seed: 9,
+            queries: Some(3),
+            instruction: Some("x".to_owned()),
+            mode: Mode::Pointwise,
+            max_tokens_per_doc: Some(64),
+            run: Some("r".to_owned()),
+        };
+        assert_eq!(made.eval_settings(), expected);
+    }
+
+    #[test]
+    fn sets_of_the_same_name_are_called_by_their_paths() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = r#"{"query": "q", "positive": "a", "negative": "b"}"#;
+        let paths = ["one/set.jsonl", "two/set.jsonl", "two/other.jsonl"].map(|path| folder.path().join(path));
+        for path in &paths {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, line).unwrap();
+        }
+        let shown: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
+        let made = args(&shown);
+        let sets = made.read_sets(&made.eval_settings(), |_| ()).unwrap();
+        let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
+        assert_eq!(names, [shown[0], shown[1], "other"]);
+    }
+
+    #[test]
+    fn a_blank_instruction_is_refused() {
+        let UsageError(problem) = args(&["set", "-i", " "]).check().unwrap_err();
+        assert_eq!(problem, "--instruction is blank");
+    }
+}

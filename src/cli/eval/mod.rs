@@ -1,0 +1,155 @@
+//! `podium eval`: the order of things. Flags are read in [`args`], results are printed in [`table`].
+
+mod args;
+mod output_file;
+mod table;
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+
+pub(super) use args::EvalArgs;
+use output_file::OutputFile;
+
+use super::start_quiet_logs;
+use crate::app;
+use crate::config::Settings;
+use crate::eval::datasets::Dataset;
+use crate::eval::endpoint::Endpoint;
+use crate::eval::gate::Comparison;
+use crate::eval::measures::Measure;
+use crate::eval::page::page;
+use crate::eval::report::{Report, SCHEMA, SystemFacts};
+use crate::eval::settings::EvalSettings;
+use crate::eval::system::System;
+use crate::eval::{first_stage, run, summary};
+
+pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    args.check()?;
+    let configuration = args.settings.configuration(Vec::new())?;
+    start_quiet_logs(&configuration)?;
+    let (settings, endpoint) = (args.eval_settings(), args.endpoint()?);
+    let bar = ProgressBar::new_spinner();
+    bar.enable_steady_tick(Duration::from_millis(100));
+
+    // Whatever is wrong with input and output is found before a model is loaded and time is spent.
+    let mut sets = args.read_sets(&settings, |name| bar.set_message(format!("reading {name}")))?;
+    let gate = args.gate()?;
+    if let Some(gate) = &gate {
+        gate.check(&settings, &sets)?;
+    }
+    let to_stdout = args.json.as_deref() == Some(Path::new("-"));
+    let json = args.json.as_deref().filter(|_| !to_stdout).map(OutputFile::create).transpose()?;
+    let html = args.report.as_deref().map(OutputFile::create).transpose()?;
+
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let _inside = runtime.enter();
+    bar.set_message("loading the model");
+    let (system, facts) = system(endpoint, &configuration.settings)?;
+    let report = evaluate(&runtime, &system, facts, &mut sets, settings, &bar)?;
+    bar.finish_and_clear();
+
+    if let Some(file) = json {
+        file.write(&serde_json::to_string_pretty(&report)?)?;
+    }
+    if let Some(file) = html {
+        file.write(&page(&report)?)?;
+    }
+    let (mut out, mut aside) = (std::io::stdout().lock(), std::io::stderr().lock());
+    // Where the JSON goes to standard output, nothing else does.
+    let people: &mut dyn Write = if to_stdout { &mut aside } else { &mut out };
+    if !to_stdout {
+        table::write_report(people, &report)?;
+        for path in args.json.iter().chain(&args.report) {
+            writeln!(people, "wrote {}", path.display())?;
+        }
+    }
+    let compared = gate.map(|gate| gate.compare(&report)).transpose()?;
+    if let Some(compared) = &compared {
+        table::write_gate(people, compared, args.max_drop)?;
+    }
+    if to_stdout {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    }
+    compared.map_or(Ok(()), |compared| fail_if_worse(&compared, args.max_drop))
+}
+
+/// What reranks: the endpoint if one was named, else the model of the settings.
+fn system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Result<(System, SystemFacts)> {
+    if let Some(endpoint) = endpoint {
+        let url = endpoint.shown_url();
+        let facts = SystemFacts { name: endpoint.name(), family: None, device: None, url: Some(url) };
+        return Ok((System::Endpoint(Box::new(endpoint)), facts));
+    }
+    let reranker = app::load_reranker(settings)?;
+    let facts = SystemFacts {
+        name: reranker.names().first().cloned().unwrap_or_default(),
+        family: Some(reranker.family().to_owned()),
+        device: Some(reranker.facts().device.clone()),
+        url: None,
+    };
+    Ok((System::InProcess(Box::new(reranker)), facts))
+}
+
+/// Runs every set.
+fn evaluate(
+    runtime: &tokio::runtime::Runtime,
+    system: &System,
+    mut facts: SystemFacts,
+    sets: &mut [Dataset],
+    settings: EvalSettings,
+    bar: &ProgressBar,
+) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    let mut bm25 = Vec::with_capacity(sets.len());
+    for set in &mut *sets {
+        bar.set_message(format!("indexing {}", set.name));
+        bm25.push(first_stage::prepare(set, settings.top));
+    }
+    bar.set_message("warming up");
+    if let Some(set) = sets.first()
+        && let Some(name) = runtime.block_on(run::warm_up(system, set, &settings))?
+    {
+        facts.name = name;
+    }
+    bar.set_style(ProgressStyle::with_template("{msg:.bold} {wide_bar} {pos}/{len} queries, {eta} left")?);
+    bar.set_length(sets.iter().map(|set| set.queries.len() as u64).sum());
+    bar.reset();
+    let mut reports = Vec::with_capacity(sets.len());
+    for (set, bm25) in sets.iter().zip(&bm25) {
+        bar.set_message(set.name.clone());
+        let runs = runtime.block_on(run::run_set(system, set, &settings, || bar.inc(1)))?;
+        reports.push(summary::summarize(set, &runs, bm25, &settings));
+    }
+    let measures = Measure::all(settings.k);
+    Ok(Report {
+        schema: SCHEMA,
+        podium: env!("CARGO_PKG_VERSION").to_owned(),
+        created_unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
+        seconds: started.elapsed().as_secs_f64(),
+        system: facts,
+        settings,
+        primary: measures[0].name(),
+        metrics: measures.iter().map(|measure| measure.name()).collect(),
+        sets: reports,
+    })
+}
+
+/// The gate's exit: an error that names every set that fell too far.
+fn fail_if_worse(compared: &[Comparison], max_drop: f64) -> anyhow::Result<()> {
+    let fallen: Vec<String> = compared
+        .iter()
+        .filter(|set| set.failed)
+        .map(|set| format!("{} was {:.4}, is {:.4}, fell by {:.4}", set.set, set.was, set.is, set.drop()))
+        .collect();
+    match compared.first() {
+        Some(first) if !fallen.is_empty() => {
+            anyhow::bail!("{} fell by more than {max_drop}: {}", first.metric, fallen.join("; "))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,270 @@
+//! A report as tables for people.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table, TableComponent};
+
+use crate::eval::gate::Comparison;
+use crate::eval::report::{Gain, Report, SetReport, Verdict};
+
+/// Everything of a report that fits on a screen; what needs a look comes last.
+pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+    writeln!(out, "{}", heading(report))?;
+    for set in &report.sets {
+        writeln!(out, "{}: {}", set.name, about(set))?;
+    }
+    writeln!(out)?;
+    writeln!(out, "{}", quality(report))?;
+    writeln!(out, "\ngain in {}, paired by query (w/t/l: queries won, tied, lost)", shown(&report.primary))?;
+    writeln!(out, "{}", gains(report))?;
+    if report.sets.iter().any(|set| set.instruction.is_some()) {
+        let metric = shown(&report.primary);
+        writeln!(out, "\n{metric} with the instruction against without, in the given order")?;
+        writeln!(out, "{}", instructions(report))?;
+    }
+    writeln!(out, "\nrobustness of the scores")?;
+    writeln!(out, "{}", robustness(report))?;
+    writeln!(out, "\ntime of a request, one at a time")?;
+    writeln!(out, "{}", speed(report))?;
+    let warnings: Vec<String> = report.sets.iter().filter_map(|set| warning(report, set)).collect();
+    if !warnings.is_empty() {
+        writeln!(out, "\n{}", warnings.join("\n"))?;
+    }
+    Ok(())
+}
+
+/// The gate's comparisons.
+pub(super) fn write_gate(out: &mut dyn Write, compared: &[Comparison], max_drop: f64) -> io::Result<()> {
+    let Some(first) = compared.first() else { return Ok(()) };
+    writeln!(out, "\ngate: {} may fall by {max_drop}", shown(&first.metric))?;
+    let mut table = table(&["set", "was", "is", "drop", ""]);
+    for set in compared {
+        let verdict = if set.failed { "FELL" } else { "ok" };
+        table.add_row([
+            set.set.clone(),
+            format!("{:.4}", set.was),
+            format!("{:.4}", set.is),
+            format!("{:+.4}", set.drop()),
+            verdict.to_owned(),
+        ]);
+    }
+    writeln!(out, "{}", aligned(table, 4))
+}
+
+/// What ran, and how.
+fn heading(report: &Report) -> String {
+    let (system, settings) = (&report.system, &report.settings);
+    let facts: Vec<&str> =
+        [&system.family, &system.device, &system.url].into_iter().flatten().map(String::as_str).collect();
+    let orders = match settings.orders {
+        1 => "1 input order".to_owned(),
+        orders => format!("mean of {orders} input orders"),
+    };
+    let mut heading = format!(
+        "{} ({}): top {} reranked, {orders}, seed {}, {:.0} s",
+        system.name,
+        facts.join(", "),
+        settings.top,
+        settings.seed,
+        report.seconds
+    );
+    if let Some(instruction) = &settings.instruction {
+        let _infallible = write!(heading, "\ninstruction: {instruction}");
+    }
+    heading
+}
+
+/// What a set holds, and what of it was left out.
+fn about(set: &SetReport) -> String {
+    let mut parts =
+        vec![format!("{} over {} documents, {}", counted(set.queries, "query"), set.documents, set.first_stage)];
+    let left = &set.left_out;
+    for (count, what) in [
+        (left.queries_not_sampled, "not in the sample"),
+        (left.queries_without_relevant, "left out: no relevant document"),
+        (left.queries_unjudged, "left out: no judgements"),
+        (left.queries_without_candidates, "without candidates, scored 0"),
+    ] {
+        if count > 0 {
+            parts.push(format!("{} {what}", counted(count, "query")));
+        }
+    }
+    if left.relevant_not_reranked > 0 {
+        let relevant: usize = set.per_query.iter().map(|query| query.relevant).sum();
+        let missing = left.relevant_not_reranked;
+        parts.push(format!("{missing} of {relevant} relevant documents out of reach: not among those reranked"));
+    }
+    if set.calibration.clamped > 0 {
+        parts.push(format!("{} outside 0 to 1 taken as 0 or 1", counted(set.calibration.clamped, "score")));
+    }
+    if set.latency_ms.retries > 0 {
+        parts.push(format!("{} repeated: the server was busy", counted(set.latency_ms.retries, "request")));
+    }
+    parts.join("; ")
+}
+
+fn quality(report: &Report) -> String {
+    let others: Vec<&String> = report.metrics.iter().filter(|name| **name != report.primary).collect();
+    let mut header = vec!["set".to_owned(), "order".to_owned(), shown(&report.primary), "95 %".to_owned()];
+    header.extend(others.iter().map(|name| shown(name)));
+    let mut table = table(&header);
+    for set in &report.sets {
+        let systems = &set.systems;
+        for (name, order, values) in
+            [(&*set.name, "reranked", &systems.reranked), ("", "BM25", &systems.bm25), ("", "input", &systems.input)]
+        {
+            let primary = &values[&report.primary];
+            let mut row = vec![name.to_owned(), order.to_owned(), three(primary.mean)];
+            row.push(format!("[{:.3}, {:.3}]", primary.low, primary.high));
+            row.extend(others.iter().map(|name| three(values[*name].mean)));
+            table.add_row(row);
+        }
+    }
+    aligned(table, 2)
+}
+
+fn gains(report: &Report) -> String {
+    let mut table = table(&["set", "over BM25", "95 %", "p", "w/t/l", "over input", "95 %", "p", "w/t/l", ""]);
+    for set in &report.sets {
+        let mut row = vec![set.name.clone()];
+        row.extend(cells(&set.gains.bm25[&report.primary]));
+        row.extend(cells(&set.gains.input[&report.primary]));
+        row.push(match set.verdict {
+            Verdict::Better => "better than BM25".to_owned(),
+            Verdict::Unclear => "unclear".to_owned(),
+            Verdict::NotBetter => "NOT better than BM25".to_owned(),
+        });
+        table.add_row(row);
+    }
+    aligned(table, 1)
+}
+
+fn instructions(report: &Report) -> String {
+    let header =
+        ["set", "queries", "texts", "with", "without", "gain", "95 %", "p", "w/t/l", "tau", "other document first"];
+    let mut table = table(&header);
+    for set in &report.sets {
+        let Some(effect) = &set.instruction else { continue };
+        let mut row = vec![set.name.clone(), effect.queries.to_string(), effect.texts.to_string()];
+        let systems = [&effect.systems.instructed, &effect.systems.plain];
+        row.extend(systems.map(|values| three(values[&report.primary].mean)));
+        row.extend(cells(&effect.gain[&report.primary]));
+        row.extend([effect.kendall_tau.map_or_else(dash, three), percent(effect.first_changed)]);
+        table.add_row(row);
+    }
+    aligned(table, 1)
+}
+
+fn robustness(report: &Report) -> String {
+    let header = ["set", "order tau", "5th pct", "position rho", "ECE", "Brier", "relevant", "cut"];
+    let mut table = table(&header);
+    for set in &report.sets {
+        let order = set.order.as_ref();
+        let tau = order.and_then(|order| order.kendall_tau);
+        let calibration = &set.calibration;
+        table.add_row([
+            set.name.clone(),
+            tau.map_or_else(dash, |tau| three(tau.mean)),
+            tau.map_or_else(dash, |tau| three(tau.p5)),
+            order.map_or_else(dash, |order| three(order.position_bias.spearman)),
+            three(calibration.ece),
+            three(calibration.brier),
+            percent(calibration.relevant_share),
+            set.truncated_share.map_or_else(dash, percent),
+        ]);
+    }
+    aligned(table, 1)
+}
+
+fn speed(report: &Report) -> String {
+    let header =
+        ["set", "requests", "mean ms", "p50", "p95", "p99", "max", "tokens/request", "tokens/document", "tokens/s"];
+    let mut table = table(&header);
+    for set in &report.sets {
+        let time = &set.latency_ms;
+        let mut row = vec![set.name.clone(), time.requests.to_string()];
+        row.extend([time.mean, time.p50, time.p95, time.p99, time.max].map(|value| format!("{value:.0}")));
+        row.extend(set.tokens.map_or_else(
+            || [(); 3].map(|()| dash()),
+            |tokens| {
+                let numbers = [tokens.per_request.mean, tokens.per_document.mean, tokens.per_second];
+                numbers.map(|value| format!("{value:.0}"))
+            },
+        ));
+        table.add_row(row);
+    }
+    aligned(table, 1)
+}
+
+/// A line about a set that needs a look.
+fn warning(report: &Report, set: &SetReport) -> Option<String> {
+    let (name, metric) = (&set.name, shown(&report.primary));
+    let [is, bm25] = [&set.systems.reranked, &set.systems.bm25].map(|values| values[&report.primary].mean);
+    match set.verdict {
+        Verdict::Better => None,
+        Verdict::Unclear => Some(format!(
+            " ? {name}: perhaps not better than BM25: {metric} {is:.3} against {bm25:.3}, the gain's interval holds 0"
+        )),
+        Verdict::NotBetter => Some(format!("!! {name}: not better than BM25: {metric} {is:.3} against {bm25:.3}")),
+    }
+}
+
+/// Mean with sign, interval, p, and wins, ties and losses.
+fn cells(gain: &Gain) -> [String; 4] {
+    let p = if gain.p < 0.001 { "<0.001".to_owned() } else { format!("{:.3}", gain.p) };
+    let estimate = &gain.estimate;
+    let interval = format!("[{:+.3}, {:+.3}]", estimate.low, estimate.high);
+    [format!("{:+.3}", estimate.mean), interval, p, format!("{}/{}/{}", gain.wins, gain.ties, gain.losses)]
+}
+
+fn three(value: f64) -> String {
+    format!("{value:.3}")
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// What stands where there is no number.
+fn dash() -> String {
+    "-".to_owned()
+}
+
+/// A measure's name as people write it: `nDCG@10`.
+fn shown(name: &str) -> String {
+    let (measure, cut) = name.split_once('@').map_or((name, String::new()), |(measure, k)| (measure, format!("@{k}")));
+    let measure = match measure {
+        "ndcg" => "nDCG",
+        "mrr" => "MRR",
+        "hit" => "Hit",
+        "recall" => "Recall",
+        "map" => "MAP",
+        other => other,
+    };
+    format!("{measure}{cut}")
+}
+
+fn counted(count: usize, what: &str) -> String {
+    match (count, what) {
+        (1, _) => format!("1 {what}"),
+        (_, "query") => format!("{count} queries"),
+        _ => format!("{count} {what}s"),
+    }
+}
+
+fn table<T: AsRef<str>>(header: &[T]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_style(TableComponent::HeaderLines, '─');
+    table.set_header(header.iter().map(AsRef::as_ref));
+    table
+}
+
+/// The table with every column from `first` on at the right.
+fn aligned(mut table: Table, first: usize) -> String {
+    for column in table.column_iter_mut().skip(first) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.trim_fmt()
+}

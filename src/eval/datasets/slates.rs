@@ -1,0 +1,250 @@
+//! Labelled slates: JSONL, on each line a query with its documents and their grades.
+//!
+//! Either `documents` and `relevance`, one number a document, in the first stage's order; or `positive` and
+//! `negative`, which say nothing of an order and are therefore shuffled. A document that stands on several lines (the
+//! same id and text) is one document of the set.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use rand::SeedableRng;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::SliceRandom;
+use serde_json::Value;
+
+use super::lines::for_each_line;
+use super::object::{Object, kind, with_title};
+use super::{DataError, Dataset, Document, FirstStage, Grades, Query, set_name};
+
+/// Reads a file of slates, and of its queries `sample` at most, chosen by `seed`.
+///
+/// # Errors
+/// A file that cannot be read, a line that is no slate, and a file without relevant documents.
+pub fn read(path: &Path, sample: Option<usize>, seed: u64) -> Result<Dataset, DataError> {
+    let mut pool = Pool::default();
+    let mut queries: Vec<Query> = Vec::new();
+    let mut ids = HashSet::new();
+    let mut shuffled = false;
+    let mut generator = Xoshiro256PlusPlus::seed_from_u64(seed);
+    for_each_line(path, |number, line| {
+        let mut slate = Slate::parse(line)?;
+        let id = slate.id.take().unwrap_or_else(|| number.to_string());
+        if !ids.insert(id.clone()) {
+            return Err(format!("id: {id:?} stands on an earlier line too"));
+        }
+        if !slate.in_order {
+            slate.documents.shuffle(&mut generator);
+            shuffled = true;
+        }
+        let (mut grades, mut candidates) = (Grades::new(), Vec::new());
+        for (document, grade) in slate.documents {
+            let place = pool.place(document, &grades);
+            grades.insert(place, grade);
+            candidates.push(place);
+        }
+        queries.push(Query { id, text: slate.query, instruction: slate.instruction, grades, candidates });
+        Ok(())
+    })?;
+    let first_stage = if shuffled { FirstStage::Shuffled } else { FirstStage::FileOrder };
+    Dataset::of((set_name(path), path), pool.documents, queries, first_stage, (sample, seed))
+}
+
+/// A document of a slate: its id if it has one, and its text.
+type SlateDocument = (Option<String>, String);
+
+/// One line.
+#[derive(Debug, PartialEq)]
+struct Slate {
+    id: Option<String>,
+    query: String,
+    instruction: Option<String>,
+    documents: Vec<(SlateDocument, f64)>,
+    /// Whether the documents' order means anything.
+    in_order: bool,
+}
+
+impl Slate {
+    fn parse(line: &str) -> Result<Self, String> {
+        let mut fields = Object::parse(line)?;
+        let id = fields.id(&["id", "_id"])?;
+        let query = fields.required_text("query")?;
+        if query.trim().is_empty() {
+            return Err("query: is blank".to_owned());
+        }
+        let instruction = fields.text("instruction")?.filter(|text| !text.trim().is_empty());
+        let sides = fields.has("positive") || fields.has("negative");
+        if sides && (fields.has("documents") || fields.has("relevance")) {
+            return Err("documents with relevance, or positive with negative: not both".to_owned());
+        }
+        let documents = if sides {
+            let positive = documents("positive", fields.list_or_one("positive")?)?;
+            let negative = documents("negative", fields.list_or_one("negative")?)?;
+            let graded = |documents: Vec<SlateDocument>, grade| documents.into_iter().map(move |one| (one, grade));
+            graded(positive, 1.0).chain(graded(negative, 0.0)).collect()
+        } else {
+            let documents = documents("documents", fields.list("documents")?)?;
+            let grades = grades(fields.list("relevance")?)?;
+            if documents.len() != grades.len() {
+                let (documents, grades) = (documents.len(), grades.len());
+                return Err(format!("relevance: {grades} numbers for {documents} documents; one a document is needed"));
+            }
+            documents.into_iter().zip(grades).collect::<Vec<_>>()
+        };
+        if documents.is_empty() {
+            return Err("documents: must hold at least one".to_owned());
+        }
+        Ok(Self { id, query, instruction, documents, in_order: !sides })
+    }
+}
+
+fn documents(name: &str, items: Vec<Value>) -> Result<Vec<SlateDocument>, String> {
+    let document = |(index, item)| match item {
+        Value::String(text) => Ok((None, text)),
+        Value::Object(fields) => {
+            let mut fields = Object::nested(fields, format!("{name}[{index}]."));
+            let id = fields.id(&["id", "_id"])?;
+            let title = fields.text("title")?;
+            Ok((id, with_title(title, fields.required_text("text")?)))
+        }
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_)) => {
+            Err(format!("{name}[{index}]: expected a string, or an object with a `text`, found {}", kind(&other)))
+        }
+    };
+    items.into_iter().enumerate().map(document).collect()
+}
+
+fn grades(items: Vec<Value>) -> Result<Vec<f64>, String> {
+    let grade = |(index, item): (usize, Value)| {
+        let number = item.as_f64().or_else(|| item.as_bool().map(|flag| f64::from(u8::from(flag))));
+        number.ok_or_else(|| format!("relevance[{index}]: expected a number, found {}", kind(&item)))
+    };
+    items.into_iter().enumerate().map(grade).collect()
+}
+
+/// The distinct documents of a file.
+#[derive(Default)]
+struct Pool {
+    documents: Vec<Document>,
+    places: HashMap<SlateDocument, usize>,
+}
+
+impl Pool {
+    /// Where a document stands; a new place if it is new, or if its slate (with these `grades`) has it already.
+    fn place(&mut self, document: SlateDocument, grades: &Grades) -> usize {
+        if let Some(place) = self.places.get(&document).filter(|place| !grades.contains_key(place)) {
+            return *place;
+        }
+        let place = self.documents.len();
+        let id = document.0.clone().unwrap_or_else(|| format!("document {}", place + 1));
+        self.documents.push(Document { id, text: document.1.clone() });
+        self.places.insert(document, place);
+        place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::file;
+    use super::*;
+
+    fn read_text(content: &str) -> Result<Dataset, String> {
+        read(file(content).path(), None, 1).map_err(|error| error.to_string())
+    }
+
+    fn problem(line: &str) -> String {
+        read_text(line).unwrap_err().split_once(" line 1: ").unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn a_slate_keeps_its_order_grades_and_instruction() {
+        let set = read_text(concat!(
+            r#"{"query": "q", "instruction": "i", "id": "s", "relevance": [0, 2.5],"#,
+            r#" "documents": ["x", {"id": 4, "title": "t", "text": "y"}]}"#,
+            "\n\n",
+            r#"{"query": "p", "documents": ["z", "x", "x"], "relevance": [true, 0, 0]}"#
+        ))
+        .unwrap();
+        let ids: Vec<&str> = set.documents.iter().map(|document| document.id.as_str()).collect();
+        assert_eq!(ids, ["document 1", "4", "document 3", "document 4"]);
+        assert_eq!(set.documents[1].text, "t y");
+        assert_eq!(set.first_stage, FirstStage::FileOrder);
+        let [first, second] = &set.queries[..] else { panic!("two queries were given") };
+        assert_eq!((first.id.as_str(), first.instruction.as_deref()), ("s", Some("i")));
+        assert_eq!((&first.candidates[..], &first.grades), (&[0, 1][..], &Grades::from([(0, 0.0), (1, 2.5)])));
+        assert_eq!((second.id.as_str(), second.instruction.as_deref()), ("3", None));
+        assert_eq!(second.candidates, [2, 0, 3], "a document that stands twice in a slate is two");
+    }
+
+    #[test]
+    fn positives_and_negatives_are_shuffled_by_the_seed() {
+        let line = r#"{"query": "q", "positive": "p", "negative": ["a", "b", "c", "d", "e", "f", "g"]}"#;
+        let file = file(&[line, &line.replace("\"p\"", "\"o\"")].join("\n"));
+        let set = read(file.path(), None, 1).unwrap();
+        assert_eq!(set.first_stage, FirstStage::Shuffled);
+        assert_eq!(set, read(file.path(), None, 1).unwrap());
+        let order = |set: &Dataset| -> String {
+            set.queries[0].candidates.iter().map(|place| set.documents[*place].text.as_str()).collect()
+        };
+        assert_ne!(order(&set), "pabcdefg");
+        assert_ne!(order(&set), order(&read(file.path(), None, 2).unwrap()));
+        let relevant: Vec<&str> = set
+            .queries
+            .iter()
+            .flat_map(|query| &query.grades)
+            .filter(|(_, grade)| **grade > 0.0)
+            .map(|(place, _)| set.documents[*place].text.as_str())
+            .collect();
+        assert_eq!(relevant, ["p", "o"]);
+    }
+
+    #[test]
+    fn a_wrong_line_is_named_with_field_and_value() {
+        for (line, message) in [
+            (r#"{"documents": ["a"], "relevance": [1]}"#, "query: this field is required"),
+            (r#"{"query": " ", "documents": ["a"], "relevance": [1]}"#, "query: is blank"),
+            (r#"{"query": "q", "documents": ["a"]}"#, "relevance: this field is required"),
+            (r#"{"query": "q", "relevance": [1]}"#, "documents: this field is required"),
+            (r#"{"query": "q", "documents": [], "relevance": []}"#, "documents: must hold at least one"),
+            (
+                r#"{"query": "q", "documents": ["a", "b"], "relevance": [1]}"#,
+                "relevance: 1 numbers for 2 documents; one a document is needed",
+            ),
+            (
+                r#"{"query": "q", "documents": ["a"], "relevance": ["1"]}"#,
+                "relevance[0]: expected a number, found the string \"1\"",
+            ),
+            (
+                r#"{"query": "q", "documents": ["a", 3], "relevance": [1, 0]}"#,
+                "documents[1]: expected a string, or an object with a `text`, found the number 3",
+            ),
+            (
+                r#"{"query": "q", "documents": [{"title": "t"}], "relevance": [1]}"#,
+                "documents[0].text: this field is required",
+            ),
+            (
+                r#"{"query": "q", "documents": ["a"], "positive": "b"}"#,
+                "documents with relevance, or positive with negative: not both",
+            ),
+            (r#"{"query": "q", "positive": 1}"#, "positive: expected a string or an array, found the number 1"),
+            ("[1]", "expected a JSON object, found an array of 1"),
+        ] {
+            assert_eq!(problem(line), message, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_id_must_not_stand_twice() {
+        let line = r#"{"id": "s", "query": "q", "documents": ["a"], "relevance": [1]}"#;
+        let message = read_text(&[line, line].join("\n")).unwrap_err();
+        assert!(message.ends_with(" line 2: id: \"s\" stands on an earlier line too"), "{message}");
+    }
+
+    #[test]
+    fn grades_below_one_are_not_relevant_and_the_error_says_so() {
+        let message = read_text(r#"{"query": "q", "documents": ["a"], "relevance": [0.9]}"#).unwrap_err();
+        assert!(
+            message.ends_with(": no query has a relevant document (a grade of 1 or more); the highest grade is 0.9"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! Corpora and queries: ids with texts, as JSONL (`_id`, `title`, `text`) or as `id<TAB>text`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::lines::for_each_line;
+use super::object::{Object, with_title};
+use super::{DataError, Document};
+
+/// The texts of a file, and where each id stands.
+pub(super) struct Texts {
+    pub(super) path: PathBuf,
+    pub(super) items: Vec<Document>,
+    places: HashMap<String, usize>,
+}
+
+impl Texts {
+    /// Reads a file; its first character tells how it is written.
+    ///
+    /// # Errors
+    /// A file that cannot be read, holds nothing, or has a line without id or text, or an id twice.
+    pub(super) fn read(path: &Path) -> Result<Self, DataError> {
+        let mut texts = Self { path: path.to_owned(), items: Vec::new(), places: HashMap::new() };
+        let mut json = None;
+        for_each_line(path, |_, line| {
+            let document = if *json.get_or_insert_with(|| line.trim_start().starts_with('{')) {
+                json_line(line)
+            } else {
+                tab_line(line)
+            }?;
+            if texts.places.insert(document.id.clone(), texts.items.len()).is_some() {
+                return Err(format!("the id {:?} stands on an earlier line too", document.id));
+            }
+            texts.items.push(document);
+            Ok(())
+        })?;
+        if texts.items.is_empty() {
+            return Err(DataError::Set { place: path.to_owned(), problem: "holds no text".to_owned() });
+        }
+        Ok(texts)
+    }
+
+    /// Whether there is such an id.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.places.contains_key(id)
+    }
+
+    /// Where an id stands.
+    pub(super) fn place(&self, what: &str, id: &str) -> Result<usize, String> {
+        let missing = || format!("the {what} {id:?} is not in {}", self.path.display());
+        self.places.get(id).copied().ok_or_else(missing)
+    }
+}
+
+fn json_line(line: &str) -> Result<Document, String> {
+    let mut fields = Object::parse(line)?;
+    let id = fields.id(&["_id", "id"])?.ok_or("_id: this field is required")?;
+    let title = fields.text("title")?;
+    Ok(Document { id, text: with_title(title, fields.required_text("text")?) })
+}
+
+fn tab_line(line: &str) -> Result<Document, String> {
+    match line.split_once('\t') {
+        Some((id, text)) if !id.trim().is_empty() => {
+            Ok(Document { id: id.trim().to_owned(), text: text.trim().to_owned() })
+        }
+        _ => Err("expected a JSON object, or an id, a tab and a text".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::file;
+    use super::*;
+
+    fn read(content: &str) -> Result<Vec<(String, String)>, String> {
+        let file = file(content);
+        let texts = Texts::read(file.path()).map_err(|error| error.to_string())?;
+        Ok(texts.items.into_iter().map(|item| (item.id, item.text)).collect())
+    }
+
+    fn problem(content: &str) -> String {
+        let message = read(content).unwrap_err();
+        message.split_once(" line ").map_or(message.clone(), |(_, rest)| rest.to_owned())
+    }
+
+    #[test]
+    fn json_lines_have_ids_titles_and_texts() {
+        let lines = "\u{feff}{\"_id\": \"a\", \"title\": \"T\", \"text\": \"x\"}\n\n{\"id\": 7, \"title\": \"\", \"text\": \"y\"}\n";
+        let found = read(lines).unwrap();
+        assert_eq!(found, [("a".to_owned(), "T x".to_owned()), ("7".to_owned(), "y".to_owned())]);
+    }
+
+    #[test]
+    fn tabs_separate_ids_from_texts() {
+        let found = read("1\tone\ttwo\r\n2\t\n").unwrap();
+        assert_eq!(found, [("1".to_owned(), "one\ttwo".to_owned()), ("2".to_owned(), String::new())]);
+    }
+
+    #[test]
+    fn a_wrong_line_is_named_with_field_and_value() {
+        for (content, message) in [
+            ("{\"_id\": \"a\", \"text\": \"x\"}\n{\"text\": \"x\"}", "2: _id: this field is required"),
+            ("{\"_id\": \"a\"}", "1: text: this field is required"),
+            ("{\"_id\": 1.5, \"text\": \"x\"}", "1: _id: expected a string or an integer, found the number 1.5"),
+            ("{\"_id\": \"\", \"text\": \"x\"}", "1: _id: is empty"),
+            ("{\"_id\": \"a\", \"text\": [1]}", "1: text: expected a string, found an array of 1"),
+            ("{\"_id\": \"a\", \"title\": 3, \"text\": \"\"}", "1: title: expected a string, found the number 3"),
+            ("{\"_id\": \"a\",", "1: is no JSON: EOF while parsing a value (column 12)"),
+            ("1\tx\n1\ty", "2: the id \"1\" stands on an earlier line too"),
+            ("1\tx\nno tab", "2: expected a JSON object, or an id, a tab and a text"),
+        ] {
+            assert_eq!(problem(content), message, "{content}");
+        }
+        assert!(read("\n").unwrap_err().ends_with(": holds no text"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf_8_are_named_by_their_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"1\tone\n2\t\xff\xfe\n").unwrap();
+        let message = Texts::read(file.path()).err().unwrap().to_string();
+        assert!(message.ends_with(" line 2: is not UTF-8"), "{message}");
+    }
+}

@@ -1,0 +1,412 @@
+//! Reranking over HTTP: three request shapes, and replies that are checked before they count.
+
+use std::time::{Duration, Instant};
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Client, StatusCode, Url, redirect};
+use serde_json::{Map, Value, json};
+
+use super::system::{Answer, ScoredDocument};
+use crate::rerank::{Mode, RerankRequest};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a reply may take.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How often a request is repeated where the server says that it is busy.
+const RETRIES: usize = 5;
+
+/// The wait before a request is repeated where the server does not say how long; it doubles each time.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest wait that a server can ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How much of an error's body is shown, in characters.
+const BODY_CHARACTERS: usize = 300;
+
+/// The shape of requests and replies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// Cohere, Jina, vLLM, Podium: `query`, `documents`; rows in `results`.
+    Rerank,
+    /// Voyage: the same with `top_k`; rows in `data`.
+    Voyage,
+    /// Text Embeddings Inference: `query`, `texts`; the reply is the rows, with a `score`.
+    Tei,
+}
+
+/// A rerank endpoint.
+#[derive(Debug)]
+pub struct Endpoint {
+    client: Client,
+    url: Url,
+    api: Api,
+    model: Option<String>,
+    key: Option<String>,
+}
+
+/// Why an endpoint gave no usable reply.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The address is none.
+    #[error("{url:?} is no http or https address: {problem}")]
+    Address {
+        /// What was given.
+        url: String,
+        /// Why it cannot be used.
+        problem: String,
+    },
+    /// Nothing came back.
+    #[error("no reply from {url}")]
+    NoReply {
+        /// The address, without secrets.
+        url: String,
+        /// Why not.
+        #[source]
+        cause: reqwest::Error,
+    },
+    /// The server refused or failed.
+    #[error("{url} replied {status}: {body}")]
+    Status {
+        /// The address, without secrets.
+        url: String,
+        /// The status.
+        status: StatusCode,
+        /// The start of the body.
+        body: String,
+    },
+    /// The server stayed busy.
+    #[error("{url} replied {status} {tries} times: {body}")]
+    Busy {
+        /// The address, without secrets.
+        url: String,
+        /// The last status.
+        status: StatusCode,
+        /// How often it was asked.
+        tries: usize,
+        /// The start of the last body.
+        body: String,
+    },
+    /// The reply is not one finite score for each document.
+    #[error("the reply of {url} cannot be used: {problem}")]
+    Reply {
+        /// The address, without secrets.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Endpoint {
+    /// An endpoint at `url`; an address without a path gets the one that is usual for its `api`. The `key` is sent as
+    /// a bearer token and shown nowhere.
+    ///
+    /// # Errors
+    /// [`EndpointError::Address`] for an address that is not http or https.
+    pub fn new(url: &str, api: Api, model: Option<String>, key: Option<String>) -> Result<Self, EndpointError> {
+        let refuse = |problem: String| EndpointError::Address { url: url.to_owned(), problem };
+        let mut parsed = Url::parse(url).map_err(|error| refuse(error.to_string()))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(refuse(format!("the scheme is {:?}", parsed.scheme())));
+        }
+        if matches!(parsed.path(), "" | "/") {
+            parsed.set_path(match api {
+                Api::Rerank | Api::Voyage => "/v1/rerank",
+                Api::Tei => "/rerank",
+            });
+        }
+        // A redirect would turn the POST into a GET; the user should name the right address.
+        let client = Client::builder()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REPLY_TIMEOUT)
+            .build()
+            .map_err(|error| refuse(error.to_string()))?;
+        Ok(Self { client, url: parsed, api, model, key })
+    }
+
+    /// The address for people: no user, password or query string.
+    #[must_use]
+    pub fn shown_url(&self) -> String {
+        let mut url = self.url.clone();
+        url.set_query(None);
+        url.set_fragment(None);
+        // These fail only for addresses without a host, which are not http.
+        let _without_user = url.set_username("");
+        let _without_password = url.set_password(None);
+        url.to_string()
+    }
+
+    /// What to call the system until it tells its name: the model it is asked for, else its host.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.model.clone().or_else(|| self.url.host_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    /// Sends a request, again where the server is busy, and reads the reply.
+    ///
+    /// # Errors
+    /// Every [`EndpointError`] but a wrong address.
+    pub async fn rerank(&self, request: &RerankRequest) -> Result<Answer, EndpointError> {
+        let body = self.body(request);
+        let url = self.shown_url();
+        let no_reply = |cause: reqwest::Error| EndpointError::NoReply { url: url.clone(), cause: cause.without_url() };
+        let mut retries = 0;
+        loop {
+            let started = Instant::now();
+            let mut call = self.client.post(self.url.clone()).json(&body);
+            if let Some(key) = &self.key {
+                call = call.bearer_auth(key);
+            }
+            let response = call.send().await.map_err(no_reply)?;
+            let (status, wait) = (response.status(), wait_of(response.headers(), retries));
+            let bytes = response.bytes().await.map_err(no_reply)?;
+            let latency = started.elapsed();
+            if status.is_success() {
+                let answer = read(self.api, &bytes, request.documents.len());
+                let answer = answer.map_err(|problem| EndpointError::Reply { url, problem })?;
+                return Ok(Answer { latency, retries, ..answer });
+            }
+            let body = start_of(&bytes);
+            if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+                return Err(EndpointError::Status { url, status, body });
+            }
+            if retries == RETRIES {
+                return Err(EndpointError::Busy { url, status, tries: retries + 1, body });
+            }
+            retries += 1;
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// A request in the endpoint's shape. Options that were not asked for are not sent.
+    fn body(&self, request: &RerankRequest) -> Value {
+        let count = request.documents.len();
+        let mut body = match self.api {
+            Api::Rerank => json!({"query": request.query, "documents": request.documents, "top_n": count}),
+            Api::Voyage => json!({"query": request.query, "documents": request.documents, "top_k": count}),
+            Api::Tei => json!({"query": request.query, "texts": request.documents, "truncate": true}),
+        };
+        let mut set = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                body[name] = value;
+            }
+        };
+        set("model", self.model.clone().map(Value::from));
+        set("instruction", request.instruction.clone().map(Value::from));
+        set("max_tokens_per_doc", request.max_tokens_per_doc.map(Value::from));
+        set("mode", (request.mode != Mode::Auto).then(|| Value::from(request.mode.as_str())));
+        body
+    }
+}
+
+/// How long to wait before try number `retries + 2`: what the server says (in seconds), else longer each time.
+fn wait_of(headers: &HeaderMap, retries: usize) -> Duration {
+    let told = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
+    told.map_or_else(|| FIRST_WAIT * 2_u32.saturating_pow(retries as u32), Duration::from_secs).min(LONGEST_WAIT)
+}
+
+/// The start of a body on one line.
+fn start_of(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes).split_whitespace().collect::<Vec<_>>().join(" ");
+    if text.is_empty() { "(empty body)".to_owned() } else { text.chars().take(BODY_CHARACTERS).collect() }
+}
+
+/// Reads a reply about `count` documents. Latency and retries are not known here.
+fn read(api: Api, bytes: &[u8], count: usize) -> Result<Answer, String> {
+    let reply: Value =
+        serde_json::from_slice(bytes).map_err(|error| format!("no JSON ({error}): {}", start_of(bytes)))?;
+    let (name, rows) = match api {
+        Api::Rerank => ("results", reply.get("results")),
+        Api::Voyage => ("data", reply.get("data")),
+        Api::Tei => ("the reply", Some(&reply)),
+    };
+    let rows =
+        rows.and_then(Value::as_array).ok_or_else(|| format!("{name}: expected an array: {}", start_of(bytes)))?;
+    let score_name = if api == Api::Tei { "score" } else { "relevance_score" };
+    let mut seen = vec![false; count];
+    let mut documents = Vec::with_capacity(count);
+    for (place, row) in rows.iter().enumerate() {
+        let document = read_row(row, score_name).map_err(|problem| format!("{name}[{place}].{problem}"))?;
+        match seen.get_mut(document.index) {
+            None => return Err(format!("{name}[{place}].index: {} of {count} documents", document.index)),
+            Some(true) => return Err(format!("{name}[{place}].index: {} is there twice", document.index)),
+            Some(seen) => *seen = true,
+        }
+        documents.push(document);
+    }
+    if let Some(missing) = seen.iter().position(|seen| !seen) {
+        return Err(format!("{name}: holds {} of {count} documents; {missing} is missing", documents.len()));
+    }
+    // Not every server sorts; where scores are equal, the reply's order stays.
+    documents.sort_by(|left, right| right.score.total_cmp(&left.score));
+    let usage = |name: &str| reply.get("usage").and_then(|usage| usage.get(name)).and_then(Value::as_u64);
+    Ok(Answer {
+        documents,
+        model: reply.get("model").and_then(Value::as_str).map(str::to_owned),
+        prompt_tokens: usage("prompt_tokens").or_else(|| usage("total_tokens")).map(|tokens| tokens as usize),
+        latency: Duration::ZERO,
+        retries: 0,
+    })
+}
+
+fn read_row(row: &Value, score_name: &str) -> Result<ScoredDocument, String> {
+    let empty = Map::new();
+    let fields = row.as_object().unwrap_or(&empty);
+    let shown = |name: &str| fields.get(name).map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let whole = |name: &str| fields.get(name).and_then(Value::as_u64).map(|number| number as usize);
+    let index = whole("index").ok_or_else(|| format!("index: expected a whole number, found {}", shown("index")))?;
+    // Numbers in JSON are finite, except that one like 1e999 is too large to be one.
+    let score = fields.get(score_name).and_then(Value::as_f64).filter(|score| score.is_finite());
+    let score = score.ok_or_else(|| format!("{score_name}: expected a number, found {}", shown(score_name)))?;
+    let truncated = fields.get("truncated").and_then(Value::as_bool);
+    Ok(ScoredDocument { index, score, tokens_read: whole("tokens_read"), truncated })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn endpoint(url: &str, api: Api) -> Endpoint {
+        Endpoint::new(url, api, Some("m".to_owned()), Some("secret".to_owned())).unwrap()
+    }
+
+    fn request() -> RerankRequest {
+        RerankRequest::new("q", vec!["a".to_owned(), "b".to_owned()])
+    }
+
+    #[test]
+    fn every_shape_of_request_is_what_its_servers_take() {
+        let mut asked = request();
+        asked.instruction = Some("i".to_owned());
+        let body = |api| endpoint("http://h", api).body(&asked);
+        let both = json!(["a", "b"]);
+        assert_eq!(
+            body(Api::Rerank),
+            json!({"query": "q", "documents": both, "top_n": 2, "model": "m", "instruction": "i"})
+        );
+        assert_eq!(
+            body(Api::Voyage),
+            json!({"query": "q", "documents": both, "top_k": 2, "model": "m", "instruction": "i"})
+        );
+        assert_eq!(
+            body(Api::Tei),
+            json!({"query": "q", "texts": both, "truncate": true, "model": "m", "instruction": "i"})
+        );
+        let asked = RerankRequest { max_tokens_per_doc: Some(9), mode: Mode::Pointwise, ..request() };
+        let more = endpoint("http://h", Api::Rerank).body(&asked);
+        assert_eq!((&more["mode"], &more["max_tokens_per_doc"]), (&json!("pointwise"), &json!(9)));
+    }
+
+    #[test]
+    fn an_address_gets_its_usual_path_and_loses_its_secrets_when_shown() {
+        let shown = |url, api| endpoint(url, api).shown_url();
+        assert_eq!(shown("http://h:1", Api::Rerank), "http://h:1/v1/rerank");
+        assert_eq!(shown("http://h:1/", Api::Tei), "http://h:1/rerank");
+        assert_eq!(shown("https://user:pass@h/v2/rerank?key=k#f", Api::Rerank), "https://h/v2/rerank");
+        for (url, problem) in [("h:1", "the scheme is \"h\""), ("/x", "relative URL without a base")] {
+            let error = Endpoint::new(url, Api::Rerank, None, None).unwrap_err().to_string();
+            assert_eq!(error, format!("{url:?} is no http or https address: {problem}"));
+        }
+    }
+
+    #[test]
+    fn a_reply_of_every_shape_is_read_best_first() {
+        let rows = r#"[{"index": 1, "relevance_score": 0.2, "tokens_read": 3, "truncated": true}, {"index": 0, "relevance_score": 0.9}]"#;
+        let rerank =
+            format!(r#"{{"results": {rows}, "model": "x", "usage": {{"prompt_tokens": 7, "total_tokens": 8}}}}"#);
+        let answer = read(Api::Rerank, rerank.as_bytes(), 2).unwrap();
+        assert_eq!((answer.model.as_deref(), answer.prompt_tokens), (Some("x"), Some(7)));
+        let second = ScoredDocument { index: 1, score: 0.2, tokens_read: Some(3), truncated: Some(true) };
+        let first = ScoredDocument { index: 0, score: 0.9, tokens_read: None, truncated: None };
+        assert_eq!(answer.documents, [first, second]);
+        let voyage = format!(r#"{{"data": {rows}, "usage": {{"total_tokens": 8}}}}"#);
+        let answer = read(Api::Voyage, voyage.as_bytes(), 2).unwrap();
+        assert_eq!((answer.documents.len(), answer.prompt_tokens), (2, Some(8)));
+        let tei = br#"[{"index": 0, "score": 0.1}, {"index": 1, "score": 0.4}]"#;
+        let answer = read(Api::Tei, tei, 2).unwrap();
+        assert_eq!(answer.documents.iter().map(|document| document.index).collect::<Vec<_>>(), [1, 0]);
+    }
+
+    #[test]
+    fn a_reply_that_is_not_one_finite_score_a_document_is_refused() {
+        for (reply, problem) in [
+            (r#"{"results": [{"index": 0, "relevance_score": 1}]}"#, "results: holds 1 of 2 documents; 1 is missing"),
+            (
+                r#"{"results": [{"index": 0, "relevance_score": 1}, {"index": 0, "relevance_score": 1}]}"#,
+                "results[1].index: 0 is there twice",
+            ),
+            (r#"{"results": [{"index": 2, "relevance_score": 1}]}"#, "results[0].index: 2 of 2 documents"),
+            (
+                r#"{"results": [{"index": 0, "relevance_score": null}]}"#,
+                "results[0].relevance_score: expected a number, found null",
+            ),
+            (r#"{"results": [{"index": -1}]}"#, "results[0].index: expected a whole number, found -1"),
+            (r#"{"results": [7]}"#, "results[0].index: expected a whole number, found nothing"),
+            (r#"{"error": "x"}"#, r#"results: expected an array: {"error": "x"}"#),
+        ] {
+            assert_eq!(read(Api::Rerank, reply.as_bytes(), 2).unwrap_err(), problem, "{reply}");
+        }
+        assert!(read(Api::Rerank, b"<html>", 2).unwrap_err().ends_with(": <html>"));
+        assert!(read(Api::Tei, br#"[{"index": 0, "score": 1e999}]"#, 1).is_err());
+    }
+
+    /// A server that gives these replies one after the other, and returns what it was sent.
+    fn server(replies: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = std::thread::spawn(move || {
+            let answer = |reply: &str| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut sent = Vec::new();
+                let mut buffer = [0; 4096];
+                while !sent.ends_with(b"}") {
+                    let read = stream.read(&mut buffer).unwrap();
+                    sent.extend_from_slice(&buffer[..read]);
+                }
+                stream.write_all(reply.as_bytes()).unwrap();
+                String::from_utf8(sent).unwrap()
+            };
+            replies.into_iter().map(answer).collect()
+        });
+        (url, serving)
+    }
+
+    const GOOD: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"results\": [{\"index\": 0, \"relevance_score\": 0.5}, {\"index\": 1, \"relevance_score\": 0.6}]}";
+    const BUSY: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\nconnection: close\r\n\r\n{}";
+
+    #[tokio::test]
+    async fn a_busy_server_is_asked_again_and_sees_the_key() {
+        let (url, serving) = server(vec![BUSY, BUSY, GOOD]);
+        let answer = endpoint(&url, Api::Rerank).rerank(&request()).await.unwrap();
+        assert_eq!((answer.retries, answer.documents.len()), (2, 2));
+        let sent = serving.join().unwrap();
+        assert!(sent.iter().all(|sent| sent.starts_with("POST /v1/rerank HTTP/1.1\r\n")), "{sent:?}");
+        assert!(sent.iter().all(|sent| sent.contains("authorization: Bearer secret\r\n")), "{sent:?}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stays_busy_or_refuses_is_an_error_with_status_and_body() {
+        let (url, _serving) = server(vec![BUSY; RETRIES + 1]);
+        let error = endpoint(&url, Api::Rerank).rerank(&request()).await.unwrap_err().to_string();
+        assert_eq!(error, format!("{url}/v1/rerank replied 429 Too Many Requests 6 times: {{}}"));
+        let (url, _serving) = server(vec!["HTTP/1.1 401 Unauthorized\r\nconnection: close\r\n\r\nno\n  key"]);
+        let error = endpoint(&url, Api::Rerank).rerank(&request()).await.unwrap_err().to_string();
+        assert_eq!(error, format!("{url}/v1/rerank replied 401 Unauthorized: no key"));
+    }
+
+    #[test]
+    fn the_wait_is_the_servers_or_doubles_and_has_an_end() {
+        let headers = |value: &str| HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
+        assert_eq!(wait_of(&headers("7"), 3), Duration::from_secs(7));
+        assert_eq!(wait_of(&headers("9999"), 0), LONGEST_WAIT);
+        assert_eq!(wait_of(&headers("Wed, 21 Oct 2015 07:28:00 GMT"), 2), Duration::from_secs(4));
+        assert_eq!(wait_of(&HeaderMap::new(), 0), FIRST_WAIT);
+    }
+}

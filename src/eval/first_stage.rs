@@ -1,0 +1,156 @@
+//! BM25 over a set's documents: candidates where no run gives them, and the baseline that reranking has to beat.
+//!
+//! The scoring is the crate `bm25`'s, with k1 = 0.9 and b = 0.4 (the defaults of Anserini and of BEIR's baselines).
+//! What counts as a term is said here.
+
+use std::cmp::Ordering;
+
+use bm25::{DefaultTokenizer, Embedder, EmbedderBuilder, Language, Scorer, Tokenizer};
+use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
+
+use super::datasets::{Dataset, Document, FirstStage};
+
+const K1: f32 = 0.9;
+const B: f32 = 0.4;
+
+/// The most documents that BM25 ranks for a query: a TREC run's usual depth.
+const DEPTH: usize = 1_000;
+
+/// Characters written without spaces between words: kana, Han, Hangul.
+const CJK: [(char, char); 6] = [
+    ('\u{3040}', '\u{30FF}'),
+    ('\u{31F0}', '\u{4DBF}'),
+    ('\u{4E00}', '\u{9FFF}'),
+    ('\u{AC00}', '\u{D7AF}'),
+    ('\u{F900}', '\u{FAFF}'),
+    ('\u{20000}', '\u{323AF}'),
+];
+
+/// English words without stop words, stemmed (Snowball), other alphabets spelled in Latin letters; of text without
+/// spaces between words, every pair of neighbouring characters.
+struct Terms {
+    words: DefaultTokenizer,
+}
+
+impl Tokenizer for Terms {
+    fn tokenize(&self, text: &str) -> Vec<String> {
+        let mut terms = Vec::new();
+        let mut rest = text;
+        while let Some(first) = rest.chars().next() {
+            let cjk = is_cjk(first);
+            let end = rest.find(|character| is_cjk(character) != cjk).unwrap_or(rest.len());
+            let (run, after) = rest.split_at(end);
+            rest = after;
+            if cjk {
+                let starts: Vec<usize> = run.char_indices().map(|(at, _)| at).chain([run.len()]).collect();
+                let width = starts.len().min(3);
+                terms.extend(starts.windows(width).map(|places| run[places[0]..places[width - 1]].to_owned()));
+            } else {
+                terms.extend(self.words.tokenize(run));
+            }
+        }
+        terms
+    }
+}
+
+fn is_cjk(character: char) -> bool {
+    character >= CJK[0].0 && CJK.iter().any(|(low, high)| (*low..=*high).contains(&character))
+}
+
+/// A BM25 index of a set's documents.
+pub struct Index {
+    embedder: Embedder<u64, Terms>,
+    scorer: Scorer<usize, u64>,
+}
+
+impl Index {
+    /// Indexes the documents, by their places.
+    #[must_use]
+    pub fn build(documents: &[Document]) -> Self {
+        let texts: Vec<&str> = documents.iter().map(|document| document.text.as_str()).collect();
+        let terms = Terms { words: DefaultTokenizer::new(Language::English) };
+        let builder = EmbedderBuilder::with_tokenizer_and_fit_to_corpus(terms, &texts);
+        let embedder = builder.k1(K1).b(B).build();
+        let vectors: Vec<_> = texts.par_iter().map(|text| embedder.embed(text)).collect();
+        let mut scorer = Scorer::new();
+        for (place, embedding) in vectors.into_iter().enumerate() {
+            scorer.upsert(&place, embedding);
+        }
+        Self { embedder, scorer }
+    }
+
+    /// The documents that have a term of the query, best first, equal scores in the set's order.
+    #[must_use]
+    pub fn search(&self, query: &str) -> Vec<usize> {
+        let mut found = self.scorer.matches(&self.embedder.embed(query));
+        // `matches` sorts by score alone, over a hash set.
+        found.sort_by(|left, right| descending(left.score, right.score).then(left.id.cmp(&right.id)));
+        found.truncate(DEPTH);
+        found.into_iter().map(|document| document.id).collect()
+    }
+
+    /// These documents in BM25's order, equal scores in the given one.
+    #[must_use]
+    pub fn order(&self, query: &str, candidates: &[usize]) -> Vec<usize> {
+        let query = self.embedder.embed(query);
+        let score = |place: &usize| self.scorer.score(place, &query).unwrap_or(0.0);
+        let mut scored: Vec<(usize, f32)> = candidates.iter().map(|place| (*place, score(place))).collect();
+        scored.sort_by(|(_, left), (_, right)| descending(*left, *right));
+        scored.into_iter().map(|(place, _)| place).collect()
+    }
+}
+
+fn descending(left: f32, right: f32) -> Ordering {
+    right.partial_cmp(&left).unwrap_or(Ordering::Equal)
+}
+
+/// Finds the candidates of a set that has none yet, counts what is out of reach of the first `top`, and returns every
+/// query's first `top` candidates in BM25's order.
+#[must_use]
+pub fn prepare(set: &mut Dataset, top: usize) -> Vec<Vec<usize>> {
+    let index = Index::build(&set.documents);
+    if set.first_stage == FirstStage::Bm25 {
+        for query in &mut set.queries {
+            query.candidates = index.search(&query.text);
+        }
+    }
+    set.count_out_of_reach(top);
+    let first = |candidates: &[usize]| candidates[..top.min(candidates.len())].to_vec();
+    set.queries.iter().map(|query| index.order(&query.text, &first(&query.candidates))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index(texts: &[&str]) -> Index {
+        let document = |(place, text): (usize, &&str)| Document { id: place.to_string(), text: (*text).to_owned() };
+        Index::build(&texts.iter().enumerate().map(document).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn terms_are_stemmed_words_and_pairs_of_cjk_characters() {
+        let terms = Terms { words: DefaultTokenizer::new(Language::English) };
+        assert_eq!(
+            terms.tokenize("The running of the Café, 東京タワー 猫!"),
+            ["run", "cafe", "東京", "京タ", "タワ", "ワー", "猫"]
+        );
+        assert_eq!(terms.tokenize(""), [""; 0]);
+    }
+
+    #[test]
+    fn documents_are_found_by_their_rarer_words_and_equal_ones_in_order() {
+        let index = index(&["a red house", "a green house", "a blue house", "a blue house", "fish"]);
+        assert_eq!(index.search("blue houses"), [2, 3, 0, 1]);
+        assert_eq!(index.search("boats"), [0; 0]);
+        assert_eq!(index.order("fishing", &[3, 1, 4, 0]), [4, 3, 1, 0]);
+    }
+
+    #[test]
+    fn texts_without_spaces_are_found() {
+        let index = index(&["東京都は日本の首都です", "京都は古い都です", "The capital of Japan is Tokyo"]);
+        assert_eq!(index.search("東京都")[0], 0);
+        assert_eq!(index.search("日本の首都はどこですか")[0], 0);
+        assert_eq!(index.search("京都は古い")[0], 1);
+    }
+}

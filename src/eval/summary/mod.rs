@@ -1,0 +1,325 @@
+//! From the passes of a set's queries to its report: means, intervals and comparisons. What the input order does, what
+//! requests cost and which queries went wrong are in files of their own.
+
+mod cost;
+mod order;
+mod worst;
+
+use std::collections::HashSet;
+
+use crate::eval::calibration::Calibration;
+use crate::eval::datasets::{Dataset, Query, RELEVANT_FROM, is_relevant};
+use crate::eval::measures::Measure;
+use crate::eval::report::{
+    ByMeasure, Estimate, Gain, Gains, InstructionEffect, InstructionSystems, QueryReport, SetReport, Systems, Verdict,
+};
+use crate::eval::run::{Pass, QueryRun};
+use crate::eval::settings::EvalSettings;
+use crate::eval::statistics::{bootstrap_interval, kendall_tau_b, mean, sign_flip_test};
+use cost::{latency, milliseconds, tokens, truncated_share};
+use order::order_effect;
+use worst::worst;
+
+/// Measures that differ by less are the same: sums in another order.
+const ROUNDING: f64 = 1e-9;
+
+/// Puts a set's report together. `bm25` holds each query's reranked candidates in BM25's order.
+#[must_use]
+pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings: &EvalSettings) -> SetReport {
+    let cases: Vec<Case> =
+        set.queries.iter().zip(runs).zip(bm25).map(|((query, run), bm25)| Case { query, run, bm25 }).collect();
+    let measures = Measure::all(settings.k);
+    let per_query: Vec<QueryReport> = cases.iter().map(|case| case.report(&measures)).collect();
+    let estimate = |values: &[f64]| estimate(values, settings.seed);
+    let column = |of: &dyn Fn(&Systems<ByMeasure<f64>>, &str) -> f64, name: &str| -> Vec<f64> {
+        per_query.iter().map(|query| of(&query.scores, name)).collect()
+    };
+    let each = |of: &dyn Fn(&Systems<ByMeasure<f64>>, &str) -> f64| {
+        by_measure(&measures, |_, name| estimate(&column(of, name)))
+    };
+    let gains = |over: &dyn Fn(&Systems<ByMeasure<f64>>, &str) -> f64| {
+        by_measure(&measures, |_, name| {
+            gain(&column(&|scores, name| scores.reranked[name] - over(scores, name), name), settings.seed)
+        })
+    };
+    let gains =
+        Gains { input: gains(&|scores, name| scores.input[name]), bm25: gains(&|scores, name| scores.bm25[name]) };
+    let primary = measures[0].name();
+    let passes: Vec<&Pass> = runs.iter().flat_map(|run| &run.orders).collect();
+    SetReport {
+        name: set.name.clone(),
+        source: set.source.clone(),
+        queries: set.queries.len(),
+        queries_without_relevant: set.left_out.queries_without_relevant,
+        left_out: set.left_out,
+        documents: set.documents.len(),
+        first_stage: set.first_stage.describe(),
+        systems: Systems {
+            reranked: each(&|scores, name| scores.reranked[name]),
+            input: each(&|scores, name| scores.input[name]),
+            bm25: each(&|scores, name| scores.bm25[name]),
+        },
+        verdict: verdict(gains.bm25[&primary].estimate),
+        gains,
+        order: (settings.orders > 1).then(|| order_effect(runs, settings.orders)),
+        instruction: instruction_effect(&cases, &measures, settings.seed),
+        calibration: Calibration::of(&cases.iter().flat_map(Case::scored).collect::<Vec<_>>()),
+        truncated_share: truncated_share(&passes),
+        latency_ms: latency(&passes),
+        tokens: tokens(&passes),
+        worst: worst(set, &cases, &per_query, &primary),
+        per_query,
+    }
+}
+
+/// A query with all that is known of it.
+struct Case<'a> {
+    query: &'a Query,
+    run: &'a QueryRun,
+    bm25: &'a [usize],
+}
+
+impl Case<'_> {
+    /// The whole ranking that a pass makes: the reranked candidates, then the rest of the first stage.
+    fn ranking(&self, pass: &Pass) -> Vec<usize> {
+        let reranked = pass.ranking.iter().map(|candidate| self.query.candidates[*candidate]);
+        reranked.chain(self.query.candidates.iter().skip(pass.ranking.len()).copied()).collect()
+    }
+
+    fn value(&self, measure: Measure, pass: &Pass) -> f64 {
+        measure.of(&self.ranking(pass), &self.query.grades)
+    }
+
+    fn report(&self, measures: &[Measure]) -> QueryReport {
+        let Self { query, run, bm25 } = self;
+        let bm25: Vec<usize> = bm25.iter().chain(query.candidates.iter().skip(bm25.len())).copied().collect();
+        let first = run.orders.first();
+        let values = |of: &dyn Fn(Measure) -> f64| by_measure(measures, |measure, _| of(measure));
+        QueryReport {
+            id: query.id.clone(),
+            query: query.text.clone(),
+            instruction: run.instruction.clone(),
+            documents: first.map_or(0, |pass| pass.ranking.len()),
+            relevant: query.grades.values().filter(|grade| **grade >= RELEVANT_FROM).count(),
+            tokens: first.and_then(|pass| pass.prompt_tokens),
+            latency_ms: mean(&run.orders.iter().map(milliseconds).collect::<Vec<_>>()),
+            truncated: first.and_then(|pass| Some(pass.truncated.as_ref()?.iter().filter(|cut| **cut).count())),
+            scores: Systems {
+                reranked: values(&|measure| {
+                    mean(&run.orders.iter().map(|pass| self.value(measure, pass)).collect::<Vec<_>>())
+                }),
+                input: values(&|measure| measure.of(&query.candidates, &query.grades)),
+                bm25: values(&|measure| measure.of(&bm25, &query.grades)),
+            },
+        }
+    }
+
+    /// Scores of the first order, with whether their documents are relevant.
+    fn scored(&self) -> Vec<(f64, bool)> {
+        let scores = self.run.orders.first().map_or(&[][..], |pass| &pass.scores);
+        let relevant = self.query.candidates.iter().map(|place| is_relevant(&self.query.grades, *place));
+        scores.iter().copied().zip(relevant).collect()
+    }
+}
+
+fn by_measure<T>(measures: &[Measure], mut of: impl FnMut(Measure, &str) -> T) -> ByMeasure<T> {
+    let named = measures.iter().map(|measure| {
+        let name = measure.name();
+        let value = of(*measure, &name);
+        (name, value)
+    });
+    named.collect()
+}
+
+fn estimate(values: &[f64], seed: u64) -> Estimate {
+    let (low, high) = bootstrap_interval(values, seed);
+    Estimate { mean: mean(values), low, high }
+}
+
+fn gain(differences: &[f64], seed: u64) -> Gain {
+    let wins = differences.iter().filter(|difference| **difference > ROUNDING).count();
+    let losses = differences.iter().filter(|difference| **difference < -ROUNDING).count();
+    Gain {
+        estimate: estimate(differences, seed),
+        p: sign_flip_test(differences, seed),
+        wins,
+        ties: differences.len() - wins - losses,
+        losses,
+    }
+}
+
+fn verdict(gain: Estimate) -> Verdict {
+    if gain.mean <= ROUNDING {
+        Verdict::NotBetter
+    } else if gain.low <= ROUNDING {
+        Verdict::Unclear
+    } else {
+        Verdict::Better
+    }
+}
+
+fn instruction_effect(cases: &[Case], measures: &[Measure], seed: u64) -> Option<InstructionEffect> {
+    let pairs: Vec<(&Case, &Pass, &Pass)> =
+        cases.iter().filter_map(|case| Some((case, case.run.plain.as_ref()?, case.run.orders.first()?))).collect();
+    if pairs.is_empty() {
+        return None;
+    }
+    let values = |measure: Measure, instructed: bool| -> Vec<f64> {
+        pairs.iter().map(|(case, plain, with)| case.value(measure, if instructed { with } else { plain })).collect()
+    };
+    let differences = |measure: Measure| -> Vec<f64> {
+        values(measure, true).into_iter().zip(values(measure, false)).map(|(with, plain)| with - plain).collect()
+    };
+    let taus: Vec<f64> =
+        pairs.iter().filter_map(|(_, plain, with)| kendall_tau_b(&plain.scores, &with.scores)).collect();
+    let changed = pairs.iter().filter(|(_, plain, with)| plain.ranking.first() != with.ranking.first()).count();
+    let texts: HashSet<&str> = pairs.iter().filter_map(|(case, ..)| case.run.instruction.as_deref()).collect();
+    Some(InstructionEffect {
+        texts: texts.len(),
+        queries: pairs.len(),
+        systems: InstructionSystems {
+            plain: by_measure(measures, |measure, _| estimate(&values(measure, false), seed)),
+            instructed: by_measure(measures, |measure, _| estimate(&values(measure, true), seed)),
+        },
+        gain: by_measure(measures, |measure, _| gain(&differences(measure), seed)),
+        kendall_tau: (!taus.is_empty()).then(|| mean(&taus)),
+        first_changed: changed as f64 / pairs.len() as f64,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::testing::{pass, query_run, set, settings};
+
+    fn close(left: f64, right: f64) -> bool {
+        (left - right).abs() < 1e-9
+    }
+
+    const IN_ORDER: [usize; 4] = [0, 1, 2, 3];
+
+    /// Two queries: in both orders of the first the relevant document comes first; of the second it comes first, then
+    /// last. BM25 has it first in the second query.
+    fn two_queries() -> SetReport {
+        let mut set = set("s", 2);
+        set.left_out.queries_unjudged = 7;
+        let good = [0.1, 0.2, 0.9, 0.3];
+        let bad = [0.4, 0.5, 0.1, 0.6];
+        let runs = [
+            query_run(vec![pass(&good, &IN_ORDER), pass(&good, &[3, 2, 1, 0])]),
+            query_run(vec![pass(&good, &IN_ORDER), pass(&bad, &[1, 0, 3, 2])]),
+        ];
+        summarize(&set, &runs, &[vec![0, 1, 2, 3], vec![2, 0, 1, 3]], &settings())
+    }
+
+    #[test]
+    fn scores_are_means_over_orders_and_gains_are_paired() {
+        let report = two_queries();
+        let mrr = |values: &ByMeasure<f64>| values["mrr@10"];
+        let scores: Vec<[f64; 3]> = report
+            .per_query
+            .iter()
+            .map(|query| [&query.scores.reranked, &query.scores.input, &query.scores.bm25].map(mrr))
+            .collect();
+        let expected = [[1.0, 1.0 / 3.0, 1.0 / 3.0], [0.625, 1.0 / 3.0, 1.0]];
+        for (found, expected) in scores.iter().flatten().zip(expected.iter().flatten()) {
+            assert!(close(*found, *expected), "{scores:?}");
+        }
+        assert!(close(report.systems.reranked["mrr@10"].mean, 0.8125));
+        let gain = &report.gains.bm25["mrr@10"];
+        assert!(close(gain.estimate.mean, (2.0 / 3.0 - 0.375) / 2.0), "{gain:?}");
+        assert_eq!((gain.wins, gain.ties, gain.losses), (1, 0, 1));
+        assert!(close(gain.p, 1.0), "of two differences any signs are as likely: {gain:?}");
+        assert_eq!(report.gains.input["mrr@10"].wins, 2);
+        assert_eq!(report.left_out.queries_unjudged, 7);
+    }
+
+    #[test]
+    fn a_gain_is_a_verdict_by_its_interval() {
+        let verdict = |mean, low| verdict(Estimate { mean, low, high: 1.0 });
+        assert_eq!(verdict(0.1, 0.05), Verdict::Better);
+        assert_eq!(verdict(0.1, 0.0), Verdict::Unclear);
+        assert_eq!(verdict(0.0, 0.0), Verdict::NotBetter);
+        assert_eq!(verdict(-0.1, -0.2), Verdict::NotBetter);
+    }
+
+    #[test]
+    fn orders_are_compared_within_a_query() {
+        let order = two_queries().order.unwrap();
+        // The first query's orders agree; of the second's six pairs only 0, 1 and 0, 3 and 1, 3 do.
+        assert!(close(order.kendall_tau.unwrap().mean, 0.5), "{order:?}");
+        assert_eq!(order.position_bias.curve.len(), 4);
+        let first = order.position_bias.curve[0];
+        // At position 1 of the shuffled orders stood candidate 3 with rank 2 and candidate 1 with rank 2.
+        assert_eq!((first.position, first.count), (1, 2));
+        assert!(close(first.mean_rank, 2.0) && close(first.mean_score, 0.4), "{first:?}");
+    }
+
+    #[test]
+    fn an_instruction_is_held_against_the_same_order_without_it() {
+        let mut with = query_run(vec![pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER), pass(&[0.9, 0.2, 0.1, 0.3], &IN_ORDER)]);
+        with.instruction = Some("i".to_owned());
+        with.plain = Some(pass(&[0.9, 0.3, 0.1, 0.2], &IN_ORDER));
+        let without = query_run(vec![pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER); 2]);
+        let bm25 = [IN_ORDER.to_vec(), IN_ORDER.to_vec()];
+        let effect = summarize(&set("s", 2), &[with, without], &bm25, &settings()).instruction.unwrap();
+        assert_eq!((effect.texts, effect.queries), (1, 1));
+        assert!(close(effect.systems.instructed["mrr@10"].mean, 1.0));
+        assert!(close(effect.systems.plain["mrr@10"].mean, 0.25));
+        assert!(close(effect.gain["mrr@10"].estimate.mean, 0.75));
+        assert!(close(effect.first_changed, 1.0) && close(effect.kendall_tau.unwrap(), -1.0), "{effect:?}");
+    }
+
+    #[test]
+    fn cost_is_counted_over_all_requests() {
+        let report = two_queries();
+        assert!(close(report.truncated_share.unwrap(), 0.25));
+        assert_eq!(report.latency_ms.requests, 4);
+        assert!(close(report.latency_ms.p95, 10.0) && close(report.latency_ms.mean, 10.0));
+        let tokens = report.tokens.unwrap();
+        assert!(close(tokens.per_request.mean, 100.0) && close(tokens.per_document.mean, 25.0));
+        assert!(close(tokens.per_second, 10_000.0) && close(tokens.per_document.max, 40.0));
+        let query = &report.per_query[0];
+        assert_eq!((query.documents, query.relevant, query.tokens, query.truncated), (4, 1, Some(100), Some(1)));
+    }
+
+    #[test]
+    fn what_a_system_does_not_tell_is_not_there() {
+        let told = pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER);
+        let silent = Pass { truncated: None, tokens_read: None, prompt_tokens: None, ..told.clone() };
+        let summary = |pass| summarize(&set("s", 1), &[query_run(vec![pass])], &[IN_ORDER.to_vec()], &settings());
+        let report = summary(silent);
+        assert_eq!((report.truncated_share, report.tokens, report.per_query[0].truncated), (None, None, None));
+        let tokens = summary(Pass { tokens_read: None, ..told }).tokens.unwrap();
+        assert!(close(tokens.per_document.mean, 25.0), "a request's tokens over its documents");
+    }
+
+    #[test]
+    fn the_worst_queries_show_the_first_documents_and_every_relevant_one() {
+        let report = two_queries();
+        let [worst] = &report.worst[..] else { panic!("one query lost: {:?}", report.worst) };
+        assert_eq!(worst.id, "q1");
+        assert!(worst.gain < 0.0);
+        let shown: Vec<(&str, usize, usize, usize, Option<f64>)> = worst
+            .documents
+            .iter()
+            .map(|one| (one.id.as_str(), one.rank, one.input_rank, one.bm25_rank, one.grade))
+            .collect();
+        assert_eq!(
+            shown,
+            [("d2", 1, 3, 1, Some(1.0)), ("d3", 2, 4, 4, Some(0.0)), ("d1", 3, 2, 3, None), ("d0", 4, 1, 2, None)]
+        );
+    }
+
+    #[test]
+    fn a_query_without_candidates_scores_nothing_and_costs_nothing() {
+        let mut set = set("s", 1);
+        set.queries[0].candidates.clear();
+        let report = summarize(&set, &[query_run(Vec::new())], &[Vec::new()], &settings());
+        assert!(close(report.systems.reranked["ndcg@10"].mean, 0.0));
+        assert_eq!((report.latency_ms.requests, report.per_query[0].documents), (0, 0));
+        assert_eq!(report.order.unwrap().kendall_tau, None);
+        let json = serde_json::to_string(&report.calibration).unwrap();
+        assert!(!json.contains("null"), "{json}");
+    }
+}

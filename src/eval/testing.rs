@@ -1,0 +1,88 @@
+//! A small set and its passes, made by hand, for tests of what is computed from them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::datasets::{Dataset, Document, FirstStage, Grades, LeftOut, Query};
+use super::report::{Report, SCHEMA, SystemFacts};
+use super::run::{Pass, QueryRun};
+use super::settings::EvalSettings;
+use super::summary::summarize;
+use crate::rerank::Mode;
+
+/// What is asked of a run over the first four candidates in two orders.
+pub(super) fn settings() -> EvalSettings {
+    EvalSettings {
+        k: 10,
+        top: 4,
+        orders: 2,
+        seed: 1,
+        queries: None,
+        instruction: None,
+        mode: Mode::Auto,
+        max_tokens_per_doc: None,
+        run: None,
+    }
+}
+
+/// Six documents; every query has the first five as candidates, in order, and the third alone is relevant.
+pub(super) fn set(name: &str, queries: usize) -> Dataset {
+    let document = |place: usize| Document { id: format!("d{place}"), text: format!("text {place}") };
+    let query = |number: usize| Query {
+        id: format!("q{number}"),
+        text: format!("query {number}"),
+        instruction: None,
+        grades: Grades::from([(2, 1.0), (3, 0.0)]),
+        candidates: vec![0, 1, 2, 3, 4],
+    };
+    Dataset {
+        name: name.to_owned(),
+        source: Path::new("/sets").join(name).display().to_string(),
+        documents: (0..6).map(document).collect(),
+        queries: (0..queries).map(query).collect(),
+        first_stage: FirstStage::FileOrder,
+        left_out: LeftOut::default(),
+    }
+}
+
+/// A pass that gave the candidates these scores, with the candidates standing at these positions. It took 10 ms and
+/// 100 tokens, and cut the first candidate.
+pub(super) fn pass(scores: &[f64], positions: &[usize]) -> Pass {
+    let mut ranking: Vec<usize> = (0..scores.len()).collect();
+    ranking.sort_by(|left, right| scores[*right].total_cmp(&scores[*left]));
+    Pass {
+        ranking,
+        scores: scores.to_vec(),
+        positions: positions.to_vec(),
+        truncated: Some((0..scores.len()).map(|place| place == 0).collect()),
+        tokens_read: Some((0..scores.len()).map(|place| 10 * (place + 1)).collect()),
+        prompt_tokens: Some(100),
+        latency: Duration::from_millis(10),
+        retries: 0,
+    }
+}
+
+/// A query's passes without an instruction.
+pub(super) fn query_run(orders: Vec<Pass>) -> QueryRun {
+    QueryRun { instruction: None, orders, plain: None }
+}
+
+/// A report over sets of two queries in which the relevant document got this score; the others got 0.5, 0.4, 0.3.
+pub(super) fn report(sets: &[(&str, f64)]) -> Report {
+    let summarized = sets.iter().map(|(name, score)| {
+        let scores = [0.5, 0.4, *score, 0.3];
+        let run = query_run(vec![pass(&scores, &[0, 1, 2, 3]), pass(&scores, &[3, 2, 1, 0])]);
+        summarize(&set(name, 2), &[run.clone(), run], &[vec![0, 1, 2, 3], vec![0, 1, 2, 3]], &settings())
+    });
+    Report {
+        schema: SCHEMA,
+        podium: "0".to_owned(),
+        created_unix_seconds: 0,
+        seconds: 1.0,
+        system: SystemFacts { name: "m".to_owned(), family: None, device: None, url: None },
+        settings: settings(),
+        primary: "ndcg@10".to_owned(),
+        metrics: ["ndcg@10", "mrr@10", "hit@10", "recall@10", "map"].map(str::to_owned).to_vec(),
+        sets: summarized.collect(),
+    }
+}

@@ -1,0 +1,73 @@
+//! The gate: 0 where nothing fell, 1 where something did, 2 where it cannot be told.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{eval, sets, text};
+
+/// A folder with a baseline of `small`, made by the program and then changed.
+fn baseline(change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+    let folder = sets();
+    let output = eval(folder.path(), &["small", "--orders", "1", "--json", "base.json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let path = folder.path().join("base.json");
+    let mut report = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    change(&mut report);
+    fs::write(&path, report.to_string()).unwrap();
+    folder
+}
+
+fn gated(folder: &Path, more: &[&str]) -> (Option<i32>, String, String) {
+    let output = eval(folder, &[&["small", "--orders", "1", "--gate", "base.json"], more].concat());
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn reranked(report: &mut Value) -> &mut Value {
+    &mut report["sets"][0]["systems"]["reranked"]
+}
+
+#[test]
+fn the_same_run_passes_its_own_baseline() {
+    let folder = baseline(|_| ());
+    let (code, printed, errors) = gated(folder.path(), &["--max-drop", "0"]);
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    assert!(printed.contains("gate: nDCG@10 may fall by 0\n"), "{printed}");
+    assert!(printed.trim_end().ends_with("ok"), "{printed}");
+}
+
+#[test]
+fn a_drop_exits_with_1_and_says_set_was_is_and_drop() {
+    let folder = baseline(|report| {
+        let mrr = &mut reranked(report)["mrr@10"]["mean"];
+        *mrr = (mrr.as_f64().unwrap() + 0.25).into();
+    });
+    let (code, printed, errors) = gated(folder.path(), &["--gate-metric", "mrr", "--json", "now.json"]);
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(errors.starts_with("error: mrr@10 fell by more than 0.01: small was "), "{errors}");
+    assert!(errors.ends_with(", fell by 0.2500\n"), "{errors}");
+    assert!(printed.contains("+0.2500  FELL"), "{printed}");
+    assert!(folder.path().join("now.json").is_file(), "the new figures are written all the same");
+    // Another measure did not fall, and more may be allowed.
+    assert_eq!(gated(folder.path(), &[]).0, Some(0));
+    assert_eq!(gated(folder.path(), &["--gate-metric", "mrr", "--max-drop", "0.3"]).0, Some(0));
+}
+
+#[test]
+fn what_cannot_be_compared_exits_with_2_before_anything_runs() {
+    let folder = baseline(|report| report["sets"][0]["per_query"].as_array_mut().unwrap().truncate(1));
+    let (code, printed, errors) = gated(folder.path(), &[]);
+    assert_eq!((code, printed.as_str()), (Some(2), ""));
+    assert_eq!(
+        errors,
+        "error: the baseline base.json cannot be compared: the set small has other queries: there were 1, now there are 3\n"
+    );
+    let folder = baseline(|report| report["sets"][0]["name"] = "other".into());
+    let (code, _, errors) = gated(folder.path(), &[]);
+    assert_eq!(code, Some(2));
+    assert!(errors.ends_with(": the set other is not run now\n"), "{errors}");
+    let (code, _, errors) = gated(folder.path(), &["-k", "3"]);
+    assert_eq!(code, Some(2));
+    assert!(errors.ends_with(": k was 10 and is 3\n"), "{errors}");
+}
