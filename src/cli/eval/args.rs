@@ -40,10 +40,10 @@ pub(in crate::cli) struct EvalArgs {
     #[arg(value_name = "SET", required_unless_present = "corpus", conflicts_with = "corpus")]
     sets: Vec<PathBuf>,
 
-    /// The judgements of a BEIR folder: qrels/<NAME>.tsv [default: test, or the only one]
+    /// The judgements of a BEIR folder: qrels/NAME.tsv [default: test, or the only one]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     split: Option<String>,
-    /// Documents, as JSONL or id<TAB>text (instead of a SET)
+    /// Documents, as JSONL or as lines of id, tab, text (instead of a SET)
     #[arg(long, value_name = "FILE", requires_all = ["topics", "qrels"], help_heading = "Data")]
     corpus: Option<PathBuf>,
     /// Queries, written like the corpus

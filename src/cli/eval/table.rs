@@ -268,3 +268,96 @@ fn aligned(mut table: Table, first: usize) -> String {
     }
     table.trim_fmt()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::eval::calibration::Calibration;
+    use crate::eval::datasets::LeftOut;
+    use crate::eval::report::{Estimate, Gains, Latency, SystemFacts, Systems};
+    use crate::eval::settings::EvalSettings;
+    use crate::rerank::Mode;
+
+    /// A report on one set, with this mean and gain over BM25 and nothing told of order, tokens and cuts.
+    fn report(verdict: Verdict) -> Report {
+        let by_name = |mean: f64| BTreeMap::from([("ndcg@10".to_owned(), Estimate { mean, low: mean, high: mean })]);
+        let estimate = Estimate { mean: -0.009, low: -0.02, high: 0.01 };
+        let gain = BTreeMap::from([("ndcg@10".to_owned(), Gain { estimate, p: 0.0004, wins: 3, ties: 1, losses: 6 })]);
+        let left_out = LeftOut { queries_unjudged: 1, queries_without_relevant: 2, ..LeftOut::default() };
+        let set = SetReport {
+            name: "npl".to_owned(),
+            source: "/npl".to_owned(),
+            queries: 10,
+            queries_without_relevant: 2,
+            left_out,
+            documents: 400,
+            first_stage: "run bm25.trec".to_owned(),
+            systems: Systems { reranked: by_name(0.361), input: by_name(0.3), bm25: by_name(0.370) },
+            gains: Gains { input: gain.clone(), bm25: gain },
+            verdict,
+            order: None,
+            instruction: None,
+            calibration: Calibration::of(&[(1.5, true)]),
+            truncated_share: None,
+            latency_ms: Latency { requests: 10, retries: 4, mean: 1.0, p50: 1.0, p95: 1.0, p99: 1.0, max: 1.0 },
+            tokens: None,
+            per_query: Vec::new(),
+            worst: Vec::new(),
+        };
+        Report {
+            schema: 1,
+            podium: "0".to_owned(),
+            created_unix_seconds: 0,
+            seconds: 3.0,
+            system: SystemFacts { name: "m".to_owned(), family: None, device: None, url: Some("http://h/".to_owned()) },
+            settings: EvalSettings {
+                k: 10,
+                top: 32,
+                orders: 1,
+                seed: 1,
+                queries: None,
+                instruction: Some("be strict".to_owned()),
+                mode: Mode::Auto,
+                max_tokens_per_doc: None,
+                run: Some("bm25.trec".to_owned()),
+            },
+            primary: "ndcg@10".to_owned(),
+            metrics: vec!["ndcg@10".to_owned()],
+            sets: vec![set],
+        }
+    }
+
+    fn printed(report: &Report) -> String {
+        let mut out = Vec::new();
+        write_report(&mut out, report).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_head_says_what_ran_and_what_was_left_out() {
+        let printed = printed(&report(Verdict::Better));
+        let lines: Vec<&str> = printed.lines().collect();
+        assert_eq!(lines[0], "m (http://h/): top 32 reranked, 1 input order, seed 1, 3 s");
+        assert_eq!(lines[1], "instruction: be strict");
+        assert_eq!(
+            lines[2],
+            "npl: 10 queries over 400 documents, run bm25.trec; 2 queries left out: no relevant document; \
+             1 query left out: no judgements; 1 score outside 0 to 1 taken as 0 or 1; \
+             4 requests repeated: the server was busy"
+        );
+        assert!(printed.contains("<0.001  3/1/6"), "{printed}");
+        assert!(!printed.contains("!!") && !printed.contains(" ? "), "{printed}");
+    }
+
+    #[test]
+    fn a_set_that_is_not_better_than_bm25_is_said_last_and_loud() {
+        let last = |verdict| printed(&report(verdict)).lines().last().unwrap_or_default().to_owned();
+        assert_eq!(last(Verdict::NotBetter), "!! npl: not better than BM25: nDCG@10 0.361 against 0.370");
+        assert_eq!(
+            last(Verdict::Unclear),
+            " ? npl: perhaps not better than BM25: nDCG@10 0.361 against 0.370, the gain's interval holds 0"
+        );
+    }
+}

@@ -16,34 +16,35 @@ use crate::eval::report::{
 use crate::eval::run::{Pass, QueryRun};
 use crate::eval::settings::EvalSettings;
 use crate::eval::statistics::{bootstrap_interval, kendall_tau_b, mean, sign_flip_test};
-use cost::{latency, milliseconds, tokens, truncated_share};
-use order::order_effect;
-use worst::worst;
+
+use self::cost::{latency, milliseconds, tokens, truncated_share};
+use self::order::order_effect;
+use self::worst::worst;
 
 /// Measures that differ by less are the same: sums in another order.
 const ROUNDING: f64 = 1e-9;
+
+/// One of the orders whose measures a query has.
+type Order = fn(&Systems<ByMeasure<f64>>) -> &ByMeasure<f64>;
 
 /// Puts a set's report together. `bm25` holds each query's reranked candidates in BM25's order.
 #[must_use]
 pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings: &EvalSettings) -> SetReport {
     let cases: Vec<Case> =
         set.queries.iter().zip(runs).zip(bm25).map(|((query, run), bm25)| Case { query, run, bm25 }).collect();
+    let (reranked, input, by_bm25): (Order, Order, Order) = (|all| &all.reranked, |all| &all.input, |all| &all.bm25);
     let measures = Measure::all(settings.k);
     let per_query: Vec<QueryReport> = cases.iter().map(|case| case.report(&measures)).collect();
-    let estimate = |values: &[f64]| estimate(values, settings.seed);
-    let column = |of: &dyn Fn(&Systems<ByMeasure<f64>>, &str) -> f64, name: &str| -> Vec<f64> {
-        per_query.iter().map(|query| of(&query.scores, name)).collect()
-    };
-    let each = |of: &dyn Fn(&Systems<ByMeasure<f64>>, &str) -> f64| {
-        by_measure(&measures, |_, name| estimate(&column(of, name)))
-    };
-    let gains = |over: &dyn Fn(&Systems<ByMeasure<f64>>, &str) -> f64| {
+    let column =
+        |of: Order, name: &str| -> Vec<f64> { per_query.iter().map(|query| of(&query.scores)[name]).collect() };
+    let means = |of: Order| by_measure(&measures, |_, name| estimate(&column(of, name), settings.seed));
+    let gains_over = |of: Order| {
         by_measure(&measures, |_, name| {
-            gain(&column(&|scores, name| scores.reranked[name] - over(scores, name), name), settings.seed)
+            let pairs = column(reranked, name).into_iter().zip(column(of, name));
+            gain(&pairs.map(|(is, other)| is - other).collect::<Vec<_>>(), settings.seed)
         })
     };
-    let gains =
-        Gains { input: gains(&|scores, name| scores.input[name]), bm25: gains(&|scores, name| scores.bm25[name]) };
+    let gains = Gains { input: gains_over(input), bm25: gains_over(by_bm25) };
     let primary = measures[0].name();
     let passes: Vec<&Pass> = runs.iter().flat_map(|run| &run.orders).collect();
     SetReport {
@@ -54,11 +55,7 @@ pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings
         left_out: set.left_out,
         documents: set.documents.len(),
         first_stage: set.first_stage.describe(),
-        systems: Systems {
-            reranked: each(&|scores, name| scores.reranked[name]),
-            input: each(&|scores, name| scores.input[name]),
-            bm25: each(&|scores, name| scores.bm25[name]),
-        },
+        systems: Systems { reranked: means(reranked), input: means(input), bm25: means(by_bm25) },
         verdict: verdict(gains.bm25[&primary].estimate),
         gains,
         order: (settings.orders > 1).then(|| order_effect(runs, settings.orders)),
