@@ -22,8 +22,7 @@ from lexical import LexicalTable, write_fixture
 from model import Controls, Reranker, Shape
 from slates import SlateMaker
 from tokenizer import EMBED, END, INSTRUCT, RERANK, START
-from train import Workspace, blend, controls_of
-from warm_start import warm_start
+from train import Workspace, blend, controls_of, untrained
 
 LIMIT_BYTES = 16 * 1024 * 1024
 JOINT_LAYERS = 1
@@ -129,9 +128,7 @@ def main() -> None:
     maker = space.slates()
     shape = Shape(vocab_size=space.tokenizer.get_vocab_size())
     state = torch.load(options.weights or options.work / "reranker.pt", map_location="cpu")
-    first = warm_start(
-        shape, controls_of(space.tokenizer), space.static["vectors"], space.static["importance"], options.seed
-    ).state_dict()
+    first = untrained(space.tokenizer, space.static, options.seed).state_dict()
     if options.blend is None:
         for share in BLENDS:
             model = Reranker(shape, controls_of(space.tokenizer)).eval()

@@ -45,6 +45,10 @@ TEACHER_SHARPNESS, EVIDENCE_SHARPNESS, LABEL_BONUS = 16.0, 7.0, 2.0
 DISTIL_WEIGHT, LABEL_WEIGHT = 1.0, 0.3
 VECTOR_WEIGHT, SIMILARITY_WEIGHT = 3.0, 1.0
 SCALE = 20.0
+NEGATIONS = (
+    "not", "no", "without", "never", "none", "nothing", "neither", "nor", "except", "excluding", "exclude", "avoid",
+    "omit", "ignore", "skip", "leave", "unless", "instead", "don", "doesn", "isn", "aren", "shouldn",
+)  # fmt: skip
 LENGTHS = ((48, 0.2), (64, 0.25), (96, 0.25), (160, 0.15), (320, 0.1), (512, 0.05))
 
 
@@ -52,6 +56,19 @@ def controls_of(tokenizer: Tokenizer) -> Controls:
     """Ids of the control tokens."""
     ids = [tokenizer.token_to_id(t) for t in (START, END, RERANK, INSTRUCT, EMBED[0])]
     return Controls(*ids)
+
+
+def negations_of(tokenizer: Tokenizer) -> list[int]:
+    """Ids of the tokens that are words of negation."""
+    ids = (tokenizer.token_to_id("\u0120" + word) for word in NEGATIONS)
+    return [i for i in ids if i is not None]
+
+
+def untrained(tokenizer: Tokenizer, static: dict, seed: int) -> Reranker:
+    """The reranker at its warm start."""
+    shape = Shape(vocab_size=tokenizer.get_vocab_size())
+    vectors, importance = static["vectors"], static["importance"]
+    return warm_start(shape, controls_of(tokenizer), vectors, importance, negations_of(tokenizer), seed)
 
 
 class Workspace:
@@ -222,10 +239,7 @@ def train_reranker(rank: int, options: argparse.Namespace) -> None:
         dist.init_process_group("gloo", init_method=f"file://{options.work}/rendezvous", rank=rank, world_size=workers)
     maker = pickle.loads((options.work / "slates.pickle").read_bytes())
     static = torch.load(options.work / "static.pt")
-    shape = Shape(vocab_size=maker.tokenizer.get_vocab_size())
-    model = warm_start(
-        shape, controls_of(maker.tokenizer), static["vectors"], static["importance"], options.seed
-    ).to(options.device)
+    model = untrained(maker.tokenizer, static, options.seed).to(options.device)
     if options.start:
         trained = torch.load(options.start, map_location=options.device)
         model.load_state_dict(blend(model.state_dict(), trained, options.start_share))

@@ -12,7 +12,9 @@ SKETCH. Written by hand, everything else near zero:
   own branch by importance, and the embed marks favour tokens that resemble their sketch.
   The closing mark pools the trunk too, and with it the instruction. Second heads: whether a
   token of the branch is matched (`MENTION`), and how short the branch is (`BREVITY`);
-- projector: the identity on content, evidence, mention and brevity.
+- the closing mark also looks for a word of negation in the instruction (`NEGATED`);
+- projector: the identity on content, evidence, mention and brevity. The closing mark asks for
+  a mention where there is an instruction, and against one where that instruction is negated.
 So the untrained reranker scores like the static model with query-focused pooling plus the
 lexical evidence and a liking for documents that hold the instruction's words, while the
 layers before the pooling are free to learn to read and what an instruction means.
@@ -35,7 +37,7 @@ from static import CONTENT
 from tokenizer import SPECIAL
 
 STILL = [*range(8, 27), *range(40, 64)]
-"""Head dimensions for content; 27 to 31 carry match, end mark, flag, constant, importance."""
+"""Head dimensions for content; 27 to 31 carry match (or negation), end mark, flag, constant, importance."""
 AT_MATCH, AT_END, AT_FLAG, AT_CONSTANT, AT_IMPORTANCE = 27, 28, 29, 30, 31
 SKETCH = len(STILL)
 
@@ -54,7 +56,8 @@ class Slot(IntEnum):
     MATCHED = CONTENT + 8
     MENTION = CONTENT + 9
     BREVITY = CONTENT + 10
-    SKETCH = CONTENT + 11
+    NEGATED = CONTENT + 11
+    SKETCH = CONTENT + 12
 
 
 CONSTANT, FLAG, MARK = 6.0, 6.0, 14.0
@@ -75,6 +78,10 @@ mark from a cosine of about .83 on, and tokens outside the instruction never do.
 CONTENT_LENGTH = 10.0
 MENTION_GAIN, ASKED_GAIN, TRUNK_PENALTY = 2.0, 2.0, 2.2
 BREVITY_GAIN, BREVITY_CENTRE = 3.0, 0.19
+NEGATION = 8.0
+NEGATION_KEY, NEGATION_THRESHOLD = 4.0, 0.7
+NEGATED_GAIN = 3.4
+"""Above ASKED_GAIN, so that a negated instruction asks against a mention."""
 NOISE = 0.003
 
 
@@ -98,9 +105,11 @@ def parts(attention: Attention, head: int, size: int, group: int) -> tuple[Tenso
 
 
 @torch.no_grad()
-def warm_start(shape: Shape, controls: Controls, vectors: Tensor, importance: Tensor, seed: int = 0) -> Reranker:
+def warm_start(
+    shape: Shape, controls: Controls, vectors: Tensor, importance: Tensor, negations: list[int], seed: int = 0
+) -> Reranker:
     """A reranker that starts as the static model: `vectors` [vocabulary, CONTENT] of length
-    one, `importance` [vocabulary]."""
+    one, `importance` [vocabulary]; `negations` are the ids of words that negate."""
     torch.manual_seed(seed)
     model = Reranker(shape, controls)
     width, size = shape.hidden_size, shape.head_dim
@@ -119,6 +128,7 @@ def warm_start(shape: Shape, controls: Controls, vectors: Tensor, importance: Te
     table[:, Slot.CONSTANT] = CONSTANT
     table[:, Slot.IMPORTANCE] = value
     table[:, :CONTENT] = vectors * length
+    table[negations, Slot.NEGATED] = NEGATION
     controls_from = controls.embed + BUCKETS - len(SPECIAL)
     table[controls_from:] = torch.randn(len(SPECIAL), width) * 0.02
     table[controls_from:, Slot.CONSTANT] = CONSTANT
@@ -181,6 +191,20 @@ def warm_start(shape: Shape, controls: Controls, vectors: Tensor, importance: Te
     value[0, Slot.IS_END] = -(CONTROL_IMPORTANCE + 1) * CONSTANT / MARK
     out[Slot.MATCHED, 0] = 1
 
+    # The closing mark looks at words of negation in the instruction, else at the end mark; so
+    # does every other token.
+    key[AT_MATCH, Slot.NEGATED] = NEGATION_KEY
+    value[1] = 0
+    value[1, Slot.CONSTANT], value[1, Slot.IS_END] = 1, -CONSTANT / MARK
+    query, _, _, out = parts(ask, group + 1, size, group)
+    query.zero_()
+    out.zero_()
+    query[AT_MATCH, Slot.IS_RERANK] = 1
+    query[AT_FLAG, Slot.IS_RERANK] = 0.5
+    query[AT_END, [Slot.CONSTANT, Slot.IS_RERANK]] = torch.tensor([MARK / CONSTANT, NEGATION_THRESHOLD - 1])
+    ask.q_norm.weight[AT_MATCH] = MATCH_SHARPNESS
+    out[Slot.NEGATED, 1] = 1
+
     pool = model.layers[-2].self_attn
     share = CONTENT // shape.num_key_value_heads
     for g in range(shape.num_key_value_heads):
@@ -235,5 +259,8 @@ def warm_start(shape: Shape, controls: Controls, vectors: Tensor, importance: Te
     asked = up[Slot.CONSTANT]
     asked[[Slot.IN_INSTRUCT, Slot.IS_RERANK, Slot.CONSTANT]] = torch.tensor([1, 1, -MARK / CONSTANT])
     down[Slot.MENTION, Slot.CONSTANT] = ASKED_GAIN
+    up[Slot.NEGATED].zero_()
+    up[Slot.NEGATED, [Slot.NEGATED, Slot.IS_RERANK, Slot.CONSTANT]] = torch.tensor([1, 1, -MARK / CONSTANT])
+    down[Slot.MENTION, Slot.NEGATED] = -NEGATED_GAIN
     up[Slot.BREVITY, Slot.IS_EMBED], up[width + Slot.BREVITY, Slot.IS_EMBED] = -BREVITY_CENTRE, BREVITY_CENTRE
     return model
