@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use crate::config::Settings;
 use crate::http::{self, ServerSettings, Service};
 use crate::pipeline::Reranker;
 use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
+use crate::rerank::{InstructionSettings, Instructions};
 use crate::runtime::packed::PackedRuntime;
 use crate::runtime::{Checkpoint, ModelFacts, Runtime};
 use crate::telemetry::Telemetry;
@@ -35,7 +37,26 @@ pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
     if settings.model.source.contains('/') && !Path::new(&settings.model.source).is_dir() {
         names.insert(0, settings.model.source.clone());
     }
-    Ok(Reranker::new(names, prompter, runtime, settings.limits.clone(), &settings.schedule))
+    let served = settings.model.served_names.split(',').map(str::trim).filter(|name| !name.is_empty());
+    for name in served.map(str::to_owned) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let instructions = instructions(&settings.instructions)?;
+    Ok(Reranker::new(names, prompter, runtime, settings.limits.clone(), instructions, &settings.schedule))
+}
+
+/// The stored instructions, an operator's file among them.
+///
+/// # Errors
+/// A file that cannot be read, or that is not of profiles.
+pub fn instructions(settings: &InstructionSettings) -> anyhow::Result<Instructions> {
+    let path = settings.file.trim();
+    let file = (!path.is_empty()).then(|| std::fs::read_to_string(path)).transpose();
+    let file = file.with_context(|| format!("cannot read instructions.file, {path}"))?;
+    let what = if path.is_empty() { "instructions" } else { path };
+    Instructions::new(settings, file.as_deref()).with_context(|| what.to_owned())
 }
 
 /// Finds a checkpoint's family, unless `family` names one, and binds it to the checkpoint's tokenizer.

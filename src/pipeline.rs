@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::prompt::{Prompter, Reading};
-use crate::rerank::{LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage};
+use crate::rerank::{
+    Instructions, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
+};
 use crate::runtime::{ForwardPass, ModelFacts, Runtime};
 use crate::schedule::{QueueStatus, ScheduleSettings, Scheduler};
 use crate::scoring::{PlannedPass, Rounds, Scores};
@@ -47,6 +49,7 @@ pub struct Reranker {
     prompter: Arc<Prompter>,
     facts: ModelFacts,
     limits: LimitSettings,
+    instructions: Instructions,
     scheduler: Scheduler,
     timeout: Option<Duration>,
 }
@@ -62,6 +65,7 @@ impl Reranker {
         prompter: Prompter,
         runtime: impl Runtime,
         limits: LimitSettings,
+        instructions: Instructions,
         schedule: &ScheduleSettings,
     ) -> Self {
         Self {
@@ -69,6 +73,7 @@ impl Reranker {
             prompter: Arc::new(prompter),
             facts: runtime.facts().clone(),
             limits,
+            instructions,
             scheduler: Scheduler::start(runtime, schedule),
             timeout: (schedule.timeout_seconds > 0).then(|| Duration::from_secs(schedule.timeout_seconds)),
         }
@@ -78,8 +83,9 @@ impl Reranker {
     ///
     /// # Errors
     /// Every [`RerankError`]: bad input before any work, overload and deadlines while waiting.
-    pub async fn rerank(&self, request: RerankRequest) -> Result<Ranking, RerankError> {
+    pub async fn rerank(&self, mut request: RerankRequest) -> Result<Ranking, RerankError> {
         let accepted = Instant::now();
+        self.instructions.resolve(&mut request, &self.names)?;
         self.validate(&request)?;
         let _admission = self.scheduler.admit()?;
         match self.timeout {
@@ -94,6 +100,8 @@ impl Reranker {
         let mut timing = Timing::default();
         let mut usage = Usage::default();
         let top_n = request.top_n.unwrap_or(usize::MAX);
+        let model = request.model.clone().unwrap_or_else(|| self.names[0].clone());
+        let profile = request.profile.clone();
 
         let (prompter, limits) = (Arc::clone(&self.prompter), self.limits.clone());
         let started = Instant::now();
@@ -125,11 +133,14 @@ impl Reranker {
         let scores = rounds.finish()?;
         let mut results = results(&reading, &scores);
         usage.truncated_documents = results.iter().filter(|result| result.truncated()).count();
+        let documents = results.len();
         results.truncate(top_n);
         timing.total = accepted.elapsed();
         Ok(Ranking {
             results,
-            model: self.names[0].clone(),
+            documents,
+            model,
+            profile,
             mode: scores.mode,
             slates: scores.slates,
             usage,
@@ -168,8 +179,10 @@ impl Reranker {
     /// # Errors
     /// Those of [`Reranker::rerank`] that do not come from the queue or the model.
     pub fn explain(&self, request: &RerankRequest) -> Result<Explanation, RerankError> {
-        self.validate(request)?;
-        let reading = Arc::new(self.prompter.read(request, &self.limits)?);
+        let mut request = request.clone();
+        self.instructions.resolve(&mut request, &self.names)?;
+        self.validate(&request)?;
+        let reading = Arc::new(self.prompter.read(&request, &self.limits)?);
         let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&reading))?;
         let passes = rounds.next_round()?.unwrap_or_default();
         Ok(Explanation {
@@ -194,6 +207,24 @@ impl Reranker {
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// The stored instructions.
+    #[must_use]
+    pub fn instructions(&self) -> &Instructions {
+        &self.instructions
+    }
+
+    /// What one request may ask for.
+    #[must_use]
+    pub fn limits(&self) -> &LimitSettings {
+        &self.limits
+    }
+
+    /// Tokens that are read of a document, unless the request says otherwise.
+    #[must_use]
+    pub fn document_tokens(&self) -> usize {
+        self.prompter.facts().limits.document
     }
 
     /// The prompt family's name.

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::UsageError;
-use crate::http::dialects::podium::{Call, documents};
+use crate::http::dialects::{Call, documents, podium};
 use crate::http::fields::Fields;
 
 /// How an input is written.
@@ -78,14 +78,14 @@ fn parse_json(text: &str) -> Result<Input, UsageError> {
     let refuse = |problem: &dyn std::fmt::Display| UsageError(format!("the input: {problem}"));
     let items = match serde_json::from_str(text).map_err(|error| refuse(&error))? {
         Value::Object(fields) if fields.contains_key("documents") => {
-            let fields = Fields::parse(text.as_bytes()).map_err(|failure| refuse(&failure))?;
-            let call = Call::read(fields).map_err(|error| refuse(&error))?;
+            let mut fields = Fields::parse(text.as_bytes()).map_err(|failure| refuse(&failure))?;
+            let call = podium::read(&mut fields).map_err(|error| refuse(&error))?;
             return Ok(Input::Request(Box::new(call)));
         }
         Value::Array(items) => items,
         one @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => vec![one],
     };
-    documents(items).map(Input::Documents).map_err(|error| refuse(&error))
+    documents::texts("documents", &items, None).map(Input::Documents).map_err(|error| refuse(&error))
 }
 
 fn parse_lines_of_json(text: &str) -> Result<Input, UsageError> {
@@ -95,7 +95,8 @@ fn parse_lines_of_json(text: &str) -> Result<Input, UsageError> {
             .map_err(|error| UsageError(format!("line {} of the input: {error}", number + 1)))?;
         items.push(item);
     }
-    documents(items).map(Input::Documents).map_err(|error| UsageError(format!("the input: {error}")))
+    let texts = documents::texts("documents", &items, None);
+    texts.map(Input::Documents).map_err(|error| UsageError(format!("the input: {error}")))
 }
 
 #[cfg(test)]
@@ -131,8 +132,8 @@ mod tests {
         let Ok(Input::Request(call)) = parse(r#"{"query":"q","documents":["a"],"top_n":1}"#, Format::Auto) else {
             panic!("a request was expected");
         };
-        assert_eq!(call.request.query, "q");
-        assert_eq!(call.request.top_n, Some(1));
+        assert_eq!(call.requests[0].query, "q");
+        assert_eq!(call.requests[0].top_n, Some(1));
     }
 
     #[test]

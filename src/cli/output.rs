@@ -111,7 +111,9 @@ mod tests {
         };
         let ranking = Ranking {
             results: vec![row(1, 0.91, 9), row(0, 0.2, 4)],
+            documents: 2,
             model: "podium-nano".to_owned(),
+            profile: None,
             mode: Mode::Listwise,
             slates: 1,
             usage: Usage { prompt_tokens: 40, truncated_documents: 1 },

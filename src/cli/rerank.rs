@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde_json::Value;
 
 use super::input::{self, Format, Input};
 use super::{SettingsArgs, UsageError, output, start_quiet_logs};
 use crate::app;
-use crate::http::dialects::podium::{Call, Reply};
+use crate::http::dialects::podium::Reply;
 use crate::rerank::{Mode, RerankRequest};
 
 #[derive(Debug, Args)]
@@ -34,6 +35,9 @@ pub(super) struct RerankArgs {
     /// How relevance is to be judged, in plain language
     #[arg(long, short, value_name = "TEXT")]
     instruction: Option<String>,
+    /// The name of a stored instruction, such as legal or recent
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
     /// Print only the best N
     #[arg(long, short = 'n', value_name = "N")]
     top_n: Option<usize>,
@@ -91,8 +95,9 @@ pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
     }
     let ranking = runtime.block_on(reranker.rerank(request))?;
     if json {
+        let sent: Vec<Value> = texts.iter().map(|text| Value::from(text.as_str())).collect();
         let id = uuid::Uuid::new_v4().to_string();
-        serde_json::to_writer_pretty(&mut out, &Reply::new(&id, &ranking, texts.len(), Some(&texts)))?;
+        serde_json::to_writer_pretty(&mut out, &Reply::new(&id, &ranking, &texts, Some(&sent)))?;
         writeln!(out)?;
     } else {
         output::write_ranking(&mut out, &ranking, &texts)?;
@@ -113,8 +118,8 @@ fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
     let mut request = match base {
         Input::Documents(documents) => RerankRequest::new(String::new(), documents),
         Input::Request(call) => {
-            let Call { request, .. } = *call;
-            request
+            let mut call = *call;
+            call.requests.swap_remove(0)
         }
     };
     if let Some(query) = args.query {
@@ -123,6 +128,7 @@ fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
         return Err(UsageError("no query: give one with -q".to_owned()).into());
     }
     request.instruction = args.instruction.or(request.instruction);
+    request.profile = args.profile.or(request.profile);
     request.top_n = args.top_n.or(request.top_n);
     request.mode = args.mode.unwrap_or(request.mode);
     request.max_tokens_per_doc = args.max_tokens_per_doc.or(request.max_tokens_per_doc);

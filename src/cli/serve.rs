@@ -22,6 +22,9 @@ pub(super) struct ServeArgs {
     /// Address and port to listen on [default: 127.0.0.1:8080]
     #[arg(long, short, value_name = "ADDRESS", help_heading = "Settings")]
     listen: Option<String>,
+    /// One more name for the model, for clients that insist on a vendor's; may be given many times
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Settings")]
+    served_model_name: Vec<String>,
     #[command(flatten)]
     settings: SettingsArgs,
 }
@@ -32,7 +35,12 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         key: "server.listen",
         value: Value::from(address),
     });
-    let settings = args.settings.configuration(listen.into_iter().collect())?.settings;
+    let names = (!args.served_model_name.is_empty()).then(|| FlagValue {
+        flag: "--served-model-name",
+        key: "model.served_names",
+        value: Value::from(args.served_model_name.join(",")),
+    });
+    let settings = args.settings.configuration(listen.into_iter().chain(names).collect())?.settings;
     start_logs(&settings.telemetry)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     runtime.block_on(serve(settings))

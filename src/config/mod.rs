@@ -17,7 +17,7 @@ use toml::{Table, Value};
 pub use error::ConfigError;
 
 use crate::http::ServerSettings;
-use crate::rerank::LimitSettings;
+use crate::rerank::{InstructionSettings, LimitSettings};
 use crate::runtime::ModelSettings;
 use crate::schedule::ScheduleSettings;
 use crate::telemetry::TelemetrySettings;
@@ -38,6 +38,8 @@ pub struct Settings {
     pub model: ModelSettings,
     /// What one request may ask for.
     pub limits: LimitSettings,
+    /// Stored instructions.
+    pub instructions: InstructionSettings,
     /// How much waits and runs at once.
     pub schedule: ScheduleSettings,
     /// What is logged.

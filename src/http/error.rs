@@ -168,7 +168,48 @@ impl IntoResponse for Failure {
     }
 }
 
-/// The body that every failure has: the shapes that `OpenAI`'s, Cohere's and Voyage's clients look for, in one.
+/// What clients of a dialect read of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureShape {
+    /// What `OpenAI`'s, Cohere's, Jina's and most other clients look for, in one body: [`ErrorBody`].
+    Podium,
+    /// Voyage's: a `detail` alone. Its older clients fail on an `error` that is an object.
+    Voyage,
+    /// That of text-embeddings-inference: `error` is a text, beside an `error_type`.
+    Tei,
+}
+
+impl FailureShape {
+    /// The body for one failure of the request `id`.
+    #[must_use]
+    pub fn body(self, failure: &Failure, id: &str) -> Vec<u8> {
+        let (row, message) = (failure.row(), failure.to_string());
+        let body = match self {
+            Self::Podium => serde_json::to_vec(&ErrorBody::new(&message, &row, id)),
+            Self::Voyage => serde_json::to_vec(&serde_json::json!({ "detail": message })),
+            Self::Tei => {
+                let no_texts = row.param.as_deref() == Some("texts");
+                let error_type = tei_error_type(row.status, no_texts && message.contains("must hold at least one"));
+                serde_json::to_vec(&serde_json::json!({ "error": message, "error_type": error_type }))
+            }
+        };
+        body.unwrap_or_default()
+    }
+}
+
+/// The kind of a failure in the words of text-embeddings-inference.
+fn tei_error_type(status: StatusCode, empty: bool) -> &'static str {
+    match status.as_u16() {
+        401 | 403 => "Unauthorized",
+        429 => "Overloaded",
+        503 => "Unhealthy",
+        500.. => "Backend",
+        _ if empty => "Empty",
+        _ => "Validation",
+    }
+}
+
+/// The body that most failures have: the shapes that `OpenAI`'s, Cohere's and Voyage's clients look for, in one.
 #[derive(Debug, Serialize)]
 pub struct ErrorBody<'a> {
     error: ErrorFields<'a>,

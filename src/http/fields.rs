@@ -67,20 +67,63 @@ impl Fields {
         Ok(taken.map(|(_, value)| value))
     }
 
+    /// Whether a field of this name was sent and has not been taken; its value may be `null`.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// Adds a field that came another way. False, and nothing changes, where the body has one of this name.
+    pub fn add(&mut self, name: &str, value: Value) -> bool {
+        let free = self.values.get(name).is_none_or(Value::is_null);
+        if free {
+            self.values.insert(name.to_owned(), value);
+        }
+        free
+    }
+
+    /// Gives a field another name.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        if let Some(value) = self.values.swap_remove(from) {
+            self.values.insert(to.to_owned(), value);
+        }
+    }
+
+    /// Takes fields that mean nothing here and whose loss changes no ranking.
+    pub fn pass_over(&mut self, names: &[&str]) {
+        for name in names {
+            self.values.swap_remove(*name);
+        }
+    }
+
+    /// The names that nobody has taken, but for those that are `null`.
+    pub fn rest(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str())
+    }
+
+    /// Takes a value that must be there.
+    ///
+    /// # Errors
+    /// Nothing, or `null`.
+    pub fn required(&mut self, name: &str) -> Result<Value, RerankError> {
+        self.take(&[name])?.ok_or_else(|| missing(name))
+    }
+
+    /// Takes a text that has one of these names.
+    ///
+    /// # Errors
+    /// Anything but a string.
+    pub fn text_of(&mut self, names: &[&str]) -> Result<Option<String>, RerankError> {
+        let name = names.first().copied().unwrap_or_default();
+        self.take(names)?.map(|value| text(name, value)).transpose()
+    }
+
     /// Takes a text.
     ///
     /// # Errors
     /// Anything but a string.
     pub fn text(&mut self, name: &str) -> Result<Option<String>, RerankError> {
-        self.take(&[name])?.map(|value| text(name, value)).transpose()
-    }
-
-    /// Takes a text that must be there.
-    ///
-    /// # Errors
-    /// Nothing, or anything but a string.
-    pub fn required_text(&mut self, name: &str) -> Result<String, RerankError> {
-        self.text(name)?.ok_or_else(|| missing(name))
+        self.text_of(&[name])
     }
 
     /// Takes a list that must be there.
@@ -88,10 +131,18 @@ impl Fields {
     /// # Errors
     /// Nothing, or anything but an array.
     pub fn required_list(&mut self, name: &str) -> Result<Vec<Value>, RerankError> {
+        self.list(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// Takes a list.
+    ///
+    /// # Errors
+    /// Anything but an array.
+    pub fn list(&mut self, name: &str) -> Result<Option<Vec<Value>>, RerankError> {
         match self.take(&[name])? {
-            Some(Value::Array(items)) => Ok(items),
+            None => Ok(None),
+            Some(Value::Array(items)) => Ok(Some(items)),
             Some(other) => Err(expected(name, "an array", &other)),
-            None => Err(missing(name)),
         }
     }
 

@@ -16,21 +16,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::Router;
+use axum::extract::{Request, State};
 use axum::middleware;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use connections::serve_connections;
-pub use error::{ErrorBody, Failure, Row};
+pub use error::{ErrorBody, Failure, FailureShape, Row};
 pub use settings::ServerSettings;
+
+use observe::RequestId;
 
 use crate::pipeline::Reranker;
 use crate::telemetry::Telemetry;
 
-/// Every route: what `/` lists and what metrics are labelled with.
-pub const ROUTES: [&str; 8] =
-    ["/", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/models", "/health", "/ready", "/metrics"];
+/// The routes that do not rank; those that do are [`dialects::ROUTES`].
+const OTHER_ROUTES: [&str; 11] = [
+    "/v1/instructions",
+    "/v1/models",
+    "/v1/models/{*model}",
+    "/models",
+    "/infinity/models",
+    "/info",
+    "/health",
+    "/ping",
+    "/ready",
+    "/version",
+    "/metrics",
+];
+
+/// A path that is served, as metrics are labelled with it, and what its failures look like before the body is read.
+fn known_route(matched: Option<&str>) -> (&'static str, FailureShape) {
+    let ranking = dialects::ROUTES.iter().find(|route| Some(route.path) == matched);
+    ranking.map_or_else(
+        || {
+            let other = OTHER_ROUTES.iter().copied().find(|path| Some(*path) == matched);
+            (other.unwrap_or("other"), FailureShape::Podium)
+        },
+        |route| (route.path, route.usual.failure),
+    )
+}
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -86,13 +112,24 @@ impl Service {
 
 /// All routes over a service.
 pub fn router(service: Service) -> Router {
-    Router::new()
+    let mut router = Router::new();
+    for route in &dialects::ROUTES {
+        let handler = move |State(service): State<Service>, Extension(id): Extension<RequestId>, request: Request| {
+            dialects::answer(route, service, id, request)
+        };
+        router = router.route(route.path, post(handler));
+    }
+    router
         .route("/", get(routes::index))
-        .route("/v1/rerank", post(dialects::podium::rerank))
-        .route("/v2/rerank", post(dialects::podium::rerank))
-        .route("/rerank", post(dialects::podium::rerank))
+        .route("/v1/instructions", get(routes::instructions))
         .route("/v1/models", get(routes::models))
+        .route("/v1/models/{*model}", get(routes::model))
+        .route("/models", get(routes::models))
+        .route("/infinity/models", get(routes::models))
+        .route("/info", get(routes::info))
         .route("/health", get(routes::health))
+        .route("/ping", get(routes::health))
+        .route("/version", get(routes::version))
         .route("/ready", get(routes::ready))
         .route("/metrics", get(routes::metrics))
         .fallback(routes::no_such_route)

@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::error::{ErrorBody, Failure};
-use super::{ROUTES, Service};
+use super::error::{Failure, FailureShape};
+use super::{Service, known_route};
 use crate::telemetry::{FailureFacts, RankingFacts, RequestRecord};
 
 /// The header that carries the request's id, both ways.
@@ -50,8 +50,9 @@ fn is_sane(id: &str) -> bool {
 pub async fn observe(State(service): State<Service>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let (route, usual_shape) = known_route(matched);
     let mut observation = Observation {
-        route: ROUTES.iter().find(|route| Some(**route) == matched).unwrap_or(&"other"),
+        route,
         method: request.method().to_string(),
         id: id.clone(),
         started: Instant::now(),
@@ -64,7 +65,8 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
 
     let failure = response.extensions_mut().remove::<Arc<Failure>>();
     if let Some(failure) = &failure {
-        write_failure(&mut response, failure, &id);
+        let shape = response.extensions_mut().remove::<FailureShape>().unwrap_or(usual_shape);
+        write_failure(&mut response, shape.body(failure, id.as_str()));
     }
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -74,9 +76,7 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     response
 }
 
-fn write_failure(response: &mut Response, failure: &Failure, id: &RequestId) {
-    let (row, message) = (failure.row(), failure.to_string());
-    let body = serde_json::to_vec(&ErrorBody::new(&message, &row, id.as_str())).unwrap_or_default();
+fn write_failure(response: &mut Response, body: Vec<u8>) {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().remove(header::CONTENT_LENGTH);
     *response.body_mut() = Body::from(body);

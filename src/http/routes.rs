@@ -1,13 +1,14 @@
 //! The small routes: what is here, whether it lives, whether it takes work, how it does.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{Method, Uri, header};
 use axum::response::IntoResponse;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::error::Failure;
-use super::{ROUTES, Service};
+use super::{OTHER_ROUTES, Service, dialects};
 use crate::rerank::RerankError;
 
 #[derive(Serialize)]
@@ -16,7 +17,7 @@ pub struct Index<'a> {
     version: &'static str,
     model: String,
     family: String,
-    routes: &'a [&'a str],
+    routes: Vec<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -31,11 +32,45 @@ pub struct Models {
 }
 
 #[derive(Serialize)]
-struct Model {
+pub struct Model {
     id: String,
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+    model_type: &'static str,
+    /// Tokens that are read of a document.
+    max_tokens_per_doc: usize,
+}
+
+impl Model {
+    fn new(service: &Service, name: &str) -> Self {
+        Self {
+            id: name.to_owned(),
+            object: "model",
+            created: service.started(),
+            owned_by: "podium",
+            model_type: "rerank",
+            max_tokens_per_doc: service.reranker().document_tokens(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub struct Profiles {
+    object: &'static str,
+    data: Vec<Profile>,
+}
+
+#[derive(Serialize)]
+struct Profile {
+    id: String,
+    text: String,
+    default: bool,
+}
+
+#[derive(Serialize)]
+pub struct Version {
+    version: &'static str,
 }
 
 /// `GET /`
@@ -46,7 +81,7 @@ pub async fn index(State(service): State<Service>) -> Json<Index<'static>> {
         version: env!("CARGO_PKG_VERSION"),
         model: reranker.names().first().cloned().unwrap_or_default(),
         family: reranker.family().to_owned(),
-        routes: &ROUTES,
+        routes: dialects::ROUTES.iter().map(|route| route.path).chain(OTHER_ROUTES).collect(),
     })
 }
 
@@ -62,13 +97,58 @@ pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, Failu
 
 /// `GET /v1/models`, as `OpenAI` has it.
 pub async fn models(State(service): State<Service>) -> Json<Models> {
-    let data = service.reranker().names().iter().map(|name| Model {
-        id: name.clone(),
-        object: "model",
-        created: service.started(),
-        owned_by: "podium",
-    });
-    Json(Models { object: "list", data: data.collect() })
+    let data = service.reranker().names().iter().map(|name| Model::new(&service, name)).collect();
+    Json(Models { object: "list", data })
+}
+
+/// `GET /v1/models/{model}`; a hub id has a slash in it.
+pub async fn model(State(service): State<Service>, Path(name): Path<String>) -> Result<Json<Model>, Failure> {
+    let names = service.reranker().names();
+    if names.contains(&name) {
+        Ok(Json(Model::new(&service, &name)))
+    } else {
+        Err(RerankError::UnknownModel { name, available: names.to_vec() }.into())
+    }
+}
+
+/// `GET /v1/instructions`: the stored ones.
+pub async fn instructions(State(service): State<Service>) -> Json<Profiles> {
+    let instructions = service.reranker().instructions();
+    let profile = |(name, text): (&str, &str)| Profile {
+        id: name.to_owned(),
+        text: text.to_owned(),
+        default: instructions.default() == Some(name),
+    };
+    Json(Profiles { object: "list", data: instructions.profiles().map(profile).collect() })
+}
+
+/// `GET /version`
+pub async fn version() -> Json<Version> {
+    Json(Version { version: env!("CARGO_PKG_VERSION") })
+}
+
+/// `GET /info`, as text-embeddings-inference has it.
+pub async fn info(State(service): State<Service>) -> Json<Value> {
+    let reranker = service.reranker();
+    let (facts, limits) = (reranker.facts(), reranker.limits());
+    let name = reranker.names().first();
+    Json(json!({
+        "model_id": name,
+        "model_sha": null,
+        "model_dtype": facts.dtype,
+        "served_model_name": name,
+        "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+        "max_concurrent_requests": reranker.queue().max_requests,
+        "max_input_length": reranker.document_tokens(),
+        "max_batch_tokens": limits.max_slate_tokens,
+        "max_batch_requests": null,
+        "max_client_batch_size": limits.max_documents,
+        "auto_truncate": true,
+        "tokenization_workers": std::thread::available_parallelism().map_or(1, usize::from),
+        "version": env!("CARGO_PKG_VERSION"),
+        "sha": null,
+        "docker_label": null,
+    }))
 }
 
 /// `GET /metrics`, in Prometheus's text format.

@@ -20,6 +20,8 @@ pub struct ServerSettings {
     pub drain_delay_seconds: u64,
     /// How long accepted requests may take to finish after that.
     pub shutdown_seconds: u64,
+    /// Whether a field that no dialect knows is an error, not a warning.
+    pub refuse_unknown_fields: bool,
 }
 
 impl ServerSettings {

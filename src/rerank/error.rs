@@ -88,6 +88,19 @@ impl RerankError {
         Self::InvalidField { field: field.into(), problem: problem.into() }
     }
 
+    /// The same error for a caller who spells the documents' field `name`.
+    #[must_use]
+    pub fn with_documents_named(mut self, name: &str) -> Self {
+        if let Self::InvalidField { field, .. } | Self::TextTooLong { field, .. } | Self::PromptTooLong { field, .. } =
+            &mut self
+            && let Some(rest) = field.strip_prefix("documents")
+            && (rest.is_empty() || rest.starts_with('['))
+        {
+            *field = format!("{name}{rest}");
+        }
+        self
+    }
+
     /// A fault of this server, with its cause.
     pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Internal(cause.into())

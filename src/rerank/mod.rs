@@ -4,6 +4,7 @@
 //! [`slates`]; how a client spells a request lives in `http`, and what a model reads in `prompt`.
 
 mod error;
+mod instructions;
 mod limits;
 pub mod slates;
 
@@ -11,6 +12,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use error::RerankError;
+pub use instructions::{InstructionSettings, Instructions, ProfileError};
 pub use limits::LimitSettings;
 
 /// How a request wants its documents read, or how they were read.
@@ -53,6 +55,8 @@ pub struct RerankRequest {
     pub query: String,
     /// How relevance is to be judged, in natural language.
     pub instruction: Option<String>,
+    /// The name of a stored instruction.
+    pub profile: Option<String>,
     /// The documents' texts, in the caller's order.
     pub documents: Vec<String>,
     /// How many results are wanted; `None` is all. At least 1; more than there are documents is all.
@@ -73,6 +77,7 @@ impl RerankRequest {
             model: None,
             query: query.into(),
             instruction: None,
+            profile: None,
             documents,
             top_n: None,
             max_tokens_per_doc: None,
@@ -132,8 +137,12 @@ pub struct Timing {
 pub struct Ranking {
     /// Best first; equal scores keep the request's order. At most `top_n`.
     pub results: Vec<RankedDocument>,
-    /// The model that ranked.
+    /// Documents in the request.
+    pub documents: usize,
+    /// The model that ranked, by the name that was asked for.
     pub model: String,
+    /// The stored instruction that was in effect.
+    pub profile: Option<String>,
     /// [`Mode::Listwise`] or [`Mode::Pointwise`]: what ran, never [`Mode::Auto`].
     pub mode: Mode,
     /// Slates (listwise) or documents (pointwise) read, over all rounds.

@@ -140,6 +140,7 @@ mod tests {
     fn offline_says_which_file_is_missing_where() {
         let folder = tempfile::tempdir().unwrap();
         let settings = ModelSettings {
+            served_names: String::new(),
             source: "owner/model".into(),
             revision: "main".into(),
             family: "auto".into(),
@@ -163,6 +164,7 @@ mod tests {
             fs::write(snapshot.join(file), "{}").unwrap();
         }
         let settings = ModelSettings {
+            served_names: String::new(),
             source: "owner/model".into(),
             revision: "main".into(),
             family: "auto".into(),

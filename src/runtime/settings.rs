@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct ModelSettings {
     /// `podium-nano` (embedded), a local folder, or a hub id such as `Qwen/Qwen3-Reranker-0.6B`.
     pub source: String,
+    /// More names for the model, separated by commas.
+    pub served_names: String,
     /// Branch, tag or commit on the hub.
     pub revision: String,
     /// The prompt family; `auto` finds it from the checkpoint.

@@ -28,6 +28,8 @@ pub use settings::ScheduleSettings;
 pub struct QueueStatus {
     /// Requests accepted and not yet answered.
     pub requests: usize,
+    /// How many there may be.
+    pub max_requests: usize,
     /// Passes waiting for the device.
     pub waiting_passes: usize,
     /// Tokens of those passes.
@@ -155,6 +157,7 @@ impl Scheduler {
     pub fn status(&self) -> QueueStatus {
         QueueStatus {
             requests: *self.requests.borrow(),
+            max_requests: self.max_requests,
             waiting_passes: self.shared.waiting_passes.load(Ordering::Relaxed),
             waiting_tokens: self.shared.waiting_tokens.load(Ordering::Relaxed),
             draining: self.shared.draining.load(Ordering::Acquire),

@@ -75,8 +75,12 @@ async fn a_field_of_the_wrong_shape_is_422_and_named() {
     for (body, param, problem) in [
         (json!({"documents": ["a"]}), "query", "this field is required"),
         (json!({"query": "q"}), "documents", "this field is required"),
-        (with("query", json!(3)), "query", "expected a string, found the number 3"),
-        (with("query", json!({"text": "q"})), "query", "expected a string, found an object of 1 fields"),
+        (with("query", json!(3)), "query", "expected a string, or an object with a `text`, found the number 3"),
+        (
+            with("query", json!({"q": "q"})),
+            "query",
+            "expected a string, or an object with a `text`, found an object of 1 fields",
+        ),
         (with("instruction", json!(["i"])), "instruction", "expected a string, found an array of 1 items"),
         (with("model", json!(true)), "model", "expected a string, found true"),
         (with("documents", json!("one")), "documents", "expected an array, found the string \"one\""),
@@ -87,11 +91,9 @@ async fn a_field_of_the_wrong_shape_is_422_and_named() {
             "expected a string, or an object with a `text`, found the number 3",
         ),
         (with("documents", json!([null])), "documents[0]", "expected a string, or an object with a `text`, found null"),
-        (
-            with("documents", json!([{"title": "t"}])),
-            "documents[0].text",
-            "this field is required in a document that is an object",
-        ),
+        (with("documents", json!([{}])), "documents[0]", "an object with no field that could be read"),
+        (with("rank_fields", json!("title")), "rank_fields", "expected an array, found the string \"title\""),
+        (with("profile", json!(7)), "profile", "expected a string, found the number 7"),
         (with("documents", json!([{"text": 1}])), "documents[0].text", "expected a string, found the number 1"),
         (with("top_n", json!(-1)), "top_n", "-1 is negative; the least value is 1"),
         (with("top_n", json!(-1e300)), "top_n", "-1e+300 is negative; the least value is 1"),
@@ -159,7 +161,7 @@ async fn a_text_that_is_too_long_is_422_where_it_may_not_be_cut() {
 #[tokio::test]
 async fn a_model_that_is_not_served_is_404() {
     let server = Server::start().await;
-    let message = "model: `gpt` is not served here; available: podium-nano";
+    let message = "model: `gpt` is not served here; available: podium-nano, vendor/rerank";
     server.rerank(&with("model", json!("gpt"))).await.assert_failure(404, "model_not_found", Some("model"), message);
 }
 

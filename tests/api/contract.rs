@@ -35,14 +35,15 @@ fn indices(reply: &Value) -> Vec<u64> {
 #[tokio::test]
 async fn a_ranking_has_every_field_and_nothing_else() {
     let server = Server::start().await;
-    let answer = server
-        .request(reqwest::Method::POST, "/v1/rerank")
-        .header("x-request-id", "my-request.1")
-        .json(&json!({"query": "q", "documents": ["one", {"text": "two", "title": "t"}], "unknown": [1]}));
+    let answer = server.request(reqwest::Method::POST, "/v1/rerank").header("x-request-id", "my-request.1").json(
+        &json!({"query": "q", "documents": ["one", {"text": "two", "title": "t"}], "priority": 0, "unknown": [1]}),
+    );
     let answer = Answer::of(answer).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     assert_eq!(answer.header("content-type"), "application/json");
     assert_eq!(answer.header("x-request-id"), "my-request.1");
+    assert_eq!(answer.header("podium-truncated-documents"), "0");
+    assert!(answer.header("server-timing").starts_with("queue;dur="));
     let order = indices(&answer.json());
     assert_eq!(
         {
@@ -73,7 +74,7 @@ async fn a_ranking_has_every_field_and_nothing_else() {
                 "billed_units": {"search_units": 1},
                 "mode": "listwise",
                 "slates": 1,
-                "warnings": [],
+                "warnings": ["fields that are not known here were ignored: \"unknown\""],
                 "timing_ms": {"queue": null, "tokenize": null, "forward": null, "total": null},
             },
         })
@@ -206,8 +207,10 @@ async fn the_instruction_changes_the_scores() {
 #[tokio::test]
 async fn the_model_may_be_named() {
     let server = Server::start().await;
-    let answer = server.rerank(&json!({"query": "q", "documents": ["one"], "model": "podium-nano"})).await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
+    for name in ["podium-nano", "vendor/rerank"] {
+        let answer = server.rerank(&json!({"query": "q", "documents": ["one"], "model": name})).await;
+        assert_eq!((answer.status, &answer.json()["model"]), (200, &json!(name)), "{}", answer.text);
+    }
 }
 
 #[tokio::test]
@@ -216,13 +219,19 @@ async fn models_are_listed_as_openai_lists_them() {
     let answer = server.get("/v1/models").await;
     assert_eq!(answer.status, 200);
     let mut reply = answer.json();
-    assert!(reply["data"][0]["created"].take().as_u64().is_some_and(|time| time > 1_700_000_000));
-    assert_eq!(
-        reply,
-        json!({"object": "list", "data": [
-            {"id": "podium-nano", "object": "model", "created": null, "owned_by": "podium"}
-        ]})
-    );
+    for row in reply["data"].as_array_mut().unwrap() {
+        assert!(row["created"].take().as_u64().is_some_and(|time| time > 1_700_000_000));
+    }
+    let model = |name: &str| {
+        json!({"id": name, "object": "model", "created": null, "owned_by": "podium", "model_type": "rerank",
+            "max_tokens_per_doc": 512})
+    };
+    assert_eq!(reply, json!({"object": "list", "data": [model("podium-nano"), model("vendor/rerank")]}));
+    let mut one = server.get("/v1/models/vendor/rerank").await.json();
+    one["created"].take();
+    assert_eq!(one, model("vendor/rerank"));
+    let message = "model: `other` is not served here; available: podium-nano, vendor/rerank";
+    server.get("/v1/models/other").await.assert_failure(404, "model_not_found", Some("model"), message);
 }
 
 #[tokio::test]
@@ -242,14 +251,28 @@ async fn the_root_says_what_is_here() {
     let server = Server::start().await;
     let answer = server.get("/").await;
     assert_eq!(answer.status, 200);
+    let mut reply = answer.json();
+    let routes = reply["routes"].take();
     assert_eq!(
-        answer.json(),
+        reply,
         json!({
             "name": "podium",
             "version": env!("CARGO_PKG_VERSION"),
             "model": "podium-nano",
             "family": "podium-nano",
-            "routes": ["/", "/v1/rerank", "/v2/rerank", "/rerank", "/v1/models", "/health", "/ready", "/metrics"],
+            "routes": null,
         })
     );
+    // Every route is there under a method that it says it allows.
+    for route in routes.as_array().unwrap() {
+        let path = route.as_str().unwrap().replace("{*model}", "podium-nano");
+        let answer = Answer::of(server.request(reqwest::Method::OPTIONS, &path)).await;
+        assert_eq!(answer.status, 405, "{path}");
+        let allowed = answer.header("allow").to_owned();
+        for method in allowed.split(',').filter(|method| *method != "HEAD") {
+            let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+            let status = Answer::of(server.request(method.clone(), &path)).await.status;
+            assert_eq!(status, if method == "GET" { 200 } else { 415 }, "{method} {path}");
+        }
+    }
 }

@@ -8,5 +8,6 @@ mod bad_input;
 mod busy;
 mod command_line;
 mod contract;
+mod dialects;
 mod observing;
 mod support;

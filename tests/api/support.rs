@@ -39,8 +39,10 @@ impl Server {
         let runtime = FakeRuntime::new();
         let controls = runtime.controls();
         let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
-        let names = vec!["podium-nano".to_owned()];
-        let reranker = Reranker::new(names, prompter, runtime, settings.limits.clone(), &settings.schedule);
+        let names = vec!["podium-nano".to_owned(), "vendor/rerank".to_owned()];
+        let instructions = app::instructions(&settings.instructions).unwrap();
+        let reranker =
+            Reranker::new(names, prompter, runtime, settings.limits.clone(), instructions, &settings.schedule);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel();

@@ -1,23 +1,303 @@
 //! One file a dialect: its fields into a [`RerankRequest`], the ranking into its reply. No limits, no defaults of the
 //! domain and no statuses live here.
+//!
+//! A [`Dialect`] is a row of functions, and [`answer`] the one way from a body to a response. Which dialect a call is
+//! in depends on its path, and on the shared paths (`/rerank`) on the fields that it has.
 
+pub mod documents;
+mod infinity;
+mod mixedbread;
+mod nim;
+mod pinecone;
 pub mod podium;
+mod score;
+mod tei;
+mod zeroentropy;
 
-use crate::http::Service;
-use crate::http::error::Failure;
-use crate::rerank::{Ranking, RerankRequest};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Extension;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+
+use super::Service;
+use super::body::JsonBody;
+use super::error::{Failure, FailureShape};
+use super::fields::{Fields, quoted};
+use super::observe::RequestId;
+use crate::rerank::{Mode, Ranking, RerankError, RerankRequest, Timing, Usage};
 use crate::telemetry::RankingFacts;
 
-/// Ranks, and keeps what the record of the request needs.
-async fn rank(service: &Service, request: RerankRequest) -> Result<(Ranking, RankingFacts), Failure> {
-    let documents = request.documents.len();
-    let ranking = service.reranker().rerank(request).await?;
-    let facts = RankingFacts {
-        mode: ranking.mode,
-        documents,
-        slates: ranking.slates,
-        usage: ranking.usage,
-        timing: ranking.timing,
+/// Headers for clients that cannot add a field to the body. The instruction is UTF-8, percent-encoded where it is not
+/// plain ASCII.
+const FIELD_HEADERS: [(&str, &str); 2] = [("podium-instruction", "instruction"), ("podium-profile", "profile")];
+
+/// How many unknown fields a warning names.
+const NAMED_FIELDS: usize = 5;
+
+/// How one API spells a rerank.
+#[derive(Debug)]
+pub struct Dialect {
+    /// What it calls the documents.
+    documents: &'static str,
+    /// Takes a body's fields. Only shapes are checked.
+    read: fn(&mut Fields) -> Result<Call, RerankError>,
+    /// Writes the body of the reply.
+    write: fn(&Answer<'_>) -> serde_json::Result<Vec<u8>>,
+    /// Adds headers that only this API has.
+    headers: fn(&Answer<'_>, &mut HeaderMap),
+    /// What its clients read of a failure.
+    pub(super) failure: FailureShape,
+}
+
+/// A path that ranks.
+#[derive(Debug)]
+pub struct Route {
+    /// The path.
+    pub path: &'static str,
+    /// The dialect of a call whose body has not been read.
+    pub usual: &'static Dialect,
+    /// The dialect of a body.
+    choose: fn(&Fields) -> &'static Dialect,
+}
+
+/// Every path that ranks.
+pub static ROUTES: [Route; 16] = [
+    Route { path: "/v1/rerank", usual: &podium::DIALECT, choose: by_fields },
+    Route { path: "/v2/rerank", usual: &podium::DIALECT, choose: by_fields },
+    Route { path: "/rerank", usual: &podium::DIALECT, choose: by_fields },
+    Route { path: "/v1/reranking", usual: &podium::DIALECT, choose: by_fields },
+    Route { path: "/reranking", usual: &podium::DIALECT, choose: by_fields },
+    Route { path: "/", usual: &tei::DIALECT, choose: |_| &tei::DIALECT },
+    Route { path: "/invocations", usual: &tei::DIALECT, choose: |_| &tei::DIALECT },
+    Route { path: "/score", usual: &score::DIALECT, choose: |_| &score::DIALECT },
+    Route { path: "/v1/score", usual: &score::DIALECT, choose: |_| &score::DIALECT },
+    Route { path: "/v1/ranking", usual: &nim::DIALECT, choose: |_| &nim::DIALECT },
+    Route { path: "/ranking", usual: &nim::DIALECT, choose: |_| &nim::DIALECT },
+    Route { path: "/v1/models/rerank", usual: &zeroentropy::DIALECT, choose: |_| &zeroentropy::DIALECT },
+    Route { path: "/models/rerank", usual: &zeroentropy::DIALECT, choose: |_| &zeroentropy::DIALECT },
+    Route { path: "/infinity/rerank", usual: &infinity::DIALECT, choose: |_| &infinity::DIALECT },
+    Route { path: "/infinity/v1/rerank", usual: &infinity::DIALECT, choose: |_| &infinity::DIALECT },
+    Route { path: "/pinecone/rerank", usual: &pinecone::DIALECT, choose: |_| &pinecone::DIALECT },
+];
+
+/// The dialects that share a path tell each other apart by the name of the documents: `texts` is TEI's, `input`
+/// mixedbread's. Voyage's clients send `top_k` and `truncation`, and choke on an error that is an object.
+fn by_fields(fields: &Fields) -> &'static Dialect {
+    if fields.has("documents") {
+        let is_voyage = fields.has("top_k") && fields.has("truncation") && !fields.has("top_n");
+        return if is_voyage { &podium::VOYAGE } else { &podium::DIALECT };
+    }
+    match (fields.has("texts"), fields.has("input")) {
+        (true, _) => &tei::DIALECT,
+        (false, true) => &mixedbread::DIALECT,
+        (false, false) => &podium::DIALECT,
+    }
+}
+
+/// A request as a dialect spells it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// What is to be ranked: one request, or one for each pair that is to be scored.
+    pub requests: Vec<RerankRequest>,
+    /// The documents as they were sent, if they are to come back.
+    pub echo: Option<Vec<Value>>,
+    /// Whether scores are to be the family's own numbers.
+    pub raw_scores: bool,
+    /// What the caller should know besides the ranking's own warnings.
+    pub warnings: Vec<String>,
+}
+
+impl Call {
+    /// A call for one ranking that echoes nothing.
+    #[must_use]
+    pub fn new(request: RerankRequest) -> Self {
+        Self { requests: vec![request], echo: None, raw_scores: false, warnings: Vec::new() }
+    }
+
+    fn echoing(self, documents: Option<Vec<Value>>) -> Self {
+        Self { echo: documents, ..self }
+    }
+
+    /// The texts of the documents, of the only or first ranking.
+    fn texts(&self) -> &[String] {
+        self.requests.first().map_or(&[], |request| &request.documents)
+    }
+}
+
+/// What a reply is made from.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    /// The request's id.
+    pub id: &'a str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// What was asked for.
+    pub call: &'a Call,
+    /// One ranking for each of the call's requests; there is at least one.
+    pub rankings: &'a [Ranking],
+}
+
+impl Answer<'_> {
+    /// The only ranking, or the first.
+    fn ranking(&self) -> &Ranking {
+        &self.rankings[0]
+    }
+
+    fn prompt_tokens(&self) -> usize {
+        self.rankings.iter().map(|ranking| ranking.usage.prompt_tokens).sum()
+    }
+
+    /// The document at `index`, as it was sent, if it is to come back.
+    fn echo(&self, index: usize) -> Option<&Value> {
+        self.call.echo.as_ref().and_then(|documents| documents.get(index))
+    }
+
+    /// The text that was read of the document at `index`, if it is to come back.
+    fn echoed_text(&self, index: usize) -> Option<&str> {
+        self.call.echo.is_some().then(|| self.call.texts().get(index).map(String::as_str)).flatten()
+    }
+}
+
+/// Reads a call, ranks, and writes the reply, in the dialect of its path or body.
+pub(super) async fn answer(route: &'static Route, service: Service, id: RequestId, request: Request) -> Response {
+    let mut dialect = route.usual;
+    let response = async {
+        let headers = request.headers().clone();
+        let JsonBody(mut fields) = JsonBody::from_request(request, &service).await?;
+        dialect = (route.choose)(&fields);
+        take_headers(&headers, &mut fields)?;
+        let mut call = (dialect.read)(&mut fields)?;
+        check_rest(&fields, service.settings().refuse_unknown_fields, &mut call)?;
+        let mut rankings = Vec::with_capacity(call.requests.len());
+        for request in &mut call.requests {
+            // The texts are needed again only where they come back.
+            let request = if call.echo.is_some() { request.clone() } else { take_request(request) };
+            let ranking = service.reranker().rerank(request).await;
+            rankings.push(ranking.map_err(|error| error.with_documents_named(dialect.documents))?);
+        }
+        if let Some(ranking) = rankings.first_mut() {
+            ranking.warnings.append(&mut call.warnings);
+        }
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        let answer = Answer { id: id.as_str(), created, call: &call, rankings: &rankings };
+        let body = (dialect.write)(&answer).map_err(RerankError::internal)?;
+        let facts = facts(&rankings);
+        let mut headers = ranking_headers(&facts);
+        (dialect.headers)(&answer, &mut headers);
+        Ok((headers, Extension(facts), body).into_response())
+    }
+    .await;
+    response.unwrap_or_else(|failure: Failure| (Extension(dialect.failure), failure).into_response())
+}
+
+/// Takes the documents out of a request whose call keeps only their number.
+fn take_request(request: &mut RerankRequest) -> RerankRequest {
+    let documents = std::mem::take(&mut request.documents);
+    RerankRequest { documents, ..request.clone() }
+}
+
+/// Fields that came as headers.
+fn take_headers(headers: &HeaderMap, fields: &mut Fields) -> Result<(), RerankError> {
+    for (header, field) in FIELD_HEADERS {
+        let Some(value) = headers.get(header) else { continue };
+        let text = value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
+        let text = text
+            .ok_or_else(|| RerankError::invalid(field, format!("the header {header} is not percent-encoded UTF-8")))?;
+        if !fields.add(field, Value::from(text)) {
+            let problem = format!("given in the body and in the header {header}; give one of them");
+            return Err(RerankError::invalid(field, problem));
+        }
+    }
+    Ok(())
+}
+
+/// Fields that nobody took are warned of, or refused.
+fn check_rest(fields: &Fields, refuse: bool, call: &mut Call) -> Result<(), RerankError> {
+    let names: Vec<&str> = fields.rest().collect();
+    let Some(first) = names.first() else { return Ok(()) };
+    if refuse {
+        return Err(RerankError::invalid(*first, "this field is not known here"));
+    }
+    let mut shown: Vec<String> = names.iter().take(NAMED_FIELDS).map(|name| quoted(name)).collect();
+    if names.len() > NAMED_FIELDS {
+        shown.push(format!("{} more", names.len() - NAMED_FIELDS));
+    }
+    call.warnings.push(format!("fields that are not known here were ignored: {}", shown.join(", ")));
+    Ok(())
+}
+
+/// What the record of the request needs, over all its rankings.
+fn facts(rankings: &[Ranking]) -> RankingFacts {
+    let mut facts = RankingFacts {
+        mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
+        documents: 0,
+        slates: 0,
+        usage: Usage::default(),
+        timing: Timing::default(),
     };
-    Ok((ranking, facts))
+    for ranking in rankings {
+        facts.documents += ranking.documents;
+        facts.slates += ranking.slates;
+        facts.usage.prompt_tokens += ranking.usage.prompt_tokens;
+        facts.usage.truncated_documents += ranking.usage.truncated_documents;
+        facts.timing.queue += ranking.timing.queue;
+        facts.timing.tokenize += ranking.timing.tokenize;
+        facts.timing.forward += ranking.timing.forward;
+        facts.timing.total += ranking.timing.total;
+    }
+    facts
+}
+
+/// What every ranking says in its headers, whatever its dialect has room for.
+fn ranking_headers(facts: &RankingFacts) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert("podium-truncated-documents", HeaderValue::from(facts.usage.truncated_documents));
+    let timing = &facts.timing;
+    let stages =
+        [("queue", timing.queue), ("tokenize", timing.tokenize), ("forward", timing.forward), ("total", timing.total)];
+    let stages = stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1000.0)).join(", ");
+    if let Ok(value) = HeaderValue::from_str(&stages) {
+        headers.insert("server-timing", value);
+    }
+    headers
+}
+
+/// A dialect without headers of its own.
+fn no_headers(_: &Answer<'_>, _: &mut HeaderMap) {}
+
+/// The fields that every dialect takes beside its own, so that the instruction can be given everywhere.
+fn request(fields: &mut Fields, query: String, documents: Vec<String>) -> Result<RerankRequest, RerankError> {
+    Ok(RerankRequest {
+        model: fields.text("model")?,
+        instruction: fields.text_of(&["instruction", "instruct"])?,
+        profile: fields.text("profile")?,
+        top_n: fields.count(&["top_n", "top_k"])?,
+        max_tokens_per_doc: fields.count(&["max_tokens_per_doc"])?,
+        mode: fields.text("mode")?.map_or(Ok(Mode::Auto), |word| mode(&word))?,
+        ..RerankRequest::new(query, documents)
+    })
+}
+
+fn mode(word: &str) -> Result<Mode, RerankError> {
+    [Mode::Auto, Mode::Listwise, Mode::Pointwise]
+        .into_iter()
+        .find(|mode| mode.as_str() == word)
+        .ok_or_else(|| RerankError::invalid("mode", format!("{} is none of auto, listwise, pointwise", quoted(word))))
+}
+
+#[cfg(test)]
+mod testing {
+    use super::{Call, Dialect};
+    use crate::http::fields::Fields;
+
+    /// What a dialect makes of a body.
+    pub(super) fn read(dialect: &Dialect, json: &str) -> Result<Call, String> {
+        let mut fields = Fields::parse(json.as_bytes()).map_err(|failure| failure.to_string())?;
+        (dialect.read)(&mut fields).map_err(|error| error.to_string())
+    }
 }

@@ -1,104 +1,87 @@
-//! Podium's own dialect: `/v1/rerank`, `/v2/rerank` and `/rerank`.
+//! The shared dialect of `/v1/rerank`, `/v2/rerank` and `/rerank`.
 //!
-//! The request takes Cohere's and Jina's fields, Voyage's `top_k`, and an instruction. The reply is a superset that
-//! their clients all read: the rows stand in `results` (documents as `{"text": ...}`) and again in `data` (documents
-//! as strings); a document's key is there only when it was asked for.
+//! The request takes Cohere's, Jina's, Voyage's, vLLM's, Together's and Contextual's fields. The reply is a superset that
+//! their clients all read: the rows stand in `results` (documents as `{"text": ...}`, or as the record that was sent)
+//! and again in `data` (documents as strings); a document's key is there only when it was asked for.
 
 use std::time::Duration;
 
-use axum::Extension;
-use axum::extract::State;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::http::Service;
-use crate::http::body::JsonBody;
-use crate::http::error::Failure;
-use crate::http::fields::{Fields, expected, quoted, text};
-use crate::http::observe::RequestId;
-use crate::rerank::{Mode, RankedDocument, Ranking, RerankError, RerankRequest};
+use super::{Answer, Call, Dialect, documents, no_headers, request};
+use crate::http::error::FailureShape;
+use crate::http::fields::{Fields, expected, text};
+use crate::rerank::{Mode, RankedDocument, Ranking, RerankError};
 
 /// Documents that Cohere bills as one search.
 const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
 
-/// `POST /v1/rerank`
+/// Fields of other servers whose loss changes no ranking.
+const PASSED_OVER: [&str; 6] = ["priority", "user", "request_id", "cache_salt", "return_len", "encoding_format"];
+
+pub(super) const DIALECT: Dialect =
+    Dialect { documents: "documents", read, write, headers: no_headers, failure: FailureShape::Podium };
+
+/// The same, for clients that cannot read its failures.
+pub(super) const VOYAGE: Dialect = Dialect { failure: FailureShape::Voyage, ..DIALECT };
+
+/// Reads the fields of a body. Only their shapes are checked here.
 ///
 /// # Errors
-/// Every [`RerankError`], and bodies that are no request.
-pub async fn rerank(
-    State(service): State<Service>,
-    Extension(id): Extension<RequestId>,
-    JsonBody(fields): JsonBody,
-) -> Result<Response, Failure> {
-    let call = Call::read(fields)?;
-    let documents = call.request.documents.len();
-    let echo = call.return_documents.then(|| call.request.documents.clone());
-    let (ranking, facts) = super::rank(&service, call.request).await?;
-    let reply = Reply::new(id.as_str(), &ranking, documents, echo.as_deref());
-    let body = serde_json::to_vec(&reply).map_err(RerankError::internal)?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], Extension(facts), body).into_response())
+/// [`RerankError::InvalidField`] for the first field that has the wrong shape.
+pub fn read(fields: &mut Fields) -> Result<Call, RerankError> {
+    let query = documents::query("query", &fields.required("query")?)?;
+    let items = fields.required_list("documents")?;
+    let mut texts = documents::texts("documents", &items, documents::rank_fields(fields)?.as_deref())?;
+    add_metadata(fields, &mut texts)?;
+    take_template_instruction(fields)?;
+    let return_documents = fields.flag("return_documents", false)?;
+    let mut request = request(fields, query, texts)?;
+    request.truncation = fields.flag("truncation", true)?;
+    fields.pass_over(&PASSED_OVER);
+    Ok(Call::new(request).echoing(return_documents.then_some(items)))
 }
 
-/// A request as this dialect spells it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Call {
-    /// What is to be ranked.
-    pub request: RerankRequest,
-    /// Whether the documents' texts come back.
-    pub return_documents: bool,
-}
-
-impl Call {
-    /// Reads the fields of a body. Only their shapes are checked here.
-    ///
-    /// # Errors
-    /// [`RerankError::InvalidField`] for the first field that has the wrong shape.
-    pub fn read(mut fields: Fields) -> Result<Self, RerankError> {
-        let request = RerankRequest {
-            model: fields.text("model")?,
-            query: fields.required_text("query")?,
-            instruction: fields.text("instruction")?,
-            documents: documents(fields.required_list("documents")?)?,
-            top_n: fields.count(&["top_n", "top_k"])?,
-            max_tokens_per_doc: fields.count(&["max_tokens_per_doc"])?,
-            truncation: fields.flag("truncation", true)?,
-            mode: fields.text("mode")?.map_or(Ok(Mode::Auto), |word| mode(&word))?,
-        };
-        Ok(Self { request, return_documents: fields.flag("return_documents", false)? })
+/// Contextual's `metadata`: a text for each document, which the model reads after it.
+fn add_metadata(fields: &mut Fields, texts: &mut [String]) -> Result<(), RerankError> {
+    let Some(items) = fields.list("metadata")? else { return Ok(()) };
+    if !items.is_empty() && items.len() != texts.len() {
+        let problem = format!("has {} entries for {} documents; give one for each", items.len(), texts.len());
+        return Err(RerankError::invalid("metadata", problem));
     }
+    for (index, (item, document)) in items.into_iter().zip(texts).enumerate() {
+        let more = text(&format!("metadata[{index}]"), item)?;
+        if !more.trim().is_empty() {
+            *document = format!("{document}\nmetadata: {more}");
+        }
+    }
+    Ok(())
 }
 
-/// The texts of documents, each a string or an object that has its text in `text`.
-///
-/// # Errors
-/// [`RerankError::InvalidField`] for the first one that is neither.
-pub fn documents(items: Vec<Value>) -> Result<Vec<String>, RerankError> {
-    items.into_iter().enumerate().map(|(index, item)| document(index, item)).collect()
-}
-
-fn document(index: usize, item: Value) -> Result<String, RerankError> {
-    match item {
-        Value::String(text) => Ok(text),
-        Value::Object(mut fields) => {
-            let field = format!("documents[{index}].text");
-            match fields.swap_remove("text") {
-                Some(value) => text(&field, value),
-                None => Err(RerankError::invalid(field, "this field is required in a document that is an object")),
+/// vLLM's clients give the instruction as a variable of the chat template.
+fn take_template_instruction(fields: &mut Fields) -> Result<(), RerankError> {
+    match fields.take(&["chat_template_kwargs"])? {
+        None => Ok(()),
+        Some(Value::Object(mut variables)) => match variables.swap_remove("instruction") {
+            None | Some(Value::Null) => Ok(()),
+            Some(value) => {
+                let value = Value::from(text("chat_template_kwargs.instruction", value)?);
+                if fields.add("instruction", value) {
+                    Ok(())
+                } else {
+                    let problem = "given as chat_template_kwargs.instruction too; give one of them";
+                    Err(RerankError::invalid("instruction", problem))
+                }
             }
-        }
-        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_)) => {
-            Err(expected(&format!("documents[{index}]"), "a string, or an object with a `text`", &other))
-        }
+        },
+        Some(other) => Err(expected("chat_template_kwargs", "an object", &other)),
     }
 }
 
-fn mode(word: &str) -> Result<Mode, RerankError> {
-    [Mode::Auto, Mode::Listwise, Mode::Pointwise]
-        .into_iter()
-        .find(|mode| mode.as_str() == word)
-        .ok_or_else(|| RerankError::invalid("mode", format!("{} is none of auto, listwise, pointwise", quoted(word))))
+fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
+    let echo = answer.call.echo.as_deref();
+    serde_json::to_vec(&Reply::new(answer.id, answer.ranking(), answer.call.texts(), echo))
 }
 
 /// The reply of this dialect.
@@ -128,7 +111,10 @@ struct Row<D> {
 
 #[derive(Debug, Serialize)]
 struct Document<'a> {
-    text: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(flatten)]
+    record: Option<&'a serde_json::Map<String, Value>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -144,6 +130,8 @@ struct Meta<'a> {
     billed_units: BilledUnits,
     mode: Mode,
     slates: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<&'a str>,
     warnings: &'a [String],
     timing_ms: Timing,
 }
@@ -167,16 +155,26 @@ struct Timing {
 }
 
 impl<'a> Reply<'a> {
-    /// The reply to a request over `documents` documents, of which `echo` holds the texts if they were asked for.
+    /// The reply to a request. If the documents come back, `sent` holds them as they were sent and `texts` as they
+    /// were read.
     #[must_use]
-    pub fn new(id: &'a str, ranking: &'a Ranking, documents: usize, echo: Option<&'a [String]>) -> Self {
-        let text = |row: &RankedDocument| echo.and_then(|texts| texts.get(row.index)).map(String::as_str);
+    pub fn new(id: &'a str, ranking: &'a Ranking, texts: &'a [String], sent: Option<&'a [Value]>) -> Self {
+        let document = |row: &RankedDocument| {
+            let text = texts.get(row.index)?;
+            Some(match sent?.get(row.index)? {
+                Value::Object(record) => {
+                    Document { text: (!record.contains_key("text")).then_some(text.as_str()), record: Some(record) }
+                }
+                _ => Document { text: Some(text.as_str()), record: None },
+            })
+        };
+        let text = |row: &RankedDocument| sent.and_then(|_| texts.get(row.index)).map(String::as_str);
         let (usage, timing) = (&ranking.usage, &ranking.timing);
         Self {
             id,
             object: "rerank",
             model: &ranking.model,
-            results: ranking.results.iter().map(|row| Row::new(row, text(row).map(|text| Document { text }))).collect(),
+            results: ranking.results.iter().map(|row| Row::new(row, document(row))).collect(),
             data: ranking.results.iter().map(|row| Row::new(row, text(row))).collect(),
             usage: Usage {
                 prompt_tokens: usage.prompt_tokens,
@@ -185,9 +183,10 @@ impl<'a> Reply<'a> {
             },
             meta: Meta {
                 api_version: ApiVersion { version: "2" },
-                billed_units: BilledUnits { search_units: documents.div_ceil(DOCUMENTS_PER_SEARCH_UNIT) },
+                billed_units: BilledUnits { search_units: ranking.documents.div_ceil(DOCUMENTS_PER_SEARCH_UNIT) },
                 mode: ranking.mode,
                 slates: ranking.slates,
+                profile: ranking.profile.as_deref(),
                 warnings: &ranking.warnings,
                 timing_ms: Timing {
                     queue: milliseconds(timing.queue),
@@ -221,37 +220,59 @@ fn milliseconds(time: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
 
-    fn read(json: &str) -> Result<Call, String> {
-        let fields = Fields::parse(json.as_bytes()).map_err(|failure| failure.to_string())?;
-        Call::read(fields).map_err(|error| error.to_string())
+    use super::*;
+    use crate::rerank::RerankRequest;
+
+    fn of(json: &str) -> Result<Call, String> {
+        super::super::testing::read(&DIALECT, json)
     }
 
     #[test]
     fn the_smallest_request_has_every_default() {
-        let call = read(r#"{"query":"q","documents":["a"]}"#).unwrap();
-        assert_eq!(call.request, RerankRequest::new("q", vec!["a".to_owned()]));
-        assert!(!call.return_documents);
+        let call = of(r#"{"query":"q","documents":["a"]}"#).unwrap();
+        assert_eq!(call, Call::new(RerankRequest::new("q", vec!["a".to_owned()])));
     }
 
     #[test]
     fn every_field_arrives() {
-        let call = read(
-            r#"{"model":"m","query":"q","instruction":"i","documents":["a",{"text":"b","title":"t"}],"top_k":1,
+        let call = of(
+            r#"{"model":"m","query":"q","instruction":"i","profile":"p","documents":["a",{"text":"b","title":"t"}],"top_k":1,
                 "max_tokens_per_doc":9,"truncation":"false","mode":"pointwise","return_documents":"true","priority":0}"#,
         )
         .unwrap();
         let expected = RerankRequest {
             model: Some("m".to_owned()),
             instruction: Some("i".to_owned()),
+            profile: Some("p".to_owned()),
             top_n: Some(1),
             max_tokens_per_doc: Some(9),
             truncation: false,
             mode: Mode::Pointwise,
             ..RerankRequest::new("q", vec!["a".to_owned(), "b".to_owned()])
         };
-        assert_eq!(call, Call { request: expected, return_documents: true });
+        assert_eq!(call.requests, [expected]);
+        assert_eq!(call.echo, Some(vec![json!("a"), json!({"text": "b", "title": "t"})]));
+    }
+
+    #[test]
+    fn the_ways_of_other_servers_to_say_the_same_arrive() {
+        for (more, instruction, document) in [
+            (json!({"instruct": "i"}), Some("i"), "a"),
+            (json!({"chat_template_kwargs": {"instruction": "i", "other": 1}}), Some("i"), "a"),
+            (json!({"chat_template_kwargs": {}}), None, "a"),
+            (json!({"metadata": ["from 2024"]}), None, "a\nmetadata: from 2024"),
+            (json!({"metadata": []}), None, "a"),
+            (json!({"query": {"content": [{"type": "text", "text": "q"}]}}), None, "a"),
+        ] {
+            let mut body = json!({"query": "q", "documents": ["a"]});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let call = of(&body.to_string()).unwrap();
+            let request = &call.requests[0];
+            assert_eq!((request.query.as_str(), request.instruction.as_deref()), ("q", instruction), "{more}");
+            assert_eq!(request.documents, [document], "{more}");
+        }
     }
 
     #[test]
@@ -259,7 +280,10 @@ mod tests {
         for (json, message) in [
             (r#"{"documents":["a"]}"#, "query: this field is required"),
             (r#"{"query":null,"documents":["a"]}"#, "query: this field is required"),
-            (r#"{"query":["q"],"documents":["a"]}"#, "query: expected a string, found an array of 1 items"),
+            (
+                r#"{"query":["q"],"documents":["a"]}"#,
+                "query: expected a string, or an object with a `text`, found an array of 1 items",
+            ),
             (r#"{"query":"q"}"#, "documents: this field is required"),
             (r#"{"query":"q","documents":"a"}"#, "documents: expected an array, found the string \"a\""),
             (
@@ -268,12 +292,16 @@ mod tests {
             ),
             (r#"{"query":"q","documents":[{"text":null}]}"#, "documents[0].text: expected a string, found null"),
             (
-                r#"{"query":"q","documents":["a",{"title":"t"}]}"#,
-                "documents[1].text: this field is required in a document that is an object",
+                r#"{"query":"q","documents":["a"],"metadata":["m","n"]}"#,
+                "metadata: has 2 entries for 1 documents; give one for each",
+            ),
+            (
+                r#"{"query":"q","documents":["a"],"instruction":"i","instruct":"j"}"#,
+                "instruct: differs from `instruction`, which means the same; give one of them",
             ),
             (r#"{"query":"q","documents":[],"mode":"both"}"#, "mode: \"both\" is none of auto, listwise, pointwise"),
         ] {
-            assert_eq!(read(json).unwrap_err(), message);
+            assert_eq!(of(json).unwrap_err(), message);
         }
     }
 

@@ -1,0 +1,237 @@
+//! Every dialect: the same ranking, in the shape that its clients read, and its failures in theirs.
+
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Server};
+
+const TEXTS: [&str; 3] = ["one", "two", "three"];
+
+/// Indices and scores of the shared dialect: what every other one has to agree with.
+async fn reference(server: &Server, score: &str) -> Vec<(u64, Value)> {
+    let reply = server.rerank(&json!({"query": "q", "documents": TEXTS})).await.json();
+    pairs(&reply["results"], score)
+}
+
+fn pairs(rows: &Value, score: &str) -> Vec<(u64, Value)> {
+    rows.as_array().unwrap().iter().map(|row| (row["index"].as_u64().unwrap(), row[score].clone())).collect()
+}
+
+/// The texts of the rows' documents, by what holds them.
+fn texts(rows: &Value, pointer: &str) -> Vec<String> {
+    let text = |row: &Value| row.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    rows.as_array().unwrap().iter().map(text).collect()
+}
+
+fn in_order(order: &[(u64, Value)]) -> Vec<String> {
+    order.iter().map(|(index, _)| TEXTS[usize::try_from(*index).unwrap()].to_owned()).collect()
+}
+
+async fn ok(server: &Server, path: &str, body: &Value) -> Answer {
+    let answer = server.post(path, body).await;
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+    assert_eq!(answer.header("content-type"), "application/json", "{path}");
+    assert_eq!(answer.header("podium-truncated-documents"), "0", "{path}");
+    answer
+}
+
+#[tokio::test]
+async fn tei_gets_a_bare_array_and_its_headers() {
+    let server = Server::start().await;
+    let expected = reference(&server, "relevance_score").await;
+    for path in ["/rerank", "/", "/invocations", "/v1/rerank", "/v1/reranking"] {
+        let answer = ok(&server, path, &json!({"query": "q", "texts": TEXTS, "return_text": true})).await;
+        let rows = answer.json();
+        assert_eq!(pairs(&rows, "score"), expected, "{path}");
+        assert_eq!(texts(&rows, "/text"), in_order(&expected), "{path}");
+        assert!(answer.header("x-compute-tokens").parse::<u64>().unwrap() > 0);
+    }
+    let raw = ok(&server, "/rerank", &json!({"query": "q", "texts": TEXTS, "raw_scores": true})).await.json();
+    assert_eq!(pairs(&raw, "score"), reference(&server, "raw_score").await);
+    assert!(!raw.to_string().contains("text"));
+
+    let info = server.get("/info").await.json();
+    assert_eq!(info["model_id"], "podium-nano");
+    assert_eq!(info["max_input_length"], 512);
+    assert!(info["model_type"]["reranker"].is_object());
+}
+
+#[tokio::test]
+async fn nim_mixedbread_zeroentropy_infinity_and_pinecone_get_their_shapes() {
+    let server = Server::start().await;
+    let expected = reference(&server, "relevance_score").await;
+    let passages: Vec<Value> = TEXTS.iter().map(|text| json!({"text": text})).collect();
+
+    let body = json!({"model": "podium-nano", "query": {"text": "q"}, "passages": passages});
+    for path in ["/v1/ranking", "/ranking"] {
+        let reply = ok(&server, path, &body).await.json();
+        assert_eq!(pairs(&reply["rankings"], "logit"), reference(&server, "raw_score").await);
+    }
+
+    let body = json!({"query": "q", "input": TEXTS, "top_k": 2, "return_input": true});
+    for path in ["/v1/reranking", "/reranking", "/rerank"] {
+        let reply = ok(&server, path, &body).await.json();
+        assert_eq!(pairs(&reply["data"], "score"), expected[..2]);
+        assert_eq!(texts(&reply["data"], "/input"), in_order(&expected[..2]));
+        assert_eq!((&reply["object"], &reply["top_k"]), (&json!("list"), &json!(2)));
+        assert_eq!(reply["data"][0]["object"], "rank_result");
+    }
+
+    let body = json!({"query": "q", "documents": TEXTS, "latency": "fast"});
+    for path in ["/v1/models/rerank", "/models/rerank"] {
+        let reply = ok(&server, path, &body).await.json();
+        assert_eq!(pairs(&reply["results"], "relevance_score"), expected);
+        assert_eq!(reply["total_bytes"], 3 * 151 + 11);
+        assert_eq!(reply["actual_latency_mode"], "fast");
+    }
+
+    let body = json!({"query": "q", "documents": TEXTS, "return_documents": true});
+    for path in ["/infinity/rerank", "/infinity/v1/rerank"] {
+        let reply = ok(&server, path, &body).await.json();
+        assert_eq!(pairs(&reply["results"], "relevance_score"), expected);
+        assert_eq!(texts(&reply["results"], "/document"), in_order(&expected));
+        assert_eq!(reply["object"], "rerank");
+    }
+
+    let body = json!({"query": "q", "documents": passages, "rank_fields": ["text"], "parameters": {"truncate": "END"}});
+    let reply = ok(&server, "/pinecone/rerank", &body).await.json();
+    assert_eq!(pairs(&reply["data"], "score"), expected);
+    assert_eq!(texts(&reply["data"], "/document/text"), in_order(&expected));
+    assert_eq!(reply["usage"]["rerank_units"], 1);
+}
+
+#[tokio::test]
+async fn scores_come_in_the_order_of_the_request_and_one_by_one() {
+    let server = Server::start().await;
+    let alone = |query: &'static str, text: &'static str| {
+        let server = &server;
+        async move {
+            let body = json!({"query": query, "documents": [text], "mode": "pointwise"});
+            server.rerank(&body).await.json()["results"][0]["relevance_score"].clone()
+        }
+    };
+    for path in ["/score", "/v1/score"] {
+        let reply = ok(&server, path, &json!({"text_1": "q", "text_2": TEXTS})).await.json();
+        assert_eq!(reply["object"], "list");
+        for (index, text) in TEXTS.into_iter().enumerate() {
+            let row = json!({"index": index, "object": "score", "score": alone("q", text).await});
+            assert_eq!(reply["data"][index], row);
+        }
+        let reply = ok(&server, path, &json!({"queries": ["p", "q"], "documents": ["one", "two"]})).await.json();
+        assert_eq!(reply["data"][0]["score"], alone("p", "one").await);
+        assert_eq!(reply["data"][1]["score"], alone("q", "two").await);
+    }
+}
+
+#[tokio::test]
+async fn every_dialect_takes_an_instruction_a_profile_and_a_limit() {
+    let server = Server::start().await;
+    for (path, documents) in [
+        ("/v1/rerank", "documents"),
+        ("/rerank", "texts"),
+        ("/v1/ranking", "passages"),
+        ("/v1/reranking", "input"),
+        ("/v1/models/rerank", "documents"),
+        ("/infinity/rerank", "documents"),
+        ("/pinecone/rerank", "documents"),
+        ("/score", "text_2"),
+    ] {
+        let query = if path == "/score" { "text_1" } else { "query" };
+        let mut replies = Vec::new();
+        for (field, value) in [
+            ("mode", json!("auto")),
+            ("instruction", json!("prefer the newest")),
+            ("profile", json!("legal")),
+            ("model", json!("vendor/rerank@recent")),
+        ] {
+            let body = json!({query: "q", documents: TEXTS, "mode": "auto", field: value});
+            let reply = ok(&server, path, &body).await.json();
+            let rows = ["results", "rankings", "data"].into_iter().find_map(|name| reply.get(name)).unwrap_or(&reply);
+            replies.push(rows.to_string());
+        }
+        replies.sort();
+        replies.dedup();
+        assert_eq!(replies.len(), 4, "{path}: {replies:#?}");
+    }
+}
+
+#[tokio::test]
+async fn an_instruction_may_come_in_a_header() {
+    let server = Server::start().await;
+    let body = json!({"query": "q", "documents": TEXTS});
+    let with = |header: &'static str, value: &'static str| {
+        Answer::of(server.request(reqwest::Method::POST, "/v2/rerank").header(header, value).json(&body))
+    };
+    let mut told = body.clone();
+    told["instruction"] = json!("prefer 日本語");
+    let expected = server.rerank(&told).await.json()["results"].clone();
+    let answer = with("podium-instruction", "prefer %E6%97%A5%E6%9C%AC%E8%AA%9E").await;
+    assert_eq!(answer.json()["results"], expected);
+    assert_eq!(with("podium-profile", "legal").await.json()["meta"]["profile"], "legal");
+    let message = "instruction: the header podium-instruction is not percent-encoded UTF-8";
+    with("podium-instruction", "%ff").await.assert_failure(422, "invalid_value", Some("instruction"), message);
+    let twice = server.request(reqwest::Method::POST, "/v1/rerank").header("podium-instruction", "other").json(&told);
+    let message = "instruction: given in the body and in the header podium-instruction; give one of them";
+    Answer::of(twice).await.assert_failure(422, "invalid_value", Some("instruction"), message);
+}
+
+#[tokio::test]
+async fn stored_instructions_are_listed_and_one_may_be_the_default() {
+    let server = Server::start_with(|settings| settings.instructions.default = "legal".to_owned()).await;
+    let listed = server.get("/v1/instructions").await.json();
+    let legal = listed["data"].as_array().unwrap().iter().find(|row| row["id"] == "legal").unwrap();
+    assert_eq!(legal["default"], true);
+    let by_default = server.rerank(&json!({"query": "q", "documents": TEXTS})).await.json();
+    assert_eq!(by_default["meta"]["profile"], "legal");
+    let spelled = json!({"query": "q", "documents": TEXTS, "instruction": legal["text"]});
+    assert_eq!(server.rerank(&spelled).await.json()["results"], by_default["results"]);
+    let none = server.rerank(&json!({"query": "q", "documents": TEXTS, "instruction": ""})).await.json();
+    assert_ne!(none["results"], by_default["results"]);
+}
+
+#[tokio::test]
+async fn records_are_read_by_the_fields_that_are_asked_for_and_come_back_whole() {
+    let server = Server::start().await;
+    let records = json!([{"title": "T", "body": "B", "year": 2024}, {"title": "U", "body": "C", "year": 2020}]);
+    let body = json!({"query": "q", "documents": records, "rank_fields": ["title", "body"], "return_documents": true});
+    let reply = server.rerank(&body).await.json();
+    let plain = json!({"query": "q", "documents": ["title: T\nbody: B", "title: U\nbody: C"]});
+    let expected = server.rerank(&plain).await.json();
+    assert_eq!(pairs(&reply["results"], "relevance_score"), pairs(&expected["results"], "relevance_score"));
+    for (row, datum) in reply["results"].as_array().unwrap().iter().zip(reply["data"].as_array().unwrap()) {
+        let index = usize::try_from(row["index"].as_u64().unwrap()).unwrap();
+        let mut record = records[index].clone();
+        let text = plain["documents"][index].clone();
+        record["text"] = text.clone();
+        assert_eq!(row["document"], record);
+        assert_eq!(datum["document"], text);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_has_the_shape_that_the_calls_clients_read() {
+    let server = Server::start().await;
+    let tei = server.post("/rerank", &json!({"query": "q", "texts": []})).await;
+    assert_eq!(tei.status, 422);
+    let message = "texts: must hold at least one document";
+    assert_eq!(tei.json(), json!({"error": message, "error_type": "Empty"}));
+    let tei = server.post("/", &json!({"query": 1, "texts": ["a"]})).await;
+    assert_eq!(tei.json()["error_type"], "Validation");
+
+    let voyage = json!({"query": " ", "documents": ["a"], "top_k": null, "truncation": true, "model": "podium-nano"});
+    let voyage = server.post("/v1/rerank", &voyage).await;
+    assert_eq!((voyage.status, voyage.json()), (422, json!({"detail": "query: must not be empty or only whitespace"})));
+
+    for path in ["/v1/ranking", "/v1/models/rerank", "/infinity/rerank", "/pinecone/rerank", "/score"] {
+        let message = server.post(path, &json!({})).await.json()["message"].as_str().unwrap().to_owned();
+        let (param, _) = message.split_once(':').unwrap();
+        server.post(path, &json!({})).await.assert_failure(422, "invalid_value", Some(param), &message);
+    }
+}
+
+#[tokio::test]
+async fn unknown_fields_are_refused_where_the_operator_wants_that() {
+    let server = Server::start_with(|settings| settings.server.refuse_unknown_fields = true).await;
+    let body = json!({"query": "q", "documents": TEXTS, "priority": 1, "instructions": "i"});
+    let message = "instructions: this field is not known here";
+    server.rerank(&body).await.assert_failure(422, "invalid_value", Some("instructions"), message);
+}
