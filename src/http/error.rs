@@ -96,6 +96,12 @@ const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
 impl Failure {
+    /// There is nothing at this path.
+    #[must_use]
+    pub fn no_such_route(path: &str) -> Self {
+        Self::NoSuchRoute { path: super::fields::quoted(path) }
+    }
+
     /// The row of this failure: one for each kind. 400 is a body that is not JSON, 422 is JSON that cannot be ranked.
     #[must_use]
     pub fn row(&self) -> Row {
@@ -180,6 +186,16 @@ pub enum FailureShape {
 }
 
 impl FailureShape {
+    /// The name of its responses in the API's description.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Podium => "podium",
+            Self::Voyage => "voyage",
+            Self::Tei => "tei",
+        }
+    }
+
     /// The body for one failure of the request `id`.
     #[must_use]
     pub fn body(self, failure: &Failure, id: &str) -> Vec<u8> {

@@ -9,6 +9,7 @@ pub mod dialects;
 mod error;
 pub mod fields;
 mod observe;
+mod openapi;
 mod routes;
 mod settings;
 
@@ -32,7 +33,7 @@ use crate::pipeline::Reranker;
 use crate::telemetry::Telemetry;
 
 /// The routes that do not rank; those that do are [`dialects::ROUTES`].
-const OTHER_ROUTES: [&str; 11] = [
+const OTHER_ROUTES: [&str; 14] = [
     "/v1/instructions",
     "/v1/models",
     "/v1/models/{*model}",
@@ -44,6 +45,9 @@ const OTHER_ROUTES: [&str; 11] = [
     "/ready",
     "/version",
     "/metrics",
+    "/openapi.json",
+    "/docs",
+    "/docs/{file}",
 ];
 
 /// A path that is served, as metrics are labelled with it, and what its failures look like before the body is read.
@@ -132,6 +136,9 @@ pub fn router(service: Service) -> Router {
         .route("/version", get(routes::version))
         .route("/ready", get(routes::ready))
         .route("/metrics", get(routes::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::page))
+        .route("/docs/{file}", get(openapi::file))
         .fallback(routes::no_such_route)
         .method_not_allowed_fallback(routes::method_not_allowed)
         .layer(CatchPanicLayer::custom(observe::panicked))

@@ -158,7 +158,7 @@ pub async fn metrics(State(service): State<Service>) -> impl IntoResponse {
 }
 
 pub async fn no_such_route(uri: Uri) -> Failure {
-    Failure::NoSuchRoute { path: super::fields::quoted(uri.path()) }
+    Failure::no_such_route(uri.path())
 }
 
 pub async fn method_not_allowed(method: Method, uri: Uri) -> Failure {

@@ -60,28 +60,30 @@ pub struct Route {
     pub path: &'static str,
     /// The dialect of a call whose body has not been read.
     pub usual: &'static Dialect,
+    /// Its operation in the API's description.
+    pub(super) operation: &'static str,
     /// The dialect of a body.
     choose: fn(&Fields) -> &'static Dialect,
 }
 
 /// Every path that ranks.
 pub static ROUTES: [Route; 16] = [
-    Route { path: "/v1/rerank", usual: &podium::DIALECT, choose: by_fields },
-    Route { path: "/v2/rerank", usual: &podium::DIALECT, choose: by_fields },
-    Route { path: "/rerank", usual: &podium::DIALECT, choose: by_fields },
-    Route { path: "/v1/reranking", usual: &podium::DIALECT, choose: by_fields },
-    Route { path: "/reranking", usual: &podium::DIALECT, choose: by_fields },
-    Route { path: "/", usual: &tei::DIALECT, choose: |_| &tei::DIALECT },
-    Route { path: "/invocations", usual: &tei::DIALECT, choose: |_| &tei::DIALECT },
-    Route { path: "/score", usual: &score::DIALECT, choose: |_| &score::DIALECT },
-    Route { path: "/v1/score", usual: &score::DIALECT, choose: |_| &score::DIALECT },
-    Route { path: "/v1/ranking", usual: &nim::DIALECT, choose: |_| &nim::DIALECT },
-    Route { path: "/ranking", usual: &nim::DIALECT, choose: |_| &nim::DIALECT },
-    Route { path: "/v1/models/rerank", usual: &zeroentropy::DIALECT, choose: |_| &zeroentropy::DIALECT },
-    Route { path: "/models/rerank", usual: &zeroentropy::DIALECT, choose: |_| &zeroentropy::DIALECT },
-    Route { path: "/infinity/rerank", usual: &infinity::DIALECT, choose: |_| &infinity::DIALECT },
-    Route { path: "/infinity/v1/rerank", usual: &infinity::DIALECT, choose: |_| &infinity::DIALECT },
-    Route { path: "/pinecone/rerank", usual: &pinecone::DIALECT, choose: |_| &pinecone::DIALECT },
+    Route { path: "/v1/rerank", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
+    Route { path: "/v2/rerank", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
+    Route { path: "/rerank", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
+    Route { path: "/v1/reranking", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
+    Route { path: "/reranking", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
+    Route { path: "/", usual: &tei::DIALECT, operation: "tei", choose: |_| &tei::DIALECT },
+    Route { path: "/invocations", usual: &tei::DIALECT, operation: "tei", choose: |_| &tei::DIALECT },
+    Route { path: "/score", usual: &score::DIALECT, operation: "score", choose: |_| &score::DIALECT },
+    Route { path: "/v1/score", usual: &score::DIALECT, operation: "score", choose: |_| &score::DIALECT },
+    Route { path: "/v1/ranking", usual: &nim::DIALECT, operation: "nim", choose: |_| &nim::DIALECT },
+    Route { path: "/ranking", usual: &nim::DIALECT, operation: "nim", choose: |_| &nim::DIALECT },
+    Route { path: "/v1/models/rerank", usual: &zeroentropy::DIALECT, operation: "zeroentropy", choose: |_| &zeroentropy::DIALECT },
+    Route { path: "/models/rerank", usual: &zeroentropy::DIALECT, operation: "zeroentropy", choose: |_| &zeroentropy::DIALECT },
+    Route { path: "/infinity/rerank", usual: &infinity::DIALECT, operation: "infinity", choose: |_| &infinity::DIALECT },
+    Route { path: "/infinity/v1/rerank", usual: &infinity::DIALECT, operation: "infinity", choose: |_| &infinity::DIALECT },
+    Route { path: "/pinecone/rerank", usual: &pinecone::DIALECT, operation: "pinecone", choose: |_| &pinecone::DIALECT },
 ];
 
 /// The dialects that share a path tell each other apart by the name of the documents: `texts` is TEI's, `input`

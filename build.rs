@@ -1,0 +1,27 @@
+//! Takes Swagger UI out of the archive that its crate brings, so that `/docs` works without a network.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{self, Cursor};
+use std::path::PathBuf;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use zip::ZipArchive;
+
+const FILES: [&str; 2] = ["swagger-ui.css", "swagger-ui-bundle.js"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    let folder = PathBuf::from(std::env::var("OUT_DIR")?);
+    let mut archive = ZipArchive::new(Cursor::new(utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED))?;
+    for name in FILES {
+        let suffix = format!("/dist/{name}");
+        let path = archive.file_names().find(|path| path.ends_with(&suffix)).map(str::to_owned);
+        let mut file = archive.by_name(&path.ok_or_else(|| format!("the archive has no {suffix}"))?)?;
+        let mut packed = GzEncoder::new(File::create(folder.join(format!("{name}.gz")))?, Compression::best());
+        io::copy(&mut file, &mut packed)?;
+        packed.finish()?;
+    }
+    Ok(())
+}
