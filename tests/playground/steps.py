@@ -20,6 +20,11 @@ def fill(page: Page, query: str, documents: list, instruction: str = ""):
     page.get_by_label("Documents", exact=True).fill("\n".join(json.dumps(document) for document in documents))
 
 
+def paste(page: Page, text: str):
+    """Puts a long text into the documents, as a paste does. (To type it takes the browser seconds.)"""
+    page.get_by_label("Documents", exact=True).evaluate("(area, text) => { area.value = text; area.dispatchEvent(new InputEvent('input', { bubbles: true })); }", text)
+
+
 def rank(page: Page):
     """Presses the button and waits for the ranking."""
     page.locator("#rank").click()
