@@ -75,11 +75,17 @@ def open_page(browser: Browser, url: str, request):
     watched = []
 
     def open_(width=1280, height=900, scheme="light", fragment="", prepare=None, motion="reduce") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme,
-                                      reduced_motion=motion, permissions=["clipboard-read", "clipboard-write"])
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            reduced_motion=motion,
+            permissions=["clipboard-read", "clipboard-write"],
+        )
         page = context.new_page()
         errors, requests = [], []
-        page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None
+        )
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda sent: requests.append(sent.url))
         page.add_init_script(WATCH_POLICY)
@@ -93,7 +99,11 @@ def open_page(browser: Browser, url: str, request):
 
     yield open_
     for page, errors, requests in watched:
-        unforeseen = [text for text in errors if not (text.startswith("Failed to load resource") and any(cause in text for cause in provoked))]
+        unforeseen = [
+            text
+            for text in errors
+            if not (text.startswith("Failed to load resource") and any(cause in text for cause in provoked))
+        ]
         assert unforeseen == []
         assert [address for address in requests if not address.startswith((url, "data:"))] == []
         assert page.evaluate("violations") == []
@@ -106,7 +116,9 @@ def with_policy(route: Route):
         return route.fallback()
     reply = route.fetch()
     sent = reply.headers.get("content-security-policy")
-    return route.fulfill(response=reply, headers={**reply.headers, "content-security-policy": f"{sent}, {POLICY}" if sent else POLICY})
+    return route.fulfill(
+        response=reply, headers={**reply.headers, "content-security-policy": f"{sent}, {POLICY}" if sent else POLICY}
+    )
 
 
 @pytest.fixture
@@ -119,7 +131,9 @@ def ask(url):
     """The server's own answer to a request, without the page."""
 
     def ask_(**body):
-        sent = urllib.request.Request(url + "v1/rerank", json.dumps(body).encode(), {"content-type": "application/json"})
+        sent = urllib.request.Request(
+            url + "v1/rerank", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
         with urllib.request.urlopen(sent) as reply:
             return json.load(reply)
 

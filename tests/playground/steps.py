@@ -6,9 +6,9 @@ from playwright.sync_api import Page, Route, expect
 
 # Texts that break careless quoting: of a shell, a here-document, Python, JSON and HTML.
 AWKWARD = [
-    "it's \"quoted\" \\ and $HOME `id` $(id) !! %s {x}",
+    'it\'s "quoted" \\ and $HOME `id` $(id) !! %s {x}',
     "JSON\n'''\n\"\"\"\nEOF",
-    "<img src=x onerror=\"window.broken = 1\"><b>not bold</b> &amp; </script>",
+    '<img src=x onerror="window.broken = 1"><b>not bold</b> &amp; </script>',
     "日本語 Ünïcödé 🏅 \u2028 \u00a0 \t tab",
 ]
 
@@ -22,7 +22,9 @@ def fill(page: Page, query: str, documents: list, instruction: str = ""):
 
 def paste(page: Page, text: str):
     """Puts a long text into the documents, as a paste does. (To type it takes the browser seconds.)"""
-    page.get_by_label("Documents", exact=True).evaluate("(area, text) => { area.value = text; area.dispatchEvent(new InputEvent('input', { bubbles: true })); }", text)
+    page.get_by_label("Documents", exact=True).evaluate(
+        "(area, text) => { area.value = text; area.dispatchEvent(new InputEvent('input', { bubbles: true })); }", text
+    )
 
 
 def rank(page: Page):
@@ -72,6 +74,8 @@ def sideways(page: Page) -> int:
 
 def drop(page: Page, name: str, text: str, onto: str = "#results"):
     files = page.evaluate_handle(
-        "([name, text]) => { const files = new DataTransfer(); files.items.add(new File([text], name)); return files; }", [name, text])
+        "([name, text]) => { const files = new DataTransfer(); files.items.add(new File([text], name)); return files; }",
+        [name, text],
+    )
     for event in ("dragenter", "dragover", "drop"):
         page.dispatch_event(onto, event, {"dataTransfer": files})

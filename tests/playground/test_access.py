@@ -76,7 +76,22 @@ def test_the_keyboard_alone_is_enough(page):
             break  # past the last one
         assert outline != "none", name
         seen.append(name)
-    wanted = ["skip", "API documentation", "Metrics", "theme", "Support search", "query", "compare", "instruction-a", "documents", "split", "choose", "rank", "share", "tab-ranking"]
+    wanted = [
+        "skip",
+        "API documentation",
+        "Metrics",
+        "theme",
+        "Support search",
+        "query",
+        "compare",
+        "instruction-a",
+        "documents",
+        "split",
+        "choose",
+        "rank",
+        "share",
+        "tab-ranking",
+    ]
     assert [name for name in seen if name in wanted] == wanted
 
     page.locator("#query").focus()
@@ -122,7 +137,9 @@ def test_everything_has_a_name_and_a_place(page):
     expect(page.get_by_role("region", name="Results")).to_be_visible()
     expect(page.get_by_role("heading", level=1)).to_have_text("Podium")
     expect(page.locator("#state")).to_have_attribute("role", "status")
-    assert page.evaluate("new Set([...document.querySelectorAll('[id]')].map(node => node.id)).size === document.querySelectorAll('[id]').length")
+    assert page.evaluate(
+        "new Set([...document.querySelectorAll('[id]')].map(node => node.id)).size === document.querySelectorAll('[id]').length"
+    )
     assert page.get_by_role("link", name="API documentation").get_attribute("href") == "docs"
     assert page.get_by_role("link", name="Metrics").get_attribute("href") == "metrics"
 
@@ -132,7 +149,9 @@ def test_everything_has_a_name_and_a_place(page):
 def test_no_width_scrolls_sideways(open_page, width, shots):
     page = open_page(width=width, height=740)
     page.locator("#options summary").click()
-    page.get_by_label("Documents", exact=True).fill(f"{'unbroken' * 60}\n\n{'short ' * 3}\n\nhttps://example.com/{'path/' * 40}")
+    page.get_by_label("Documents", exact=True).fill(
+        f"{'unbroken' * 60}\n\n{'short ' * 3}\n\nhttps://example.com/{'path/' * 40}"
+    )
     page.get_by_role("button", name="Compare with another").click()
     rank(page)
     assert sideways(page) == 0

@@ -14,14 +14,21 @@ KEY = "s3cret'value"
 
 @pytest.fixture
 def awkward(page):
-    fill(page, "it's a 'quoted' query\nof two lines $(exit 1) 🏅", [*AWKWARD, {"text": "an object", "id": 7, "in_stock": True, "note": None}], "don't \"stop\" at \\n")
+    fill(
+        page,
+        "it's a 'quoted' query\nof two lines $(exit 1) 🏅",
+        [*AWKWARD, {"text": "an object", "id": 7, "in_stock": True, "note": None}],
+        'don\'t "stop" at \\n',
+    )
     rank(page)
     return page
 
 
 def test_the_curl_command_runs_in_bash_and_gives_the_same_order(awkward):
     shown = order(awkward)
-    done = subprocess.run(["bash", "-euo", "pipefail"], input=code(awkward, "curl"), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail"], input=code(awkward, "curl"), capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""
     assert indices(json.loads(done.stdout)) == shown
 
@@ -30,7 +37,9 @@ def test_the_python_program_runs_and_gives_the_same_order(awkward):
     shown = order(awkward)
     program = code(awkward, "Python") + "\nprint([result['index'] for result in ranking['results']])\n"
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, encoding="utf-8"
+    )
     assert json.loads(done.stdout.splitlines()[-1]) == shown
 
 
@@ -49,17 +58,23 @@ def test_the_key_is_a_placeholder_that_works(page, language, tmp_path):
         done = subprocess.run(["bash"], input=text, capture_output=True, text=True, check=True, env=environment)
         assert f"Authorization: Bearer {KEY}" in done.stdout.splitlines()
     else:
-        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env={**os.environ, "PODIUM_API_KEY": KEY})
+        done = subprocess.run(
+            [sys.executable, "-c", text], capture_output=True, text=True, env={**os.environ, "PODIUM_API_KEY": KEY}
+        )
         assert done.returncode == 0, done.stderr
 
 
 def test_copy_takes_the_whole_command(page):
-    paste(page, "\n".join(f"document {i} " + "x" * 100 for i in range(900)))
+    page.locator("#options summary").click()
+    page.get_by_label("Tokens per document").fill("4")
+    paste(page, "\n".join(f"document {i} " + "x" * 150 for i in range(900)))
     page.get_by_role("tab", name="curl").click()
     expect(page.locator("#code-note")).to_contain_text("Copy takes all")
     page.get_by_role("button", name="Copy").click()
     expect(page.locator("#copy")).to_have_text("Copied")
-    done = subprocess.run(["bash"], input=page.evaluate("navigator.clipboard.readText()"), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["bash"], input=page.evaluate("navigator.clipboard.readText()"), capture_output=True, text=True, check=True
+    )
     assert len(json.loads(done.stdout)["results"]) == 900
 
 

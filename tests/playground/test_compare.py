@@ -7,8 +7,13 @@ from playwright.sync_api import expect
 from steps import fill, hold, indices, order, rank, sideways
 
 QUERY = "Should the bridge be closed?"
-DOCUMENTS = ["Closing it costs shops money: sales fell by 20 percent.", "I like bridges.", "An engineer found cracks in three pillars.",
-             "Bridges cross rivers.", "People on low incomes would walk an hour more."]
+DOCUMENTS = [
+    "Closing it costs shops money: sales fell by 20 percent.",
+    "I like bridges.",
+    "An engineer found cracks in three pillars.",
+    "Bridges cross rivers.",
+    "People on low incomes would walk an hour more.",
+]
 INSTRUCTIONS = ["Prefer arguments about money.", "Prefer people on low incomes."]
 
 
@@ -37,7 +42,9 @@ def test_both_orders_stand_side_by_side(compared, places, shots):
 
 def test_lines_join_the_same_document_and_tell_its_direction(compared, places):
     before, after = places
-    lines = compared.locator(".columns path").evaluate_all("paths => paths.map(path => [Number(path.dataset.document), path.getAttribute('class'), path.getAttribute('d')])")
+    lines = compared.locator(".columns path").evaluate_all(
+        "paths => paths.map(path => [Number(path.dataset.document), path.getAttribute('class'), path.getAttribute('d')])"
+    )
     assert {index for index, _, _ in lines} == set(before)
     for index, look, path in lines:
         assert look == ("up" if after[index] < before[index] else "down" if after[index] > before[index] else "same")
@@ -72,7 +79,9 @@ def test_a_document_is_lit_in_both_columns_by_mouse_and_by_keyboard(compared):
     compared.locator("ol.ranking").first.locator(".card").nth(2).focus()
     expect(lit).to_have_count(3)
     compared.keyboard.press("ArrowRight")
-    focused = compared.evaluate("[document.activeElement.dataset.document, document.activeElement.closest('.side').className]")
+    focused = compared.evaluate(
+        "[document.activeElement.dataset.document, document.activeElement.closest('.side').className]"
+    )
     assert focused == [str(index), "side b"]
 
 
@@ -92,17 +101,33 @@ def test_two_requests_are_sent_and_cancelled_together(page):
     held = hold(page)
     page.get_by_role("button", name="Rank both").click()
     expect(page.locator("#cancel")).to_be_visible()
-    assert [json.loads(route.request.post_data)["instruction"] for route in held] == [page.locator(f"#instruction-{side}").input_value() for side in "ab"]
+    assert [json.loads(route.request.post_data)["instruction"] for route in held] == [
+        page.locator(f"#instruction-{side}").input_value() for side in "ab"
+    ]
     page.keyboard.press("Escape")
     expect(page.locator("#state")).to_have_text("Cancelled.")
 
 
 @pytest.mark.may_fail(422)
 def test_an_error_in_the_second_instruction_stands_there(page):
-    refusal = {"error": {"message": "instruction: has too many tokens", "type": "invalid_request_error", "param": "instruction", "code": "text_too_long"}}
+    refusal = {
+        "error": {
+            "message": "instruction: has too many tokens",
+            "type": "invalid_request_error",
+            "param": "instruction",
+            "code": "text_too_long",
+        }
+    }
     page.get_by_role("button", name="Compare with another").click()
     second = page.locator("#instruction-b").input_value()
-    page.route("**/v1/rerank", lambda route: route.fulfill(status=422, json=refusal) if json.loads(route.request.post_data)["instruction"] == second else route.fallback())
+    page.route(
+        "**/v1/rerank",
+        lambda route: (
+            route.fulfill(status=422, json=refusal)
+            if json.loads(route.request.post_data)["instruction"] == second
+            else route.fallback()
+        ),
+    )
     page.locator("#rank").click()
     expect(page.locator("#wrong-instruction-b")).to_have_text("instruction: has too many tokens")
     expect(page.locator("#wrong-instruction-a")).to_be_hidden()

@@ -8,7 +8,11 @@ from playwright.sync_api import expect
 from steps import AWKWARD, answer, drop, fill, hold, indices, order, rank, ranked
 
 QUERY = "How do I undo the last commit?"
-DOCUMENTS = ["Commit messages begin with a summary.", "git reset --soft HEAD~1 removes the last commit.", "A fork is a copy."]
+DOCUMENTS = [
+    "Commit messages begin with a summary.",
+    "git reset --soft HEAD~1 removes the last commit.",
+    "A fork is a copy.",
+]
 
 
 def test_the_page_shows_the_servers_order_scores_and_facts(page, ask, shots):
@@ -22,7 +26,15 @@ def test_the_page_shows_the_servers_order_scores_and_facts(page, ask, shots):
     expect(first.locator(".score")).to_have_text(f"score {row['relevance_score']:.3f}")
     expect(first).to_contain_text(f"{row['tokens_read']} tokens read")
     facts = page.locator(".run").inner_text()
-    for fact in ("queue", "tokenize", "forward", "total", f"mode\n{reply['meta']['mode']}", "slates\n1", f"tokens\n{reply['usage']['total_tokens']}"):
+    for fact in (
+        "queue",
+        "tokenize",
+        "forward",
+        "total",
+        f"mode\n{reply['meta']['mode']}",
+        "slates\n1",
+        f"tokens\n{reply['usage']['total_tokens']}",
+    ):
         assert fact in facts
     assert re.search(r"request\n[0-9a-f-]{36}", facts)
     page.screenshot(path=shots / "ranking.png", full_page=True)
@@ -60,21 +72,29 @@ def test_every_option_is_sent(page):
     rank(page)
     model = page.get_by_label("Model").input_value()
     assert json.loads(sent[-1].post_data) == {
-        "query": QUERY, "documents": [{"text": "a", "title": "A", "price": 3}, "b"], "top_n": 1,
-        "max_tokens_per_doc": 64, "mode": "listwise", "model": model}
+        "query": QUERY,
+        "documents": [{"text": "a", "title": "A", "price": 3}, "b"],
+        "top_n": 1,
+        "max_tokens_per_doc": 64,
+        "mode": "listwise",
+        "model": model,
+    }
     assert sent[-1].headers["authorization"] == "Bearer sesame-123"
     assert "sesame" not in page.url
     expect(page.locator(".legend")).to_contain_text("1 document below top_n")
 
 
-@pytest.mark.parametrize(("text", "how", "count"), [
-    ("one\n\ntwo\nmore of two\n \nthree", "paragraphs", 3),
-    ("one\ntwo\n\n", "one a line", 2),
-    ('"one"\n{"text": "two", "n": 1}', "JSON Lines", 2),
-    ('"A quotation," she said.\nAnother line.', "one a line", 2),
-    ('[\n "one",\n {"text": "two"}\n]', "JSON", 2),
-    ("[1] A footnote.\n[2] Another.", "one a line", 2),
-])
+@pytest.mark.parametrize(
+    ("text", "how", "count"),
+    [
+        ("one\n\ntwo\nmore of two\n \nthree", "paragraphs", 3),
+        ("one\ntwo\n\n", "one a line", 2),
+        ('"one"\n{"text": "two", "n": 1}', "JSON Lines", 2),
+        ('"A quotation," she said.\nAnother line.', "one a line", 2),
+        ('[\n "one",\n {"text": "two"}\n]', "JSON", 2),
+        ("[1] A footnote.\n[2] Another.", "one a line", 2),
+    ],
+)
 def test_pasted_text_is_split_as_it_looks(page, text, how, count):
     page.get_by_label("Documents", exact=True).fill(text)
     expect(page.locator("#count")).to_have_text(f"{count} documents, {how}")
@@ -88,7 +108,11 @@ def test_the_split_can_be_chosen(page):
 
 def test_a_dropped_jsonl_file_is_ranked(page):
     page.get_by_label("Query").fill(QUERY)
-    drop(page, "corpus.jsonl", "\n".join(json.dumps({"_id": str(i), "title": f"T{i}", "text": text}) for i, text in enumerate(DOCUMENTS)))
+    drop(
+        page,
+        "corpus.jsonl",
+        "\n".join(json.dumps({"_id": str(i), "title": f"T{i}", "text": text}) for i, text in enumerate(DOCUMENTS)),
+    )
     expect(page.locator("#count")).to_have_text("3 documents, JSON Lines")
     rank(page)
     expect(page.locator(".card .title").first).to_have_text(f"T{order(page)[0]}")
@@ -96,7 +120,9 @@ def test_a_dropped_jsonl_file_is_ranked(page):
 
 def test_a_chosen_file_of_a_thousand_documents_is_drawn_in_pages(page, tmp_path):
     file = tmp_path / "many.jsonl"
-    file.write_text("".join(json.dumps({"text": f"Commit number {i} " + "filler words " * 20}) + "\n" for i in range(1000)))
+    file.write_text(
+        "".join(json.dumps({"text": f"Commit number {i} " + "filler words " * 20}) + "\n" for i in range(1000))
+    )
     page.locator("#file").set_input_files(file)
     expect(page.locator("#attached")).to_contain_text("many.jsonl")
     expect(page.locator("#count")).to_have_text("1,000 documents, JSON Lines")
@@ -115,7 +141,9 @@ def test_text_stays_text(page):
     rank(page)
     assert page.evaluate("window.broken") is None
     assert page.locator("#ranking b, #ranking i:not(.bar i, .time i), #ranking img").count() == 0
-    assert sorted(page.locator(".card .text").evaluate_all("nodes => nodes.map(node => node.textContent)")) == sorted([*AWKWARD, "x"])
+    assert sorted(page.locator(".card .text").evaluate_all("nodes => nodes.map(node => node.textContent)")) == sorted(
+        [*AWKWARD, "x"]
+    )
 
 
 @pytest.mark.may_fail(422)
@@ -137,9 +165,15 @@ def test_an_error_stands_by_its_field_and_the_document_is_found(page, shots):
 
 
 @pytest.mark.may_fail(422, 404)
-@pytest.mark.parametrize(("field", "value", "message"), [
-    ("query", " ", "query: must not be empty"), ("top_n", "ten", "top_n: expected a whole number"),
-    ("top_n", "0", "top_n: "), ("max_tokens_per_doc", "2.5", "max_tokens_per_doc: 2.5 is not a whole number")])
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("query", " ", "query: must not be empty"),
+        ("top_n", "ten", "top_n: expected a whole number"),
+        ("top_n", "0", "top_n: "),
+        ("max_tokens_per_doc", "2.5", "max_tokens_per_doc: 2.5 is not a whole number"),
+    ],
+)
 def test_each_field_gets_its_own_error(page, field, value, message):
     page.locator("#options summary").click()
     page.locator(f"#{field}").fill(value)
@@ -158,7 +192,10 @@ def test_json_that_cannot_be_read_is_named_by_its_line(page):
 
 @pytest.mark.may_fail(429, 502, "net::ERR")
 def test_busy_broken_and_absent_servers_are_told_apart(page):
-    busy = {"error": {"message": "the queue is full", "type": "rate_limit_error", "param": None, "code": "overloaded"}, "id": "abc"}
+    busy = {
+        "error": {"message": "the queue is full", "type": "rate_limit_error", "param": None, "code": "overloaded"},
+        "id": "abc",
+    }
     answer(page, 429, json.dumps(busy), retry_after="7")
     page.locator("#rank").click()
     alert = page.get_by_role("alert")
@@ -200,12 +237,26 @@ def test_what_is_edited_after_a_ranking_is_said_to_be(page):
 
 
 def test_named_instructions_fill_the_box(open_page):
-    profiles = {"object": "list", "data": [{"id": "newest", "text": "Prefer the newest.", "default": True}, {"id": "brief", "text": "Be brief.", "default": False}]}
+    profiles = {
+        "object": "list",
+        "data": [
+            {"id": "newest", "text": "Prefer the newest.", "default": True},
+            {"id": "brief", "text": "Be brief.", "default": False},
+        ],
+    }
 
     def serve_profiles(page):
         page.route("**/v1/instructions", lambda route: route.fulfill(json=profiles))
-        page.route(lambda address: address.endswith("/"), lambda route: route.fallback()
-                   if route.request.resource_type == "document" else route.fulfill(json={"name": "podium", "version": "9", "model": "m", "routes": ["/", "/v1/instructions"]}))
+        page.route(
+            lambda address: address.endswith("/"),
+            lambda route: (
+                route.fallback()
+                if route.request.resource_type == "document"
+                else route.fulfill(
+                    json={"name": "podium", "version": "9", "model": "m", "routes": ["/", "/v1/instructions"]}
+                )
+            ),
+        )
 
     page = open_page(prepare=serve_profiles)
     chooser = page.get_by_label("Named instruction", exact=True)
@@ -218,8 +269,12 @@ def test_named_instructions_fill_the_box(open_page):
 
 def test_without_named_instructions_there_is_no_chooser(open_page):
     index = {"name": "podium", "version": "9", "model": "m", "routes": ["/"]}
-    page = open_page(prepare=lambda page: page.route(lambda address: address.endswith("/"), lambda route: route.fallback()
-                     if route.request.resource_type == "document" else route.fulfill(json=index)))
+    page = open_page(
+        prepare=lambda page: page.route(
+            lambda address: address.endswith("/"),
+            lambda route: route.fallback() if route.request.resource_type == "document" else route.fulfill(json=index),
+        )
+    )
     expect(page.locator("#about")).to_have_text("version 9 · m")
     expect(page.locator("#profile-a")).to_be_hidden()
 
