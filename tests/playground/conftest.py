@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 # The policy that the page is written for. It is laid over every load, so it holds whatever the server sends.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 WATCH_POLICY = """window.violations = [];
-document.addEventListener("securitypolicyviolation", event => violations.push(`${event.violatedDirective} ${event.blockedURI}`));"""
+document.addEventListener("securitypolicyviolation", event =>
+  violations.push(`${event.violatedDirective} ${event.blockedURI}`));"""
 PATIENCE_SECONDS = 30
 
 

@@ -74,7 +74,7 @@ def sideways(page: Page) -> int:
 
 def drop(page: Page, name: str, text: str, onto: str = "#results"):
     files = page.evaluate_handle(
-        "([name, text]) => { const files = new DataTransfer(); files.items.add(new File([text], name)); return files; }",
+        "([name, text]) => { const all = new DataTransfer(); all.items.add(new File([text], name)); return all; }",
         [name, text],
     )
     for event in ("dragenter", "dragover", "drop"):

@@ -43,7 +43,7 @@ def test_both_orders_stand_side_by_side(compared, places, shots):
 def test_lines_join_the_same_document_and_tell_its_direction(compared, places):
     before, after = places
     lines = compared.locator(".columns path").evaluate_all(
-        "paths => paths.map(path => [Number(path.dataset.document), path.getAttribute('class'), path.getAttribute('d')])"
+        "all => all.map(path => [Number(path.dataset.document), path.getAttribute('class'), path.getAttribute('d')])"
     )
     assert {index for index, _, _ in lines} == set(before)
     for index, look, path in lines:

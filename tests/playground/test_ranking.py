@@ -286,3 +286,29 @@ def test_each_example_can_be_ranked(page):
         page.locator("#rank").click()
         ranked(page)
         assert page.locator(".card").count() == int(page.locator("#count").inner_text().split()[0])
+
+
+@pytest.mark.may_fail(401)
+def test_a_server_that_wants_a_key_gets_it(open_page):
+    refusal = {
+        "error": {"message": "a key is required", "type": "authentication_error", "param": None, "code": "no_key"}
+    }
+
+    def guard(page):
+        def answer_or_refuse(route):
+            allowed = route.request.headers.get("authorization") == "Bearer sesame"
+            return route.fallback() if allowed else route.fulfill(status=401, json=refusal)
+
+        page.route("**/v1/*", answer_or_refuse)
+
+    page = open_page(prepare=guard)
+    page.locator("#rank").click()
+    expect(page.get_by_role("alert")).to_contain_text("a key is required")
+    expect(page.locator("#wrong-key")).to_be_visible()
+    expect(page.locator("#key-wanted")).to_be_visible()
+    key = page.get_by_label("API key")
+    expect(key).to_be_focused()
+    key.fill("sesame")
+    rank(page)
+    expect(page.locator("#key-wanted")).to_be_hidden()
+    expect(page.get_by_label("Model").locator("option")).not_to_have_count(1)
