@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{Method, Uri, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -11,8 +11,15 @@ use super::error::Failure;
 use super::{OTHER_ROUTES, Service, dialects};
 use crate::rerank::RerankError;
 
+/// The page: one file, with everything in it.
+const PLAYGROUND: &str = include_str!("playground.html");
+
+const PLAYGROUND_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                                 connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+                                 frame-ancestors 'none'";
+
 #[derive(Serialize)]
-pub struct Index<'a> {
+struct Index<'a> {
     name: &'static str,
     version: &'static str,
     model: String,
@@ -73,16 +80,23 @@ pub struct Version {
     version: &'static str,
 }
 
-/// `GET /`
-pub async fn index(State(service): State<Service>) -> Json<Index<'static>> {
+/// `GET /`: the playground for browsers, facts for everyone else.
+pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Response {
+    let reads_pages = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
+    let vary = (header::VARY, HeaderValue::from_static("accept"));
+    if headers.get(header::ACCEPT).is_some_and(reads_pages) {
+        let policy = (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PLAYGROUND_POLICY));
+        return ([vary, policy], Html(PLAYGROUND)).into_response();
+    }
     let reranker = service.reranker();
-    Json(Index {
+    let index = Index {
         name: "podium",
         version: env!("CARGO_PKG_VERSION"),
         model: reranker.names().first().cloned().unwrap_or_default(),
         family: reranker.family().to_owned(),
         routes: dialects::ROUTES.iter().map(|route| route.path).chain(OTHER_ROUTES).collect(),
-    })
+    };
+    ([vary], Json(index)).into_response()
 }
 
 /// `GET /health`: the process lives and answers.

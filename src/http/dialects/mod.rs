@@ -79,11 +79,36 @@ pub static ROUTES: [Route; 16] = [
     Route { path: "/v1/score", usual: &score::DIALECT, operation: "score", choose: |_| &score::DIALECT },
     Route { path: "/v1/ranking", usual: &nim::DIALECT, operation: "nim", choose: |_| &nim::DIALECT },
     Route { path: "/ranking", usual: &nim::DIALECT, operation: "nim", choose: |_| &nim::DIALECT },
-    Route { path: "/v1/models/rerank", usual: &zeroentropy::DIALECT, operation: "zeroentropy", choose: |_| &zeroentropy::DIALECT },
-    Route { path: "/models/rerank", usual: &zeroentropy::DIALECT, operation: "zeroentropy", choose: |_| &zeroentropy::DIALECT },
-    Route { path: "/infinity/rerank", usual: &infinity::DIALECT, operation: "infinity", choose: |_| &infinity::DIALECT },
-    Route { path: "/infinity/v1/rerank", usual: &infinity::DIALECT, operation: "infinity", choose: |_| &infinity::DIALECT },
-    Route { path: "/pinecone/rerank", usual: &pinecone::DIALECT, operation: "pinecone", choose: |_| &pinecone::DIALECT },
+    Route {
+        path: "/v1/models/rerank",
+        usual: &zeroentropy::DIALECT,
+        operation: "zeroentropy",
+        choose: |_| &zeroentropy::DIALECT,
+    },
+    Route {
+        path: "/models/rerank",
+        usual: &zeroentropy::DIALECT,
+        operation: "zeroentropy",
+        choose: |_| &zeroentropy::DIALECT,
+    },
+    Route {
+        path: "/infinity/rerank",
+        usual: &infinity::DIALECT,
+        operation: "infinity",
+        choose: |_| &infinity::DIALECT,
+    },
+    Route {
+        path: "/infinity/v1/rerank",
+        usual: &infinity::DIALECT,
+        operation: "infinity",
+        choose: |_| &infinity::DIALECT,
+    },
+    Route {
+        path: "/pinecone/rerank",
+        usual: &pinecone::DIALECT,
+        operation: "pinecone",
+        choose: |_| &pinecone::DIALECT,
+    },
 ];
 
 /// The dialects that share a path tell each other apart by the name of the documents: `texts` is TEI's, `input`
