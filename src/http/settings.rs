@@ -20,6 +20,8 @@ pub struct ServerSettings {
     pub drain_delay_seconds: u64,
     /// How long accepted requests may take to finish after that.
     pub shutdown_seconds: u64,
+    /// The origins whose pages may call the server, with commas between them; `*` is any, nothing is none.
+    pub cors_origins: String,
 }
 
 impl ServerSettings {

@@ -1,0 +1,65 @@
+//! API keys from the command line and the environment, for `serve` and `check`.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::str::FromStr;
+
+use clap::Args;
+use toml::Value;
+
+use crate::config::{FlagValue, Settings};
+use crate::http::Authenticator;
+use crate::http::auth::{Key, KeyError, Place};
+
+/// The environment variable with keys, commas between them.
+const KEYS_VARIABLE: &str = "PODIUM_API_KEYS";
+const KEY_FLAG: &str = "--api-key";
+
+#[derive(Debug, Args)]
+pub(super) struct KeyArgs {
+    /// An API key that clients may use; can be repeated. Everyone on this machine can read it in the process list: use a
+    /// file or `PODIUM_API_KEYS` instead
+    #[arg(long = "api-key", value_name = "KEY", allow_hyphen_values = true, help_heading = "Settings")]
+    keys: Vec<Secret>,
+    /// File of API keys, one a line; read again when it changes, and on SIGHUP
+    #[arg(long = "api-keys-file", value_name = "FILE", help_heading = "Settings")]
+    keys_file: Option<String>,
+}
+
+impl KeyArgs {
+    /// What these flags set in the configuration: keys are not in it.
+    pub(super) fn settings(&self) -> Option<FlagValue> {
+        let path = self.keys_file.as_deref()?;
+        Some(FlagValue { flag: "--api-keys-file", key: "auth.keys_file", value: Value::from(path) })
+    }
+
+    /// Every key there is: of the flags, of the environment and of the settings' file.
+    pub(super) fn authenticator(&self, settings: &Settings) -> Result<Authenticator, KeyError> {
+        let flags = self.keys.iter().zip(1..);
+        let mut keys = flags
+            .map(|(key, number)| Key::parse(&key.0, Place::Flag(KEY_FLAG, number)))
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(list) = std::env::var_os(KEYS_VARIABLE) {
+            keys.extend(Key::parse_list(&list.to_string_lossy(), KEYS_VARIABLE)?);
+        }
+        Authenticator::new(&settings.auth, keys)
+    }
+}
+
+/// Text that is not shown.
+#[derive(Clone)]
+struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("<hidden>")
+    }
+}
+
+impl FromStr for Secret {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
