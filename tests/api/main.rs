@@ -4,9 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where something unexpected happens")]
 
+mod auth;
 mod bad_input;
 mod busy;
 mod command_line;
 mod contract;
+mod keys_of_a_process;
 mod observing;
 mod support;
