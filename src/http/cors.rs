@@ -43,7 +43,7 @@ fn is_origin(text: &str) -> bool {
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return false };
     let usual_port = matches!((scheme, authority.port_u16()), ("http", Some(80)) | ("https", Some(443)));
     let canonical = format!("{scheme}://{authority}").to_ascii_lowercase();
-    canonical == text && !usual_port && !authority.as_str().contains('@') && !authority.host().is_empty()
+    canonical == text && !usual_port && !text.contains(['@', '*']) && !authority.host().is_empty()
 }
 
 #[cfg(test)]

@@ -151,3 +151,45 @@ impl Metrics {
         self.handle.run_upkeep();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn names_that_keep_changing_do_not_make_series_without_end() {
+        let facts = ModelFacts {
+            architecture: "qwen3".to_owned(),
+            parameters: 1,
+            layers: 1,
+            hidden_size: 1,
+            vocabulary: 1,
+            max_positions: 1,
+            projector: false,
+            device: "cpu".to_owned(),
+            dtype: "f32".to_owned(),
+        };
+        let metrics = Metrics::new("model", "family", &facts);
+        let names: Vec<String> = (0..KEY_NAMES + 20).map(|number| format!("key-{number}")).collect();
+        for name in names.iter().chain(&names[..3]) {
+            metrics.record(&RequestRecord {
+                id: "id",
+                key: Some(name),
+                method: "POST",
+                route: "/v1/rerank",
+                status: 200,
+                elapsed: Duration::ZERO,
+                ranking: None,
+                failure: None,
+            });
+        }
+        let queue = QueueStatus::default();
+        let text = metrics.render(queue, true);
+        let series: Vec<&str> = text.lines().filter(|line| line.starts_with("podium_key_requests_total{")).collect();
+        assert_eq!(series.len(), KEY_NAMES + 1);
+        assert!(series.contains(&r#"podium_key_requests_total{key="key-0",status="200"} 2"#));
+        assert!(series.contains(&r#"podium_key_requests_total{key="other",status="200"} 20"#));
+    }
+}
