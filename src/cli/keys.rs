@@ -14,12 +14,12 @@ use crate::http::auth::{Key, KeyError, Place};
 /// The environment variable with keys, commas between them.
 const KEYS_VARIABLE: &str = "PODIUM_API_KEYS";
 const KEY_FLAG: &str = "--api-key";
+const KEY_HELP: &str = "An API key that clients may use; can be repeated. It shows in the process list, where everyone on \
+                        this machine can read it: a file, or PODIUM_API_KEYS with commas between keys, does not";
 
 #[derive(Debug, Args)]
 pub(super) struct KeyArgs {
-    /// An API key that clients may use; can be repeated. Everyone on this machine can read it in the process list: use a
-    /// file or `PODIUM_API_KEYS` instead
-    #[arg(long = "api-key", value_name = "KEY", allow_hyphen_values = true, help_heading = "Settings")]
+    #[arg(long = "api-key", value_name = "KEY", allow_hyphen_values = true, help_heading = "Settings", help = KEY_HELP)]
     keys: Vec<Secret>,
     /// File of API keys, one a line; read again when it changes, and on SIGHUP
     #[arg(long = "api-keys-file", value_name = "FILE", help_heading = "Settings")]
@@ -61,5 +61,24 @@ impl FromStr for Secret {
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(Self(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        keys: KeyArgs,
+    }
+
+    #[test]
+    fn keys_on_the_command_line_are_not_shown() {
+        let line = Line::parse_from(["podium", "--api-key", "secret-1", "--api-key", "-secret-2"]);
+        assert_eq!(format!("{:?}", line.keys), "KeyArgs { keys: [<hidden>, <hidden>], keys_file: None }");
     }
 }

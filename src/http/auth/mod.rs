@@ -1,7 +1,7 @@
 //! Who may ask, and how often: API keys, where they come from, and the layer that asks for them.
 //!
-//! Without a key anywhere the server is open. The layer stands before every handler, so that a request without a key
-//! costs nothing, not even the reading of its body. Which routes need no key is decided here; a new route needs one.
+//! Without a key anywhere the server is open. The layer stands before every handler, and answers a request without a key
+//! before its body is read. Which routes need no key is decided here; a new route needs one.
 
 mod keys;
 mod limits;
@@ -24,6 +24,7 @@ pub(super) use limits::{LIMIT, REMAINING, RESET};
 pub use settings::AuthSettings;
 
 use super::Service;
+use super::body::discard;
 use super::error::Failure;
 use keys::{Client, KeyRing};
 
@@ -194,7 +195,10 @@ pub async fn authenticate(State(service): State<Service>, request: Request, next
     }
     let client = match identify(&ring, request.headers()) {
         Ok(client) => client,
-        Err(failure) => return failure.into_response(),
+        Err(failure) => {
+            discard(request, service.settings().max_body_bytes);
+            return failure.into_response();
+        }
     };
     if let Some(name) = request.extensions().get::<KeyName>() {
         name.0.get_or_init(|| Arc::clone(&client.name));
@@ -203,7 +207,10 @@ pub async fn authenticate(State(service): State<Service>, request: Request, next
     let standing = bucket.take(Instant::now());
     let mut response = match standing.wait {
         None => next.run(request).await,
-        Some(wait) => Failure::RateLimited { limit: standing.limit, wait }.into_response(),
+        Some(wait) => {
+            discard(request, service.settings().max_body_bytes);
+            Failure::RateLimited { limit: standing.limit, wait }.into_response()
+        }
     };
     standing.write(response.headers_mut());
     response
