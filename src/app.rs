@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
-use crate::http::{self, ServerSettings, Service};
+use crate::http::{self, Authenticator, ServerSettings, Service};
 use crate::pipeline::Reranker;
 use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
 use crate::rerank::{InstructionSettings, Instructions};
@@ -95,6 +95,7 @@ pub enum Farewell {
 /// requests are refused; accepted ones finish, for at most `shutdown_seconds`; connections are closed.
 pub async fn serve(
     settings: &ServerSettings,
+    authenticator: Arc<Authenticator>,
     reranker: Reranker,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
@@ -102,7 +103,8 @@ pub async fn serve(
     let reranker = Arc::new(reranker);
     let name = reranker.names().first().map_or("", String::as_str);
     let telemetry = Arc::new(Telemetry::new(name, reranker.family(), reranker.facts()));
-    let service = Service::new(Arc::clone(&reranker), Arc::clone(&telemetry), settings.clone());
+    let watching = tokio::spawn(Arc::clone(&authenticator).watch());
+    let service = Service::new(Arc::clone(&reranker), Arc::clone(&telemetry), authenticator, settings.clone());
 
     let stop = CancellationToken::new();
     let router = http::router(service.clone());
@@ -129,6 +131,7 @@ pub async fn serve(
     let closed = timeout_at(deadline.max(Instant::now() + LAST_BYTES), connections).await.is_ok();
     abort.abort();
     folding.abort();
+    watching.abort();
     if answered && closed {
         tracing::info!("every accepted request is answered");
         Farewell::Clean

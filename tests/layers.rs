@@ -39,7 +39,7 @@ const OWNED_CRATES: &[(&str, &str)] = &[
     ("hf_hub", "runtime"),
     ("axum", "http"),
     ("hyper_util", "http"),
-    ("tower_http", "http"),
+    ("tower_http*", "http"),
     ("clap", "cli"),
 ];
 

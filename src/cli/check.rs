@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 use clap::Args;
 
+use super::keys::KeyArgs;
 use super::{SettingsArgs, start_quiet_logs};
 use crate::app;
 use crate::config::Configuration;
@@ -19,14 +20,18 @@ pub(super) struct CheckArgs {
     #[arg(long)]
     no_model: bool,
     #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
     pub(super) settings: SettingsArgs,
 }
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
-    let configuration = args.settings.configuration(Vec::new())?;
+    let configuration = args.settings.configuration(args.keys.settings().into_iter().collect())?;
+    let keys = args.keys.authenticator(&configuration.settings)?.key_count();
     start_quiet_logs(&configuration)?;
     let mut out = std::io::stdout().lock();
     write_settings(&mut out, &configuration)?;
+    writeln!(out, "\n# API keys: {}", key_line(keys))?;
     out.flush()?;
     if args.no_model {
         return Ok(());
@@ -77,6 +82,14 @@ fn write_settings(out: &mut impl Write, configuration: &Configuration) -> std::i
         writeln!(out, "{line:<width$}  # {origin}")?;
     }
     Ok(())
+}
+
+fn key_line(keys: usize) -> String {
+    match keys {
+        0 => "none, everyone may ask".to_owned(),
+        1 => "1 key <hidden>".to_owned(),
+        keys => format!("{keys} keys <hidden>"),
+    }
 }
 
 fn millions(count: usize) -> String {

@@ -3,6 +3,7 @@
 mod check;
 mod eval;
 mod input;
+mod keys;
 mod output;
 mod rerank;
 mod serve;
@@ -22,6 +23,7 @@ use crate::eval::endpoint::EndpointError;
 use crate::eval::gate::GateError;
 use crate::eval::run::QueryFailure;
 use crate::eval::system::SystemError;
+use crate::http::auth::KeyError;
 use crate::rerank::RerankError;
 use crate::telemetry::start_logs;
 
@@ -157,6 +159,7 @@ fn is_broken_pipe(error: &io::Error) -> bool {
 fn exit_code(error: &anyhow::Error) -> u8 {
     let asked_wrong = error.is::<UsageError>()
         || error.is::<ConfigError>()
+        || error.is::<KeyError>()
         || error.is::<DataError>()
         || error.is::<GateError>()
         || error.downcast_ref::<RerankError>().is_some_and(is_callers)

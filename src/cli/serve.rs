@@ -1,13 +1,18 @@
 //! `podium serve`.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use anyhow::Context;
 use clap::Args;
 use tokio::net::TcpListener;
 use toml::Value;
 
 use super::SettingsArgs;
+use super::keys::KeyArgs;
 use crate::app::{self, Farewell};
 use crate::config::{FlagValue, Settings};
+use crate::http::Authenticator;
 use crate::telemetry::start_logs;
 
 #[derive(Debug, Args)]
@@ -26,6 +31,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Settings")]
     served_model_name: Vec<String>,
     #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
     settings: SettingsArgs,
 }
 
@@ -40,20 +47,23 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         key: "model.served_names",
         value: Value::from(args.served_model_name.join(",")),
     });
-    let settings = args.settings.configuration(listen.into_iter().chain(names).collect())?.settings;
+    let flags = listen.into_iter().chain(names).chain(args.keys.settings()).collect();
+    let settings = args.settings.configuration(flags)?.settings;
+    let authenticator = Arc::new(args.keys.authenticator(&settings)?);
     start_logs(&settings.telemetry)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    runtime.block_on(serve(settings))
+    runtime.block_on(serve(settings, authenticator))
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<()> {
+async fn serve(settings: Settings, authenticator: Arc<Authenticator>) -> anyhow::Result<()> {
     // First, because it is the quickest thing to fail.
     let address = &settings.server.listen;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let local = listener.local_addr().context("cannot tell the listener's address")?;
     let mut signals = Signals::new().context("cannot wait for signals")?;
+    reload_on_hangup(&authenticator).context("cannot wait for signals")?;
 
-    let server = settings.server.clone();
+    let (server, auth) = (settings.server.clone(), settings.auth.clone());
     let loading = tokio::task::spawn_blocking(move || app::load_reranker(&settings));
     let reranker = tokio::select! {
         loaded = loading => loaded.context("loading the model panicked")??,
@@ -62,6 +72,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     let names = reranker.names().join(", ");
     tracing::info!(model = names, family = reranker.family(), "listening on http://{local}");
+    say_who_may_ask(authenticator.key_count(), auth.requests_per_minute, local);
 
     let shutdown = async move {
         signals.next().await;
@@ -71,10 +82,38 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             std::process::exit(1);
         });
     };
-    match app::serve(&server, reranker, listener, shutdown).await {
+    match app::serve(&server, authenticator, reranker, listener, shutdown).await {
         Farewell::Clean => Ok(()),
         Farewell::CutOff => anyhow::bail!("requests were cut off after {} s", server.shutdown_seconds),
     }
+}
+
+fn say_who_may_ask(keys: usize, requests_per_minute: u32, local: SocketAddr) {
+    if keys > 0 {
+        tracing::info!(keys, "requests need an API key");
+        return;
+    }
+    if !local.ip().is_loopback() {
+        tracing::info!("there are no API keys: everyone who reaches this address may ask");
+    }
+    if requests_per_minute > 0 {
+        tracing::warn!("auth.requests_per_minute limits nobody: it is for each API key, and there are none");
+    }
+}
+
+/// Reads the keys file again on SIGHUP. Where there is none, that signal means what it always does.
+fn reload_on_hangup(authenticator: &Arc<Authenticator>) -> std::io::Result<()> {
+    #[cfg(unix)]
+    if authenticator.keys_file().is_some() {
+        let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+        let authenticator = Arc::clone(authenticator);
+        tokio::spawn(async move {
+            while hangups.recv().await.is_some() {
+                Arc::clone(&authenticator).reload_and_log().await;
+            }
+        });
+    }
+    Ok(())
 }
 
 /// The ways in which a process is asked to stop.

@@ -16,7 +16,7 @@ use toml::{Table, Value};
 
 pub use error::ConfigError;
 
-use crate::http::ServerSettings;
+use crate::http::{AuthSettings, ServerSettings};
 use crate::rerank::{InstructionSettings, LimitSettings};
 use crate::runtime::ModelSettings;
 use crate::schedule::ScheduleSettings;
@@ -34,6 +34,8 @@ pub const ENVIRONMENT_PREFIX: &str = "PODIUM__";
 pub struct Settings {
     /// How clients connect.
     pub server: ServerSettings,
+    /// Who may ask, and how often.
+    pub auth: AuthSettings,
     /// Which model is loaded.
     pub model: ModelSettings,
     /// What one request may ask for.

@@ -2,6 +2,8 @@
 
 use toml::Value;
 
+use crate::http::cors_layer;
+
 /// What a key's value may be, beyond its type.
 enum Allowed {
     Anything,
@@ -9,9 +11,10 @@ enum Allowed {
     Address,
     OneOf(&'static [&'static str]),
     Between(i64, i64),
+    Origins,
 }
 
-use Allowed::{Address, Anything, Between, OneOf, Text};
+use Allowed::{Address, Anything, Between, OneOf, Origins, Text};
 
 const DAY: i64 = 86_400;
 
@@ -24,6 +27,10 @@ const RULES: &[(&str, Allowed)] = &[
     ("server.drain_delay_seconds", Between(0, DAY)),
     ("server.shutdown_seconds", Between(0, DAY)),
     ("server.refuse_unknown_fields", Anything),
+    ("server.cors_origins", Origins),
+    ("auth.keys_file", Anything),
+    ("auth.requests_per_minute", Between(0, 1_000_000)),
+    ("auth.protect_metrics", Anything),
     ("model.source", Text),
     ("model.revision", Text),
     ("model.family", Text),
@@ -60,6 +67,7 @@ pub(super) fn violated(key: &str, value: &Value) -> Option<String> {
             let fits = value.as_integer().is_some_and(|number| (*least..=*most).contains(&number));
             (!fits).then(|| format!("between {least} and {most}"))
         }
+        Origins => cors_layer(text).err(),
     }
 }
 

@@ -94,6 +94,8 @@ fn a_value_out_of_range_is_refused_with_the_range() {
         ("PODIUM__MODEL__SOURCE", " ", "a text that is not empty, not \" \""),
         ("PODIUM__SERVER__LISTEN", "8080", "an address with a port, such as 127.0.0.1:8080, not \"8080\""),
         ("PODIUM__SERVER__LISTEN", "localhost:port", "an address with a port"),
+        ("PODIUM__SERVER__CORS_ORIGINS", "a.example", "* or a list of origins with commas between them"),
+        ("PODIUM__AUTH__REQUESTS_PER_MINUTE", "-1", "between 0 and 1000000, not -1"),
     ] {
         let text = message(load_environment(name, value));
         assert!(text.contains(allowed), "{text}");

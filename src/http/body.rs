@@ -2,8 +2,9 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 
@@ -16,6 +17,9 @@ const LONG_BODY_BYTES: usize = 64 * 1024;
 
 /// A body that is too long is read, and thrown away, up to so many times the limit.
 const DISCARDED_LIMITS: usize = 8;
+
+/// The longest that the body of a refused request is read for.
+const DISCARD_FOR: Duration = Duration::from_secs(5);
 
 /// A JSON object from the body of a request.
 pub struct JsonBody(pub Fields);
@@ -85,4 +89,22 @@ async fn collect(mut body: Body, limit: usize) -> Result<Vec<u8>, Failure> {
         }
     }
     if length <= limit { Ok(collected) } else { Err(Failure::BodyTooLarge { limit }) }
+}
+
+/// Throws away, aside, what the client of a refused request still sends: one that sends everything before it reads would
+/// otherwise find the connection broken instead of its answer. It is bounded in bytes and in time, and a client that
+/// waits for leave to send is not given it.
+pub fn discard(request: Request, limit: usize) {
+    if request.headers().contains_key(header::EXPECT) || request.body().is_end_stream() {
+        return;
+    }
+    let mut body = request.into_body();
+    tokio::spawn(tokio::time::timeout(DISCARD_FOR, async move {
+        let mut left = limit;
+        while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(length) else { break };
+            left = rest;
+        }
+    }));
 }

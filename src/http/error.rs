@@ -70,6 +70,23 @@ pub enum Failure {
         /// The path.
         path: String,
     },
+    /// There is no key, and one is needed.
+    #[error("no API key; send one as authorization: Bearer KEY, as x-api-key: KEY or as api-key: KEY")]
+    MissingApiKey,
+    /// There is a key that nobody has.
+    #[error("the API key is not valid")]
+    InvalidApiKey,
+    /// There are several keys, and they differ.
+    #[error("different API keys in one request; authorization, x-api-key and api-key must agree")]
+    ConflictingApiKeys,
+    /// The key has asked too often.
+    #[error("this key's limit of {limit} requests per minute is used up; try again in {} s", whole_seconds(*wait))]
+    RateLimited {
+        /// Requests per minute.
+        limit: u32,
+        /// When one will be taken again.
+        wait: Duration,
+    },
     /// A handler panicked.
     #[error("internal error")]
     Panicked,
@@ -94,6 +111,8 @@ pub struct Row {
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+const AUTHENTICATION: &str = "authentication_error";
+const RATE_LIMIT: &str = "rate_limit_error";
 
 impl Failure {
     /// There is nothing at this path.
@@ -110,6 +129,7 @@ impl Failure {
         let bad = |status, code| row(status, code, INVALID, Level::INFO);
         let bad_field =
             |code, field: &str| Row { param: Some(field.to_owned()), ..bad(StatusCode::UNPROCESSABLE_ENTITY, code) };
+        let unknown = |code| row(StatusCode::UNAUTHORIZED, code, AUTHENTICATION, Level::INFO);
         match self {
             Self::Rerank(E::InvalidField { field, .. }) => bad_field("invalid_value", field),
             Self::Rerank(E::TooManyDocuments { .. }) => bad_field("too_many_documents", "documents"),
@@ -121,7 +141,7 @@ impl Failure {
             }
             Self::Rerank(E::Overloaded { retry_after, .. }) => Row {
                 retry_after: Some(*retry_after),
-                ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", "rate_limit_error", Level::WARN)
+                ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", RATE_LIMIT, Level::WARN)
             },
             Self::Rerank(E::DeadlineExceeded { .. }) => {
                 row(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", "timeout_error", Level::WARN)
@@ -142,6 +162,13 @@ impl Failure {
             Self::BodyTimeout { .. } => bad(StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             Self::NoSuchRoute { .. } => bad(StatusCode::NOT_FOUND, "route_not_found"),
             Self::MethodNotAllowed { .. } => bad(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::MissingApiKey => unknown("missing_api_key"),
+            Self::InvalidApiKey => unknown("invalid_api_key"),
+            Self::ConflictingApiKeys => unknown("conflicting_api_keys"),
+            Self::RateLimited { wait, .. } => Row {
+                retry_after: Some(*wait),
+                ..row(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", RATE_LIMIT, Level::INFO)
+            },
         }
     }
 
@@ -166,8 +193,10 @@ impl IntoResponse for Failure {
         let row = self.row();
         let mut response = row.status.into_response();
         if let Some(wait) = row.retry_after {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if row.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(Arc::new(self));
         response
@@ -223,6 +252,11 @@ fn tei_error_type(status: StatusCode, empty: bool) -> &'static str {
         _ if empty => "Empty",
         _ => "Validation",
     }
+}
+
+/// A wait as clients are told it: rounded up, and never nothing.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 /// The body that most failures have: the shapes that `OpenAI`'s, Cohere's and Voyage's clients look for, in one.

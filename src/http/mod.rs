@@ -3,8 +3,10 @@
 //! A dialect turns its wire JSON into a [`RerankRequest`](crate::rerank::RerankRequest) and the ranking back, in one
 //! file of [`dialects`] each; what is the same for all of them is here. What a ranking is lies in `pipeline`.
 
+pub mod auth;
 mod body;
 mod connections;
+mod cors;
 pub mod dialects;
 mod error;
 pub mod fields;
@@ -21,9 +23,12 @@ use axum::extract::{Request, State};
 use axum::middleware;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use auth::{AuthSettings, Authenticator};
 pub use connections::serve_connections;
+pub use cors::cors_layer;
 pub use error::{ErrorBody, Failure, FailureShape, Row};
 pub use settings::ServerSettings;
 
@@ -71,6 +76,7 @@ pub struct Service {
 struct Inner {
     reranker: Arc<Reranker>,
     telemetry: Arc<Telemetry>,
+    authenticator: Arc<Authenticator>,
     settings: ServerSettings,
     leaving: AtomicBool,
     started: u64,
@@ -79,10 +85,15 @@ struct Inner {
 impl Service {
     /// A service that is ready.
     #[must_use]
-    pub fn new(reranker: Arc<Reranker>, telemetry: Arc<Telemetry>, settings: ServerSettings) -> Self {
+    pub fn new(
+        reranker: Arc<Reranker>,
+        telemetry: Arc<Telemetry>,
+        authenticator: Arc<Authenticator>,
+        settings: ServerSettings,
+    ) -> Self {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let leaving = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { reranker, telemetry, settings, leaving, started }) }
+        Self { inner: Arc::new(Inner { reranker, telemetry, authenticator, settings, leaving, started }) }
     }
 
     /// Makes `/ready` fail from now on. Requests are still taken.
@@ -104,6 +115,10 @@ impl Service {
         &self.inner.telemetry
     }
 
+    fn authenticator(&self) -> &Authenticator {
+        &self.inner.authenticator
+    }
+
     fn settings(&self) -> &ServerSettings {
         &self.inner.settings
     }
@@ -123,6 +138,8 @@ pub fn router(service: Service) -> Router {
         };
         router = router.route(route.path, post(handler));
     }
+    // Whether the origins are origins was asked when the settings were read.
+    let cors = cors_layer(&service.settings().cors_origins).unwrap_or_default();
     router
         .route("/", get(routes::index))
         .route("/v1/instructions", get(routes::instructions))
@@ -142,6 +159,8 @@ pub fn router(service: Service) -> Router {
         .fallback(routes::no_such_route)
         .method_not_allowed_fallback(routes::method_not_allowed)
         .layer(CatchPanicLayer::custom(observe::panicked))
+        .layer(middleware::from_fn_with_state(service.clone(), auth::authenticate))
+        .layer(option_layer(cors))
         .layer(middleware::from_fn_with_state(service.clone(), observe::observe))
         .with_state(service)
 }

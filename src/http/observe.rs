@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::auth::KeyName;
 use super::error::{Failure, FailureShape};
 use super::{Service, known_route};
 use crate::telemetry::{FailureFacts, RankingFacts, RequestRecord};
@@ -55,11 +56,13 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
         route,
         method: request.method().to_string(),
         id: id.clone(),
+        key: KeyName::default(),
         started: Instant::now(),
         service,
         recorded: false,
     };
     request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(observation.key.clone());
 
     let mut response = next.run(request).await;
 
@@ -92,6 +95,7 @@ pub fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response {
 struct Observation {
     service: Service,
     id: RequestId,
+    key: KeyName,
     method: String,
     route: &'static str,
     started: Instant,
@@ -107,6 +111,7 @@ impl Observation {
         });
         self.service.telemetry().record(&RequestRecord {
             id: self.id.as_str(),
+            key: self.key.get(),
             method: &self.method,
             route: self.route,
             status,

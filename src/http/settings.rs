@@ -22,6 +22,8 @@ pub struct ServerSettings {
     pub shutdown_seconds: u64,
     /// Whether a field that no dialect knows is an error, not a warning.
     pub refuse_unknown_fields: bool,
+    /// The origins whose pages may call the server, with commas between them; `*` is any, nothing is none.
+    pub cors_origins: String,
 }
 
 impl ServerSettings {

@@ -70,13 +70,14 @@ macro_rules! log_at {
 
 /// One line for one request.
 pub(super) fn log(request: &RequestRecord<'_>) {
-    let &RequestRecord { id, method, route, status, elapsed, ranking, failure } = request;
+    let &RequestRecord { id, key, method, route, status, elapsed, ranking, failure } = request;
     let milliseconds = elapsed.as_micros() as f64 / 1000.0;
     let usual = if QUIET_ROUTES.contains(&route) { Level::DEBUG } else { Level::INFO };
     match (failure, ranking) {
         (Some(failure), _) => log_at!(
             failure.level,
             id,
+            key,
             method,
             route,
             status,
@@ -89,6 +90,7 @@ pub(super) fn log(request: &RequestRecord<'_>) {
         (None, Some(ranking)) => log_at!(
             usual,
             id,
+            key,
             method,
             route,
             status,
@@ -103,6 +105,6 @@ pub(super) fn log(request: &RequestRecord<'_>) {
             forward_ms = ranking.timing.forward.as_micros() as f64 / 1000.0,
             "ranked"
         ),
-        (None, None) => log_at!(usual, id, method, route, status, milliseconds, "request"),
+        (None, None) => log_at!(usual, id, key, method, route, status, milliseconds, "request"),
     }
 }

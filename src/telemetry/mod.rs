@@ -61,6 +61,8 @@ pub struct FailureFacts {
 pub struct RequestRecord<'a> {
     /// The request's id.
     pub id: &'a str,
+    /// The name of the API key that it came with. Never the key; names come from the operator.
+    pub key: Option<&'a str>,
     /// The HTTP method.
     pub method: &'a str,
     /// The route, or `other`.

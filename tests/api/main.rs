@@ -4,10 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where something unexpected happens")]
 
+mod auth;
 mod bad_input;
 mod busy;
 mod command_line;
 mod contract;
 mod dialects;
+mod keys_of_a_process;
 mod observing;
 mod support;

@@ -1,9 +1,11 @@
 //! A server on a free port over a fake runtime, and a client for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use podium::app::{self, Farewell};
 use podium::config::{Configuration, Settings, Sources};
+use podium::http::Authenticator;
 use podium::pipeline::Reranker;
 use podium::runtime::fake::{FakeControls, FakeRuntime};
 use podium::runtime::{Checkpoint, Runtime};
@@ -21,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Server {
     pub address: String,
     pub controls: FakeControls,
+    pub authenticator: Arc<Authenticator>,
     client: Client,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Farewell>,
@@ -45,14 +48,17 @@ impl Server {
             Reranker::new(names, prompter, runtime, settings.limits.clone(), instructions, &settings.schedule);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
+        let door = Arc::clone(&authenticator);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            app::serve(&settings.server, reranker, listener, async {
+            app::serve(&settings.server, door, reranker, listener, async {
                 stopped.await.unwrap();
             })
             .await
         });
-        Self { address, controls, client: Client::builder().no_proxy().build().unwrap(), stop: Some(stop), task }
+        let client = Client::builder().no_proxy().build().unwrap();
+        Self { address, controls, authenticator, client, stop: Some(stop), task }
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -134,6 +140,7 @@ impl Answer {
     /// Asserts that this is a failure: status, headers, and the whole body.
     pub fn assert_failure(&self, status: u16, code: &str, param: Option<&str>, message: &str) {
         let kind = match status {
+            401 => "authentication_error",
             429 => "rate_limit_error",
             500 => "server_error",
             503 => "service_unavailable_error",
@@ -150,6 +157,7 @@ impl Answer {
         assert_eq!(self.status, status, "{}", self.text);
         assert_eq!(self.header("content-type"), "application/json");
         assert!(!self.header("x-request-id").is_empty());
+        assert_eq!(self.header("www-authenticate"), if status == 401 { "Bearer" } else { "" });
         assert_eq!(self.headers.contains_key("retry-after"), matches!(status, 429 | 503), "{:?}", self.headers);
     }
 }
