@@ -120,6 +120,9 @@ say, for the last bytes of answers), and a margin. A kill in that time would cut
 {{- if dig "server" "listen" "" .Values.config -}}
 {{- fail "config.server.listen: the chart sets it; use containerPort and listenAddress" -}}
 {{- end -}}
+{{- if dig "auth" "keys_file" "" .Values.config -}}
+{{- fail "config.auth.keys_file: the chart sets it; use auth.enabled with auth.existingSecret" -}}
+{{- end -}}
 {{- if dig "model" "cache" "" .Values.config -}}
 {{- fail "config.model.cache: the chart sets it; use modelCache" -}}
 {{- end -}}
