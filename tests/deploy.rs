@@ -1,0 +1,156 @@
+//! The files in `deploy/` against the server: metrics that exist, settings that exist, a dashboard that fits together.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot read its files should fail")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use podium::rerank::{Mode, Timing, Usage};
+use podium::runtime::ModelFacts;
+use podium::schedule::QueueStatus;
+use podium::telemetry::{RankingFacts, RequestRecord, Telemetry};
+use serde_json::Value;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read("deploy/grafana/podium.json")).unwrap()
+}
+
+/// Names of metrics that a text speaks of.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let is_part = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let words = text.split(|character| !is_part(character));
+    words.filter(|word| word.starts_with("podium_")).map(ToOwned::to_owned).collect()
+}
+
+/// The server's metrics after one request that was ranked.
+fn exported() -> String {
+    let facts = ModelFacts {
+        architecture: "Qwen3Model".to_owned(),
+        device: "cpu".to_owned(),
+        dtype: "f32".to_owned(),
+        parameters: 1,
+        hidden_size: 1,
+        layers: 1,
+        vocabulary: 1,
+        max_positions: 1,
+        projector: false,
+    };
+    let telemetry = Telemetry::new("a-model", "a-family", &facts);
+    let ranking = RankingFacts {
+        mode: Mode::Listwise,
+        documents: 3,
+        slates: 1,
+        usage: Usage { prompt_tokens: 100, truncated_documents: 1 },
+        timing: Timing::default(),
+    };
+    telemetry.record(&RequestRecord {
+        id: "an-id",
+        method: "POST",
+        route: "/v1/rerank",
+        status: 200,
+        elapsed: Duration::from_millis(5),
+        ranking: Some(&ranking),
+        failure: None,
+    });
+    telemetry.render(QueueStatus::default(), true)
+}
+
+/// Every string under `value`.
+fn strings<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => found.push(text),
+        Value::Array(items) => items.iter().for_each(|item| strings(item, found)),
+        Value::Object(fields) => fields.values().for_each(|item| strings(item, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+#[test]
+fn every_metric_that_deploy_names_is_exported() {
+    let exported = metrics_in(&exported());
+    assert!(exported.contains("podium_requests_total"), "{exported:?}");
+    for file in [
+        "deploy/grafana/podium.json",
+        "deploy/alerts.yml",
+        "deploy/alerts.test.yml",
+        "deploy/helm/podium/templates/autoscaling.yaml",
+        "deploy/helm/podium/README.md",
+        "deploy/README.md",
+    ] {
+        let named = metrics_in(&read(file));
+        assert!(!named.is_empty(), "{file} names no metric");
+        let missing: Vec<&String> = named.difference(&exported).collect();
+        assert!(missing.is_empty(), "{file}: the server has no {missing:?}");
+    }
+}
+
+#[test]
+fn every_metric_is_on_the_dashboard() {
+    let names = metrics_in(&exported());
+    let dashboard = dashboard();
+    let mut texts = Vec::new();
+    strings(&dashboard, &mut texts);
+    for name in names {
+        // A histogram is three series; one of them is enough.
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+        assert!(texts.iter().any(|text| text.contains(base)), "{base} is not on the dashboard");
+    }
+}
+
+#[test]
+fn a_label_that_a_query_selects_is_exported() {
+    let exported = exported();
+    let known = ["job", "instance", "le"];
+    let dashboard = dashboard();
+    let mut texts = Vec::new();
+    strings(&dashboard, &mut texts);
+    for text in texts.iter().filter(|text| text.contains("podium_")) {
+        for selector in text.split('{').skip(1).filter_map(|rest| rest.split('}').next()) {
+            for matcher in selector.split(", ").filter_map(|matcher| matcher.split(['=', '!']).next()) {
+                let is_exported =
+                    exported.contains(&format!("{{{matcher}=\"")) || exported.contains(&format!(",{matcher}=\""));
+                assert!(known.contains(&matcher) || is_exported, "{matcher} in {text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn panels_have_their_own_place_and_number() {
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let (mut cells, mut ids) = (BTreeSet::new(), BTreeSet::new());
+    for panel in panels {
+        let title = &panel["title"];
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is another panel's");
+        let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        assert!(at("x") + at("w") <= 24, "{title} is wider than the page");
+        for x in at("x")..at("x") + at("w") {
+            for y in at("y")..at("y") + at("h") {
+                assert!(cells.insert((x, y)), "{title} lies over another panel");
+            }
+        }
+    }
+    assert!(!panels.is_empty());
+}
+
+#[test]
+fn the_charts_schema_knows_every_setting_and_its_type() {
+    let defaults: toml::Table = toml::from_str(&read("config/default.toml")).unwrap();
+    let schema: Value = serde_json::from_str(&read("deploy/helm/podium/values.schema.json")).unwrap();
+    let sections = &schema["properties"]["config"]["properties"];
+    for (section, keys) in &defaults {
+        for (key, value) in keys.as_table().unwrap() {
+            let found = sections[section]["properties"][key]["type"].as_str();
+            // The schema's words are TOML's own.
+            assert_eq!(found, Some(value.type_str()), "values.schema.json: config.{section}.{key}");
+        }
+    }
+}
