@@ -1,0 +1,46 @@
+"""Pinecone's SDK: `inference.rerank`."""
+
+from pinecone import Pinecone, RetryConfig
+
+from harness import DOCUMENTS, GOOD_KEY, QUERY, case, check_ranking, ensure, error_cases
+
+MODEL = "bge-reranker-v2-m3"
+
+
+def client(url, key=GOOD_KEY):
+    return Pinecone(api_key=key, host=url + "/pinecone", retry_config=RetryConfig(max_retries=0))
+
+
+def rows(reply):
+    return [(row.index, row.score) for row in reply.data]
+
+
+@case("pinecone", "inference.rerank", "pinecone")
+def plain(servers):
+    reply = client(servers.url).inference.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=3)
+    check_ranking(servers, rows(reply), top_n=3, texts=[row.document["text"] for row in reply.data])
+    ensure(reply.usage.rerank_units == 1, f"rerank_units {reply.usage.rerank_units}")
+
+
+@case("pinecone", "inference.rerank, rank_fields", "pinecone")
+def fields(servers):
+    documents = [{"id": str(number), "body": text} for number, text in enumerate(DOCUMENTS)]
+    reply = client(servers.url).inference.rerank(
+        model=MODEL, query=QUERY, documents=documents, rank_fields=["body"], parameters={"truncate": "END"}
+    )
+    check_ranking(servers, rows(reply))
+    ensure(all(row.document["id"] == str(row.index) for row in reply.data), "documents do not come back whole")
+
+
+@case("pinecone", "inference.rerank, no documents back", "pinecone")
+def bare(servers):
+    reply = client(servers.url).inference.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, return_documents=False)
+    check_ranking(servers, rows(reply))
+
+
+def call(url, key, model, query):
+    return client(url, key).inference.rerank(model=model, query=query, documents=DOCUMENTS)
+
+
+# The SDK refuses an empty query by itself.
+error_cases("pinecone", "inference.rerank", "pinecone", call, kinds=(404, 401, 429))
