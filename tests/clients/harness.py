@@ -28,6 +28,8 @@ DOCUMENTS = [
     "Refunds of cancelled flights were slow last year, a newspaper wrote.",
 ]
 INSTRUCTION = "Prefer texts about trains and meals. Refunds are not relevant."
+# A stored instruction, which any client can ask for in the name of the model.
+PROFILE = "brief"
 
 # A key in the server with keys that works, and one that may send a single request a minute.
 GOOD_KEY, SLOW_KEY, WRONG_KEY = "podium-good-key", "podium-slow-key", "podium-wrong-key"
@@ -113,17 +115,20 @@ class Servers:
         for tap in self.taps():
             tap.forget()
 
-    def ranking(self, query=QUERY, documents=None, instruction=None):
-        """What `POST /v1/rerank` says, past the wiretap: rows of index, relevance_score, raw_score."""
-        documents = documents or DOCUMENTS
-        key = (query, tuple(documents), instruction)
-        if key not in self.known:
-            body = {"query": query, "documents": documents, **({"instruction": instruction} if instruction else {})}
+    def ranking(self, query=QUERY, documents=None, **steering):
+        """What `POST /v1/rerank` says, past the wiretap: rows of index, relevance_score, raw_score.
+
+        `steering` is an `instruction` in words or the name of a stored one, a `profile`.
+        """
+        body = {"query": query, "documents": documents or DOCUMENTS, **steering}
+        known_as = json.dumps(body)
+        if known_as not in self.known:
             status, reply = post(self.direct, "/v1/rerank", body)
-            if status != 200:
-                raise Failed(f"the server's own answer is {status} {reply}")
-            self.known[key] = [(row["index"], row["relevance_score"], row["raw_score"]) for row in reply["results"]]
-        return self.known[key]
+            ensure(status == 200, f"the server's own answer is {status} {reply}")
+            self.known[known_as] = [
+                (row["index"], row["relevance_score"], row["raw_score"]) for row in reply["results"]
+            ]
+        return self.known[known_as]
 
     def exhaust(self):
         """Uses the slow key until the server says 429."""
@@ -161,14 +166,16 @@ def check_ranking(servers, rows, top_n=None, texts=None, raw=False, **request):
         ensure(list(texts) == [documents[index] for index in indices], f"documents {list(texts)} at indices {indices}")
 
 
-def check_instruction(servers, rows):
-    """`rows` are the ranking under INSTRUCTION, and that is another one than without."""
-    check_ranking(servers, rows, instruction=INSTRUCTION)
-    plain, steered = (
-        dict(r[:2] for r in servers.ranking()),
-        dict(r[:2] for r in servers.ranking(instruction=INSTRUCTION)),
-    )
-    ensure(max(abs(plain[i] - steered[i]) for i in plain) > 0.01, "the instruction changes no score")
+def check_steered(servers, rows, raw=False, **steering):
+    """`rows` are the whole ranking under this instruction or profile, and its scores are others than without."""
+    check_ranking(servers, rows, raw=raw, **steering)
+    plain, steered = ({row[0]: row[1] for row in servers.ranking(**each)} for each in ({}, steering))
+    ensure(max(abs(plain[index] - steered[index]) for index in plain) > 0.01, f"{steering} changes no score")
+
+
+def check_instruction(servers, rows, raw=False):
+    """`rows` are the whole ranking under INSTRUCTION."""
+    check_steered(servers, rows, raw, instruction=INSTRUCTION)
 
 
 def message_of(reply):

@@ -107,11 +107,10 @@ def start(folder, name, flags):
 
 
 def keyed_flags(folder):
-    """Flags of the server with keys."""
-    keys = folder / "keys.toml"
-    keys.write_text(
-        f'[[keys]]\nname = "good"\nkey = "{GOOD_KEY}"\n\n[[keys]]\nname = "slow"\nkey = "{SLOW_KEY}"\nrequests_per_minute = 1\n'
-    )
+    """Flags of the server with keys: a file of them, one a line."""
+    keys = folder / "keys"
+    keys.write_text(f"{GOOD_KEY} name=good\n{SLOW_KEY} name=slow requests_per_minute=1\n")
+    keys.chmod(0o600)
     return ["--api-keys-file", str(keys)]
 
 

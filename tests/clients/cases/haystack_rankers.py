@@ -8,7 +8,7 @@ from haystack_integrations.components.rankers.cohere import CohereRanker
 from haystack_integrations.components.rankers.jina import JinaRanker
 from haystack_integrations.components.rankers.nvidia import NvidiaRanker
 
-from harness import DOCUMENTS, GOOD_KEY, QUERY, case, check_ranking, ensure, error_cases
+from harness import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, case, check_ranking, check_steered, ensure, error_cases
 
 NVIDIA = "nvidia/llama-nemotron-rerank-1b-v2"
 PASSAGES = [Document(content=text, meta={"place": place}) for place, text in enumerate(DOCUMENTS)]
@@ -51,6 +51,12 @@ def jina_run(servers):
 @case("nvidia-haystack", "NvidiaRanker.run", "nvidia-haystack")
 def nvidia_run(servers):
     check_ranking(servers, rows(nvidia(servers.url, GOOD_KEY, NVIDIA).run(QUERY, PASSAGES)), top_n=3, raw=True)
+
+
+@case("jina-haystack", "JinaRanker.run, profile in the model's name", "jina-haystack")
+def profile(servers):
+    found = jina(servers.url, GOOD_KEY, f"podium-nano@{PROFILE}").run(QUERY, PASSAGES, top_k=len(PASSAGES))
+    check_steered(servers, rows(found), profile=PROFILE)
 
 
 def call_with(make):

@@ -1,6 +1,7 @@
 """LangChain's document compressors."""
 
 import asyncio
+from urllib.parse import quote
 
 import cohere
 from langchain_cohere import CohereRerank
@@ -9,7 +10,18 @@ from langchain_core.documents import Document
 from langchain_nvidia_ai_endpoints import NVIDIARerank
 from langchain_voyageai import VoyageAIRerank
 
-from harness import DOCUMENTS, GOOD_KEY, QUERY, case, check_ranking, error_cases
+from harness import (
+    DOCUMENTS,
+    GOOD_KEY,
+    INSTRUCTION,
+    PROFILE,
+    QUERY,
+    case,
+    check_instruction,
+    check_ranking,
+    check_steered,
+    error_cases,
+)
 
 NVIDIA = "nvidia/llama-nemotron-rerank-1b-v2"
 PASSAGES = [Document(page_content=text, metadata={"place": place}) for place, text in enumerate(DOCUMENTS)]
@@ -32,6 +44,25 @@ def cohere_dictionaries(servers):
     found = compressor.rerank(documents, QUERY, rank_fields=["text"], top_n=None)
     sent = [compressor._document_to_str(each, ["text"]) for each in documents]
     check_ranking(servers, [(row["index"], row["relevance_score"]) for row in found], documents=sent)
+
+
+@case("langchain-cohere", "CohereRerank, profile in the model's name", "langchain-cohere")
+def cohere_profile(servers):
+    model = f"podium-nano@{PROFILE}"
+    compressor = CohereRerank(cohere_api_key=GOOD_KEY, base_url=servers.url, model=model, top_n=None)
+    check_steered(servers, rows(compressor.compress_documents(PASSAGES, QUERY)), profile=PROFILE)
+
+
+@case("langchain-nvidia-ai-endpoints", "NVIDIARerank, instruction in a header", "langchain-nvidia-ai-endpoints")
+def nvidia_instruction(servers):
+    compressor = NVIDIARerank(
+        base_url=servers.url + "/v1",
+        model="podium-nano",
+        api_key=GOOD_KEY,
+        usage_telemetry_enabled=False,
+        default_headers={"podium-instruction": quote(INSTRUCTION)},
+    )
+    check_instruction(servers, rows(compressor.compress_documents(PASSAGES, QUERY)), raw=True)
 
 
 @case("langchain-voyageai", "VoyageAIRerank.compress_documents", "langchain-voyageai")

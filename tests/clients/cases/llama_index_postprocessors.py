@@ -13,7 +13,7 @@ from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 from llama_index.postprocessor.voyageai_rerank import VoyageAIRerank
 from llama_index.postprocessor.xinference_rerank import XinferenceRerank
 
-from harness import DOCUMENTS, GOOD_KEY, QUERY, case, check_ranking, error_cases
+from harness import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, case, check_ranking, check_steered, error_cases
 
 PACKAGE = "llama-index-postprocessor-{}-rerank"
 NVIDIA = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -84,6 +84,13 @@ def plain_case(name):
         found = call(servers.url, GOOD_KEY, model, QUERY)
         rows = [(each.node.node_id, each.score) for each in found]
         check_ranking(servers, rows, top_n=3, texts=[each.node.text for each in found], raw=name == "nvidia")
+
+
+@case("llama-index jinaai", "JinaRerank, profile in the model's name", PACKAGE.format("jinaai"))
+def profile(servers):
+    url, model = servers.url + "/v1", f"podium-nano@{PROFILE}"
+    found = ask(JinaRerank(top_n=len(DOCUMENTS), model=model, api_key=GOOD_KEY, base_url=url), QUERY)
+    check_steered(servers, [(each.node.node_id, each.score) for each in found], profile=PROFILE)
 
 
 def error_family(name, **expected):

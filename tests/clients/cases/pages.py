@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 
-from harness import case, ensure
+from harness import TOLERANCE, case, ensure
 
 FOLDER = pathlib.Path(__file__).parents[3] / "docs" / "clients"
 ADDRESS = "http://127.0.0.1:8080"
@@ -32,9 +32,11 @@ ENVIRONMENTS = {
     "servers": "sdks",
 }
 
-# Every snippet asks this, and prints the best document first: its index or its text.
+# Every snippet asks this, and prints the best document first, its index or its text, and then its score.
 QUERY = "how do I reset my password?"
 DOCUMENTS = ["Cats sleep a lot.", "Open Settings, then Security, then Reset password."]
+INSTRUCTION = "Prefer official documentation."
+PROFILE = "support"
 
 
 def blocks(page):
@@ -52,12 +54,24 @@ def run(servers, name, code):
     ensure(exchanges, "the snippet sent nothing")
     refused = [each for each in exchanges if each.status >= 400]
     ensure(not refused, f"refused: {refused[:1]}")
-    ensure("instruction" not in code or b"instruction" in exchanges[-1].sent, "no instruction was sent")
-    best = servers.ranking(query=QUERY, documents=DOCUMENTS)[0][0]
     lines = printed.getvalue().splitlines()
     ensure(lines, "the snippet printed nothing")
-    told = (f"{best} ", DOCUMENTS[best], "podium-nano")
-    ensure(lines[0].startswith(told), f"it printed {lines[0]!r}; the best document is {best}, {DOCUMENTS[best]!r}")
+    if ".models.list()" in code:
+        ensure(lines[0] == "podium-nano", f"it printed {lines[0]!r}")
+        return
+    best, relevance, raw = servers.ranking(query=QUERY, documents=DOCUMENTS, **steering(code))[0]
+    told = [start for start in (f"{best} ", f"{DOCUMENTS[best]} ") if lines[0].startswith(start)]
+    ensure(told, f"it printed {lines[0]!r}; the best document is {best}, {DOCUMENTS[best]!r}")
+    score = float(lines[0][len(told[0]) :].split()[0])
+    near = [each for each in (relevance, raw) if abs(score - each) < TOLERANCE]
+    ensure(near, f"it printed {lines[0]!r}; the server's score is {relevance} (raw {raw})")
+
+
+def steering(code):
+    """The instruction or profile in a snippet, as the server's own fields."""
+    if INSTRUCTION in code:
+        return {"instruction": INSTRUCTION}
+    return {"profile": PROFILE} if f"@{PROFILE}" in code else {}
 
 
 def register(path):

@@ -1,8 +1,22 @@
 """Pinecone's SDK: `inference.rerank`."""
 
+from urllib.parse import quote
+
 from pinecone import Pinecone, RetryConfig
 
-from harness import DOCUMENTS, GOOD_KEY, QUERY, case, check_ranking, ensure, error_cases
+from harness import (
+    DOCUMENTS,
+    GOOD_KEY,
+    INSTRUCTION,
+    PROFILE,
+    QUERY,
+    case,
+    check_instruction,
+    check_ranking,
+    check_steered,
+    ensure,
+    error_cases,
+)
 
 MODEL = "bge-reranker-v2-m3"
 
@@ -36,6 +50,20 @@ def fields(servers):
 def bare(servers):
     reply = client(servers.url).inference.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, return_documents=False)
     check_ranking(servers, rows(reply))
+
+
+@case("pinecone", "inference.rerank, instruction in a header", "pinecone")
+def instruction(servers):
+    headers = {"podium-instruction": quote(INSTRUCTION)}
+    steered = Pinecone(api_key=GOOD_KEY, host=servers.url + "/pinecone", additional_headers=headers)
+    check_instruction(servers, rows(steered.inference.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS)))
+
+
+@case("pinecone", "inference.rerank, profile in the model's name", "pinecone")
+def profile(servers):
+    model = f"podium-nano@{PROFILE}"
+    reply = client(servers.url).inference.rerank(model=model, query=QUERY, documents=DOCUMENTS)
+    check_steered(servers, rows(reply), profile=PROFILE)
 
 
 def call(url, key, model, query):

@@ -2,7 +2,7 @@
 
 from rerankers.models.api_rankers import APIRanker
 
-from harness import DOCUMENTS, GOOD_KEY, QUERY, case, check_ranking, error_cases
+from harness import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, case, check_ranking, check_steered, error_cases
 
 PROVIDERS = {
     "cohere": ("rerank-v4.0-pro", "/v1/rerank"),
@@ -31,6 +31,12 @@ def provider_case(provider):
 
 for each in PROVIDERS:
     provider_case(each)
+
+
+@case("rerankers", "APIRanker jina, profile in the model's name", "rerankers")
+def profile(servers):
+    results = ranker(servers.url, GOOD_KEY, f"podium-nano@{PROFILE}", "jina").rank(QUERY, DOCUMENTS).results
+    check_steered(servers, [(result.document.doc_id, result.score) for result in results], profile=PROFILE)
 
 
 def call(url, key, model, query):
