@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.request
 
-from harness import GOOD_KEY, SLOW_KEY
+from checks import GOOD_KEY, SLOW_KEY
 
 HERE = pathlib.Path(__file__).parent
 

@@ -4,7 +4,8 @@ import asyncio
 
 import cohere
 
-from harness import DOCUMENTS, GOOD_KEY, INSTRUCTION, QUERY, case, check_instruction, check_ranking, error_cases
+from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, QUERY, check_instruction, check_ranking, ensure
+from harness import case, error_cases
 
 MODEL = "rerank-v4.0-pro"
 ERRORS = {
@@ -24,7 +25,7 @@ def v2(servers):
     client = cohere.ClientV2(GOOD_KEY, base_url=servers.url)
     reply = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=3, max_tokens_per_doc=4096, priority=0)
     check_ranking(servers, rows(reply), top_n=3)
-    assert reply.id and reply.meta.billed_units.search_units == 1
+    ensure(reply.id and reply.meta.billed_units.search_units == 1, f"id {reply.id!r}, meta {reply.meta}")
 
 
 @case("cohere", "ClientV2.rerank, all documents", "cohere")
@@ -62,7 +63,7 @@ def v1(servers):
     client = cohere.Client(GOOD_KEY, base_url=servers.url)
     reply = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=3, max_chunks_per_doc=10)
     check_ranking(servers, rows(reply), top_n=3)
-    assert all(row.document is None for row in reply.results)
+    ensure(all(row.document is None for row in reply.results), "documents that nobody asked for")
 
 
 @case("cohere", "Client.rerank, return_documents", "cohere")
@@ -78,8 +79,10 @@ def v1_fields(servers):
     client = cohere.Client(GOOD_KEY, base_url=servers.url)
     documents = [{"title": f"Note {number}", "body": text} for number, text in enumerate(DOCUMENTS)]
     reply = client.rerank(model=MODEL, query=QUERY, documents=documents, rank_fields=["body"])
-    assert [row.index for row in reply.results][0] == servers.ranking()[0][0]
-    assert sorted(row.index for row in reply.results) == list(range(len(DOCUMENTS)))
+    # How the server puts the fields of a record together is its own matter: the best document is the same.
+    indices = [row.index for row in reply.results]
+    ensure(indices[0] == servers.ranking()[0][0], f"order {indices}")
+    ensure(sorted(indices) == list(range(len(DOCUMENTS))), f"indices {indices}")
 
 
 @case("cohere", "AsyncClient.rerank", "cohere")

@@ -8,7 +8,8 @@ from haystack_integrations.components.rankers.cohere import CohereRanker
 from haystack_integrations.components.rankers.jina import JinaRanker
 from haystack_integrations.components.rankers.nvidia import NvidiaRanker
 
-from harness import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, case, check_ranking, check_steered, ensure, error_cases
+from checks import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, check_ranking, check_steered, ensure
+from harness import case, error_cases
 
 NVIDIA = "nvidia/llama-nemotron-rerank-1b-v2"
 PASSAGES = [Document(content=text, meta={"place": place}) for place, text in enumerate(DOCUMENTS)]

@@ -6,7 +6,8 @@ from infinity_client.models import RerankInput
 from langchain_community.document_compressors.infinity_rerank import InfinityRerank
 from langchain_core.documents import Document
 
-from harness import DOCUMENTS, QUERY, case, check_ranking
+from checks import DOCUMENTS, QUERY, check_ranking
+from harness import case
 
 MODEL = "BAAI/bge-reranker-base"
 

@@ -10,18 +10,8 @@ from langchain_core.documents import Document
 from langchain_nvidia_ai_endpoints import NVIDIARerank
 from langchain_voyageai import VoyageAIRerank
 
-from harness import (
-    DOCUMENTS,
-    GOOD_KEY,
-    INSTRUCTION,
-    PROFILE,
-    QUERY,
-    case,
-    check_instruction,
-    check_ranking,
-    check_steered,
-    error_cases,
-)
+from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, PROFILE, QUERY, check_instruction, check_ranking, check_steered
+from harness import case, error_cases
 
 NVIDIA = "nvidia/llama-nemotron-rerank-1b-v2"
 PASSAGES = [Document(page_content=text, metadata={"place": place}) for place, text in enumerate(DOCUMENTS)]
@@ -120,7 +110,7 @@ def nvidia_call(url, key, _, query):
     return nvidia(url, key).compress_documents(PASSAGES, query)
 
 
-# A 429 is left out for CohereRerank: the SDK under it waits for Retry-After and tries again, which cannot be turned off.
+# A 429 is left out for CohereRerank: the SDK under it waits for Retry-After and tries again, whatever one sets.
 error_cases(
     "langchain-cohere",
     "CohereRerank",

@@ -7,16 +7,8 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
 
-from harness import (
-    DOCUMENTS,
-    GOOD_KEY,
-    INSTRUCTION,
-    QUERY,
-    case,
-    check_instruction,
-    check_ranking,
-    error_cases,
-)
+from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, QUERY, check_instruction, check_ranking
+from harness import case, error_cases
 
 # provider/model: the base URL's path, and whether a score is a logit.
 PROVIDERS = {

@@ -13,7 +13,8 @@ from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 from llama_index.postprocessor.voyageai_rerank import VoyageAIRerank
 from llama_index.postprocessor.xinference_rerank import XinferenceRerank
 
-from harness import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, case, check_ranking, check_steered, error_cases
+from checks import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, check_ranking, check_steered
+from harness import case, error_cases
 
 PACKAGE = "llama-index-postprocessor-{}-rerank"
 NVIDIA = "nvidia/llama-nemotron-rerank-1b-v2"

@@ -9,7 +9,8 @@ import os
 import pathlib
 import re
 
-from harness import TOLERANCE, case, ensure
+from checks import TOLERANCE, ensure
+from harness import case
 
 FOLDER = pathlib.Path(__file__).parents[3] / "docs" / "clients"
 ADDRESS = "http://127.0.0.1:8080"

@@ -4,19 +4,18 @@ from urllib.parse import quote
 
 from pinecone import Pinecone, RetryConfig
 
-from harness import (
+from checks import (
     DOCUMENTS,
     GOOD_KEY,
     INSTRUCTION,
     PROFILE,
     QUERY,
-    case,
     check_instruction,
     check_ranking,
     check_steered,
     ensure,
-    error_cases,
 )
+from harness import case, error_cases
 
 MODEL = "bge-reranker-v2-m3"
 

@@ -8,7 +8,8 @@ import urllib.error
 import urllib.request
 from urllib.parse import urljoin
 
-from harness import DOCUMENTS, GOOD_KEY, QUERY, case, check_ranking, ensure, error_cases, get
+from checks import DOCUMENTS, GOOD_KEY, QUERY, check_ranking, ensure, get
+from harness import case, error_cases
 
 
 class Refused(Exception):

@@ -2,7 +2,8 @@
 
 from rerankers.models.api_rankers import APIRanker
 
-from harness import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, case, check_ranking, check_steered, error_cases
+from checks import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, check_ranking, check_steered
+from harness import case, error_cases
 
 PROVIDERS = {
     "cohere": ("rerank-v4.0-pro", "/v1/rerank"),

@@ -1,8 +1,9 @@
-"""The small routes that clients, gateways and orchestrators ask, and vLLM's, llama.cpp's and TEI's bodies as they are sent."""
+"""Every route by plain requests: bodies as other servers' clients send them, and the small routes that gateways ask."""
 
 import urllib.request
 
-from harness import DOCUMENTS, INSTRUCTION, QUERY, case, check_instruction, check_ranking, ensure, get, post
+from checks import DOCUMENTS, INSTRUCTION, QUERY, check_instruction, check_ranking, ensure, get, post
+from harness import case
 
 
 def ask(servers, path, body, status=200):

@@ -9,17 +9,8 @@ import openai
 import together
 import zeroentropy
 
-from harness import (
-    DOCUMENTS,
-    GOOD_KEY,
-    INSTRUCTION,
-    QUERY,
-    case,
-    check_instruction,
-    check_ranking,
-    ensure,
-    error_cases,
-)
+from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, QUERY, check_instruction, check_ranking, ensure
+from harness import case, error_cases
 
 TOGETHER = "Salesforce/Llama-Rank-v1"
 MIXEDBREAD = "mixedbread-ai/mxbai-rerank-large-v2"
