@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 import urllib.error
 import urllib.request
 
@@ -26,6 +27,9 @@ UNKNOWN_MODEL = "no-such-model"
 # What the server's message must name, so that a missing route does not pass for a missing model.
 NAMED = {404: UNKNOWN_MODEL, 422: "query", 401: "key", 429: "limit"}
 
+# A rate limit that refills this soon is not used up for long enough to show it to a client.
+REFILL_SECONDS = 8
+
 # Scores of one request alone and in a batch with others differ in the last bits of an f32.
 TOLERANCE = 1e-4
 
@@ -45,25 +49,27 @@ class Failed(Exception):
     """A case that does not hold."""
 
 
-def post(url, path, body, key=None):
-    """A plain request: status and reply."""
+def send(url, path, body=None, key=None):
+    """A plain request, a POST where there is a body: status, reply and headers."""
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
-    request = urllib.request.Request(url + path, json.dumps(body).encode(), headers)
+    request = urllib.request.Request(url + path, json.dumps(body).encode() if body else None, headers)
     try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return reply.status, json.load(reply)
+        reply = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        reply = error
+    with reply:
+        text = reply.read()
+        return reply.status, json.loads(text) if text else None, reply.headers
+
+
+def post(url, path, body):
+    """A POST: status and reply."""
+    return send(url, path, body)[:2]
 
 
 def get(url, path):
-    """A plain GET: status and reply."""
-    try:
-        with urllib.request.urlopen(url + path, timeout=60) as reply:
-            text = reply.read()
-            return reply.status, json.loads(text) if text else None
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+    """A GET: status and reply."""
+    return send(url, path)[:2]
 
 
 class Servers:
@@ -104,8 +110,13 @@ class Servers:
     def exhaust(self):
         """Uses the slow key until the server says 429."""
         for _ in range(20):
-            if post(self.keyed_direct, "/v1/rerank", {"query": "q", "documents": ["d"]}, SLOW_KEY)[0] == 429:
-                return
+            status, _, headers = send(self.keyed_direct, "/v1/rerank", {"query": "q", "documents": ["d"]}, SLOW_KEY)
+            if status == 429:
+                wait = int(headers["retry-after"])
+                if wait > REFILL_SECONDS:
+                    return
+                # A client that asks later than that would be let through.
+                time.sleep(wait)
         raise Failed("no 429 after 20 requests with the key that has a rate limit")
 
 

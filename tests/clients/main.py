@@ -33,6 +33,7 @@ GROUPS = [
     ("stainless_sdks", "SDKS"),
     ("pinecone_sdk", "SDKS"),
     ("rerankers_lib", "SDKS"),
+    ("xinference_sdk", "SDKS"),
     ("products", None),
     ("routes", None),
     ("pages", "LITELLM"),
@@ -188,7 +189,7 @@ def main(wanted):
         servers = []
         try:
             flags = [flag for each in SERVED_NAMES for flag in ("--served-model-name", each)]
-            plain = start(folder, "open", flags) or start(folder, "plain", [])
+            plain = start(folder, "open", flags)
             if plain is None:
                 return 2
             servers.append(plain)

@@ -41,8 +41,7 @@ def provider_cases(model, path, raw):
         reply = litellm.rerank(
             model=model, query=QUERY, documents=DOCUMENTS, top_n=3, api_base=servers.url + path, api_key=GOOD_KEY
         )
-        # TEI's body has no top_n, and LiteLLM does not cut the answer either.
-        check_ranking(servers, rows(reply), top_n=None if provider == "huggingface" else 3, raw=raw)
+        check_ranking(servers, rows(reply), top_n=3, raw=raw)
 
     @case("litellm", f"rerank {provider}, documents back", "litellm")
     def documents(servers):

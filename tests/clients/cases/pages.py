@@ -25,6 +25,7 @@ ENVIRONMENTS = {
     "openai": "sdks",
     "pinecone": "sdks",
     "rerankers": "sdks",
+    "xinference": "sdks",
     "litellm": "litellm",
     "infinity": "older",
     "langchain": "frameworks",
@@ -69,7 +70,9 @@ def run(servers, name, code):
 
 
 def steering(code):
-    """The instruction or profile in a snippet, as the server's own fields."""
+    """What a snippet asks for beside a ranking, as the server's own fields."""
+    if "/score" in code:
+        return {"mode": "pointwise"}
     if INSTRUCTION in code:
         return {"instruction": INSTRUCTION}
     return {"profile": PROFILE} if f"@{PROFILE}" in code else {}

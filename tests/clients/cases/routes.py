@@ -116,9 +116,16 @@ def vllm_case(path):
                 [row["index"] for row in reply["data"]] == list(range(len(DOCUMENTS))), "not in the order of the input"
             )
             rows = sorted(scored(reply["data"], "score"), key=lambda row: -row[1])
-            check_ranking(servers, rows)
+            # A score is about one pair: documents are read one at a time.
+            check_ranking(servers, rows, mode="pointwise")
             ensure(all(row["object"] == "score" for row in reply["data"]), reply["data"])
             ensure(reply["object"] == "list" and reply["created"] > 0, reply)
+
+    @case("vllm", f"POST {path} pairs")
+    def pairs(servers):
+        reply = ask(servers, path, {"text_1": [QUERY, QUERY], "text_2": DOCUMENTS[:2]})
+        for row, text in zip(reply["data"], DOCUMENTS[:2]):
+            check_ranking(servers, [(0, row["score"])], documents=[text])
 
 
 for each in ("/score", "/v1/score"):
