@@ -16,30 +16,31 @@ import time
 import urllib.request
 
 from checks import GOOD_KEY, SLOW_KEY
+from environments import prepare
 
 HERE = pathlib.Path(__file__).parent
 
 # Groups of cases and the environment that each runs in; None is the Python that runs this file.
 GROUPS = [
-    ("litellm_sdk", "LITELLM"),
-    ("llama_index_postprocessors", "FRAMEWORKS"),
-    ("langchain_compressors", "FRAMEWORKS"),
-    ("haystack_rankers", "FRAMEWORKS"),
-    ("infinity_sdk", "OLDER"),
-    ("cohere_sdk", "SDKS"),
-    ("cohere_sdk", "OLDER"),
-    ("voyage_sdk", "SDKS"),
-    ("voyage_sdk", "OLDER"),
-    ("stainless_sdks", "SDKS"),
-    ("pinecone_sdk", "SDKS"),
-    ("rerankers_lib", "SDKS"),
-    ("xinference_sdk", "SDKS"),
+    ("litellm_sdk", "litellm"),
+    ("llama_index_postprocessors", "frameworks"),
+    ("langchain_compressors", "frameworks"),
+    ("haystack_rankers", "frameworks"),
+    ("infinity_sdk", "older"),
+    ("cohere_sdk", "sdks"),
+    ("cohere_sdk", "older"),
+    ("voyage_sdk", "sdks"),
+    ("voyage_sdk", "older"),
+    ("stainless_sdks", "sdks"),
+    ("pinecone_sdk", "sdks"),
+    ("rerankers_lib", "sdks"),
+    ("xinference_sdk", "sdks"),
     ("products", None),
     ("routes", None),
-    ("pages", "LITELLM"),
-    ("pages", "FRAMEWORKS"),
-    ("pages", "OLDER"),
-    ("pages", "SDKS"),
+    ("pages", "litellm"),
+    ("pages", "frameworks"),
+    ("pages", "older"),
+    ("pages", "sdks"),
 ]
 
 # What clients send as a model, because their vendor has it, or will not work without.
@@ -134,12 +135,11 @@ def environment_for(urls):
     return {**kept, **quiet, **urls}
 
 
-def run_group(group, urls):
+def run_group(group, pythons, urls):
     """Runs one group; rows, and one more if the group itself broke."""
     module, name = group
-    python = os.environ[f"PODIUM_ENV_{name}"] if name else sys.executable
-    command = [python, "-W", "ignore", str(HERE / "harness.py"), module]
-    urls = {**urls, "PODIUM_CLIENTS_ENVIRONMENT": (name or "").lower()}
+    command = [pythons[name] if name else sys.executable, "-W", "ignore", str(HERE / "harness.py"), module]
+    urls = {**urls, "PODIUM_CLIENTS_ENVIRONMENT": name or ""}
     try:
         done = subprocess.run(command, env=environment_for(urls), capture_output=True, text=True, timeout=GROUP_SECONDS)
         output, problem = done.stdout, done.stderr[-2000:] if done.returncode else ""
@@ -183,6 +183,7 @@ def print_table(rows):
 
 def main(wanted):
     groups = [group for group in GROUPS if not wanted or any(each in group[0] for each in wanted)]
+    pythons = prepare({name for _, name in groups if name})
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="podium-clients-") as name:
         folder = pathlib.Path(name)
@@ -198,7 +199,9 @@ def main(wanted):
                 servers.append(keyed)
                 urls["PODIUM_KEYED_URL"] = keyed.url
             with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-                rows = [row for group in pool.map(lambda group: run_group(group, urls), groups) for row in group]
+                rows = [
+                    row for group in pool.map(lambda group: run_group(group, pythons, urls), groups) for row in group
+                ]
         finally:
             for server in servers:
                 server.stop()

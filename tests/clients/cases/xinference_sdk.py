@@ -1,8 +1,9 @@
 """Xinference's client: it asks for the model first, and reranks only what says that it is a reranker."""
 
+from xinference_client import RESTfulClient
+
 from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, QUERY, check_instruction, check_ranking
 from harness import case, error_cases
-from xinference_client import RESTfulClient
 
 
 def model_of(url, key=GOOD_KEY):
