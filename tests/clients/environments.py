@@ -36,20 +36,8 @@ def environment(folder, name):
     """The Python of one environment."""
     requirements = LISTS / f"{name}.txt"
     digest = hashlib.sha256(f"{sys.version_info[:2]}".encode() + requirements.read_bytes()).hexdigest()[:12]
-    return made(
-        folder / f"{name}-{digest}",
-        False,
-        lambda python: [
-            installer(folder),
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            python,
-            "--requirement",
-            requirements,
-        ],
-    )
+    install = ["pip", "install", "--quiet", "--requirement", requirements, "--python"]
+    return made(folder / f"{name}-{digest}", False, lambda python: [installer(folder), *install, python])
 
 
 def installer(folder):
@@ -65,7 +53,7 @@ def made(place, with_pip, command):
     if not complete.exists():
         print(f"installing {place}", file=sys.stderr)
         shutil.rmtree(place, ignore_errors=True)
-        venv.create(place, with_pip=with_pip)
+        venv.create(place, with_pip=with_pip, symlinks=True)
         subprocess.run([str(part) for part in command(python)], check=True, stdin=subprocess.DEVNULL)
         complete.touch()
     return python
