@@ -47,6 +47,12 @@ def installer(folder):
     return made(folder / name, True, lambda python: [python, *pip]).with_name("uv")
 
 
+def uv_settings():
+    """The environment, with pip's index and certificates for uv too."""
+    same = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_CERT": "SSL_CERT_FILE"}
+    return {**{uv: os.environ[pip] for pip, uv in same.items() if pip in os.environ}, **os.environ}
+
+
 def made(place, with_pip, command):
     """The Python of the environment in `place`, made by `command` unless it is complete."""
     python, complete = place / "bin" / "python", place / "complete"
@@ -54,6 +60,6 @@ def made(place, with_pip, command):
         print(f"installing {place}", file=sys.stderr)
         shutil.rmtree(place, ignore_errors=True)
         venv.create(place, with_pip=with_pip, symlinks=True)
-        subprocess.run([str(part) for part in command(python)], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run([str(part) for part in command(python)], check=True, stdin=subprocess.DEVNULL, env=uv_settings())
         complete.touch()
     return python

@@ -72,8 +72,10 @@ class Server:
         self.log = folder / f"{name}.log"
         command = [os.environ["PODIUM_BIN"], "serve", "--listen", f"127.0.0.1:{port}", "--offline", *flags]
         print("server:", " ".join(command), file=sys.stderr)
+        # No settings but these flags.
+        bare = {name: value for name, value in os.environ.items() if not name.startswith("PODIUM")}
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, env=bare, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def wait(self, seconds=60):
         """Until /ready says so."""
@@ -183,7 +185,12 @@ def print_table(rows):
 
 def main(wanted):
     groups = [group for group in GROUPS if not wanted or any(each in group[0] for each in wanted)]
+    if not groups:
+        print("no group has such a name:", *wanted, file=sys.stderr)
+        return 2
     pythons = prepare({name for _, name in groups if name})
+    # Everything from here on is on this machine.
+    os.environ["NO_PROXY"] = "*"
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="podium-clients-") as name:
         folder = pathlib.Path(name)
