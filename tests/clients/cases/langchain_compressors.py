@@ -1,0 +1,126 @@
+"""LangChain's document compressors."""
+
+import asyncio
+from urllib.parse import quote
+
+import cohere
+from langchain_cohere import CohereRerank
+from langchain_community.document_compressors import jina_rerank
+from langchain_core.documents import Document
+from langchain_nvidia_ai_endpoints import NVIDIARerank
+from langchain_voyageai import VoyageAIRerank
+
+from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, PROFILE, QUERY, check_instruction, check_ranking, check_steered
+from harness import case, error_cases
+
+NVIDIA = "nvidia/llama-nemotron-rerank-1b-v2"
+PASSAGES = [Document(page_content=text, metadata={"place": place}) for place, text in enumerate(DOCUMENTS)]
+
+
+def rows(documents):
+    return [(each.metadata["place"], each.metadata["relevance_score"]) for each in documents]
+
+
+@case("langchain-cohere", "CohereRerank.compress_documents", "langchain-cohere")
+def cohere_rerank(servers):
+    compressor = CohereRerank(cohere_api_key=GOOD_KEY, base_url=servers.url, model="rerank-v4.0-pro", top_n=3)
+    check_ranking(servers, rows(compressor.compress_documents(PASSAGES, QUERY)), top_n=3)
+
+
+@case("langchain-cohere", "CohereRerank.rerank, dictionaries", "langchain-cohere")
+def cohere_dictionaries(servers):
+    compressor = CohereRerank(cohere_api_key=GOOD_KEY, base_url=servers.url, model="rerank-v4.0-pro")
+    documents = [{"text": text, "number": number} for number, text in enumerate(DOCUMENTS)]
+    found = compressor.rerank(documents, QUERY, rank_fields=["text"], top_n=None)
+    sent = [compressor._document_to_str(each, ["text"]) for each in documents]
+    check_ranking(servers, [(row["index"], row["relevance_score"]) for row in found], documents=sent)
+
+
+@case("langchain-cohere", "CohereRerank, profile in the model's name", "langchain-cohere")
+def cohere_profile(servers):
+    model = f"podium-nano@{PROFILE}"
+    compressor = CohereRerank(cohere_api_key=GOOD_KEY, base_url=servers.url, model=model, top_n=None)
+    check_steered(servers, rows(compressor.compress_documents(PASSAGES, QUERY)), profile=PROFILE)
+
+
+@case("langchain-nvidia-ai-endpoints", "NVIDIARerank, instruction in a header", "langchain-nvidia-ai-endpoints")
+def nvidia_instruction(servers):
+    compressor = NVIDIARerank(
+        base_url=servers.url + "/v1",
+        model="podium-nano",
+        api_key=GOOD_KEY,
+        usage_telemetry_enabled=False,
+        default_headers={"podium-instruction": quote(INSTRUCTION)},
+    )
+    check_instruction(servers, rows(compressor.compress_documents(PASSAGES, QUERY)), raw=True)
+
+
+@case("langchain-voyageai", "VoyageAIRerank.compress_documents", "langchain-voyageai")
+def voyage_rerank(servers):
+    check_ranking(servers, rows(voyage(servers.url).compress_documents(PASSAGES, QUERY)), top_n=3)
+
+
+@case("langchain-voyageai", "VoyageAIRerank.acompress_documents", "langchain-voyageai")
+def voyage_async(servers):
+    check_ranking(servers, rows(asyncio.run(voyage(servers.url).acompress_documents(PASSAGES, QUERY))), top_n=3)
+
+
+def voyage(url, key=GOOD_KEY, model="rerank-2.5"):
+    return VoyageAIRerank(api_key=key, base_url=url + "/v1", model=model, top_k=3)
+
+
+@case("langchain-nvidia-ai-endpoints", "NVIDIARerank.compress_documents", "langchain-nvidia-ai-endpoints")
+def nvidia_rerank(servers):
+    check_ranking(servers, rows(nvidia(servers.url).compress_documents(PASSAGES, QUERY)), top_n=3, raw=True)
+
+
+@case("langchain-nvidia-ai-endpoints", "NVIDIARerank.acompress_documents", "langchain-nvidia-ai-endpoints")
+def nvidia_async(servers):
+    found = asyncio.run(nvidia(servers.url).acompress_documents(PASSAGES, QUERY))
+    check_ranking(servers, rows(found), top_n=3, raw=True)
+
+
+def nvidia(url, key=GOOD_KEY, model=NVIDIA):
+    return NVIDIARerank(
+        base_url=url + "/v1", model=model, api_key=key, top_n=3, truncate="END", usage_telemetry_enabled=False
+    )
+
+
+@case("langchain-community", "JinaRerank.compress_documents", "langchain-community")
+def jina(servers):
+    check_ranking(servers, rows(jina_call(servers.url, GOOD_KEY, "jina-reranker-v3", QUERY)), top_n=3)
+
+
+def jina_call(url, key, model, query):
+    # The URL is a constant of the module.
+    jina_rerank.JINA_API_URL = url + "/v1/rerank"
+    return jina_rerank.JinaRerank(jina_api_key=key, model=model, top_n=3).compress_documents(PASSAGES, query)
+
+
+def cohere_call(url, key, model, query):
+    return CohereRerank(cohere_api_key=key, base_url=url, model=model).compress_documents(PASSAGES, query)
+
+
+def voyage_call(url, key, model, query):
+    return voyage(url, key, model).compress_documents(PASSAGES, query)
+
+
+def nvidia_call(url, key, _, query):
+    # It asks for the list of models first, and refuses a name that is not in it by itself.
+    return nvidia(url, key).compress_documents(PASSAGES, query)
+
+
+# A 429 is left out for CohereRerank: the SDK under it waits for Retry-After and tries again, whatever one sets.
+error_cases(
+    "langchain-cohere",
+    "CohereRerank",
+    "langchain-cohere",
+    cohere_call,
+    kinds=(404, 422, 401),
+    raises={404: cohere.NotFoundError, 422: cohere.UnprocessableEntityError, 401: cohere.UnauthorizedError},
+)
+error_cases("langchain-voyageai", "VoyageAIRerank", "langchain-voyageai", voyage_call)
+error_cases("langchain-community", "JinaRerank", "langchain-community", jina_call, raises=RuntimeError)
+error_cases(
+    "langchain-nvidia-ai-endpoints", "NVIDIARerank", "langchain-nvidia-ai-endpoints", nvidia_call, kinds=(422, 401, 429)
+)

@@ -1,0 +1,149 @@
+// JavaScript clients against a server: order and scores are compared with a plain request, errors must show the
+// server's words.
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { createCohere } from "@ai-sdk/cohere";
+import { rerank } from "ai";
+import { CohereClient, CohereClientV2 } from "cohere-ai";
+import Mixedbread from "@mixedbread/sdk";
+import OpenAI from "openai";
+import Together from "together-ai";
+import { VoyageAIClient } from "voyageai";
+import ZeroEntropy from "zeroentropy";
+
+const url = process.argv[2];
+const model = "podium-nano";
+const query = "How do I get my money back for a cancelled flight?";
+const documents = [
+  "Our cabin crew serves hot meals on all flights that are longer than three hours.",
+  "Passengers of a cancelled flight may claim a refund of the full ticket price within seven days.",
+  "The airport train leaves every fifteen minutes from platform two.",
+  "To ask for your money back, open the booking, choose Cancelled flight and press Request refund.",
+  "Refunds of cancelled flights were slow last year, a newspaper wrote.",
+];
+const topN = 3;
+const quick = { apiKey: "any", maxRetries: 0 };
+
+const cohere = { token: "any", environment: url };
+const clients = {
+  "cohere-ai": {
+    "CohereClientV2.rerank": async (model) =>
+      (await new CohereClientV2(cohere).rerank({ model, query, documents, topN }, { maxRetries: 0 })).results,
+    "CohereClient.rerank": async (model) =>
+      (await new CohereClient(cohere).rerank({ model, query, documents, topN }, { maxRetries: 0 })).results,
+  },
+  "@ai-sdk/cohere": {
+    rerank: async (model) => {
+      const provider = createCohere({ apiKey: "any", baseURL: `${url}/v2` });
+      const { ranking } = await rerank({ model: provider.reranking(model), query, documents, topN, maxRetries: 0 });
+      return ranking.map((row) => ({ index: row.originalIndex, relevanceScore: row.score }));
+    },
+  },
+  voyageai: {
+    "VoyageAIClient.rerank": async (model) => {
+      const client = new VoyageAIClient({ apiKey: "any", environment: `${url}/v1` });
+      return (await client.rerank({ model, query, documents, topK: topN }, { maxRetries: 0 })).data;
+    },
+  },
+  "together-ai": {
+    "Together.rerank.create": async (model) =>
+      (await new Together({ ...quick, baseURL: `${url}/v1` }).rerank.create({ model, query, documents, top_n: topN }))
+        .results,
+  },
+  "@mixedbread/sdk": {
+    "Mixedbread.rerank": async (model) =>
+      (await new Mixedbread({ ...quick, baseURL: url }).rerank({ model, query, input: documents, top_k: topN })).data,
+  },
+  zeroentropy: {
+    "ZeroEntropy.models.rerank": async (model) =>
+      (
+        await new ZeroEntropy({ ...quick, baseURL: `${url}/v1` }).models.rerank({
+          model,
+          query,
+          documents,
+          top_n: topN,
+        })
+      ).results,
+  },
+  openai: {
+    "OpenAI.post": async (model) =>
+      (
+        await new OpenAI({ ...quick, baseURL: `${url}/v1` }).post("/rerank", {
+          body: { model, query, documents, top_n: topN },
+        })
+      ).results,
+  },
+};
+
+const versions = JSON.parse(readFileSync(new URL("package.json", import.meta.url))).dependencies;
+
+async function ask(body) {
+  const headers = { "content-type": "application/json" };
+  const reply = await fetch(`${url}/v1/rerank`, { method: "POST", headers, body: JSON.stringify(body) });
+  return (await reply.json()).results;
+}
+
+const expected = await ask({ query, documents, top_n: topN });
+
+const checks = {
+  ranks: async (call) => {
+    const rows = await call(model);
+    assert.deepEqual(
+      rows.map((row) => row.index),
+      expected.map((row) => row.index),
+    );
+    rows.forEach((row, place) => {
+      const score = row.relevanceScore ?? row.relevance_score ?? row.score;
+      assert.ok(Math.abs(score - expected[place].relevance_score) < 1e-4, `score ${score} of document ${row.index}`);
+    });
+  },
+  "unknown model": async (call) => {
+    await assert.rejects(call("no-such-model"), (error) =>
+      `${error.message} ${error.detail ?? ""}`.includes("no-such-model"),
+    );
+  },
+};
+
+let failures = 0;
+async function report(client, version, name, run) {
+  const result = await run().then(
+    () => "ok",
+    (error) => `FAILED ${error.message}`,
+  );
+  failures += result === "ok" ? 0 : 1;
+  console.log(client.padEnd(16), version.padEnd(15), name.padEnd(42), result);
+}
+
+for (const [client, calls] of Object.entries(clients)) {
+  for (const [name, call] of Object.entries(calls)) {
+    for (const [told, check] of Object.entries(checks)) {
+      await report(client, versions[client], `${name}: ${told}`, () => check(call));
+    }
+  }
+}
+
+// The snippets of the page, with the address replaced: each prints the best document and its score first.
+const page = readFileSync(process.argv[3], "utf8");
+for (const [number, [, code]] of [...page.matchAll(/^```js\n(.*?)^```$/gms)].entries()) {
+  await report("documentation", "", `javascript.md, snippet ${number + 1}`, async () => {
+    const file = new URL(`snippet-${number}.mjs`, import.meta.url);
+    writeFileSync(file, code.replaceAll("http://127.0.0.1:8080", url));
+    const lines = [];
+    const log = console.log;
+    console.log = (...parts) => lines.push(parts);
+    await import(file).finally(() => (console.log = log));
+    const [index, score] = lines[0];
+    const instruction = code.match(/encodeURIComponent\("(.*?)"\)/)?.[1];
+    const [best] = await ask({
+      query: code.match(/query: "(.*?)"/)[1],
+      documents: JSON.parse(code.match(/\["Cats.*?\]/)[0]),
+      instruction,
+    });
+    assert.equal(index, best.index);
+    assert.ok(
+      Math.abs(score - best.relevance_score) < 1e-4,
+      `it printed ${score}, the server's score is ${best.relevance_score}`,
+    );
+  });
+}
+process.exit(failures ? 1 : 0);
