@@ -15,6 +15,9 @@ use crate::runtime::{ForwardPass, ModelFacts, Runtime};
 use crate::schedule::{QueueStatus, ScheduleSettings, Scheduler};
 use crate::scoring::{PlannedPass, Rounds, Scores};
 
+/// The longest part of a model's name that an error repeats.
+const MODEL_NAME_CHARACTERS: usize = 128;
+
 /// What the model would read for a request, for people (`podium rerank --explain`).
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Explanation {
@@ -154,7 +157,8 @@ impl Reranker {
         if let Some(name) = &request.model
             && !self.names.contains(name)
         {
-            return Err(RerankError::UnknownModel { name: name.clone(), available: self.names.clone() });
+            let name = name.chars().take(MODEL_NAME_CHARACTERS).collect();
+            return Err(RerankError::UnknownModel { name, available: self.names.clone() });
         }
         if request.query.trim().is_empty() {
             return Err(RerankError::invalid("query", "must not be empty or only whitespace"));

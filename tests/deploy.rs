@@ -52,6 +52,7 @@ fn exported() -> String {
     };
     telemetry.record(&RequestRecord {
         id: "an-id",
+        key: None,
         method: "POST",
         route: "/v1/rerank",
         status: 200,

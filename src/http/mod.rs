@@ -38,11 +38,12 @@ use crate::pipeline::Reranker;
 use crate::telemetry::Telemetry;
 
 /// The routes that do not rank; those that do are [`dialects::ROUTES`].
-const OTHER_ROUTES: [&str; 14] = [
+const OTHER_ROUTES: [&str; 15] = [
     "/v1/instructions",
     "/v1/models",
     "/v1/models/{*model}",
     "/models",
+    "/v1/cluster/auth",
     "/infinity/models",
     "/info",
     "/health",
@@ -146,6 +147,7 @@ pub fn router(service: Service) -> Router {
         .route("/v1/models", get(routes::models))
         .route("/v1/models/{*model}", get(routes::model))
         .route("/models", get(routes::models))
+        .route("/v1/cluster/auth", get(routes::needs_key))
         .route("/infinity/models", get(routes::models))
         .route("/info", get(routes::info))
         .route("/health", get(routes::health))

@@ -141,6 +141,11 @@ pub async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION") })
 }
 
+/// `GET /v1/cluster/auth`: Xinference's clients send their key only to a server that says that it wants one.
+pub async fn needs_key(State(service): State<Service>) -> Json<Value> {
+    Json(json!({"auth": service.authenticator().has_keys()}))
+}
+
 /// `GET /info`, as text-embeddings-inference has it.
 pub async fn info(State(service): State<Service>) -> Json<Value> {
     let reranker = service.reranker();

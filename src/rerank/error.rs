@@ -44,7 +44,7 @@ pub enum RerankError {
         /// The model's context in tokens.
         limit: usize,
     },
-    /// The named model is not served here.
+    /// The named model is not served here; a long name is cut.
     #[error("model: `{name}` is not served here; available: {}", available.join(", "))]
     UnknownModel {
         /// The name that was asked for.

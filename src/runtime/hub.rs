@@ -40,7 +40,9 @@ pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
     let mut files: Box<dyn Files> = if offline {
         Box::new(Offline { cache: cache.repo(repository), location: cache.path().clone() })
     } else {
-        let token = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].into_iter().find_map(|name| env::var(name).ok());
+        let token = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
+            .into_iter()
+            .find_map(|name| env::var(name).ok().filter(|token| !token.trim().is_empty()));
         let mut builder =
             ApiBuilder::from_cache(cache.clone()).with_progress(true).with_token(token.or_else(|| cache.token()));
         if let Ok(endpoint) = env::var("HF_ENDPOINT") {

@@ -34,7 +34,7 @@ pub(super) const API_KEY: HeaderName = HeaderName::from_static("api-key");
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// What anyone may see: that the server lives, and how it is used. `/metrics` is decided by its setting.
-const OPEN_ROUTES: [&str; 6] = ["/health", "/ready", "/ping", "/version", "/docs", "/openapi.json"];
+const OPEN_ROUTES: [&str; 7] = ["/v1/cluster/auth", "/health", "/ready", "/ping", "/version", "/docs", "/openapi.json"];
 
 /// How often the keys file is looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(3);
@@ -148,6 +148,11 @@ impl Authenticator {
             Ok(reloaded) => reloaded.map_err(|error| format!("{:#}", anyhow::Error::from(error))),
             Err(_panicked) => Err("reading the keys file panicked".to_owned()),
         }
+    }
+
+    /// Whether there is any key, so that clients need one.
+    pub(super) fn has_keys(&self) -> bool {
+        !self.ring().is_empty()
     }
 
     fn ring(&self) -> Arc<KeyRing> {

@@ -188,7 +188,7 @@ fn every_route_needs_a_key_but_those_that_are_open() {
     }
     assert!(protects(true, Some("/metrics")));
     assert!(!protects(true, None));
-    let authenticator = Authenticator::new(&settings(std::path::Path::new("")), Vec::new()).unwrap();
+    let authenticator = Authenticator::new(&settings(Path::new("")), Vec::new()).unwrap();
     assert!(authenticator.protects(&Method::POST, Some("/")), "POST / ranks");
 }
 
