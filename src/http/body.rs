@@ -21,6 +21,10 @@ const DISCARDED_LIMITS: usize = 8;
 /// The longest that the body of a refused request is read for.
 const DISCARD_FOR: Duration = Duration::from_secs(5);
 
+/// How much of a refused request's body is looked at, and for how long.
+const GLIMPSE_BYTES: usize = 64 * 1024;
+const GLIMPSE_FOR: Duration = Duration::from_millis(200);
+
 /// A JSON object from the body of a request.
 pub struct JsonBody(pub Fields);
 
@@ -94,17 +98,37 @@ async fn collect(mut body: Body, limit: usize) -> Result<Vec<u8>, Failure> {
 /// Throws away, aside, what the client of a refused request still sends: one that sends everything before it reads would
 /// otherwise find the connection broken instead of its answer. It is bounded in bytes and in time, and a client that
 /// waits for leave to send is not given it.
-pub fn discard(request: Request, limit: usize) {
+///
+/// What comes at once, up to [`GLIMPSE_BYTES`], is returned: enough to see in whose words the client talks.
+pub async fn discard(request: Request, limit: usize) -> Vec<u8> {
+    let mut start = Vec::new();
     if request.headers().contains_key(header::EXPECT) || request.body().is_end_stream() {
-        return;
+        return start;
     }
     let mut body = request.into_body();
+    let glimpse = async {
+        while start.len() < GLIMPSE_BYTES {
+            let Some(data) = next_data(&mut body).await else { break };
+            start.extend_from_slice(&data);
+        }
+    };
+    let _late = tokio::time::timeout(GLIMPSE_FOR, glimpse).await;
+    let mut left = limit.saturating_sub(start.len());
     tokio::spawn(tokio::time::timeout(DISCARD_FOR, async move {
-        let mut left = limit;
-        while let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            let length = frame.data_ref().map_or(0, Bytes::len);
-            let Some(rest) = left.checked_sub(length) else { break };
+        while let Some(data) = next_data(&mut body).await {
+            let Some(rest) = left.checked_sub(data.len()) else { break };
             left = rest;
         }
     }));
+    start
+}
+
+/// The next piece of a body; nothing at its end, or where it breaks.
+async fn next_data(body: &mut Body) -> Option<Bytes> {
+    loop {
+        let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await?.ok()?;
+        if let Ok(data) = frame.into_data() {
+            return Some(data);
+        }
+    }
 }

@@ -52,8 +52,6 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     let id = RequestId::of(request.headers());
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let (route, usual_shape) = known_route(matched);
-    // Before the body is read only its headers tell a Voyage client from others.
-    let usual_shape = if is_voyage(request.headers()) { FailureShape::Voyage } else { usual_shape };
     let mut observation = Observation {
         route,
         method: request.method().to_string(),
@@ -79,12 +77,6 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     let ranking = response.extensions_mut().remove::<RankingFacts>();
     observation.record(response.status().as_u16(), ranking.as_ref(), failure.as_deref());
     response
-}
-
-/// Whether Voyage's own client asks.
-fn is_voyage(headers: &HeaderMap) -> bool {
-    let agent = headers.get(header::USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
-    headers.contains_key("x-voyage-client-user-agent") || agent.starts_with(b"Voyage/")
 }
 
 fn write_failure(response: &mut Response, body: Vec<u8>) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::Next;
@@ -202,10 +203,7 @@ pub async fn authenticate(State(service): State<Service>, request: Request, next
     }
     let client = match identify(&ring, request.headers()) {
         Ok(client) => client,
-        Err(failure) => {
-            discard(request, service.settings().max_body_bytes);
-            return failure.into_response();
-        }
+        Err(failure) => return refuse(failure, request, &service).await,
     };
     if let Some(name) = request.extensions().get::<KeyName>() {
         name.0.get_or_init(|| Arc::clone(&client.name));
@@ -214,13 +212,20 @@ pub async fn authenticate(State(service): State<Service>, request: Request, next
     let standing = bucket.take(Instant::now());
     let mut response = match standing.wait {
         None => next.run(request).await,
-        Some(wait) => {
-            discard(request, service.settings().max_body_bytes);
-            Failure::RateLimited { limit: standing.limit, wait }.into_response()
-        }
+        Some(wait) => refuse(Failure::RateLimited { limit: standing.limit, wait }, request, &service).await,
     };
     standing.write(response.headers_mut());
     response
+}
+
+/// The failure as the clients of the call's dialect read it, as far as that shows before the body is read as a whole.
+async fn refuse(failure: Failure, request: Request, service: &Service) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let start = discard(request, service.settings().max_body_bytes).await;
+    match super::dialects::shape_of(route.as_deref(), &start) {
+        Some(shape) => (Extension(shape), failure).into_response(),
+        None => failure.into_response(),
+    }
 }
 
 fn identify(ring: &KeyRing, headers: &HeaderMap) -> Result<Client, Failure> {
