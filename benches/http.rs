@@ -1,6 +1,5 @@
 //! What HTTP adds to a request: the router against a call, both in this process and without a model.
 
-#[expect(dead_code, reason = "every bench uses a part of it")]
 mod support;
 
 use std::sync::Arc;

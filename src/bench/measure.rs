@@ -160,7 +160,7 @@ pub fn measure(
     for case in cases {
         if plan.warm_up > 0 {
             let alone = Case { concurrency: 1, ..case.clone() };
-            run(runtime, systems, &alone, Budget::Runs(plan.warm_up), after_request)?;
+            run(runtime, systems, &alone, Budget::Runs(plan.warm_up), 0, after_request)?;
         }
     }
     for round in 0..plan.rounds() {
@@ -170,7 +170,8 @@ pub fn measure(
             let counted = systems.operations.as_ref().filter(|_| case.route != Route::Url);
             let before = counted.map(|count| count.load(Ordering::Relaxed));
             let started = Instant::now();
-            measured.samples.extend(run(runtime, systems, case, plan.share(round), after_request)?);
+            let first = measured.samples.len();
+            measured.samples.extend(run(runtime, systems, case, plan.share(round), first, after_request)?);
             measured.seconds += started.elapsed().as_secs_f64();
             if let (Some(count), Some(before)) = (counted, before) {
                 *measured.operations.get_or_insert(0) += count.load(Ordering::Relaxed) - before;
@@ -183,16 +184,18 @@ pub fn measure(
     Ok(measured)
 }
 
-/// One case's clients, until each has sent its requests or the time is over.
+/// One case's clients, until each has sent its requests or the time is over. The case's requests are taken in turn from
+/// number `first` on.
 fn run(
     runtime: &tokio::runtime::Runtime,
     systems: &Systems,
     case: &Case,
     budget: Budget,
+    first: usize,
     after_request: &(dyn Fn() + Sync),
 ) -> Result<Vec<Sample>, RequestFailure> {
     let Some(system) = systems.by(case.route) else { return Ok(Vec::new()) };
-    let next = Arc::new(AtomicUsize::new(0));
+    let next = Arc::new(AtomicUsize::new(first));
     let (done, mut answers) = tokio::sync::mpsc::unbounded_channel();
     runtime.block_on(async {
         let mut clients = JoinSet::new();

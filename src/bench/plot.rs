@@ -8,7 +8,7 @@ const WIDTH: f64 = 960.0;
 const PANEL_HEIGHT: f64 = 300.0;
 const PANEL_WIDTH: f64 = 380.0;
 const LEFT: f64 = 70.0;
-const TOP: f64 = 70.0;
+const TOP: f64 = 88.0;
 const GAP: f64 = 100.0;
 const LEGEND_LINE: f64 = 20.0;
 
@@ -185,8 +185,8 @@ mod tests {
             assert!((found - expected).abs() < expected * 1e-9, "{most}: {found}");
         }
         assert_eq!(
-            (number(20.0), number(123.4), number(1.25), number(0.5)),
-            ("20".into(), "123".into(), "1.2".into(), "0.500".into())
+            (number(20.0), number(123.4), number(1.26), number(0.5)),
+            ("20".into(), "123".into(), "1.3".into(), "0.500".into())
         );
     }
 

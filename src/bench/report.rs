@@ -55,7 +55,7 @@ pub struct MachineFacts {
     /// Large matrix products on this device in the type of the weights, one before each round, in operations per second;
     /// none for an endpoint.
     pub product_rates: Vec<f64>,
-    /// Their median.
+    /// The fastest of them.
     pub product_rate: Option<f64>,
 }
 

@@ -103,7 +103,7 @@ mod tests {
         for text in [" temperature", " The", " Kyoto", "yes", "No", "7", "A", "QZ"] {
             assert_eq!(count(text), 1, "{text:?}");
         }
-        assert_eq!(count(" the harbour was cold."), 3 + 5 + 1, "cold is no word of the generator");
+        assert_eq!(count(" the harbour was cold."), 3 + 2 + 1, "cold begins like colour");
         let whole = tokenizers::Tokenizer::from_bytes(&bytes).unwrap();
         let last = u32::try_from(whole.get_vocab_size(true)).unwrap() - 1;
         assert_eq!(whole.token_to_id("<|im_start|>"), Some(last));

@@ -41,22 +41,24 @@ fn a_grid_is_measured_in_process_and_over_http() {
     let name = |case: &Value| (case["route"].as_str().unwrap().to_owned(), case["concurrency"].as_u64().unwrap());
     let names: Vec<_> = cases.iter().map(name).collect();
     let of_one_size = [("in-process", 1), ("http", 1), ("in-process", 2), ("http", 2)];
-    let expected: Vec<_> = [of_one_size, of_one_size].concat().iter().map(|(route, n)| ((*route).to_owned(), *n)).collect();
+    let expected: Vec<_> =
+        [of_one_size, of_one_size].concat().iter().map(|(route, n)| ((*route).to_owned(), *n)).collect();
     assert_eq!(names, expected);
     for case in cases {
-        let (requests, clients) = (number(&case["requests"]), number(&case["concurrency"]));
-        assert_eq!(requests, 2.0 * clients, "{case}");
-        assert_eq!(case["tokens_per_document"], 16.0, "{case}");
+        assert_eq!(case["requests"].as_u64().unwrap(), 2 * case["concurrency"].as_u64().unwrap(), "{case}");
+        assert_eq!(case["requests"], case["latency_ms"]["samples"].as_array().unwrap().len(), "{case}");
+        // Beside the prompt's own text, a document's first word may be a token shorter.
+        assert!((15.0..=16.0).contains(&number(&case["tokens_per_document"])), "{case}");
         assert_eq!(case["truncated_documents"], 0, "{case}");
-        let rate = requests / number(&case["seconds"]);
+        let rate = number(&case["requests"]) / number(&case["seconds"]);
         assert!((number(&case["requests_per_second"]) - rate).abs() < rate * 1e-9, "{case}");
         let latency = &case["latency_ms"];
-        assert_eq!(latency["samples"].as_array().unwrap().len() as f64, requests);
         assert!(number(&latency["min"]) <= number(&latency["p50"]) && latency["p95"].is_null(), "{case}");
         assert!(number(&case["parts_ms"]["forward"]) > 0.0 && number(&case["product_share"]) > 0.0, "{case}");
     }
     // The same requests take the same operations, whichever way they come.
-    let operations = |case: &Value| number(&case["operations_per_second"]) * number(&case["seconds"]) / number(&case["requests"]);
+    let operations =
+        |case: &Value| number(&case["operations_per_second"]) * number(&case["seconds"]) / number(&case["requests"]);
     let (here, there) = (operations(&cases[0]), operations(&cases[1]));
     assert!((here - there).abs() < here * 1e-6, "{here} and {there}");
 }
@@ -71,7 +73,9 @@ fn a_random_checkpoint_is_made_measured_and_kept() {
     );
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let printed = text(&output.stdout);
-    for part in ["made nano of random weights, 1 layers for podium-nano: ", ", kept in kept", "8-12", "wrote out.svg", "GFLOP/s"] {
+    for part in
+        ["made nano of random weights, 1 layer for podium-nano: ", ", kept in kept", "8-12", "wrote out.svg", "GFLOP/s"]
+    {
         assert!(printed.contains(part), "{part:?} is not in\n{printed}");
     }
     assert!(printed.contains("p50 needs 2 requests, p95 20, p99 100"), "{printed}");
@@ -90,7 +94,8 @@ fn requests_come_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let lines = "{\"query\": \"q\", \"documents\": [\"a\", \"b\"]}\n{\"query\": \"q\", \"documents\": [\"a\", \"b\", \"c\", \"d\"]}\n";
     fs::write(folder.path().join("requests.jsonl"), lines).unwrap();
-    let report = json(folder.path(), &["--device", "cpu", "--requests", "requests.jsonl", "--runs", "2", "--rounds", "1"]);
+    let report =
+        json(folder.path(), &["--device", "cpu", "--requests", "requests.jsonl", "--runs", "2", "--rounds", "1"]);
     assert_eq!(report["settings"]["requests"], "requests.jsonl");
     assert_eq!((&report["cases"][0]["documents"], &report["cases"][0]["tokens_asked"]), (&3.0.into(), &Value::Null));
 }
@@ -113,7 +118,7 @@ fn what_cannot_be_measured_is_refused_with_2() {
         (&["--url", "h:1"], "is no http or https address"),
         (&["--url", "http://h", "--over", "http"], "cannot be used with"),
         (&["--json", "no/such/folder.json"], "cannot write no/such/folder.json"),
-        (&["--seconds", "-1"], "--seconds"),
+        (&["--seconds", "0"], "expected a number of seconds above 0"),
     ] {
         let output = bench(folder.path(), arguments);
         let said = text(&output.stderr);
@@ -122,7 +127,12 @@ fn what_cannot_be_measured_is_refused_with_2() {
     }
     let unreachable = bench(folder.path(), &["--url", "http://127.0.0.1:1", "--documents", "2", "--tokens", "4"]);
     assert_eq!(unreachable.status.code(), Some(1));
-    assert!(text(&unreachable.stderr).starts_with("error: 2 documents by url, 1 at once: no reply from http://127.0.0.1:1/v1/rerank"), "{}", text(&unreachable.stderr));
+    assert!(
+        text(&unreachable.stderr)
+            .starts_with("error: 2 documents by url, 1 at once: no reply from http://127.0.0.1:1/v1/rerank"),
+        "{}",
+        text(&unreachable.stderr)
+    );
 }
 
 #[test]

@@ -10,13 +10,12 @@ use clap::{Args, ValueEnum};
 use super::super::endpoint::EndpointArgs;
 use super::super::rerank::mode_parser;
 use super::super::{SettingsArgs, UsageError};
+use super::requests;
 use crate::bench::checkpoint::{Recipe, Stored, usual_family};
 use crate::bench::measure::{Budget, Plan};
 use crate::bench::shape::{NAMES, Shape};
 use crate::bench::workload::{Grid, Kind, Length, Route, Tokenizer, read_tokenizer};
-use crate::http::dialects::podium::Call;
-use crate::http::fields::Fields;
-use crate::rerank::{Mode, RerankRequest};
+use crate::rerank::Mode;
 
 /// Requests of each client where neither --runs nor --seconds is given.
 const USUAL_RUNS: usize = 20;
@@ -217,7 +216,11 @@ impl BenchArgs {
 
     /// What to call a random checkpoint.
     pub(super) fn shape_name(&self) -> String {
-        let layers = self.layers.map(|layers| format!(", {layers} layers")).unwrap_or_default();
+        let layers = match self.layers.map(NonZeroUsize::get) {
+            None => String::new(),
+            Some(1) => ", 1 layer".to_owned(),
+            Some(layers) => format!(", {layers} layers"),
+        };
         format!("{} of random weights{layers}", self.shape.as_deref().unwrap_or_default())
     }
 
@@ -260,30 +263,7 @@ impl BenchArgs {
 
     /// The requests of a file, if one was named.
     pub(super) fn file(&self) -> Result<Option<Kind>, UsageError> {
-        let Some(path) = &self.requests else { return Ok(None) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| UsageError(format!("--requests: cannot read {}: {error}", path.display())))?;
-        let mut requests = Vec::new();
-        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let line_is = |problem: &dyn std::fmt::Display| {
-                UsageError(format!("--requests: {}, line {}: {problem}", path.display(), index + 1))
-            };
-            let fields =
-                Fields::parse(line.trim_start_matches('\u{feff}').as_bytes()).map_err(|error| line_is(&error))?;
-            let mut request: RerankRequest = Call::read(fields).map_err(|error| line_is(&error))?.request;
-            if request.documents.is_empty() {
-                return Err(line_is(&"documents: must hold at least one document"));
-            }
-            // The endpoint's client knows only whole rankings.
-            request.model = None;
-            request.top_n = None;
-            request.mode = self.mode.unwrap_or(request.mode);
-            requests.push(request);
-        }
-        if requests.is_empty() {
-            return Err(UsageError(format!("--requests: {} holds no request", path.display())));
-        }
-        Ok(Some(Kind { length: None, requests: requests.into() }))
+        self.requests.as_deref().map(|path| requests::read(path, self.mode)).transpose()
     }
 
     /// The file that requests come from, for the report.
@@ -358,27 +338,5 @@ mod tests {
             "--mode is known to --api rerank only"
         );
         assert!(refused(&["--shape", "nano", "--keep", "/"]).starts_with("--keep: / is already there"));
-    }
-
-    #[test]
-    fn requests_are_read_line_by_line() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let path = file.path().to_str().unwrap();
-        std::fs::write(
-            file.path(),
-            "{\"query\":\"q\",\"documents\":[\"a\",{\"text\":\"b\"}],\"instruction\":\"i\"}\n\n",
-        )
-        .unwrap();
-        let kind = args(&["--requests", path]).file().unwrap().unwrap();
-        assert_eq!((kind.requests[0].documents.len(), kind.requests[0].instruction.as_deref()), (2, Some("i")));
-        for (text, problem) in [
-            ("\n", "holds no request"),
-            ("{\"query\":\"q\",\"documents\":[\"a\"]}\n{\"query\":1}", "line 2: query: expected a string"),
-            ("{\"query\":\"q\",\"documents\":[]}", "line 1: documents: must hold at least one document"),
-        ] {
-            std::fs::write(file.path(), text).unwrap();
-            let UsageError(found) = args(&["--requests", path]).file().unwrap_err();
-            assert!(found.contains(problem) && found.contains(path), "{found}");
-        }
     }
 }

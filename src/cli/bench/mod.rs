@@ -1,7 +1,8 @@
-//! `podium bench`: the order of things. Flags are read in [`args`], what is measured is
-//! set up in [`subject`], results are printed in [`table`].
+//! `podium bench`: the order of things. Flags are read in [`args`], what is measured is set up in [`subject`], results
+//! are printed in [`table`].
 
 mod args;
+mod requests;
 mod subject;
 mod table;
 
@@ -19,12 +20,12 @@ use subject::Subject;
 use super::output_file::OutputFile;
 use super::{UsageError, start_quiet_logs};
 use crate::bench::checkpoint::{self, MakeError, Recipe};
+use crate::bench::machine::Machine;
 use crate::bench::measure::{Budget, Measured, measure};
 use crate::bench::plot;
 use crate::bench::report::{CaseReport, MachineFacts, Report, SCHEMA, Settings as ReportSettings};
 use crate::bench::workload::{Case, Kind, cases};
 use crate::config::Settings;
-use crate::eval::statistics::quantile;
 
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     args.check()?;
@@ -127,10 +128,10 @@ fn make(args: &BenchArgs, recipe: &Recipe, settings: &mut Settings, bar: &Progre
     settings.model.source = path.display().to_string();
     settings.model.family.clone_from(&recipe.family);
     let told = format!(
-        "made {} for {}: {} M parameters, {}{}",
+        "made {} for {}: {:.1} M parameters, {}{}",
         args.shape_name(),
         recipe.family,
-        made.parameters / 1_000_000,
+        made.parameters as f64 / 1e6,
         table::memory(made.bytes),
         args.kept_in().map(|path| format!(", kept in {}", path.display())).unwrap_or_default()
     );
@@ -161,7 +162,7 @@ fn all(
 
 fn report(args: &BenchArgs, subject: &Subject, cases: &[Case], measured: &[Measured]) -> Report {
     let product_rates = subject.machine.as_ref().map(|machine| machine.rates().to_vec()).unwrap_or_default();
-    let product_rate = (!product_rates.is_empty()).then(|| quantile(&product_rates, 0.5));
+    let product_rate = subject.machine.as_ref().and_then(Machine::rate);
     let plan = args.plan();
     let (runs, seconds) = match plan.budget {
         Budget::Runs(runs) => (Some(runs), None),

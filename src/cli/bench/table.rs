@@ -63,6 +63,7 @@ fn heading(report: &Report) -> String {
 fn machine(report: &Report) -> String {
     let (machine, settings) = (&report.machine, &report.settings);
     let length = match (settings.runs, settings.seconds) {
+        (Some(1), _) => "1 request a client".to_owned(),
         (Some(runs), _) => format!("{runs} requests a client"),
         (None, seconds) => format!("{} s a case", short(seconds.unwrap_or_default())),
     };
