@@ -55,12 +55,15 @@ class Podium:
             sys.exit("the server ended before it listened")
         # The log is read on, so that a full pipe never holds the server up.
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
-        self.connection = http.client.HTTPConnection(found[1], int(found[2]))
+        self.address = (found[1], int(found[2]))
 
     def rerank(self, body: dict) -> dict:
-        self.connection.request("POST", "/v1/rerank", json.dumps(body), {"content-type": "application/json"})
-        response = self.connection.getresponse()
+        # The other side's turn may outlast what a server waits on an idle connection, so each request has its own.
+        connection = http.client.HTTPConnection(*self.address)
+        connection.request("POST", "/v1/rerank", json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
         reply = json.loads(response.read())
+        connection.close()
         if response.status != 200:
             sys.exit(f"podium replied {response.status}: {reply}")
         return reply
