@@ -30,8 +30,19 @@ const LAST_BYTES: Duration = Duration::from_secs(2);
 /// # Errors
 /// A checkpoint that cannot be loaded, a family that is unknown or does not fit it.
 pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
+    load_reranker_with(settings, |_, runtime| Ok(runtime))
+}
+
+/// As [`load_reranker`], with something around the runtime: what runs instead of it is what `wrap` returns.
+///
+/// # Errors
+/// Those of [`load_reranker`], and what `wrap` refuses.
+pub fn load_reranker_with<R: Runtime>(
+    settings: &Settings,
+    wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
+) -> anyhow::Result<Reranker> {
     let checkpoint = Checkpoint::open(&settings.model)?;
-    let runtime = PackedRuntime::load(&checkpoint, &settings.model.device)?;
+    let runtime = wrap(&checkpoint, PackedRuntime::load(&checkpoint, &settings.model.device)?)?;
     let prompter = prompter(&checkpoint, runtime.facts(), &settings.model.family)?;
     let mut names = vec![checkpoint.name.clone()];
     if settings.model.source.contains('/') && !Path::new(&settings.model.source).is_dir() {
@@ -96,11 +107,11 @@ pub enum Farewell {
 pub async fn serve(
     settings: &ServerSettings,
     authenticator: Arc<Authenticator>,
-    reranker: Reranker,
+    reranker: impl Into<Arc<Reranker>>,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Farewell {
-    let reranker = Arc::new(reranker);
+    let reranker = reranker.into();
     let name = reranker.names().first().map_or("", String::as_str);
     let telemetry = Arc::new(Telemetry::new(name, reranker.family(), reranker.facts()));
     let watching = tokio::spawn(Arc::clone(&authenticator).watch());

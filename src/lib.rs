@@ -14,11 +14,13 @@
 //! | [`schedule`] | who runs when? admission, queue, batches |
 //! | [`runtime`] | tokens to numbers, on mistral.rs's parts |
 //! | [`eval`] | is it any good? labelled data to measures, against BM25, with their uncertainty |
+//! | [`bench`](mod@bench) | how fast is it? requests of chosen sizes, and where their time goes |
 //!
 //! Around them: [`cli`] and [`config`] say what is wanted, [`app`] puts the rooms together,
 //! [`telemetry`] says what happened. `tests/layers.rs` checks who may import whom.
 
 pub mod app;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod eval;

@@ -24,8 +24,9 @@ const RULES: &[Rule] = &[
     Rule { room: "telemetry", may_import: &["rerank", "runtime", "schedule"] },
     Rule { room: "http", may_import: &["rerank", "pipeline", "telemetry"] },
     Rule { room: "eval", may_import: &["rerank", "pipeline"] },
+    Rule { room: "bench", may_import: &["eval", "pipeline", "prompt", "rerank", "runtime"] },
     Rule { room: "config", may_import: &["http", "rerank", "runtime", "schedule", "telemetry"] },
-    Rule { room: "cli", may_import: &["app", "config", "eval", "http", "pipeline", "rerank", "telemetry"] },
+    Rule { room: "cli", may_import: &["app", "bench", "config", "eval", "http", "pipeline", "rerank", "telemetry"] },
     Rule {
         room: "app",
         may_import: &["config", "http", "pipeline", "prompt", "rerank", "runtime", "schedule", "scoring", "telemetry"],

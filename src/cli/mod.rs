@@ -1,10 +1,13 @@
-//! The command line: `serve`, `rerank`, `eval`, `check`. Results go to standard output, everything else to standard error.
+//! The command line: `serve`, `rerank`, `eval`, `bench`, `check`. Results go to standard output, everything else to standard error.
 
+mod bench;
 mod check;
+mod endpoint;
 mod eval;
 mod input;
 mod keys;
 mod output;
+mod output_file;
 mod rerank;
 mod serve;
 
@@ -17,6 +20,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 use toml::Value;
 
+use crate::bench::measure::MeasureError;
 use crate::config::{ConfigError, Configuration, FlagValue, Sources};
 use crate::eval::datasets::DataError;
 use crate::eval::endpoint::EndpointError;
@@ -54,6 +58,8 @@ enum Command {
     Rerank(rerank::RerankArgs),
     /// Measure relevance on labelled data, against the input order and BM25.
     Eval(Box<eval::EvalArgs>),
+    /// Measure how fast a reranker is: requests of chosen sizes, and where their time goes.
+    Bench(Box<bench::BenchArgs>),
     /// Check configuration and model, and print what is in effect.
     Check(check::CheckArgs),
 }
@@ -139,6 +145,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(&args),
         Command::Rerank(args) => rerank::run(args),
         Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Check(args) => check::run(&args),
     }
 }
@@ -164,11 +171,16 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || error.is::<GateError>()
         || error.downcast_ref::<RerankError>().is_some_and(is_callers)
         || error.downcast_ref::<EndpointError>().is_some_and(is_address)
-        || error.downcast_ref::<QueryFailure>().is_some_and(|failure| match &failure.cause {
-            SystemError::Rerank(error) => is_callers(error),
-            SystemError::Endpoint(error) => is_address(error),
-        });
+        || error.downcast_ref::<QueryFailure>().is_some_and(|failure| is_askers(&failure.cause))
+        || matches!(error.downcast_ref(), Some(MeasureError::Request(failure)) if is_askers(&failure.cause));
     if asked_wrong { 2 } else { 1 }
+}
+
+fn is_askers(error: &SystemError) -> bool {
+    match error {
+        SystemError::Rerank(error) => is_callers(error),
+        SystemError::Endpoint(error) => is_address(error),
+    }
 }
 
 /// Whether a rerank failed because of what was asked.

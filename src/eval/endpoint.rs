@@ -7,7 +7,7 @@ use reqwest::{Client, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 
 use super::system::{Answer, ScoredDocument};
-use crate::rerank::{Mode, RerankRequest};
+use crate::rerank::{Mode, RerankRequest, Timing};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -250,6 +250,21 @@ fn read(api: Api, bytes: &[u8], count: usize) -> Result<Answer, String> {
         prompt_tokens: usage("prompt_tokens").or_else(|| usage("total_tokens")).map(|tokens| tokens as usize),
         latency: Duration::ZERO,
         retries: 0,
+        timing: reply.pointer("/meta/timing_ms").and_then(read_timing),
+    })
+}
+
+/// Where a Podium server says that its time went.
+fn read_timing(told: &Value) -> Option<Timing> {
+    let part = |name: &str| {
+        let milliseconds = told.get(name).and_then(Value::as_f64)?;
+        Duration::try_from_secs_f64(milliseconds / 1000.0).ok()
+    };
+    Some(Timing {
+        queue: part("queue")?,
+        tokenize: part("tokenize")?,
+        forward: part("forward")?,
+        total: part("total")?,
     })
 }
 
@@ -326,6 +341,12 @@ mod tests {
         let second = ScoredDocument { index: 1, score: 0.2, tokens_read: Some(3), truncated: Some(true) };
         let first = ScoredDocument { index: 0, score: 0.9, tokens_read: None, truncated: None };
         assert_eq!(answer.documents, [first, second]);
+        assert_eq!(answer.timing, None);
+        let timed = format!(
+            r#"{{"results": {rows}, "meta": {{"timing_ms": {{"queue": 0.5, "tokenize": 1, "forward": 20, "total": 22}}}}}}"#
+        );
+        let timing = read(Api::Rerank, timed.as_bytes(), 2).unwrap().timing.unwrap();
+        assert_eq!((timing.queue, timing.forward), (Duration::from_micros(500), Duration::from_millis(20)));
         let voyage = format!(r#"{{"data": {rows}, "usage": {{"total_tokens": 8}}}}"#);
         let answer = read(Api::Voyage, voyage.as_bytes(), 2).unwrap();
         assert_eq!((answer.documents.len(), answer.prompt_tokens), (2, Some(8)));

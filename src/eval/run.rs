@@ -178,6 +178,7 @@ mod tests {
             prompt_tokens: Some(8),
             latency: Duration::from_millis(1),
             retries: 0,
+            timing: None,
         };
         let pass = in_candidates(answer, &[1, 2, 0]);
         assert_eq!(pass.ranking, [0, 1, 2]);

@@ -1,15 +1,16 @@
 //! Who reranks: the model in this process, or an endpoint somewhere.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::endpoint::{Endpoint, EndpointError};
 use crate::pipeline::Reranker;
-use crate::rerank::{RerankError, RerankRequest};
+use crate::rerank::{RerankError, RerankRequest, Timing};
 
 /// Something that reranks.
 pub enum System {
     /// A model in this process.
-    InProcess(Box<Reranker>),
+    InProcess(Arc<Reranker>),
     /// A server.
     Endpoint(Box<Endpoint>),
 }
@@ -40,6 +41,8 @@ pub struct Answer {
     pub latency: Duration,
     /// How often the request was repeated because the system was busy.
     pub retries: usize,
+    /// Where the system says that its time went, if it tells.
+    pub timing: Option<Timing>,
 }
 
 /// Why a system gave no usable reply.
@@ -76,6 +79,7 @@ impl System {
                     prompt_tokens: Some(ranking.usage.prompt_tokens),
                     latency,
                     retries: 0,
+                    timing: Some(ranking.timing),
                 })
             }
             Self::Endpoint(endpoint) => Ok(endpoint.rerank(&request).await?),

@@ -44,7 +44,9 @@ pub struct Model {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    model_type: &'static str,
+    /// What Xinference's clients look for.
+    #[serde(rename = "model_type")]
+    kind: &'static str,
     /// Tokens that are read of a document.
     max_tokens_per_doc: usize,
 }
@@ -56,7 +58,7 @@ impl Model {
             object: "model",
             created: service.started(),
             owned_by: "podium",
-            model_type: "rerank",
+            kind: "rerank",
             max_tokens_per_doc: service.reranker().document_tokens(),
         }
     }

@@ -110,6 +110,26 @@ impl Tokenizer {
         Ok(self.plain.encode_fast(text, false)?.get_ids().to_vec())
     }
 
+    /// How many tokens a text has.
+    ///
+    /// # Errors
+    /// [`PromptError::Tokenizer`] when the tokenizer fails on it.
+    pub fn count(&self, text: &str) -> Result<usize, PromptError> {
+        self.encode(text).map(|ids| ids.len()).map_err(|error| self.failed(&error))
+    }
+
+    /// The start of a text that has at most `limit` tokens; never half a character.
+    ///
+    /// # Errors
+    /// [`PromptError::Tokenizer`] when the tokenizer fails on it.
+    pub fn start_of<'a>(&self, text: &'a str, limit: usize) -> Result<&'a str, PromptError> {
+        self.cut(text, limit).map(|cut| &text[..cut.bytes]).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &tokenizers::Error) -> PromptError {
+        PromptError::Tokenizer { file: self.file.clone(), problem: error.to_string() }
+    }
+
     /// Where a text ends when at most `limit` tokens of it are kept: never inside a character.
     pub(super) fn cut(&self, text: &str, limit: usize) -> Result<Cut, tokenizers::Error> {
         let encoding = self.plain.encode(text, false)?;

@@ -104,7 +104,7 @@ impl Instructions {
     /// A profile that there is not; one that is asked for in two ways; an instruction in the query beside one in its
     /// own field.
     pub fn resolve(&self, request: &mut RerankRequest, models: &[String]) -> Result<(), RerankError> {
-        self.take_from_model(request, models)?;
+        take_from_model(request, models)?;
         if self.in_query {
             take_from_query(request)?;
         }
@@ -123,22 +123,22 @@ impl Instructions {
         request.instruction = Some(own.map_or_else(|| text.clone(), |own| format!("{text} {own}")));
         Ok(())
     }
+}
 
-    /// `podium-nano@legal` is the model `podium-nano` with the profile `legal`.
-    fn take_from_model(&self, request: &mut RerankRequest, models: &[String]) -> Result<(), RerankError> {
-        let Some(given) = request.model.as_ref().filter(|name| !models.contains(name)) else { return Ok(()) };
-        let Some((model, profile)) = given.rsplit_once(PROFILE_MARK) else { return Ok(()) };
-        if !models.iter().any(|name| name == model) {
-            return Ok(());
-        }
-        if request.profile.as_deref().is_some_and(|other| other != profile) {
-            let problem = format!("differs from the one behind the model's name, `{profile}`; give one of them");
-            return Err(RerankError::invalid("profile", problem));
-        }
-        request.profile = Some(profile.to_owned());
-        request.model = Some(model.to_owned());
-        Ok(())
+/// `podium-nano@legal` is the model `podium-nano` with the profile `legal`.
+fn take_from_model(request: &mut RerankRequest, models: &[String]) -> Result<(), RerankError> {
+    let Some(given) = request.model.as_ref().filter(|name| !models.contains(name)) else { return Ok(()) };
+    let Some((model, profile)) = given.rsplit_once(PROFILE_MARK) else { return Ok(()) };
+    if !models.iter().any(|name| name == model) {
+        return Ok(());
     }
+    if request.profile.as_deref().is_some_and(|other| other != profile) {
+        let problem = format!("differs from the one behind the model's name, `{profile}`; give one of them");
+        return Err(RerankError::invalid("profile", problem));
+    }
+    request.profile = Some(profile.to_owned());
+    request.model = Some(model.to_owned());
+    Ok(())
 }
 
 fn read(text: &str) -> Result<BTreeMap<String, String>, ProfileError> {

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use super::super::endpoint::EndpointArgs;
 use super::super::rerank::mode_parser;
 use super::super::{SettingsArgs, UsageError};
 use crate::eval::datasets::{CollectionFiles, Dataset, set_name, slates};
-use crate::eval::endpoint::{Api, Endpoint};
+use crate::eval::endpoint::Endpoint;
 use crate::eval::gate::Gate;
 use crate::eval::settings::EvalSettings;
 use crate::rerank::Mode;
@@ -97,32 +98,10 @@ pub(in crate::cli) struct EvalArgs {
     #[arg(long, value_name = "METRIC", default_value = "ndcg", requires = "gate", help_heading = "Results")]
     gate_metric: GateMetric,
 
-    /// Evaluate a rerank endpoint instead of a model in this process
-    #[arg(long, value_name = "URL", help_heading = "Endpoint")]
-    url: Option<String>,
-    /// The shape of its requests
-    #[arg(long, value_name = "API", value_enum, default_value = "rerank", requires = "url", help_heading = "Endpoint")]
-    api: ApiName,
-    /// The model that it is asked for
-    #[arg(long, value_name = "NAME", requires = "url", help_heading = "Endpoint")]
-    url_model: Option<String>,
-    /// The environment variable that holds its bearer key
-    #[arg(long, value_name = "NAME", requires = "url", help_heading = "Endpoint")]
-    api_key_env: Option<String>,
-
+    #[command(flatten)]
+    endpoint: EndpointArgs,
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
-}
-
-/// The shape of an endpoint's requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ApiName {
-    /// Cohere, Jina, vLLM, Podium: `documents`, results with a `relevance_score`
-    Rerank,
-    /// Voyage: `documents` and `top_k`, data with a `relevance_score`
-    Voyage,
-    /// Text Embeddings Inference: `texts`, rows with a `score`
-    Tei,
 }
 
 /// A measure without its cut-off.
@@ -156,16 +135,9 @@ impl EvalArgs {
     /// Refuses flags that would have no effect.
     pub(super) fn check(&self) -> Result<(), UsageError> {
         let refuse = |problem: &str| Err(UsageError(problem.to_owned()));
-        if self.url.is_some() {
-            let SettingsArgs { config: _, model, revision, family, device, offline } = &self.settings;
-            if [model, revision, family, device].into_iter().any(Option::is_some) || *offline {
-                return refuse(
-                    "--model, --revision, --family, --device and --offline say what runs in this process; with --url use --url-model",
-                );
-            }
-            if self.api != ApiName::Rerank && (self.mode.is_some() || self.max_tokens_per_doc.is_some()) {
-                return refuse("--mode and --max-tokens-per-doc are known to --api rerank only");
-            }
+        self.endpoint.check(&self.settings)?;
+        if self.endpoint.is_foreign_api() && (self.mode.is_some() || self.max_tokens_per_doc.is_some()) {
+            return refuse("--mode and --max-tokens-per-doc are known to --api rerank only");
         }
         if self.json.is_some() && self.json == self.gate {
             return refuse("--json would overwrite the baseline of --gate; write to another file");
@@ -193,20 +165,7 @@ impl EvalArgs {
 
     /// The endpoint, if one was named.
     pub(super) fn endpoint(&self) -> anyhow::Result<Option<Endpoint>> {
-        let Some(url) = &self.url else { return Ok(None) };
-        let key = match &self.api_key_env {
-            None => None,
-            Some(name) => match std::env::var(name) {
-                Ok(key) if !key.trim().is_empty() => Some(key.trim().to_owned()),
-                _ => return Err(UsageError(format!("--api-key-env: the variable {name} is not set")).into()),
-            },
-        };
-        let api = match self.api {
-            ApiName::Rerank => Api::Rerank,
-            ApiName::Voyage => Api::Voyage,
-            ApiName::Tei => Api::Tei,
-        };
-        Ok(Some(Endpoint::new(url, api, self.url_model.clone(), key)?))
+        self.endpoint.endpoint()
     }
 
     /// The baseline, if one was named.

@@ -1,19 +1,19 @@
 //! `podium eval`: the order of things. Flags are read in [`args`], results are printed in [`table`].
 
 mod args;
-mod output_file;
 mod table;
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub(super) use args::EvalArgs;
-use output_file::OutputFile;
 
+use super::output_file::OutputFile;
 use super::start_quiet_logs;
 use crate::app;
 use crate::config::Settings;
@@ -92,7 +92,7 @@ fn system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Result<(Sy
         device: Some(reranker.facts().device.clone()),
         url: None,
     };
-    Ok((System::InProcess(Box::new(reranker)), facts))
+    Ok((System::InProcess(Arc::new(reranker)), facts))
 }
 
 /// Runs every set.

@@ -121,11 +121,10 @@ fn spelled(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
-        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
         Value::Array(items) if items.iter().all(|item| !item.is_array() && !item.is_object()) => {
             Some(items.iter().filter_map(spelled).collect::<Vec<_>>().join(", "))
         }
-        Value::Array(_) | Value::Object(_) => Some(value.to_string()),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => Some(value.to_string()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Answer, Call, Dialect, no_headers, podium};
+use super::{Answer, Call, Dialect, TokenUsage, no_headers, podium};
 use crate::http::error::FailureShape;
 use crate::http::fields::Fields;
 use crate::rerank::RerankError;
@@ -17,7 +17,7 @@ struct Reply<'a> {
     created: u64,
     model: &'a str,
     results: Vec<Rank<'a>>,
-    usage: Usage,
+    usage: TokenUsage,
     warnings: &'a [String],
 }
 
@@ -27,12 +27,6 @@ struct Rank<'a> {
     relevance_score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     document: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Usage {
-    prompt_tokens: usize,
-    total_tokens: usize,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -51,14 +45,13 @@ fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
         relevance_score: if raw { row.raw_score } else { row.relevance_score },
         document: answer.echoed_text(row.index),
     });
-    let tokens = answer.prompt_tokens();
     serde_json::to_vec(&Reply {
         id: answer.id,
         object: "rerank",
         created: answer.created,
         model: &ranking.model,
         results: results.collect(),
-        usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
+        usage: answer.token_usage(),
         warnings: &ranking.warnings,
     })
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Answer, Call, Dialect, documents, no_headers, request};
+use super::{Answer, Call, Dialect, TokenUsage, documents, no_headers, request};
 use crate::http::error::FailureShape;
 use crate::http::fields::Fields;
 use crate::rerank::RerankError;
@@ -34,9 +34,10 @@ struct Rank<'a> {
 
 #[derive(Serialize)]
 struct Usage {
-    prompt_tokens: usize,
+    #[serde(flatten)]
+    read: TokenUsage,
+    /// Its clients read this too; a reranker writes nothing.
     completion_tokens: usize,
-    total_tokens: usize,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -53,7 +54,6 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
     let ranking = answer.ranking();
     let rank = |index, score| Rank { index, score, input: answer.echo(index), object: "rank_result" };
-    let tokens = answer.prompt_tokens();
     serde_json::to_vec(&Reply {
         id: answer.id,
         object: "list",
@@ -61,7 +61,7 @@ fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
         top_k: ranking.results.len(),
         return_input: answer.call.echo.is_some(),
         data: ranking.results.iter().map(|row| rank(row.index, row.relevance_score)).collect(),
-        usage: Usage { prompt_tokens: tokens, completion_tokens: 0, total_tokens: tokens },
+        usage: Usage { read: answer.token_usage(), completion_tokens: 0 },
         warnings: &ranking.warnings,
     })
 }

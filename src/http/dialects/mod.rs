@@ -21,6 +21,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::Service;
@@ -175,7 +176,19 @@ pub struct Answer<'a> {
     pub rankings: &'a [Ranking],
 }
 
+/// The tokens that were read, as most dialects say it.
+#[derive(Debug, Serialize)]
+struct TokenUsage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
+
 impl Answer<'_> {
+    fn token_usage(&self) -> TokenUsage {
+        let tokens = self.prompt_tokens();
+        TokenUsage { prompt_tokens: tokens, total_tokens: tokens }
+    }
+
     /// The only ranking, or the first.
     fn ranking(&self) -> &Ranking {
         &self.rankings[0]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Answer, Call, Dialect, documents, no_headers, request};
+use super::{Answer, Call, Dialect, TokenUsage, documents, no_headers, request};
 use crate::http::error::FailureShape;
 use crate::http::fields::{Fields, quoted};
 use crate::rerank::RerankError;
@@ -13,19 +13,13 @@ pub(super) const DIALECT: Dialect =
 #[derive(Serialize)]
 struct Reply {
     rankings: Vec<Rank>,
-    usage: Usage,
+    usage: TokenUsage,
 }
 
 #[derive(Serialize)]
 struct Rank {
     index: usize,
     logit: f32,
-}
-
-#[derive(Serialize)]
-struct Usage {
-    prompt_tokens: usize,
-    total_tokens: usize,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -45,8 +39,7 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 
 fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
     let rankings = answer.ranking().results.iter().map(|row| Rank { index: row.index, logit: row.raw_score }).collect();
-    let tokens = answer.prompt_tokens();
-    serde_json::to_vec(&Reply { rankings, usage: Usage { prompt_tokens: tokens, total_tokens: tokens } })
+    serde_json::to_vec(&Reply { rankings, usage: answer.token_usage() })
 }
 
 #[cfg(test)]

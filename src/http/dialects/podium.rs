@@ -165,7 +165,9 @@ impl<'a> Reply<'a> {
                 Value::Object(record) => {
                     Document { text: (!record.contains_key("text")).then_some(text.as_str()), record: Some(record) }
                 }
-                _ => Document { text: Some(text.as_str()), record: None },
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                    Document { text: Some(text.as_str()), record: None }
+                }
             })
         };
         let text = |row: &RankedDocument| sent.and_then(|_| texts.get(row.index)).map(String::as_str);

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Answer, Call, Dialect, documents, no_headers, request};
+use super::{Answer, Call, Dialect, TokenUsage, documents, no_headers, request};
 use crate::http::error::FailureShape;
 use crate::http::fields::Fields;
 use crate::rerank::{Mode, RerankError, RerankRequest};
@@ -23,21 +23,16 @@ struct Reply<'a> {
     object: &'static str,
     created: u64,
     model: &'a str,
-    data: Vec<Score>,
-    usage: Usage,
+    data: Vec<Row>,
+    usage: TokenUsage,
 }
 
 #[derive(Serialize)]
-struct Score {
+struct Row {
     index: usize,
     object: &'static str,
-    score: f32,
-}
-
-#[derive(Serialize)]
-struct Usage {
-    prompt_tokens: usize,
-    total_tokens: usize,
+    #[serde(rename = "score")]
+    value: f32,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -57,12 +52,12 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let of = |query: String, documents| RerankRequest { query, documents, ..request.clone() };
     let requests = match (queries.len(), texts.len()) {
         (1, _) => vec![of(queries.into_iter().next().unwrap_or_default(), texts)],
-        (some, same) if some == same => {
+        (count, texts_count) if count == texts_count => {
             queries.into_iter().zip(texts).map(|(query, text)| of(query, vec![text])).collect()
         }
-        (some, other) => {
+        (count, other) => {
             let problem =
-                format!("{some} texts in `{left}` and {other} in `{right}` do not pair; give one, or as many");
+                format!("{count} texts in `{left}` and {other} in `{right}` do not pair; give one, or as many");
             return Err(RerankError::invalid(left, problem));
         }
     };
@@ -95,24 +90,23 @@ fn take_texts(fields: &mut Fields, name: &str) -> Result<Vec<String>, RerankErro
 
 fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
     let raw = answer.call.raw_scores;
-    let mut data: Vec<Score> = Vec::new();
+    let mut data: Vec<Row> = Vec::new();
     for ranking in answer.rankings {
         let first = data.len();
-        data.extend(ranking.results.iter().map(|row| Score {
+        data.extend(ranking.results.iter().map(|row| Row {
             index: first + row.index,
             object: "score",
-            score: if raw { row.raw_score } else { row.relevance_score },
+            value: if raw { row.raw_score } else { row.relevance_score },
         }));
     }
-    data.sort_by_key(|score| score.index);
-    let tokens = answer.prompt_tokens();
+    data.sort_by_key(|row| row.index);
     serde_json::to_vec(&Reply {
         id: format!("score-{}", answer.id),
         object: "list",
         created: answer.created,
         model: &answer.ranking().model,
         data,
-        usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
+        usage: answer.token_usage(),
     })
 }
 

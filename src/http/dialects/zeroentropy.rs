@@ -1,4 +1,4 @@
-//! ZeroEntropy's dialect: `/v1/models/rerank`.
+//! `ZeroEntropy`'s dialect: `/v1/models/rerank`.
 
 use serde::Serialize;
 

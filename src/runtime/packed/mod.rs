@@ -9,6 +9,7 @@ mod attention;
 mod config;
 mod decoder;
 mod layout;
+mod product;
 pub(super) mod weights;
 
 use std::io::IsTerminal;
@@ -20,6 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use self::config::DecoderConfig;
 use self::decoder::Decoder;
 use self::layout::Packed;
+pub use self::product::Product;
 use super::checkpoint::Checkpoint;
 use super::{ForwardPass, LoadError, ModelFacts, Probe, Readout, Runtime, RuntimeError};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tempfile::NamedTempFile;
 
-use super::super::UsageError;
+use super::UsageError;
 
 /// A file to be written at the end; that it can be written is known from the beginning.
 pub(super) struct OutputFile {

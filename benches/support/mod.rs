@@ -1,0 +1,42 @@
+//! What the benches share: requests of a fixed size, and the embedded model's prompts over a runtime without a model.
+
+use podium::app;
+use podium::bench::workload::{Grid, Length, read_tokenizer};
+use podium::config::{Configuration, Settings, Sources};
+use podium::pipeline::Reranker;
+use podium::prompt::Prompter;
+use podium::rerank::{Mode, RerankRequest};
+use podium::runtime::fake::FakeRuntime;
+use podium::runtime::{Checkpoint, Runtime};
+
+/// A request of so many documents of 100 tokens.
+pub fn request(documents: usize) -> RerankRequest {
+    let tokenizer = read_tokenizer(None, "embedded").expect("the embedded tokenizer is one");
+    let grid = Grid {
+        documents: vec![documents],
+        lengths: vec![Length { low: 100, high: 100 }],
+        instruction: Some("Prefer recent sources.".to_owned()),
+        mode: Mode::Auto,
+        set_limit: false,
+        seed: 1,
+    };
+    grid.kinds(&tokenizer).expect("texts are written")[0].requests[0].clone()
+}
+
+/// The default settings.
+pub fn settings() -> Settings {
+    Configuration::load(&Sources::default()).expect("the defaults are valid").settings
+}
+
+/// The embedded model's prompts.
+pub fn prompter() -> Prompter {
+    app::prompter(&Checkpoint::embedded(), FakeRuntime::new().facts(), "auto").expect("the embedded prompts are valid")
+}
+
+/// The whole way of a request, with no time spent in a model.
+pub fn reranker() -> Reranker {
+    let settings = settings();
+    let instructions = app::instructions(&settings.instructions).expect("the built-in instructions are valid");
+    let names = vec!["podium-nano".to_owned()];
+    Reranker::new(names, prompter(), FakeRuntime::new(), settings.limits, instructions, &settings.schedule)
+}

@@ -1,0 +1,350 @@
+//! A checkpoint of random weights: a folder as Hugging Face lays it out, written piece by piece.
+//!
+//! Speed does not depend on the values, so a shape can be timed without its weights. Scores mean nothing.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use half::bf16;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::shape::Shape;
+use super::tokenizer;
+use crate::prompt::{Families, Family, PromptError};
+use crate::runtime::Checkpoint;
+
+/// Standard deviation of the weights: what such models are initialised with.
+const DEVIATION: f32 = 0.02;
+
+/// Values that are drawn at once: what is in memory beside the file's buffer.
+const PIECE: usize = 1 << 20;
+
+/// Widths of jina-reranker-v3's projector, inside and out.
+const PROJECTOR: (usize, usize) = (512, 512);
+
+/// The longest path of jina-reranker-v3, whose decoder is otherwise Qwen3's of 0.6B.
+const JINA_POSITIONS: usize = 131_072;
+
+/// How weights are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// Two bytes each.
+    Bf16,
+    /// Four bytes each.
+    F32,
+}
+
+impl Stored {
+    const fn width(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "BF16",
+            Self::F32 => "F32",
+        }
+    }
+}
+
+/// What is made.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// The decoder's sizes; the vocabulary grows if the tokenizer needs more.
+    pub shape: Shape,
+    /// The prompt family that the checkpoint must fit.
+    pub family: String,
+    /// How weights are stored.
+    pub stored: Stored,
+    /// The bytes of a `tokenizer.json`, instead of one that is built here.
+    pub tokenizer: Option<Vec<u8>>,
+    /// Seed of the weights.
+    pub seed: u64,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    /// Weights.
+    pub parameters: usize,
+    /// Bytes of the weights' file.
+    pub bytes: u64,
+}
+
+/// Why no checkpoint was made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// The family is unknown.
+    #[error(transparent)]
+    Family(#[from] PromptError),
+    /// The tokenizer is none.
+    #[error("the tokenizer is not one: {0}")]
+    Tokenizer(String),
+    /// A file could not be written.
+    #[error("cannot write the checkpoint: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// The family that a shape is usually used with.
+#[must_use]
+pub fn usual_family(shape: &str) -> &'static str {
+    match shape {
+        "nano" => "podium-nano",
+        "qwen2.5-0.5b" => "mxbai-v2",
+        _ => "jina-v3",
+    }
+}
+
+/// Writes `config.json`, `tokenizer.json` and `model.safetensors` (and the lexical table, where the family uses one)
+/// into `folder`, which must exist.
+///
+/// # Errors
+/// [`MakeError`].
+pub fn make(recipe: &Recipe, folder: &Path) -> Result<Made, MakeError> {
+    let families = Families::built_in()?;
+    let family = families.named(&recipe.family)?;
+    let embedded = Checkpoint::embedded();
+    let lexical = family.facts.name == "podium-nano";
+    let tokenizer = match &recipe.tokenizer {
+        Some(bytes) => bytes.clone(),
+        // The embedded model's own, where it fits.
+        None if lexical => embedded.tokenizer,
+        None => tokenizer::build(&control_tokens(family)),
+    };
+    let mut shape = recipe.shape.clone();
+    shape.vocab_size = shape.vocab_size.max(vocabulary_of(&tokenizer)?);
+    if family.facts.recognise.projector && !lexical {
+        shape.max_position_embeddings = shape.max_position_embeddings.max(JINA_POSITIONS);
+    }
+    let tensors = tensors(&shape, family.facts.recognise.projector || lexical);
+    let mut config = serde_json::to_value(&shape).map_err(io::Error::from)?;
+    let class = if shape.model_type == "qwen2" { "Qwen2" } else { "Qwen3" };
+    config["architectures"] = json!([format!("{class}ForCausalLM")]);
+    config["hidden_act"] = "silu".into();
+    config["torch_dtype"] = if recipe.stored == Stored::Bf16 { "bfloat16" } else { "float32" }.into();
+    if shape.model_type == "qwen3" {
+        config["attention_bias"] = false.into();
+    }
+    if lexical {
+        let own: Value = serde_json::from_slice(&embedded.config).map_err(io::Error::from)?;
+        config["podium"] = own["podium"].clone();
+        fs::write(folder.join("lexical.safetensors"), embedded.lexical.unwrap_or_default())?;
+    }
+    fs::write(folder.join("config.json"), serde_json::to_vec_pretty(&config).map_err(io::Error::from)?)?;
+    fs::write(folder.join("tokenizer.json"), tokenizer)?;
+    let parameters = tensors.iter().map(Tensor::elements).sum();
+    let path = folder.join("model.safetensors");
+    write_weights(&tensors, recipe.stored, recipe.seed, File::create(&path)?)?;
+    Ok(Made { parameters, bytes: fs::metadata(path)?.len() })
+}
+
+/// Every token that a family's templates and marks spell.
+fn control_tokens(family: &Family) -> Vec<String> {
+    let mut tokens = vec!["<|endoftext|>".to_owned()];
+    tokens.extend(family.facts.control_tokens.iter().cloned());
+    tokens.dedup();
+    tokens
+}
+
+/// One above the highest id.
+fn vocabulary_of(tokenizer: &[u8]) -> Result<usize, MakeError> {
+    let json: Value = serde_json::from_slice(tokenizer).map_err(|error| MakeError::Tokenizer(error.to_string()))?;
+    let vocabulary = json["model"]["vocab"].as_object().into_iter().flat_map(Map::values);
+    let added = json["added_tokens"].as_array().into_iter().flatten().map(|token| &token["id"]);
+    let last = vocabulary.chain(added).filter_map(Value::as_u64).max();
+    last.map(|last| last as usize + 1).ok_or_else(|| MakeError::Tokenizer("it has no vocabulary".to_owned()))
+}
+
+#[derive(Debug)]
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+    /// A norm's weights are ones, everything else is drawn.
+    ones: bool,
+}
+
+impl Tensor {
+    fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+fn tensors(shape: &Shape, projector: bool) -> Vec<Tensor> {
+    let mut tensors = Vec::new();
+    let mut add = |name: String, sizes: &[usize]| {
+        let ones = name.ends_with("norm.weight");
+        tensors.push(Tensor { name, shape: sizes.to_vec(), ones });
+    };
+    let (hidden, middle, query, key) =
+        (shape.hidden_size, shape.intermediate_size, shape.query_width(), shape.key_width());
+    let qwen2 = shape.model_type == "qwen2";
+    add("model.embed_tokens.weight".to_owned(), &[shape.vocab_size, hidden]);
+    for layer in 0..shape.num_hidden_layers {
+        let mut add = |name: &str, sizes: &[usize]| add(format!("model.layers.{layer}.{name}.weight"), sizes);
+        add("input_layernorm", &[hidden]);
+        for (name, rows) in [("q_proj", query), ("k_proj", key), ("v_proj", key)] {
+            add(&format!("self_attn.{name}"), &[rows, hidden]);
+        }
+        add("self_attn.o_proj", &[hidden, query]);
+        if !qwen2 {
+            add("self_attn.q_norm", &[shape.head_dim]);
+            add("self_attn.k_norm", &[shape.head_dim]);
+        }
+        add("post_attention_layernorm", &[hidden]);
+        add("mlp.gate_proj", &[middle, hidden]);
+        add("mlp.up_proj", &[middle, hidden]);
+        add("mlp.down_proj", &[hidden, middle]);
+    }
+    if qwen2 {
+        for layer in 0..shape.num_hidden_layers {
+            for (name, rows) in [("q_proj", query), ("k_proj", key), ("v_proj", key)] {
+                add(format!("model.layers.{layer}.self_attn.{name}.bias"), &[rows]);
+            }
+        }
+    }
+    add("model.norm.weight".to_owned(), &[hidden]);
+    if !shape.tie_word_embeddings {
+        add("lm_head.weight".to_owned(), &[shape.vocab_size, hidden]);
+    }
+    if projector {
+        add("projector.0.weight".to_owned(), &[PROJECTOR.0, hidden]);
+        add("projector.2.weight".to_owned(), &[PROJECTOR.1, PROJECTOR.0]);
+    }
+    tensors
+}
+
+/// Header, then every tensor in the header's order, a piece at a time.
+fn write_weights(tensors: &[Tensor], stored: Stored, seed: u64, file: File) -> io::Result<()> {
+    let mut header = Map::new();
+    let mut offset = 0;
+    for tensor in tensors {
+        let end = offset + tensor.elements() * stored.width();
+        let entry = json!({"dtype": stored.name(), "shape": tensor.shape, "data_offsets": [offset, end]});
+        header.insert(tensor.name.clone(), entry);
+        offset = end;
+    }
+    let mut header = serde_json::to_vec(&header)?;
+    // Values begin at a multiple of eight.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut out = BufWriter::new(file);
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    let mut piece_seed = seed;
+    for tensor in tensors {
+        let mut left = tensor.elements();
+        while left > 0 {
+            let pieces: Vec<(u64, usize)> = (0..rayon::current_num_threads())
+                .map_while(|_| {
+                    let size = left.min(PIECE);
+                    left -= size;
+                    piece_seed = piece_seed.wrapping_add(1);
+                    (size > 0).then_some((piece_seed, size))
+                })
+                .collect();
+            let written: Vec<Vec<u8>> =
+                pieces.into_par_iter().map(|(seed, size)| values(seed, size, tensor.ones, stored)).collect();
+            for bytes in written {
+                out.write_all(&bytes)?;
+            }
+        }
+    }
+    out.flush()
+}
+
+/// Values as bytes: ones, or an even distribution with the deviation that is wanted.
+fn values(seed: u64, size: usize, ones: bool, stored: Stored) -> Vec<u8> {
+    let mut generator = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let width = DEVIATION * 12_f32.sqrt();
+    let mut bytes = Vec::with_capacity(size * stored.width());
+    for _ in 0..size {
+        let value = if ones { 1.0 } else { (generator.random::<f32>() - 0.5) * width };
+        match stored {
+            Stored::Bf16 => bytes.extend_from_slice(&bf16::from_f32(value).to_le_bytes()),
+            Stored::F32 => bytes.extend_from_slice(&value.to_le_bytes()),
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app;
+    use crate::config::{Configuration, Sources};
+    use crate::rerank::RerankRequest;
+    use crate::runtime::EMBEDDED_MODEL;
+
+    fn recipe(shape: &str, family: &str, stored: Stored) -> Recipe {
+        let mut shape = Shape::named(shape).unwrap();
+        // Small enough for a test, in the same proportions of heads.
+        shape.hidden_size = 64;
+        shape.head_dim = 16;
+        shape.intermediate_size = 96;
+        shape.num_hidden_layers = 2;
+        shape.vocab_size = 100;
+        Recipe { shape, family: family.to_owned(), stored, tokenizer: None, seed: 5 }
+    }
+
+    #[tokio::test]
+    async fn every_familys_checkpoint_is_loaded_and_ranks() {
+        for (shape, family, stored) in [
+            ("qwen3-0.6b", "jina-v3", Stored::Bf16),
+            ("qwen3-8b", "qwen3-reranker", Stored::F32),
+            ("qwen2.5-0.5b", "mxbai-v2", Stored::Bf16),
+            ("qwen3-4b", "zerank", Stored::Bf16),
+            ("qwen2.5-0.5b", "first", Stored::Bf16),
+            ("nano", "podium-nano", Stored::F32),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let made = make(&recipe(shape, family, stored), folder.path()).unwrap();
+            let mut settings = Configuration::load(&Sources::default()).unwrap().settings;
+            settings.model.source = folder.path().display().to_string();
+            family.clone_into(&mut settings.model.family);
+            "cpu".clone_into(&mut settings.model.device);
+            let reranker = app::load_reranker(&settings).unwrap();
+            assert_eq!(reranker.facts().parameters, made.parameters, "{family}");
+            assert!(made.bytes > (made.parameters * stored.width()) as u64, "{family}");
+            let documents = vec!["The garden was small.".to_owned(), "Rain fell on the coast.".to_owned()];
+            let ranking = reranker.rerank(RerankRequest::new("Where did it rain?", documents)).await.unwrap();
+            assert_eq!(ranking.results.len(), 2, "{family}");
+            let apart = ranking.results[0].raw_score - ranking.results[1].raw_score;
+            assert!(apart.abs() > 0.0, "{family}: {ranking:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_weights_and_they_have_the_deviation() {
+        let values = |seed| values(seed, 100_000, false, Stored::F32);
+        assert_eq!(values(1), values(1));
+        assert_ne!(values(1), values(2));
+        let numbers: Vec<f32> = values(1).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let variance = numbers.iter().map(|value| value * value).sum::<f32>() / numbers.len() as f32;
+        assert!((variance.sqrt() - DEVIATION).abs() < 1e-3, "{variance}");
+    }
+
+    #[test]
+    fn the_published_sizes_come_out() {
+        let parameters =
+            |shape: &str| -> usize { tensors(&Shape::named(shape).unwrap(), false).iter().map(Tensor::elements).sum() };
+        assert_eq!(parameters("qwen3-0.6b"), 596_049_920);
+        assert_eq!(parameters("qwen2.5-0.5b"), 494_032_768);
+        assert_eq!(parameters("qwen3-8b"), 8_190_735_360);
+    }
+
+    #[test]
+    fn an_unknown_family_and_a_broken_tokenizer_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = make(&recipe("nano", "bert", Stored::F32), folder.path()).unwrap_err().to_string();
+        assert!(error.contains("no family `bert`") && error.contains(EMBEDDED_MODEL), "{error}");
+        let broken = Recipe { tokenizer: Some(b"[]".to_vec()), ..recipe("nano", "jina-v3", Stored::F32) };
+        let error = make(&broken, folder.path()).unwrap_err().to_string();
+        assert_eq!(error, "the tokenizer is not one: it has no vocabulary");
+    }
+}

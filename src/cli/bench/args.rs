@@ -1,0 +1,342 @@
+//! The command line of `podium bench`, and what it asks for.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
+
+use super::super::endpoint::EndpointArgs;
+use super::super::rerank::mode_parser;
+use super::super::{SettingsArgs, UsageError};
+use super::requests;
+use crate::bench::checkpoint::{Recipe, Stored, usual_family};
+use crate::bench::measure::{Budget, Plan};
+use crate::bench::shape::{NAMES, Shape};
+use crate::bench::workload::{Grid, Kind, Length, Route, Tokenizer, read_tokenizer};
+use crate::rerank::Mode;
+
+/// Requests of each client where neither --runs nor --seconds is given.
+const USUAL_RUNS: usize = 20;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  podium bench
+  podium bench --documents 16,64 --tokens 128,512 --concurrency 1,8 --seconds 20
+  podium bench --over in-process,http --concurrency 1,64 --plot bench.svg
+  podium bench --requests mine.jsonl --model Qwen/Qwen3-Reranker-0.6B
+  podium bench --shape qwen3-0.6b --documents 16 --runs 5
+  podium bench --shape qwen3-4b --family qwen3-reranker --layers 4 --tokens 20-400
+  podium bench --url http://localhost:3000 --api tei --concurrency 1,16 --json tei.json
+
+Every combination of documents, tokens, clients and routes is a case. Cases take turns, round by round, so that a slow \
+minute of the machine hits all of them. A client sends its next request when it has the answer to the last.
+
+Documents are made-up sentences of so many tokens of the model's own tokenizer (with --url: podium-nano's, or that of \
+--tokenizer). --requests takes JSONL instead: {\"query\": \"...\", \"documents\": [\"...\"], \"instruction\": \"...\"} a line.
+
+--shape times a model without its weights: random values in its published sizes. Its scores mean nothing.
+
+GFLOP/s counts what the model computes, attention included, and nothing for what it skips; \"of product\" holds it against \
+a large matrix product measured on the same device between the rounds. tools/compare times the same weights and tokens \
+with transformers.")]
+pub(in crate::cli) struct BenchArgs {
+    /// Documents of a request
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "16,64", help_heading = "Requests")]
+    documents: Vec<NonZeroUsize>,
+    /// Tokens of a document; 20-400 is evenly between the two
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "128", help_heading = "Requests")]
+    tokens: Vec<Length>,
+    /// Clients at once
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", help_heading = "Requests")]
+    concurrency: Vec<NonZeroUsize>,
+    /// The instruction of every request
+    #[arg(long, short, value_name = "TEXT", conflicts_with = "requests", help_heading = "Requests")]
+    instruction: Option<String>,
+    /// All documents of a slate in one pass, or one document at a time
+    #[arg(long, value_name = "MODE", value_parser = mode_parser(), help_heading = "Requests")]
+    mode: Option<Mode>,
+    /// Requests from a JSONL file, in turn, instead of made-up ones
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["documents", "tokens"], help_heading = "Requests")]
+    requests: Option<PathBuf>,
+
+    /// Requests that each client sends in each case [default: 20]
+    #[arg(long, value_name = "N", conflicts_with = "seconds", help_heading = "Measuring")]
+    runs: Option<NonZeroUsize>,
+    /// Measure each case for so long instead
+    #[arg(long, value_name = "S", value_parser = seconds_parser, help_heading = "Measuring")]
+    seconds: Option<f64>,
+    /// Rounds that runs or seconds are split into
+    #[arg(long, value_name = "N", default_value = "5", help_heading = "Measuring")]
+    rounds: NonZeroUsize,
+    /// Requests of each case that do not count
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
+    warm_up: usize,
+    /// Seeds texts and random weights
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
+    seed: u64,
+    /// Call the model in this process, or over HTTP through a server on a free port, or both in turn
+    #[arg(
+        long,
+        value_name = "ROUTE,...",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "in-process",
+        conflicts_with = "url",
+        help_heading = "Measuring"
+    )]
+    over: Vec<RouteName>,
+
+    /// Time a model of this shape with random weights
+    #[arg(long, value_name = "SHAPE", value_parser = PossibleValuesParser::new(NAMES), conflicts_with_all = ["model", "revision", "url"], help_heading = "Random weights")]
+    shape: Option<String>,
+    /// Make so many layers of it
+    #[arg(long, value_name = "N", requires = "shape", help_heading = "Random weights")]
+    layers: Option<NonZeroUsize>,
+    /// How its weights are stored
+    #[arg(
+        long,
+        value_name = "TYPE",
+        value_enum,
+        default_value = "bf16",
+        requires = "shape",
+        help_heading = "Random weights"
+    )]
+    dtype: StoredName,
+    /// Keep the checkpoint in this new folder
+    #[arg(long, value_name = "FOLDER", requires = "shape", help_heading = "Random weights")]
+    keep: Option<PathBuf>,
+    /// A tokenizer.json for it, instead of one that is built in [with --url: what counts tokens]
+    #[arg(long, value_name = "FILE", help_heading = "Random weights")]
+    tokenizer: Option<PathBuf>,
+
+    /// Write everything as JSON; - is standard output, in place of the table
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) json: Option<PathBuf>,
+    /// Draw time against documents and tokens as an SVG
+    #[arg(long, value_name = "FILE.svg", help_heading = "Results")]
+    pub(super) plot: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) endpoint: EndpointArgs,
+    #[command(flatten)]
+    pub(super) settings: SettingsArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RouteName {
+    InProcess,
+    Http,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StoredName {
+    Bf16,
+    F32,
+}
+
+fn seconds_parser(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value: &f64| *value > 0.0 && *value <= 86_400.0);
+    value.ok_or_else(|| "expected a number of seconds above 0 and up to 86400".to_owned())
+}
+
+impl BenchArgs {
+    /// Refuses flags that would have no effect.
+    pub(super) fn check(&self) -> Result<(), UsageError> {
+        let refuse = |problem: &str| Err(UsageError(problem.to_owned()));
+        self.endpoint.check(&self.settings)?;
+        if self.endpoint.is_foreign_api() && self.mode.is_some() {
+            return refuse("--mode is known to --api rerank only");
+        }
+        if self.tokenizer.is_some() && self.shape.is_none() && !self.endpoint.is_set() {
+            return refuse("--tokenizer goes with --shape or --url; a model brings its own");
+        }
+        if self.tokenizer.is_some() && self.requests.is_some() && self.shape.is_none() {
+            return refuse("--tokenizer counts the tokens of made-up documents, and --requests brings documents");
+        }
+        if self.json.is_some() && self.json == self.plot {
+            return refuse("--json and --plot name the same file");
+        }
+        if self.instruction.as_ref().is_some_and(|text| text.trim().is_empty()) {
+            return refuse("--instruction is blank");
+        }
+        if let Some(folder) = &self.keep
+            && folder.exists()
+        {
+            return Err(UsageError(format!("--keep: {} is already there; name a new folder", folder.display())));
+        }
+        Ok(())
+    }
+
+    /// How everything is measured.
+    pub(super) fn plan(&self) -> Plan {
+        let budget = match (self.seconds, self.runs) {
+            (Some(seconds), _) => Budget::Time(Duration::from_secs_f64(seconds)),
+            (None, runs) => Budget::Runs(runs.map_or(USUAL_RUNS, NonZeroUsize::get)),
+        };
+        Plan { budget, rounds: self.rounds.get(), warm_up: self.warm_up }
+    }
+
+    pub(super) fn routes(&self) -> Vec<Route> {
+        if self.endpoint.is_set() {
+            return vec![Route::Url];
+        }
+        let mut routes = Vec::new();
+        for name in &self.over {
+            let route = if *name == RouteName::Http { Route::Http } else { Route::InProcess };
+            if !routes.contains(&route) {
+                routes.push(route);
+            }
+        }
+        routes
+    }
+
+    pub(super) fn concurrency(&self) -> Vec<usize> {
+        self.concurrency.iter().map(|clients| clients.get()).collect()
+    }
+
+    /// What a random checkpoint is made of, if one is asked for.
+    pub(super) fn recipe(&self) -> anyhow::Result<Option<Recipe>> {
+        let Some(name) = &self.shape else { return Ok(None) };
+        let Some(mut shape) = Shape::named(name) else { return Ok(None) };
+        if let Some(layers) = self.layers {
+            shape.num_hidden_layers = layers.get();
+        }
+        let family = self.settings.family.clone().filter(|family| family != "auto");
+        Ok(Some(Recipe {
+            shape,
+            family: family.unwrap_or_else(|| usual_family(name).to_owned()),
+            stored: if self.dtype == StoredName::F32 { Stored::F32 } else { Stored::Bf16 },
+            tokenizer: self.tokenizer()?,
+            seed: self.seed,
+        }))
+    }
+
+    /// What to call a random checkpoint.
+    pub(super) fn shape_name(&self) -> String {
+        let layers = match self.layers.map(NonZeroUsize::get) {
+            None => String::new(),
+            Some(1) => ", 1 layer".to_owned(),
+            Some(layers) => format!(", {layers} layers"),
+        };
+        format!("{} of random weights{layers}", self.shape.as_deref().unwrap_or_default())
+    }
+
+    pub(super) fn kept_in(&self) -> Option<&Path> {
+        self.keep.as_deref()
+    }
+
+    /// The bytes of the tokenizer that was named.
+    pub(super) fn tokenizer(&self) -> Result<Option<Vec<u8>>, UsageError> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path)
+                .map_err(|error| UsageError(format!("--tokenizer: cannot read {}: {error}", path.display())))
+        };
+        self.tokenizer.as_ref().map(read).transpose()
+    }
+
+    /// What counts the tokens of made-up documents for an endpoint.
+    pub(super) fn tokenizer_for_url(&self) -> Result<Tokenizer, UsageError> {
+        let bytes = self.tokenizer()?;
+        let file = self.tokenizer.as_deref().unwrap_or(Path::new("the embedded tokenizer"));
+        read_tokenizer(bytes, &file.display().to_string()).map_err(|error| UsageError(format!("--tokenizer: {error}")))
+    }
+
+    /// Sizes of made-up requests.
+    pub(super) fn grid(&self) -> Grid {
+        Grid {
+            documents: self.documents.iter().map(|count| count.get()).collect(),
+            lengths: self.tokens.clone(),
+            instruction: self.instruction.clone(),
+            mode: self.mode.unwrap_or_default(),
+            set_limit: !self.endpoint.is_set(),
+            seed: self.seed,
+        }
+    }
+
+    /// The most documents of a made-up request.
+    pub(super) fn most_documents(&self) -> usize {
+        self.documents.iter().map(|count| count.get()).max().unwrap_or_default()
+    }
+
+    /// The requests of a file, if one was named.
+    pub(super) fn file(&self) -> Result<Option<Kind>, UsageError> {
+        self.requests.as_deref().map(|path| requests::read(path, self.mode)).transpose()
+    }
+
+    /// The file that requests come from, for the report.
+    pub(super) fn source(&self) -> Option<String> {
+        self.requests.as_ref().map(|path| path.display().to_string())
+    }
+
+    pub(super) fn instruction(&self) -> Option<String> {
+        self.instruction.clone()
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.mode.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::super::{Cli, Command};
+    use super::*;
+
+    fn args(flags: &[&str]) -> Box<BenchArgs> {
+        let cli = Cli::parse_from(["podium", "bench"].iter().chain(flags));
+        let Command::Bench(args) = cli.command else { panic!("bench was asked for") };
+        args
+    }
+
+    fn refused(flags: &[&str]) -> String {
+        let UsageError(problem) = args(flags).check().unwrap_err();
+        problem
+    }
+
+    #[test]
+    fn flags_become_a_grid_and_a_plan() {
+        let made = args(&["--documents", "4,8", "--tokens", "16,20-40", "--concurrency", "1,3", "--seconds", "2.5"]);
+        let grid = made.grid();
+        assert_eq!((grid.documents, grid.lengths.len(), grid.set_limit), (vec![4, 8], 2, true));
+        assert_eq!((made.concurrency(), made.most_documents()), (vec![1, 3], 8));
+        let time = Budget::Time(Duration::from_millis(2500));
+        assert_eq!(made.plan(), Plan { budget: time, rounds: 5, warm_up: 1 });
+        assert_eq!(args(&[]).plan().budget, Budget::Runs(USUAL_RUNS));
+        assert_eq!(args(&["--over", "http,in-process,http"]).routes(), [Route::Http, Route::InProcess]);
+        assert_eq!(args(&["--url", "http://h"]).routes(), [Route::Url]);
+    }
+
+    #[test]
+    fn a_shape_has_its_usual_family_and_its_layers() {
+        let recipe = args(&["--shape", "qwen3-0.6b", "--layers", "3", "--dtype", "f32"]).recipe().unwrap().unwrap();
+        assert_eq!(
+            (recipe.family.as_str(), recipe.shape.num_hidden_layers, recipe.stored),
+            ("jina-v3", 3, Stored::F32)
+        );
+        let other = args(&["--shape", "nano", "--family", "first"]).recipe().unwrap().unwrap();
+        assert_eq!((other.family.as_str(), other.stored), ("first", Stored::Bf16));
+        assert!(args(&[]).recipe().unwrap().is_none());
+    }
+
+    #[test]
+    fn flags_without_effect_are_refused() {
+        assert_eq!(refused(&["-i", " "]), "--instruction is blank");
+        assert_eq!(refused(&["--tokenizer", "t"]), "--tokenizer goes with --shape or --url; a model brings its own");
+        assert_eq!(refused(&["--json", "x", "--plot", "x"]), "--json and --plot name the same file");
+        assert!(refused(&["--url", "http://h", "--model", "m"]).contains("with --url use --url-model"));
+        assert_eq!(
+            refused(&["--url", "http://h", "--api", "tei", "--mode", "pointwise"]),
+            "--mode is known to --api rerank only"
+        );
+        assert!(refused(&["--shape", "nano", "--keep", "/"]).starts_with("--keep: / is already there"));
+    }
+}

@@ -1,0 +1,128 @@
+//! What is measured: an endpoint, or a model in this process with a server of its own where HTTP is asked for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::app::{self, Farewell};
+use crate::bench::machine::Machine;
+use crate::bench::measure::Systems;
+use crate::bench::memory;
+use crate::bench::report::SystemFacts;
+use crate::bench::work::counted;
+use crate::bench::workload::{Route, Tokenizer, read_tokenizer};
+use crate::config::Settings;
+use crate::eval::endpoint::{Api, Endpoint};
+use crate::eval::system::System;
+use crate::http::{AuthSettings, Authenticator};
+use crate::pipeline::Reranker;
+
+/// What is measured, and what stands around it.
+pub(super) struct Subject {
+    pub(super) systems: Systems,
+    pub(super) facts: SystemFacts,
+    /// What the model's figures are held against: none for an endpoint.
+    pub(super) machine: Option<Machine>,
+    server: Option<Server>,
+}
+
+/// A server in this process.
+struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Farewell>,
+}
+
+impl Subject {
+    pub(super) fn endpoint(endpoint: Endpoint) -> Self {
+        let facts = SystemFacts {
+            name: endpoint.name(),
+            family: None,
+            device: None,
+            dtype: None,
+            parameters: None,
+            url: Some(endpoint.shown_url()),
+            resident_bytes: None,
+        };
+        let system = Arc::new(System::Endpoint(Box::new(endpoint)));
+        let systems = Systems { url: Some(system), ..Systems::default() };
+        Self { systems, facts, machine: None, server: None }
+    }
+
+    /// Loads the model of the settings and, for the route that needs one, starts a server. With it comes the model's
+    /// own tokenizer.
+    pub(super) fn model(
+        mut settings: Settings,
+        routes: &[Route],
+        runtime: &tokio::runtime::Runtime,
+    ) -> anyhow::Result<(Self, Tokenizer)> {
+        // A slow case is a result, not a failure.
+        settings.schedule.timeout_seconds = 0;
+        let operations = Arc::new(AtomicU64::new(0));
+        let mut tokenizer = None;
+        let reranker = app::load_reranker_with(&settings, |checkpoint, runtime| {
+            let file = checkpoint.location.join("tokenizer.json");
+            tokenizer = Some(read_tokenizer(Some(checkpoint.tokenizer.clone()), &file.display().to_string())?);
+            Ok(counted(runtime, checkpoint, &operations)?)
+        })?;
+        let reranker = Arc::new(reranker);
+        let facts = SystemFacts { resident_bytes: memory::resident_bytes(), ..facts(&reranker) };
+        let mut systems = Systems { operations: Some(operations), ..Systems::default() };
+        let mut server = None;
+        if routes.contains(&Route::Http) {
+            let (address, running) = runtime.block_on(serve(settings.clone(), Arc::clone(&reranker)))?;
+            let endpoint = Endpoint::new(&format!("http://{address}"), Api::Rerank, None, None)?;
+            (systems.http, server) = (Some(Arc::new(System::Endpoint(Box::new(endpoint)))), Some(running));
+        }
+        if routes.contains(&Route::InProcess) {
+            systems.in_process = Some(Arc::new(System::InProcess(reranker)));
+        }
+        let machine = Some(Machine::new(&settings.model.device)?);
+        let tokenizer = tokenizer.context("the model was not loaded")?;
+        Ok((Self { systems, facts, machine, server }, tokenizer))
+    }
+
+    /// Stops the server, if there is one.
+    pub(super) fn stop(self, runtime: &tokio::runtime::Runtime) {
+        if let Some(Server { stop, task }) = self.server {
+            drop(stop);
+            // Everything was measured; how the server leaves changes nothing.
+            let _farewell = runtime.block_on(task);
+        }
+    }
+}
+
+fn facts(reranker: &Reranker) -> SystemFacts {
+    let facts = reranker.facts();
+    SystemFacts {
+        name: reranker.names().first().cloned().unwrap_or_default(),
+        family: Some(reranker.family().to_owned()),
+        device: Some(facts.device.clone()),
+        dtype: Some(facts.dtype.clone()),
+        parameters: Some(facts.parameters),
+        url: None,
+        resident_bytes: None,
+    }
+}
+
+/// Serves on a free port of this machine, as `podium serve` does.
+async fn serve(settings: Settings, reranker: Arc<Reranker>) -> anyhow::Result<(SocketAddr, Server)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on a free port")?;
+    let address = listener.local_addr().context("cannot tell the listener's address")?;
+    // It serves nobody but this process, so it asks for no key.
+    let auth = AuthSettings { keys_file: String::new(), ..settings.auth.clone() };
+    let authenticator = Arc::new(Authenticator::new(&auth, Vec::new())?);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        app::serve(&settings.server, authenticator, reranker, listener, async {
+            // Dropping the other end says stop, too.
+            let _ = stopped.await;
+        })
+        .await
+    });
+    Ok((address, Server { stop, task }))
+}

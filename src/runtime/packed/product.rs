@@ -1,0 +1,73 @@
+//! What the device can do at best: one large matrix product.
+
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Tensor};
+
+use super::choose_device;
+use crate::runtime::LoadError;
+
+/// Rows, inner width and columns: the MLP of a 0.6B model over 2,048 tokens.
+const SIZES: (usize, usize, usize) = (2048, 1024, 3072);
+
+/// Operations of one product.
+const OPERATIONS: usize = 2 * SIZES.0 * SIZES.1 * SIZES.2;
+
+/// A large matrix product in the type that weights have on a device, for comparison with what a model achieves there.
+pub struct Product {
+    left: Tensor,
+    right: Tensor,
+}
+
+impl Product {
+    /// Prepares the product on `auto`, `cpu`, `cuda` or `metal`, and runs it once.
+    ///
+    /// # Errors
+    /// [`LoadError::Device`] for a device that is not there or fails.
+    pub fn new(device: &str) -> Result<Self, LoadError> {
+        let device = choose_device(device)?;
+        let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
+        let random = |rows, columns| {
+            let values: Vec<f32> = (0..rows * columns).map(|n| (n * 7919 % 1009) as f32 / 1009. - 0.5).collect();
+            Tensor::from_vec(values, (rows, columns), &device)?.to_dtype(dtype)
+        };
+        let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
+        let (rows, inner, columns) = SIZES;
+        // The right side as weights are kept: a row per output.
+        let right = random(columns, inner).and_then(|weights| weights.t()).map_err(failed)?;
+        let product = Self { left: random(rows, inner).map_err(failed)?, right };
+        product.run()?;
+        Ok(product)
+    }
+
+    /// Runs the product once: operations per second.
+    ///
+    /// # Errors
+    /// [`LoadError::Device`] when the device fails.
+    pub fn rate(&self) -> Result<f64, LoadError> {
+        let elapsed = self.run()?;
+        Ok(OPERATIONS as f64 / elapsed.as_secs_f64())
+    }
+
+    fn run(&self) -> Result<Duration, LoadError> {
+        let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
+        let device = self.left.device();
+        device.synchronize().map_err(failed)?;
+        let started = Instant::now();
+        let _made = self.left.matmul(&self.right).map_err(failed)?;
+        device.synchronize().map_err(failed)?;
+        Ok(started.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_multiplies() {
+        let rate = Product::new("cpu").unwrap().rate().unwrap();
+        // From a slow, busy core in a debug build to anything there is.
+        assert!(rate > 1e7 && rate < 1e16, "{rate}");
+    }
+}

@@ -1,0 +1,202 @@
+"""Podium against transformers: the same weights, the same token sequences, the same threads, in turn.
+
+Podium runs as `podium serve` and is timed by the wall clock of an HTTP request: tokenising, queue, model, scoring and
+the wire. transformers gets token ids that are ready and is timed for its forward passes alone. README.md says more.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModel
+
+WORDS = """the of and to in is that for it was on are as with they at be this from have or by one had not but what all were
+when we there can an your which their said if do will each about how up out them then she many some so these would other
+into has more her two like him see time could no make than first been its who now people my made over did down only way
+find use may water long little very after words called just where most know market winter letter doctor station bridge
+island village law price tax court contract evidence theory measure signal pressure energy surface metal carbon""".split()
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Workload:
+    """One request, and the token sequences that both sides compute for it."""
+
+    body: dict
+    causal: list[list[int]]  # sequences that are read as they are
+    apart: list[list[int]]  # one sequence a document, to be padded into batches
+    podium_tokens: int  # what Podium computes: a shared beginning once
+
+
+class Podium:
+    """A server process on a free port."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        command = [arguments.podium, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", *model_flags(arguments)]
+        environment = {**os.environ, "RAYON_NUM_THREADS": str(arguments.threads)}
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if found := re.search(r"listening on http://([\d.]+):(\d+)", re.sub(r"\x1b\[[\d;]*m", "", line)):
+                break
+        else:
+            sys.exit("the server ended before it listened")
+        # The log is read on, so that a full pipe never holds the server up.
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
+        self.address = (found[1], int(found[2]))
+
+    def rerank(self, body: dict) -> dict:
+        # The other side's turn may outlast what a server waits on an idle connection, so each request has its own.
+        connection = http.client.HTTPConnection(*self.address)
+        connection.request("POST", "/v1/rerank", json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
+        reply = json.loads(response.read())
+        connection.close()
+        if response.status != 200:
+            sys.exit(f"podium replied {response.status}: {reply}")
+        return reply
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+class Transformers:
+    """The checkpoint's decoder in one type of number."""
+
+    def __init__(self, folder: Path, dtype: str):
+        # Projector and output rows are a few vectors; the decoder is what is timed.
+        self.decoder = AutoModel.from_pretrained(folder, torch_dtype=DTYPES[dtype], attn_implementation="sdpa").eval()
+
+    @torch.inference_mode()
+    def run(self, workload: Workload, batch: int) -> None:
+        for sequence in workload.causal:
+            self.decoder(input_ids=torch.tensor([sequence]), use_cache=False)
+        # Like with like, so that little is padded.
+        by_length = sorted(workload.apart, key=len)
+        for start in range(0, len(by_length), batch):
+            part = by_length[start : start + batch]
+            width = max(map(len, part))
+            ids = torch.tensor([sequence + [0] * (width - len(sequence)) for sequence in part])
+            mask = torch.tensor([[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in part])
+            self.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+
+
+def model_flags(arguments: argparse.Namespace) -> list[str]:
+    return ["--model", str(arguments.model), "--family", arguments.family]
+
+
+def text(draw: random.Random, tokens: int, tokenizer: Tokenizer) -> str:
+    """So many tokens of plausible words."""
+    words = " ".join(draw.choices(WORDS, weights=[1 / rank for rank in range(1, len(WORDS) + 1)], k=2 * tokens + 4))
+    encoding = tokenizer.encode(words, add_special_tokens=False)
+    return words[: encoding.offsets[tokens - 1][1]]
+
+
+def workload(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Workload:
+    """A request, and what Podium says that it reads for it."""
+    draw = random.Random(arguments.seed)
+    low, _, high = arguments.tokens.partition("-")
+    lengths = [draw.randint(int(low), int(high or low)) for _ in range(arguments.documents)]
+    body = {
+        "query": text(draw, 12, tokenizer),
+        "documents": [text(draw, length, tokenizer) for length in lengths],
+        "max_tokens_per_doc": max(lengths) + 8,
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(body, file)
+        file.flush()
+        command = [arguments.podium, "rerank", "--explain", "--json", "--device", "cpu", *model_flags(arguments), file.name]
+        explained = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    encode = lambda part: tokenizer.encode(part, add_special_tokens=False).ids  # noqa: E731
+    causal, apart, computed = [], [], 0
+    for one in explained["passes"]:
+        trunk, branches = encode(one["trunk"]), [encode(branch) for branch in one["branches"]]
+        ours = len(trunk) + sum(map(len, branches))
+        computed += one["tokens"]
+        if ours != one["tokens"]:
+            print(f"note: {ours} tokens here, {one['tokens']} in Podium: texts that meet are tokenised apart here")
+        if branches:
+            # An isolated slate closes with the query; a peer that reads documents one by one does not need it.
+            apart += [trunk + branch for branch in branches[: len(one["documents"])]]
+        else:
+            causal.append(trunk)
+    return Workload(body, causal, apart, computed)
+
+
+def timed(work) -> float:
+    started = time.perf_counter()
+    work()
+    return (time.perf_counter() - started) * 1e3
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):10.1f} {min(values):10.1f} {max(values):10.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder with a checkpoint that transformers can read")
+    parser.add_argument("--family", required=True, help="prompt family, as podium takes it")
+    parser.add_argument("--documents", type=int, default=16)
+    parser.add_argument("--tokens", default="128", help="tokens of a document; 20-400 is evenly between the two")
+    parser.add_argument("--dtypes", default="f32,bf16", help="types that transformers runs in")
+    parser.add_argument("--batch", type=int, default=16, help="documents in one padded batch of transformers")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--podium", default="podium", help="the program")
+    parser.add_argument("--json", type=Path, help="write every time here")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    work = workload(arguments, Tokenizer.from_file(str(arguments.model / "tokenizer.json")))
+    sequences = work.causal + work.apart
+    print(f"{arguments.documents} documents of {arguments.tokens} tokens, {arguments.threads} threads, torch {torch.__version__}")
+    print(f"podium computes {work.podium_tokens} tokens, transformers {sum(map(len, sequences))} in {len(sequences)} sequences")
+    peers = {f"transformers {dtype}": Transformers(arguments.model, dtype) for dtype in arguments.dtypes.split(",")}
+    podium = Podium(arguments)
+    times: dict[str, list[float]] = {"podium": [], "podium, model only": [], **{name: [] for name in peers}}
+    try:
+        # Round 0 warms up and does not count.
+        for number in range(arguments.rounds + 1):
+            replies: list[dict] = []
+            ours = timed(lambda: replies.append(podium.rerank(work.body)))
+            theirs = {name: timed(lambda peer=peer: peer.run(work, arguments.batch)) for name, peer in peers.items()}
+            if number == 0:
+                continue
+            times["podium"].append(ours)
+            times["podium, model only"].append(replies[0]["meta"]["timing_ms"]["forward"])
+            for name, value in theirs.items():
+                times[name].append(value)
+    finally:
+        podium.stop()
+
+    print(f"\n{'milliseconds':22} {'median':>10} {'min':>10} {'max':>10}")
+    for name, values in times.items():
+        print(f"{name:22} {spread(values)}")
+    print(f"\n{'times podium':22} {'median':>10} {'min':>10} {'max':>10} {'of mins':>10}")
+    for name in peers:
+        ratios = [theirs / ours for theirs, ours in zip(times[name], times["podium"])]
+        # On a busy machine the least times are those of its quiet moments.
+        least = min(times[name]) / min(times["podium"])
+        print(f"{name:22} {statistics.median(ratios):10.2f} {min(ratios):10.2f} {max(ratios):10.2f} {least:10.2f}")
+    if arguments.json:
+        settings = {name: str(value) for name, value in vars(arguments).items()}
+        arguments.json.write_text(json.dumps({"settings": settings, "milliseconds": times}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
