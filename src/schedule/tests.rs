@@ -52,7 +52,7 @@ async fn passes_that_gather_behind_a_busy_device_run_together_up_to_the_budget()
     }
     // [10], [60, 40], [1], [200]: the last is over the budget and runs alone.
     assert_eq!((controls.calls(), controls.passes()), (4, 5));
-    assert_eq!(scheduler.status(), QueueStatus::default());
+    assert_eq!(scheduler.status(), QueueStatus { max_requests: 8, ..QueueStatus::default() });
 }
 
 #[tokio::test]
