@@ -64,7 +64,7 @@ fn known_route(matched: Option<&str>) -> (&'static str, FailureShape) {
             let other = OTHER_ROUTES.iter().copied().find(|path| Some(*path) == matched);
             (other.unwrap_or("other"), FailureShape::Podium)
         },
-        |route| (route.path, route.usual.failure),
+        |route| (route.path, route.dialect.failure),
     )
 }
 

@@ -66,9 +66,9 @@ fn describe(service: &Service) -> Value {
     document["info"]["version"] = json!(env!("CARGO_PKG_VERSION"));
     let mut paths: Map<String, Value> = other.as_object().cloned().unwrap_or_default();
     for route in &dialects::ROUTES {
-        let mut operation = operations[route.operation].clone();
-        operation["operationId"] = json!(format!("{}{}", route.operation, route.path.replace(['/', '.'], "_")));
-        let responses = &operations["responses"][route.usual.failure.as_str()];
+        let mut operation = operations[route.dialect.name].clone();
+        operation["operationId"] = json!(format!("{}{}", route.dialect.name, route.path.replace(['/', '.'], "_")));
+        let responses = &operations["responses"][route.dialect.failure.as_str()];
         for (status, response) in responses.as_object().into_iter().flatten() {
             operation["responses"][status] = response.clone();
         }
@@ -96,7 +96,7 @@ mod tests {
     fn the_parts_are_json_and_every_route_has_its_operation() {
         let parts: Value = serde_json::from_str(PARTS).unwrap();
         for route in &dialects::ROUTES {
-            assert!(parts["x-operations"][route.operation]["responses"]["200"].is_object(), "{}", route.path);
+            assert!(parts["x-operations"][route.dialect.name]["responses"]["200"].is_object(), "{}", route.path);
         }
     }
 

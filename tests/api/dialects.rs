@@ -123,6 +123,14 @@ async fn scores_come_in_the_order_of_the_request_and_one_by_one() {
 }
 
 #[tokio::test]
+async fn pairs_are_limited_as_documents_are() {
+    let server = Server::start_with(|settings| settings.limits.max_documents = 2).await;
+    let answer = server.post("/score", &json!({"text_1": TEXTS, "text_2": TEXTS})).await;
+    let message = "documents: 3 documents are over the limit of 2 in one request";
+    answer.assert_failure(422, "too_many_documents", Some("documents"), message);
+}
+
+#[tokio::test]
 async fn every_dialect_takes_an_instruction_a_profile_and_a_limit() {
     let server = Server::start().await;
     for (path, documents) in [

@@ -9,7 +9,7 @@ use crate::http::fields::Fields;
 use crate::rerank::RerankError;
 
 pub(super) const DIALECT: Dialect =
-    Dialect { documents: "input", read, write, headers: no_headers, failure: FailureShape::Podium };
+    Dialect { name: "mixedbread", documents: "input", read, write, headers: no_headers, failure: FailureShape::Podium };
 
 #[derive(Serialize)]
 struct Reply<'a> {

@@ -42,6 +42,8 @@ const NAMED_FIELDS: usize = 5;
 /// How one API spells a rerank.
 #[derive(Debug)]
 pub struct Dialect {
+    /// Its name, as the API's description has it.
+    pub(super) name: &'static str,
     /// What it calls the documents.
     documents: &'static str,
     /// Takes a body's fields. Only shapes are checked.
@@ -59,58 +61,36 @@ pub struct Dialect {
 pub struct Route {
     /// The path.
     pub path: &'static str,
-    /// The dialect of a call whose body has not been read.
-    pub usual: &'static Dialect,
-    /// Its operation in the API's description.
-    pub(super) operation: &'static str,
-    /// The dialect of a body.
-    choose: fn(&Fields) -> &'static Dialect,
+    /// The dialect of its calls, as long as no field says otherwise.
+    pub dialect: &'static Dialect,
 }
 
 /// Every path that ranks.
 pub static ROUTES: [Route; 16] = [
-    Route { path: "/v1/rerank", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
-    Route { path: "/v2/rerank", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
-    Route { path: "/rerank", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
-    Route { path: "/v1/reranking", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
-    Route { path: "/reranking", usual: &podium::DIALECT, operation: "shared", choose: by_fields },
-    Route { path: "/", usual: &tei::DIALECT, operation: "tei", choose: |_| &tei::DIALECT },
-    Route { path: "/invocations", usual: &tei::DIALECT, operation: "tei", choose: |_| &tei::DIALECT },
-    Route { path: "/score", usual: &score::DIALECT, operation: "score", choose: |_| &score::DIALECT },
-    Route { path: "/v1/score", usual: &score::DIALECT, operation: "score", choose: |_| &score::DIALECT },
-    Route { path: "/v1/ranking", usual: &nim::DIALECT, operation: "nim", choose: |_| &nim::DIALECT },
-    Route { path: "/ranking", usual: &nim::DIALECT, operation: "nim", choose: |_| &nim::DIALECT },
-    Route {
-        path: "/v1/models/rerank",
-        usual: &zeroentropy::DIALECT,
-        operation: "zeroentropy",
-        choose: |_| &zeroentropy::DIALECT,
-    },
-    Route {
-        path: "/models/rerank",
-        usual: &zeroentropy::DIALECT,
-        operation: "zeroentropy",
-        choose: |_| &zeroentropy::DIALECT,
-    },
-    Route {
-        path: "/infinity/rerank",
-        usual: &infinity::DIALECT,
-        operation: "infinity",
-        choose: |_| &infinity::DIALECT,
-    },
-    Route {
-        path: "/infinity/v1/rerank",
-        usual: &infinity::DIALECT,
-        operation: "infinity",
-        choose: |_| &infinity::DIALECT,
-    },
-    Route {
-        path: "/pinecone/rerank",
-        usual: &pinecone::DIALECT,
-        operation: "pinecone",
-        choose: |_| &pinecone::DIALECT,
-    },
+    Route { path: "/v1/rerank", dialect: &podium::DIALECT },
+    Route { path: "/v2/rerank", dialect: &podium::DIALECT },
+    Route { path: "/rerank", dialect: &podium::DIALECT },
+    Route { path: "/v1/reranking", dialect: &podium::DIALECT },
+    Route { path: "/reranking", dialect: &podium::DIALECT },
+    Route { path: "/", dialect: &tei::DIALECT },
+    Route { path: "/invocations", dialect: &tei::DIALECT },
+    Route { path: "/score", dialect: &score::DIALECT },
+    Route { path: "/v1/score", dialect: &score::DIALECT },
+    Route { path: "/v1/ranking", dialect: &nim::DIALECT },
+    Route { path: "/ranking", dialect: &nim::DIALECT },
+    Route { path: "/v1/models/rerank", dialect: &zeroentropy::DIALECT },
+    Route { path: "/models/rerank", dialect: &zeroentropy::DIALECT },
+    Route { path: "/infinity/rerank", dialect: &infinity::DIALECT },
+    Route { path: "/infinity/v1/rerank", dialect: &infinity::DIALECT },
+    Route { path: "/pinecone/rerank", dialect: &pinecone::DIALECT },
 ];
+
+impl Route {
+    /// The dialect of a body.
+    fn dialect_of(&self, fields: &Fields) -> &'static Dialect {
+        if self.dialect.name == podium::DIALECT.name { by_fields(fields) } else { self.dialect }
+    }
+}
 
 /// The dialects that share a path tell each other apart by the name of the documents: `texts` is TEI's, `input`
 /// mixedbread's. Voyage's clients send `top_k` and `truncation`, and choke on an error that is an object.
@@ -130,7 +110,7 @@ fn by_fields(fields: &Fields) -> &'static Dialect {
 pub(super) fn shape_of(path: Option<&str>, body: &[u8]) -> Option<FailureShape> {
     let route = ROUTES.iter().find(|route| Some(route.path) == path)?;
     let fields = Fields::parse(body).ok()?;
-    Some((route.choose)(&fields).failure)
+    Some(route.dialect_of(&fields).failure)
 }
 
 /// A request as a dialect spells it.
@@ -211,15 +191,19 @@ impl Answer<'_> {
 
 /// Reads a call, ranks, and writes the reply, in the dialect of its path or body.
 pub(super) async fn answer(route: &'static Route, service: Service, id: RequestId, request: Request) -> Response {
-    let mut dialect = route.usual;
+    let mut dialect = route.dialect;
     let response = async {
         let headers = request.headers().clone();
         let JsonBody(mut fields) = JsonBody::from_request(request, &service).await?;
-        dialect = (route.choose)(&fields);
+        dialect = route.dialect_of(&fields);
         take_headers(&headers, &mut fields)?;
         let mut call = (dialect.read)(&mut fields)?;
         check_rest(&fields, service.settings().refuse_unknown_fields, &mut call)?;
-        let mut rankings = Vec::with_capacity(call.requests.len());
+        let (count, limit) = (call.requests.len(), service.reranker().limits().max_documents);
+        if count > limit {
+            return Err(RerankError::TooManyDocuments { count, limit }.into());
+        }
+        let mut rankings = Vec::with_capacity(count);
         for request in &mut call.requests {
             // The texts are needed again only where they come back.
             let request = if call.echo.is_some() { request.clone() } else { take_request(request) };

@@ -8,7 +8,7 @@ use crate::http::fields::{Fields, quoted};
 use crate::rerank::RerankError;
 
 pub(super) const DIALECT: Dialect =
-    Dialect { documents: "passages", read, write, headers: no_headers, failure: FailureShape::Podium };
+    Dialect { name: "nim", documents: "passages", read, write, headers: no_headers, failure: FailureShape::Podium };
 
 #[derive(Serialize)]
 struct Reply {

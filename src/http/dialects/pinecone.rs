@@ -8,8 +8,14 @@ use crate::http::error::FailureShape;
 use crate::http::fields::{Fields, expected, quoted};
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect =
-    Dialect { documents: "documents", read, write, headers: no_headers, failure: FailureShape::Podium };
+pub(super) const DIALECT: Dialect = Dialect {
+    name: "pinecone",
+    documents: "documents",
+    read,
+    write,
+    headers: no_headers,
+    failure: FailureShape::Podium,
+};
 
 #[derive(Serialize)]
 struct Reply<'a> {

@@ -21,7 +21,7 @@ const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
 const PASSED_OVER: [&str; 6] = ["priority", "user", "request_id", "cache_salt", "return_len", "encoding_format"];
 
 pub(super) const DIALECT: Dialect =
-    Dialect { documents: "documents", read, write, headers: no_headers, failure: FailureShape::Podium };
+    Dialect { name: "podium", documents: "documents", read, write, headers: no_headers, failure: FailureShape::Podium };
 
 /// The same, for clients that cannot read its failures.
 pub(super) const VOYAGE: Dialect = Dialect { failure: FailureShape::Voyage, ..DIALECT };

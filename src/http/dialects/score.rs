@@ -11,7 +11,7 @@ use crate::http::fields::Fields;
 use crate::rerank::{Mode, RerankError, RerankRequest};
 
 pub(super) const DIALECT: Dialect =
-    Dialect { documents: "text_2", read, write, headers: no_headers, failure: FailureShape::Podium };
+    Dialect { name: "score", documents: "text_2", read, write, headers: no_headers, failure: FailureShape::Podium };
 
 /// How the two sides may be named.
 const SIDES: [(&str, &str); 4] =

@@ -8,7 +8,8 @@ use crate::http::error::FailureShape;
 use crate::http::fields::{Fields, quoted};
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect = Dialect { documents: "texts", read, write, headers, failure: FailureShape::Tei };
+pub(super) const DIALECT: Dialect =
+    Dialect { name: "tei", documents: "texts", read, write, headers, failure: FailureShape::Tei };
 
 #[derive(Serialize)]
 struct Rank<'a> {

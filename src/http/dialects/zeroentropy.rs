@@ -7,8 +7,14 @@ use crate::http::error::FailureShape;
 use crate::http::fields::{Fields, quoted};
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect =
-    Dialect { documents: "documents", read, write, headers: no_headers, failure: FailureShape::Podium };
+pub(super) const DIALECT: Dialect = Dialect {
+    name: "zeroentropy",
+    documents: "documents",
+    read,
+    write,
+    headers: no_headers,
+    failure: FailureShape::Podium,
+};
 
 /// Bytes that its API counts for each document, beside the query's and the document's own.
 const BYTES_PER_DOCUMENT: usize = 150;
