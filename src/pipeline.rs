@@ -15,9 +15,6 @@ use crate::runtime::{ForwardPass, ModelFacts, Runtime};
 use crate::schedule::{QueueStatus, ScheduleSettings, Scheduler};
 use crate::scoring::{PlannedPass, Rounds, Scores};
 
-/// The longest part of a model's name that an error repeats.
-const MODEL_NAME_CHARACTERS: usize = 128;
-
 /// What the model would read for a request, for people (`podium rerank --explain`).
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Explanation {
@@ -86,16 +83,40 @@ impl Reranker {
     ///
     /// # Errors
     /// Every [`RerankError`]: bad input before any work, overload and deadlines while waiting.
-    pub async fn rerank(&self, mut request: RerankRequest) -> Result<Ranking, RerankError> {
+    pub async fn rerank(&self, request: RerankRequest) -> Result<Ranking, RerankError> {
+        let mut rankings = self.rerank_all(vec![request]).await?;
+        Ok(rankings.swap_remove(0))
+    }
+
+    /// Ranks several requests as one: all of them are checked before any work, and they share one admission and one
+    /// deadline. One ranking for each, in order.
+    ///
+    /// # Errors
+    /// As [`Reranker::rerank`]; more requests than there may be documents in one.
+    pub async fn rerank_all(&self, mut requests: Vec<RerankRequest>) -> Result<Vec<Ranking>, RerankError> {
         let accepted = Instant::now();
-        self.instructions.resolve(&mut request, &self.names)?;
-        self.validate(&request)?;
+        let (count, limit) = (requests.len(), self.limits.max_documents);
+        if count > limit {
+            return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
+        }
+        let of_one = |index, error: RerankError| if count > 1 { error.of_pair(index) } else { error };
+        for (index, request) in requests.iter_mut().enumerate() {
+            let ready = self.instructions.resolve(request, &self.names).and_then(|()| self.validate(request));
+            ready.map_err(|error| of_one(index, error))?;
+        }
         let _admission = self.scheduler.admit()?;
+        let all = async {
+            let mut rankings = Vec::with_capacity(count);
+            for (index, request) in requests.into_iter().enumerate() {
+                rankings.push(self.rank(request, accepted).await.map_err(|error| of_one(index, error))?);
+            }
+            Ok(rankings)
+        };
         match self.timeout {
-            None => self.rank(request, accepted).await,
-            Some(limit) => tokio::time::timeout(limit, self.rank(request, accepted))
-                .await
-                .unwrap_or(Err(RerankError::DeadlineExceeded { limit })),
+            None => all.await,
+            Some(limit) => {
+                tokio::time::timeout(limit, all).await.unwrap_or(Err(RerankError::DeadlineExceeded { limit }))
+            }
         }
     }
 
@@ -157,18 +178,17 @@ impl Reranker {
         if let Some(name) = &request.model
             && !self.names.contains(name)
         {
-            let name = name.chars().take(MODEL_NAME_CHARACTERS).collect();
-            return Err(RerankError::UnknownModel { name, available: self.names.clone() });
+            return Err(RerankError::unknown_model(name, &self.names));
         }
         if request.query.trim().is_empty() {
             return Err(RerankError::invalid("query", "must not be empty or only whitespace"));
         }
         if request.documents.is_empty() {
-            return Err(RerankError::invalid("documents", "must hold at least one document"));
+            return Err(RerankError::NoDocuments { field: "documents".to_owned() });
         }
         let (count, limit) = (request.documents.len(), self.limits.max_documents);
         if count > limit {
-            return Err(RerankError::TooManyDocuments { count, limit });
+            return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
         }
         for (field, value) in [("top_n", request.top_n), ("max_tokens_per_doc", request.max_tokens_per_doc)] {
             if value == Some(0) {

@@ -187,6 +187,7 @@ fn is_askers(error: &SystemError) -> bool {
 fn is_callers(error: &RerankError) -> bool {
     match error {
         RerankError::InvalidField { .. }
+        | RerankError::NoDocuments { .. }
         | RerankError::TooManyDocuments { .. }
         | RerankError::TextTooLong { .. }
         | RerankError::PromptTooLong { .. }

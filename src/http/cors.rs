@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
-use tower_http_cors::cors::{AllowOrigin, CorsLayer};
+use tower_http_cors::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::auth::{API_KEY, LIMIT, REMAINING, RESET, X_API_KEY};
+use super::auth::{LIMIT, REMAINING, RESET};
+use super::dialects::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS};
 use super::observe::REQUEST_ID;
 
 /// How long a browser may remember what it is allowed.
@@ -31,10 +32,10 @@ pub fn cors_layer(origins: &str) -> Result<Option<CorsLayer>, String> {
         }
         _ => return Err(ORIGINS.to_owned()),
     };
-    let asked: [HeaderName; 5] = [header::AUTHORIZATION, header::CONTENT_TYPE, API_KEY, X_API_KEY, REQUEST_ID];
-    let told: [HeaderName; 5] = [REQUEST_ID, header::RETRY_AFTER, LIMIT, REMAINING, RESET];
+    let told: [HeaderName; 8] =
+        [REQUEST_ID, header::RETRY_AFTER, LIMIT, REMAINING, RESET, SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS];
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
-    Ok(Some(layer.allow_headers(asked).expose_headers(told).max_age(MAX_AGE)))
+    Ok(Some(layer.allow_headers(AllowHeaders::mirror_request()).expose_headers(told).max_age(MAX_AGE)))
 }
 
 /// Whether a browser could send this as an origin: it compares as text, and browsers write it in one way only.

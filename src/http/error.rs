@@ -131,8 +131,8 @@ impl Failure {
             |code, field: &str| Row { param: Some(field.to_owned()), ..bad(StatusCode::UNPROCESSABLE_ENTITY, code) };
         let unknown = |code| row(StatusCode::UNAUTHORIZED, code, AUTHENTICATION, Level::INFO);
         match self {
-            Self::Rerank(E::InvalidField { field, .. }) => bad_field("invalid_value", field),
-            Self::Rerank(E::TooManyDocuments { .. }) => bad_field("too_many_documents", "documents"),
+            Self::Rerank(E::InvalidField { field, .. } | E::NoDocuments { field }) => bad_field("invalid_value", field),
+            Self::Rerank(E::TooManyDocuments { field, .. }) => bad_field("too_many_documents", field),
             Self::Rerank(E::TextTooLong { field, .. }) => bad_field("text_too_long", field),
             Self::Rerank(E::PromptTooLong { field, .. }) => bad_field("prompt_too_long", field),
             Self::Rerank(E::UnsupportedMode { .. }) => bad_field("unsupported_mode", "mode"),
@@ -233,8 +233,8 @@ impl FailureShape {
             Self::Podium => serde_json::to_vec(&ErrorBody::new(&message, &row, id)),
             Self::Voyage => serde_json::to_vec(&serde_json::json!({ "detail": message })),
             Self::Tei => {
-                let no_texts = row.param.as_deref() == Some("texts");
-                let error_type = tei_error_type(row.status, no_texts && message.contains("must hold at least one"));
+                let empty = matches!(failure, Failure::Rerank(RerankError::NoDocuments { .. }));
+                let error_type = tei_error_type(row.status, empty);
                 serde_json::to_vec(&serde_json::json!({ "error": message, "error_type": error_type }))
             }
         };

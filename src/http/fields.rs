@@ -15,6 +15,9 @@ use crate::rerank::RerankError;
 /// The longest piece of a caller's value that a message repeats, in characters.
 const QUOTED_CHARACTERS: usize = 40;
 
+/// The longest message of the parser that is passed on, in characters.
+const MESSAGE_CHARACTERS: usize = 120;
+
 /// The fields of a body that have not been taken yet.
 #[derive(Debug, Default)]
 pub struct Fields {
@@ -34,7 +37,9 @@ impl Fields {
         }
         serde_json::from_slice(body).map_err(|error| {
             if error.is_data() {
-                Failure::Rerank(RerankError::invalid("body", error.to_string()))
+                // The message repeats the value, whatever its length.
+                let found: String = error.to_string().chars().take(MESSAGE_CHARACTERS).collect();
+                Failure::Rerank(RerankError::invalid("body", format!("expected an object; {found}")))
             } else {
                 Failure::MalformedJson { problem: error.to_string() }
             }
@@ -67,15 +72,21 @@ impl Fields {
         Ok(taken.map(|(_, value)| value))
     }
 
-    /// Whether a field of this name was sent and has not been taken; its value may be `null`.
+    /// Whether a field of this name has a value that has not been taken.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether the body names this field, be it with `null`.
+    #[must_use]
+    pub fn names(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }
 
     /// Adds a field that came another way. False, and nothing changes, where the body has one of this name.
     pub fn add(&mut self, name: &str, value: Value) -> bool {
-        let free = self.values.get(name).is_none_or(Value::is_null);
+        let free = !self.has(name);
         if free {
             self.values.insert(name.to_owned(), value);
         }
@@ -86,6 +97,9 @@ impl Fields {
     pub fn rename(&mut self, from: &str, to: &str) {
         if let Some(value) = self.values.swap_remove(from) {
             self.values.insert(to.to_owned(), value);
+        }
+        if self.repeated.remove(from) {
+            self.repeated.insert(to.to_owned());
         }
     }
 
@@ -151,7 +165,16 @@ impl Fields {
     /// # Errors
     /// Anything else.
     pub fn flag(&mut self, name: &str, default: bool) -> Result<bool, RerankError> {
-        match self.take(&[name])? {
+        self.flag_of(&[name], default)
+    }
+
+    /// Takes a yes or no that has one of these names.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn flag_of(&mut self, names: &[&str], default: bool) -> Result<bool, RerankError> {
+        let name = names.first().copied().unwrap_or_default();
+        match self.take(names)? {
             None => Ok(default),
             Some(Value::Bool(flag)) => Ok(flag),
             Some(Value::String(word)) if word.eq_ignore_ascii_case("true") => Ok(true),

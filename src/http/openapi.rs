@@ -4,8 +4,8 @@
 //! route can be missing. What a server was configured with (models, profiles, limits) is filled in.
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -44,9 +44,9 @@ pub async fn page() -> impl IntoResponse {
 }
 
 /// `GET /docs/{file}`
-pub async fn file(Path(name): Path<String>) -> Result<Response, Failure> {
-    let found = FILES.iter().find(|(file, _, _)| *file == name);
-    let (_, kind, packed) = found.ok_or_else(|| Failure::no_such_route(&format!("/docs/{name}")))?;
+pub async fn file(uri: Uri) -> Result<Response, Failure> {
+    let found = FILES.iter().find(|(file, _, _)| uri.path().strip_prefix("/docs/") == Some(*file));
+    let (_, kind, packed) = found.ok_or_else(|| Failure::no_such_route(uri.path()))?;
     let headers: [(HeaderName, &str); 3] = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_ENCODING, "gzip"),

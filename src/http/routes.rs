@@ -1,6 +1,7 @@
 //! The small routes: what is here, whether it lives, whether it takes work, how it does.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -118,12 +119,17 @@ pub async fn models(State(service): State<Service>) -> Json<Models> {
 }
 
 /// `GET /v1/models/{model}`; a hub id has a slash in it.
-pub async fn model(State(service): State<Service>, Path(name): Path<String>) -> Result<Json<Model>, Failure> {
+pub async fn model(
+    State(service): State<Service>,
+    uri: Uri,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<Model>, Failure> {
+    let Path(name) = name.map_err(|_| Failure::no_such_route(uri.path()))?;
     let names = service.reranker().names();
     if names.contains(&name) {
         Ok(Json(Model::new(&service, &name)))
     } else {
-        Err(RerankError::UnknownModel { name, available: names.to_vec() }.into())
+        Err(RerankError::unknown_model(&name, names).into())
     }
 }
 

@@ -3,6 +3,9 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
+/// The longest part of a caller's word that an error repeats.
+const REPEATED_CHARACTERS: usize = 128;
+
 /// Why a request got no ranking.
 #[derive(Debug, thiserror::Error)]
 pub enum RerankError {
@@ -14,9 +17,17 @@ pub enum RerankError {
         /// What is wrong, with the value and the limit.
         problem: String,
     },
+    /// No documents at all.
+    #[error("{field}: must hold at least one document")]
+    NoDocuments {
+        /// The documents' field, as the caller spells it.
+        field: String,
+    },
     /// More documents than the server takes in one request.
-    #[error("documents: {count} documents are over the limit of {limit} in one request")]
+    #[error("{field}: {count} documents are over the limit of {limit} in one request")]
     TooManyDocuments {
+        /// The documents' field, as the caller spells it.
+        field: String,
         /// Documents in the request.
         count: usize,
         /// The configured limit.
@@ -88,17 +99,56 @@ impl RerankError {
         Self::InvalidField { field: field.into(), problem: problem.into() }
     }
 
-    /// The same error for a caller who spells the documents' field `name`.
+    /// A model of this name is not served; a long name is cut.
     #[must_use]
-    pub fn with_documents_named(mut self, name: &str) -> Self {
-        if let Self::InvalidField { field, .. } | Self::TextTooLong { field, .. } | Self::PromptTooLong { field, .. } =
-            &mut self
-            && let Some(rest) = field.strip_prefix("documents")
-            && (rest.is_empty() || rest.starts_with('['))
-        {
-            *field = format!("{name}{rest}");
+    pub fn unknown_model(name: &str, available: &[String]) -> Self {
+        let name = name.chars().take(REPEATED_CHARACTERS).collect();
+        Self::UnknownModel { name, available: available.to_vec() }
+    }
+
+    /// The same error for a caller who spells query and documents in these words.
+    #[must_use]
+    pub fn in_words_of(mut self, query: &str, documents: &str) -> Self {
+        if let Some(field) = self.field_mut() {
+            for (from, to) in [("query", query), ("documents", documents)] {
+                if let Some(rest) = field.strip_prefix(from)
+                    && (rest.is_empty() || rest.starts_with('['))
+                {
+                    *field = format!("{to}{rest}");
+                    break;
+                }
+            }
         }
         self
+    }
+
+    /// The same error for the pair at `index` of a request for many: each has one query and one document.
+    #[must_use]
+    pub fn of_pair(mut self, index: usize) -> Self {
+        if let Some(field) = self.field_mut() {
+            match field.as_str() {
+                "query" => *field = format!("query[{index}]"),
+                "documents[0]" => *field = format!("documents[{index}]"),
+                _ => {}
+            }
+        }
+        self
+    }
+
+    fn field_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::InvalidField { field, .. }
+            | Self::NoDocuments { field }
+            | Self::TooManyDocuments { field, .. }
+            | Self::TextTooLong { field, .. }
+            | Self::PromptTooLong { field, .. } => Some(field),
+            Self::UnknownModel { .. }
+            | Self::UnsupportedMode { .. }
+            | Self::Overloaded { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::Draining
+            | Self::Internal(_) => None,
+        }
     }
 
     /// A fault of this server, with its cause.

@@ -28,6 +28,9 @@ pub struct InstructionSettings {
     pub in_query: bool,
 }
 
+/// The longest part of a profile's name that an error repeats.
+const PROFILE_CHARACTERS: usize = 64;
+
 /// A file of profiles that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
@@ -118,7 +121,10 @@ impl Instructions {
         };
         let Some(text) = self.profiles.get(name) else {
             let names = self.profiles.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(RerankError::invalid("profile", format!("there is no profile `{name}`; there are {names}")));
+            return Err(RerankError::invalid(
+                "profile",
+                format!("there is no profile `{}`; there are {names}", cut(name)),
+            ));
         };
         request.instruction = Some(own.map_or_else(|| text.clone(), |own| format!("{text} {own}")));
         Ok(())
@@ -133,12 +139,17 @@ fn take_from_model(request: &mut RerankRequest, models: &[String]) -> Result<(),
         return Ok(());
     }
     if request.profile.as_deref().is_some_and(|other| other != profile) {
-        let problem = format!("differs from the one behind the model's name, `{profile}`; give one of them");
+        let problem = format!("differs from the one behind the model's name, `{}`; give one of them", cut(profile));
         return Err(RerankError::invalid("profile", problem));
     }
     request.profile = Some(profile.to_owned());
     request.model = Some(model.to_owned());
     Ok(())
+}
+
+/// The start of a caller's word, for a message.
+fn cut(word: &str) -> String {
+    word.chars().take(PROFILE_CHARACTERS).collect()
 }
 
 fn read(text: &str) -> Result<BTreeMap<String, String>, ProfileError> {

@@ -227,14 +227,14 @@ async fn a_page_of_a_listed_origin_may_call() {
     let preflight = |origin: &str| {
         let request = server.request(Method::OPTIONS, "/v1/rerank").header("origin", origin);
         let request = request.header("access-control-request-method", "POST");
-        Answer::of(request.header("access-control-request-headers", "authorization,content-type"))
+        Answer::of(request.header("access-control-request-headers", "authorization,content-type,podium-profile"))
     };
     for origin in ["https://a.example", "http://b.example:81"] {
         let answer = preflight(origin).await;
         assert_eq!((answer.status, answer.text.as_str()), (200, ""));
         assert_eq!(answer.header("access-control-allow-origin"), origin);
         assert_eq!(answer.header("access-control-allow-methods"), "GET,POST");
-        let allowed = "authorization,content-type,api-key,x-api-key,x-request-id";
+        let allowed = "authorization,content-type,podium-profile";
         assert_eq!(answer.header("access-control-allow-headers"), allowed);
         assert_eq!(answer.header("access-control-max-age"), "600");
         assert!(answer.header("vary").contains("origin"));
@@ -246,7 +246,7 @@ async fn a_page_of_a_listed_origin_may_call() {
             assert_eq!(answer.header("access-control-allow-origin"), origin, "a page may read failures too");
             assert!(answer.header("vary").contains("origin"));
             let exposed = "x-request-id,retry-after,x-ratelimit-limit-requests,x-ratelimit-remaining-requests,\
-                           x-ratelimit-reset-requests";
+                           x-ratelimit-reset-requests,server-timing,podium-truncated-documents,podium-warnings";
             assert_eq!(answer.header("access-control-expose-headers"), exposed);
         }
     }

@@ -64,7 +64,7 @@ async fn json_that_is_no_object_is_422() {
     ] {
         let answer = server.post_text(body).await;
         let message = answer.json()["message"].as_str().unwrap().to_owned();
-        assert!(message.starts_with(&format!("body: invalid type: {found}, expected an object")), "{message}");
+        assert!(message.starts_with(&format!("body: expected an object; invalid type: {found}")), "{message}");
         answer.assert_failure(422, "invalid_value", Some("body"), &message);
     }
 }

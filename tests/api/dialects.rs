@@ -126,8 +126,13 @@ async fn scores_come_in_the_order_of_the_request_and_one_by_one() {
 async fn pairs_are_limited_as_documents_are() {
     let server = Server::start_with(|settings| settings.limits.max_documents = 2).await;
     let answer = server.post("/score", &json!({"text_1": TEXTS, "text_2": TEXTS})).await;
-    let message = "documents: 3 documents are over the limit of 2 in one request";
-    answer.assert_failure(422, "too_many_documents", Some("documents"), message);
+    let message = "text_2: 3 documents are over the limit of 2 in one request";
+    answer.assert_failure(422, "too_many_documents", Some("text_2"), message);
+    // All pairs are looked at before any is read.
+    let answer = server.post("/score", &json!({"queries": ["p", " "], "items": ["a", "b"]})).await;
+    let message = "queries[1]: must not be empty or only whitespace";
+    answer.assert_failure(422, "invalid_value", Some("queries[1]"), message);
+    assert_eq!(server.controls.calls(), 0);
 }
 
 #[tokio::test]
@@ -229,10 +234,30 @@ async fn a_failure_has_the_shape_that_the_calls_clients_read() {
     let voyage = server.post("/v1/rerank", &voyage).await;
     assert_eq!((voyage.status, voyage.json()), (422, json!({"detail": "query: must not be empty or only whitespace"})));
 
-    for path in ["/v1/ranking", "/v1/models/rerank", "/infinity/rerank", "/pinecone/rerank", "/score"] {
-        let message = server.post(path, &json!({})).await.json()["message"].as_str().unwrap().to_owned();
-        let (param, _) = message.split_once(':').unwrap();
-        server.post(path, &json!({})).await.assert_failure(422, "invalid_value", Some(param), &message);
+    for (path, body, param, problem) in [
+        ("/v1/ranking", json!({"query": {"text": "q"}}), "passages", "this field is required"),
+        ("/v1/models/rerank", json!({}), "query", "this field is required"),
+        ("/infinity/rerank", json!({"query": "q", "documents": []}), "documents", "must hold at least one document"),
+        (
+            "/pinecone/rerank",
+            json!({"query": "q", "documents": [3]}),
+            "documents[0]",
+            "expected a string, or an object with a `text`, found the number 3",
+        ),
+        ("/v1/reranking", json!({"query": "q", "input": [""], "top_k": 0}), "top_n", "is 0; it must be at least 1"),
+        ("/score", json!({"text_1": "", "text_2": "a"}), "text_1", "must not be empty or only whitespace"),
+    ] {
+        let message = format!("{param}: {problem}");
+        server.post(path, &body).await.assert_failure(422, "invalid_value", Some(param), &message);
+    }
+    // What is null is not there.
+    for (path, body) in [
+        ("/rerank", json!({"query": "q", "texts": ["a"], "documents": null, "input": null})),
+        ("/rerank", json!({"query": "q", "input": ["a"], "texts": null})),
+        ("/infinity/rerank", json!({"query": "q", "texts": ["a"], "documents": null})),
+        ("/score", json!({"text_1": "q", "text_2": ["a"], "queries": null, "documents": null, "mode": null})),
+    ] {
+        assert_eq!(server.post(path, &body).await.status, 200, "{path} {body}");
     }
 }
 
@@ -240,6 +265,6 @@ async fn a_failure_has_the_shape_that_the_calls_clients_read() {
 async fn unknown_fields_are_refused_where_the_operator_wants_that() {
     let server = Server::start_with(|settings| settings.server.refuse_unknown_fields = true).await;
     let body = json!({"query": "q", "documents": TEXTS, "priority": 1, "instructions": "i"});
-    let message = "instructions: this field is not known here";
-    server.rerank(&body).await.assert_failure(422, "invalid_value", Some("instructions"), message);
+    let message = "body: the field \"instructions\" is not known here";
+    server.rerank(&body).await.assert_failure(422, "invalid_value", Some("body"), message);
 }

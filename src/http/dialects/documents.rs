@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 use crate::http::fields::{Fields, expected, quoted, text};
 use crate::rerank::RerankError;
 
+/// How many fields a message names.
+const NAMED_FIELDS: usize = 5;
+
 /// Fields that hold what this server cannot read.
 const IMAGE_FIELDS: [&str; 4] = ["image", "image_url", "video", "audio"];
 
@@ -65,8 +68,11 @@ fn chosen(field: &str, record: &Map<String, Value>, names: &[String]) -> Result<
         names.iter().filter_map(|name| Some((name.as_str(), spelled(record.get(name)?)?))).collect();
     match lines.as_slice() {
         [] => {
-            let has = record.keys().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
-            let problem = format!("has none of the rank_fields {}; it has {has}", names.join(", "));
+            let some = |names: &mut dyn Iterator<Item = &String>| {
+                names.take(NAMED_FIELDS).map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+            };
+            let (wanted, has) = (some(&mut names.iter()), some(&mut record.keys()));
+            let problem = format!("has none of the rank_fields {wanted}; it has {has}");
             Err(RerankError::invalid(field, problem))
         }
         // A text needs no name in front of it.
@@ -76,14 +82,14 @@ fn chosen(field: &str, record: &Map<String, Value>, names: &[String]) -> Result<
 }
 
 fn whole(field: &str, record: &Map<String, Value>) -> Result<String, RerankError> {
+    if let Some(name) = IMAGE_FIELDS.iter().find(|name| record.get(**name).is_some_and(|value| !value.is_null())) {
+        return Err(RerankError::invalid(format!("{field}.{name}"), "only text can be read here"));
+    }
     if let Some(value) = record.get("text") {
         return text(&format!("{field}.text"), value.clone());
     }
     if let Some(value) = record.get("content") {
         return content(&format!("{field}.content"), value);
-    }
-    if let Some(name) = IMAGE_FIELDS.iter().find(|name| record.contains_key(**name)) {
-        return Err(RerankError::invalid(format!("{field}.{name}"), "only text can be read here"));
     }
     let lines: Vec<(&str, String)> =
         record.iter().filter_map(|(name, value)| Some((name.as_str(), spelled(value)?))).collect();
@@ -166,7 +172,7 @@ mod tests {
         assert_eq!(read(json!("plain"), Some(&["title"])).unwrap(), "plain");
         assert_eq!(
             read(item, Some(&["absent"])).unwrap_err(),
-            r#"documents[0]: has none of the rank_fields absent; it has "text", "title", "year""#
+            r#"documents[0]: has none of the rank_fields "absent"; it has "text", "title", "year""#
         );
     }
 
@@ -177,6 +183,7 @@ mod tests {
             (json!({"text": null}), "documents[0].text: expected a string, found null"),
             (json!({}), "documents[0]: an object with no field that could be read"),
             (json!({"image": "data:"}), "documents[0].image: only text can be read here"),
+            (json!({"text": "t", "image": "data:"}), "documents[0].image: only text can be read here"),
             (
                 json!({"content": [{"type": "image_url"}]}),
                 "documents[0].content[0]: expected a part with a `text`; only text can be read here, found an object of 1 fields",

@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Extension;
 use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
@@ -35,6 +35,13 @@ use crate::telemetry::RankingFacts;
 /// Headers for clients that cannot add a field to the body. The instruction is UTF-8, percent-encoded where it is not
 /// plain ASCII.
 const FIELD_HEADERS: [(&str, &str); 2] = [("podium-instruction", "instruction"), ("podium-profile", "profile")];
+
+/// Documents of which the end was cut off.
+pub(super) const TRUNCATED_DOCUMENTS: HeaderName = HeaderName::from_static("podium-truncated-documents");
+/// How many warnings there are; not every dialect has a place for their texts.
+pub(super) const WARNINGS: HeaderName = HeaderName::from_static("podium-warnings");
+/// Where the time went.
+pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// How many unknown fields a warning names.
 const NAMED_FIELDS: usize = 5;
@@ -96,7 +103,7 @@ impl Route {
 /// mixedbread's. Voyage's clients send `top_k` and `truncation`, and choke on an error that is an object.
 fn by_fields(fields: &Fields) -> &'static Dialect {
     if fields.has("documents") {
-        let is_voyage = fields.has("top_k") && fields.has("truncation") && !fields.has("top_n");
+        let is_voyage = fields.names("top_k") && fields.names("truncation") && !fields.names("top_n");
         return if is_voyage { &podium::VOYAGE } else { &podium::DIALECT };
     }
     match (fields.has("texts"), fields.has("input")) {
@@ -122,6 +129,8 @@ pub struct Call {
     pub echo: Option<Vec<Value>>,
     /// Whether scores are to be the family's own numbers.
     pub raw_scores: bool,
+    /// What the caller calls query and documents, where that is not its dialect's own choice.
+    pub words: Option<(&'static str, &'static str)>,
     /// What the caller should know besides the ranking's own warnings.
     pub warnings: Vec<String>,
 }
@@ -130,7 +139,7 @@ impl Call {
     /// A call for one ranking that echoes nothing.
     #[must_use]
     pub fn new(request: RerankRequest) -> Self {
-        Self { requests: vec![request], echo: None, raw_scores: false, warnings: Vec::new() }
+        Self { requests: vec![request], echo: None, raw_scores: false, words: None, warnings: Vec::new() }
     }
 
     fn echoing(self, documents: Option<Vec<Value>>) -> Self {
@@ -199,17 +208,11 @@ pub(super) async fn answer(route: &'static Route, service: Service, id: RequestI
         take_headers(&headers, &mut fields)?;
         let mut call = (dialect.read)(&mut fields)?;
         check_rest(&fields, service.settings().refuse_unknown_fields, &mut call)?;
-        let (count, limit) = (call.requests.len(), service.reranker().limits().max_documents);
-        if count > limit {
-            return Err(RerankError::TooManyDocuments { count, limit }.into());
-        }
-        let mut rankings = Vec::with_capacity(count);
-        for request in &mut call.requests {
-            // The texts are needed again only where they come back.
-            let request = if call.echo.is_some() { request.clone() } else { take_request(request) };
-            let ranking = service.reranker().rerank(request).await;
-            rankings.push(ranking.map_err(|error| error.with_documents_named(dialect.documents))?);
-        }
+        // The texts are needed again only where they come back.
+        let requests = if call.echo.is_some() { call.requests.clone() } else { std::mem::take(&mut call.requests) };
+        let rankings = service.reranker().rerank_all(requests).await;
+        let (query, documents) = call.words.unwrap_or(("query", dialect.documents));
+        let mut rankings = rankings.map_err(|error| error.in_words_of(query, documents))?;
         if let Some(ranking) = rankings.first_mut() {
             ranking.warnings.append(&mut call.warnings);
         }
@@ -218,17 +221,13 @@ pub(super) async fn answer(route: &'static Route, service: Service, id: RequestI
         let body = (dialect.write)(&answer).map_err(RerankError::internal)?;
         let facts = facts(&rankings);
         let mut headers = ranking_headers(&facts);
+        let warnings: usize = rankings.iter().map(|ranking| ranking.warnings.len()).sum();
+        headers.insert(WARNINGS, HeaderValue::from(warnings));
         (dialect.headers)(&answer, &mut headers);
         Ok((headers, Extension(facts), body).into_response())
     }
     .await;
     response.unwrap_or_else(|failure: Failure| (Extension(dialect.failure), failure).into_response())
-}
-
-/// Takes the documents out of a request whose call keeps only their number.
-fn take_request(request: &mut RerankRequest) -> RerankRequest {
-    let documents = std::mem::take(&mut request.documents);
-    RerankRequest { documents, ..request.clone() }
 }
 
 /// Fields that came as headers.
@@ -251,7 +250,7 @@ fn check_rest(fields: &Fields, refuse: bool, call: &mut Call) -> Result<(), Rera
     let names: Vec<&str> = fields.rest().collect();
     let Some(first) = names.first() else { return Ok(()) };
     if refuse {
-        return Err(RerankError::invalid(*first, "this field is not known here"));
+        return Err(RerankError::invalid("body", format!("the field {} is not known here", quoted(first))));
     }
     let mut shown: Vec<String> = names.iter().take(NAMED_FIELDS).map(|name| quoted(name)).collect();
     if names.len() > NAMED_FIELDS {
@@ -278,7 +277,8 @@ fn facts(rankings: &[Ranking]) -> RankingFacts {
         facts.timing.queue += ranking.timing.queue;
         facts.timing.tokenize += ranking.timing.tokenize;
         facts.timing.forward += ranking.timing.forward;
-        facts.timing.total += ranking.timing.total;
+        // Each counts from the acceptance of all.
+        facts.timing.total = facts.timing.total.max(ranking.timing.total);
     }
     facts
 }
@@ -287,13 +287,13 @@ fn facts(rankings: &[Ranking]) -> RankingFacts {
 fn ranking_headers(facts: &RankingFacts) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert("podium-truncated-documents", HeaderValue::from(facts.usage.truncated_documents));
+    headers.insert(TRUNCATED_DOCUMENTS, HeaderValue::from(facts.usage.truncated_documents));
     let timing = &facts.timing;
     let stages =
         [("queue", timing.queue), ("tokenize", timing.tokenize), ("forward", timing.forward), ("total", timing.total)];
     let stages = stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1000.0)).join(", ");
     if let Ok(value) = HeaderValue::from_str(&stages) {
-        headers.insert("server-timing", value);
+        headers.insert(SERVER_TIMING, value);
     }
     headers
 }

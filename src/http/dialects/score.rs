@@ -39,8 +39,7 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let (left, right) = sides(fields)?;
     let queries = take_texts(fields, left)?;
     let texts = take_texts(fields, right)?;
-    let activation = fields.flag("use_activation", true)?;
-    let raw_scores = !fields.flag("activation", activation)?;
+    let raw_scores = !fields.flag_of(&["use_activation", "activation"], true)?;
     let pointwise = !fields.has("mode");
     let mut request = request(fields, String::new(), Vec::new())?;
     if let Some(top_n) = request.top_n {
@@ -61,7 +60,7 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
             return Err(RerankError::invalid(left, problem));
         }
     };
-    Ok(Call { requests, raw_scores, ..Call::new(request) })
+    Ok(Call { requests, raw_scores, words: Some((left, right)), ..Call::new(request) })
 }
 
 /// Which of the names this call has.
