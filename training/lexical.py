@@ -34,15 +34,6 @@ B = 0.4
 BUCKETS = 32
 BUCKET_SCALE = 42
 SUFFIXES = ("ing", "ed", "es", "s")
-FUNCTION_WORDS = """
-a about above after again against all also am among an and any are aren as at be because been before being below between
-both but by can cannot could couldn did didn do does doesn doing don down during each either else ever every few for from
-further had hadn has hasn have haven having he her here hers him his how however i if in into is isn it its itself just
-let ll may me might mine more most much must my no nor not of off on once only onto or other ought our ours out over own per
-rather re same shall she should shouldn since so some such than that the their theirs them then there these they this those
-though through to too under until up upon us ve very via was wasn we were weren what when where whether which while who whom
-whose why will with within without won would wouldn yet you your yours
-""".split()
 CJK_RANGES = (
     (0x3040, 0x30FF),  # Hiragana, Katakana
     (0x31F0, 0x31FF),  # Katakana phonetic extensions
@@ -119,8 +110,7 @@ class LexicalTable:
     @staticmethod
     def build(texts: Iterable[tuple[str, str]], keep: int = 3, keep_cjk: int = 12) -> LexicalTable:
         """From (language, text) pairs. Words count among the texts in alphabetic scripts,
-        CJK pairs among the others; terms in fewer than `keep` texts are left unknown.
-        Function words weigh nothing."""
+        CJK pairs among the others; terms in fewer than `keep` texts are left unknown."""
         frequency: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
         count = {False: 0, True: 0}
         length = 0
@@ -137,7 +127,6 @@ class LexicalTable:
                     value = math.log(1 + (count[cjk] - n + 0.5) / (n + 0.5))
                     key = term_hash(term)
                     idf[key] = min(value, idf.get(key, value))
-        idf |= {term_hash(stem(word)): 0.0 for word in FUNCTION_WORDS}
         n = count[False]
         unknown = math.log(1 + (n - 0.5) / 1.5)
         table = LexicalTable(idf, unknown, round(length / n, 3), n)
