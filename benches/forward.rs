@@ -1,7 +1,7 @@
 //! The model alone: one listwise pass of the embedded model over documents of random tokens.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use podium::runtime::packed::PackedRuntime;
+use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, Probe, Runtime};
 
 /// A pass in the embedded model's isolated layout; speed does not depend on which tokens are read.
@@ -20,7 +20,7 @@ fn isolated(documents: usize, tokens: usize, vocabulary: u32) -> ForwardPass {
 }
 
 fn forward(criterion: &mut Criterion) {
-    let runtime = PackedRuntime::load(&Checkpoint::embedded(), "cpu").expect("the embedded model loads");
+    let runtime = PackedRuntime::load(&Checkpoint::embedded(), &Arithmetic::reference()).expect("the embedded model loads");
     let vocabulary = runtime.facts().vocabulary as u32;
     let mut group = criterion.benchmark_group("forward");
     group.sample_size(10);

@@ -15,7 +15,7 @@ use crate::http::{self, Authenticator, ServerSettings, Service};
 use crate::pipeline::Reranker;
 use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
 use crate::rerank::{InstructionSettings, Instructions};
-use crate::runtime::packed::PackedRuntime;
+use crate::runtime::packed::{Arithmetic, PackedRuntime};
 use crate::runtime::{Checkpoint, ModelFacts, Runtime};
 use crate::telemetry::Telemetry;
 
@@ -42,7 +42,7 @@ pub fn load_reranker_with<R: Runtime>(
     wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
 ) -> anyhow::Result<Reranker> {
     let checkpoint = Checkpoint::open(&settings.model)?;
-    let runtime = wrap(&checkpoint, PackedRuntime::load(&checkpoint, &settings.model.device)?)?;
+    let runtime = wrap(&checkpoint, PackedRuntime::load(&checkpoint, &Arithmetic::of(&settings.model))?)?;
     let prompter = prompter(&checkpoint, runtime.facts(), &settings.model.family)?;
     let mut names = vec![checkpoint.name.clone()];
     if settings.model.source.contains('/') && !Path::new(&settings.model.source).is_dir() {

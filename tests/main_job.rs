@@ -8,13 +8,13 @@ use std::sync::Arc;
 use podium::app;
 use podium::pipeline::Reranker;
 use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, Ranking, RerankRequest};
-use podium::runtime::packed::PackedRuntime;
+use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, Runtime};
 use podium::schedule::ScheduleSettings;
 
 fn embedded() -> Arc<Reranker> {
     let checkpoint = Checkpoint::embedded();
-    let runtime = PackedRuntime::load(&checkpoint, "cpu").unwrap();
+    let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::reference()).unwrap();
     let prompter = app::prompter(&checkpoint, runtime.facts(), "auto").unwrap();
     let instructions = Instructions::new(&InstructionSettings::default(), None).unwrap();
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };

@@ -82,6 +82,12 @@ struct SettingsArgs {
     /// auto, cpu, cuda or metal
     #[arg(long, value_name = "DEVICE", help_heading = "Settings")]
     device: Option<String>,
+    /// In which numbers the model computes: auto, f32 or bf16
+    #[arg(long, value_name = "TYPE", help_heading = "Settings")]
+    dtype: Option<String>,
+    /// Quantise weights when they are loaded: int8 (CPU), q8_0, q6k, q5k, q4k, q3k, q2k, q5_0, q4_0, fp8, hqq8 or hqq4
+    #[arg(long, value_name = "FORM", help_heading = "Settings")]
+    quantize: Option<String>,
     /// Never ask the hub: use only files that are here
     #[arg(long, help_heading = "Settings")]
     offline: bool,
@@ -98,6 +104,8 @@ impl SettingsArgs {
             text("--revision", "model.revision", &self.revision),
             text("--family", "model.family", &self.family),
             text("--device", "model.device", &self.device),
+            text("--dtype", "model.dtype", &self.dtype),
+            text("--quantize", "model.quantize", &self.quantize),
             self.offline.then(|| FlagValue { flag: "--offline", key: "model.offline", value: Value::from(true) }),
         ];
         let environment = std::env::vars_os()

@@ -3,6 +3,7 @@
 use toml::Value;
 
 use crate::http::cors_layer;
+use crate::runtime::ModelSettings;
 
 /// What a key's value may be, beyond its type.
 enum Allowed {
@@ -35,6 +36,8 @@ const RULES: &[(&str, Allowed)] = &[
     ("model.revision", Text),
     ("model.family", Text),
     ("model.device", OneOf(&["auto", "cpu", "cuda", "metal"])),
+    ("model.dtype", OneOf(&["auto", "f32", "bf16"])),
+    ("model.quantize", OneOf(ModelSettings::QUANTISED)),
     ("model.served_names", Anything),
     ("model.cache", Anything),
     ("model.offline", Anything),

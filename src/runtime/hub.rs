@@ -147,6 +147,8 @@ mod tests {
             revision: "main".into(),
             family: "auto".into(),
             device: "cpu".into(),
+            dtype: "auto".to_owned(),
+            quantize: "none".to_owned(),
             cache: folder.path().into(),
             offline: true,
         };
@@ -171,6 +173,8 @@ mod tests {
             revision: "main".into(),
             family: "auto".into(),
             device: "cpu".into(),
+            dtype: "auto".to_owned(),
+            quantize: "none".to_owned(),
             cache: cache.path().into(),
             offline: true,
         };

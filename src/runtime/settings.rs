@@ -18,8 +18,18 @@ pub struct ModelSettings {
     pub family: String,
     /// `auto` (a GPU if there is one and the build has it), `cpu`, `cuda` or `metal`.
     pub device: String,
+    /// In which numbers the model computes: `auto`, `f32` or `bf16`.
+    pub dtype: String,
+    /// What weights are quantised to when they are loaded, or `none`.
+    pub quantize: String,
     /// Where hub files are kept; empty is the hub's own default (`HF_HOME`).
     pub cache: PathBuf,
     /// Never ask the hub: only what the cache has.
     pub offline: bool,
+}
+
+impl ModelSettings {
+    /// What `quantize` may be.
+    pub const QUANTISED: &[&str] =
+        &["none", "int8", "q8_0", "q6k", "q5k", "q4k", "q3k", "q2k", "q5_0", "q4_0", "fp8", "hqq8", "hqq4"];
 }

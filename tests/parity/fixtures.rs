@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use podium::runtime::packed::PackedRuntime;
+use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, Probe, Readout};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -92,7 +92,7 @@ pub fn golden<T: DeserializeOwned>(case: &str) -> T {
 /// A case's checkpoint, loaded on the CPU.
 pub fn load(case: &str) -> PackedRuntime {
     let checkpoint = Checkpoint::folder(&folder(case)).unwrap_or_else(|error| panic!("{case}: {error}"));
-    PackedRuntime::load(&checkpoint, "cpu").unwrap_or_else(|error| panic!("{case}: {error}"))
+    PackedRuntime::load(&checkpoint, &Arithmetic::reference()).unwrap_or_else(|error| panic!("{case}: {error}"))
 }
 
 /// Runs one pass by itself.

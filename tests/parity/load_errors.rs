@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use podium::runtime::packed::PackedRuntime;
+use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, LoadError};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -27,7 +27,7 @@ fn copy(case: &str) -> TempDir {
 
 /// What loading says, by value and in words.
 fn refusal(folder: &Path) -> (LoadError, String) {
-    let loaded = Checkpoint::folder(folder).and_then(|checkpoint| PackedRuntime::load(&checkpoint, "cpu"));
+    let loaded = Checkpoint::folder(folder).and_then(|checkpoint| PackedRuntime::load(&checkpoint, &Arithmetic::reference()));
     let error = loaded.err().expect("it should not load");
     let text = error.to_string();
     (error, text)

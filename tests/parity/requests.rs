@@ -5,7 +5,7 @@ use std::sync::Arc;
 use podium::app;
 use podium::prompt::Prompter;
 use podium::rerank::{LimitSettings, RerankRequest};
-use podium::runtime::packed::PackedRuntime;
+use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Readout, Runtime};
 use podium::scoring::{PlannedPass, Rounds, Scores};
 use serde::Deserialize;
@@ -37,7 +37,7 @@ pub struct Loaded {
 impl Loaded {
     /// Loads a checkpoint on the CPU; `family` is its family's name, or `auto`.
     pub fn new(checkpoint: &Checkpoint, family: &str) -> Self {
-        let runtime = PackedRuntime::load(checkpoint, "cpu").unwrap_or_else(|error| panic!("{error}"));
+        let runtime = PackedRuntime::load(checkpoint, &Arithmetic::reference()).unwrap_or_else(|error| panic!("{error}"));
         let prompter = app::prompter(checkpoint, runtime.facts(), family).unwrap_or_else(|error| panic!("{error:#}"));
         Self { runtime, prompter: Arc::new(prompter) }
     }

@@ -1,13 +1,17 @@
 //! The default runtime: Qwen2 and Qwen3 decoders over packed passes, from mistral.rs's parts.
 //!
-//! mistral.rs gives the device choice, linear layers (and their quantised forms), norms, rotary
-//! tables, the gated MLP and the tensor loading interface. Written here: the packing of passes
-//! ([`layout`]), attention over packed rows ([`attention`]), the decoder that ties them together
-//! ([`decoder`]), and checkpoints whose errors name file, tensor and shapes ([`weights`]).
+//! mistral.rs gives the device choice, rotary tables, the tensor loading interface and, on other devices than CPUs
+//! ([`device`]), linear layers, their quantised forms, norms and the gated MLP. Written here: the packing of passes
+//! ([`layout`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
+//! together ([`decoder`]), in which numbers it computes ([`arithmetic`]), and checkpoints whose errors name file,
+//! tensor and shapes ([`weights`]).
 
+mod arithmetic;
 mod attention;
 mod config;
+mod cpu;
 mod decoder;
+mod device;
 mod layout;
 mod product;
 pub(super) mod weights;
@@ -15,12 +19,15 @@ pub(super) mod weights;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
+use mistralrs::core::layers::Activation;
 
+use self::arithmetic::multiplies_bf16;
 use self::config::DecoderConfig;
 use self::decoder::Decoder;
 use self::layout::Packed;
+pub use self::arithmetic::Arithmetic;
 pub use self::product::Product;
 use super::checkpoint::Checkpoint;
 use super::{ForwardPass, LoadError, ModelFacts, Probe, Readout, Runtime, RuntimeError};
@@ -32,20 +39,19 @@ pub struct PackedRuntime {
 }
 
 impl PackedRuntime {
-    /// Loads a checkpoint on `device`: `auto`, `cpu`, `cuda` or `metal`.
-    ///
-    /// Weights are f32 on a CPU and bf16 elsewhere, whatever the checkpoint stores.
+    /// Loads a checkpoint where, and in the numbers that, `arithmetic` asks for.
     ///
     /// # Errors
-    /// [`LoadError`], naming file, tensor and shapes.
-    pub fn load(checkpoint: &Checkpoint, device: &str) -> Result<Self, LoadError> {
-        let device = choose_device(device)?;
-        let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
+    /// [`LoadError`], naming file, tensor and shapes; a device or numbers that cannot be had.
+    pub fn load(checkpoint: &Checkpoint, arithmetic: &Arithmetic) -> Result<Self, LoadError> {
+        let device = arithmetic.device()?;
         let config = DecoderConfig::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
         let weights = weights::open(checkpoint)?;
         let parameters = weights.parameters();
+        let written_out = config.activation == Activation::Silu;
+        let numerics = arithmetic.resolve(&device, weights.stored(), multiplies_bf16(), written_out)?;
         let bar = progress_bar(config.layers, &checkpoint.name);
-        let decoder = Decoder::load(config, weights, dtype, &device, &|layers| bar.set_position(layers as u64))?;
+        let decoder = Decoder::load(config, weights, &numerics, &device, &|layers| bar.set_position(layers as u64))?;
         bar.finish_and_clear();
         let config = decoder.config();
         let facts = ModelFacts {
@@ -56,7 +62,7 @@ impl PackedRuntime {
                 Device::Metal(_) => "metal",
             }
             .to_owned(),
-            dtype: dtype.as_str().to_owned(),
+            dtype: numerics.name(),
             parameters,
             hidden_size: config.hidden_size,
             layers: config.layers,
@@ -125,17 +131,6 @@ fn readout(probe: &Probe, rows: Vec<Vec<f32>>) -> Readout {
     match probe {
         Probe::HiddenStates { .. } => Readout::HiddenStates(rows),
         Probe::NextTokenLogits { .. } => Readout::NextTokenLogits(rows),
-    }
-}
-
-fn choose_device(name: &str) -> Result<Device, LoadError> {
-    let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
-    match name {
-        "cpu" => Ok(Device::Cpu),
-        "auto" => mistralrs::best_device(false).map_err(failed),
-        "cuda" => Device::new_cuda(0).map_err(failed),
-        "metal" => Device::new_metal(0).map_err(failed),
-        other => Err(LoadError::Device(format!("`{other}` is none of auto, cpu, cuda, metal"))),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
 
-use super::choose_device;
+use super::arithmetic::choose_device;
 use crate::runtime::LoadError;
 
 /// Rows, inner width and columns: the MLP of a 0.6B model over 2,048 tokens.

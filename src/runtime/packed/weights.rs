@@ -98,6 +98,18 @@ impl WeightFiles {
             .sum()
     }
 
+    /// The type of the largest tensor; f32 where it is none that is computed in.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "safetensors' types are many and not ours")]
+    pub fn stored(&self) -> DType {
+        let tensors = self.files.iter().flat_map(|file| file.tensors.all());
+        let largest = tensors.max_by_key(|(_, view)| view.shape().iter().product::<usize>());
+        match largest.map(|(_, view)| view.dtype()) {
+            Some(Dtype::BF16) => DType::BF16,
+            Some(Dtype::F16) => DType::F16,
+            _ => DType::F32,
+        }
+    }
+
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "safetensors' types are many and not ours; all others are refused"

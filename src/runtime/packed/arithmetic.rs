@@ -1,0 +1,192 @@
+//! Where a model runs and in which numbers: from what was asked for, what the checkpoint stores and what the machine has.
+
+use candle_core::{DType, Device};
+use mistralrs_quant::IsqType;
+
+use super::cpu::Numbers;
+use crate::runtime::{LoadError, ModelSettings};
+
+/// What a configuration asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arithmetic {
+    /// `auto`, `cpu`, `cuda` or `metal`.
+    pub device: String,
+    /// `auto`, `f32` or `bf16`.
+    pub dtype: String,
+    /// `none`, or one of [`ModelSettings::QUANTISED`].
+    pub quantize: String,
+}
+
+/// What that comes to for one checkpoint on one machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numerics {
+    /// Of embeddings, and of weights that are not quantised.
+    pub dtype: DType,
+    pub products: Products,
+}
+
+/// Who multiplies.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Products {
+    /// The layers written for CPUs.
+    Cpu(Numbers),
+    /// mistral.rs's linear layers, quantised by it or not.
+    Device(Option<IsqType>),
+}
+
+impl Arithmetic {
+    /// What `settings` say.
+    #[must_use]
+    pub fn of(settings: &ModelSettings) -> Self {
+        Self {
+            device: settings.device.clone(),
+            dtype: settings.dtype.clone(),
+            quantize: settings.quantize.clone(),
+        }
+    }
+
+    /// Everything in f32 on a CPU: the reference.
+    #[must_use]
+    pub fn reference() -> Self {
+        Self { device: "cpu".to_owned(), dtype: "f32".to_owned(), quantize: "none".to_owned() }
+    }
+
+    pub(super) fn device(&self) -> Result<Device, LoadError> {
+        choose_device(&self.device)
+    }
+
+    /// `stored` is the type of the checkpoint's matrices; `fast_bf16` whether the processor multiplies bf16;
+    /// `written_out` whether the layers for CPUs know this decoder.
+    pub(super) fn resolve(
+        &self,
+        device: &Device,
+        stored: DType,
+        fast_bf16: bool,
+        written_out: bool,
+    ) -> Result<Numerics, LoadError> {
+        let refuse = |problem: String| Err(LoadError::Device(problem));
+        let on_cpu = device.is_cpu();
+        let dtype = match (self.dtype.as_str(), on_cpu) {
+            ("f32", _) => DType::F32,
+            ("bf16", _) | ("auto", false) => DType::BF16,
+            ("auto", true) if stored == DType::BF16 && fast_bf16 => DType::BF16,
+            ("auto", true) => DType::F32,
+            (other, _) => return refuse(format!("model.dtype `{other}` is none of auto, f32, bf16")),
+        };
+        if self.quantize == "int8" && !(on_cpu && written_out) {
+            return refuse("model.quantize `int8` is for CPUs; q8_0 is its like on other devices".to_owned());
+        }
+        let products = match (self.quantize.as_str(), dtype) {
+            ("int8", _) => Products::Cpu(Numbers::Int8),
+            ("none", DType::BF16) if on_cpu && written_out => Products::Cpu(Numbers::Bf16),
+            ("none", _) if on_cpu && written_out => Products::Cpu(Numbers::F32),
+            ("none", _) => Products::Device(None),
+            (name, _) => match isq_type(name) {
+                Some(isq) => Products::Device(Some(isq)),
+                None => {
+                    let known = ModelSettings::QUANTISED.join(", ");
+                    return refuse(format!("model.quantize `{name}` is none of {known}"));
+                }
+            },
+        };
+        // mistral.rs's quantised layers take f32 on a CPU, and candle multiplies no bf16 there.
+        let dtype = if on_cpu && matches!(products, Products::Device(_)) { DType::F32 } else { dtype };
+        Ok(Numerics { dtype, products })
+    }
+}
+
+impl Numerics {
+    /// The name that people read.
+    pub fn name(&self) -> String {
+        match self.products {
+            Products::Cpu(Numbers::Int8) => "int8".to_owned(),
+            Products::Device(Some(isq)) => format!("{isq:?}").to_lowercase(),
+            Products::Cpu(Numbers::F32 | Numbers::Bf16) | Products::Device(None) => self.dtype.as_str().to_owned(),
+        }
+    }
+
+    /// Of the rotary tables.
+    pub fn table_type(&self) -> DType {
+        match self.products {
+            Products::Cpu(_) => DType::F32,
+            Products::Device(_) => self.dtype,
+        }
+    }
+}
+
+fn isq_type(name: &str) -> Option<IsqType> {
+    Some(match name {
+        "q8_0" => IsqType::Q8_0,
+        "q6k" => IsqType::Q6K,
+        "q5k" => IsqType::Q5K,
+        "q4k" => IsqType::Q4K,
+        "q3k" => IsqType::Q3K,
+        "q2k" => IsqType::Q2K,
+        "q5_0" => IsqType::Q5_0,
+        "q4_0" => IsqType::Q4_0,
+        "fp8" => IsqType::F8E4M3,
+        "hqq8" => IsqType::HQQ8,
+        "hqq4" => IsqType::HQQ4,
+        _ => return None,
+    })
+}
+
+/// Whether this processor has instructions for products of bf16.
+pub(super) fn multiplies_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+pub(super) fn choose_device(name: &str) -> Result<Device, LoadError> {
+    let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" => mistralrs::best_device(false).map_err(failed),
+        "cuda" => Device::new_cuda(0).map_err(failed),
+        "metal" => Device::new_metal(0).map_err(failed),
+        other => Err(LoadError::Device(format!("`{other}` is none of auto, cpu, cuda, metal"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(dtype: &str, quantize: &str, stored: DType, fast_bf16: bool) -> Result<String, String> {
+        let asked = Arithmetic { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..Arithmetic::reference() };
+        let numerics = asked.resolve(&Device::Cpu, stored, fast_bf16, true);
+        numerics.map(|numerics| numerics.name()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_processor_that_multiplies_bf16_does_so_for_checkpoints_in_bf16() {
+        assert_eq!(resolved("auto", "none", DType::BF16, true).unwrap(), "bf16");
+        assert_eq!(resolved("auto", "none", DType::BF16, false).unwrap(), "f32");
+        assert_eq!(resolved("auto", "none", DType::F16, true).unwrap(), "f32");
+        assert_eq!(resolved("f32", "none", DType::BF16, true).unwrap(), "f32");
+        assert_eq!(resolved("auto", "int8", DType::BF16, true).unwrap(), "int8");
+        assert_eq!(resolved("bf16", "q4k", DType::BF16, true).unwrap(), "q4k");
+    }
+
+    #[test]
+    fn what_is_not_known_is_named_with_what_would_be() {
+        assert!(resolved("f64", "none", DType::F32, true).unwrap_err().contains("`f64` is none of auto, f32, bf16"));
+        assert!(resolved("auto", "q9", DType::F32, true).unwrap_err().contains("`q9` is none of none, int8, q8_0"));
+        let elsewhere = Arithmetic { quantize: "int8".to_owned(), ..Arithmetic::reference() };
+        let refused = elsewhere.resolve(&Device::Cpu, DType::F32, true, false).unwrap_err().to_string();
+        assert!(refused.contains("is for CPUs"), "{refused}");
+    }
+
+    #[test]
+    fn every_name_of_a_quantised_form_is_one() {
+        for name in ModelSettings::QUANTISED {
+            assert!(resolved("auto", name, DType::F32, true).is_ok(), "{name}");
+        }
+    }
+}

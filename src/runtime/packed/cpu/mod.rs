@@ -1,0 +1,311 @@
+//! The decoder's layers on a CPU: slices of f32 between matrix products in f32, bf16 or 8-bit integers.
+//!
+//! What lies between two products is one pass over the rows: the norm, the rotary turn, the gate, the change of type that
+//! the next product reads. Weights lie as they are read: query, key and value in one matrix, gate and up in another.
+
+mod attention;
+mod linear;
+mod rows;
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{DType, Result, Tensor};
+use mistralrs_quant::ShardedVarBuilder;
+use rayon::prelude::*;
+
+pub(super) use self::attention::{Attention, Heads};
+use self::linear::{Input, Linear, Output, Products};
+pub(super) use self::linear::Numbers;
+use self::rows::vectorised;
+use super::config::DecoderConfig;
+use super::layout::{Packed, Span};
+
+/// Rows that go through a gated MLP together: enough for its products, few enough for the cache.
+const MLP_ROWS: usize = 1024;
+/// Rows that one task turns at a time.
+const TASK_ROWS: usize = 16;
+/// Memory that is kept between forward passes, in bytes; what a large batch needed beyond it goes back.
+const KEPT_BYTES: usize = 256 << 20;
+
+/// The layers of a decoder and the tables they read.
+pub(super) struct CpuLayers {
+    shape: Shape,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    /// `[positions, head_dim / 2]`.
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    workspace: Mutex<Workspace>,
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    hidden: usize,
+    intermediate: usize,
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    eps: f32,
+}
+
+struct Layer {
+    attention_norm: Vec<f32>,
+    /// Queries, keys and values, one below the other.
+    qkv: Linear,
+    query_norm: Option<Vec<f32>>,
+    key_norm: Option<Vec<f32>>,
+    output: Linear,
+    mlp_norm: Vec<f32>,
+    /// Gate and up, one below the other.
+    gate_up: Linear,
+    down: Linear,
+}
+
+/// What one forward pass writes to, kept for the next one.
+#[derive(Default)]
+struct Workspace {
+    input: Input,
+    /// The MLP's inner rows.
+    gated: Input,
+    output: Output,
+    /// `[rows, heads, dim]`.
+    q: Vec<f32>,
+    /// `[kv_heads, rows, dim]` each: a head's rows lie together, as its tiles read them.
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// `[rows, heads * dim]`.
+    attended: Vec<f32>,
+}
+
+impl CpuLayers {
+    /// Reads the layers under `model`. `progress` is told after each.
+    pub fn load(
+        config: &DecoderConfig,
+        model: &ShardedVarBuilder,
+        numbers: Numbers,
+        (cos, sin): (&Tensor, &Tensor),
+        progress: &dyn Fn(usize),
+    ) -> Result<Self> {
+        let mut layers = Vec::with_capacity(config.layers);
+        for number in 0..config.layers {
+            layers.push(Layer::load(config, &model.pp("layers").pp(number), numbers)?);
+            progress(number + 1);
+        }
+        let table = |table: &Tensor| table.to_dtype(DType::F32)?.flatten_all()?.to_vec1();
+        Ok(Self {
+            shape: Shape {
+                hidden: config.hidden_size,
+                intermediate: config.intermediate_size,
+                heads: config.heads,
+                kv_heads: config.kv_heads,
+                dim: config.head_dim,
+                eps: config.rms_norm_eps as f32,
+            },
+            layers,
+            norm: norm(config.hidden_size, &model.pp("norm"))?,
+            cos: table(cos)?,
+            sin: table(sin)?,
+            workspace: Mutex::default(),
+        })
+    }
+
+    /// The final-normed states of the rows that are read, `[marks, hidden]`, from the embeddings of all rows,
+    /// `[rows, hidden]`. The last layer computes keys and values for all rows, everything else only where it is read.
+    pub fn states(&self, mut x: Vec<f32>, packed: &Packed) -> Vec<f32> {
+        let mut workspace = std::mem::take(&mut *self.workspace.lock().unwrap_or_else(PoisonError::into_inner));
+        let hidden = self.shape.hidden;
+        let count = self.layers.len();
+        let mut spans: Option<(usize, Vec<Span>)> = None;
+        for (number, layer) in self.layers[..count - 1].iter().enumerate() {
+            let joint = packed.joint_passes(number, count);
+            let (_, spans) = match &mut spans {
+                Some(kept) if kept.0 == joint => kept,
+                other => other.insert((joint, packed.spans(number, count))),
+            };
+            self.attend(layer, &mut x, &packed.positions, None, spans, &mut workspace);
+            self.mlp(layer, &mut x, &mut workspace);
+        }
+        let layer = &self.layers[count - 1];
+        let read = packed.read_rows();
+        self.attend(layer, &mut x, &packed.positions, Some(&read), &packed.read_spans(count), &mut workspace);
+        self.mlp(layer, &mut x, &mut workspace);
+        for row in x.chunks_exact_mut(hidden) {
+            vectorised(|| rows::rms_norm_in_place(row, &self.norm, self.shape.eps));
+        }
+        if workspace.bytes() <= KEPT_BYTES {
+            *self.workspace.lock().unwrap_or_else(PoisonError::into_inner) = workspace;
+        }
+        x
+    }
+
+    /// Adds to `x` what its rows attend to; with `read`, `x` is left with those rows only.
+    fn attend(
+        &self,
+        layer: &Layer,
+        x: &mut Vec<f32>,
+        positions: &[u32],
+        read: Option<&[u32]>,
+        spans: &[Span],
+        workspace: &mut Workspace,
+    ) {
+        let Shape { hidden, heads, kv_heads, dim, .. } = self.shape;
+        let (rows, query_width, key_width) = (positions.len(), heads * dim, kv_heads * dim);
+        let Workspace { input, output, q, k, v, attended, .. } = workspace;
+        let queries = read.map_or(rows, <[u32]>::len);
+        let q = at_least(q, queries * query_width);
+        let k = at_least(k, rows * key_width);
+        let v = at_least(v, rows * key_width);
+        let attended = at_least(attended, queries * query_width);
+
+        self.prepare(&layer.qkv, &layer.attention_norm, x, input);
+        let first = if read.is_some() { query_width } else { 0 };
+        let products = layer.qkv.multiply(first..query_width + 2 * key_width, input, output);
+        let keys = query_width - first;
+        by_head(&products, keys, (rows, dim), k, |row, head| self.turn(head, layer.key_norm.as_deref(), positions[row]));
+        by_head(&products, keys + key_width, (rows, dim), v, |_, _| ());
+        match read {
+            None => self.queries(layer, &products, positions, q),
+            Some(read) => {
+                *x = read.iter().flat_map(|&row| &x[row as usize * hidden..][..hidden]).copied().collect();
+                let positions: Vec<u32> = read.iter().map(|&row| positions[row as usize]).collect();
+                self.prepare(&layer.qkv, &layer.attention_norm, x, input);
+                self.queries(layer, &layer.qkv.multiply(0..query_width, input, output), &positions, q);
+            }
+        }
+
+        let by_head = |values| Heads { values, row_distance: dim, head_distance: rows * dim };
+        Attention { q, k: by_head(k), v: by_head(v), heads, kv_heads, dim }.run(spans, attended);
+        let source = &*attended;
+        layer.output.prepare(queries, input, |row, target| {
+            target.copy_from_slice(&source[row * query_width..][..query_width]);
+        });
+        layer.output.multiply(0..hidden, input, output).add_to(x);
+    }
+
+    /// Adds the gated MLP of its rows to `x`.
+    fn mlp(&self, layer: &Layer, x: &mut [f32], workspace: &mut Workspace) {
+        let Shape { hidden, intermediate, .. } = self.shape;
+        let Workspace { input, gated, output, .. } = workspace;
+        for x in x.chunks_mut(MLP_ROWS * hidden) {
+            self.prepare(&layer.gate_up, &layer.mlp_norm, x, input);
+            let products = layer.gate_up.multiply(0..2 * intermediate, input, output);
+            layer.down.prepare(x.len() / hidden, gated, |row, target| {
+                let mut up = vec![0.; intermediate];
+                products.read(row, 0..intermediate, target);
+                products.read(row, intermediate..2 * intermediate, &mut up);
+                vectorised(|| rows::gate(target, &up));
+            });
+            layer.down.multiply(0..hidden, gated, output).add_to(x);
+        }
+    }
+
+    /// The normed rows of `x`, for `linear`.
+    fn prepare(&self, linear: &Linear, norm: &[f32], x: &[f32], input: &mut Input) {
+        let Shape { hidden, eps, .. } = self.shape;
+        linear.prepare(x.len() / hidden, input, |row, target| {
+            vectorised(|| rows::rms_norm(&x[row * hidden..][..hidden], norm, eps, target));
+        });
+    }
+
+    /// Queries, which are the products' first columns, normed and turned: `[rows, heads, dim]`.
+    fn queries(&self, layer: &Layer, products: &Products<'_>, positions: &[u32], target: &mut [f32]) {
+        let Shape { heads, dim, .. } = self.shape;
+        let width = heads * dim;
+        target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each(|(task, target)| {
+            for (row, target) in target.chunks_exact_mut(width).enumerate() {
+                let row = task * TASK_ROWS + row;
+                products.read(row, 0..width, target);
+                for head in target.chunks_exact_mut(dim) {
+                    self.turn(head, layer.query_norm.as_deref(), positions[row]);
+                }
+            }
+        });
+    }
+
+    /// Norms a head, if there is a norm, and turns it to its position.
+    fn turn(&self, head: &mut [f32], norm: Option<&[f32]>, position: u32) {
+        let half = self.shape.dim / 2;
+        let angles = position as usize * half..(position as usize + 1) * half;
+        vectorised(|| {
+            if let Some(norm) = norm {
+                rows::rms_norm_in_place(head, norm, self.shape.eps);
+            }
+            rows::rotate(head, &self.cos[angles.clone()], &self.sin[angles]);
+        });
+    }
+}
+
+/// Moves the columns from `first` on to `target`, `[heads, rows, dim]`, and does `finish` to each head of each row.
+fn by_head(
+    products: &Products<'_>,
+    first: usize,
+    (rows, dim): (usize, usize),
+    target: &mut [f32],
+    finish: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    target.par_chunks_mut(rows * dim).enumerate().for_each(|(head, target)| {
+        let columns = first + head * dim..first + (head + 1) * dim;
+        target.par_chunks_mut(TASK_ROWS * dim).enumerate().for_each(|(task, target)| {
+            for (row, target) in target.chunks_exact_mut(dim).enumerate() {
+                let row = task * TASK_ROWS + row;
+                products.read(row, columns.clone(), target);
+                finish(row, target);
+            }
+        });
+    });
+}
+
+impl Layer {
+    fn load(config: &DecoderConfig, layer: &ShardedVarBuilder, numbers: Numbers) -> Result<Self> {
+        let (attention, mlp) = (layer.pp("self_attn"), layer.pp("mlp"));
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let linear = |parts: &[(&ShardedVarBuilder, &str, usize, usize, bool)]| {
+            let read = |&(builder, name, outputs, inputs, bias): &(&ShardedVarBuilder, &str, usize, usize, bool)| {
+                let builder = builder.pp(name);
+                let bias = bias.then(|| builder.get(outputs, "bias")).transpose()?;
+                Ok((builder.get((outputs, inputs), "weight")?, bias))
+            };
+            Linear::new(&parts.iter().map(read).collect::<Result<Vec<_>>>()?, numbers)
+        };
+        let head_norm = |name| config.qk_norm.then(|| norm(config.head_dim, &attention.pp(name))).transpose();
+        let bias = config.qkv_bias;
+        Ok(Self {
+            attention_norm: norm(hidden, &layer.pp("input_layernorm"))?,
+            qkv: linear(&[
+                (&attention, "q_proj", query, hidden, bias),
+                (&attention, "k_proj", key, hidden, bias),
+                (&attention, "v_proj", key, hidden, bias),
+            ])?,
+            query_norm: head_norm("q_norm")?,
+            key_norm: head_norm("k_norm")?,
+            output: linear(&[(&attention, "o_proj", hidden, query, config.output_bias)])?,
+            mlp_norm: norm(hidden, &layer.pp("post_attention_layernorm"))?,
+            gate_up: linear(&[
+                (&mlp, "gate_proj", intermediate, hidden, false),
+                (&mlp, "up_proj", intermediate, hidden, false),
+            ])?,
+            down: linear(&[(&mlp, "down_proj", hidden, intermediate, false)])?,
+        })
+    }
+}
+
+fn norm(size: usize, builder: &ShardedVarBuilder) -> Result<Vec<f32>> {
+    builder.get(size, "weight")?.to_dtype(DType::F32)?.to_vec1()
+}
+
+/// The first `length` places, which are made if there are fewer. What stands in them is left over from earlier use.
+fn at_least<T: Copy + Default>(memory: &mut Vec<T>, length: usize) -> &mut [T] {
+    if memory.len() < length {
+        // Nothing is kept of the old values, so that growing need not copy them.
+        *memory = vec![T::default(); length];
+    }
+    &mut memory[..length]
+}
+
+impl Workspace {
+    fn bytes(&self) -> usize {
+        let floats = [&self.q, &self.k, &self.v, &self.attended].map(Vec::len).iter().sum::<usize>() * 4;
+        floats + self.input.bytes() + self.gated.bytes() + self.output.bytes()
+    }
+}

@@ -1,0 +1,235 @@
+//! What is done to single rows between matrix products: norms, rotary positions, gates, changes of type.
+//!
+//! Plain loops over slices, each inlined into a closure that [`vectorised`] compiles once for every instruction set.
+
+#![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
+
+use half::bf16;
+use pulp::Arch;
+
+/// Independent sums that a loop keeps, so that the compiler may add in vector registers.
+const LANES: usize = 16;
+
+/// Runs `work` with the best instructions of this processor, found at run time. Only what is inlined into it profits.
+pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(work)
+}
+
+/// `source / sqrt(mean(source^2) + eps) * weight`.
+#[inline(always)]
+pub(super) fn rms_norm(source: &[f32], weight: &[f32], eps: f32, target: &mut [f32]) {
+    let scale = (square_sum(source) / source.len() as f32 + eps).sqrt().recip();
+    for ((target, value), weight) in target.iter_mut().zip(source).zip(weight) {
+        *target = value * scale * weight;
+    }
+}
+
+/// [`rms_norm`] of a row onto itself.
+#[inline(always)]
+pub(super) fn rms_norm_in_place(row: &mut [f32], weight: &[f32], eps: f32) {
+    let scale = (square_sum(row) / row.len() as f32 + eps).sqrt().recip();
+    for (value, weight) in row.iter_mut().zip(weight) {
+        *value *= scale * weight;
+    }
+}
+
+#[inline(always)]
+fn square_sum(row: &[f32]) -> f32 {
+    let mut sums = [0f32; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value * value;
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|value| value * value).sum::<f32>()
+}
+
+/// Turns a head by its position: value `i` of the first half with value `i` of the second, by the angle whose cosine and
+/// sine are given (Su et al. 2021, in the halves of GPT-NeoX).
+#[inline(always)]
+pub(super) fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (first, second) = head.split_at_mut(cos.len());
+    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}
+
+/// `silu(gate) * up`, onto the gate.
+#[inline(always)]
+pub(super) fn gate(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate *= sigmoid(*gate) * up;
+    }
+}
+
+/// `target += source`.
+#[inline(always)]
+pub(super) fn add(target: &mut [f32], source: &[f32]) {
+    for (target, source) in target.iter_mut().zip(source) {
+        *target += source;
+    }
+}
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    let small = exp(-x.abs());
+    let of_magnitude = (1. + small).recip();
+    if x < 0. { small * of_magnitude } else { of_magnitude }
+}
+
+/// `e^x` for `x <= 0`, to two units in the last place; 0 below -87. NaN stays NaN.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` by the polynomial of Cephes' `expf`, `2^n` through
+/// the exponent bits. Adding 1.5 * 2^23 leaves the rounded `n` in the low bits of the mantissa.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.;
+    let clamped = if x < -87. { -87. } else { x };
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts, the first exact in few bits.
+    let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut polynomial = 1.987_569_1e-4;
+    polynomial = polynomial * r + 1.398_2e-3;
+    polynomial = polynomial * r + 8.333_452e-3;
+    polynomial = polynomial * r + 4.166_579_6e-2;
+    polynomial = polynomial * r + 1.666_666_5e-1;
+    polynomial = polynomial * r + 0.5;
+    let mantissa = polynomial * r * r + r + 1.;
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+    if x < -87. { 0. } else { mantissa * power }
+}
+
+/// Rounds to the nearest bf16, ties to even. NaN stays NaN.
+#[inline(always)]
+pub(super) fn narrow(source: &[f32], target: &mut [bf16]) {
+    for (target, value) in target.iter_mut().zip(source) {
+        let bits = value.to_bits();
+        let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+        let quiet = (bits >> 16) as u16 | 0x40;
+        *target = bf16::from_bits(if value.is_nan() { quiet } else { rounded });
+    }
+}
+
+#[inline(always)]
+pub(super) fn widen(source: &[bf16], target: &mut [f32]) {
+    for (target, value) in target.iter_mut().zip(source) {
+        *target = f32::from_bits(u32::from(value.to_bits()) << 16);
+    }
+}
+
+/// The nearest multiples of a scale, which is returned: the largest magnitude over 127. NaN and infinities give a scale
+/// that is not finite, so that nothing hides them.
+#[inline(always)]
+pub(super) fn quantise(source: &[f32], target: &mut [i8]) -> f32 {
+    let mut largest = [0f32; LANES];
+    let (chunks, rest) = source.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (largest, value) in largest.iter_mut().zip(chunk) {
+            let magnitude = value.abs();
+            *largest = if magnitude <= *largest { *largest } else { magnitude };
+        }
+    }
+    let larger = |a: f32, b: f32| if b <= a { a } else { b };
+    let largest = largest.into_iter().chain(rest.iter().map(|value| value.abs())).fold(0., larger);
+    let inverse = if largest > 0. { 127. / largest } else { 0. };
+    for (target, value) in target.iter_mut().zip(source) {
+        *target = round(value * inverse) as i8;
+    }
+    largest / 127.
+}
+
+/// The nearest integer of a number whose magnitude is below 2^22.
+#[inline(always)]
+fn round(x: f32) -> i32 {
+    const ROUND: f32 = 12_582_912.;
+    ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+}
+
+/// Sums of products of integers as numbers: each times its row's and its column's scale.
+#[inline(always)]
+pub(super) fn dequantise(source: &[i32], row_scale: f32, column_scales: &[f32], target: &mut [f32]) {
+    for ((target, sum), scale) in target.iter_mut().zip(source).zip(column_scales) {
+        *target = *sum as f32 * (row_scale * scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_exponential_is_within_two_units_in_the_last_place(x in -87f32..=0.) {
+            let exact = f64::from(x).exp();
+            prop_assert!((f64::from(exp(x)) - exact).abs() <= exact * 2.4e-7, "{x}: {} {exact}", exp(x));
+        }
+
+        #[test]
+        fn a_gate_is_silu_times_up(x in -200f32..200., up in -10f32..10.) {
+            let mut row = [x];
+            gate(&mut row, &[up]);
+            let expected = f64::from(x) / (1. + (-f64::from(x)).exp()) * f64::from(up);
+            prop_assert!((f64::from(row[0]) - expected).abs() <= expected.abs() * 1e-6 + 1e-30, "{} {expected}", row[0]);
+        }
+
+        #[test]
+        fn narrowing_is_that_of_half(bits: u32) {
+            let value = f32::from_bits(bits);
+            let mut narrowed = [bf16::ZERO];
+            vectorised(|| narrow(&[value], &mut narrowed));
+            prop_assert_eq!(narrowed[0].to_bits(), bf16::from_f32(value).to_bits());
+            let mut widened = [0f32];
+            widen(&narrowed, &mut widened);
+            prop_assert_eq!(widened[0].to_bits(), narrowed[0].to_f32().to_bits());
+        }
+
+        #[test]
+        fn integers_are_off_by_half_a_step_at_most(values in prop::collection::vec(-1e3f32..1e3, 1..100)) {
+            let mut integers = vec![0; values.len()];
+            let scale = vectorised(|| quantise(&values, &mut integers));
+            for (value, integer) in values.iter().zip(&integers) {
+                prop_assert!((f32::from(*integer) * scale - value).abs() <= scale * 0.501, "{value} {integer} {scale}");
+            }
+        }
+
+        #[test]
+        fn a_norm_is_its_formula(row in prop::collection::vec(-1e2f32..1e2, 1..80)) {
+            let weight: Vec<f32> = (0..row.len()).map(|n| n as f32 * 0.1 - 1.).collect();
+            let mean = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / row.len() as f64;
+            let (mut target, mut own) = (vec![0.; row.len()], row.clone());
+            vectorised(|| rms_norm(&row, &weight, 1e-6, &mut target));
+            vectorised(|| rms_norm_in_place(&mut own, &weight, 1e-6));
+            for n in 0..row.len() {
+                let expected = f64::from(row[n]) / (mean + 1e-6).sqrt() * f64::from(weight[n]);
+                prop_assert!((f64::from(target[n]) - expected).abs() <= 1e-5 * expected.abs() + 1e-7);
+                prop_assert!((f64::from(own[n]) - expected).abs() <= 1e-5 * expected.abs() + 1e-7);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_so() {
+        let mut integers = [0i8; 20];
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut row = [1f32; 20];
+            row[3] = value;
+            assert!(!quantise(&row, &mut integers).is_finite());
+            let mut gated = row;
+            gate(&mut gated, &[1.; 20]);
+            assert!(!gated[3].is_finite());
+        }
+        assert_eq!(quantise(&[0.; 20], &mut integers), 0.);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn a_quarter_turn_swaps_the_halves() {
+        let mut head = [1., 2., 3., 4.];
+        rotate(&mut head, &[0., 0.], &[1., 1.]);
+        assert_eq!(head, [-3., -4., 1., 2.]);
+    }
+}
