@@ -20,7 +20,8 @@ fn isolated(documents: usize, tokens: usize, vocabulary: u32) -> ForwardPass {
 }
 
 fn forward(criterion: &mut Criterion) {
-    let runtime = PackedRuntime::load(&Checkpoint::embedded(), &Arithmetic::reference()).expect("the embedded model loads");
+    let runtime =
+        PackedRuntime::load(&Checkpoint::embedded(), &Arithmetic::reference()).expect("the embedded model loads");
     let vocabulary = runtime.facts().vocabulary as u32;
     let mut group = criterion.benchmark_group("forward");
     group.sample_size(10);

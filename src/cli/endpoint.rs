@@ -36,7 +36,8 @@ impl EndpointArgs {
     /// Refuses flags about a model in this process where none runs.
     pub(super) fn check(&self, settings: &SettingsArgs) -> Result<(), UsageError> {
         let SettingsArgs { config: _, model, revision, family, device, dtype, quantize, offline } = settings;
-        let about_a_model = [model, revision, family, device, dtype, quantize].into_iter().any(Option::is_some) || *offline;
+        let about_a_model =
+            [model, revision, family, device, dtype, quantize].into_iter().any(Option::is_some) || *offline;
         if self.url.is_some() && about_a_model {
             return Err(UsageError(
                 "--model, --revision, --family, --device, --dtype, --quantize and --offline say what runs in this process; with --url use --url-model"

@@ -66,7 +66,7 @@ fn a_grid_is_measured_in_process_and_over_http() {
 #[test]
 fn a_random_checkpoint_is_made_measured_and_kept() {
     let folder = tempfile::tempdir().unwrap();
-    let shape = ["--shape", "nano", "--layers", "1", "--dtype", "f32", "--keep", "kept", "--device", "cpu"];
+    let shape = ["--shape", "nano", "--layers", "1", "--stored", "f32", "--keep", "kept", "--device", "cpu"];
     let output = bench(
         folder.path(),
         &[&shape[..], &["--documents", "2", "--tokens", "8-12", "--runs", "1", "--plot", "out.svg"]].concat(),

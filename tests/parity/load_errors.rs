@@ -27,7 +27,8 @@ fn copy(case: &str) -> TempDir {
 
 /// What loading says, by value and in words.
 fn refusal(folder: &Path) -> (LoadError, String) {
-    let loaded = Checkpoint::folder(folder).and_then(|checkpoint| PackedRuntime::load(&checkpoint, &Arithmetic::reference()));
+    let loaded =
+        Checkpoint::folder(folder).and_then(|checkpoint| PackedRuntime::load(&checkpoint, &Arithmetic::reference()));
     let error = loaded.err().expect("it should not load");
     let text = error.to_string();
     (error, text)

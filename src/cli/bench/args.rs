@@ -104,7 +104,7 @@ pub(in crate::cli) struct BenchArgs {
         requires = "shape",
         help_heading = "Random weights"
     )]
-    dtype: StoredName,
+    stored: StoredName,
     /// Keep the checkpoint in this new folder
     #[arg(long, value_name = "FOLDER", requires = "shape", help_heading = "Random weights")]
     keep: Option<PathBuf>,
@@ -208,7 +208,7 @@ impl BenchArgs {
         Ok(Some(Recipe {
             shape,
             family: family.unwrap_or_else(|| usual_family(name).to_owned()),
-            stored: if self.dtype == StoredName::F32 { Stored::F32 } else { Stored::Bf16 },
+            stored: if self.stored == StoredName::F32 { Stored::F32 } else { Stored::Bf16 },
             tokenizer: self.tokenizer()?,
             seed: self.seed,
         }))
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_shape_has_its_usual_family_and_its_layers() {
-        let recipe = args(&["--shape", "qwen3-0.6b", "--layers", "3", "--dtype", "f32"]).recipe().unwrap().unwrap();
+        let recipe = args(&["--shape", "qwen3-0.6b", "--layers", "3", "--stored", "f32"]).recipe().unwrap().unwrap();
         assert_eq!(
             (recipe.family.as_str(), recipe.shape.num_hidden_layers, recipe.stored),
             ("jina-v3", 3, Stored::F32)

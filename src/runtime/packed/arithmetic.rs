@@ -38,11 +38,7 @@ impl Arithmetic {
     /// What `settings` say.
     #[must_use]
     pub fn of(settings: &ModelSettings) -> Self {
-        Self {
-            device: settings.device.clone(),
-            dtype: settings.dtype.clone(),
-            quantize: settings.quantize.clone(),
-        }
+        Self { device: settings.device.clone(), dtype: settings.dtype.clone(), quantize: settings.quantize.clone() }
     }
 
     /// Everything in f32 on a CPU: the reference.

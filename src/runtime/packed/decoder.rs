@@ -120,9 +120,7 @@ impl Decoder {
         let turns = RotaryEmbedding::new(theta, config.head_dim, positions, device, true, numerics.table_type())?;
         let (cos, sin) = turns.get_cos_sin()?;
         let layers = match numerics.products {
-            Products::Cpu(numbers) => {
-                Layers::Cpu(CpuLayers::load(&config, model, numbers, (&cos, &sin), progress)?)
-            }
+            Products::Cpu(numbers) => Layers::Cpu(CpuLayers::load(&config, model, numbers, (&cos, &sin), progress)?),
             Products::Device(isq) => Layers::Device(DeviceLayers::load(&config, model, isq, (cos, sin), progress)?),
         };
         let output = if untied {

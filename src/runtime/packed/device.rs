@@ -81,12 +81,7 @@ impl DeviceLayers {
 }
 
 impl Layer {
-    fn load(
-        config: &DecoderConfig,
-        layer: &ShardedVarBuilder,
-        isq: Option<IsqType>,
-        comm: &Arc<Comm>,
-    ) -> Result<Self> {
+    fn load(config: &DecoderConfig, layer: &ShardedVarBuilder, isq: Option<IsqType>, comm: &Arc<Comm>) -> Result<Self> {
         let attention = layer.pp("self_attn");
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let linear = |inputs, outputs, bias, name: &str| {
@@ -94,14 +89,8 @@ impl Layer {
         };
         let norm = |size, builder| RmsNorm::new(size, config.rms_norm_eps, builder);
         let head_norm = |name: &str| config.qk_norm.then(|| norm(config.head_dim, attention.pp(name))).transpose();
-        let mut mlp = Mlp::new(
-            layer.pp("mlp"),
-            config.hidden_size,
-            config.intermediate_size,
-            &None,
-            config.activation,
-            comm,
-        )?;
+        let mut mlp =
+            Mlp::new(layer.pp("mlp"), config.hidden_size, config.intermediate_size, &None, config.activation, comm)?;
         for linear in [&mut mlp.gate, &mut mlp.up, &mut mlp.down] {
             *linear = quantised(Arc::clone(linear), isq)?;
         }

@@ -21,13 +21,13 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
-use mistralrs::core::layers::Activation;
 
+pub use self::arithmetic::Arithmetic;
 use self::arithmetic::multiplies_bf16;
 use self::config::DecoderConfig;
+use self::cpu::CpuLayers;
 use self::decoder::Decoder;
 use self::layout::Packed;
-pub use self::arithmetic::Arithmetic;
 pub use self::product::Product;
 use super::checkpoint::Checkpoint;
 use super::{ForwardPass, LoadError, ModelFacts, Probe, Readout, Runtime, RuntimeError};
@@ -48,7 +48,7 @@ impl PackedRuntime {
         let config = DecoderConfig::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
         let weights = weights::open(checkpoint)?;
         let parameters = weights.parameters();
-        let written_out = config.activation == Activation::Silu;
+        let written_out = CpuLayers::can_run(&config);
         let numerics = arithmetic.resolve(&device, weights.stored(), multiplies_bf16(), written_out)?;
         let bar = progress_bar(config.layers, &checkpoint.name);
         let decoder = Decoder::load(config, weights, &numerics, &device, &|layers| bar.set_position(layers as u64))?;

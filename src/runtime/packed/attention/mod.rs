@@ -11,6 +11,7 @@ mod tiles;
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::cpu::Attention;
 use super::layout::Span;
 
 /// Softmax attention with scale `1 / sqrt(head_dim)`.
@@ -21,7 +22,7 @@ use super::layout::Span;
 pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span]) -> Result<Tensor> {
     debug_assert_eq!(spans.last().map_or(0, |span| span.queries.end), q.dim(0)?);
     match (q.device(), q.dtype()) {
-        (Device::Cpu, DType::F32) => cpu::attend(q, k, v, spans),
+        (Device::Cpu, DType::F32) if q.dim(2)?.is_multiple_of(Attention::DIM_MULTIPLE) => cpu::attend(q, k, v, spans),
         #[cfg(feature = "flash-attn")]
         (Device::Cuda(_), DType::BF16 | DType::F16) => flash::attend(q, k, v, spans),
         _ => tiles::attend(q, k, v, spans),

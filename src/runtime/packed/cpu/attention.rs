@@ -1,22 +1,32 @@
 //! Attention on a CPU: tiles of queries against tiles of keys with an online softmax, in f32.
 //!
-//! For each tile of queries the running maximum, the running sum and the unnormalised output are
-//! kept, and rescaled when a later tile of keys raises the maximum (Milakov and Gimelshein 2018;
-//! Dao et al. 2022). Query heads that share a key head form one tall tile, so keys and values are
-//! read once per group and never repeated in memory. Memory beyond the output: one tile per thread.
+//! For each tile of queries the running maximum, the running sum and the unnormalised output are kept, and rescaled when
+//! a later tile of keys raises the maximum (Milakov and Gimelshein 2018; Dao et al. 2022). Query heads that share a key
+//! head form one tall tile, so keys and values are read once per group and never repeated in memory.
+//!
+//! Keys and values are first laid out as the inner loop reads them, once for each range of rows that some span sees: in
+//! panels, of 32 keys by all dimensions and of 32 dimensions by all values, so that it walks through memory in order. Runs
+//! of few queries do without and take one dot product after the other. Memory is linear in the rows; nothing is ever
+//! quadratic.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
-use gemm::Parallelism;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::super::layout::Span;
-use super::rows::{exp, vectorised};
+use super::rows::{dot, exp, vectorised};
+use super::tile::{COLUMNS, Left, ROWS, TileProduct};
 
 /// Keys of one tile.
-const KEY_TILE: usize = 128;
+const KEY_TILE: usize = 4 * COLUMNS;
 /// Query rows times heads of a group, of one tile, about.
-const QUERY_TILE: usize = 64;
+const QUERY_TILE: usize = 4 * ROWS;
+/// Runs with fewer lines (queries times heads of a group) than this are not worth laying out keys for.
+const FEW_LINES: usize = ROWS;
 /// Lanes that loops are unrolled by, so that the compiler can keep them in vector registers.
 const LANES: usize = 16;
 
@@ -28,6 +38,13 @@ pub(in crate::runtime::packed) struct Heads<'a> {
     pub head_distance: usize,
 }
 
+impl<'a> Heads<'a> {
+    /// The values from a row of a head on.
+    fn from(&self, row: usize, head: usize) -> &'a [f32] {
+        &self.values[row * self.row_distance + head * self.head_distance..]
+    }
+}
+
 /// What attention reads, all f32.
 pub(in crate::runtime::packed) struct Attention<'a> {
     /// `[queries, heads, dim]`.
@@ -36,7 +53,17 @@ pub(in crate::runtime::packed) struct Attention<'a> {
     pub v: Heads<'a>,
     pub heads: usize,
     pub kv_heads: usize,
+    /// A multiple of [`Attention::DIM_MULTIPLE`].
     pub dim: usize,
+}
+
+/// Keys and values in panels. A range of rows has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
+/// length rounded up to a multiple of 32 in both.
+struct Panels {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    /// Where a range's panels start.
+    starts: HashMap<Range<usize>, usize>,
 }
 
 /// Some consecutive queries of one span and the part of the output that is theirs.
@@ -54,13 +81,18 @@ struct Scratch {
     output: Vec<f32>,
     maximum: Vec<f32>,
     sum: Vec<f32>,
+    kept: Vec<f32>,
 }
 
 impl Attention<'_> {
+    /// What the width of a head must be a multiple of.
+    pub const DIM_MULTIPLE: usize = COLUMNS;
+
     /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order.
     pub fn run(&self, spans: &[Span], output: &mut [f32]) {
         let group = self.heads / self.kv_heads;
-        let tile_rows = (QUERY_TILE / group).max(8);
+        let panels = self.lay_out(spans.iter().filter(|span| span.queries.len() * group >= FEW_LINES));
+        let tile_rows = (QUERY_TILE / group).max(1);
         let width = self.heads * self.dim;
         let mut tiles = Vec::new();
         let mut rest = output;
@@ -72,187 +104,256 @@ impl Attention<'_> {
                 rest = after;
             }
         }
-        let scratch = || {
-            let height = tile_rows * group;
-            Scratch {
-                queries: vec![0.; height * self.dim],
-                scores: vec![0.; height * KEY_TILE],
-                output: vec![0.; height * self.dim],
-                maximum: vec![0.; height],
-                sum: vec![0.; height],
-            }
+        let height = (tile_rows * group).next_multiple_of(ROWS);
+        let scratch = || Scratch {
+            queries: vec![0.; height * self.dim],
+            scores: vec![0.; height * KEY_TILE],
+            output: vec![0.; height * self.dim],
+            maximum: vec![0.; height],
+            sum: vec![0.; height],
+            kept: vec![0.; height],
         };
         tiles.into_par_iter().for_each_init(scratch, |scratch, tile| {
             for kv_head in 0..self.kv_heads {
-                self.tile(tile.span, tile.first, kv_head, scratch, tile.output);
+                if tile.span.queries.len() * group >= FEW_LINES {
+                    self.tile(tile.span, tile.first, kv_head, &panels, scratch, tile.output);
+                } else {
+                    self.few(tile.span, tile.first, kv_head, scratch, tile.output);
+                }
             }
         });
     }
 
-    /// One tile of queries from the span's query `first` on, for the heads that read `kv_head`.
-    fn tile(&self, span: &Span, first: usize, kv_head: usize, scratch: &mut Scratch, output: &mut [f32]) {
-        let (dim, width) = (self.dim, self.heads * self.dim);
-        let group = self.heads / self.kv_heads;
-        let rows = output.len() / width;
-        let height = rows * group;
-        let heads_offset = kv_head * group * dim;
-
-        let scale = (dim as f32).sqrt().recip();
-        for row in 0..rows {
-            let start = (span.queries.start + first + row) * width + heads_offset;
-            let source = &self.q[start..start + group * dim];
-            for (target, value) in scratch.queries[row * group * dim..][..group * dim].iter_mut().zip(source) {
-                *target = value * scale;
+    /// The keys and values that `spans` see, in panels.
+    fn lay_out<'s>(&self, spans: impl Iterator<Item = &'s Span>) -> Panels {
+        let mut ranges: Vec<&Range<usize>> = Vec::new();
+        let mut starts = HashMap::new();
+        let mut length = 0;
+        for range in spans.flat_map(|span| span.seen.iter().chain([&span.causal])) {
+            if !range.is_empty() && !starts.contains_key(range) {
+                starts.insert(range.clone(), length);
+                ranges.push(range);
+                length += range.len().next_multiple_of(COLUMNS) * self.dim * self.kv_heads;
             }
         }
-        scratch.output[..height * dim].fill(0.);
-        scratch.maximum[..height].fill(f32::NEG_INFINITY);
-        scratch.sum[..height].fill(0.);
+        let (mut keys, mut values) = (vec![0f32; length], vec![0f32; length]);
+        let (mut keys_left, mut values_left) = (keys.as_mut_slice(), values.as_mut_slice());
+        let mut tasks = Vec::new();
+        for range in ranges {
+            let of_head = range.len().next_multiple_of(COLUMNS) * self.dim;
+            for head in 0..self.kv_heads {
+                let (own_keys, own_values);
+                (own_keys, keys_left) = keys_left.split_at_mut(of_head);
+                (own_values, values_left) = values_left.split_at_mut(of_head);
+                tasks.push((head, range, own_keys, own_values));
+            }
+        }
+        tasks.into_par_iter().for_each(|(head, range, keys, values)| {
+            let padded = range.len().next_multiple_of(COLUMNS);
+            keys.par_chunks_mut(COLUMNS * self.dim).enumerate().for_each(|(number, panel)| {
+                for (column, row) in range.clone().skip(number * COLUMNS).take(COLUMNS).enumerate() {
+                    for (place, value) in self.k.from(row, head)[..self.dim].iter().enumerate() {
+                        panel[place * COLUMNS + column] = *value;
+                    }
+                }
+            });
+            values.par_chunks_mut(padded * COLUMNS).enumerate().for_each(|(number, panel)| {
+                for (row, target) in range.clone().zip(panel.chunks_exact_mut(COLUMNS)) {
+                    target.copy_from_slice(&self.v.from(row, head)[number * COLUMNS..][..COLUMNS]);
+                }
+            });
+        });
+        Panels { keys, values, starts }
+    }
+
+    /// One tile of queries from the span's query `first` on, for the heads that read `kv_head`.
+    fn tile(
+        &self,
+        span: &Span,
+        first: usize,
+        kv_head: usize,
+        panels: &Panels,
+        scratch: &mut Scratch,
+        output: &mut [f32],
+    ) {
+        let group = self.heads / self.kv_heads;
+        let rows = output.len() / (self.heads * self.dim);
+        let lines = rows * group;
+        // Lines beyond the last are multiplied with the rest of their block; what comes of them is not read.
+        self.take_queries(span.queries.start + first, rows, kv_head, scratch, |line, place| {
+            (line / ROWS * self.dim + place) * ROWS + line % ROWS
+        });
 
         for range in &span.seen {
-            for start in range.clone().step_by(KEY_TILE) {
-                let keys = KEY_TILE.min(range.end - start);
-                self.key_tile(scratch, kv_head, height, start, keys, |_| keys);
+            for start in (0..range.len()).step_by(KEY_TILE) {
+                let keys = KEY_TILE.min(range.len() - start);
+                self.key_tile(scratch, (kv_head, lines), panels, range, start, keys, |_| keys);
             }
         }
         // Query `first + row` sees `first + row + 1` of the causal keys.
         let causal = if span.causal.is_empty() { 0 } else { first + rows };
         for start in (0..causal).step_by(KEY_TILE) {
             let keys = KEY_TILE.min(causal - start);
-            self.key_tile(scratch, kv_head, height, span.causal.start + start, keys, |row| {
-                (first + row / group + 1).saturating_sub(start).min(keys)
-            });
+            let visible = |line: usize| (first + line / group + 1).saturating_sub(start).min(keys);
+            self.key_tile(scratch, (kv_head, lines), panels, &span.causal, start, keys, visible);
         }
+        self.give_output(rows, kv_head, scratch, output);
+    }
 
+    /// The scaled queries of the heads that read `kv_head`, one line each, put where `place_of` says, and nothing summed.
+    fn take_queries(
+        &self,
+        first: usize,
+        rows: usize,
+        kv_head: usize,
+        scratch: &mut Scratch,
+        place_of: impl Fn(usize, usize) -> usize,
+    ) {
+        let width = self.heads * self.dim;
+        let of_group = width / self.kv_heads;
+        let scale = (self.dim as f32).sqrt().recip();
         for row in 0..rows {
-            let target = &mut output[row * width + heads_offset..][..group * dim];
-            for head in 0..group {
-                let line = row * group + head;
-                let normaliser = scratch.sum[line].recip();
-                let source = &scratch.output[line * dim..][..dim];
-                for (target, value) in target[head * dim..][..dim].iter_mut().zip(source) {
+            let source = &self.q[(first + row) * width + kv_head * of_group..][..of_group];
+            for (head, source) in source.chunks_exact(self.dim).enumerate() {
+                let line = row * of_group / self.dim + head;
+                for (place, value) in source.iter().enumerate() {
+                    scratch.queries[place_of(line, place)] = value * scale;
+                }
+            }
+        }
+        scratch.output.fill(0.);
+        scratch.maximum.fill(f32::NEG_INFINITY);
+        scratch.sum.fill(0.);
+    }
+
+    /// The normalised output of the heads that read `kv_head`.
+    fn give_output(&self, rows: usize, kv_head: usize, scratch: &Scratch, output: &mut [f32]) {
+        let width = self.heads * self.dim;
+        let of_group = width / self.kv_heads;
+        for row in 0..rows {
+            let target = &mut output[row * width + kv_head * of_group..][..of_group];
+            let source = scratch.output[row * of_group..].chunks_exact(self.dim);
+            for ((target, source), sum) in
+                target.chunks_exact_mut(self.dim).zip(source).zip(&scratch.sum[row * of_group / self.dim..])
+            {
+                let normaliser = sum.recip();
+                for (target, value) in target.iter_mut().zip(source) {
                     *target = value * normaliser;
                 }
             }
         }
     }
 
-    /// Adds `keys` keys from row `start` to the tile; line `i` sees the first `visible(i)` of them.
+    /// Adds `keys` keys of `range`, from its place `start` on, to the tile; line `i` sees the first `visible(i)` of them.
+    #[expect(clippy::too_many_arguments, reason = "a tile is this much")]
     fn key_tile(
         &self,
         scratch: &mut Scratch,
-        kv_head: usize,
-        height: usize,
+        (kv_head, lines): (usize, usize),
+        panels: &Panels,
+        range: &Range<usize>,
         start: usize,
         keys: usize,
         visible: impl Fn(usize) -> usize,
     ) {
-        let dim = self.dim;
-        let from = |heads: &Heads<'_>| start * heads.row_distance + kv_head * heads.head_distance;
-        // scores [height, keys] = queries [height, dim] * keys^T [dim, keys]
-        product(
-            (height, keys, dim),
-            (&mut scratch.scores, KEY_TILE),
-            (&scratch.queries, dim),
-            (&self.k.values[from(&self.k)..], 1, self.k.row_distance),
-            false,
-        );
-        let softmax = OnlineSoftmax {
-            scores: &mut scratch.scores[..height * KEY_TILE],
-            output: &mut scratch.output[..height * dim],
-            maximum: &mut scratch.maximum[..height],
-            sum: &mut scratch.sum[..height],
+        let padded = range.len().next_multiple_of(COLUMNS);
+        let head_start = panels.starts[range] + kv_head * padded * self.dim;
+        let of_head = head_start..head_start + padded * self.dim;
+        Arch::new().dispatch(KeyTile {
+            key_panels: &panels.keys[of_head.clone()][start * self.dim..],
+            value_panels: &panels.values[of_head][start * COLUMNS..],
+            value_panel_distance: padded * COLUMNS,
+            dim: self.dim,
             keys,
+            lines,
+            scratch,
             visible,
-        };
-        vectorised(|| softmax.run());
-        // output [height, dim] += weights [height, keys] * values [keys, dim]
-        product(
-            (height, dim, keys),
-            (&mut scratch.output, dim),
-            (&scratch.scores, KEY_TILE),
-            (&self.v.values[from(&self.v)..], self.v.row_distance, 1),
-            true,
-        );
+        });
+    }
+
+    /// As [`Self::tile`], for few queries: a dot product for each key.
+    fn few(&self, span: &Span, first: usize, kv_head: usize, scratch: &mut Scratch, output: &mut [f32]) {
+        let dim = self.dim;
+        let group = self.heads / self.kv_heads;
+        let rows = output.len() / (self.heads * dim);
+        self.take_queries(span.queries.start + first, rows, kv_head, scratch, |line, place| line * dim + place);
+        let mut scores = Vec::new();
+        for line in 0..rows * group {
+            let causal = span.causal.start..(span.causal.start + first + line / group + 1).min(span.causal.end);
+            let seen = || span.seen.iter().chain([&causal]).cloned().flatten();
+            let query = &scratch.queries[line * dim..][..dim];
+            let target = &mut scratch.output[line * dim..][..dim];
+            scratch.sum[line] = vectorised(|| {
+                scores.clear();
+                scores.extend(seen().map(|row| dot(query, &self.k.from(row, kv_head)[..dim])));
+                let largest = largest(&scores);
+                let sum = exponentials(&mut scores, largest);
+                for (row, weight) in seen().zip(&scores) {
+                    for (target, value) in target.iter_mut().zip(&self.v.from(row, kv_head)[..dim]) {
+                        *target += weight * value;
+                    }
+                }
+                sum
+            });
+        }
+        self.give_output(rows, kv_head, scratch, output);
     }
 }
 
-/// `target [m, n] (+)= left [m, k] * right [k, n]`; `target` and `left` are given with the distance
-/// between rows (columns are adjacent), `right` with the distances between rows and between columns.
-fn product(
-    (m, n, k): (usize, usize, usize),
-    (target, target_row): (&mut [f32], usize),
-    (left, left_row): (&[f32], usize),
-    (right, right_row, right_column): (&[f32], usize, usize),
-    accumulate: bool,
-) {
-    if m == 0 || n == 0 || k == 0 {
-        return;
-    }
-    assert!((m - 1) * target_row + n <= target.len() && target_row >= n);
-    assert!((m - 1) * left_row + k <= left.len());
-    assert!((k - 1) * right_row + (n - 1) * right_column < right.len());
-    // SAFETY: every element that gemm touches is at row * row_distance + column * column_distance of
-    // its matrix, which the assertions above keep inside the slices; `target` is borrowed mutably, so
-    // it overlaps neither source; rows of `target` do not overlap since their distance is at least n.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            target.as_mut_ptr(),
-            1,
-            target_row.cast_signed(),
-            accumulate,
-            left.as_ptr(),
-            1,
-            left_row.cast_signed(),
-            right.as_ptr(),
-            right_column.cast_signed(),
-            right_row.cast_signed(),
-            1.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
-}
-
-/// Turns a tile of scores into weights against the running maximum, rescaling what was summed
-/// before. `scores` has rows of [`KEY_TILE`], of which `keys` are in use.
-struct OnlineSoftmax<'a, V> {
-    scores: &'a mut [f32],
-    output: &'a mut [f32],
-    maximum: &'a mut [f32],
-    sum: &'a mut [f32],
+/// Some keys against a tile of queries.
+struct KeyTile<'a, V> {
+    /// From the tile's first key on.
+    key_panels: &'a [f32],
+    value_panels: &'a [f32],
+    value_panel_distance: usize,
+    dim: usize,
     keys: usize,
+    lines: usize,
+    scratch: &'a mut Scratch,
     visible: V,
 }
 
-impl<V: Fn(usize) -> usize> OnlineSoftmax<'_, V> {
+impl<V: Fn(usize) -> usize> WithSimd for KeyTile<'_, V> {
+    type Output = ();
+
     #[inline(always)]
-    fn run(self) {
-        let dim = self.output.len() / self.maximum.len();
-        let lines = self.scores.chunks_exact_mut(KEY_TILE).zip(self.output.chunks_exact_mut(dim));
-        for (line, (scores, output)) in lines.enumerate() {
-            let visible = (self.visible)(line);
-            let (scores, hidden) = scores[..self.keys].split_at_mut(visible);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Scratch { queries, scores, output, maximum, sum, kept } = self.scratch;
+        let rows = self.lines.next_multiple_of(ROWS);
+        let panels = self.key_panels.chunks(COLUMNS * self.dim).take(self.keys.div_ceil(COLUMNS));
+        for (number, right) in panels.enumerate() {
+            TileProduct {
+                rows,
+                depth: self.dim,
+                left: Left::Blocks { values: queries },
+                right,
+                target: &mut scores[number * COLUMNS..],
+                target_distance: KEY_TILE,
+                kept: None,
+            }
+            .run(simd);
+        }
+        for (line, scores) in scores.chunks_exact_mut(KEY_TILE).take(self.lines).enumerate() {
+            let (scores, hidden) = scores[..self.keys].split_at_mut((self.visible)(line));
             hidden.fill(0.);
-            if visible == 0 {
-                continue;
-            }
-            let old = self.maximum[line];
+            let old = maximum[line];
             let new = largest(scores).max(old);
-            let kept = exp(old - new);
-            self.maximum[line] = new;
-            self.sum[line] = self.sum[line] * kept + exponentials(scores, new);
-            if kept < 1. {
-                for value in output {
-                    *value *= kept;
-                }
+            // A line that sees none of the keys so far keeps its nothing.
+            kept[line] = if new == f32::NEG_INFINITY { 1. } else { exp(old - new) };
+            maximum[line] = new;
+            sum[line] = sum[line] * kept[line] + exponentials(scores, new);
+        }
+        for (number, right) in self.value_panels.chunks(self.value_panel_distance).enumerate() {
+            TileProduct {
+                rows,
+                depth: self.keys,
+                left: Left::Rows { values: scores, distance: KEY_TILE },
+                right,
+                target: &mut output[number * COLUMNS..],
+                target_distance: self.dim,
+                kept: Some(kept),
             }
+            .run(simd);
         }
     }
 }

@@ -177,11 +177,7 @@ impl Linear {
                     MatMut::from_row_major(target, rows, width),
                     parallel,
                 );
-                Made::Int32 {
-                    sums: target,
-                    row_scales: &input.scales[..rows],
-                    column_scales: &scales[columns.clone()],
-                }
+                Made::Int32 { sums: target, row_scales: &input.scales[..rows], column_scales: &scales[columns.clone()] }
             }
         };
         Products { made, bias: self.bias.as_ref().map(|bias| &bias[columns]), width }

@@ -6,16 +6,18 @@
 mod attention;
 mod linear;
 mod rows;
+mod tile;
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Result, Tensor};
+use mistralrs::core::layers::Activation;
 use mistralrs_quant::ShardedVarBuilder;
 use rayon::prelude::*;
 
 pub(super) use self::attention::{Attention, Heads};
-use self::linear::{Input, Linear, Output, Products};
 pub(super) use self::linear::Numbers;
+use self::linear::{Input, Linear, Output, Products};
 use self::rows::vectorised;
 use super::config::DecoderConfig;
 use super::layout::{Packed, Span};
@@ -78,6 +80,11 @@ struct Workspace {
 }
 
 impl CpuLayers {
+    /// Whether these layers know such a decoder.
+    pub fn can_run(config: &DecoderConfig) -> bool {
+        config.activation == Activation::Silu && config.head_dim.is_multiple_of(Attention::DIM_MULTIPLE)
+    }
+
     /// Reads the layers under `model`. `progress` is told after each.
     pub fn load(
         config: &DecoderConfig,
@@ -161,7 +168,9 @@ impl CpuLayers {
         let first = if read.is_some() { query_width } else { 0 };
         let products = layer.qkv.multiply(first..query_width + 2 * key_width, input, output);
         let keys = query_width - first;
-        by_head(&products, keys, (rows, dim), k, |row, head| self.turn(head, layer.key_norm.as_deref(), positions[row]));
+        by_head(&products, keys, (rows, dim), k, |row, head| {
+            self.turn(head, layer.key_norm.as_deref(), positions[row])
+        });
         by_head(&products, keys + key_width, (rows, dim), v, |_, _| ());
         match read {
             None => self.queries(layer, &products, positions, q),
