@@ -127,18 +127,6 @@ fn isq_type(name: &str) -> Option<IsqType> {
     })
 }
 
-/// Whether this processor has instructions for products of bf16.
-pub(super) fn multiplies_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx512bf16")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
-}
-
 pub(super) fn choose_device(name: &str) -> Result<Device, LoadError> {
     let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
     match name {

@@ -23,9 +23,8 @@ use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::arithmetic::Arithmetic;
-use self::arithmetic::multiplies_bf16;
 use self::config::DecoderConfig;
-use self::cpu::CpuLayers;
+use self::cpu::{CpuLayers, multiplies_bf16};
 use self::decoder::Decoder;
 use self::layout::Packed;
 pub use self::product::Product;

@@ -1,4 +1,4 @@
-//! Attention on a CPU: tiles of queries against tiles of keys with an online softmax, in f32.
+//! Attention on a CPU: tiles of queries against tiles of keys with an online softmax, in products of f32 or bf16.
 //!
 //! For each tile of queries the running maximum, the running sum and the unnormalised output are kept, and rescaled when
 //! a later tile of keys raises the maximum (Milakov and Gimelshein 2018; Dao et al. 2022). Query heads that share a key
@@ -14,12 +14,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::super::layout::Span;
 use super::rows::{dot, exp, vectorised};
-use super::tile::{COLUMNS, Left, ROWS, TileProduct};
+use super::tile::{COLUMNS, Element, Left, ROWS, TileProduct, multiplies_bf16};
 
 /// Keys of one tile.
 const KEY_TILE: usize = 4 * COLUMNS;
@@ -59,9 +60,9 @@ pub(in crate::runtime::packed) struct Attention<'a> {
 
 /// Keys and values in panels. A range of rows has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
 /// length rounded up to a multiple of 32 in both.
-struct Panels {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+struct Panels<E> {
+    keys: Vec<E>,
+    values: Vec<E>,
     /// Where a range's panels start.
     starts: HashMap<Range<usize>, usize>,
 }
@@ -75,9 +76,11 @@ struct QueryTile<'a> {
 }
 
 /// What one thread needs while it works on a tile of queries.
-struct Scratch {
-    queries: Vec<f32>,
+struct Scratch<E> {
+    queries: Vec<E>,
     scores: Vec<f32>,
+    /// The scores as weights, where they are not multiplied as they are.
+    weights: Vec<E>,
     output: Vec<f32>,
     maximum: Vec<f32>,
     sum: Vec<f32>,
@@ -88,10 +91,19 @@ impl Attention<'_> {
     /// What the width of a head must be a multiple of.
     pub const DIM_MULTIPLE: usize = COLUMNS;
 
-    /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order.
-    pub fn run(&self, spans: &[Span], output: &mut [f32]) {
+    /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order. With `narrow`, products are of bf16,
+    /// where the processor has them.
+    pub fn run(&self, spans: &[Span], narrow: bool, output: &mut [f32]) {
+        if narrow && multiplies_bf16() {
+            self.run_in::<bf16>(spans, output);
+        } else {
+            self.run_in::<f32>(spans, output);
+        }
+    }
+
+    fn run_in<E: Element>(&self, spans: &[Span], output: &mut [f32]) {
         let group = self.heads / self.kv_heads;
-        let panels = self.lay_out(spans.iter().filter(|span| span.queries.len() * group >= FEW_LINES));
+        let panels: Panels<E> = self.lay_out(spans.iter().filter(|span| span.queries.len() * group >= FEW_LINES));
         let tile_rows = (QUERY_TILE / group).max(1);
         let width = self.heads * self.dim;
         let mut tiles = Vec::new();
@@ -106,26 +118,26 @@ impl Attention<'_> {
         }
         let height = (tile_rows * group).next_multiple_of(ROWS);
         let scratch = || Scratch {
-            queries: vec![0.; height * self.dim],
+            queries: vec![E::default(); height * self.dim],
             scores: vec![0.; height * KEY_TILE],
+            weights: vec![E::default(); height * KEY_TILE],
             output: vec![0.; height * self.dim],
             maximum: vec![0.; height],
             sum: vec![0.; height],
             kept: vec![0.; height],
         };
         tiles.into_par_iter().for_each_init(scratch, |scratch, tile| {
+            if tile.span.queries.len() * group < FEW_LINES {
+                return self.few(tile.span, tile.output);
+            }
             for kv_head in 0..self.kv_heads {
-                if tile.span.queries.len() * group >= FEW_LINES {
-                    self.tile(tile.span, tile.first, kv_head, &panels, scratch, tile.output);
-                } else {
-                    self.few(tile.span, tile.first, kv_head, scratch, tile.output);
-                }
+                self.tile(tile.span, tile.first, kv_head, &panels, scratch, tile.output);
             }
         });
     }
 
     /// The keys and values that `spans` see, in panels.
-    fn lay_out<'s>(&self, spans: impl Iterator<Item = &'s Span>) -> Panels {
+    fn lay_out<'s, E: Element>(&self, spans: impl Iterator<Item = &'s Span>) -> Panels<E> {
         let mut ranges: Vec<&Range<usize>> = Vec::new();
         let mut starts = HashMap::new();
         let mut length = 0;
@@ -136,7 +148,7 @@ impl Attention<'_> {
                 length += range.len().next_multiple_of(COLUMNS) * self.dim * self.kv_heads;
             }
         }
-        let (mut keys, mut values) = (vec![0f32; length], vec![0f32; length]);
+        let (mut keys, mut values) = (vec![E::default(); length], vec![E::default(); length]);
         let (mut keys_left, mut values_left) = (keys.as_mut_slice(), values.as_mut_slice());
         let mut tasks = Vec::new();
         for range in ranges {
@@ -153,13 +165,16 @@ impl Attention<'_> {
             keys.par_chunks_mut(COLUMNS * self.dim).enumerate().for_each(|(number, panel)| {
                 for (column, row) in range.clone().skip(number * COLUMNS).take(COLUMNS).enumerate() {
                     for (place, value) in self.k.from(row, head)[..self.dim].iter().enumerate() {
-                        panel[place * COLUMNS + column] = *value;
+                        panel[E::place_in_panel(place, column)] = E::narrow(*value);
                     }
                 }
             });
             values.par_chunks_mut(padded * COLUMNS).enumerate().for_each(|(number, panel)| {
-                for (row, target) in range.clone().zip(panel.chunks_exact_mut(COLUMNS)) {
-                    target.copy_from_slice(&self.v.from(row, head)[number * COLUMNS..][..COLUMNS]);
+                for (place, row) in range.clone().enumerate() {
+                    let value = &self.v.from(row, head)[number * COLUMNS..][..COLUMNS];
+                    for (column, value) in value.iter().enumerate() {
+                        panel[E::place_in_panel(place, column)] = E::narrow(*value);
+                    }
                 }
             });
         });
@@ -167,22 +182,20 @@ impl Attention<'_> {
     }
 
     /// One tile of queries from the span's query `first` on, for the heads that read `kv_head`.
-    fn tile(
+    fn tile<E: Element>(
         &self,
         span: &Span,
         first: usize,
         kv_head: usize,
-        panels: &Panels,
-        scratch: &mut Scratch,
+        panels: &Panels<E>,
+        scratch: &mut Scratch<E>,
         output: &mut [f32],
     ) {
         let group = self.heads / self.kv_heads;
         let rows = output.len() / (self.heads * self.dim);
         let lines = rows * group;
         // Lines beyond the last are multiplied with the rest of their block; what comes of them is not read.
-        self.take_queries(span.queries.start + first, rows, kv_head, scratch, |line, place| {
-            (line / ROWS * self.dim + place) * ROWS + line % ROWS
-        });
+        self.take_queries(span.queries.start + first, rows, kv_head, scratch);
 
         for range in &span.seen {
             for start in (0..range.len()).step_by(KEY_TILE) {
@@ -200,15 +213,8 @@ impl Attention<'_> {
         self.give_output(rows, kv_head, scratch, output);
     }
 
-    /// The scaled queries of the heads that read `kv_head`, one line each, put where `place_of` says, and nothing summed.
-    fn take_queries(
-        &self,
-        first: usize,
-        rows: usize,
-        kv_head: usize,
-        scratch: &mut Scratch,
-        place_of: impl Fn(usize, usize) -> usize,
-    ) {
+    /// The scaled queries of the heads that read `kv_head`, one line each, and nothing summed yet.
+    fn take_queries<E: Element>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
         let scale = (self.dim as f32).sqrt().recip();
@@ -217,7 +223,7 @@ impl Attention<'_> {
             for (head, source) in source.chunks_exact(self.dim).enumerate() {
                 let line = row * of_group / self.dim + head;
                 for (place, value) in source.iter().enumerate() {
-                    scratch.queries[place_of(line, place)] = value * scale;
+                    scratch.queries[E::place_in_blocks(line, place, self.dim)] = E::narrow(value * scale);
                 }
             }
         }
@@ -227,7 +233,7 @@ impl Attention<'_> {
     }
 
     /// The normalised output of the heads that read `kv_head`.
-    fn give_output(&self, rows: usize, kv_head: usize, scratch: &Scratch, output: &mut [f32]) {
+    fn give_output<E>(&self, rows: usize, kv_head: usize, scratch: &Scratch<E>, output: &mut [f32]) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
         for row in 0..rows {
@@ -246,11 +252,11 @@ impl Attention<'_> {
 
     /// Adds `keys` keys of `range`, from its place `start` on, to the tile; line `i` sees the first `visible(i)` of them.
     #[expect(clippy::too_many_arguments, reason = "a tile is this much")]
-    fn key_tile(
+    fn key_tile<E: Element>(
         &self,
-        scratch: &mut Scratch,
+        scratch: &mut Scratch<E>,
         (kv_head, lines): (usize, usize),
-        panels: &Panels,
+        panels: &Panels<E>,
         range: &Range<usize>,
         start: usize,
         keys: usize,
@@ -271,58 +277,55 @@ impl Attention<'_> {
         });
     }
 
-    /// As [`Self::tile`], for few queries: a dot product for each key.
-    fn few(&self, span: &Span, first: usize, kv_head: usize, scratch: &mut Scratch, output: &mut [f32]) {
-        let dim = self.dim;
-        let group = self.heads / self.kv_heads;
-        let rows = output.len() / (self.heads * dim);
-        self.take_queries(span.queries.start + first, rows, kv_head, scratch, |line, place| line * dim + place);
-        let mut scores = Vec::new();
-        for line in 0..rows * group {
-            let causal = span.causal.start..(span.causal.start + first + line / group + 1).min(span.causal.end);
+    /// As [`Self::tile`], for all heads of a run of few queries: a dot product for each key, in f32.
+    fn few(&self, span: &Span, output: &mut [f32]) {
+        let (dim, group) = (self.dim, self.heads / self.kv_heads);
+        let scale = (dim as f32).sqrt().recip();
+        let queries = self.q[span.queries.start * self.heads * dim..].chunks_exact(dim);
+        let mut weights = Vec::new();
+        for (line, (query, target)) in queries.zip(output.chunks_exact_mut(dim)).enumerate() {
+            let (row, kv_head) = (line / self.heads, line % self.heads / group);
+            let causal = span.causal.start..(span.causal.start + row + 1).min(span.causal.end);
             let seen = || span.seen.iter().chain([&causal]).cloned().flatten();
-            let query = &scratch.queries[line * dim..][..dim];
-            let target = &mut scratch.output[line * dim..][..dim];
-            scratch.sum[line] = vectorised(|| {
-                scores.clear();
-                scores.extend(seen().map(|row| dot(query, &self.k.from(row, kv_head)[..dim])));
-                let largest = largest(&scores);
-                let sum = exponentials(&mut scores, largest);
-                for (row, weight) in seen().zip(&scores) {
+            vectorised(|| {
+                weights.clear();
+                weights.extend(seen().map(|row| scale * dot(query, &self.k.from(row, kv_head)[..dim])));
+                let largest = largest(&weights);
+                let normaliser = exponentials(&mut weights, largest).recip();
+                target.fill(0.);
+                for (row, weight) in seen().zip(&weights) {
                     for (target, value) in target.iter_mut().zip(&self.v.from(row, kv_head)[..dim]) {
-                        *target += weight * value;
+                        *target += weight * normaliser * value;
                     }
                 }
-                sum
             });
         }
-        self.give_output(rows, kv_head, scratch, output);
     }
 }
 
 /// Some keys against a tile of queries.
-struct KeyTile<'a, V> {
+struct KeyTile<'a, E, V> {
     /// From the tile's first key on.
-    key_panels: &'a [f32],
-    value_panels: &'a [f32],
+    key_panels: &'a [E],
+    value_panels: &'a [E],
     value_panel_distance: usize,
     dim: usize,
     keys: usize,
     lines: usize,
-    scratch: &'a mut Scratch,
+    scratch: &'a mut Scratch<E>,
     visible: V,
 }
 
-impl<V: Fn(usize) -> usize> WithSimd for KeyTile<'_, V> {
+impl<E: Element, V: Fn(usize) -> usize> WithSimd for KeyTile<'_, E, V> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Scratch { queries, scores, output, maximum, sum, kept } = self.scratch;
+        let Scratch { queries, scores, weights, output, maximum, sum, kept } = self.scratch;
         let rows = self.lines.next_multiple_of(ROWS);
         let panels = self.key_panels.chunks(COLUMNS * self.dim).take(self.keys.div_ceil(COLUMNS));
         for (number, right) in panels.enumerate() {
-            TileProduct {
+            let product = TileProduct {
                 rows,
                 depth: self.dim,
                 left: Left::Blocks { values: queries },
@@ -330,11 +333,12 @@ impl<V: Fn(usize) -> usize> WithSimd for KeyTile<'_, V> {
                 target: &mut scores[number * COLUMNS..],
                 target_distance: KEY_TILE,
                 kept: None,
-            }
-            .run(simd);
+            };
+            E::multiply(product, simd);
         }
+        let depth = self.keys.next_multiple_of(E::UNIT);
         for (line, scores) in scores.chunks_exact_mut(KEY_TILE).take(self.lines).enumerate() {
-            let (scores, hidden) = scores[..self.keys].split_at_mut((self.visible)(line));
+            let (scores, hidden) = scores[..depth].split_at_mut((self.visible)(line));
             hidden.fill(0.);
             let old = maximum[line];
             let new = largest(scores).max(old);
@@ -343,17 +347,18 @@ impl<V: Fn(usize) -> usize> WithSimd for KeyTile<'_, V> {
             maximum[line] = new;
             sum[line] = sum[line] * kept[line] + exponentials(scores, new);
         }
+        let weights = E::narrow_all(&scores[..rows * KEY_TILE], weights);
         for (number, right) in self.value_panels.chunks(self.value_panel_distance).enumerate() {
-            TileProduct {
+            let product = TileProduct {
                 rows,
-                depth: self.keys,
-                left: Left::Rows { values: scores, distance: KEY_TILE },
+                depth,
+                left: Left::Rows { values: weights, distance: KEY_TILE },
                 right,
                 target: &mut output[number * COLUMNS..],
                 target_distance: self.dim,
                 kept: Some(kept),
-            }
-            .run(simd);
+            };
+            E::multiply(product, simd);
         }
     }
 }

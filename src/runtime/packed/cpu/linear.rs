@@ -169,6 +169,8 @@ impl Linear {
             }
             Weights::Int8 { values, scales } => {
                 let target = at_least(&mut output.int32, rows * width);
+                // By default it leaves VNNI to larger products than a small model's.
+                gemmkit::tuning::set_i8_vnni_min_par_mnk(0);
                 gemmkit::gemm_i8(
                     1,
                     MatRef::from_row_major(&input.int8[..rows * inner], rows, inner),
@@ -213,18 +215,27 @@ impl Products<'_> {
         }
     }
 
+    /// The outputs in `columns` of a row, in `scratch` if they are not there as f32.
+    pub fn row<'r>(&'r self, row: usize, columns: Range<usize>, scratch: &'r mut Vec<f32>) -> &'r [f32] {
+        match (&self.made, self.bias) {
+            (Made::F32(values), None) => &values[row * self.width + columns.start..row * self.width + columns.end],
+            _ => {
+                scratch.resize(columns.len(), 0.);
+                self.read(row, columns, scratch);
+                scratch
+            }
+        }
+    }
+
     /// Adds the product's rows to those of `target`.
     pub fn add_to(&self, target: &mut [f32]) {
         let width = self.width;
-        target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each_init(
-            || vec![0f32; width],
-            |made, (task, target)| {
-                for (row, target) in target.chunks_exact_mut(width).enumerate() {
-                    self.read(task * TASK_ROWS + row, 0..width, made);
-                    vectorised(|| rows::add(target, made));
-                }
-            },
-        );
+        target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each_init(Vec::new, |scratch, (task, target)| {
+            for (row, target) in target.chunks_exact_mut(width).enumerate() {
+                let made = self.row(task * TASK_ROWS + row, 0..width, scratch);
+                vectorised(|| rows::add(target, made));
+            }
+        });
     }
 }
 

@@ -19,11 +19,12 @@ pub(super) use self::attention::{Attention, Heads};
 pub(super) use self::linear::Numbers;
 use self::linear::{Input, Linear, Output, Products};
 use self::rows::vectorised;
+pub(super) use self::tile::multiplies_bf16;
 use super::config::DecoderConfig;
 use super::layout::{Packed, Span};
 
-/// Rows that go through a gated MLP together: enough for its products, few enough for the cache.
-const MLP_ROWS: usize = 1024;
+/// Numbers that a gated MLP makes of its rows at a time: enough for its products, and no more memory than that.
+const MLP_NUMBERS: usize = 1 << 23;
 /// Rows that one task turns at a time.
 const TASK_ROWS: usize = 16;
 /// Memory that is kept between forward passes, in bytes; what a large batch needed beyond it goes back.
@@ -37,6 +38,8 @@ pub(super) struct CpuLayers {
     /// `[positions, head_dim / 2]`.
     cos: Vec<f32>,
     sin: Vec<f32>,
+    /// Whether attention multiplies bf16.
+    narrow_attention: bool,
     workspace: Mutex<Workspace>,
 }
 
@@ -112,6 +115,7 @@ impl CpuLayers {
             norm: norm(config.hidden_size, &model.pp("norm"))?,
             cos: table(cos)?,
             sin: table(sin)?,
+            narrow_attention: numbers != Numbers::F32,
             workspace: Mutex::default(),
         })
     }
@@ -183,7 +187,8 @@ impl CpuLayers {
         }
 
         let by_head = |values| Heads { values, row_distance: dim, head_distance: rows * dim };
-        Attention { q, k: by_head(k), v: by_head(v), heads, kv_heads, dim }.run(spans, attended);
+        let attention = Attention { q, k: by_head(k), v: by_head(v), heads, kv_heads, dim };
+        attention.run(spans, self.narrow_attention, attended);
         let source = &*attended;
         layer.output.prepare(queries, input, |row, target| {
             target.copy_from_slice(&source[row * query_width..][..query_width]);
@@ -195,14 +200,15 @@ impl CpuLayers {
     fn mlp(&self, layer: &Layer, x: &mut [f32], workspace: &mut Workspace) {
         let Shape { hidden, intermediate, .. } = self.shape;
         let Workspace { input, gated, output, .. } = workspace;
-        for x in x.chunks_mut(MLP_ROWS * hidden) {
+        let rows = (MLP_NUMBERS / (2 * intermediate)).max(TASK_ROWS);
+        for x in x.chunks_mut(rows * hidden) {
             self.prepare(&layer.gate_up, &layer.mlp_norm, x, input);
             let products = layer.gate_up.multiply(0..2 * intermediate, input, output);
             layer.down.prepare(x.len() / hidden, gated, |row, target| {
-                let mut up = vec![0.; intermediate];
+                let mut up = Vec::new();
+                let up = products.row(row, intermediate..2 * intermediate, &mut up);
                 products.read(row, 0..intermediate, target);
-                products.read(row, intermediate..2 * intermediate, &mut up);
-                vectorised(|| rows::gate(target, &up));
+                vectorised(|| rows::gate(target, up));
             });
             layer.down.multiply(0..hidden, gated, output).add_to(x);
         }
