@@ -41,11 +41,16 @@ class Workload:
     podium_tokens: int  # what Podium computes: a shared beginning once
 
 
-class Podium:
-    """A server process on a free port."""
+# What podium is told for the numbers it computes in.
+PODIUM_FLAGS = {"f32": ["--dtype", "f32"], "bf16": ["--dtype", "bf16"], "int8": ["--quantize", "int8"]}
 
-    def __init__(self, arguments: argparse.Namespace):
-        command = [arguments.podium, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", *model_flags(arguments)]
+
+class Podium:
+    """A server process on a free port, computing in one type of number."""
+
+    def __init__(self, arguments: argparse.Namespace, dtype: str):
+        flags = [*model_flags(arguments), *PODIUM_FLAGS[dtype]]
+        command = [arguments.podium, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", *flags]
         environment = {**os.environ, "RAYON_NUM_THREADS": str(arguments.threads)}
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
@@ -153,6 +158,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--tokens", default="128", help="tokens of a document; 20-400 is evenly between the two")
     parser.add_argument("--dtypes", default="f32,bf16", help="types that transformers runs in")
+    parser.add_argument("--podium-dtypes", default="f32,bf16", help="types that Podium runs in: f32, bf16, int8")
     parser.add_argument("--batch", type=int, default=16, help="documents in one padded batch of transformers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -167,35 +173,42 @@ def main() -> None:
     print(f"{arguments.documents} documents of {arguments.tokens} tokens, {arguments.threads} threads, torch {torch.__version__}")
     print(f"podium computes {work.podium_tokens} tokens, transformers {sum(map(len, sequences))} in {len(sequences)} sequences")
     peers = {f"transformers {dtype}": Transformers(arguments.model, dtype) for dtype in arguments.dtypes.split(",")}
-    podium = Podium(arguments)
-    times: dict[str, list[float]] = {"podium": [], "podium, model only": [], **{name: [] for name in peers}}
+    ours = {f"podium {dtype}": Podium(arguments, dtype) for dtype in arguments.podium_dtypes.split(",")}
+    times: dict[str, list[float]] = {name: [] for name in [*ours, *peers]}
+    models: dict[str, list[float]] = {name: [] for name in ours}
     try:
         # Round 0 warms up and does not count.
         for number in range(arguments.rounds + 1):
-            replies: list[dict] = []
-            ours = timed(lambda: replies.append(podium.rerank(work.body)))
-            theirs = {name: timed(lambda peer=peer: peer.run(work, arguments.batch)) for name, peer in peers.items()}
-            if number == 0:
-                continue
-            times["podium"].append(ours)
-            times["podium, model only"].append(replies[0]["meta"]["timing_ms"]["forward"])
-            for name, value in theirs.items():
-                times[name].append(value)
+            for name, podium in ours.items():
+                replies: list[dict] = []
+                elapsed = timed(lambda podium=podium, replies=replies: replies.append(podium.rerank(work.body)))
+                if number > 0:
+                    times[name].append(elapsed)
+                    models[name].append(replies[0]["meta"]["timing_ms"]["forward"])
+            for name, peer in peers.items():
+                elapsed = timed(lambda peer=peer: peer.run(work, arguments.batch))
+                if number > 0:
+                    times[name].append(elapsed)
     finally:
-        podium.stop()
+        for podium in ours.values():
+            podium.stop()
 
-    print(f"\n{'milliseconds':22} {'median':>10} {'min':>10} {'max':>10}")
+    print(f"\n{'milliseconds':36} {'median':>10} {'min':>10} {'max':>10}")
     for name, values in times.items():
-        print(f"{name:22} {spread(values)}")
-    print(f"\n{'times podium':22} {'median':>10} {'min':>10} {'max':>10} {'of mins':>10}")
-    for name in peers:
-        ratios = [theirs / ours for theirs, ours in zip(times[name], times["podium"])]
-        # On a busy machine the least times are those of its quiet moments.
-        least = min(times[name]) / min(times["podium"])
-        print(f"{name:22} {statistics.median(ratios):10.2f} {min(ratios):10.2f} {max(ratios):10.2f} {least:10.2f}")
+        print(f"{name:36} {spread(values)}")
+        if name in models:
+            print(f"{'  model only':36} {spread(models[name])}")
+    print(f"\n{'ratio':36} {'median':>10} {'min':>10} {'max':>10} {'of mins':>10}")
+    for mine in ours:
+        for name in peers:
+            ratios = [theirs / own for theirs, own in zip(times[name], times[mine])]
+            # On a busy machine the least times are those of its quiet moments.
+            least = min(times[name]) / min(times[mine])
+            label = f"{name} / {mine}"
+            print(f"{label:36} {statistics.median(ratios):10.2f} {min(ratios):10.2f} {max(ratios):10.2f} {least:10.2f}")
     if arguments.json:
         settings = {name: str(value) for name, value in vars(arguments).items()}
-        arguments.json.write_text(json.dumps({"settings": settings, "milliseconds": times}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"settings": settings, "milliseconds": times, "model only": models}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
