@@ -20,21 +20,24 @@ fn isolated(documents: usize, tokens: usize, vocabulary: u32) -> ForwardPass {
 }
 
 fn forward(criterion: &mut Criterion) {
-    let runtime =
-        PackedRuntime::load(&Checkpoint::embedded(), &Arithmetic::reference()).expect("the embedded model loads");
-    let vocabulary = runtime.facts().vocabulary as u32;
     let mut group = criterion.benchmark_group("forward");
     group.sample_size(10);
-    for (documents, tokens) in [(16, 100), (64, 100), (64, 400)] {
-        let pass = isolated(documents, tokens, vocabulary);
-        group.throughput(Throughput::Elements(pass.tokens() as u64));
-        group.bench_with_input(
-            BenchmarkId::new("podium-nano", format!("{documents}x{tokens}")),
-            &pass,
-            |bencher, pass| {
-                bencher.iter(|| runtime.run(std::slice::from_ref(pass)).expect("it runs"));
-            },
-        );
+    for (dtype, quantize) in [("f32", "none"), ("bf16", "none"), ("f32", "int8")] {
+        let arithmetic =
+            Arithmetic { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..Arithmetic::reference() };
+        let runtime = PackedRuntime::load(&Checkpoint::embedded(), &arithmetic).expect("the embedded model loads");
+        let (vocabulary, numbers) = (runtime.facts().vocabulary as u32, runtime.facts().dtype.clone());
+        for (documents, tokens) in [(16, 100), (64, 100), (64, 400)] {
+            let pass = isolated(documents, tokens, vocabulary);
+            group.throughput(Throughput::Elements(pass.tokens() as u64));
+            group.bench_with_input(
+                BenchmarkId::new(format!("podium-nano {numbers}"), format!("{documents}x{tokens}")),
+                &pass,
+                |bencher, pass| {
+                    bencher.iter(|| runtime.run(std::slice::from_ref(pass)).expect("it runs"));
+                },
+            );
+        }
     }
     group.finish();
 }

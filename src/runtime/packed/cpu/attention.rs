@@ -164,16 +164,15 @@ impl Attention<'_> {
             let padded = range.len().next_multiple_of(COLUMNS);
             keys.par_chunks_mut(COLUMNS * self.dim).enumerate().for_each(|(number, panel)| {
                 for (column, row) in range.clone().skip(number * COLUMNS).take(COLUMNS).enumerate() {
-                    for (place, value) in self.k.from(row, head)[..self.dim].iter().enumerate() {
-                        panel[E::place_in_panel(place, column)] = E::narrow(*value);
-                    }
+                    scatter(&self.k.from(row, head)[..self.dim], 1., &mut panel[column * E::UNIT..], COLUMNS);
                 }
             });
             values.par_chunks_mut(padded * COLUMNS).enumerate().for_each(|(number, panel)| {
                 for (place, row) in range.clone().enumerate() {
                     let value = &self.v.from(row, head)[number * COLUMNS..][..COLUMNS];
-                    for (column, value) in value.iter().enumerate() {
-                        panel[E::place_in_panel(place, column)] = E::narrow(*value);
+                    let units = panel[place / E::UNIT * COLUMNS * E::UNIT..].chunks_exact_mut(E::UNIT);
+                    for (unit, value) in units.zip(value) {
+                        unit[place % E::UNIT] = E::narrow(*value);
                     }
                 }
             });
@@ -222,9 +221,7 @@ impl Attention<'_> {
             let source = &self.q[(first + row) * width + kv_head * of_group..][..of_group];
             for (head, source) in source.chunks_exact(self.dim).enumerate() {
                 let line = row * of_group / self.dim + head;
-                for (place, value) in source.iter().enumerate() {
-                    scratch.queries[E::place_in_blocks(line, place, self.dim)] = E::narrow(value * scale);
-                }
+                scatter(source, scale, &mut scratch.queries[E::start_in_blocks(line, self.dim)..], ROWS);
             }
         }
         scratch.output.fill(0.);
@@ -303,6 +300,16 @@ impl Attention<'_> {
     }
 }
 
+/// Puts `source`, scaled, unit by unit so many units apart.
+fn scatter<E: Element>(source: &[f32], scale: f32, target: &mut [E], distance: usize) {
+    let targets = target.chunks_mut(distance * E::UNIT);
+    for (unit, target) in source.chunks_exact(E::UNIT).zip(targets) {
+        for (value, target) in unit.iter().zip(target) {
+            *target = E::narrow(value * scale);
+        }
+    }
+}
+
 /// Some keys against a tile of queries.
 struct KeyTile<'a, E, V> {
     /// From the tile's first key on.
@@ -338,8 +345,11 @@ impl<E: Element, V: Fn(usize) -> usize> WithSimd for KeyTile<'_, E, V> {
         }
         let depth = self.keys.next_multiple_of(E::UNIT);
         for (line, scores) in scores.chunks_exact_mut(KEY_TILE).take(self.lines).enumerate() {
-            let (scores, hidden) = scores[..depth].split_at_mut((self.visible)(line));
-            hidden.fill(0.);
+            let visible = (self.visible)(line);
+            let (scores, hidden) = scores[..KEY_TILE].split_at_mut(visible.next_multiple_of(LANES));
+            // What is not seen gets no weight; whole vectors are faster than the rest of one.
+            scores[visible..].fill(f32::NEG_INFINITY);
+            hidden[..depth.saturating_sub(visible.next_multiple_of(LANES))].fill(0.);
             let old = maximum[line];
             let new = largest(scores).max(old);
             // A line that sees none of the keys so far keeps its nothing.

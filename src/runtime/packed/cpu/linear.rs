@@ -1,8 +1,8 @@
 //! Matrix products with weights, in f32, bf16 or 8-bit integers.
 //!
 //! Rows come in as f32 and go out as f32; in between an [`Input`] holds them in the type that the product reads, and an
-//! [`Output`] what it makes. f32 products are `gemm`'s, the others `gemmkit`'s, which has kernels for the dot-product
-//! instructions of AVX-512 (`vdpbf16ps`, `vpdpbusd`) and a slower way without them.
+//! [`Output`] what it makes. The products are `gemmkit`'s, which has kernels for the dot-product instructions of AVX-512
+//! (`vdpbf16ps`, `vpdpbusd`) and slower ways without them.
 
 use std::ops::Range;
 
@@ -152,7 +152,14 @@ impl Linear {
         let made = match &self.weights {
             Weights::F32(weights) => {
                 let target = at_least(&mut output.f32, rows * width);
-                multiply_f32((rows, width, inner), target, &input.f32, &weights[of_columns]);
+                gemmkit::gemm(
+                    1.,
+                    MatRef::from_row_major(&input.f32[..rows * inner], rows, inner),
+                    MatRef::from_col_major(&weights[of_columns], inner, width),
+                    0.,
+                    MatMut::from_row_major(target, rows, width),
+                    parallel,
+                );
                 Made::F32(target)
             }
             Weights::Bf16(weights) => {
@@ -236,35 +243,5 @@ impl Products<'_> {
                 vectorised(|| rows::add(target, made));
             }
         });
-    }
-}
-
-/// `target [m, n] = left [m, k] * right^T`, where `right` is `[n, k]`.
-fn multiply_f32((m, n, k): (usize, usize, usize), target: &mut [f32], left: &[f32], right: &[f32]) {
-    assert!(target.len() == m * n && left.len() >= m * k && right.len() == n * k);
-    // SAFETY: the assertion makes the three matrices lie inside their slices, at the distances given; `target` is borrowed
-    // mutably and overlaps neither source.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            target.as_mut_ptr(),
-            1,
-            n.cast_signed(),
-            false,
-            left.as_ptr(),
-            1,
-            k.cast_signed(),
-            right.as_ptr(),
-            k.cast_signed(),
-            1,
-            1.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::Rayon(rayon::current_num_threads()),
-        );
     }
 }

@@ -8,6 +8,7 @@ mod linear;
 mod rows;
 mod tile;
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Result, Tensor};
@@ -23,8 +24,8 @@ pub(super) use self::tile::multiplies_bf16;
 use super::config::DecoderConfig;
 use super::layout::{Packed, Span};
 
-/// Numbers that a gated MLP makes of its rows at a time: enough for its products, and no more memory than that.
-const MLP_NUMBERS: usize = 1 << 23;
+/// Rows that go through products together: enough for them, few enough for a cache.
+const BLOCK_ROWS: usize = 768;
 /// Rows that one task turns at a time.
 const TASK_ROWS: usize = 16;
 /// Memory that is kept between forward passes, in bytes; what a large batch needed beyond it goes back.
@@ -168,40 +169,45 @@ impl CpuLayers {
         let v = at_least(v, rows * key_width);
         let attended = at_least(attended, queries * query_width);
 
-        self.prepare(&layer.qkv, &layer.attention_norm, x, input);
+        // Keys and values of all rows, and queries with them unless only some are read.
         let first = if read.is_some() { query_width } else { 0 };
-        let products = layer.qkv.multiply(first..query_width + 2 * key_width, input, output);
-        let keys = query_width - first;
-        by_head(&products, keys, (rows, dim), k, |row, head| {
-            self.turn(head, layer.key_norm.as_deref(), positions[row])
-        });
-        by_head(&products, keys + key_width, (rows, dim), v, |_, _| ());
-        match read {
-            None => self.queries(layer, &products, positions, q),
-            Some(read) => {
-                *x = read.iter().flat_map(|&row| &x[row as usize * hidden..][..hidden]).copied().collect();
-                let positions: Vec<u32> = read.iter().map(|&row| positions[row as usize]).collect();
-                self.prepare(&layer.qkv, &layer.attention_norm, x, input);
-                self.queries(layer, &layer.qkv.multiply(0..query_width, input, output), &positions, q);
+        for start in (0..rows).step_by(BLOCK_ROWS) {
+            let block = start..rows.min(start + BLOCK_ROWS);
+            let positions = &positions[block.clone()];
+            self.prepare(&layer.qkv, &layer.attention_norm, &x[block.start * hidden..block.end * hidden], input);
+            let products = layer.qkv.multiply(first..query_width + 2 * key_width, input, output);
+            let place = (block.clone(), rows, dim);
+            let keys = query_width - first;
+            let key_norm = layer.key_norm.as_deref();
+            by_head(&products, keys, &place, k, |row, head| self.turn(head, key_norm, positions[row]));
+            by_head(&products, keys + key_width, &place, v, |_, _| ());
+            if read.is_none() {
+                self.queries(layer, &products, positions, &mut q[block.start * query_width..block.end * query_width]);
             }
         }
+        if let Some(read) = read {
+            *x = read.iter().flat_map(|&row| &x[row as usize * hidden..][..hidden]).copied().collect();
+            let positions: Vec<u32> = read.iter().map(|&row| positions[row as usize]).collect();
+            self.prepare(&layer.qkv, &layer.attention_norm, x, input);
+            self.queries(layer, &layer.qkv.multiply(0..query_width, input, output), &positions, q);
+        }
 
-        let by_head = |values| Heads { values, row_distance: dim, head_distance: rows * dim };
-        let attention = Attention { q, k: by_head(k), v: by_head(v), heads, kv_heads, dim };
+        let heads_of = |values| Heads { values, row_distance: dim, head_distance: rows * dim };
+        let attention = Attention { q, k: heads_of(k), v: heads_of(v), heads, kv_heads, dim };
         attention.run(spans, self.narrow_attention, attended);
-        let source = &*attended;
-        layer.output.prepare(queries, input, |row, target| {
-            target.copy_from_slice(&source[row * query_width..][..query_width]);
-        });
-        layer.output.multiply(0..hidden, input, output).add_to(x);
+        for (attended, x) in attended.chunks(BLOCK_ROWS * query_width).zip(x.chunks_mut(BLOCK_ROWS * hidden)) {
+            layer.output.prepare(x.len() / hidden, input, |row, target| {
+                target.copy_from_slice(&attended[row * query_width..][..query_width]);
+            });
+            layer.output.multiply(0..hidden, input, output).add_to(x);
+        }
     }
 
     /// Adds the gated MLP of its rows to `x`.
     fn mlp(&self, layer: &Layer, x: &mut [f32], workspace: &mut Workspace) {
         let Shape { hidden, intermediate, .. } = self.shape;
         let Workspace { input, gated, output, .. } = workspace;
-        let rows = (MLP_NUMBERS / (2 * intermediate)).max(TASK_ROWS);
-        for x in x.chunks_mut(rows * hidden) {
+        for x in x.chunks_mut(BLOCK_ROWS * hidden) {
             self.prepare(&layer.gate_up, &layer.mlp_norm, x, input);
             let products = layer.gate_up.multiply(0..2 * intermediate, input, output);
             layer.down.prepare(x.len() / hidden, gated, |row, target| {
@@ -250,18 +256,20 @@ impl CpuLayers {
     }
 }
 
-/// Moves the columns from `first` on to `target`, `[heads, rows, dim]`, and does `finish` to each head of each row.
+/// Moves the columns from `first` on to the rows `block` of `target`, `[heads, rows, dim]`, and does `finish` to each head
+/// of each row, which is counted from the block's first.
 fn by_head(
     products: &Products<'_>,
     first: usize,
-    (rows, dim): (usize, usize),
+    (block, rows, dim): &(Range<usize>, usize, usize),
     target: &mut [f32],
     finish: impl Fn(usize, &mut [f32]) + Sync,
 ) {
     target.par_chunks_mut(rows * dim).enumerate().for_each(|(head, target)| {
         let columns = first + head * dim..first + (head + 1) * dim;
+        let target = &mut target[block.start * dim..block.end * dim];
         target.par_chunks_mut(TASK_ROWS * dim).enumerate().for_each(|(task, target)| {
-            for (row, target) in target.chunks_exact_mut(dim).enumerate() {
+            for (row, target) in target.chunks_exact_mut(*dim).enumerate() {
                 let row = task * TASK_ROWS + row;
                 products.read(row, columns.clone(), target);
                 finish(row, target);

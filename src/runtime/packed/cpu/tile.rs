@@ -28,15 +28,9 @@ pub(super) trait Element: Copy + Default + Send + Sync + 'static {
     /// Runs a product; for bf16 on a processor that multiplies it.
     fn multiply<S: Simd>(product: TileProduct<'_, Self>, simd: S);
 
-    /// Where the element at a row and a place along the depth lies in `[rows / 12, depth, 12]`.
-    fn place_in_blocks(row: usize, place: usize, depth: usize) -> usize {
-        let unit = (row / ROWS * depth / Self::UNIT + place / Self::UNIT) * ROWS + row % ROWS;
-        unit * Self::UNIT + place % Self::UNIT
-    }
-
-    /// Where the element at a place along the depth and a column lies in `[depth, 32]`.
-    fn place_in_panel(place: usize, column: usize) -> usize {
-        (place / Self::UNIT * COLUMNS + column) * Self::UNIT + place % Self::UNIT
+    /// Where a row starts in `[rows / 12, depth, 12]`; its units follow 12 units apart.
+    fn start_in_blocks(row: usize, depth: usize) -> usize {
+        row / ROWS * ROWS * depth + row % ROWS * Self::UNIT
     }
 }
 
@@ -385,10 +379,11 @@ mod tests {
         for place in 0..depth {
             for row in 0..rows {
                 as_rows[row * distance + place] = left(row, place);
-                as_blocks[E::place_in_blocks(row, place, depth)] = left(row, place);
+                let in_blocks = E::start_in_blocks(row, depth) + place / E::UNIT * ROWS * E::UNIT + place % E::UNIT;
+                as_blocks[in_blocks] = left(row, place);
             }
             for column in 0..COLUMNS {
-                panel[E::place_in_panel(place, column)] = right(place, column);
+                panel[(place / E::UNIT * COLUMNS + column) * E::UNIT + place % E::UNIT] = right(place, column);
             }
         }
         let before: Vec<f32> = (0..rows * target_distance).map(|n| value(n + 13)).collect();
