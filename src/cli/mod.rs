@@ -85,7 +85,7 @@ struct SettingsArgs {
     /// In which numbers the model computes: auto, f32 or bf16
     #[arg(long, value_name = "TYPE", help_heading = "Settings")]
     dtype: Option<String>,
-    /// Quantise weights when they are loaded: int8 (CPU), q8_0, q6k, q5k, q4k, q3k, q2k, q5_0, q4_0, fp8, hqq8 or hqq4
+    /// Quantise weights when they are loaded: int8 (on a CPU), or a form of mistral.rs such as q6k, q4k, fp8
     #[arg(long, value_name = "FORM", help_heading = "Settings")]
     quantize: Option<String>,
     /// Never ask the hub: use only files that are here

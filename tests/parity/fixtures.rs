@@ -91,8 +91,13 @@ pub fn golden<T: DeserializeOwned>(case: &str) -> T {
 
 /// A case's checkpoint, loaded on the CPU.
 pub fn load(case: &str) -> PackedRuntime {
+    load_as(case, &Arithmetic::reference())
+}
+
+/// A case's checkpoint, in other numbers.
+pub fn load_as(case: &str, arithmetic: &Arithmetic) -> PackedRuntime {
     let checkpoint = Checkpoint::folder(&folder(case)).unwrap_or_else(|error| panic!("{case}: {error}"));
-    PackedRuntime::load(&checkpoint, &Arithmetic::reference()).unwrap_or_else(|error| panic!("{case}: {error}"))
+    PackedRuntime::load(&checkpoint, arithmetic).unwrap_or_else(|error| panic!("{case}: {error}"))
 }
 
 /// Runs one pass by itself.

@@ -11,6 +11,7 @@ mod families;
 mod fixtures;
 mod load_errors;
 mod nano;
+mod numbers;
 mod published;
 mod requests;
 mod runtime;

@@ -10,13 +10,13 @@ use crate::requests::{Loaded, Text, usual_limits};
 
 /// `golden.json` of the embedded model.
 #[derive(Deserialize)]
-struct NanoGolden {
+pub struct NanoGolden {
     shape: String,
-    cases: Vec<NanoCase>,
+    pub cases: Vec<NanoCase>,
 }
 
 #[derive(Deserialize)]
-struct NanoCase {
+pub struct NanoCase {
     name: String,
     query: Text,
     instruction: Option<String>,
@@ -26,11 +26,11 @@ struct NanoCase {
     marks: Vec<(usize, usize)>,
     joint: usize,
     shared: Vec<(usize, usize)>,
-    scores: Vec<f32>,
+    pub scores: Vec<f32>,
 }
 
 impl NanoCase {
-    fn request(&self) -> RerankRequest {
+    pub fn request(&self) -> RerankRequest {
         let documents = self.documents.iter().map(Text::written_out).collect();
         let mut request = RerankRequest::new(self.query.written_out(), documents);
         request.instruction.clone_from(&self.instruction);

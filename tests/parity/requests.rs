@@ -37,8 +37,12 @@ pub struct Loaded {
 impl Loaded {
     /// Loads a checkpoint on the CPU; `family` is its family's name, or `auto`.
     pub fn new(checkpoint: &Checkpoint, family: &str) -> Self {
-        let runtime =
-            PackedRuntime::load(checkpoint, &Arithmetic::reference()).unwrap_or_else(|error| panic!("{error}"));
+        Self::new_as(checkpoint, family, &Arithmetic::reference())
+    }
+
+    /// As [`Self::new`], in other numbers.
+    pub fn new_as(checkpoint: &Checkpoint, family: &str, arithmetic: &Arithmetic) -> Self {
+        let runtime = PackedRuntime::load(checkpoint, arithmetic).unwrap_or_else(|error| panic!("{error}"));
         let prompter = app::prompter(checkpoint, runtime.facts(), family).unwrap_or_else(|error| panic!("{error:#}"));
         Self { runtime, prompter: Arc::new(prompter) }
     }

@@ -63,10 +63,9 @@ impl Arithmetic {
         let refuse = |problem: String| Err(LoadError::Device(problem));
         let on_cpu = device.is_cpu();
         let dtype = match (self.dtype.as_str(), on_cpu) {
-            ("f32", _) => DType::F32,
             ("bf16", _) | ("auto", false) => DType::BF16,
             ("auto", true) if stored == DType::BF16 && fast_bf16 => DType::BF16,
-            ("auto", true) => DType::F32,
+            ("f32", _) | ("auto", true) => DType::F32,
             (other, _) => return refuse(format!("model.dtype `{other}` is none of auto, f32, bf16")),
         };
         if self.quantize == "int8" && !(on_cpu && written_out) {
@@ -77,13 +76,13 @@ impl Arithmetic {
             ("none", DType::BF16) if on_cpu && written_out => Products::Cpu(Numbers::Bf16),
             ("none", _) if on_cpu && written_out => Products::Cpu(Numbers::F32),
             ("none", _) => Products::Device(None),
-            (name, _) => match isq_type(name) {
-                Some(isq) => Products::Device(Some(isq)),
-                None => {
+            (name, _) => {
+                let Some(isq) = isq_type(name) else {
                     let known = ModelSettings::QUANTISED.join(", ");
                     return refuse(format!("model.quantize `{name}` is none of {known}"));
-                }
-            },
+                };
+                Products::Device(Some(isq))
+            }
         };
         // mistral.rs's quantised layers take f32 on a CPU, and candle multiplies no bf16 there.
         let dtype = if on_cpu && matches!(products, Products::Device(_)) { DType::F32 } else { dtype };
@@ -93,7 +92,7 @@ impl Arithmetic {
 
 impl Numerics {
     /// The name that people read.
-    pub fn name(&self) -> String {
+    pub fn name(self) -> String {
         match self.products {
             Products::Cpu(Numbers::Int8) => "int8".to_owned(),
             Products::Device(Some(isq)) => format!("{isq:?}").to_lowercase(),
@@ -102,7 +101,7 @@ impl Numerics {
     }
 
     /// Of the rotary tables.
-    pub fn table_type(&self) -> DType {
+    pub fn table_type(self) -> DType {
         match self.products {
             Products::Cpu(_) => DType::F32,
             Products::Device(_) => self.dtype,
@@ -145,7 +144,7 @@ mod tests {
     fn resolved(dtype: &str, quantize: &str, stored: DType, fast_bf16: bool) -> Result<String, String> {
         let asked = Arithmetic { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..Arithmetic::reference() };
         let numerics = asked.resolve(&Device::Cpu, stored, fast_bf16, true);
-        numerics.map(|numerics| numerics.name()).map_err(|error| error.to_string())
+        numerics.map(Numerics::name).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -26,8 +26,8 @@ pub(super) struct Decoder {
 }
 
 enum Layers {
-    Cpu(CpuLayers),
-    Device(DeviceLayers),
+    Cpu(Box<CpuLayers>),
+    Device(Box<DeviceLayers>),
 }
 
 /// Linear, `ReLU`, Linear, without biases, in f32: what late interaction compares.
@@ -91,7 +91,7 @@ impl Decoder {
     pub fn load(
         config: DecoderConfig,
         weights: WeightFiles,
-        numerics: &Numerics,
+        numerics: Numerics,
         device: &Device,
         progress: &dyn Fn(usize),
     ) -> std::result::Result<Self, LoadError> {
@@ -110,7 +110,7 @@ impl Decoder {
     fn build(
         config: DecoderConfig,
         (root, model): (&ShardedVarBuilder, &ShardedVarBuilder),
-        numerics: &Numerics,
+        numerics: Numerics,
         (untied, has_projector): (bool, bool),
         progress: &dyn Fn(usize),
     ) -> Result<Self> {
@@ -120,8 +120,12 @@ impl Decoder {
         let turns = RotaryEmbedding::new(theta, config.head_dim, positions, device, true, numerics.table_type())?;
         let (cos, sin) = turns.get_cos_sin()?;
         let layers = match numerics.products {
-            Products::Cpu(numbers) => Layers::Cpu(CpuLayers::load(&config, model, numbers, (&cos, &sin), progress)?),
-            Products::Device(isq) => Layers::Device(DeviceLayers::load(&config, model, isq, (cos, sin), progress)?),
+            Products::Cpu(numbers) => {
+                Layers::Cpu(Box::new(CpuLayers::load(&config, model, numbers, (&cos, &sin), progress)?))
+            }
+            Products::Device(isq) => {
+                Layers::Device(Box::new(DeviceLayers::load(&config, model, isq, (cos, sin), progress)?))
+            }
         };
         let output = if untied {
             root.pp("lm_head").get((config.vocabulary, config.hidden_size), "weight")?

@@ -50,7 +50,7 @@ impl PackedRuntime {
         let written_out = CpuLayers::can_run(&config);
         let numerics = arithmetic.resolve(&device, weights.stored(), multiplies_bf16(), written_out)?;
         let bar = progress_bar(config.layers, &checkpoint.name);
-        let decoder = Decoder::load(config, weights, &numerics, &device, &|layers| bar.set_position(layers as u64))?;
+        let decoder = Decoder::load(config, weights, numerics, &device, &|layers| bar.set_position(layers as u64))?;
         bar.finish_and_clear();
         let config = decoder.config();
         let facts = ModelFacts {

@@ -99,7 +99,6 @@ impl WeightFiles {
     }
 
     /// The type of the largest tensor; f32 where it is none that is computed in.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "safetensors' types are many and not ours")]
     pub fn stored(&self) -> DType {
         let tensors = self.files.iter().flat_map(|file| file.tensors.all());
         let largest = tensors.max_by_key(|(_, view)| view.shape().iter().product::<usize>());

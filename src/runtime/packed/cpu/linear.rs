@@ -224,14 +224,12 @@ impl Products<'_> {
 
     /// The outputs in `columns` of a row, in `scratch` if they are not there as f32.
     pub fn row<'r>(&'r self, row: usize, columns: Range<usize>, scratch: &'r mut Vec<f32>) -> &'r [f32] {
-        match (&self.made, self.bias) {
-            (Made::F32(values), None) => &values[row * self.width + columns.start..row * self.width + columns.end],
-            _ => {
-                scratch.resize(columns.len(), 0.);
-                self.read(row, columns, scratch);
-                scratch
-            }
+        if let (Made::F32(values), None) = (&self.made, self.bias) {
+            return &values[row * self.width + columns.start..row * self.width + columns.end];
         }
+        scratch.resize(columns.len(), 0.);
+        self.read(row, columns, scratch);
+        scratch
     }
 
     /// Adds the product's rows to those of `target`.

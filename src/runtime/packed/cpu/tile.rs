@@ -260,8 +260,8 @@ pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
 #[cfg(target_arch = "x86_64")]
 mod pairs {
     use std::arch::x86_64::{
-        __m512, __m512bh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
+        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
     use half::bf16;
@@ -323,7 +323,10 @@ mod pairs {
         #[inline(always)]
         fn add_product(self, sum: __m512, left: i32, right: __m512bh) -> __m512 {
             // SAFETY: as above.
-            unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute::<_, __m512bh>(_mm512_set1_epi32(left)), right) }
+            unsafe {
+                let left = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(left));
+                _mm512_dpbf16_ps(sum, left, right)
+            }
         }
     }
 }
@@ -400,16 +403,16 @@ mod tests {
                 kept: keeps.then_some(kept.as_slice()),
             };
             if scalar {
-                E::multiply(product, Scalar::new())
+                E::multiply(product, Scalar::new());
             } else {
-                Arch::new().dispatch(product)
+                Arch::new().dispatch(product);
             }
-            for row in 0..rows {
+            for (row, kept) in kept.iter().enumerate() {
                 for column in 0..target_distance {
                     let place = row * target_distance + column;
                     let mut expected = f64::from(before[place]);
                     if column < COLUMNS {
-                        expected *= if keeps { f64::from(kept[row]) } else { 0. };
+                        expected *= if keeps { f64::from(*kept) } else { 0. };
                         let product = |k| f64::from(widen(left(row, k))) * f64::from(widen(right(k, column)));
                         expected += (0..depth).map(product).sum::<f64>();
                     }

@@ -1,0 +1,69 @@
+//! What other numbers than f32 cost: the same checkpoints in bf16, in 8-bit integers and in mistral.rs's quantised forms.
+
+use podium::runtime::Checkpoint;
+use podium::runtime::packed::Arithmetic;
+
+use crate::fixtures::{RuntimeGolden, golden, load_as, run_alone};
+use crate::nano::NanoGolden;
+use crate::requests::{Loaded, usual_limits};
+
+/// Checkpoints that the layers for CPUs read: random weights, which forgive less than trained ones.
+const CASES: [&str; 4] = ["qwen2-gqa2-untied", "qwen3-gqa2-sharded", "qwen3-gqa4-projector", "qwen3-gqa8-head128"];
+
+fn numbers(dtype: &str, quantize: &str) -> Arithmetic {
+    Arithmetic { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..Arithmetic::reference() }
+}
+
+/// The root mean square of what `found` is off by.
+fn error(found: impl IntoIterator<Item = f32>, expected: impl IntoIterator<Item = f32>) -> f32 {
+    let squares: Vec<f32> =
+        found.into_iter().zip(expected).map(|(found, expected)| (found - expected).powi(2)).collect();
+    (squares.iter().sum::<f32>() / squares.len() as f32).sqrt()
+}
+
+#[test]
+fn final_states_in_bf16_and_8_bit_integers_stay_near_those_of_transformers_in_f32() {
+    // Final states have a root mean square of about 1.
+    for (arithmetic, limit) in [(numbers("bf16", "none"), 0.03), (numbers("f32", "int8"), 0.08)] {
+        for case in CASES {
+            let (golden, runtime) = (golden::<RuntimeGolden>(case), load_as(case, &arithmetic));
+            let states = golden.passes.iter().flat_map(|pass| run_alone(&runtime, pass.reading_states(false)));
+            let expected = golden.passes.iter().flat_map(|pass| pass.hidden_states.clone());
+            let error = error(states.flatten(), expected.flatten());
+            println!("{case}, {}: {error:.4}", runtime_name(&arithmetic));
+            assert!(error < limit, "{case}, {}: {error}", runtime_name(&arithmetic));
+        }
+    }
+}
+
+fn runtime_name(arithmetic: &Arithmetic) -> &str {
+    if arithmetic.quantize == "none" { &arithmetic.dtype } else { &arithmetic.quantize }
+}
+
+#[test]
+fn the_embedded_models_cosines_survive_every_quantised_form() {
+    let golden: NanoGolden = golden("podium-nano");
+    let forms = [
+        ("bf16", 0.01),
+        ("int8", 0.01),
+        ("q8_0", 0.01),
+        ("q6k", 0.02),
+        ("q5k", 0.05),
+        ("q5_0", 0.05),
+        ("q4k", 0.1),
+        ("q4_0", 0.1),
+        ("fp8", 0.1),
+        ("hqq8", 0.02),
+        ("hqq4", 0.1),
+        ("q3k", 0.2),
+        ("q2k", 0.4),
+    ];
+    for (form, limit) in forms {
+        let arithmetic = if form == "bf16" { numbers("bf16", "none") } else { numbers("f32", form) };
+        let loaded = Loaded::new_as(&Checkpoint::embedded(), "auto", &arithmetic);
+        let found = golden.cases.iter().flat_map(|case| loaded.run(&case.request(), &usual_limits()).1.raw);
+        let error = error(found, golden.cases.iter().flat_map(|case| case.scores.clone()));
+        println!("podium-nano's cosines in {form}: {error:.5}");
+        assert!(error < limit, "{form}: {error}");
+    }
+}
