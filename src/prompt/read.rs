@@ -10,6 +10,7 @@ use super::clean::{is_space, remove_control_tokens, squeeze};
 use super::family::{CutRule, SlateRule};
 use super::plan::Plan;
 use super::prompter::Prompter;
+use crate::rerank::budget::Share;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
 /// A request, read: texts, their lengths, and which documents are read together.
@@ -72,6 +73,44 @@ impl Prompter {
     /// [`RerankError::UnsupportedMode`] for `listwise` on a family without it;
     /// [`RerankError::Internal`] when tokenizer or template fail.
     pub fn read(&self, request: &RerankRequest, limits: &LimitSettings) -> Result<Reading, RerankError> {
+        let mut reading = self.read_texts(request, limits)?;
+        warn_of_cuts(&mut reading);
+        Ok(reading)
+    }
+
+    /// Reads less of a request that was read `before`: only its first documents, or only so much of each. Lengths are
+    /// still those of the whole texts.
+    ///
+    /// # Errors
+    /// As [`Prompter::read`].
+    pub fn read_less(
+        &self,
+        request: &RerankRequest,
+        before: &Reading,
+        share: Share,
+        limits: &LimitSettings,
+    ) -> Result<Reading, RerankError> {
+        let documents = &before.documents[..share.documents.min(before.documents.len())];
+        let less = RerankRequest {
+            instruction: request.instruction.clone(),
+            max_tokens_per_doc: share.tokens_per_document.or(request.max_tokens_per_doc),
+            truncation: request.truncation,
+            mode: request.mode,
+            ..RerankRequest::new(&request.query, documents.iter().map(|document| document.text.clone()).collect())
+        };
+        let mut reading = self.read_texts(&less, limits)?;
+        for (document, whole) in reading.documents.iter_mut().zip(documents) {
+            document.tokens = whole.tokens;
+            document.tokens_read = document.tokens_read.min(whole.tokens_read);
+        }
+        // What was removed from documents was removed the first time.
+        let removed = before.warnings.iter().filter(|warning| warning.starts_with("documents["));
+        reading.warnings.extend(removed.cloned());
+        warn_of_cuts(&mut reading);
+        Ok(reading)
+    }
+
+    fn read_texts(&self, request: &RerankRequest, limits: &LimitSettings) -> Result<Reading, RerankError> {
         let mut warnings = Vec::new();
         let listwise = match request.mode {
             Mode::Listwise => Some(self.listwise.as_ref().ok_or_else(|| RerankError::UnsupportedMode {
@@ -101,15 +140,6 @@ impl Prompter {
             // A family has one or the other.
             (None, None) => return Err(RerankError::internal("the family has no prompt")),
         };
-        let cut: Vec<usize> = documents
-            .iter()
-            .enumerate()
-            .filter(|(_, document)| document.tokens_read < document.tokens)
-            .map(|(index, _)| index)
-            .collect();
-        if !cut.is_empty() {
-            warnings.push(format!("{} of {} documents were cut: {}", cut.len(), documents.len(), indices(&cut)));
-        }
         Ok(Reading { mode, query: texts.query, instruction: texts.instruction, documents, plan, warnings })
     }
 
@@ -230,6 +260,18 @@ impl Prompter {
         }
         let text = run.split_off(before.len().min(run.len()));
         Ok((DocumentText { text, tokens, tokens_read: ids.len(), ids }, removed))
+    }
+}
+
+fn warn_of_cuts(Reading { documents, warnings, .. }: &mut Reading) {
+    let cut: Vec<usize> = documents
+        .iter()
+        .enumerate()
+        .filter(|(_, document)| document.tokens_read < document.tokens)
+        .map(|(index, _)| index)
+        .collect();
+    if !cut.is_empty() {
+        warnings.push(format!("{} of {} documents were cut: {}", cut.len(), documents.len(), indices(&cut)));
     }
 }
 

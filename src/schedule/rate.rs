@@ -7,6 +7,8 @@ use std::time::Duration;
 const WEIGHT: f64 = 0.2;
 /// What a refused caller is told before anything was measured.
 const UNKNOWN: Duration = Duration::from_secs(1);
+/// The longest time that is told, in seconds: a year.
+const LONGEST: f64 = 365.0 * 86_400.0;
 
 /// Tokens per second, as an exponentially weighted average over batches.
 #[derive(Debug, Default)]
@@ -24,10 +26,20 @@ impl Rate {
         *rate = Some(rate.map_or(sample, |rate| rate + WEIGHT * (sample - rate)));
     }
 
-    /// How long `tokens` tokens take; at least a second, so that nobody hammers.
+    /// Tokens per second, once something was measured.
+    pub fn get(&self) -> Option<f64> {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// How long `tokens` tokens take, as far as that is known.
+    pub fn seconds_for(&self, tokens: usize) -> Option<Duration> {
+        self.get().map(|rate| Duration::from_secs_f64((tokens as f64 / rate).min(LONGEST)))
+    }
+
+    /// How long to wait until `tokens` tokens are read; at least a second, so that nobody hammers, and at most an hour.
     pub fn time_for(&self, tokens: usize) -> Duration {
-        let rate = *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        rate.map_or(UNKNOWN, |rate| Duration::from_secs_f64((tokens as f64 / rate).clamp(1., 3600.)))
+        let time = self.seconds_for(tokens).unwrap_or(UNKNOWN);
+        time.clamp(Duration::from_secs(1), Duration::from_secs(3600))
     }
 }
 
