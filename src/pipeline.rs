@@ -171,13 +171,16 @@ impl Reranker {
 
         let (prompter, limits, budget) = (Arc::clone(&self.prompter), self.limits.clone(), request.terms.budget);
         let started = Instant::now();
+        let waiting = Arc::new(());
+        let waited_for = Arc::downgrade(&waiting);
         let (request, planned) = blocking(move || {
-            let reading = prompter.read(&request, &limits)?;
+            let reading = prompter.read_while(&request, &limits, &|| waited_for.strong_count() > 0)?;
             // The texts as they were sent are not needed any more.
             let request = RerankRequest { documents: Vec::new(), ..request };
             Ok((request, Planned::new(prompter, reading)?))
         })
         .await?;
+        drop(waiting);
         let count = planned.reading.documents.len();
         let Allowed { planned, left, report } =
             match Allowance::of(&budget, since.elapsed(), self.scheduler.forecast(admission)) {

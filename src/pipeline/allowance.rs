@@ -204,6 +204,35 @@ fn scaled(number: usize, by: usize, of: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prompt::testing;
+
+    /// Whatever the family: what is left of a request keeps to its tokens, uses most of them, and names every document
+    /// once.
+    #[test]
+    fn what_is_allowed_fits_for_every_family() {
+        let limits = LimitSettings { max_documents: 1000, max_slate_documents: 8, max_slate_tokens: 32_768 };
+        for family in ["podium-nano", "jina-v3", "first", "qwen3-reranker", "mxbai-v2", "zerank"] {
+            let prompter = Arc::new(testing::prompter(family));
+            let documents: Vec<String> = (0..20).map(|index| "7".repeat(20 + 10 * (index % 7))).collect();
+            let request = RerankRequest::new("query", documents);
+            let planned = || Planned::new(Arc::clone(&prompter), prompter.read(&request, &limits).unwrap()).unwrap();
+            let whole = planned().tokens;
+            for (parts, cut) in [(9, true), (7, true), (4, true), (9, false), (4, false)] {
+                let most = whole * parts / 10;
+                let budget = Budget { strict: false, ..budget(None, Some(most)) };
+                let allowance = Allowance::of(&budget, Duration::ZERO, None).unwrap();
+                let request = RerankRequest { documents: Vec::new(), truncation: cut, ..request.clone() };
+                let allowed = allowance.apply(&request, planned(), &prompter, &limits).unwrap();
+                let spent = allowed.planned.as_ref().map_or(0, |planned| planned.tokens);
+                assert!(spent <= most && spent >= most / 2, "{family}: {spent} of {most}");
+                let report = allowed.report.unwrap();
+                assert_eq!(report.documents_read + report.documents_left_in_input_order, 20, "{family}");
+                assert_eq!(allowed.left.documents.len(), report.documents_left_in_input_order, "{family}");
+                assert!(cut || report.tokens_per_document.is_none(), "{family}");
+                assert!(!allowed.left.warnings.is_empty(), "{family}");
+            }
+        }
+    }
 
     fn budget(max_latency_ms: Option<u64>, max_total_tokens: Option<usize>) -> Budget {
         Budget { max_latency: max_latency_ms.map(Duration::from_millis), max_total_tokens, strict: true }

@@ -272,7 +272,7 @@ mod tests {
         for request in 11..=13 {
             push(&mut queue, request, 0, Some("comes"), 10);
         }
-        assert_eq!(order_in_rank(&mut queue), [6, 11, 7, 12, 8, 13, 9, 10]);
+        assert_eq!(order_in_rank(&mut queue), [11, 6, 12, 7, 13, 8, 9, 10]);
     }
 
     #[test]

@@ -138,7 +138,7 @@ async fn a_key_with_many_requests_does_not_stand_in_the_way_of_one_with_few() {
         assert_eq!(answer.await.unwrap().status, 200);
     }
     let mut expected = Vec::new();
-    for count in [70, 90, 71, 72, 91, 73] {
+    for count in [70, 90, 71, 91, 72, 73] {
         expected.push(tokens_of(&words(count)).await);
     }
     assert_eq!(server.controls.batches(), expected);
