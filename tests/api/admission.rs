@@ -23,7 +23,10 @@ fn with(mut body: Value, more: &Value) -> Value {
 
 /// Tokens that the model reads for a request.
 async fn tokens_of(body: &Value) -> usize {
-    let reply = Server::start().await.rerank(body).await.json();
+    let mut server = Server::start().await;
+    let reply = server.rerank(body).await.json();
+    server.stop();
+    server.farewell().await;
     usize::try_from(reply["usage"]["prompt_tokens"].as_u64().unwrap()).unwrap()
 }
 
