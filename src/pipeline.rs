@@ -8,7 +8,7 @@ mod cost;
 
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use self::allowance::{Allowance, Allowed};
 use self::cost::{Planned, estimate};
@@ -147,12 +147,13 @@ impl Reranker {
             }
             Ok(rankings)
         };
-        match [timeout, self.scheduler.settings().timeout()].into_iter().flatten().min() {
-            None => all.await,
-            Some(limit) => tokio::time::timeout_at((since + limit).into(), all)
-                .await
-                .unwrap_or_else(|_| Err(RerankError::DeadlineExceeded { limit, done: tally.now() })),
-        }
+        let limit = [timeout, self.scheduler.settings().timeout()].into_iter().flatten().min();
+        // A time that no clock reaches is no limit.
+        let Some((limit, deadline)) = limit.and_then(|limit| Some((limit, since.checked_add(limit)?))) else {
+            return all.await;
+        };
+        let ranked = tokio::time::timeout_at(deadline.into(), all).await;
+        ranked.unwrap_or_else(|_| Err(RerankError::DeadlineExceeded { limit, done: tally.now() }))
     }
 
     async fn rank(
@@ -195,34 +196,9 @@ impl Reranker {
 
         let mut results = Vec::with_capacity(count);
         let (mut mode, mut slates, mut warnings) = (left.mode, 0, left.warnings);
-        if let Some(Planned { mut rounds, mut round, reading, tokens: _ }) = planned {
-            tally.change(|progress| progress.of_passes += round.as_ref().map_or(0, Vec::len) * (1 + rounds.to_come()));
-            let mut seen = vec![false; count];
-            while let Some(planned) = round {
-                let (documents, passes): (Vec<Vec<usize>>, Vec<ForwardPass>) =
-                    planned.into_iter().map(|planned| (planned.documents, planned.pass)).unzip();
-                usage.prompt_tokens += passes.iter().map(ForwardPass::tokens).sum::<usize>();
-                let done = |pass: usize| {
-                    let new =
-                        documents[pass].iter().filter(|index| !std::mem::replace(&mut seen[**index], true)).count();
-                    tally.change(|progress| {
-                        progress.passes += 1;
-                        progress.documents += new;
-                    });
-                };
-                let executed = self.scheduler.run(admission, passes, done).await?;
-                timing.queue += executed.queued;
-                timing.forward += executed.forward;
-                let started = Instant::now();
-                (rounds, round) = blocking(move || {
-                    rounds.take(executed.readouts)?;
-                    let next = rounds.next_round()?;
-                    Ok((rounds, next))
-                })
-                .await?;
-                timing.tokenize += started.elapsed();
-            }
-            let scores = rounds.finish()?;
+        if let Some(planned) = planned {
+            let reading = Arc::clone(&planned.reading);
+            let scores = self.execute(planned, admission, tally, &mut timing, &mut usage).await?;
             results = ranked(&reading, &scores);
             (mode, slates) = (scores.mode, scores.slates);
             warnings.extend(reading.warnings.iter().cloned());
@@ -240,6 +216,44 @@ impl Reranker {
         results.truncate(top_n);
         timing.total = since.elapsed();
         Ok(Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget: report, timing })
+    }
+
+    /// Runs the passes of a planned request, round by round.
+    async fn execute(
+        &self,
+        Planned { mut rounds, mut round, reading, tokens: _ }: Planned,
+        admission: &Admission,
+        tally: &Tally,
+        timing: &mut Timing,
+        usage: &mut Usage,
+    ) -> Result<Scores, RerankError> {
+        tally.change(|progress| progress.of_passes += round.as_ref().map_or(0, Vec::len) * (1 + rounds.to_come()));
+        let mut read = vec![false; reading.documents.len()];
+        while let Some(planned) = round {
+            let (documents, passes): (Vec<Vec<usize>>, Vec<ForwardPass>) =
+                planned.into_iter().map(|planned| (planned.documents, planned.pass)).unzip();
+            usage.prompt_tokens += passes.iter().map(ForwardPass::tokens).sum::<usize>();
+            let done = |pass: usize| {
+                let first_time = |index: &&usize| !std::mem::replace(&mut read[**index], true);
+                let new = documents[pass].iter().filter(first_time).count();
+                tally.change(|progress| {
+                    progress.passes += 1;
+                    progress.documents += new;
+                });
+            };
+            let executed = self.scheduler.run(admission, passes, done).await?;
+            timing.queue += executed.queued;
+            timing.forward += executed.forward;
+            let started = Instant::now();
+            (rounds, round) = blocking(move || {
+                rounds.take(executed.readouts)?;
+                let next = rounds.next_round()?;
+                Ok((rounds, next))
+            })
+            .await?;
+            timing.tokenize += started.elapsed();
+        }
+        rounds.finish()
     }
 
     /// What can be said of a request before it is tokenised.
@@ -260,7 +274,7 @@ impl Reranker {
             return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
         }
         let terms = &request.terms;
-        let milliseconds = |time: Option<std::time::Duration>| time.map(|time| time.as_millis() as usize);
+        let milliseconds = |time: Option<Duration>| time.map(|time| time.as_millis() as usize);
         for (field, value) in [
             ("top_n", request.top_n),
             ("max_tokens_per_doc", request.max_tokens_per_doc),
