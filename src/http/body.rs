@@ -46,16 +46,20 @@ impl FromRequest<Service> for JsonBody {
         if body.len() <= LONG_BODY_BYTES {
             return Ok(Self { fields: Fields::parse(&body)?, since, room: None });
         }
-        let intake = service.intake();
-        let (body, values) = aside(move || (values_in(&body), body)).await.map(|(values, body)| (body, values))?;
-        let room = intake.room_for(body.len(), values).await?;
-        let fields = aside(move || {
+        // The room goes with the work: where the client leaves, it is free when the memory is.
+        let (body, received, values) = aside(move || {
+            let values = values_in(&body);
+            (body, received, values)
+        })
+        .await?;
+        let room = service.intake().room_for(body.len(), values).await?;
+        let (fields, room) = aside(move || {
             let fields = Fields::parse(&body);
             drop((body, received));
-            fields
+            (fields, room)
         })
-        .await??;
-        Ok(Self { fields, since, room: Some(room) })
+        .await?;
+        Ok(Self { fields: fields?, since, room: Some(room) })
     }
 }
 
