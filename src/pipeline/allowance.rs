@@ -11,7 +11,7 @@ use crate::rerank::{Budget, LimitSettings, Mode, RerankError, RerankRequest};
 /// The part of the time that is left which is planned with: the rate is an average.
 const MARGIN: f64 = 0.9;
 
-/// How often a plan that turns out too large is made smaller.
+/// How many plans are tried until one fits.
 const TRIES: usize = 8;
 
 /// What a request may spend.
@@ -176,24 +176,34 @@ fn shrink(
     let lengths: Vec<usize> = before.documents.iter().map(|document| document.tokens_read).collect();
     let read = lengths.iter().sum::<usize>().max(1);
     // Windows read a document more than once: what counts there is the proportion.
-    let (overhead, mut target) = if matches!(before.plan, Plan::Windows(_)) {
+    let (overhead, guess) = if matches!(before.plan, Plan::Windows(_)) {
         (0, scaled(most, read, whole))
     } else {
         (whole.saturating_sub(read).div_ceil(lengths.len().max(1)), most)
     };
+    // What stands around the documents does not shrink with them. Where the guess is too much, it is halved in on.
+    let (mut low, mut high, mut target) = (0, guess, guess);
+    let mut best = None;
     for _ in 0..TRIES {
         let share = Share::that_fits(&lengths, overhead, request.truncation, target);
         if share.documents == 0 {
-            return Ok(None);
+            low = target;
+        } else {
+            let reading = prompter.read_less(request, before, share, limits)?;
+            let planned = Planned::new(Arc::clone(prompter), reading)?;
+            if planned.tokens <= most {
+                best = Some((planned, share));
+                low = target;
+            } else {
+                high = target;
+            }
         }
-        let reading = prompter.read_less(request, before, share, limits)?;
-        let planned = Planned::new(Arc::clone(prompter), reading)?;
-        if planned.tokens <= most {
-            return Ok(Some((planned, share)));
+        if high <= low + 1 {
+            break;
         }
-        target = scaled(target, most, planned.tokens).min(target.saturating_sub(1));
+        target = low.midpoint(high);
     }
-    Ok(None)
+    Ok(best)
 }
 
 /// `number * by / of`, without overflow.

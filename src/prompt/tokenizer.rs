@@ -133,12 +133,16 @@ impl Tokenizer {
     /// As [`Tokenizer::cut`], of a text whose ids are known: a long text is not encoded a second time.
     pub(super) fn cut_encoded(&self, text: &str, ids: &[u32], limit: usize) -> Result<Cut, tokenizers::Error> {
         let limit = limit.min(ids.len());
-        // The tokens that are kept spell the text's start, unless the last of them end within a character, or the
-        // tokenizer has changed the text. A character has at most four bytes.
+        // The tokens that are kept spell the text's start, unless the last of them end within a character, of at most
+        // four bytes: then what they spell ends with U+FFFD. A text that holds that itself, or that the tokenizer changes,
+        // goes the long way.
         for tokens in (limit.saturating_sub(3)..=limit).rev() {
             let start = self.plain.decode(&ids[..tokens], false)?;
-            if text.starts_with(&start) && !start.ends_with(char::REPLACEMENT_CHARACTER) {
-                return Ok(Cut { bytes: start.len(), ids: ids[..tokens].to_vec() });
+            let whole = start.trim_end_matches(char::REPLACEMENT_CHARACTER);
+            match (text.starts_with(&start), whole.len() < start.len()) {
+                (true, false) => return Ok(Cut { bytes: start.len(), ids: ids[..tokens].to_vec() }),
+                (false, true) if text.starts_with(whole) => {}
+                (true | false, _) => break,
             }
         }
         self.cut(text, limit)
