@@ -1,18 +1,24 @@
 //! One request from validation to ranking: validate, admit, plan, render, schedule, score, rank.
 //!
 //! Tokenising and rendering run on blocking threads, passes on the scheduler's device; what is left
-//! here is the order of things.
+//! here is the order of things. What a request will cost is in `cost`, what its budget leaves of it in `allowance`.
+
+mod allowance;
+mod cost;
 
 use std::cmp::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::allowance::{Allowance, Allowed};
+use self::cost::{Planned, estimate};
 use crate::prompt::{Prompter, Reading};
 use crate::rerank::{
-    Instructions, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
+    Caller, Instructions, LimitSettings, Mode, Progress, RankedDocument, Ranking, RerankError, RerankRequest, Timing,
+    Usage,
 };
 use crate::runtime::{ForwardPass, ModelFacts, Runtime};
-use crate::schedule::{QueueStatus, ScheduleSettings, Scheduler};
+use crate::schedule::{Admission, Arrival, QueueStatus, ScheduleSettings, Scheduler};
 use crate::scoring::{PlannedPass, Rounds, Scores};
 
 /// What the model would read for a request, for people (`podium rerank --explain`).
@@ -51,7 +57,23 @@ pub struct Reranker {
     limits: LimitSettings,
     instructions: Instructions,
     scheduler: Scheduler,
-    timeout: Option<Duration>,
+}
+
+/// How far the requests of one call have come.
+struct Tally(Mutex<Progress>);
+
+impl Tally {
+    fn of(documents: usize) -> Self {
+        Self(Mutex::new(Progress { of_documents: documents, ..Progress::default() }))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn now(&self) -> Progress {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Reranker {
@@ -75,7 +97,6 @@ impl Reranker {
             limits,
             instructions,
             scheduler: Scheduler::start(runtime, schedule),
-            timeout: (schedule.timeout_seconds > 0).then(|| Duration::from_secs(schedule.timeout_seconds)),
         }
     }
 
@@ -84,17 +105,20 @@ impl Reranker {
     /// # Errors
     /// Every [`RerankError`]: bad input before any work, overload and deadlines while waiting.
     pub async fn rerank(&self, request: RerankRequest) -> Result<Ranking, RerankError> {
-        let mut rankings = self.rerank_all(vec![request]).await?;
+        let mut rankings = self.rerank_all(vec![request], Caller::nobody()).await?;
         Ok(rankings.swap_remove(0))
     }
 
-    /// Ranks several requests as one: all of them are checked before any work, and they share one admission and one
-    /// deadline. One ranking for each, in order.
+    /// Ranks several requests of one caller as one: all of them are checked before any work, and they share one admission
+    /// and one deadline, those of the first. One ranking for each, in order.
     ///
     /// # Errors
     /// As [`Reranker::rerank`]; more requests than there may be documents in one.
-    pub async fn rerank_all(&self, mut requests: Vec<RerankRequest>) -> Result<Vec<Ranking>, RerankError> {
-        let accepted = Instant::now();
+    pub async fn rerank_all(
+        &self,
+        mut requests: Vec<RerankRequest>,
+        caller: Caller,
+    ) -> Result<Vec<Ranking>, RerankError> {
         let (count, limit) = (requests.len(), self.limits.max_documents);
         if count > limit {
             return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
@@ -104,44 +128,120 @@ impl Reranker {
             let ready = self.instructions.resolve(request, &self.names).and_then(|()| self.validate(request));
             ready.map_err(|error| of_one(index, error))?;
         }
-        let _admission = self.scheduler.admit()?;
+        let terms = requests.first().map(|request| request.terms).unwrap_or_default();
+        if count > 1 && terms.budget.is_set() {
+            let field = if terms.budget.max_latency.is_some() { "max_latency_ms" } else { "max_total_tokens" };
+            return Err(RerankError::invalid(field, "a budget is for one list of documents, not for pairs"));
+        }
+        let estimates: Vec<usize> =
+            requests.iter().map(|request| estimate(request, &self.prompter, &self.limits)).collect();
+        let since = caller.since;
+        let (priority, timeout, tokens) = (terms.priority, terms.timeout, estimates.iter().sum());
+        let admission = self.scheduler.admit(&Arrival { caller, priority, tokens, timeout })?;
+        let tally = Tally::of(requests.iter().map(|request| request.documents.len()).sum());
         let all = async {
             let mut rankings = Vec::with_capacity(count);
-            for (index, request) in requests.into_iter().enumerate() {
-                rankings.push(self.rank(request, accepted).await.map_err(|error| of_one(index, error))?);
+            for (index, (request, estimated)) in requests.into_iter().zip(estimates).enumerate() {
+                let ranking = self.rank(request, &admission, estimated, since, &tally).await;
+                rankings.push(ranking.map_err(|error| of_one(index, error))?);
             }
             Ok(rankings)
         };
-        match self.timeout {
-            None => all.await,
-            Some(limit) => {
-                tokio::time::timeout(limit, all).await.unwrap_or(Err(RerankError::DeadlineExceeded { limit }))
-            }
-        }
+        let limit = [timeout, self.scheduler.settings().timeout()].into_iter().flatten().min();
+        // A time that no clock reaches is no limit.
+        let Some((limit, deadline)) = limit.and_then(|limit| Some((limit, since.checked_add(limit)?))) else {
+            return all.await;
+        };
+        let ranked = tokio::time::timeout_at(deadline.into(), all).await;
+        ranked.unwrap_or_else(|_| Err(RerankError::DeadlineExceeded { limit, done: tally.now() }))
     }
 
-    async fn rank(&self, request: RerankRequest, accepted: Instant) -> Result<Ranking, RerankError> {
+    async fn rank(
+        &self,
+        request: RerankRequest,
+        admission: &Admission,
+        estimated: usize,
+        since: Instant,
+        tally: &Tally,
+    ) -> Result<Ranking, RerankError> {
         let mut timing = Timing::default();
         let mut usage = Usage::default();
         let top_n = request.top_n.unwrap_or(usize::MAX);
         let model = request.model.clone().unwrap_or_else(|| self.names[0].clone());
         let profile = request.profile.clone();
 
-        let (prompter, limits) = (Arc::clone(&self.prompter), self.limits.clone());
+        let (prompter, limits, budget) = (Arc::clone(&self.prompter), self.limits.clone(), request.terms.budget);
         let started = Instant::now();
-        let (mut rounds, mut round, reading) = blocking(move || {
-            let reading = Arc::new(prompter.read(&request, &limits)?);
-            let mut rounds = Rounds::begin(prompter, Arc::clone(&reading))?;
-            let first = rounds.next_round()?;
-            Ok((rounds, first, reading))
+        let waiting = Arc::new(());
+        let waited_for = Arc::downgrade(&waiting);
+        let (request, planned) = blocking(move || {
+            let reading = prompter.read_while(&request, &limits, &|| waited_for.strong_count() > 0)?;
+            // The texts as they were sent are not needed any more.
+            let request = RerankRequest { documents: Vec::new(), ..request };
+            Ok((request, Planned::new(prompter, reading)?))
         })
         .await?;
+        drop(waiting);
+        let count = planned.reading.documents.len();
+        let Allowed { planned, left, report } =
+            match Allowance::of(&budget, since.elapsed(), self.scheduler.forecast(admission)) {
+                Some(allowance) => {
+                    let (prompter, limits) = (Arc::clone(&self.prompter), self.limits.clone());
+                    blocking(move || allowance.apply(&request, planned, &prompter, &limits)).await?
+                }
+                None => Allowed::all(planned),
+            };
+        admission.correct(estimated, planned.as_ref().map_or(0, |planned| planned.tokens), count)?;
         timing.tokenize += started.elapsed();
 
-        while let Some(passes) = round {
-            let passes: Vec<ForwardPass> = passes.into_iter().map(|planned| planned.pass).collect();
+        let mut results = Vec::with_capacity(count);
+        let (mut mode, mut slates, mut warnings) = (left.mode, 0, left.warnings);
+        if let Some(planned) = planned {
+            let reading = Arc::clone(&planned.reading);
+            let scores = self.execute(planned, admission, tally, &mut timing, &mut usage).await?;
+            results = ranked(&reading, &scores);
+            (mode, slates) = (scores.mode, scores.slates);
+            warnings.extend(reading.warnings.iter().cloned());
+        }
+        let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
+        results.extend(left.documents.into_iter().map(|(index, tokens)| RankedDocument {
+            index,
+            relevance_score: 0.0,
+            raw_score: lowest,
+            tokens,
+            tokens_read: 0,
+        }));
+        usage.truncated_documents = results.iter().filter(|result| result.truncated()).count();
+        let documents = results.len();
+        results.truncate(top_n);
+        timing.total = since.elapsed();
+        Ok(Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget: report, timing })
+    }
+
+    /// Runs the passes of a planned request, round by round.
+    async fn execute(
+        &self,
+        Planned { mut rounds, mut round, reading, tokens: _ }: Planned,
+        admission: &Admission,
+        tally: &Tally,
+        timing: &mut Timing,
+        usage: &mut Usage,
+    ) -> Result<Scores, RerankError> {
+        tally.change(|progress| progress.of_passes += round.as_ref().map_or(0, Vec::len) * (1 + rounds.to_come()));
+        let mut read = vec![false; reading.documents.len()];
+        while let Some(planned) = round {
+            let (documents, passes): (Vec<Vec<usize>>, Vec<ForwardPass>) =
+                planned.into_iter().map(|planned| (planned.documents, planned.pass)).unzip();
             usage.prompt_tokens += passes.iter().map(ForwardPass::tokens).sum::<usize>();
-            let executed = self.scheduler.run(passes).await?;
+            let done = |pass: usize| {
+                let first_time = |index: &&usize| !std::mem::replace(&mut read[**index], true);
+                let new = documents[pass].iter().filter(first_time).count();
+                tally.change(|progress| {
+                    progress.passes += 1;
+                    progress.documents += new;
+                });
+            };
+            let executed = self.scheduler.run(admission, passes, done).await?;
             timing.queue += executed.queued;
             timing.forward += executed.forward;
             let started = Instant::now();
@@ -153,24 +253,7 @@ impl Reranker {
             .await?;
             timing.tokenize += started.elapsed();
         }
-
-        let scores = rounds.finish()?;
-        let mut results = results(&reading, &scores);
-        usage.truncated_documents = results.iter().filter(|result| result.truncated()).count();
-        let documents = results.len();
-        results.truncate(top_n);
-        timing.total = accepted.elapsed();
-        Ok(Ranking {
-            results,
-            documents,
-            model,
-            profile,
-            mode: scores.mode,
-            slates: scores.slates,
-            usage,
-            warnings: reading.warnings.clone(),
-            timing,
-        })
+        rounds.finish()
     }
 
     /// What can be said of a request before it is tokenised.
@@ -190,7 +273,15 @@ impl Reranker {
         if count > limit {
             return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
         }
-        for (field, value) in [("top_n", request.top_n), ("max_tokens_per_doc", request.max_tokens_per_doc)] {
+        let terms = &request.terms;
+        let milliseconds = |time: Option<Duration>| time.map(|time| time.as_millis() as usize);
+        for (field, value) in [
+            ("top_n", request.top_n),
+            ("max_tokens_per_doc", request.max_tokens_per_doc),
+            ("timeout_ms", milliseconds(terms.timeout)),
+            ("max_latency_ms", milliseconds(terms.budget.max_latency)),
+            ("max_total_tokens", terms.budget.max_total_tokens),
+        ] {
             if value == Some(0) {
                 return Err(RerankError::invalid(field, "is 0; it must be at least 1"));
             }
@@ -276,8 +367,8 @@ impl Reranker {
     }
 }
 
-/// All documents, best first; equal scores keep the request's order.
-fn results(reading: &Reading, scores: &Scores) -> Vec<RankedDocument> {
+/// The documents that were read, best first; equal scores keep the request's order.
+fn ranked(reading: &Reading, scores: &Scores) -> Vec<RankedDocument> {
     let texts = reading.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
     let mut results: Vec<RankedDocument> = texts
         .enumerate()

@@ -18,7 +18,13 @@ fn embedded() -> Arc<Reranker> {
     let prompter = app::prompter(&checkpoint, runtime.facts(), "auto").unwrap();
     let instructions = Instructions::new(&InstructionSettings::default(), None).unwrap();
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
-    let schedule = ScheduleSettings { max_queued_requests: 64, max_batch_tokens: 16_384, timeout_seconds: 0 };
+    let schedule = ScheduleSettings {
+        max_queued_requests: 64,
+        max_queued_tokens: 1 << 22,
+        max_wait_seconds: 0,
+        max_batch_tokens: 16_384,
+        timeout_seconds: 0,
+    };
     Arc::new(Reranker::new(vec![checkpoint.name.clone()], prompter, runtime, limits, instructions, &schedule))
 }
 

@@ -200,7 +200,9 @@ fn is_callers(error: &RerankError) -> bool {
         | RerankError::TextTooLong { .. }
         | RerankError::PromptTooLong { .. }
         | RerankError::UnknownModel { .. }
-        | RerankError::UnsupportedMode { .. } => true,
+        | RerankError::UnsupportedMode { .. }
+        | RerankError::TooManyTokens { .. }
+        | RerankError::OverBudget { .. } => true,
         RerankError::Overloaded { .. }
         | RerankError::DeadlineExceeded { .. }
         | RerankError::Draining

@@ -118,6 +118,7 @@ mod tests {
             slates: 1,
             usage: Usage { prompt_tokens: 40, truncated_documents: 1 },
             warnings: Vec::new(),
+            budget: None,
             timing: Timing { total: Duration::from_millis(12), ..Timing::default() },
         };
         let mut printed = Vec::new();

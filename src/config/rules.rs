@@ -23,6 +23,7 @@ const DAY: i64 = 86_400;
 const RULES: &[(&str, Allowed)] = &[
     ("server.listen", Address),
     ("server.max_body_bytes", Between(1024, 1 << 30)),
+    ("server.max_parsing_bytes", Between(1 << 20, 1 << 40)),
     ("server.header_timeout_seconds", Between(1, DAY)),
     ("server.body_timeout_seconds", Between(1, DAY)),
     ("server.drain_delay_seconds", Between(0, DAY)),
@@ -48,6 +49,8 @@ const RULES: &[(&str, Allowed)] = &[
     ("instructions.file", Anything),
     ("instructions.in_query", Anything),
     ("schedule.max_queued_requests", Between(1, 1_000_000)),
+    ("schedule.max_queued_tokens", Between(64, 1 << 32)),
+    ("schedule.max_wait_seconds", Between(0, DAY)),
     ("schedule.max_batch_tokens", Between(64, 1 << 24)),
     ("schedule.timeout_seconds", Between(0, DAY)),
     ("telemetry.log_level", OneOf(&["off", "error", "warn", "info", "debug", "trace"])),

@@ -1,8 +1,8 @@
-//! Reading a JSON body: what it claims to be, how long it is, how long it takes.
+//! Reading a JSON body: what it claims to be, how long it is, how long it takes, whether there is room for it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, header};
 use super::Service;
 use super::error::Failure;
 use super::fields::Fields;
+use super::intake::{Received, Room, values_in};
 
 /// Bodies above this are parsed off the async threads.
 const LONG_BODY_BYTES: usize = 64 * 1024;
@@ -26,21 +27,45 @@ const GLIMPSE_BYTES: usize = 64 * 1024;
 const GLIMPSE_FOR: Duration = Duration::from_millis(200);
 
 /// A JSON object from the body of a request.
-pub struct JsonBody(pub Fields);
+pub struct JsonBody {
+    /// Its fields.
+    pub fields: Fields,
+    /// When the body was there: the request's time counts from then.
+    pub since: Instant,
+    /// The room that the fields take up.
+    pub room: Option<Room>,
+}
 
 impl FromRequest<Service> for JsonBody {
     type Rejection = Failure;
 
     async fn from_request(request: Request, service: &Service) -> Result<Self, Failure> {
         check_headers(request.headers())?;
-        let body = read(request, service).await?;
-        let fields = if body.len() > LONG_BODY_BYTES {
-            tokio::task::spawn_blocking(move || Fields::parse(&body)).await.map_err(|_| Failure::Panicked)?
-        } else {
-            Fields::parse(&body)
-        };
-        fields.map(Self)
+        let (body, received) = read(request, service).await?;
+        let since = Instant::now();
+        if body.len() <= LONG_BODY_BYTES {
+            return Ok(Self { fields: Fields::parse(&body)?, since, room: None });
+        }
+        // The room goes with the work: where the client leaves, it is free when the memory is.
+        let (body, received, values) = aside(move || {
+            let values = values_in(&body);
+            (body, received, values)
+        })
+        .await?;
+        let room = service.intake().room_for(body.len(), values).await?;
+        let (fields, room) = aside(move || {
+            let fields = Fields::parse(&body);
+            drop((body, received));
+            (fields, room)
+        })
+        .await?;
+        Ok(Self { fields: fields?, since, room: Some(room) })
     }
+}
+
+/// Does work off the async threads.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Failure::Panicked)
 }
 
 /// Anything but JSON is refused before it is read: also because a page in a browser can send a form anywhere, but
@@ -60,7 +85,7 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-async fn read(request: Request, service: &Service) -> Result<Vec<u8>, Failure> {
+async fn read(request: Request, service: &Service) -> Result<(Vec<u8>, Received), Failure> {
     let settings = service.settings();
     let limit = settings.max_body_bytes;
     let headers = request.headers();
@@ -70,29 +95,39 @@ async fn read(request: Request, service: &Service) -> Result<Vec<u8>, Failure> {
         return Err(Failure::BodyTooLarge { limit });
     }
     let timeout = settings.body_timeout();
-    tokio::time::timeout(timeout, collect(request.into_body(), limit))
+    let received = service.intake().received();
+    tokio::time::timeout(timeout, collect(request.into_body(), limit, received))
         .await
         .unwrap_or(Err(Failure::BodyTimeout { limit: timeout }))
 }
 
 /// The body, if it is within the limit. One that is not is read on for a while and thrown away: a client that is
 /// still sending when the connection closes would see a broken connection instead of the answer.
-async fn collect(mut body: Body, limit: usize) -> Result<Vec<u8>, Failure> {
+async fn collect(mut body: Body, limit: usize, mut received: Received) -> Result<(Vec<u8>, Received), Failure> {
     let mut collected = Vec::new();
     let mut length = 0_usize;
+    let mut refused = None;
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let Ok(data) = frame.map_err(|_| Failure::BodyIncomplete)?.into_data() else { continue };
         length = length.saturating_add(data.len());
-        if length <= limit {
+        if length > limit {
+            refused = Some(Failure::BodyTooLarge { limit });
+        } else if refused.is_none()
+            && length > LONG_BODY_BYTES
+            && let Err(full) = received.grow(length)
+        {
+            refused = Some(full);
+        }
+        if refused.is_none() {
             collected.extend_from_slice(&data);
         } else {
-            collected = Vec::new();
+            (collected, received) = (Vec::new(), received.given_back());
             if length > limit.saturating_mul(DISCARDED_LIMITS) {
                 break;
             }
         }
     }
-    if length <= limit { Ok(collected) } else { Err(Failure::BodyTooLarge { limit }) }
+    refused.map_or(Ok((collected, received)), Err)
 }
 
 /// Throws away, aside, what the client of a refused request still sends: one that sends everything before it reads would

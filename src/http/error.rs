@@ -17,6 +17,9 @@ use crate::rerank::RerankError;
 /// When a client should come back to a server that is shutting down: to its successor.
 const RETRY_AFTER_DRAINING: Duration = Duration::from_secs(5);
 
+/// When there may be room again for a body: parsing takes less.
+const RETRY_AFTER_INTAKE: Duration = Duration::from_secs(1);
+
 /// Everything that can go wrong with a call.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -44,6 +47,27 @@ pub enum Failure {
     /// The body is longer than this server takes.
     #[error("the body is over the limit of {limit} bytes")]
     BodyTooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The body has so many values that parsing it would take more memory than there is for that.
+    #[error("the body holds {values} values; parsing it would take {bytes} bytes, over the limit of {limit}")]
+    BodyTooComplex {
+        /// Values in the body.
+        values: usize,
+        /// What they would take.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// So much is being received or parsed that there is no room for this body.
+    #[error(
+        "the server is at capacity: bodies that are being {stage} take up all of {limit} bytes; try again in {} s",
+        whole_seconds(RETRY_AFTER_INTAKE)
+    )]
+    IntakeFull {
+        /// What is done with them: `received` or `parsed`.
+        stage: &'static str,
         /// The limit.
         limit: usize,
     },
@@ -139,6 +163,20 @@ impl Failure {
             Self::Rerank(E::UnknownModel { .. }) => {
                 Row { status: StatusCode::NOT_FOUND, ..bad_field("model_not_found", "model") }
             }
+            Self::Rerank(E::TooManyTokens { .. }) => {
+                Row { status: StatusCode::PAYLOAD_TOO_LARGE, ..bad_field("too_many_tokens", "documents") }
+            }
+            Self::Rerank(E::OverBudget { field, retry_after: None, .. }) => bad_field("over_budget", field),
+            Self::Rerank(E::OverBudget { field, retry_after, .. }) => Row {
+                param: Some((*field).to_owned()),
+                retry_after: *retry_after,
+                ..row(StatusCode::TOO_MANY_REQUESTS, "over_budget", RATE_LIMIT, Level::INFO)
+            },
+            Self::BodyTooComplex { .. } => bad(StatusCode::PAYLOAD_TOO_LARGE, "body_too_complex"),
+            Self::IntakeFull { .. } => Row {
+                retry_after: Some(RETRY_AFTER_INTAKE),
+                ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", RATE_LIMIT, Level::WARN)
+            },
             Self::Rerank(E::Overloaded { retry_after, .. }) => Row {
                 retry_after: Some(*retry_after),
                 ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", RATE_LIMIT, Level::WARN)
@@ -289,6 +327,7 @@ impl<'a> ErrorBody<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rerank::Full;
 
     #[tokio::test]
     async fn the_log_has_the_whole_cause_but_no_panics_words() {
@@ -305,7 +344,8 @@ mod tests {
     fn a_wait_is_rounded_up_to_whole_seconds() {
         for (wait, seconds) in [(0, "1"), (400, "1"), (1000, "1"), (1001, "2")] {
             let retry_after = Duration::from_millis(wait);
-            let response = Failure::from(RerankError::Overloaded { queued: 1, limit: 1, retry_after }).into_response();
+            let full = Full::Requests { queued: 1, limit: 1 };
+            let response = Failure::from(RerankError::Overloaded { full, retry_after }).into_response();
             assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
         }
     }

@@ -10,6 +10,7 @@ mod cors;
 pub mod dialects;
 mod error;
 pub mod fields;
+mod intake;
 mod observe;
 mod openapi;
 mod routes;
@@ -32,6 +33,7 @@ pub use cors::cors_layer;
 pub use error::{ErrorBody, Failure, FailureShape, Row};
 pub use settings::ServerSettings;
 
+use intake::Intake;
 use observe::RequestId;
 
 use crate::pipeline::Reranker;
@@ -79,6 +81,7 @@ struct Inner {
     telemetry: Arc<Telemetry>,
     authenticator: Arc<Authenticator>,
     settings: ServerSettings,
+    intake: Intake,
     leaving: AtomicBool,
     started: u64,
 }
@@ -94,7 +97,8 @@ impl Service {
     ) -> Self {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let leaving = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { reranker, telemetry, authenticator, settings, leaving, started }) }
+        let intake = Intake::new(settings.max_parsing_bytes);
+        Self { inner: Arc::new(Inner { reranker, telemetry, authenticator, settings, intake, leaving, started }) }
     }
 
     /// Makes `/ready` fail from now on. Requests are still taken.
@@ -122,6 +126,10 @@ impl Service {
 
     fn settings(&self) -> &ServerSettings {
         &self.inner.settings
+    }
+
+    fn intake(&self) -> &Intake {
+        &self.inner.intake
     }
 
     /// When the service started, in seconds since 1970.

@@ -12,6 +12,8 @@ pub struct ServerSettings {
     pub listen: String,
     /// The largest request body.
     pub max_body_bytes: usize,
+    /// Memory that bodies may take while they arrive, and again what they may take while they are parsed.
+    pub max_parsing_bytes: usize,
     /// How long the head of a request may take, and how long a connection may be idle between requests.
     pub header_timeout_seconds: u64,
     /// How long the body of a request may take.

@@ -5,18 +5,25 @@
 //! by byte, and a spelling is taken back as soon as the bytes kept end in one: so what a removal
 //! joins together is removed as well, in time linear in the text, and none survives.
 
+use std::borrow::Cow;
+
 use super::tokenizer::Tokenizer;
 
-/// `text` without the spelling of any added token, and how many were removed.
-pub(super) fn remove_control_tokens(tokenizer: &Tokenizer, text: &str) -> (String, usize) {
+/// `text` without the spelling of any added token, and how many were removed. A text without any is not copied.
+pub(super) fn remove_control_tokens<'a>(tokenizer: &Tokenizer, text: &'a str) -> (Cow<'a, str>, usize) {
     let tokens: Vec<&[u8]> = tokenizer.controls().iter().map(|token| token.text.as_bytes()).collect();
     let mut ends = [false; 256];
     for last in tokens.iter().filter_map(|token| token.last()) {
         ends[usize::from(*last)] = true;
     }
+    let bytes = text.as_bytes();
+    let ends_token = |end: usize| tokens.iter().any(|token| bytes[..=end].ends_with(token));
+    let first = bytes.iter().enumerate().position(|(end, byte)| ends[usize::from(*byte)] && ends_token(end));
+    let Some(first) = first else { return (Cow::Borrowed(text), 0) };
     let mut kept: Vec<u8> = Vec::with_capacity(text.len());
+    kept.extend_from_slice(&bytes[..first]);
     let mut removed = 0;
-    for byte in text.bytes() {
+    for byte in bytes[first..].iter().copied() {
         kept.push(byte);
         if ends[usize::from(byte)]
             && let Some(token) = tokens.iter().find(|token| kept.ends_with(token))
@@ -25,11 +32,9 @@ pub(super) fn remove_control_tokens(tokenizer: &Tokenizer, text: &str) -> (Strin
             removed += 1;
         }
     }
-    if removed == 0 {
-        return (text.to_owned(), 0);
-    }
     // Whole tokens were taken out of valid UTF-8, so this is valid UTF-8.
-    (String::from_utf8(kept).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()), removed)
+    let kept = String::from_utf8(kept).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    (Cow::Owned(kept), removed)
 }
 
 /// White space as Python's `str.split` and `str.strip` see it: Unicode's, and four separators.
@@ -57,7 +62,8 @@ mod tests {
     use super::*;
 
     fn clean(text: &str) -> (String, usize) {
-        remove_control_tokens(&testing::tokenizer(), text)
+        let (cleaned, removed) = remove_control_tokens(&testing::tokenizer(), text);
+        (cleaned.into_owned(), removed)
     }
 
     #[test]

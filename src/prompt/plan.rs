@@ -53,6 +53,7 @@ impl Prompter {
         request: &RerankRequest,
         limits: &LimitSettings,
         texts: &ShortTexts,
+        wanted: &(dyn Fn() -> bool + Sync),
         warnings: &mut Vec<String>,
     ) -> Result<(Mode, Vec<DocumentText>, Plan), RerankError> {
         let count = request.documents.len();
@@ -62,7 +63,7 @@ impl Prompter {
         };
         let limit = self.wanted_limit(request).min(room.document);
         let isolated = listwise.facts.layout == Layout::Isolated;
-        let intake = Intake { before: &room.before, limit, keep_ids: isolated };
+        let intake = Intake { before: &room.before, limit, keep_ids: isolated, wanted };
         let mut documents = self.documents(request, &intake, warnings)?;
         if isolated {
             mark_branches(listwise, &texts.query, &mut documents);

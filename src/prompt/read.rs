@@ -4,12 +4,15 @@
 //! Control tokens go first, then texts are cut. jina-reranker-v3's reference does it the other way
 //! round; the two differ only for texts that spell its tokens.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::clean::{is_space, remove_control_tokens, squeeze};
 use super::family::{CutRule, SlateRule};
 use super::plan::Plan;
 use super::prompter::Prompter;
+use crate::rerank::budget::Share;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
 /// A request, read: texts, their lengths, and which documents are read together.
@@ -57,6 +60,8 @@ pub(super) struct Intake<'a> {
     pub limit: usize,
     /// Whether the ids of (before, document) are kept.
     pub keep_ids: bool,
+    /// Whether anybody still waits for the reading.
+    pub wanted: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl Prompter {
@@ -72,6 +77,62 @@ impl Prompter {
     /// [`RerankError::UnsupportedMode`] for `listwise` on a family without it;
     /// [`RerankError::Internal`] when tokenizer or template fail.
     pub fn read(&self, request: &RerankRequest, limits: &LimitSettings) -> Result<Reading, RerankError> {
+        self.read_while(request, limits, &|| true)
+    }
+
+    /// As [`Prompter::read`], for as long as it is `wanted`, which is asked before each document.
+    ///
+    /// # Errors
+    /// As [`Prompter::read`]; [`RerankError::Internal`] when it is not wanted any more.
+    pub fn read_while(
+        &self,
+        request: &RerankRequest,
+        limits: &LimitSettings,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Reading, RerankError> {
+        let mut reading = self.read_texts(request, limits, wanted)?;
+        warn_of_cuts(&mut reading);
+        Ok(reading)
+    }
+
+    /// Reads less of a request that was read `before`: only its first documents, or only so much of each. Lengths are
+    /// still those of the whole texts.
+    ///
+    /// # Errors
+    /// As [`Prompter::read`].
+    pub fn read_less(
+        &self,
+        request: &RerankRequest,
+        before: &Reading,
+        share: Share,
+        limits: &LimitSettings,
+    ) -> Result<Reading, RerankError> {
+        let documents = &before.documents[..share.documents.min(before.documents.len())];
+        let less = RerankRequest {
+            instruction: request.instruction.clone(),
+            max_tokens_per_doc: share.tokens_per_document.or(request.max_tokens_per_doc),
+            truncation: request.truncation,
+            mode: request.mode,
+            ..RerankRequest::new(&request.query, documents.iter().map(|document| document.text.clone()).collect())
+        };
+        let mut reading = self.read_texts(&less, limits, &|| true)?;
+        for (document, whole) in reading.documents.iter_mut().zip(documents) {
+            document.tokens = whole.tokens;
+            document.tokens_read = document.tokens_read.min(whole.tokens_read);
+        }
+        // What was removed from documents was removed the first time.
+        let removed = before.warnings.iter().filter(|warning| warning.starts_with("documents["));
+        reading.warnings.extend(removed.cloned());
+        warn_of_cuts(&mut reading);
+        Ok(reading)
+    }
+
+    fn read_texts(
+        &self,
+        request: &RerankRequest,
+        limits: &LimitSettings,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Reading, RerankError> {
         let mut warnings = Vec::new();
         let listwise = match request.mode {
             Mode::Listwise => Some(self.listwise.as_ref().ok_or_else(|| RerankError::UnsupportedMode {
@@ -91,9 +152,9 @@ impl Prompter {
         };
         let texts = self.short_texts(request, &mut warnings)?;
         let (mode, documents, plan) = match (listwise, self.pointwise.as_ref()) {
-            (Some(listwise), _) => self.read_slates(listwise, request, limits, &texts, &mut warnings)?,
+            (Some(listwise), _) => self.read_slates(listwise, request, limits, &texts, wanted, &mut warnings)?,
             (None, Some(pointwise)) => {
-                let intake = Intake { before: "", limit: self.wanted_limit(request), keep_ids: false };
+                let intake = Intake { before: "", limit: self.wanted_limit(request), keep_ids: false, wanted };
                 let mut documents = self.documents(request, &intake, &mut warnings)?;
                 let plan = self.read_pairs(pointwise, request, limits, &texts, &mut documents, &mut warnings)?;
                 (Mode::Pointwise, documents, plan)
@@ -101,15 +162,6 @@ impl Prompter {
             // A family has one or the other.
             (None, None) => return Err(RerankError::internal("the family has no prompt")),
         };
-        let cut: Vec<usize> = documents
-            .iter()
-            .enumerate()
-            .filter(|(_, document)| document.tokens_read < document.tokens)
-            .map(|(index, _)| index)
-            .collect();
-        if !cut.is_empty() {
-            warnings.push(format!("{} of {} documents were cut: {}", cut.len(), documents.len(), indices(&cut)));
-        }
         Ok(Reading { mode, query: texts.query, instruction: texts.instruction, documents, plan, warnings })
     }
 
@@ -173,7 +225,13 @@ impl Prompter {
             .documents
             .par_iter()
             .with_min_len(4)
-            .map(|raw| self.take_in(raw, characters, intake.before, intake.limit))
+            .map(|raw| {
+                if (intake.wanted)() {
+                    self.take_in(raw, characters, intake.before, intake.limit)
+                } else {
+                    Err("nobody waits for it".into())
+                }
+            })
             .collect();
         let mut documents = Vec::with_capacity(taken.len());
         for (index, document) in taken.into_iter().enumerate() {
@@ -202,15 +260,15 @@ impl Prompter {
         limit: usize,
     ) -> Result<(DocumentText, usize), tokenizers::Error> {
         let rules = &self.facts.texts;
-        let shape = |text: &str| match (rules.squeeze, rules.trim) {
-            (true, _) => squeeze(text),
-            (false, true) => text.trim_matches(is_space).to_owned(),
-            (false, false) => text.to_owned(),
+        let shape = |text| match (rules.squeeze, rules.trim) {
+            (true, _) => Cow::Owned(squeeze(text)),
+            (false, true) => Cow::Borrowed(text.trim_matches(is_space)),
+            (false, false) => Cow::Borrowed(text),
         };
         let (clean, removed) = remove_control_tokens(&self.tokenizer, raw);
         let in_characters = characters.and_then(|most| clean.char_indices().nth(most));
-        let kept = shape(in_characters.map_or(clean.as_str(), |(end, _)| &clean[..end]));
-        let mut run = format!("{before}{kept}");
+        let mut run = before.to_owned();
+        run.push_str(&shape(in_characters.map_or(&*clean, |(end, _)| &clean[..end])));
         let mut ids = self.tokenizer.encode(&run)?;
         let tokens = match in_characters {
             Some(_) => self.tokenizer.encode(&format!("{before}{}", shape(&clean)))?.len().max(ids.len()),
@@ -218,7 +276,7 @@ impl Prompter {
         };
         match rules.cut {
             CutRule::Exact if ids.len() > limit => {
-                let cut = self.tokenizer.cut(&run, limit)?;
+                let cut = self.tokenizer.cut_encoded(&run, &ids, limit)?;
                 run.truncate(cut.bytes.max(before.len()));
                 ids = cut.ids;
             }
@@ -230,6 +288,18 @@ impl Prompter {
         }
         let text = run.split_off(before.len().min(run.len()));
         Ok((DocumentText { text, tokens, tokens_read: ids.len(), ids }, removed))
+    }
+}
+
+fn warn_of_cuts(Reading { documents, warnings, .. }: &mut Reading) {
+    let cut: Vec<usize> = documents
+        .iter()
+        .enumerate()
+        .filter(|(_, document)| document.tokens_read < document.tokens)
+        .map(|(index, _)| index)
+        .collect();
+    if !cut.is_empty() {
+        warnings.push(format!("{} of {} documents were cut: {}", cut.len(), documents.len(), indices(&cut)));
     }
 }
 

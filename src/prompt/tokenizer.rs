@@ -130,6 +130,24 @@ impl Tokenizer {
         PromptError::Tokenizer { file: self.file.clone(), problem: error.to_string() }
     }
 
+    /// As [`Tokenizer::cut`], of a text whose ids are known: a long text is not encoded a second time.
+    pub(super) fn cut_encoded(&self, text: &str, ids: &[u32], limit: usize) -> Result<Cut, tokenizers::Error> {
+        let limit = limit.min(ids.len());
+        // The tokens that are kept spell the text's start, unless the last of them end within a character, of at most
+        // four bytes: then what they spell ends with U+FFFD. A text that holds that itself, or that the tokenizer changes,
+        // goes the long way.
+        for tokens in (limit.saturating_sub(3)..=limit).rev() {
+            let start = self.plain.decode(&ids[..tokens], false)?;
+            let whole = start.trim_end_matches(char::REPLACEMENT_CHARACTER);
+            match (text.starts_with(&start), whole.len() < start.len()) {
+                (true, false) => return Ok(Cut { bytes: start.len(), ids: ids[..tokens].to_vec() }),
+                (false, true) if text.starts_with(whole) => {}
+                (true | false, _) => break,
+            }
+        }
+        self.cut(text, limit)
+    }
+
     /// Where a text ends when at most `limit` tokens of it are kept: never inside a character.
     pub(super) fn cut(&self, text: &str, limit: usize) -> Result<Cut, tokenizers::Error> {
         let encoding = self.plain.encode(text, false)?;
@@ -211,8 +229,22 @@ mod tests {
             let cut = tokenizer.cut(text, limit).unwrap();
             assert!(text.is_char_boundary(cut.bytes) && cut.ids.len() <= limit);
             assert_eq!(tokenizer.encode(&text[..cut.bytes]).unwrap(), cut.ids);
+            assert_eq!(tokenizer.cut_encoded(text, &tokenizer.encode(text).unwrap(), limit).unwrap(), cut);
         }
         assert_eq!(tokenizer.cut(text, all).unwrap().bytes, text.len());
+    }
+
+    proptest::proptest! {
+        /// Also of texts that normalise to something else, and of those that hold what half a character decodes to.
+        #[test]
+        fn a_cut_by_known_ids_is_the_cut(text in testing::nasty_text(), limit in 0_usize..40) {
+            let tokenizer = testing::tokenizer();
+            for text in [text.clone(), format!("{text}\u{fffd}e\u{301}漢\u{fffd}{text}")] {
+                let ids = tokenizer.encode(&text).unwrap();
+                let cut = tokenizer.cut_encoded(&text, &ids, limit).unwrap();
+                proptest::prop_assert_eq!(cut, tokenizer.cut(&text, limit).unwrap());
+            }
+        }
     }
 
     #[test]

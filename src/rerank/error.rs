@@ -1,7 +1,10 @@
 //! The ways a rerank can fail. Facts only: statuses, codes and bodies belong to `http`.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::time::Duration;
+
+use super::Progress;
 
 /// The longest part of a caller's word that an error repeats.
 const REPEATED_CHARACTERS: usize = 128;
@@ -69,21 +72,43 @@ pub enum RerankError {
         /// Why not, and what can be done instead.
         problem: String,
     },
-    /// The queue is full.
-    #[error("the server is at capacity: {queued} requests wait already (limit {limit}); try again in {} s", retry_after.as_secs().max(1))]
-    Overloaded {
-        /// Requests waiting.
-        queued: usize,
-        /// The queue's length.
+    /// More tokens than the queue ever takes.
+    #[error(
+        "the request has {tokens} tokens in {documents} documents, over the {limit} that the queue takes in all; send fewer documents or set max_tokens_per_doc"
+    )]
+    TooManyTokens {
+        /// Tokens that the model would read.
+        tokens: usize,
+        /// Documents in the request.
+        documents: usize,
+        /// The configured limit.
         limit: usize,
-        /// When it is worth trying again.
+    },
+    /// The request's strict budget does not suffice.
+    #[error("{field}: {problem}")]
+    OverBudget {
+        /// The field that sets the budget.
+        field: &'static str,
+        /// What it would take.
+        problem: String,
+        /// When it would suffice, if what others have in the queue is all that is in the way.
+        retry_after: Option<Duration>,
+    },
+    /// There is no room now.
+    #[error("{full}; try again in {} s", retry_after.as_secs_f64().ceil().max(1.0))]
+    Overloaded {
+        /// What there is no room in.
+        full: Full,
+        /// When there will be, at the measured rate.
         retry_after: Duration,
     },
     /// The request waited or ran longer than it may.
-    #[error("the request took longer than {} ms", limit.as_millis())]
+    #[error("the request took longer than {} ms: {done}", limit.as_millis())]
     DeadlineExceeded {
         /// The limit that was passed.
         limit: Duration,
+        /// How far it had come.
+        done: Progress,
     },
     /// The server is shutting down.
     #[error("the server is shutting down and takes no new requests")]
@@ -91,6 +116,66 @@ pub enum RerankError {
     /// Anything that is this server's fault. The cause goes to the log, never to the caller.
     #[error("internal error")]
     Internal(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+/// Which of the queue's limits is in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Full {
+    /// That on requests.
+    Requests {
+        /// Requests accepted and unanswered.
+        queued: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// That on tokens.
+    Tokens {
+        /// Tokens that accepted requests still have to be read.
+        queued: usize,
+        /// Tokens of this request.
+        asked: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// What one key may hold while others may come.
+    Share {
+        /// Requests of this key.
+        requests: usize,
+        /// Tokens of this key.
+        tokens: usize,
+    },
+    /// That on the time of waiting.
+    Wait {
+        /// How long this request would wait.
+        wait: Duration,
+        /// How long it may.
+        limit: Duration,
+    },
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requests { queued, limit } => {
+                write!(formatter, "the server is at capacity: {queued} requests wait already (limit {limit})")
+            }
+            Self::Tokens { queued, asked, limit } => write!(
+                formatter,
+                "the server is at capacity: {queued} tokens wait already, and {asked} more are over the limit of {limit}"
+            ),
+            Self::Share { requests, tokens } => write!(
+                formatter,
+                "this key has its share of the queue: {requests} requests of {tokens} tokens, and what is free is kept \
+                 for others"
+            ),
+            Self::Wait { wait, limit } => write!(
+                formatter,
+                "the server is at capacity: this request would wait {:.1} s, over the limit of {:.1} s",
+                wait.as_secs_f64(),
+                limit.as_secs_f64()
+            ),
+        }
+    }
 }
 
 impl RerankError {
@@ -144,6 +229,8 @@ impl RerankError {
             | Self::PromptTooLong { field, .. } => Some(field),
             Self::UnknownModel { .. }
             | Self::UnsupportedMode { .. }
+            | Self::TooManyTokens { .. }
+            | Self::OverBudget { .. }
             | Self::Overloaded { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Draining

@@ -3,17 +3,21 @@
 //! Pure: no I/O, no `async`, and no other room is imported here. How slates are cut lives in
 //! [`slates`]; how a client spells a request lives in `http`, and what a model reads in `prompt`.
 
+pub mod budget;
 mod error;
 mod instructions;
 mod limits;
 pub mod slates;
+mod terms;
 
 use std::fmt;
 use std::time::Duration;
 
-pub use error::RerankError;
+pub use budget::BudgetReport;
+pub use error::{Full, RerankError};
 pub use instructions::{InstructionSettings, Instructions, ProfileError};
 pub use limits::LimitSettings;
+pub use terms::{Budget, Caller, LEAST_URGENT, Progress, Terms};
 
 /// How a request wants its documents read, or how they were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -67,6 +71,8 @@ pub struct RerankRequest {
     pub truncation: bool,
     /// How the documents are read.
     pub mode: Mode,
+    /// How urgent it is, how long it may take and what it may cost.
+    pub terms: Terms,
 }
 
 impl RerankRequest {
@@ -83,6 +89,7 @@ impl RerankRequest {
             max_tokens_per_doc: None,
             truncation: true,
             mode: Mode::Auto,
+            terms: Terms::default(),
         }
     }
 }
@@ -151,6 +158,8 @@ pub struct Ranking {
     pub usage: Usage,
     /// What the caller should know: cut texts, removed control tokens, a fallback.
     pub warnings: Vec<String>,
+    /// What was given up for the request's budget, if it has one.
+    pub budget: Option<BudgetReport>,
     /// Where the time went.
     pub timing: Timing,
 }

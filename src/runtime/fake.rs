@@ -33,6 +33,10 @@ struct Shared {
     calls: AtomicUsize,
     passes: AtomicUsize,
     tokens: AtomicUsize,
+    /// Batches up to this one may finish though the gate is closed.
+    through: watch::Sender<usize>,
+    /// Tokens of each batch so far.
+    batches: Mutex<Vec<usize>>,
 }
 
 enum Failure {
@@ -68,6 +72,8 @@ impl FakeRuntime {
             calls: AtomicUsize::new(0),
             passes: AtomicUsize::new(0),
             tokens: AtomicUsize::new(0),
+            through: watch::Sender::new(0),
+            batches: Mutex::default(),
         };
         Self { facts, shared: Arc::new(shared) }
     }
@@ -133,15 +139,21 @@ impl Runtime for FakeRuntime {
 
     async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
         let shared = &self.shared;
-        shared.calls.fetch_add(1, Ordering::Relaxed);
+        let tokens = batch.iter().map(ForwardPass::tokens).sum();
+        let number = shared.calls.fetch_add(1, Ordering::Relaxed) + 1;
         shared.passes.fetch_add(batch.len(), Ordering::Relaxed);
-        shared.tokens.fetch_add(batch.iter().map(ForwardPass::tokens).sum(), Ordering::Relaxed);
+        shared.tokens.fetch_add(tokens, Ordering::Relaxed);
+        shared.batches.lock().unwrap_or_else(PoisonError::into_inner).push(tokens);
 
         let mut open = shared.open.subscribe();
         if !*open.borrow_and_update() {
             let _standing = Standing::at(shared);
-            // The sender lives in `shared`, so this ends only when the gate opens.
-            let _opened = open.wait_for(|open| *open).await;
+            // The senders live in `shared`, so this ends only when the gate opens.
+            let mut through = shared.through.subscribe();
+            tokio::select! {
+                _opened = open.wait_for(|open| *open) => {}
+                _through = through.wait_for(|last| *last >= number) => {}
+            }
         }
 
         let failure = shared.failures.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -172,6 +184,11 @@ impl FakeControls {
         self.shared.open.send_replace(true);
     }
 
+    /// Lets the batches through that have started; the gate stays closed for those that follow.
+    pub fn let_through(&self) {
+        self.shared.through.send_replace(self.shared.calls.load(Ordering::Relaxed));
+    }
+
     /// Waits until at least `batches` stand at the gate.
     pub async fn held(&self, batches: usize) {
         let mut held = self.shared.held.subscribe();
@@ -192,6 +209,12 @@ impl FakeControls {
     #[must_use]
     pub fn calls(&self) -> usize {
         self.shared.calls.load(Ordering::Relaxed)
+    }
+
+    /// Tokens of each of those batches, in order.
+    #[must_use]
+    pub fn batches(&self) -> Vec<usize> {
+        self.shared.batches.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Passes in those batches.

@@ -1,24 +1,30 @@
 //! Who runs when: admission, the queue, and batches by token budget.
 //!
-//! A request is admitted once, before any work, and holds its place until it is answered. Its passes
-//! join one queue; while the device is busy, passes of all requests gather, and the next batch takes
-//! them in order up to the token budget. Nothing ever waits for company.
+//! A request is admitted once, before any work, and holds its place until it is answered: it is booked with an estimate
+//! of its tokens, which becomes exact when they are counted and shrinks with every pass that has run (`house`). Its
+//! passes join one queue (`queue`); while the device is busy, passes of all requests gather, and the next batch takes
+//! them in the queue's order up to the token budget. Nothing ever waits for company, and what nobody waits for any more
+//! leaves the queue at once.
 
+mod house;
+mod queue;
 mod rate;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod worker;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
+use self::house::{Guest, House};
+use self::queue::{Owner, Queue};
 use self::rate::Rate;
 use self::worker::{Done, Job};
-use crate::rerank::RerankError;
+use crate::rerank::{Caller, RerankError};
 use crate::runtime::{ForwardPass, Readout, Runtime};
 
 pub use settings::ScheduleSettings;
@@ -38,33 +44,106 @@ pub struct QueueStatus {
     pub draining: bool,
 }
 
-/// What the scheduler and its worker both see.
+/// What the scheduler, its worker and the admitted requests see.
 #[derive(Debug)]
 struct Shared {
-    waiting_passes: AtomicUsize,
-    waiting_tokens: AtomicUsize,
+    /// Those in force.
+    settings: RwLock<ScheduleSettings>,
+    house: Mutex<House>,
+    queue: Mutex<Queue<Job>>,
+    /// Rung when there is something in the queue, or nobody is left to put anything there.
+    bell: Notify,
+    closed: AtomicBool,
     draining: AtomicBool,
     rate: Rate,
+    /// Requests inside.
+    requests: watch::Sender<usize>,
+    /// Requests ever let in.
+    arrivals: AtomicU64,
+}
+
+impl Shared {
+    fn settings(&self) -> ScheduleSettings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn house(&self) -> MutexGuard<'_, House> {
+        self.house.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<Job>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Hands passes to one runtime, a batch at a time.
 pub struct Scheduler {
-    max_requests: usize,
     shared: Arc<Shared>,
-    /// Requests that hold an [`Admission`].
-    requests: watch::Sender<usize>,
-    jobs: mpsc::UnboundedSender<Job>,
+}
+
+/// A request at the door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrival {
+    /// Who asks, and since when.
+    pub caller: Caller,
+    /// 0 is the most urgent.
+    pub priority: u16,
+    /// Tokens that the model will read for it, as far as can be told.
+    pub tokens: usize,
+    /// How long it may take in all, if it says so itself.
+    pub timeout: Option<Duration>,
 }
 
 /// A place in the house: held by a request from before its first work until it is answered.
 #[derive(Debug)]
 pub struct Admission {
-    requests: watch::Sender<usize>,
+    shared: Arc<Shared>,
+    guest: Guest,
+    number: u64,
+    /// Tokens that are booked for it.
+    booked: AtomicUsize,
+}
+
+impl Admission {
+    /// Corrects the estimate that the request was let in with.
+    ///
+    /// # Errors
+    /// [`RerankError::TooManyTokens`] when so many never fit.
+    pub fn correct(&self, estimated: usize, exact: usize, documents: usize) -> Result<(), RerankError> {
+        let limit = self.shared.settings().max_queued_tokens;
+        if exact > limit {
+            return Err(RerankError::TooManyTokens { tokens: exact, documents, limit });
+        }
+        self.book(|booked| (booked + exact).saturating_sub(estimated));
+        Ok(())
+    }
+
+    fn book(&self, change: impl FnOnce(usize) -> usize) {
+        let mut house = self.shared.house();
+        let from = self.booked.load(Ordering::Relaxed);
+        let to = change(from);
+        self.booked.store(to, Ordering::Relaxed);
+        house.book(&self.guest, from, to);
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { request: self.number, priority: self.guest.priority, key: self.guest.key.clone() }
+    }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.requests.send_modify(|count| *count -= 1);
+        self.shared.house().leave(&self.guest, self.booked.load(Ordering::Relaxed));
+        self.shared.requests.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Takes a request's passes out of the queue when nobody waits for them any more.
+struct Waiting<'a>(&'a Admission);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.shared.queue().remove(self.0.number);
     }
 }
 
@@ -86,61 +165,91 @@ impl Scheduler {
     /// Outside a tokio runtime.
     pub fn start(runtime: impl Runtime, settings: &ScheduleSettings) -> Self {
         let shared = Arc::new(Shared {
-            waiting_passes: AtomicUsize::new(0),
-            waiting_tokens: AtomicUsize::new(0),
+            settings: RwLock::new(settings.clone()),
+            house: Mutex::default(),
+            queue: Mutex::default(),
+            bell: Notify::new(),
+            closed: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             rate: Rate::default(),
+            requests: watch::channel(0).0,
+            arrivals: AtomicU64::new(0),
         });
-        let (jobs, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(worker::run(runtime, inbox, settings.max_batch_tokens, Arc::clone(&shared)));
-        Self { max_requests: settings.max_queued_requests, shared, requests: watch::channel(0).0, jobs }
+        tokio::spawn(worker::run(runtime, Arc::clone(&shared)));
+        Self { shared }
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> ScheduleSettings {
+        self.shared.settings()
+    }
+
+    /// Puts other settings in force, for what comes from now on. Who is in stays in.
+    pub fn reconfigure(&self, settings: &ScheduleSettings) {
+        settings.clone_into(&mut self.shared.settings.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Takes a request in, or says why not. To be called once per request, before any work.
     ///
+    /// An estimate that is over all there is room for takes all of it: whether the request fits shows when its tokens are
+    /// counted.
+    ///
     /// # Errors
     /// [`RerankError::Draining`] and [`RerankError::Overloaded`].
-    pub fn admit(&self) -> Result<Admission, RerankError> {
-        if self.shared.draining.load(Ordering::Acquire) {
+    pub fn admit(&self, arrival: &Arrival) -> Result<Admission, RerankError> {
+        let shared = &self.shared;
+        if shared.draining.load(Ordering::Acquire) {
             return Err(RerankError::Draining);
         }
-        let admitted = self.requests.send_if_modified(|count| {
-            let free = *count < self.max_requests;
-            *count += usize::from(free);
-            free
-        });
-        if admitted {
-            Ok(Admission { requests: self.requests.clone() })
-        } else {
-            Err(RerankError::Overloaded {
-                queued: *self.requests.borrow(),
-                limit: self.max_requests,
-                retry_after: self.shared.rate.time_for(self.shared.waiting_tokens.load(Ordering::Relaxed)),
-            })
+        let settings = shared.settings();
+        let guest = Guest { key: arrival.caller.key.clone(), priority: arrival.priority };
+        let tokens = arrival.tokens.min(settings.max_queued_tokens);
+        let timeout = [arrival.timeout, settings.timeout()].into_iter().flatten().min();
+        let patience = timeout.map(|timeout| timeout.saturating_sub(arrival.caller.since.elapsed()));
+        {
+            let mut house = shared.house();
+            house.enter(&guest, tokens, &settings, &shared.rate, patience)?;
+            // Under the lock, so that nobody sees a request in the book who is not waited for.
+            shared.requests.send_modify(|count| *count += 1);
         }
+        let number = shared.arrivals.fetch_add(1, Ordering::Relaxed);
+        Ok(Admission { shared: Arc::clone(shared), guest, number, booked: AtomicUsize::new(tokens) })
     }
 
-    /// Runs passes and waits for all of them. Dropping the future takes those that have not started
-    /// out of the queue.
+    /// Runs passes and waits for all of them; `done` hears of each that has run. Dropping the future takes those that
+    /// have not started out of the queue.
     ///
     /// # Errors
     /// [`RerankError::Internal`] with the runtime's error of the first pass that failed.
-    pub async fn run(&self, passes: Vec<ForwardPass>) -> Result<Executed, RerankError> {
+    pub async fn run(
+        &self,
+        admission: &Admission,
+        passes: Vec<ForwardPass>,
+        mut done: impl FnMut(usize),
+    ) -> Result<Executed, RerankError> {
         let submitted = Instant::now();
         let mut replies = Vec::with_capacity(passes.len());
+        let mut jobs = Vec::with_capacity(passes.len());
         for pass in passes {
-            let (reply, done) = oneshot::channel();
+            let (reply, answer) = oneshot::channel();
             let tokens = pass.tokens();
-            self.shared.waiting_passes.fetch_add(1, Ordering::Relaxed);
-            self.shared.waiting_tokens.fetch_add(tokens, Ordering::Relaxed);
-            self.jobs.send(Job { pass, tokens, reply }).map_err(|_| worker_is_gone())?;
-            replies.push(done);
+            replies.push((tokens, answer));
+            jobs.push((tokens, Job { pass, tokens, reply }));
         }
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(worker_is_gone());
+        }
+        let _waiting = Waiting(admission);
+        self.shared.queue().push(&admission.owner(), jobs);
+        self.shared.bell.notify_one();
         let mut readouts = Vec::with_capacity(replies.len());
         let (mut first_start, mut last_end) = (None::<Instant>, submitted);
-        for reply in replies {
+        for (index, (tokens, reply)) in replies.into_iter().enumerate() {
             let Done { result, started, ended } = reply.await.map_err(|_| worker_is_gone())?;
             readouts.push(result.map_err(RerankError::internal)?);
+            admission.book(|booked| booked.saturating_sub(tokens));
+            done(index);
             first_start = Some(first_start.map_or(started, |first| first.min(started)));
             last_end = last_end.max(ended);
         }
@@ -152,14 +261,25 @@ impl Scheduler {
         })
     }
 
+    /// How long the passes of an admitted request will wait for others, and how many tokens the device reads in a
+    /// second; nothing before anything was measured.
+    #[must_use]
+    pub fn forecast(&self, admission: &Admission) -> Option<(Duration, f64)> {
+        let booked = admission.booked.load(Ordering::Relaxed);
+        let ahead = self.shared.house().ahead(&admission.guest, booked, booked);
+        self.shared.rate.seconds_for(ahead).zip(self.shared.rate.get())
+    }
+
     /// What waits and runs now.
     #[must_use]
     pub fn status(&self) -> QueueStatus {
+        let requests = self.shared.house().total().requests;
+        let queue = self.shared.queue();
         QueueStatus {
-            requests: *self.requests.borrow(),
-            max_requests: self.max_requests,
-            waiting_passes: self.shared.waiting_passes.load(Ordering::Relaxed),
-            waiting_tokens: self.shared.waiting_tokens.load(Ordering::Relaxed),
+            requests,
+            max_requests: self.shared.settings().max_queued_requests,
+            waiting_passes: queue.passes(),
+            waiting_tokens: queue.tokens(),
             draining: self.shared.draining.load(Ordering::Acquire),
         }
     }
@@ -172,7 +292,14 @@ impl Scheduler {
     /// Waits until every admitted request is answered.
     pub async fn drained(&self) {
         // The sender lives in `self`, so the channel cannot be closed here.
-        let _ = self.requests.subscribe().wait_for(|count| *count == 0).await;
+        let _ = self.shared.requests.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.bell.notify_one();
     }
 }
 

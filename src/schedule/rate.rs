@@ -3,31 +3,52 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// The weight of the latest batch in the running average.
-const WEIGHT: f64 = 0.2;
+/// How many tokens it takes until what was measured before them counts for a third. By tokens and not by batches: a
+/// batch of one short pass takes about as long as one of a few hundred tokens, and says little of the rate under load.
+const WINDOW_TOKENS: f64 = 65_536.0;
 /// What a refused caller is told before anything was measured.
 const UNKNOWN: Duration = Duration::from_secs(1);
+/// The longest time that is told, in seconds: a year.
+const LONGEST: f64 = 365.0 * 86_400.0;
 
-/// Tokens per second, as an exponentially weighted average over batches.
+/// Tokens per second: those of the last batches over their time, older ones fading.
 #[derive(Debug, Default)]
-pub(super) struct Rate(Mutex<Option<f64>>);
+pub(super) struct Rate(Mutex<Option<Measured>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    tokens: f64,
+    seconds: f64,
+}
 
 impl Rate {
     /// Takes a finished batch into account.
     pub fn record(&self, tokens: usize, time: Duration) {
-        let seconds = time.as_secs_f64();
-        if tokens == 0 || seconds <= 0. {
+        let (tokens, seconds) = (tokens as f64, time.as_secs_f64());
+        if tokens <= 0.0 || seconds <= 0.0 {
             return;
         }
-        let sample = tokens as f64 / seconds;
-        let mut rate = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *rate = Some(rate.map_or(sample, |rate| rate + WEIGHT * (sample - rate)));
+        let mut measured = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let before = measured.unwrap_or(Measured { tokens: 0.0, seconds: 0.0 });
+        let fade = (-tokens / WINDOW_TOKENS).exp();
+        *measured = Some(Measured { tokens: before.tokens * fade + tokens, seconds: before.seconds * fade + seconds });
     }
 
-    /// How long `tokens` tokens take; at least a second, so that nobody hammers.
+    /// Tokens per second, once something was measured.
+    pub fn get(&self) -> Option<f64> {
+        let measured = *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        measured.map(|measured| measured.tokens / measured.seconds)
+    }
+
+    /// How long `tokens` tokens take, as far as that is known.
+    pub fn seconds_for(&self, tokens: usize) -> Option<Duration> {
+        self.get().map(|rate| Duration::from_secs_f64((tokens as f64 / rate).min(LONGEST)))
+    }
+
+    /// How long to wait until `tokens` tokens are read; at least a second, so that nobody hammers, and at most an hour.
     pub fn time_for(&self, tokens: usize) -> Duration {
-        let rate = *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        rate.map_or(UNKNOWN, |rate| Duration::from_secs_f64((tokens as f64 / rate).clamp(1., 3600.)))
+        let time = self.seconds_for(tokens).unwrap_or(UNKNOWN);
+        time.clamp(Duration::from_secs(1), Duration::from_secs(3600))
     }
 }
 
@@ -44,5 +65,19 @@ mod tests {
         assert_eq!(rate.time_for(1), Duration::from_secs(1));
         rate.record(0, Duration::from_secs(1));
         assert_eq!(rate.time_for(10_000), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn batches_count_by_their_tokens_and_old_ones_fade() {
+        let rate = Rate::default();
+        rate.record(16_000, Duration::from_secs(1));
+        for _ in 0..100 {
+            rate.record(10, Duration::from_millis(1));
+        }
+        assert!(rate.get().is_some_and(|rate| (15_000.0..16_000.0).contains(&rate)), "{rate:?}");
+        for _ in 0..100 {
+            rate.record(16_000, Duration::from_secs(2));
+        }
+        assert!(rate.get().is_some_and(|rate| (8_000.0..8_001.0).contains(&rate)), "{rate:?}");
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::rerank::Full;
 use crate::runtime::fake::{FakeControls, FakeRuntime};
 use crate::runtime::{JointLayers, Mark, Probe, RuntimeError};
 
@@ -18,8 +19,26 @@ fn pass(tokens: usize) -> ForwardPass {
 fn scheduler(max_queued_requests: usize, max_batch_tokens: usize) -> (Arc<Scheduler>, FakeControls) {
     let runtime = FakeRuntime::new();
     let controls = runtime.controls();
-    let settings = ScheduleSettings { max_queued_requests, max_batch_tokens, timeout_seconds: 0 };
+    let settings = ScheduleSettings {
+        max_queued_requests,
+        max_queued_tokens: 100_000,
+        max_wait_seconds: 0,
+        max_batch_tokens,
+        timeout_seconds: 0,
+    };
     (Arc::new(Scheduler::start(runtime, &settings)), controls)
+}
+
+/// A request of nobody in particular.
+fn arrival(tokens: usize) -> Arrival {
+    Arrival { caller: Caller::nobody(), priority: 0, tokens, timeout: None }
+}
+
+/// Lets a request in and runs its passes.
+async fn run(scheduler: &Scheduler, passes: Vec<ForwardPass>) -> Result<Executed, RerankError> {
+    let tokens = passes.iter().map(ForwardPass::tokens).sum();
+    let admission = scheduler.admit(&arrival(tokens))?;
+    scheduler.run(&admission, passes, |_| {}).await
 }
 
 fn spawn(
@@ -27,7 +46,7 @@ fn spawn(
     passes: Vec<ForwardPass>,
 ) -> tokio::task::JoinHandle<Result<Executed, RerankError>> {
     let scheduler = Arc::clone(scheduler);
-    tokio::spawn(async move { scheduler.run(passes).await })
+    tokio::spawn(async move { run(&scheduler, passes).await })
 }
 
 /// Waits until `count` passes wait in the queue.
@@ -58,31 +77,31 @@ async fn passes_that_gather_behind_a_busy_device_run_together_up_to_the_budget()
 #[tokio::test]
 async fn readouts_do_not_depend_on_the_batch() {
     let (scheduler, _) = scheduler(8, 1000);
-    let together = scheduler.run(vec![pass(5), pass(9), pass(3)]).await.unwrap().readouts;
+    let together = run(&scheduler, vec![pass(5), pass(9), pass(3)]).await.unwrap().readouts;
     for (tokens, expected) in [5, 9, 3].into_iter().zip(together) {
-        assert_eq!(scheduler.run(vec![pass(tokens)]).await.unwrap().readouts, [expected]);
+        assert_eq!(run(&scheduler, vec![pass(tokens)]).await.unwrap().readouts, [expected]);
     }
 }
 
 #[tokio::test]
 async fn a_full_house_says_when_to_try_again() {
     let (scheduler, _) = scheduler(2, 100);
-    let guests = (scheduler.admit().unwrap(), scheduler.admit().unwrap());
-    let refused = scheduler.admit().unwrap_err();
+    let guests = (scheduler.admit(&arrival(1)).unwrap(), scheduler.admit(&arrival(1)).unwrap());
+    let refused = scheduler.admit(&arrival(1)).unwrap_err();
     assert!(
-        matches!(refused, RerankError::Overloaded { queued: 2, limit: 2, retry_after } if retry_after >= Duration::from_secs(1)),
+        matches!(refused, RerankError::Overloaded { full: Full::Requests { queued: 2, limit: 2 }, retry_after } if retry_after >= Duration::from_secs(1)),
         "{refused}"
     );
     drop(guests);
-    assert!(scheduler.admit().is_ok());
+    assert!(scheduler.admit(&arrival(1)).is_ok());
 }
 
 #[tokio::test]
 async fn draining_refuses_new_requests_and_waits_for_the_accepted_ones() {
     let (scheduler, _) = scheduler(2, 100);
-    let admission = scheduler.admit().unwrap();
+    let admission = scheduler.admit(&arrival(1)).unwrap();
     scheduler.start_draining();
-    assert!(matches!(scheduler.admit(), Err(RerankError::Draining)));
+    assert!(matches!(scheduler.admit(&arrival(1)), Err(RerankError::Draining)));
     let waiting = tokio::spawn({
         let scheduler = Arc::clone(&scheduler);
         async move { scheduler.drained().await }
@@ -103,8 +122,10 @@ async fn who_stops_waiting_costs_the_device_nothing() {
     until_waiting(&scheduler, 1).await;
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
+    let gone = QueueStatus { requests: 1, max_requests: 8, ..QueueStatus::default() };
+    assert_eq!(scheduler.status(), gone, "it leaves the counts at once, not when its turn comes");
     let after = spawn(&scheduler, vec![pass(9)]);
-    until_waiting(&scheduler, 2).await;
+    until_waiting(&scheduler, 1).await;
     controls.release();
     running.await.unwrap().unwrap();
     after.await.unwrap().unwrap();
@@ -132,9 +153,82 @@ async fn only_the_guilty_pass_of_a_failed_batch_fails() {
 async fn a_panic_is_the_error_of_its_batch_and_the_worker_goes_on() {
     let (scheduler, controls) = scheduler(8, 100);
     controls.panic_next("a bug");
-    let failed = scheduler.run(vec![pass(3)]).await.unwrap_err();
+    let failed = run(&scheduler, vec![pass(3)]).await.unwrap_err();
     assert!(matches!(&failed, RerankError::Internal(cause) if cause.to_string().contains("panicked")), "{failed:?}");
     controls.fail_next(RuntimeError::Device("gone".into()));
-    assert!(scheduler.run(vec![pass(3)]).await.is_err());
-    assert!(scheduler.run(vec![pass(3)]).await.is_ok());
+    assert!(run(&scheduler, vec![pass(3)]).await.is_err());
+    assert!(run(&scheduler, vec![pass(3)]).await.is_ok());
+}
+
+#[tokio::test]
+async fn the_book_follows_what_is_known_and_what_has_run() {
+    let (scheduler, controls) = scheduler(8, 10);
+    let admission = scheduler.admit(&arrival(500)).unwrap();
+    let held = || scheduler.shared.house().total().tokens;
+    assert_eq!(held(), 500);
+    admission.correct(500, 30, 3).unwrap();
+    assert_eq!(held(), 30);
+    let mut ran = Vec::new();
+    controls.hold();
+    {
+        let running = scheduler.run(&admission, vec![pass(10), pass(10), pass(10)], |pass| ran.push(pass));
+        tokio::pin!(running);
+        tokio::select! {
+            _ = &mut running => panic!("the gate is closed"),
+            () = controls.held(1) => {}
+        }
+        assert_eq!((held(), scheduler.status().waiting_passes), (30, 2));
+        controls.release();
+        running.await.unwrap();
+    }
+    assert_eq!((held(), ran), (0, vec![0, 1, 2]));
+    let error = admission.correct(30, 100_001, 3).unwrap_err();
+    assert!(matches!(error, RerankError::TooManyTokens { tokens: 100_001, documents: 3, limit: 100_000 }), "{error}");
+    drop(admission);
+    assert_eq!(scheduler.status(), QueueStatus { max_requests: 8, ..QueueStatus::default() });
+}
+
+#[tokio::test]
+async fn an_estimate_over_everything_is_let_into_an_empty_house_only() {
+    let (scheduler, _) = scheduler(8, 10);
+    let admission = scheduler.admit(&arrival(1_000_000)).unwrap();
+    let refused = scheduler.admit(&arrival(1)).unwrap_err();
+    let expected = Full::Tokens { queued: 100_000, asked: 1, limit: 100_000 };
+    assert!(matches!(&refused, RerankError::Overloaded { full, .. } if *full == expected), "{refused}");
+    admission.correct(100_000, 20, 1).unwrap();
+    assert!(scheduler.admit(&arrival(1)).is_ok());
+}
+
+#[tokio::test]
+async fn changed_limits_hold_from_the_next_request() {
+    let (scheduler, _) = scheduler(1, 100);
+    let first = scheduler.admit(&arrival(1)).unwrap();
+    assert!(scheduler.admit(&arrival(1)).is_err());
+    scheduler.reconfigure(&ScheduleSettings { max_queued_requests: 2, ..scheduler.settings() });
+    assert!(scheduler.admit(&arrival(1)).is_ok());
+    drop(first);
+    assert_eq!(scheduler.status().max_requests, 2);
+}
+
+#[tokio::test]
+async fn a_more_urgent_request_overtakes_between_passes() {
+    let (scheduler, controls) = scheduler(8, 10);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let enqueue = |name: &'static str, priority: u16| {
+        let (scheduler, order) = (Arc::clone(&scheduler), Arc::clone(&order));
+        tokio::spawn(async move {
+            let admission = scheduler.admit(&Arrival { priority, ..arrival(30) }).unwrap();
+            let passes = vec![pass(10), pass(10), pass(10)];
+            scheduler.run(&admission, passes, |_| order.lock().unwrap().push(name)).await.unwrap();
+        })
+    };
+    controls.hold();
+    let low = enqueue("low", 9);
+    controls.held(1).await;
+    let high = enqueue("high", 1);
+    until_waiting(&scheduler, 5).await;
+    controls.release();
+    low.await.unwrap();
+    high.await.unwrap();
+    assert_eq!(*order.lock().unwrap(), ["low", "high", "high", "high", "low", "low"]);
 }

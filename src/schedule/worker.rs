@@ -1,16 +1,16 @@
-//! The worker: takes passes off the queue in order, a batch at a time, and runs them.
+//! The worker: takes passes off the queue in its order, a batch at a time, and runs them.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::Shared;
 use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
 
 /// A pass that waits, and who waits for it.
+#[derive(Debug)]
 pub(super) struct Job {
     pub pass: ForwardPass,
     pub tokens: usize,
@@ -18,57 +18,27 @@ pub(super) struct Job {
 }
 
 /// What became of a pass.
+#[derive(Debug)]
 pub(super) struct Done {
     pub result: Result<Readout, RuntimeError>,
     pub started: Instant,
     pub ended: Instant,
 }
 
-/// Runs until the queue's other end is dropped.
-pub(super) async fn run(
-    runtime: impl Runtime,
-    mut inbox: mpsc::UnboundedReceiver<Job>,
-    max_batch_tokens: usize,
-    shared: Arc<Shared>,
-) {
+/// Runs until the scheduler is dropped.
+pub(super) async fn run(runtime: impl Runtime, shared: Arc<Shared>) {
     let runtime = Arc::new(runtime);
-    let mut waiting = VecDeque::new();
-    loop {
-        if waiting.is_empty() {
-            match inbox.recv().await {
-                Some(job) => waiting.push_back(job),
-                None => return,
-            }
-        }
-        while let Ok(job) = inbox.try_recv() {
-            waiting.push_back(job);
-        }
-        let batch = next_batch(&mut waiting, max_batch_tokens, &shared);
-        if !batch.is_empty() {
+    while !shared.closed.load(Ordering::Acquire) {
+        let max_batch_tokens = shared.settings().max_batch_tokens;
+        let batch = shared.queue().take(max_batch_tokens);
+        if batch.is_empty() {
+            shared.bell.notified().await;
+        } else {
             run_batch(&runtime, batch, &shared).await;
         }
     }
-}
-
-/// The passes at the head of the queue that fit the budget; one that is larger runs alone.
-/// Passes that nobody waits for any more are dropped.
-fn next_batch(waiting: &mut VecDeque<Job>, max_batch_tokens: usize, shared: &Shared) -> Vec<Job> {
-    let mut batch: Vec<Job> = Vec::new();
-    let mut tokens = 0;
-    while let Some(job) = waiting.front() {
-        let abandoned = job.reply.is_closed();
-        if !abandoned && !batch.is_empty() && tokens + job.tokens > max_batch_tokens {
-            break;
-        }
-        let Some(job) = waiting.pop_front() else { break };
-        shared.waiting_passes.fetch_sub(1, Ordering::Relaxed);
-        shared.waiting_tokens.fetch_sub(job.tokens, Ordering::Relaxed);
-        if !abandoned {
-            tokens += job.tokens;
-            batch.push(job);
-        }
-    }
-    batch
+    // Whoever still waits finds nobody at the other end.
+    drop(shared.queue().take(usize::MAX));
 }
 
 async fn run_batch(runtime: &Arc<impl Runtime>, batch: Vec<Job>, shared: &Shared) {

@@ -77,6 +77,12 @@ impl Rounds {
         &self.reading
     }
 
+    /// How many more times [`Rounds::next_round`] gives passes.
+    #[must_use]
+    pub fn to_come(&self) -> usize {
+        self.to_come.len()
+    }
+
     /// The passes that run now, all at once; `None` when everything has been read. Tokenises: call it
     /// on a blocking thread.
     ///

@@ -33,7 +33,8 @@ async fn a_full_service_says_try_again() {
 async fn a_request_that_takes_too_long_is_504_and_makes_room() {
     let server = Server::start_with(|settings| settings.schedule.timeout_seconds = 1).await;
     server.controls.hold();
-    server.rerank(&body()).await.assert_failure(504, "deadline_exceeded", None, "the request took longer than 1000 ms");
+    let message = "the request took longer than 1000 ms: 0 of 1 passes had run, and 0 of 2 documents were read";
+    server.rerank(&body()).await.assert_failure(504, "deadline_exceeded", None, message);
     server.until_metrics_say("podium_queue_requests 0").await;
     server.controls.release();
     assert_eq!(server.rerank(&body()).await.status, 200);

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where something unexpected happens")]
 
+mod admission;
 mod auth;
 mod bad_input;
 mod busy;

@@ -191,6 +191,12 @@ impl KeyName {
     pub fn get(&self) -> Option<&str> {
         self.0.get().map(AsRef::as_ref)
     }
+
+    /// The same, to be kept.
+    #[must_use]
+    pub fn shared(&self) -> Option<Arc<str>> {
+        self.0.get().map(Arc::clone)
+    }
 }
 
 /// Lets a request pass if its key opens the door and has something left of its limit.

@@ -14,7 +14,7 @@ mod score;
 mod tei;
 mod zeroentropy;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Extension;
 use axum::extract::{FromRequest, Request};
@@ -25,16 +25,25 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Service;
+use super::auth::KeyName;
 use super::body::JsonBody;
 use super::error::{Failure, FailureShape};
 use super::fields::{Fields, quoted};
 use super::observe::RequestId;
-use crate::rerank::{Mode, Ranking, RerankError, RerankRequest, Timing, Usage};
+use crate::rerank::{Budget, Caller, LEAST_URGENT, Mode, Ranking, RerankError, RerankRequest, Terms, Timing, Usage};
 use crate::telemetry::RankingFacts;
 
 /// Headers for clients that cannot add a field to the body. The instruction is UTF-8, percent-encoded where it is not
 /// plain ASCII.
-const FIELD_HEADERS: [(&str, &str); 2] = [("podium-instruction", "instruction"), ("podium-profile", "profile")];
+const TEXT_HEADERS: [(&str, &str); 3] =
+    [("podium-instruction", "instruction"), ("podium-profile", "profile"), ("podium-strict", "strict")];
+/// The same, for fields that are numbers.
+const NUMBER_HEADERS: [(&str, &str); 4] = [
+    ("podium-priority", "priority"),
+    ("podium-timeout-ms", "timeout_ms"),
+    ("podium-max-latency-ms", "max_latency_ms"),
+    ("podium-max-total-tokens", "max_total_tokens"),
+];
 
 /// Documents of which the end was cut off.
 pub(super) const TRUNCATED_DOCUMENTS: HeaderName = HeaderName::from_static("podium-truncated-documents");
@@ -203,14 +212,17 @@ pub(super) async fn answer(route: &'static Route, service: Service, id: RequestI
     let mut dialect = route.dialect;
     let response = async {
         let headers = request.headers().clone();
-        let JsonBody(mut fields) = JsonBody::from_request(request, &service).await?;
+        let key = request.extensions().get::<KeyName>().and_then(KeyName::shared);
+        let JsonBody { mut fields, since, room } = JsonBody::from_request(request, &service).await?;
         dialect = route.dialect_of(&fields);
         take_headers(&headers, &mut fields)?;
         let mut call = (dialect.read)(&mut fields)?;
         check_rest(&fields, service.settings().refuse_unknown_fields, &mut call)?;
+        // What is left of the body goes, and the room that it took with it.
+        drop((fields, room));
         // The texts are needed again only where they come back.
         let requests = if call.echo.is_some() { call.requests.clone() } else { std::mem::take(&mut call.requests) };
-        let rankings = service.reranker().rerank_all(requests).await;
+        let rankings = service.reranker().rerank_all(requests, Caller { key, since }).await;
         let (query, documents) = call.words.unwrap_or(("query", dialect.documents));
         let mut rankings = rankings.map_err(|error| error.in_words_of(query, documents))?;
         if let Some(ranking) = rankings.first_mut() {
@@ -232,15 +244,23 @@ pub(super) async fn answer(route: &'static Route, service: Service, id: RequestI
 
 /// Fields that came as headers.
 fn take_headers(headers: &HeaderMap, fields: &mut Fields) -> Result<(), RerankError> {
-    for (header, field) in FIELD_HEADERS {
+    let mut add = |header: &str, field: &str, value: Option<Value>, kind: &str| {
+        let value = value.ok_or_else(|| RerankError::invalid(field, format!("the header {header} is not {kind}")))?;
+        if fields.add(field, value) {
+            return Ok(());
+        }
+        let problem = format!("given in the body and in the header {header}; give one of them");
+        Err(RerankError::invalid(field, problem))
+    };
+    for (header, field) in TEXT_HEADERS {
         let Some(value) = headers.get(header) else { continue };
         let text = value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
-        let text = text
-            .ok_or_else(|| RerankError::invalid(field, format!("the header {header} is not percent-encoded UTF-8")))?;
-        if !fields.add(field, Value::from(text)) {
-            let problem = format!("given in the body and in the header {header}; give one of them");
-            return Err(RerankError::invalid(field, problem));
-        }
+        add(header, field, text.map(Value::from), "percent-encoded UTF-8")?;
+    }
+    for (header, field) in NUMBER_HEADERS {
+        let Some(value) = headers.get(header) else { continue };
+        let number = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
+        add(header, field, number.map(Value::from), "a whole number")?;
     }
     Ok(())
 }
@@ -310,8 +330,26 @@ fn request(fields: &mut Fields, query: String, documents: Vec<String>) -> Result
         top_n: fields.count(&["top_n", "top_k"])?,
         max_tokens_per_doc: fields.count(&["max_tokens_per_doc"])?,
         mode: fields.text("mode")?.map_or(Ok(Mode::Auto), |word| mode(&word))?,
+        terms: terms(fields)?,
         ..RerankRequest::new(query, documents)
     })
+}
+
+/// How urgent the request is, how long it may take and what it may cost.
+fn terms(fields: &mut Fields) -> Result<Terms, RerankError> {
+    let mut milliseconds =
+        |name: &str| Ok::<_, RerankError>(fields.count(&[name])?.map(|count| Duration::from_millis(count as u64)));
+    let (timeout, max_latency) = (milliseconds("timeout_ms")?, milliseconds("max_latency_ms")?);
+    let priority = fields.count(&["priority"])?.unwrap_or(0);
+    let priority = u16::try_from(priority).ok().filter(|priority| *priority <= LEAST_URGENT).ok_or_else(|| {
+        RerankError::invalid(
+            "priority",
+            format!("is {priority}; it lies between 0, the most urgent, and {LEAST_URGENT}"),
+        )
+    })?;
+    let max_total_tokens = fields.count(&["max_total_tokens"])?;
+    let strict = fields.flag("strict", false)?;
+    Ok(Terms { priority, timeout, budget: Budget { max_latency, max_total_tokens, strict } })
 }
 
 fn mode(word: &str) -> Result<Mode, RerankError> {

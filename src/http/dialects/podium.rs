@@ -12,13 +12,13 @@ use serde_json::Value;
 use super::{Answer, Call, Dialect, documents, no_headers, request};
 use crate::http::error::FailureShape;
 use crate::http::fields::{Fields, expected, text};
-use crate::rerank::{Mode, RankedDocument, Ranking, RerankError};
+use crate::rerank::{BudgetReport, Mode, RankedDocument, Ranking, RerankError};
 
 /// Documents that Cohere bills as one search.
 const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
 
 /// Fields of other servers whose loss changes no ranking.
-const PASSED_OVER: [&str; 6] = ["priority", "user", "request_id", "cache_salt", "return_len", "encoding_format"];
+const PASSED_OVER: [&str; 5] = ["user", "request_id", "cache_salt", "return_len", "encoding_format"];
 
 pub(super) const DIALECT: Dialect =
     Dialect { name: "podium", documents: "documents", read, write, headers: no_headers, failure: FailureShape::Podium };
@@ -133,6 +133,8 @@ struct Meta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<&'a str>,
     warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget: Option<&'a BudgetReport>,
     timing_ms: Timing,
 }
 
@@ -190,6 +192,7 @@ impl<'a> Reply<'a> {
                 slates: ranking.slates,
                 profile: ranking.profile.as_deref(),
                 warnings: &ranking.warnings,
+                budget: ranking.budget.as_ref(),
                 timing_ms: Timing {
                     queue: milliseconds(timing.queue),
                     tokenize: milliseconds(timing.tokenize),
@@ -225,7 +228,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::rerank::RerankRequest;
+    use crate::rerank::{Budget, RerankRequest, Terms};
 
     fn of(json: &str) -> Result<Call, String> {
         super::super::testing::read(&DIALECT, json)
@@ -241,7 +244,8 @@ mod tests {
     fn every_field_arrives() {
         let call = of(
             r#"{"model":"m","query":"q","instruction":"i","profile":"p","documents":["a",{"text":"b","title":"t"}],"top_k":1,
-                "max_tokens_per_doc":9,"truncation":"false","mode":"pointwise","return_documents":"true","priority":0}"#,
+                "max_tokens_per_doc":9,"truncation":"false","mode":"pointwise","return_documents":"true","priority":7,
+                "timeout_ms":800,"max_latency_ms":300,"max_total_tokens":4000,"strict":"true"}"#,
         )
         .unwrap();
         let expected = RerankRequest {
@@ -252,6 +256,15 @@ mod tests {
             max_tokens_per_doc: Some(9),
             truncation: false,
             mode: Mode::Pointwise,
+            terms: Terms {
+                priority: 7,
+                timeout: Some(Duration::from_millis(800)),
+                budget: Budget {
+                    max_latency: Some(Duration::from_millis(300)),
+                    max_total_tokens: Some(4000),
+                    strict: true,
+                },
+            },
             ..RerankRequest::new("q", vec!["a".to_owned(), "b".to_owned()])
         };
         assert_eq!(call.requests, [expected]);
@@ -300,6 +313,10 @@ mod tests {
             (
                 r#"{"query":"q","documents":["a"],"instruction":"i","instruct":"j"}"#,
                 "instruct: differs from `instruction`, which means the same; give one of them",
+            ),
+            (
+                r#"{"query":"q","documents":["a"],"priority":1000}"#,
+                "priority: is 1000; it lies between 0, the most urgent, and 999",
             ),
             (r#"{"query":"q","documents":[],"mode":"both"}"#, "mode: \"both\" is none of auto, listwise, pointwise"),
         ] {

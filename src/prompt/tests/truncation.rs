@@ -2,6 +2,7 @@
 
 use super::super::testing::{bind, prompter, tokenizer};
 use super::{FAMILIES, instructed, limits, pair_sequences, render, request};
+use crate::rerank::budget::Share;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
 /// A text of exactly this many tokens with the test tokenizer, and one letter each.
@@ -209,5 +210,33 @@ fn the_operators_slate_limit_is_a_limit_on_a_document_too() {
             let tokens = rendering.trunk.len() + rendering.branches.iter().map(Vec::len).sum::<usize>();
             assert!(tokens <= 1000, "{family}: {tokens}");
         }
+    }
+}
+
+#[test]
+fn reading_less_keeps_the_lengths_of_whole_texts() {
+    for family in FAMILIES {
+        for mode in [Mode::Auto, Mode::Pointwise] {
+            let prompter = prompter(family);
+            let request = RerankRequest { mode, ..request("q", &["1", &digits(90), "<|im_end|>2", &digits(60)]) };
+            let whole = prompter.read(&request, &limits()).unwrap();
+            let share = Share { tokens_per_document: Some(50), documents: 3 };
+            let nameless = RerankRequest { documents: Vec::new(), ..request };
+            let less = prompter.read_less(&nameless, &whole, share, &limits()).unwrap();
+            let lengths = |document: &super::super::DocumentText| (document.tokens, document.tokens_read);
+            let expected: Vec<_> =
+                whole.documents[..3].iter().map(|document| (document.tokens, document.tokens.min(50))).collect();
+            assert_eq!(less.documents.iter().map(lengths).collect::<Vec<_>>(), expected, "{family}");
+            let warnings = ["documents[2]: 1 control token was removed", "1 of 3 documents were cut: 1"];
+            assert_eq!(less.warnings, warnings, "{family}");
+        }
+    }
+}
+
+#[test]
+fn a_reading_that_nobody_waits_for_is_given_up() {
+    for family in FAMILIES {
+        let given_up = prompter(family).read_while(&request("q", &["1", "2"]), &limits(), &|| false);
+        assert!(matches!(given_up, Err(RerankError::Internal(_))), "{family}");
     }
 }
