@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::http::{self, Authenticator, ServerSettings, Service};
-use crate::pipeline::Reranker;
+use crate::pipeline::{Policy, Reranker};
 use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
 use crate::rerank::{InstructionSettings, Instructions};
 use crate::runtime::packed::PackedRuntime;
@@ -24,6 +24,9 @@ const FOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// How long answers may take to reach their clients when the time for the work itself is over.
 const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// How long a server whose device is gone takes for its farewell: there is nothing to wait for but the last answers.
+const FAREWELL_WITHOUT_DEVICE: Duration = Duration::from_secs(5);
 
 /// Loads the model and puts everything that ranks together. To be called inside a tokio runtime.
 ///
@@ -54,8 +57,15 @@ pub fn load_reranker_with<R: Runtime>(
             names.push(name);
         }
     }
-    let instructions = instructions(&settings.instructions)?;
-    Ok(Reranker::new(names, prompter, runtime, settings.limits.clone(), instructions, &settings.schedule))
+    Ok(Reranker::new(names, prompter, runtime, policy(settings)?, &settings.schedule))
+}
+
+/// What the settings let requests ask for.
+///
+/// # Errors
+/// Those of [`instructions`].
+pub fn policy(settings: &Settings) -> anyhow::Result<Policy> {
+    Ok(Policy { limits: settings.limits.clone(), instructions: instructions(&settings.instructions)? })
 }
 
 /// The stored instructions, an operator's file among them.
@@ -94,16 +104,20 @@ pub fn prompter(checkpoint: &Checkpoint, facts: &ModelFacts, family: &str) -> an
 }
 
 /// What a server did with the requests that it had accepted when it was told to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Farewell {
     /// All of them are answered.
     Clean,
     /// Some took longer than `shutdown_seconds` and were cut off.
     CutOff,
+    /// The device is gone, and nobody told the server to stop. Why.
+    DeviceLost(String),
 }
 
 /// Serves on `listener` until `shutdown`, then leaves in this order: `/ready` fails; after `drain_delay_seconds` new
 /// requests are refused; accepted ones finish, for at most `shutdown_seconds`; connections are closed.
+///
+/// It leaves by itself, and within seconds, where the device is gone: what was accepted is answered with 503.
 pub async fn serve(
     settings: &ServerSettings,
     authenticator: Arc<Authenticator>,
@@ -128,14 +142,20 @@ pub async fn serve(
         }
     });
 
-    shutdown.await;
+    let lost = tokio::select! {
+        () = shutdown => None,
+        reason = reranker.lost() => Some(reason),
+    };
     tracing::info!("shutting down: not ready any more");
     service.leave();
-    if !settings.drain_delay().is_zero() {
+    let limit = if lost.is_some() {
+        settings.shutdown_limit().min(FAREWELL_WITHOUT_DEVICE)
+    } else {
         tokio::time::sleep(settings.drain_delay()).await;
-    }
+        settings.shutdown_limit()
+    };
 
-    let deadline = Instant::now() + settings.shutdown_limit();
+    let deadline = Instant::now() + limit;
     let answered = timeout_at(deadline, reranker.drain()).await.is_ok();
     stop.cancel();
     let abort = connections.abort_handle();
@@ -143,7 +163,10 @@ pub async fn serve(
     abort.abort();
     folding.abort();
     watching.abort();
-    if answered && closed {
+    if let Some(reason) = lost {
+        tracing::error!(reason, "stopped, because the device is lost");
+        Farewell::DeviceLost(reason)
+    } else if answered && closed {
         tracing::info!("every accepted request is answered");
         Farewell::Clean
     } else {

@@ -4,15 +4,15 @@
 //! here is the order of things.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use crate::prompt::{Prompter, Reading};
 use crate::rerank::{
     Instructions, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
 };
 use crate::runtime::{ForwardPass, ModelFacts, Runtime};
-use crate::schedule::{QueueStatus, ScheduleSettings, Scheduler};
+use crate::schedule::{DeviceGate, QueueStatus, ScheduleSettings, Scheduler};
 use crate::scoring::{PlannedPass, Rounds, Scores};
 
 /// What the model would read for a request, for people (`podium rerank --explain`).
@@ -43,15 +43,23 @@ pub struct ExplainedPass {
     pub marks: usize,
 }
 
+/// What requests may ask for, and what they are told of instructions. It can change while the server runs; a request
+/// keeps to the end what it began with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// What one request may ask for.
+    pub limits: LimitSettings,
+    /// The stored instructions.
+    pub instructions: Instructions,
+}
+
 /// Reranks: the one way from a [`RerankRequest`] to a [`Ranking`].
 pub struct Reranker {
     names: Vec<String>,
     prompter: Arc<Prompter>,
     facts: ModelFacts,
-    limits: LimitSettings,
-    instructions: Instructions,
+    policy: RwLock<Arc<Policy>>,
     scheduler: Scheduler,
-    timeout: Option<Duration>,
 }
 
 impl Reranker {
@@ -64,19 +72,37 @@ impl Reranker {
         names: Vec<String>,
         prompter: Prompter,
         runtime: impl Runtime,
-        limits: LimitSettings,
-        instructions: Instructions,
+        policy: Policy,
+        schedule: &ScheduleSettings,
+    ) -> Self {
+        Self::behind(DeviceGate::default(), names, prompter, runtime, policy, schedule)
+    }
+
+    /// As [`Reranker::new`], on a device that others who hold this gate use too.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, which runs the scheduler's worker.
+    pub fn behind(
+        gate: DeviceGate,
+        names: Vec<String>,
+        prompter: Prompter,
+        runtime: impl Runtime,
+        policy: Policy,
         schedule: &ScheduleSettings,
     ) -> Self {
         Self {
             names,
             prompter: Arc::new(prompter),
             facts: runtime.facts().clone(),
-            limits,
-            instructions,
-            scheduler: Scheduler::start(runtime, schedule),
-            timeout: (schedule.timeout_seconds > 0).then(|| Duration::from_secs(schedule.timeout_seconds)),
+            policy: RwLock::new(Arc::new(policy)),
+            scheduler: Scheduler::start_behind(gate, runtime, schedule),
         }
+    }
+
+    /// Puts another policy and other settings in force, for requests that come from now on.
+    pub fn reconfigure(&self, policy: Policy, schedule: &ScheduleSettings) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.scheduler.reconfigure(schedule);
     }
 
     /// Ranks the documents of a request.
@@ -95,24 +121,27 @@ impl Reranker {
     /// As [`Reranker::rerank`]; more requests than there may be documents in one.
     pub async fn rerank_all(&self, mut requests: Vec<RerankRequest>) -> Result<Vec<Ranking>, RerankError> {
         let accepted = Instant::now();
-        let (count, limit) = (requests.len(), self.limits.max_documents);
+        let policy = self.policy();
+        let (count, limit) = (requests.len(), policy.limits.max_documents);
         if count > limit {
             return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
         }
         let of_one = |index, error: RerankError| if count > 1 { error.of_pair(index) } else { error };
         for (index, request) in requests.iter_mut().enumerate() {
-            let ready = self.instructions.resolve(request, &self.names).and_then(|()| self.validate(request));
+            let resolved = policy.instructions.resolve(request, &self.names);
+            let ready = resolved.and_then(|()| self.validate(request, &policy.limits));
             ready.map_err(|error| of_one(index, error))?;
         }
         let _admission = self.scheduler.admit()?;
         let all = async {
             let mut rankings = Vec::with_capacity(count);
             for (index, request) in requests.into_iter().enumerate() {
-                rankings.push(self.rank(request, accepted).await.map_err(|error| of_one(index, error))?);
+                rankings
+                    .push(self.rank(request, &policy.limits, accepted).await.map_err(|error| of_one(index, error))?);
             }
             Ok(rankings)
         };
-        match self.timeout {
+        match self.scheduler.settings().timeout() {
             None => all.await,
             Some(limit) => {
                 tokio::time::timeout(limit, all).await.unwrap_or(Err(RerankError::DeadlineExceeded { limit }))
@@ -120,14 +149,19 @@ impl Reranker {
         }
     }
 
-    async fn rank(&self, request: RerankRequest, accepted: Instant) -> Result<Ranking, RerankError> {
+    async fn rank(
+        &self,
+        request: RerankRequest,
+        limits: &LimitSettings,
+        accepted: Instant,
+    ) -> Result<Ranking, RerankError> {
         let mut timing = Timing::default();
         let mut usage = Usage::default();
         let top_n = request.top_n.unwrap_or(usize::MAX);
         let model = request.model.clone().unwrap_or_else(|| self.names[0].clone());
         let profile = request.profile.clone();
 
-        let (prompter, limits) = (Arc::clone(&self.prompter), self.limits.clone());
+        let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
         let started = Instant::now();
         let (mut rounds, mut round, reading) = blocking(move || {
             let reading = Arc::new(prompter.read(&request, &limits)?);
@@ -174,7 +208,7 @@ impl Reranker {
     }
 
     /// What can be said of a request before it is tokenised.
-    fn validate(&self, request: &RerankRequest) -> Result<(), RerankError> {
+    fn validate(&self, request: &RerankRequest, limits: &LimitSettings) -> Result<(), RerankError> {
         if let Some(name) = &request.model
             && !self.names.contains(name)
         {
@@ -186,7 +220,7 @@ impl Reranker {
         if request.documents.is_empty() {
             return Err(RerankError::NoDocuments { field: "documents".to_owned() });
         }
-        let (count, limit) = (request.documents.len(), self.limits.max_documents);
+        let (count, limit) = (request.documents.len(), limits.max_documents);
         if count > limit {
             return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
         }
@@ -203,10 +237,11 @@ impl Reranker {
     /// # Errors
     /// Those of [`Reranker::rerank`] that do not come from the queue or the model.
     pub fn explain(&self, request: &RerankRequest) -> Result<Explanation, RerankError> {
+        let policy = self.policy();
         let mut request = request.clone();
-        self.instructions.resolve(&mut request, &self.names)?;
-        self.validate(&request)?;
-        let reading = Arc::new(self.prompter.read(&request, &self.limits)?);
+        policy.instructions.resolve(&mut request, &self.names)?;
+        self.validate(&request, &policy.limits)?;
+        let reading = Arc::new(self.prompter.read(&request, &policy.limits)?);
         let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&reading))?;
         let passes = rounds.next_round()?.unwrap_or_default();
         Ok(Explanation {
@@ -233,16 +268,10 @@ impl Reranker {
         &self.names
     }
 
-    /// The stored instructions.
+    /// The policy in force.
     #[must_use]
-    pub fn instructions(&self) -> &Instructions {
-        &self.instructions
-    }
-
-    /// What one request may ask for.
-    #[must_use]
-    pub fn limits(&self) -> &LimitSettings {
-        &self.limits
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tokens that are read of a document, unless the request says otherwise.
@@ -267,6 +296,19 @@ impl Reranker {
     #[must_use]
     pub fn queue(&self) -> QueueStatus {
         self.scheduler.status()
+    }
+
+    /// Whether new requests are welcome.
+    ///
+    /// # Errors
+    /// Why not: [`RerankError::Draining`], [`RerankError::DeviceLost`] or [`RerankError::Stalled`].
+    pub fn ready(&self) -> Result<(), RerankError> {
+        self.scheduler.ready()
+    }
+
+    /// Waits until the device is gone, for good, and says why.
+    pub async fn lost(&self) -> String {
+        self.scheduler.lost().await
     }
 
     /// Refuses new requests from now on and waits until the accepted ones are answered.
@@ -300,4 +342,16 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RerankError> + Send + 'static,
 ) -> Result<T, RerankError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|failure| Err(RerankError::internal(failure)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_on_a_blocking_thread_is_that_requests_error() {
+        let failed = blocking::<()>(|| panic!("tokenising")).await;
+        assert!(matches!(failed, Err(RerankError::Internal(_))));
+        assert!(blocking(|| Ok(1)).await.is_ok());
+    }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use podium::app;
-use podium::pipeline::Reranker;
+use podium::pipeline::{Policy, Reranker};
 use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, Ranking, RerankRequest};
 use podium::runtime::packed::PackedRuntime;
 use podium::runtime::{Checkpoint, Runtime};
@@ -18,8 +18,10 @@ fn embedded() -> Arc<Reranker> {
     let prompter = app::prompter(&checkpoint, runtime.facts(), "auto").unwrap();
     let instructions = Instructions::new(&InstructionSettings::default(), None).unwrap();
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
-    let schedule = ScheduleSettings { max_queued_requests: 64, max_batch_tokens: 16_384, timeout_seconds: 0 };
-    Arc::new(Reranker::new(vec![checkpoint.name.clone()], prompter, runtime, limits, instructions, &schedule))
+    let schedule =
+        ScheduleSettings { max_queued_requests: 64, max_batch_tokens: 16_384, timeout_seconds: 0, stall_seconds: 0 };
+    let policy = Policy { limits, instructions };
+    Arc::new(Reranker::new(vec![checkpoint.name.clone()], prompter, runtime, policy, &schedule))
 }
 
 #[derive(serde::Deserialize)]

@@ -124,8 +124,8 @@ impl std::error::Error for UsageError {}
 
 /// Parses the command line, runs it, and prints what went wrong, once.
 ///
-/// The exit code is 0, 2 for a command line, a configuration or a request that cannot be carried out, and 1 for
-/// everything else.
+/// The exit code is 0, 2 for a command line, a configuration or a request that cannot be carried out, 69 for a device
+/// that is gone (a new process may find it again), and 1 for everything else.
 #[must_use]
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -163,7 +163,13 @@ fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
+/// `EX_UNAVAILABLE` of sysexits.h: a service that is needed is not there.
+const DEVICE_LOST: u8 = 69;
+
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if matches!(error.downcast_ref(), Some(RerankError::DeviceLost(_))) {
+        return DEVICE_LOST;
+    }
     let asked_wrong = error.is::<UsageError>()
         || error.is::<ConfigError>()
         || error.is::<KeyError>()
@@ -196,6 +202,9 @@ fn is_callers(error: &RerankError) -> bool {
         RerankError::Overloaded { .. }
         | RerankError::DeadlineExceeded { .. }
         | RerankError::Draining
+        | RerankError::TooLargeForDevice { .. }
+        | RerankError::DeviceLost(_)
+        | RerankError::Stalled { .. }
         | RerankError::Internal(_) => false,
     }
 }
@@ -222,6 +231,7 @@ mod tests {
         assert_eq!(exit_code(&ConfigError::Settings(String::new()).into()), 2);
         assert_eq!(exit_code(&RerankError::internal("broken").into()), 1);
         assert_eq!(exit_code(&anyhow::anyhow!("anything")), 1);
+        assert_eq!(exit_code(&RerankError::DeviceLost("CUDA_ERROR_ILLEGAL_ADDRESS".into()).into()), 69);
     }
 
     #[test]

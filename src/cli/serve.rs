@@ -13,6 +13,7 @@ use super::keys::KeyArgs;
 use crate::app::{self, Farewell};
 use crate::config::{FlagValue, Settings};
 use crate::http::Authenticator;
+use crate::rerank::RerankError;
 use crate::telemetry::start_logs;
 
 #[derive(Debug, Args)]
@@ -84,6 +85,7 @@ async fn serve(settings: Settings, authenticator: Arc<Authenticator>) -> anyhow:
     };
     match app::serve(&server, authenticator, reranker, listener, shutdown).await {
         Farewell::Clean => Ok(()),
+        Farewell::DeviceLost(reason) => Err(RerankError::DeviceLost(reason.into()).into()),
         Farewell::CutOff => anyhow::bail!("requests were cut off after {} s", server.shutdown_seconds),
     }
 }

@@ -17,6 +17,9 @@ use crate::rerank::RerankError;
 /// When a client should come back to a server that is shutting down: to its successor.
 const RETRY_AFTER_DRAINING: Duration = Duration::from_secs(5);
 
+/// When to come back to a device that failed or hangs: a process needs about so long to start.
+const RETRY_AFTER_DEVICE: Duration = Duration::from_secs(10);
+
 /// Everything that can go wrong with a call.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -113,6 +116,7 @@ const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 const AUTHENTICATION: &str = "authentication_error";
 const RATE_LIMIT: &str = "rate_limit_error";
+const UNAVAILABLE: &str = "service_unavailable_error";
 
 impl Failure {
     /// There is nothing at this path.
@@ -148,7 +152,20 @@ impl Failure {
             }
             Self::Rerank(E::Draining) => Row {
                 retry_after: Some(RETRY_AFTER_DRAINING),
-                ..row(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "service_unavailable_error", Level::INFO)
+                ..row(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", UNAVAILABLE, Level::INFO)
+            },
+            Self::Rerank(E::TooLargeForDevice { .. }) => Row {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                level: Level::WARN,
+                ..bad_field("too_large_for_device", "documents")
+            },
+            Self::Rerank(E::DeviceLost(_)) => Row {
+                retry_after: Some(RETRY_AFTER_DEVICE),
+                ..row(StatusCode::SERVICE_UNAVAILABLE, "device_lost", UNAVAILABLE, Level::ERROR)
+            },
+            Self::Rerank(E::Stalled { .. }) => Row {
+                retry_after: Some(RETRY_AFTER_DEVICE),
+                ..row(StatusCode::SERVICE_UNAVAILABLE, "device_stalled", UNAVAILABLE, Level::WARN)
             },
             Self::Rerank(E::Internal(_)) | Self::Panicked => {
                 row(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", SERVER, Level::ERROR)
@@ -175,7 +192,7 @@ impl Failure {
     /// What lies behind a fault of this server: for the log only.
     #[must_use]
     pub fn cause(&self) -> Option<String> {
-        let Self::Rerank(RerankError::Internal(cause)) = self else { return None };
+        let Self::Rerank(RerankError::Internal(cause) | RerankError::DeviceLost(cause)) = self else { return None };
         let mut links = Vec::new();
         let mut next: Option<&(dyn StdError + 'static)> = Some(cause.as_ref());
         while let Some(link) = next {

@@ -35,6 +35,7 @@ pub use settings::ServerSettings;
 use observe::RequestId;
 
 use crate::pipeline::Reranker;
+use crate::rerank::RerankError;
 use crate::telemetry::Telemetry;
 
 /// The routes that do not rank; those that do are [`dialects::ROUTES`].
@@ -103,9 +104,18 @@ impl Service {
     }
 
     /// Whether new requests are welcome here.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        !self.inner.leaving.load(Ordering::Relaxed) && !self.inner.reranker.queue().draining
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), RerankError> {
+        // Why the device fails it says also while the server leaves because of it.
+        self.inner.reranker.ready()?;
+        if self.is_leaving() { Err(RerankError::Draining) } else { Ok(()) }
+    }
+
+    /// Whether the server was told to stop.
+    fn is_leaving(&self) -> bool {
+        self.inner.leaving.load(Ordering::Relaxed)
     }
 
     fn reranker(&self) -> &Reranker {
@@ -139,9 +149,7 @@ pub fn router(service: Service) -> Router {
         };
         router = router.route(route.path, post(handler));
     }
-    // Whether the origins are origins was asked when the settings were read.
-    let cors = cors_layer(&service.settings().cors_origins).unwrap_or_default();
-    router
+    router = router
         .route("/", get(routes::index))
         .route("/v1/instructions", get(routes::instructions))
         .route("/v1/models", get(routes::models))
@@ -159,10 +167,62 @@ pub fn router(service: Service) -> Router {
         .route("/docs", get(openapi::page))
         .route("/docs/{file}", get(openapi::file))
         .fallback(routes::no_such_route)
-        .method_not_allowed_fallback(routes::method_not_allowed)
-        .layer(CatchPanicLayer::custom(observe::panicked))
+        .method_not_allowed_fallback(routes::method_not_allowed);
+    surround(router, service)
+}
+
+/// What stands around every route: whoever panics within is one 500, and the record of it is kept outside.
+fn surround(router: Router<Service>, service: Service) -> Router {
+    // Whether the origins are origins was asked when the settings were read.
+    let cors = cors_layer(&service.settings().cors_origins).unwrap_or_default();
+    router
         .layer(middleware::from_fn_with_state(service.clone(), auth::authenticate))
         .layer(option_layer(cors))
+        .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(middleware::from_fn_with_state(service.clone(), observe::observe))
         .with_state(service)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::StatusCode;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::config::{Configuration, Sources};
+    use crate::pipeline::Policy;
+    use crate::rerank::Instructions;
+    use crate::runtime::fake::FakeRuntime;
+    use crate::runtime::{Checkpoint, Runtime};
+
+    fn service() -> Service {
+        let settings = Configuration::load(&Sources::default()).unwrap().settings;
+        let runtime = FakeRuntime::new();
+        let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
+        let instructions = Instructions::new(&settings.instructions, None).unwrap();
+        let telemetry = Arc::new(Telemetry::new("a-model", "a-family", runtime.facts()));
+        let policy = Policy { limits: settings.limits, instructions };
+        let reranker = Reranker::new(vec!["a-model".to_owned()], prompter, runtime, policy, &settings.schedule);
+        let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
+        Service::new(Arc::new(reranker), telemetry, authenticator, settings.server)
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_one_500_with_an_id_and_the_next_request_is_served() {
+        let broken = get(|| async {
+            if true {
+                panic!("a bug");
+            }
+        });
+        let router = surround(Router::new().route("/health", broken).route("/ping", get(routes::health)), service());
+        let ask = |path: &str| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
+        let failed = ask("/health").await.unwrap();
+        assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(failed.headers().contains_key("x-request-id"));
+        let body = to_bytes(failed.into_body(), usize::MAX).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["error"]["code"], &body["message"]), (&"internal_error".into(), &"internal error".into()));
+        assert_eq!(ask("/ping").await.unwrap().status(), StatusCode::OK);
+    }
 }

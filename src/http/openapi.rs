@@ -77,11 +77,12 @@ fn describe(service: &Service) -> Value {
     document["paths"] = Value::Object(paths);
 
     let reranker = service.reranker();
+    let policy = reranker.policy();
     let schemas = &mut document["components"]["schemas"];
-    let profiles: Vec<&str> = reranker.instructions().profiles().map(|(name, _)| name).collect();
+    let profiles: Vec<&str> = policy.instructions.profiles().map(|(name, _)| name).collect();
     schemas["Profile"]["enum"] = profiles.into_iter().map(Value::from).chain([Value::Null]).collect();
     schemas["Model"]["examples"] = json!(reranker.names());
-    let most = reranker.limits().max_documents;
+    let most = policy.limits.max_documents;
     for list in ["Documents", "Texts", "Passages"] {
         schemas[list]["maxItems"] = json!(most);
     }

@@ -107,9 +107,10 @@ pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// `GET /ready`: new requests are welcome.
+/// `GET /ready`: new requests are welcome, or why not.
 pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, Failure> {
-    if service.is_ready() { Ok(Json(Status { status: "ready" })) } else { Err(RerankError::Draining.into()) }
+    service.ready()?;
+    Ok(Json(Status { status: "ready" }))
 }
 
 /// `GET /v1/models`, as `OpenAI` has it.
@@ -135,7 +136,8 @@ pub async fn model(
 
 /// `GET /v1/instructions`: the stored ones.
 pub async fn instructions(State(service): State<Service>) -> Json<Profiles> {
-    let instructions = service.reranker().instructions();
+    let policy = service.reranker().policy();
+    let instructions = &policy.instructions;
     let profile = |(name, text): (&str, &str)| Profile {
         id: name.to_owned(),
         text: text.to_owned(),
@@ -157,7 +159,8 @@ pub async fn needs_key(State(service): State<Service>) -> Json<Value> {
 /// `GET /info`, as text-embeddings-inference has it.
 pub async fn info(State(service): State<Service>) -> Json<Value> {
     let reranker = service.reranker();
-    let (facts, limits) = (reranker.facts(), reranker.limits());
+    let (facts, policy) = (reranker.facts(), reranker.policy());
+    let limits = &policy.limits;
     let name = reranker.names().first();
     Json(json!({
         "model_id": name,
@@ -180,7 +183,7 @@ pub async fn info(State(service): State<Service>) -> Json<Value> {
 
 /// `GET /metrics`, in Prometheus's text format.
 pub async fn metrics(State(service): State<Service>) -> impl IntoResponse {
-    let text = service.telemetry().render(service.reranker().queue(), service.is_ready());
+    let text = service.telemetry().render(service.reranker().queue(), service.ready().is_ok());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

@@ -88,6 +88,23 @@ pub enum RerankError {
     /// The server is shutting down.
     #[error("the server is shutting down and takes no new requests")]
     Draining,
+    /// The device has not the memory for one pass of the request, even alone.
+    #[error(
+        "documents: {tokens} tokens that are read together do not fit into the device's memory; send fewer or shorter documents, or set max_tokens_per_doc"
+    )]
+    TooLargeForDevice {
+        /// Tokens of the pass.
+        tokens: usize,
+    },
+    /// The device, or what drives it, is gone: this process can answer nothing more. The cause goes to the log.
+    #[error("the device has failed, and the server has to be started again")]
+    DeviceLost(#[source] Box<dyn StdError + Send + Sync>),
+    /// What was given to the device does not come back.
+    #[error("the device has been busy with one batch for more than {} s", limit.as_secs())]
+    Stalled {
+        /// How long a batch may take before it is called so.
+        limit: Duration,
+    },
     /// Anything that is this server's fault. The cause goes to the log, never to the caller.
     #[error("internal error")]
     Internal(#[source] Box<dyn StdError + Send + Sync>),
@@ -147,6 +164,9 @@ impl RerankError {
             | Self::Overloaded { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Draining
+            | Self::TooLargeForDevice { .. }
+            | Self::DeviceLost(_)
+            | Self::Stalled { .. }
             | Self::Internal(_) => None,
         }
     }

@@ -4,23 +4,29 @@
 //! join one queue; while the device is busy, passes of all requests gather, and the next batch takes
 //! them in order up to the token budget. Nothing ever waits for company.
 
+mod budget;
+mod execute;
+mod health;
 mod rate;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod worker;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::execute::Executor;
+use self::health::Health;
 use self::rate::Rate;
 use self::worker::{Done, Job};
 use crate::rerank::RerankError;
-use crate::runtime::{ForwardPass, Readout, Runtime};
+use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
 
+pub use execute::DeviceGate;
 pub use settings::ScheduleSettings;
 
 /// What waits and runs at this moment.
@@ -45,11 +51,18 @@ struct Shared {
     waiting_tokens: AtomicUsize,
     draining: AtomicBool,
     rate: Rate,
+    health: Health,
+    settings: RwLock<ScheduleSettings>,
+}
+
+impl Shared {
+    fn settings(&self) -> ScheduleSettings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Hands passes to one runtime, a batch at a time.
 pub struct Scheduler {
-    max_requests: usize,
     shared: Arc<Shared>,
     /// Requests that hold an [`Admission`].
     requests: watch::Sender<usize>,
@@ -80,32 +93,58 @@ pub struct Executed {
 }
 
 impl Scheduler {
-    /// Starts the worker that owns `runtime`. It ends when the scheduler is dropped.
+    /// Starts the worker that owns `runtime`, on a device of its own. It ends when the scheduler is dropped.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(runtime: impl Runtime, settings: &ScheduleSettings) -> Self {
+        Self::start_behind(DeviceGate::default(), runtime, settings)
+    }
+
+    /// As [`Scheduler::start`], on a device that others who hold this gate use too.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_behind(gate: DeviceGate, runtime: impl Runtime, settings: &ScheduleSettings) -> Self {
         let shared = Arc::new(Shared {
             waiting_passes: AtomicUsize::new(0),
             waiting_tokens: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             rate: Rate::default(),
+            health: Health::default(),
+            settings: RwLock::new(settings.clone()),
         });
         let (jobs, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(worker::run(runtime, inbox, settings.max_batch_tokens, Arc::clone(&shared)));
-        Self { max_requests: settings.max_queued_requests, shared, requests: watch::channel(0).0, jobs }
+        let executor = Executor::new(runtime, gate, Arc::clone(&shared));
+        tokio::spawn(worker::run(executor, inbox, Arc::clone(&shared)));
+        Self { shared, requests: watch::channel(0).0, jobs }
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> ScheduleSettings {
+        self.shared.settings()
+    }
+
+    /// Puts other settings in force, for what comes from now on. Who is in stays in.
+    pub fn reconfigure(&self, settings: &ScheduleSettings) {
+        settings.clone_into(&mut self.shared.settings.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Takes a request in, or says why not. To be called once per request, before any work.
     ///
     /// # Errors
-    /// [`RerankError::Draining`] and [`RerankError::Overloaded`].
+    /// [`RerankError::Draining`], [`RerankError::DeviceLost`] and [`RerankError::Overloaded`].
     pub fn admit(&self) -> Result<Admission, RerankError> {
+        if let Some(reason) = self.shared.health.lost() {
+            return Err(RerankError::DeviceLost(reason.into()));
+        }
         if self.shared.draining.load(Ordering::Acquire) {
             return Err(RerankError::Draining);
         }
+        let limit = self.settings().max_queued_requests;
         let admitted = self.requests.send_if_modified(|count| {
-            let free = *count < self.max_requests;
+            let free = *count < limit;
             *count += usize::from(free);
             free
         });
@@ -114,7 +153,7 @@ impl Scheduler {
         } else {
             Err(RerankError::Overloaded {
                 queued: *self.requests.borrow(),
-                limit: self.max_requests,
+                limit,
                 retry_after: self.shared.rate.time_for(self.shared.waiting_tokens.load(Ordering::Relaxed)),
             })
         }
@@ -124,7 +163,8 @@ impl Scheduler {
     /// out of the queue.
     ///
     /// # Errors
-    /// [`RerankError::Internal`] with the runtime's error of the first pass that failed.
+    /// The runtime's error of the first pass that failed: [`RerankError::TooLargeForDevice`],
+    /// [`RerankError::DeviceLost`], and [`RerankError::Internal`] for everything else.
     pub async fn run(&self, passes: Vec<ForwardPass>) -> Result<Executed, RerankError> {
         let submitted = Instant::now();
         let mut replies = Vec::with_capacity(passes.len());
@@ -134,13 +174,13 @@ impl Scheduler {
             self.shared.waiting_passes.fetch_add(1, Ordering::Relaxed);
             self.shared.waiting_tokens.fetch_add(tokens, Ordering::Relaxed);
             self.jobs.send(Job { pass, tokens, reply }).map_err(|_| worker_is_gone())?;
-            replies.push(done);
+            replies.push((tokens, done));
         }
         let mut readouts = Vec::with_capacity(replies.len());
         let (mut first_start, mut last_end) = (None::<Instant>, submitted);
-        for reply in replies {
+        for (tokens, reply) in replies {
             let Done { result, started, ended } = reply.await.map_err(|_| worker_is_gone())?;
-            readouts.push(result.map_err(RerankError::internal)?);
+            readouts.push(result.map_err(|error| failure(error, tokens))?);
             first_start = Some(first_start.map_or(started, |first| first.min(started)));
             last_end = last_end.max(ended);
         }
@@ -157,11 +197,33 @@ impl Scheduler {
     pub fn status(&self) -> QueueStatus {
         QueueStatus {
             requests: *self.requests.borrow(),
-            max_requests: self.max_requests,
+            max_requests: self.settings().max_queued_requests,
             waiting_passes: self.shared.waiting_passes.load(Ordering::Relaxed),
             waiting_tokens: self.shared.waiting_tokens.load(Ordering::Relaxed),
             draining: self.shared.draining.load(Ordering::Acquire),
         }
+    }
+
+    /// Whether new requests are welcome, as far as this scheduler and its device can tell.
+    ///
+    /// # Errors
+    /// [`RerankError::Draining`], [`RerankError::DeviceLost`] and [`RerankError::Stalled`].
+    pub fn ready(&self) -> Result<(), RerankError> {
+        if let Some(reason) = self.shared.health.lost() {
+            return Err(RerankError::DeviceLost(reason.into()));
+        }
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(RerankError::Draining);
+        }
+        match self.settings().stall_limit() {
+            Some(limit) if self.shared.health.is_stalled() => Err(RerankError::Stalled { limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the device is gone, for good, and says why.
+    pub async fn lost(&self) -> String {
+        self.shared.health.until_lost().await
     }
 
     /// Refuses new requests from now on.
@@ -177,5 +239,17 @@ impl Scheduler {
 }
 
 fn worker_is_gone() -> RerankError {
-    RerankError::internal("the scheduler's worker has ended")
+    RerankError::DeviceLost("the scheduler's worker has ended".into())
+}
+
+/// What the runtime's error is to the request with a pass of so many tokens.
+fn failure(error: RuntimeError, tokens: usize) -> RerankError {
+    match error {
+        RuntimeError::OutOfMemory(_) => RerankError::TooLargeForDevice { tokens },
+        RuntimeError::DeviceLost(_) => RerankError::DeviceLost(error.into()),
+        RuntimeError::InvalidPass { .. }
+        | RuntimeError::NonFinite { .. }
+        | RuntimeError::Device(_)
+        | RuntimeError::Panicked => RerankError::internal(error),
+    }
 }

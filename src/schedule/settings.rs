@@ -1,5 +1,7 @@
 //! How much may wait, and how much runs at once.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Admission and batching (`[schedule]` in the configuration).
@@ -12,4 +14,20 @@ pub struct ScheduleSettings {
     pub max_batch_tokens: usize,
     /// Seconds that an accepted request may take in all; 0 is no limit.
     pub timeout_seconds: u64,
+    /// Seconds that a batch may be on the device before the server calls itself unready; 0 is no limit.
+    pub stall_seconds: u64,
+}
+
+impl ScheduleSettings {
+    /// [`ScheduleSettings::timeout_seconds`] as a duration; none is no limit.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        (self.timeout_seconds > 0).then(|| Duration::from_secs(self.timeout_seconds))
+    }
+
+    /// [`ScheduleSettings::stall_seconds`] as a duration; none is no limit.
+    #[must_use]
+    pub fn stall_limit(&self) -> Option<Duration> {
+        (self.stall_seconds > 0).then(|| Duration::from_secs(self.stall_seconds))
+    }
 }

@@ -43,9 +43,8 @@ impl Server {
         let controls = runtime.controls();
         let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
         let names = vec!["podium-nano".to_owned(), "vendor/rerank".to_owned()];
-        let instructions = app::instructions(&settings.instructions).unwrap();
-        let reranker =
-            Reranker::new(names, prompter, runtime, settings.limits.clone(), instructions, &settings.schedule);
+        let policy = app::policy(&settings).unwrap();
+        let reranker = Reranker::new(names, prompter, runtime, policy, &settings.schedule);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());

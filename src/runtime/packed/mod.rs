@@ -93,7 +93,7 @@ fn run(decoder: &Decoder, batch: &[ForwardPass]) -> Result<Vec<Readout>, Runtime
     }
     let config = decoder.config();
     let packed = Packed::new(batch, config.vocabulary, config.max_positions)?;
-    let rows = read(decoder, &packed, batch).map_err(|error| RuntimeError::Device(error.to_string()))?;
+    let rows = read(decoder, &packed, batch).map_err(|error| RuntimeError::of_device(error.to_string()))?;
     for (pass, rows) in rows.iter().enumerate() {
         if let Some(mark) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
             return Err(RuntimeError::NonFinite { pass, mark });
