@@ -1,7 +1,9 @@
 //! The composition root: settings to runtime to scheduler to scorer to reranker to router, and the order of leaving.
 
+mod loading;
+mod reload;
+
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::http::{self, Authenticator, ServerSettings, Service};
-use crate::pipeline::{Policy, Reranker};
+use crate::models::ModelSet;
+use crate::pipeline::Policy;
 use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
 use crate::rerank::{InstructionSettings, Instructions};
-use crate::runtime::packed::PackedRuntime;
-use crate::runtime::{Checkpoint, ModelFacts, Runtime};
+use crate::runtime::{Checkpoint, ModelFacts};
 use crate::telemetry::Telemetry;
+
+pub use loading::{load_models, load_reranker, load_reranker_with};
+pub use reload::{Reload, Reloader};
 
 /// How often metrics are folded.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
@@ -27,38 +32,6 @@ const LAST_BYTES: Duration = Duration::from_secs(2);
 
 /// How long a server whose device is gone takes for its farewell: there is nothing to wait for but the last answers.
 const FAREWELL_WITHOUT_DEVICE: Duration = Duration::from_secs(5);
-
-/// Loads the model and puts everything that ranks together. To be called inside a tokio runtime.
-///
-/// # Errors
-/// A checkpoint that cannot be loaded, a family that is unknown or does not fit it.
-pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
-    load_reranker_with(settings, |_, runtime| Ok(runtime))
-}
-
-/// As [`load_reranker`], with something around the runtime: what runs instead of it is what `wrap` returns.
-///
-/// # Errors
-/// Those of [`load_reranker`], and what `wrap` refuses.
-pub fn load_reranker_with<R: Runtime>(
-    settings: &Settings,
-    wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
-) -> anyhow::Result<Reranker> {
-    let checkpoint = Checkpoint::open(&settings.model)?;
-    let runtime = wrap(&checkpoint, PackedRuntime::load(&checkpoint, &settings.model.device)?)?;
-    let prompter = prompter(&checkpoint, runtime.facts(), &settings.model.family)?;
-    let mut names = vec![checkpoint.name.clone()];
-    if settings.model.source.contains('/') && !Path::new(&settings.model.source).is_dir() {
-        names.insert(0, settings.model.source.clone());
-    }
-    let served = settings.model.served_names.split(',').map(str::trim).filter(|name| !name.is_empty());
-    for name in served.map(str::to_owned) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    Ok(Reranker::new(names, prompter, runtime, policy(settings)?, &settings.schedule))
-}
 
 /// What the settings let requests ask for.
 ///
@@ -121,15 +94,16 @@ pub enum Farewell {
 pub async fn serve(
     settings: &ServerSettings,
     authenticator: Arc<Authenticator>,
-    reranker: impl Into<Arc<Reranker>>,
+    models: impl Into<ModelSet>,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Farewell {
-    let reranker = reranker.into();
+    let models = models.into();
+    let reranker = models.default_model();
     let name = reranker.names().first().map_or("", String::as_str);
     let telemetry = Arc::new(Telemetry::new(name, reranker.family(), reranker.facts()));
     let watching = tokio::spawn(Arc::clone(&authenticator).watch());
-    let service = Service::new(Arc::clone(&reranker), Arc::clone(&telemetry), authenticator, settings.clone());
+    let service = Service::new(models.clone(), Arc::clone(&telemetry), authenticator, settings.clone());
 
     let stop = CancellationToken::new();
     let router = http::router(service.clone());
@@ -144,7 +118,7 @@ pub async fn serve(
 
     let lost = tokio::select! {
         () = shutdown => None,
-        reason = reranker.lost() => Some(reason),
+        reason = models.lost() => Some(reason),
     };
     tracing::info!("shutting down: not ready any more");
     service.leave();
@@ -156,7 +130,7 @@ pub async fn serve(
     };
 
     let deadline = Instant::now() + limit;
-    let answered = timeout_at(deadline, reranker.drain()).await.is_ok();
+    let answered = timeout_at(deadline, models.drain()).await.is_ok();
     stop.cancel();
     let abort = connections.abort_handle();
     let closed = timeout_at(deadline.max(Instant::now() + LAST_BYTES), connections).await.is_ok();

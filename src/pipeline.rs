@@ -268,6 +268,12 @@ impl Reranker {
         &self.names
     }
 
+    /// The settings of its scheduler that are in force.
+    #[must_use]
+    pub fn schedule(&self) -> ScheduleSettings {
+        self.scheduler.settings()
+    }
+
     /// The policy in force.
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
@@ -306,9 +312,10 @@ impl Reranker {
         self.scheduler.ready()
     }
 
-    /// Waits until the device is gone, for good, and says why.
-    pub async fn lost(&self) -> String {
-        self.scheduler.lost().await
+    /// Waits until the device is gone, for good, and says why; nothing where the reranker ended first. The future
+    /// keeps nothing alive.
+    pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + use<> {
+        self.scheduler.lost()
     }
 
     /// Refuses new requests from now on and waits until the accepted ones are answered.

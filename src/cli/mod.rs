@@ -90,6 +90,11 @@ struct SettingsArgs {
 impl SettingsArgs {
     /// The configuration with these flags, and `more`, on top.
     fn configuration(&self, more: Vec<FlagValue>) -> Result<Configuration, ConfigError> {
+        Configuration::load(&self.sources(more))
+    }
+
+    /// Where the configuration comes from, these flags, and `more`, among it.
+    fn sources(&self, more: Vec<FlagValue>) -> Sources {
         let text = |flag, key, value: &Option<String>| {
             value.as_ref().map(|value| FlagValue { flag, key, value: Value::from(value.as_str()) })
         };
@@ -102,11 +107,11 @@ impl SettingsArgs {
         ];
         let environment = std::env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
-        Configuration::load(&Sources {
+        Sources {
             file: self.config.clone(),
             environment: environment.collect(),
             flags: flags.into_iter().flatten().chain(more).collect(),
-        })
+        }
     }
 }
 
@@ -202,6 +207,7 @@ fn is_callers(error: &RerankError) -> bool {
         RerankError::Overloaded { .. }
         | RerankError::DeadlineExceeded { .. }
         | RerankError::Draining
+        | RerankError::ModelUnavailable { .. }
         | RerankError::TooLargeForDevice { .. }
         | RerankError::DeviceLost(_)
         | RerankError::Stalled { .. }

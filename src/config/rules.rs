@@ -2,6 +2,7 @@
 
 use toml::Value;
 
+use super::named;
 use crate::http::cors_layer;
 
 /// What a key's value may be, beyond its type.
@@ -31,6 +32,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("auth.keys_file", Anything),
     ("auth.requests_per_minute", Between(0, 1_000_000)),
     ("auth.protect_metrics", Anything),
+    ("auth.admin_keys_file", Anything),
     ("model.source", Text),
     ("model.revision", Text),
     ("model.family", Text),
@@ -38,6 +40,8 @@ const RULES: &[(&str, Allowed)] = &[
     ("model.served_names", Anything),
     ("model.cache", Anything),
     ("model.offline", Anything),
+    ("models.max_memory_bytes", Between(0, i64::MAX)),
+    (named::LOAD, OneOf(&["start", "on_demand", "off"])),
     ("limits.max_documents", Between(1, 100_000)),
     ("limits.max_slate_documents", Between(2, 1024)),
     ("limits.max_slate_tokens", Between(64, 1 << 24)),
@@ -125,6 +129,7 @@ mod tests {
             assert!(RULES.iter().any(|(ruled, _)| ruled == key), "no rule for {key}");
             assert_eq!(violated(key, value), None, "{key}");
         }
-        assert_eq!(RULES.len(), defaults.len());
+        // That of named models' `load` is over.
+        assert_eq!(RULES.len(), defaults.len() + 1);
     }
 }

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::Level;
 
+use crate::models::ModelError;
 use crate::rerank::RerankError;
 
 /// When a client should come back to a server that is shutting down: to its successor.
@@ -26,6 +27,9 @@ pub enum Failure {
     /// The call was understood, and there is no ranking.
     #[error(transparent)]
     Rerank(#[from] RerankError),
+    /// A model was not loaded or unloaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The body is not JSON.
     #[error("the body is not valid JSON: {problem}")]
     MalformedJson {
@@ -142,6 +146,19 @@ impl Failure {
             Self::Rerank(E::UnsupportedMode { .. }) => bad_field("unsupported_mode", "mode"),
             Self::Rerank(E::UnknownModel { .. }) => {
                 Row { status: StatusCode::NOT_FOUND, ..bad_field("model_not_found", "model") }
+            }
+            Self::Rerank(E::ModelUnavailable { retry_after, .. }) => Row {
+                param: Some("model".to_owned()),
+                retry_after: Some(*retry_after),
+                ..row(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", UNAVAILABLE, Level::INFO)
+            },
+            Self::Model(ModelError::Unknown { .. }) => bad(StatusCode::NOT_FOUND, "model_not_found"),
+            Self::Model(ModelError::Default { .. }) => bad(StatusCode::CONFLICT, "default_model"),
+            Self::Model(ModelError::Busy { .. }) => bad(StatusCode::CONFLICT, "model_busy"),
+            Self::Model(ModelError::NoRoom { .. }) => bad(StatusCode::CONFLICT, "over_memory_limit"),
+            // It was logged where it was loaded.
+            Self::Model(ModelError::Failed { .. }) => {
+                row(StatusCode::INTERNAL_SERVER_ERROR, "model_not_loaded", SERVER, Level::INFO)
             }
             Self::Rerank(E::Overloaded { retry_after, .. }) => Row {
                 retry_after: Some(*retry_after),

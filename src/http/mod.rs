@@ -3,6 +3,7 @@
 //! A dialect turns its wire JSON into a [`RerankRequest`](crate::rerank::RerankRequest) and the ranking back, in one
 //! file of [`dialects`] each; what is the same for all of them is here. What a ranking is lies in `pipeline`.
 
+mod admin;
 pub mod auth;
 mod body;
 mod connections;
@@ -34,6 +35,7 @@ pub use settings::ServerSettings;
 
 use observe::RequestId;
 
+use crate::models::ModelSet;
 use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
 use crate::telemetry::Telemetry;
@@ -62,7 +64,7 @@ fn known_route(matched: Option<&str>) -> (&'static str, FailureShape) {
     let ranking = dialects::ROUTES.iter().find(|route| Some(route.path) == matched);
     ranking.map_or_else(
         || {
-            let other = OTHER_ROUTES.iter().copied().find(|path| Some(*path) == matched);
+            let other = OTHER_ROUTES.into_iter().chain(admin::ROUTES).find(|path| Some(*path) == matched);
             (other.unwrap_or("other"), FailureShape::Podium)
         },
         |route| (route.path, route.dialect.failure),
@@ -76,7 +78,7 @@ pub struct Service {
 }
 
 struct Inner {
-    reranker: Arc<Reranker>,
+    models: ModelSet,
     telemetry: Arc<Telemetry>,
     authenticator: Arc<Authenticator>,
     settings: ServerSettings,
@@ -88,14 +90,15 @@ impl Service {
     /// A service that is ready.
     #[must_use]
     pub fn new(
-        reranker: Arc<Reranker>,
+        models: impl Into<ModelSet>,
         telemetry: Arc<Telemetry>,
         authenticator: Arc<Authenticator>,
         settings: ServerSettings,
     ) -> Self {
+        let models = models.into();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let leaving = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { reranker, telemetry, authenticator, settings, leaving, started }) }
+        Self { inner: Arc::new(Inner { models, telemetry, authenticator, settings, leaving, started }) }
     }
 
     /// Makes `/ready` fail from now on. Requests are still taken.
@@ -109,7 +112,7 @@ impl Service {
     /// Why not.
     pub fn ready(&self) -> Result<(), RerankError> {
         // Why the device fails it says also while the server leaves because of it.
-        self.inner.reranker.ready()?;
+        self.inner.models.ready()?;
         if self.is_leaving() { Err(RerankError::Draining) } else { Ok(()) }
     }
 
@@ -118,8 +121,13 @@ impl Service {
         self.inner.leaving.load(Ordering::Relaxed)
     }
 
+    fn models(&self) -> &ModelSet {
+        &self.inner.models
+    }
+
+    /// The default model.
     fn reranker(&self) -> &Reranker {
-        &self.inner.reranker
+        self.inner.models.default_model()
     }
 
     fn telemetry(&self) -> &Telemetry {
@@ -168,6 +176,9 @@ pub fn router(service: Service) -> Router {
         .route("/docs/{file}", get(openapi::file))
         .fallback(routes::no_such_route)
         .method_not_allowed_fallback(routes::method_not_allowed);
+    if service.authenticator().has_administrators() {
+        router = admin::add(router);
+    }
     surround(router, service)
 }
 
@@ -210,12 +221,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_that_panics_is_one_500_with_an_id_and_the_next_request_is_served() {
-        let broken = get(|| async {
-            if true {
-                panic!("a bug");
-            }
-        });
-        let router = surround(Router::new().route("/health", broken).route("/ping", get(routes::health)), service());
+        async fn broken() -> StatusCode {
+            std::panic::panic_any("a bug")
+        }
+        let router =
+            surround(Router::new().route("/health", get(broken)).route("/ping", get(routes::health)), service());
         let ask = |path: &str| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
         let failed = ask("/health").await.unwrap();
         assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);

@@ -63,6 +63,16 @@ pub enum RerankError {
         /// The names that are served.
         available: Vec<String>,
     },
+    /// The named model is served here, but not now.
+    #[error("model: `{name}` {problem}; try again in {} s", retry_after.as_secs())]
+    ModelUnavailable {
+        /// The model's name.
+        name: String,
+        /// What is with it.
+        problem: &'static str,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
     /// The family cannot read documents in the mode that was asked for.
     #[error("mode: {problem}")]
     UnsupportedMode {
@@ -160,6 +170,7 @@ impl RerankError {
             | Self::TextTooLong { field, .. }
             | Self::PromptTooLong { field, .. } => Some(field),
             Self::UnknownModel { .. }
+            | Self::ModelUnavailable { .. }
             | Self::UnsupportedMode { .. }
             | Self::Overloaded { .. }
             | Self::DeadlineExceeded { .. }

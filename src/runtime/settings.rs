@@ -23,3 +23,10 @@ pub struct ModelSettings {
     /// Never ask the hub: only what the cache has.
     pub offline: bool,
 }
+
+impl ModelSettings {
+    /// [`ModelSettings::served_names`], one by one.
+    pub fn served(&self) -> impl Iterator<Item = &str> {
+        self.served_names.split(',').map(str::trim).filter(|name| !name.is_empty())
+    }
+}

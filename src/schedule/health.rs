@@ -39,16 +39,10 @@ impl Health {
         self.lost.borrow().clone()
     }
 
-    /// Waits until the device is gone.
-    pub async fn until_lost(&self) -> String {
+    /// Waits until the device is gone, and says why; nothing where everyone who could tell is gone first.
+    pub fn until_lost(&self) -> impl Future<Output = Option<String>> + Send + use<> {
         let mut lost = self.lost.subscribe();
-        loop {
-            if let Some(reason) = lost.borrow_and_update().clone() {
-                return reason;
-            }
-            // The sender lives in `self`, so the channel cannot be closed here.
-            let _ = lost.changed().await;
-        }
+        async move { lost.wait_for(Option::is_some).await.ok().and_then(|lost| lost.clone()) }
     }
 
     /// A batch does not come back.

@@ -221,9 +221,10 @@ impl Scheduler {
         }
     }
 
-    /// Waits until the device is gone, for good, and says why.
-    pub async fn lost(&self) -> String {
-        self.shared.health.until_lost().await
+    /// Waits until the device is gone, for good, and says why; nothing where the scheduler ended first. The future
+    /// keeps nothing alive.
+    pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + use<> {
+        self.shared.health.until_lost()
     }
 
     /// Refuses new requests from now on.

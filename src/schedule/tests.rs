@@ -246,7 +246,7 @@ async fn a_device_that_is_gone_fails_everything_in_flight_and_takes_nothing_more
     let results = together(&scheduler, &controls, vec![pass(10), poisoned(10), pass(20)]).await;
     assert!(results.iter().all(|result| matches!(result, Err(RerankError::DeviceLost(_)))), "{results:?}");
     assert_eq!(controls.calls(), 2);
-    assert!(scheduler.lost().await.contains("ILLEGAL_ADDRESS"));
+    assert!(scheduler.lost().await.unwrap().contains("ILLEGAL_ADDRESS"));
     assert!(matches!(scheduler.ready(), Err(RerankError::DeviceLost(_))));
     assert!(matches!(scheduler.admit(), Err(RerankError::DeviceLost(_))));
     assert!(matches!(scheduler.run(vec![pass(1)]).await, Err(RerankError::DeviceLost(_))));

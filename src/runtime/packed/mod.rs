@@ -40,7 +40,7 @@ impl PackedRuntime {
     /// [`LoadError`], naming file, tensor and shapes.
     pub fn load(checkpoint: &Checkpoint, device: &str) -> Result<Self, LoadError> {
         let device = choose_device(device)?;
-        let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
+        let dtype = dtype_on(&device);
         let config = DecoderConfig::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
         let weights = weights::open(checkpoint)?;
         let parameters = weights.parameters();
@@ -65,6 +65,15 @@ impl PackedRuntime {
             projector: decoder.has_projector(),
         };
         Ok(Self { decoder: Arc::new(decoder), facts })
+    }
+
+    /// Bytes that the weights of a checkpoint will take on `device`. Reads headers only.
+    ///
+    /// # Errors
+    /// A device that is not there, a weights file that cannot be read.
+    pub fn weight_bytes(checkpoint: &Checkpoint, device: &str) -> Result<u64, LoadError> {
+        let dtype = dtype_on(&choose_device(device)?);
+        Ok(weights::open(checkpoint)?.parameters() as u64 * dtype.size_in_bytes() as u64)
     }
 
     /// Runs a batch on the calling thread.
@@ -126,6 +135,11 @@ fn readout(probe: &Probe, rows: Vec<Vec<f32>>) -> Readout {
         Probe::HiddenStates { .. } => Readout::HiddenStates(rows),
         Probe::NextTokenLogits { .. } => Readout::NextTokenLogits(rows),
     }
+}
+
+/// There is no bf16 matrix product on the CPU.
+fn dtype_on(device: &Device) -> DType {
+    if device.is_cpu() { DType::F32 } else { DType::BF16 }
 }
 
 fn choose_device(name: &str) -> Result<Device, LoadError> {
