@@ -76,7 +76,10 @@ impl Metrics {
             describe_gauge!(QUEUE_REQUESTS, "Requests accepted and not yet answered.");
             describe_gauge!(QUEUE_PASSES, "Passes waiting for the device.");
             describe_gauge!(QUEUE_TOKENS, "Tokens of the passes waiting for the device.");
-            describe_gauge!(READY, "1 while new requests are welcome; 0 while the server shuts down or its device fails.");
+            describe_gauge!(
+                READY,
+                "1 while new requests are welcome; 0 while the server shuts down or its device fails."
+            );
             describe_gauge!(MODEL_MEMORY, Unit::Bytes, "Weights in memory, by model; 0 where it is not loaded.");
             describe_gauge!(MODEL, "Always 1; the labels say what is served.");
         });
