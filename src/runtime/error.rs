@@ -1,5 +1,6 @@
 //! What can go wrong below the seam: while loading a checkpoint, and while running a pass.
 
+use std::any::Any;
 use std::path::PathBuf;
 
 /// A checkpoint that cannot be loaded.
@@ -148,6 +149,9 @@ const DEVICE_LOST: [&str; 20] = [
     "device removed",
 ];
 
+/// How the errors of drivers begin, in panics of their bindings.
+const DRIVERS: [&str; 2] = ["CUDA_ERROR_", "CUBLAS_STATUS_"];
+
 impl RuntimeError {
     /// Sorts what a device said while it ran a batch: a lack of memory, the end of the device, or anything else.
     #[must_use]
@@ -160,6 +164,23 @@ impl RuntimeError {
             Self::DeviceLost(message)
         } else {
             Self::Device(message)
+        }
+    }
+
+    /// What a panic of the code that runs a batch was about: bindings of drivers panic here and there where the device
+    /// fails. Anything else is a bug of that code. The message itself is not kept.
+    #[must_use]
+    pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&'static str>().copied()).unwrap_or_default();
+        if !DRIVERS.iter().any(|driver| text.contains(driver)) {
+            return Self::Panicked;
+        }
+        let reported = || "a panic reported it".to_owned();
+        match Self::of_device(text.to_owned()) {
+            Self::OutOfMemory(_) => Self::OutOfMemory(reported()),
+            Self::DeviceLost(_) => Self::DeviceLost(reported()),
+            Self::InvalidPass { .. } | Self::NonFinite { .. } | Self::Device(_) | Self::Panicked => Self::Panicked,
         }
     }
 
@@ -194,6 +215,11 @@ mod tests {
         ] {
             assert!(matches!(RuntimeError::of_device(lost.to_owned()), RuntimeError::DeviceLost(_)), "{lost}");
         }
+        let panicked = |text: &str| RuntimeError::of_panic(&text.to_owned());
+        assert!(matches!(panicked("unwrap: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)"), RuntimeError::DeviceLost(_)));
+        assert!(matches!(panicked("CUDA_ERROR_OUT_OF_MEMORY"), RuntimeError::OutOfMemory(_)));
+        assert!(matches!(panicked("out of memory"), RuntimeError::Panicked), "whoever said that was no driver");
+        assert!(matches!(RuntimeError::of_panic(&"CUDA_ERROR_INVALID_VALUE"), RuntimeError::Panicked));
         for other in ["shape mismatch in matmul", "DriverError(CUDA_ERROR_INVALID_VALUE, \"invalid argument\")", ""] {
             assert!(matches!(RuntimeError::of_device(other.to_owned()), RuntimeError::Device(_)), "{other}");
         }

@@ -127,7 +127,9 @@ impl<R: Runtime> Executor<R> {
                 Err(RuntimeError::Device(format!("{} readouts came back for {count} passes", readouts.len())))
             }
             Ok(Err(error)) => Err(error),
-            Err(_panicked) => Err(RuntimeError::Panicked),
+            Err(failure) => {
+                Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic)))
+            }
         };
         (started, result)
     }

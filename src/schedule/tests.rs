@@ -253,6 +253,14 @@ async fn a_device_that_is_gone_fails_everything_in_flight_and_takes_nothing_more
 }
 
 #[tokio::test]
+async fn a_driver_that_panics_because_the_device_is_gone_is_no_bug_of_the_request() {
+    let (scheduler, controls) = scheduler(8, 100);
+    controls.panic_next("called `Result::unwrap()` on DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)");
+    assert!(matches!(scheduler.run(vec![pass(3)]).await, Err(RerankError::DeviceLost(_))));
+    assert!(matches!(scheduler.ready(), Err(RerankError::DeviceLost(_))));
+}
+
+#[tokio::test]
 async fn a_batch_that_does_not_come_back_makes_the_server_unready_until_it_does() {
     let runtime = FakeRuntime::new();
     let controls = runtime.controls();

@@ -92,7 +92,10 @@ impl Runtime for PackedRuntime {
 
     async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
         let decoder = Arc::clone(&self.decoder);
-        tokio::task::spawn_blocking(move || run(&decoder, &batch)).await.unwrap_or(Err(RuntimeError::Panicked))
+        let ran = tokio::task::spawn_blocking(move || run(&decoder, &batch)).await;
+        ran.unwrap_or_else(|failure| {
+            Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic)))
+        })
     }
 }
 
