@@ -1,7 +1,9 @@
 //! The composition root: settings to runtime to scheduler to scorer to reranker to router, and the order of leaving.
 
+mod loading;
+mod reload;
+
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::http::{self, Authenticator, ServerSettings, Service};
-use crate::pipeline::Reranker;
+use crate::models::ModelSet;
+use crate::pipeline::Policy;
 use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
 use crate::rerank::{InstructionSettings, Instructions};
-use crate::runtime::packed::{Arithmetic, PackedRuntime};
-use crate::runtime::{Checkpoint, ModelFacts, Runtime};
+use crate::runtime::{Checkpoint, ModelFacts};
 use crate::telemetry::Telemetry;
+
+pub use loading::{load_models, load_reranker, load_reranker_with};
+pub use reload::{Reload, Reloader};
 
 /// How often metrics are folded.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
@@ -25,37 +30,15 @@ const FOLD_EVERY: Duration = Duration::from_secs(5);
 /// How long answers may take to reach their clients when the time for the work itself is over.
 const LAST_BYTES: Duration = Duration::from_secs(2);
 
-/// Loads the model and puts everything that ranks together. To be called inside a tokio runtime.
-///
-/// # Errors
-/// A checkpoint that cannot be loaded, a family that is unknown or does not fit it.
-pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
-    load_reranker_with(settings, |_, runtime| Ok(runtime))
-}
+/// How long a server whose device is gone takes for its farewell: there is nothing to wait for but the last answers.
+const FAREWELL_WITHOUT_DEVICE: Duration = Duration::from_secs(5);
 
-/// As [`load_reranker`], with something around the runtime: what runs instead of it is what `wrap` returns.
+/// What the settings let requests ask for.
 ///
 /// # Errors
-/// Those of [`load_reranker`], and what `wrap` refuses.
-pub fn load_reranker_with<R: Runtime>(
-    settings: &Settings,
-    wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
-) -> anyhow::Result<Reranker> {
-    let checkpoint = Checkpoint::open(&settings.model)?;
-    let runtime = wrap(&checkpoint, PackedRuntime::load(&checkpoint, &Arithmetic::of(&settings.model))?)?;
-    let prompter = prompter(&checkpoint, runtime.facts(), &settings.model.family)?;
-    let mut names = vec![checkpoint.name.clone()];
-    if settings.model.source.contains('/') && !Path::new(&settings.model.source).is_dir() {
-        names.insert(0, settings.model.source.clone());
-    }
-    let served = settings.model.served_names.split(',').map(str::trim).filter(|name| !name.is_empty());
-    for name in served.map(str::to_owned) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    let instructions = instructions(&settings.instructions)?;
-    Ok(Reranker::new(names, prompter, runtime, settings.limits.clone(), instructions, &settings.schedule))
+/// Those of [`instructions`].
+pub fn policy(settings: &Settings) -> anyhow::Result<Policy> {
+    Ok(Policy { limits: settings.limits.clone(), instructions: instructions(&settings.instructions)? })
 }
 
 /// The stored instructions, an operator's file among them.
@@ -94,28 +77,33 @@ pub fn prompter(checkpoint: &Checkpoint, facts: &ModelFacts, family: &str) -> an
 }
 
 /// What a server did with the requests that it had accepted when it was told to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Farewell {
     /// All of them are answered.
     Clean,
     /// Some took longer than `shutdown_seconds` and were cut off.
     CutOff,
+    /// The device is gone, and nobody told the server to stop. Why.
+    DeviceLost(String),
 }
 
 /// Serves on `listener` until `shutdown`, then leaves in this order: `/ready` fails; after `drain_delay_seconds` new
 /// requests are refused; accepted ones finish, for at most `shutdown_seconds`; connections are closed.
+///
+/// It leaves by itself, and within seconds, where the device is gone: what was accepted is answered with 503.
 pub async fn serve(
     settings: &ServerSettings,
     authenticator: Arc<Authenticator>,
-    reranker: impl Into<Arc<Reranker>>,
+    models: impl Into<ModelSet>,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> Farewell {
-    let reranker = reranker.into();
+    let models = models.into();
+    let reranker = models.default_model();
     let name = reranker.names().first().map_or("", String::as_str);
     let telemetry = Arc::new(Telemetry::new(name, reranker.family(), reranker.facts()));
     let watching = tokio::spawn(Arc::clone(&authenticator).watch());
-    let service = Service::new(Arc::clone(&reranker), Arc::clone(&telemetry), authenticator, settings.clone());
+    let service = Service::new(models.clone(), Arc::clone(&telemetry), authenticator, settings.clone());
 
     let stop = CancellationToken::new();
     let router = http::router(service.clone());
@@ -128,22 +116,31 @@ pub async fn serve(
         }
     });
 
-    shutdown.await;
+    let lost = tokio::select! {
+        () = shutdown => None,
+        reason = models.lost() => Some(reason),
+    };
     tracing::info!("shutting down: not ready any more");
     service.leave();
-    if !settings.drain_delay().is_zero() {
+    let limit = if lost.is_some() {
+        settings.shutdown_limit().min(FAREWELL_WITHOUT_DEVICE)
+    } else {
         tokio::time::sleep(settings.drain_delay()).await;
-    }
+        settings.shutdown_limit()
+    };
 
-    let deadline = Instant::now() + settings.shutdown_limit();
-    let answered = timeout_at(deadline, reranker.drain()).await.is_ok();
+    let deadline = Instant::now() + limit;
+    let answered = timeout_at(deadline, models.drain()).await.is_ok();
     stop.cancel();
     let abort = connections.abort_handle();
     let closed = timeout_at(deadline.max(Instant::now() + LAST_BYTES), connections).await.is_ok();
     abort.abort();
     folding.abort();
     watching.abort();
-    if answered && closed {
+    if let Some(reason) = lost {
+        tracing::error!(reason, "stopped, because the device is lost");
+        Farewell::DeviceLost(reason)
+    } else if answered && closed {
         tracing::info!("every accepted request is answered");
         Farewell::Clean
     } else {

@@ -7,6 +7,7 @@
 //! | room | question |
 //! |---|---|
 //! | [`http`] | how do clients talk? wire JSON to a [`rerank::RerankRequest`] and back |
+//! | [`models`] | which models are there? by name; loaded and unloaded |
 //! | [`pipeline`] | what happens to one request? validate, admit, plan, render, schedule, score, rank |
 //! | [`rerank`] | what is a rerank? requests, rankings, slates, errors; pure |
 //! | [`prompt`] | what does the model read? templates to token ids and marks |
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod eval;
 pub mod http;
+pub mod models;
 pub mod pipeline;
 pub mod prompt;
 pub mod rerank;

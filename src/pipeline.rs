@@ -7,7 +7,7 @@ mod allowance;
 mod cost;
 
 use std::cmp::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use self::allowance::{Allowance, Allowed};
@@ -18,7 +18,7 @@ use crate::rerank::{
     Usage,
 };
 use crate::runtime::{ForwardPass, ModelFacts, Runtime};
-use crate::schedule::{Admission, Arrival, QueueStatus, ScheduleSettings, Scheduler};
+use crate::schedule::{Admission, Arrival, DeviceGate, QueueStatus, ScheduleSettings, Scheduler};
 use crate::scoring::{PlannedPass, Rounds, Scores};
 
 /// What the model would read for a request, for people (`podium rerank --explain`).
@@ -49,13 +49,22 @@ pub struct ExplainedPass {
     pub marks: usize,
 }
 
+/// What requests may ask for, and what they are told of instructions. It can change while the server runs; a request
+/// keeps to the end what it began with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// What one request may ask for.
+    pub limits: LimitSettings,
+    /// The stored instructions.
+    pub instructions: Instructions,
+}
+
 /// Reranks: the one way from a [`RerankRequest`] to a [`Ranking`].
 pub struct Reranker {
     names: Vec<String>,
     prompter: Arc<Prompter>,
     facts: ModelFacts,
-    limits: LimitSettings,
-    instructions: Instructions,
+    policy: RwLock<Arc<Policy>>,
     scheduler: Scheduler,
 }
 
@@ -86,18 +95,37 @@ impl Reranker {
         names: Vec<String>,
         prompter: Prompter,
         runtime: impl Runtime,
-        limits: LimitSettings,
-        instructions: Instructions,
+        policy: Policy,
+        schedule: &ScheduleSettings,
+    ) -> Self {
+        Self::behind(DeviceGate::default(), names, prompter, runtime, policy, schedule)
+    }
+
+    /// As [`Reranker::new`], on a device that others who hold this gate use too.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, which runs the scheduler's worker.
+    pub fn behind(
+        gate: DeviceGate,
+        names: Vec<String>,
+        prompter: Prompter,
+        runtime: impl Runtime,
+        policy: Policy,
         schedule: &ScheduleSettings,
     ) -> Self {
         Self {
             names,
             prompter: Arc::new(prompter),
             facts: runtime.facts().clone(),
-            limits,
-            instructions,
-            scheduler: Scheduler::start(runtime, schedule),
+            policy: RwLock::new(Arc::new(policy)),
+            scheduler: Scheduler::start_behind(gate, runtime, schedule),
         }
+    }
+
+    /// Puts another policy and other settings in force, for requests that come from now on.
+    pub fn reconfigure(&self, policy: Policy, schedule: &ScheduleSettings) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+        self.scheduler.reconfigure(schedule);
     }
 
     /// Ranks the documents of a request.
@@ -119,13 +147,15 @@ impl Reranker {
         mut requests: Vec<RerankRequest>,
         caller: Caller,
     ) -> Result<Vec<Ranking>, RerankError> {
-        let (count, limit) = (requests.len(), self.limits.max_documents);
+        let policy = self.policy();
+        let (count, limit) = (requests.len(), policy.limits.max_documents);
         if count > limit {
             return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
         }
         let of_one = |index, error: RerankError| if count > 1 { error.of_pair(index) } else { error };
         for (index, request) in requests.iter_mut().enumerate() {
-            let ready = self.instructions.resolve(request, &self.names).and_then(|()| self.validate(request));
+            let resolved = policy.instructions.resolve(request, &self.names);
+            let ready = resolved.and_then(|()| self.validate(request, &policy.limits));
             ready.map_err(|error| of_one(index, error))?;
         }
         let terms = requests.first().map(|request| request.terms).unwrap_or_default();
@@ -134,7 +164,7 @@ impl Reranker {
             return Err(RerankError::invalid(field, "a budget is for one list of documents, not for pairs"));
         }
         let estimates: Vec<usize> =
-            requests.iter().map(|request| estimate(request, &self.prompter, &self.limits)).collect();
+            requests.iter().map(|request| estimate(request, &self.prompter, &policy.limits)).collect();
         let since = caller.since;
         let (priority, timeout, tokens) = (terms.priority, terms.timeout, estimates.iter().sum());
         let admission = self.scheduler.admit(&Arrival { caller, priority, tokens, timeout })?;
@@ -142,7 +172,7 @@ impl Reranker {
         let all = async {
             let mut rankings = Vec::with_capacity(count);
             for (index, (request, estimated)) in requests.into_iter().zip(estimates).enumerate() {
-                let ranking = self.rank(request, &admission, estimated, since, &tally).await;
+                let ranking = self.rank(request, &policy.limits, &admission, estimated, since, &tally).await;
                 rankings.push(ranking.map_err(|error| of_one(index, error))?);
             }
             Ok(rankings)
@@ -159,6 +189,7 @@ impl Reranker {
     async fn rank(
         &self,
         request: RerankRequest,
+        limits: &LimitSettings,
         admission: &Admission,
         estimated: usize,
         since: Instant,
@@ -170,12 +201,12 @@ impl Reranker {
         let model = request.model.clone().unwrap_or_else(|| self.names[0].clone());
         let profile = request.profile.clone();
 
-        let (prompter, limits, budget) = (Arc::clone(&self.prompter), self.limits.clone(), request.terms.budget);
+        let (prompter, of_request, budget) = (Arc::clone(&self.prompter), limits.clone(), request.terms.budget);
         let started = Instant::now();
         let waiting = Arc::new(());
         let waited_for = Arc::downgrade(&waiting);
         let (request, planned) = blocking(move || {
-            let reading = prompter.read_while(&request, &limits, &|| waited_for.strong_count() > 0)?;
+            let reading = prompter.read_while(&request, &of_request, &|| waited_for.strong_count() > 0)?;
             // The texts as they were sent are not needed any more.
             let request = RerankRequest { documents: Vec::new(), ..request };
             Ok((request, Planned::new(prompter, reading)?))
@@ -186,7 +217,7 @@ impl Reranker {
         let Allowed { planned, left, report } =
             match Allowance::of(&budget, since.elapsed(), self.scheduler.forecast(admission)) {
                 Some(allowance) => {
-                    let (prompter, limits) = (Arc::clone(&self.prompter), self.limits.clone());
+                    let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
                     blocking(move || allowance.apply(&request, planned, &prompter, &limits)).await?
                 }
                 None => Allowed::all(planned),
@@ -257,7 +288,7 @@ impl Reranker {
     }
 
     /// What can be said of a request before it is tokenised.
-    fn validate(&self, request: &RerankRequest) -> Result<(), RerankError> {
+    fn validate(&self, request: &RerankRequest, limits: &LimitSettings) -> Result<(), RerankError> {
         if let Some(name) = &request.model
             && !self.names.contains(name)
         {
@@ -269,7 +300,7 @@ impl Reranker {
         if request.documents.is_empty() {
             return Err(RerankError::NoDocuments { field: "documents".to_owned() });
         }
-        let (count, limit) = (request.documents.len(), self.limits.max_documents);
+        let (count, limit) = (request.documents.len(), limits.max_documents);
         if count > limit {
             return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
         }
@@ -294,10 +325,11 @@ impl Reranker {
     /// # Errors
     /// Those of [`Reranker::rerank`] that do not come from the queue or the model.
     pub fn explain(&self, request: &RerankRequest) -> Result<Explanation, RerankError> {
+        let policy = self.policy();
         let mut request = request.clone();
-        self.instructions.resolve(&mut request, &self.names)?;
-        self.validate(&request)?;
-        let reading = Arc::new(self.prompter.read(&request, &self.limits)?);
+        policy.instructions.resolve(&mut request, &self.names)?;
+        self.validate(&request, &policy.limits)?;
+        let reading = Arc::new(self.prompter.read(&request, &policy.limits)?);
         let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&reading))?;
         let passes = rounds.next_round()?.unwrap_or_default();
         Ok(Explanation {
@@ -324,16 +356,16 @@ impl Reranker {
         &self.names
     }
 
-    /// The stored instructions.
+    /// The settings of its scheduler that are in force.
     #[must_use]
-    pub fn instructions(&self) -> &Instructions {
-        &self.instructions
+    pub fn schedule(&self) -> ScheduleSettings {
+        self.scheduler.settings()
     }
 
-    /// What one request may ask for.
+    /// The policy in force.
     #[must_use]
-    pub fn limits(&self) -> &LimitSettings {
-        &self.limits
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tokens that are read of a document, unless the request says otherwise.
@@ -358,6 +390,20 @@ impl Reranker {
     #[must_use]
     pub fn queue(&self) -> QueueStatus {
         self.scheduler.status()
+    }
+
+    /// Whether new requests are welcome.
+    ///
+    /// # Errors
+    /// Why not: [`RerankError::Draining`], [`RerankError::DeviceLost`] or [`RerankError::Stalled`].
+    pub fn ready(&self) -> Result<(), RerankError> {
+        self.scheduler.ready()
+    }
+
+    /// Waits until the device is gone, for good, and says why; nothing where the reranker ended first. The future
+    /// keeps nothing alive.
+    pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + use<> {
+        self.scheduler.lost()
     }
 
     /// Refuses new requests from now on and waits until the accepted ones are answered.
@@ -391,4 +437,16 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RerankError> + Send + 'static,
 ) -> Result<T, RerankError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|failure| Err(RerankError::internal(failure)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_on_a_blocking_thread_is_that_requests_error() {
+        let failed = blocking::<()>(|| panic!("tokenising")).await;
+        assert!(matches!(failed, Err(RerankError::Internal(_))));
+        assert!(blocking(|| Ok(1)).await.is_ok());
+    }
 }

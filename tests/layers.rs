@@ -22,14 +22,29 @@ const RULES: &[Rule] = &[
     Rule { room: "schedule", may_import: &["rerank", "runtime"] },
     Rule { room: "pipeline", may_import: &["rerank", "prompt", "scoring", "schedule", "runtime"] },
     Rule { room: "telemetry", may_import: &["rerank", "runtime", "schedule"] },
-    Rule { room: "http", may_import: &["rerank", "pipeline", "telemetry"] },
+    Rule { room: "models", may_import: &["rerank", "pipeline", "runtime", "schedule"] },
+    Rule { room: "http", may_import: &["rerank", "models", "pipeline", "telemetry"] },
     Rule { room: "eval", may_import: &["rerank", "pipeline"] },
     Rule { room: "bench", may_import: &["eval", "pipeline", "prompt", "rerank", "runtime"] },
-    Rule { room: "config", may_import: &["http", "rerank", "runtime", "schedule", "telemetry"] },
-    Rule { room: "cli", may_import: &["app", "bench", "config", "eval", "http", "pipeline", "rerank", "telemetry"] },
+    Rule { room: "config", may_import: &["http", "models", "rerank", "runtime", "schedule", "telemetry"] },
+    Rule {
+        room: "cli",
+        may_import: &["app", "bench", "config", "eval", "http", "models", "pipeline", "rerank", "telemetry"],
+    },
     Rule {
         room: "app",
-        may_import: &["config", "http", "pipeline", "prompt", "rerank", "runtime", "schedule", "scoring", "telemetry"],
+        may_import: &[
+            "config",
+            "http",
+            "models",
+            "pipeline",
+            "prompt",
+            "rerank",
+            "runtime",
+            "schedule",
+            "scoring",
+            "telemetry",
+        ],
     },
 ];
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use podium::app;
-use podium::pipeline::Reranker;
+use podium::pipeline::{Policy, Reranker};
 use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, Ranking, RerankRequest};
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, Runtime};
@@ -24,8 +24,10 @@ fn embedded() -> Arc<Reranker> {
         max_wait_seconds: 0,
         max_batch_tokens: 16_384,
         timeout_seconds: 0,
+        stall_seconds: 0,
     };
-    Arc::new(Reranker::new(vec![checkpoint.name.clone()], prompter, runtime, limits, instructions, &schedule))
+    let policy = Policy { limits, instructions };
+    Arc::new(Reranker::new(vec![checkpoint.name.clone()], prompter, runtime, policy, &schedule))
 }
 
 #[derive(serde::Deserialize)]

@@ -36,7 +36,7 @@ pub fn prompter() -> Prompter {
 /// The whole way of a request, with no time spent in a model.
 pub fn reranker() -> Reranker {
     let settings = settings();
-    let instructions = app::instructions(&settings.instructions).expect("the built-in instructions are valid");
+    let policy = app::policy(&settings).expect("the built-in instructions are valid");
     let names = vec!["podium-nano".to_owned()];
-    Reranker::new(names, prompter(), FakeRuntime::new(), settings.limits, instructions, &settings.schedule)
+    Reranker::new(names, prompter(), FakeRuntime::new(), policy, &settings.schedule)
 }

@@ -40,7 +40,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     // A reranker has tasks of its own, so it is made inside a runtime.
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let _inside = runtime.enter();
-    let reranker = app::load_reranker(&configuration.settings)?;
+    let models = app::load_models(&configuration.settings)?;
+    runtime.block_on(models.load_those_of_the_start())?;
+    let reranker = models.default_model();
     let facts = reranker.facts();
     writeln!(out)?;
     let lines = [
@@ -58,6 +60,14 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     ];
     for (name, value) in lines {
         writeln!(out, "{name:<14}{value}")?;
+    }
+    for status in models.statuses().iter().skip(1) {
+        let (names, load) = (status.names.join(", "), status.load.as_str());
+        writeln!(
+            out,
+            "{:<14}{names}: {}, load = {load}, {} bytes of weights",
+            "and", status.state, status.weight_bytes
+        )?;
     }
     writeln!(out, "\nok")?;
     Ok(())

@@ -96,6 +96,11 @@ struct SettingsArgs {
 impl SettingsArgs {
     /// The configuration with these flags, and `more`, on top.
     fn configuration(&self, more: Vec<FlagValue>) -> Result<Configuration, ConfigError> {
+        Configuration::load(&self.sources(more))
+    }
+
+    /// Where the configuration comes from, these flags, and `more`, among it.
+    fn sources(&self, more: Vec<FlagValue>) -> Sources {
         let text = |flag, key, value: &Option<String>| {
             value.as_ref().map(|value| FlagValue { flag, key, value: Value::from(value.as_str()) })
         };
@@ -110,11 +115,11 @@ impl SettingsArgs {
         ];
         let environment = std::env::vars_os()
             .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
-        Configuration::load(&Sources {
+        Sources {
             file: self.config.clone(),
             environment: environment.collect(),
             flags: flags.into_iter().flatten().chain(more).collect(),
-        })
+        }
     }
 }
 
@@ -132,8 +137,8 @@ impl std::error::Error for UsageError {}
 
 /// Parses the command line, runs it, and prints what went wrong, once.
 ///
-/// The exit code is 0, 2 for a command line, a configuration or a request that cannot be carried out, and 1 for
-/// everything else.
+/// The exit code is 0, 2 for a command line, a configuration or a request that cannot be carried out, 69 for a device
+/// that is gone (a new process may find it again), and 1 for everything else.
 #[must_use]
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -171,7 +176,13 @@ fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
+/// `EX_UNAVAILABLE` of sysexits.h: a service that is needed is not there.
+const DEVICE_LOST: u8 = 69;
+
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if matches!(error.downcast_ref(), Some(RerankError::DeviceLost(_))) {
+        return DEVICE_LOST;
+    }
     let asked_wrong = error.is::<UsageError>()
         || error.is::<ConfigError>()
         || error.is::<KeyError>()
@@ -206,6 +217,10 @@ fn is_callers(error: &RerankError) -> bool {
         RerankError::Overloaded { .. }
         | RerankError::DeadlineExceeded { .. }
         | RerankError::Draining
+        | RerankError::ModelUnavailable { .. }
+        | RerankError::TooLargeForDevice { .. }
+        | RerankError::DeviceLost(_)
+        | RerankError::Stalled { .. }
         | RerankError::Internal(_) => false,
     }
 }
@@ -232,6 +247,7 @@ mod tests {
         assert_eq!(exit_code(&ConfigError::Settings(String::new()).into()), 2);
         assert_eq!(exit_code(&RerankError::internal("broken").into()), 1);
         assert_eq!(exit_code(&anyhow::anyhow!("anything")), 1);
+        assert_eq!(exit_code(&RerankError::DeviceLost("CUDA_ERROR_ILLEGAL_ADDRESS".into()).into()), 69);
     }
 
     #[test]

@@ -10,9 +10,10 @@ use toml::Value;
 
 use super::SettingsArgs;
 use super::keys::KeyArgs;
-use crate::app::{self, Farewell};
-use crate::config::{FlagValue, Settings};
+use crate::app::{self, Farewell, Reloader};
+use crate::config::{Configuration, FlagValue, Sources};
 use crate::http::Authenticator;
+use crate::rerank::RerankError;
 use crate::telemetry::start_logs;
 
 #[derive(Debug, Args)]
@@ -48,30 +49,46 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         value: Value::from(args.served_model_name.join(",")),
     });
     let flags = listen.into_iter().chain(names).chain(args.keys.settings()).collect();
-    let settings = args.settings.configuration(flags)?.settings;
-    let authenticator = Arc::new(args.keys.authenticator(&settings)?);
-    start_logs(&settings.telemetry)?;
+    let sources = args.settings.sources(flags);
+    let configuration = Configuration::load(&sources)?;
+    let authenticator = Arc::new(args.keys.authenticator(&configuration.settings)?);
+    start_logs(&configuration.settings.telemetry)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    runtime.block_on(serve(settings, authenticator))
+    let served = runtime.block_on(serve(sources, configuration, authenticator));
+    // A model that is still being loaded cannot be stopped, and nobody needs it.
+    runtime.shutdown_background();
+    served
 }
 
-async fn serve(settings: Settings, authenticator: Arc<Authenticator>) -> anyhow::Result<()> {
+async fn serve(
+    sources: Sources,
+    configuration: Configuration,
+    authenticator: Arc<Authenticator>,
+) -> anyhow::Result<()> {
     // First, because it is the quickest thing to fail.
+    let settings = configuration.settings.clone();
     let address = &settings.server.listen;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let local = listener.local_addr().context("cannot tell the listener's address")?;
     let mut signals = Signals::new().context("cannot wait for signals")?;
-    reload_on_hangup(&authenticator).context("cannot wait for signals")?;
 
     let (server, auth) = (settings.server.clone(), settings.auth.clone());
-    let loading = tokio::task::spawn_blocking(move || app::load_reranker(&settings));
-    let reranker = tokio::select! {
-        loaded = loading => loaded.context("loading the model panicked")??,
+    let loading = async {
+        let models = tokio::task::spawn_blocking(move || app::load_models(&settings)).await;
+        let models = models.context("loading the model panicked")??;
+        models.load_those_of_the_start().await?;
+        anyhow::Ok(models)
+    };
+    let models = tokio::select! {
+        loaded = loading => loaded?,
         // The thread that loads cannot be stopped, and nobody needs what it makes.
         () = signals.next() => std::process::exit(0),
     };
-    let names = reranker.names().join(", ");
-    tracing::info!(model = names, family = reranker.family(), "listening on http://{local}");
+    let reloader = Reloader::new(sources, configuration, Arc::clone(&authenticator), models.clone());
+    reload_on_hangup(reloader).context("cannot wait for signals")?;
+    let default = models.default_model();
+    let names = default.names().join(", ");
+    tracing::info!(model = names, family = default.family(), "listening on http://{local}");
     say_who_may_ask(authenticator.key_count(), auth.requests_per_minute, local);
 
     let shutdown = async move {
@@ -82,8 +99,9 @@ async fn serve(settings: Settings, authenticator: Arc<Authenticator>) -> anyhow:
             std::process::exit(1);
         });
     };
-    match app::serve(&server, authenticator, reranker, listener, shutdown).await {
+    match app::serve(&server, authenticator, models, listener, shutdown).await {
         Farewell::Clean => Ok(()),
+        Farewell::DeviceLost(reason) => Err(RerankError::DeviceLost(reason.into()).into()),
         Farewell::CutOff => anyhow::bail!("requests were cut off after {} s", server.shutdown_seconds),
     }
 }
@@ -101,15 +119,15 @@ fn say_who_may_ask(keys: usize, requests_per_minute: u32, local: SocketAddr) {
     }
 }
 
-/// Reads the keys file again on SIGHUP. Where there is none, that signal means what it always does.
-fn reload_on_hangup(authenticator: &Arc<Authenticator>) -> std::io::Result<()> {
+/// Reads the settings again on SIGHUP. Where no file gave any, that signal means what it always does.
+fn reload_on_hangup(reloader: Reloader) -> std::io::Result<()> {
     #[cfg(unix)]
-    if authenticator.keys_file().is_some() {
+    if reloader.has_files() {
         let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
-        let authenticator = Arc::clone(authenticator);
+        let reloader = Arc::new(reloader);
         tokio::spawn(async move {
             while hangups.recv().await.is_some() {
-                Arc::clone(&authenticator).reload_and_log().await;
+                Arc::clone(&reloader).reload_and_log().await;
             }
         });
     }

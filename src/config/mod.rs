@@ -5,9 +5,10 @@
 //! it came from. What a setting means is in the room that reads it; what it may be is in `rules`.
 
 mod error;
+mod named;
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use toml::{Table, Value};
 pub use error::ConfigError;
 
 use crate::http::{AuthSettings, ServerSettings};
+use crate::models::ModelsSettings;
 use crate::rerank::{InstructionSettings, LimitSettings};
 use crate::runtime::ModelSettings;
 use crate::schedule::ScheduleSettings;
@@ -38,6 +40,9 @@ pub struct Settings {
     pub auth: AuthSettings,
     /// Which model is loaded.
     pub model: ModelSettings,
+    /// The models beside it.
+    #[serde(skip)]
+    pub models: ModelsSettings,
     /// What one request may ask for.
     pub limits: LimitSettings,
     /// Stored instructions.
@@ -94,6 +99,17 @@ pub struct Sources {
     pub flags: Vec<FlagValue>,
 }
 
+/// A key that another configuration has otherwise; values as TOML, nothing where the key is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: String,
+    /// Its value here.
+    pub from: Option<String>,
+    /// Its value there.
+    pub to: Option<String>,
+}
+
 /// The settings, and where each one came from.
 #[derive(Debug, Clone)]
 pub struct Configuration {
@@ -118,7 +134,7 @@ impl Configuration {
             let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
             let key = rest.to_lowercase().replace("__", ".");
             let origin = Origin::Environment(name.clone());
-            let default = values.get(&key).map(|(default, _)| default.clone());
+            let default = named::like(&key, &values);
             // An unknown key has no type to read the text as; `set` refuses it by its name.
             let value =
                 default.map_or_else(|| Ok(Value::String(text.clone())), |like| read_as(&key, text, &like, &origin))?;
@@ -129,6 +145,27 @@ impl Configuration {
         }
         let settings = assemble(&values)?;
         Ok(Self { settings, values })
+    }
+
+    /// What is otherwise in `other`, by key.
+    #[must_use]
+    pub fn changes_in(&self, other: &Self) -> Vec<Change> {
+        let value = |of: &Self, key: &String| of.values.get(key).map(|(value, _)| value.to_string());
+        let keys: BTreeSet<&String> = self.values.keys().chain(other.values.keys()).collect();
+        let changes =
+            keys.into_iter().map(|key| Change { key: key.clone(), from: value(self, key), to: value(other, key) });
+        changes.filter(|change| change.from != change.to).collect()
+    }
+
+    /// These settings, with those of `other` for every key that `is_theirs`.
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn with(&self, other: &Self, is_theirs: impl Fn(&str) -> bool) -> Result<Self, ConfigError> {
+        let kept = self.values.iter().filter(|(key, _)| !is_theirs(key));
+        let taken = other.values.iter().filter(|(key, _)| is_theirs(key));
+        let values = kept.chain(taken).map(|(key, value)| (key.clone(), value.clone())).collect();
+        Ok(Self { settings: assemble(&values)?, values })
     }
 
     /// Whether nothing but the defaults says what `key` is.
@@ -189,7 +226,12 @@ fn set(
     if is_section && value.as_table().is_some_and(Table::is_empty) {
         return Ok(());
     }
-    let Some((current, _)) = values.get(&key) else {
+    if key.strip_prefix("models.").is_some_and(|name| !name.contains('.')) && value.is_table() {
+        return Err(ConfigError::Settings(format!(
+            "`{key}.source` is missing: it says which model this is ({origin})"
+        )));
+    }
+    let Some(current) = named::like(&key, values) else {
         let nearest = rules::nearest(&key, values.keys());
         return Err(ConfigError::UnknownKey { key, origin, nearest });
     };
@@ -197,7 +239,7 @@ fn set(
         let expected = current.type_str();
         return Err(ConfigError::WrongType { key, origin, expected, value: value.to_string() });
     }
-    if let Some(allowed) = rules::violated(&key, &value) {
+    if let Some(allowed) = named::violated(&key, &value) {
         return Err(ConfigError::OutOfRange { key, origin, value: value.to_string(), allowed });
     }
     values.insert(key, (value, origin));
@@ -223,14 +265,16 @@ fn read_as(key: &str, text: &str, like: &Value, origin: &Origin) -> Result<Value
 
 fn assemble(values: &BTreeMap<String, (Value, Origin)>) -> Result<Settings, ConfigError> {
     let mut root = Table::new();
-    for (key, (value, _)) in values {
+    for (key, (value, _)) in values.iter().filter(|(key, _)| !key.starts_with("models.")) {
         let (section, name) = key.split_once('.').unwrap_or(("", key));
         let section = root.entry(section).or_insert_with(|| Value::Table(Table::new()));
         if let Value::Table(section) = section {
             section.insert(name.to_owned(), value.clone());
         }
     }
-    root.try_into().map_err(|error: toml::de::Error| ConfigError::Settings(error.to_string()))
+    let settings: Settings =
+        root.try_into().map_err(|error: toml::de::Error| ConfigError::Settings(error.to_string()))?;
+    Ok(Settings { models: named::assemble(values, &defaults()?)?, ..settings })
 }
 
 #[cfg(test)]

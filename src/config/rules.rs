@@ -2,6 +2,7 @@
 
 use toml::Value;
 
+use super::named;
 use crate::http::cors_layer;
 use crate::runtime::ModelSettings;
 
@@ -33,6 +34,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("auth.keys_file", Anything),
     ("auth.requests_per_minute", Between(0, 1_000_000)),
     ("auth.protect_metrics", Anything),
+    ("auth.admin_keys_file", Anything),
     ("model.source", Text),
     ("model.revision", Text),
     ("model.family", Text),
@@ -42,6 +44,8 @@ const RULES: &[(&str, Allowed)] = &[
     ("model.served_names", Anything),
     ("model.cache", Anything),
     ("model.offline", Anything),
+    ("models.max_memory_bytes", Between(0, i64::MAX)),
+    (named::LOAD, OneOf(&["start", "on_demand", "off"])),
     ("limits.max_documents", Between(1, 100_000)),
     ("limits.max_slate_documents", Between(2, 1024)),
     ("limits.max_slate_tokens", Between(64, 1 << 24)),
@@ -53,6 +57,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("schedule.max_wait_seconds", Between(0, DAY)),
     ("schedule.max_batch_tokens", Between(64, 1 << 24)),
     ("schedule.timeout_seconds", Between(0, DAY)),
+    ("schedule.stall_seconds", Between(0, DAY)),
     ("telemetry.log_level", OneOf(&["off", "error", "warn", "info", "debug", "trace"])),
     ("telemetry.log_format", OneOf(&["text", "json"])),
 ];
@@ -130,6 +135,7 @@ mod tests {
             assert!(RULES.iter().any(|(ruled, _)| ruled == key), "no rule for {key}");
             assert_eq!(violated(key, value), None, "{key}");
         }
-        assert_eq!(RULES.len(), defaults.len());
+        // That of named models' `load` is over.
+        assert_eq!(RULES.len(), defaults.len() + 1);
     }
 }

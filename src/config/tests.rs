@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::*;
+use crate::models::{LoadWhen, NamedModel};
 
 fn load_file(text: &str) -> Result<Configuration, ConfigError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -116,4 +117,57 @@ fn a_file_that_is_missing_or_not_toml_is_named() {
     let missing = Sources { file: Some("/no/such/podium.toml".into()), ..Sources::default() };
     assert_eq!(message(Configuration::load(&missing)), "cannot read the configuration file /no/such/podium.toml");
     assert!(message(load_file("[server\n")).contains("line 1"));
+}
+
+#[test]
+fn a_named_model_has_what_it_says_and_the_defaults_and_the_houses_device() {
+    let configuration = load_file(
+        "[model]\nsource = \"a/main\"\ndevice = \"cpu\"\nserved_names = \"main\"\n\
+         [models]\nmax_memory_bytes = 5\n\
+         [models.legal]\nsource = \"b/legal\"\nload = \"on_demand\"\n\
+         [models.\"qwen3-0.6b\"]\nsource = \"c/qwen\"\ndevice = \"cuda\"\n",
+    );
+    let models = configuration.unwrap().settings.models;
+    assert_eq!(models.max_memory_bytes, 5);
+    let (legal, qwen) = (&models.named["legal"], &models.named["qwen3-0.6b"]);
+    assert_eq!((legal.load, qwen.load), (LoadWhen::OnDemand, LoadWhen::Start));
+    let of = |model: &NamedModel| (model.model.source.clone(), model.model.device.clone());
+    assert_eq!(of(legal), ("b/legal".to_owned(), "cpu".to_owned()));
+    assert_eq!(of(qwen), ("c/qwen".to_owned(), "cuda".to_owned()));
+    assert_eq!((legal.model.served_names.as_str(), legal.model.family.as_str()), ("", "auto"));
+}
+
+#[test]
+fn what_is_wrong_with_a_named_model_is_named() {
+    for (text, words) in [
+        ("[models.legal]\n", "`models.legal.source` is missing"),
+        ("[models.legal]\nload = \"off\"\n", "`models.legal.source` is missing"),
+        ("[models.legal]\nsource = \"a/b\"\nload = \"later\"\n", "one of start, on_demand, off, not \"later\""),
+        ("[models.legal]\nsource = \"a/b\"\nsorce = \"a/b\"\n", "unknown configuration key `models.legal.sorce`"),
+        ("[models.legal]\nsource = 1\n", "`models.legal.source` must be of type string"),
+        ("[models.legal]\nsource = \"\"\n", "`models.legal.source` must be a text that is not empty"),
+        ("[models.\"a b\"]\nsource = \"a/b\"\n", "letters, digits, dots, hyphens or underscores"),
+        ("[models]\nmax_memory_bytes = -1\n", "`models.max_memory_bytes` must be between 0"),
+    ] {
+        let said = message(load_file(text));
+        assert!(said.contains(words), "{words:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn two_configurations_are_compared_and_mixed_key_by_key() {
+    let before = load_file("limits.max_documents = 5\nserver.max_body_bytes = 2048\n").unwrap();
+    let after = load_file("limits.max_documents = 6\n[models.legal]\nsource = \"a/b\"\n").unwrap();
+    let changes = before.changes_in(&after);
+    let changes: Vec<(&str, Option<&str>, Option<&str>)> =
+        changes.iter().map(|change| (change.key.as_str(), change.from.as_deref(), change.to.as_deref())).collect();
+    let expected = [
+        ("limits.max_documents", Some("5"), Some("6")),
+        ("models.legal.source", None, Some("\"a/b\"")),
+        ("server.max_body_bytes", Some("2048"), Some("16777216")),
+    ];
+    assert_eq!(changes, expected);
+    let mixed = before.with(&after, |key| key.starts_with("limits.")).unwrap();
+    assert_eq!((mixed.settings.limits.max_documents, mixed.settings.server.max_body_bytes), (6, 2048));
+    assert!(mixed.settings.models.named.is_empty());
 }

@@ -18,14 +18,19 @@ use tokio_util::sync::CancellationToken;
 /// How long to wait when the system has no more sockets to give.
 const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(500);
 
-/// Serves until `stop`; then closes the listener and the idle connections, and returns when every request that is
-/// being answered has its answer. Dropping the future cuts the connections off.
+/// How long idle connections are kept after `stop`: a request that is on its way finds them open, and is answered.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves until `stop`; then takes in the connections that stand at the door, closes it, and a moment later the idle
+/// connections, and returns when every request that is being answered has its answer. Dropping the future cuts the
+/// connections off.
 pub async fn serve_connections(
     listener: TcpListener,
     router: Router,
     header_timeout: Duration,
     stop: CancellationToken,
 ) {
+    let close = CancellationToken::new();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -33,7 +38,7 @@ pub async fn serve_connections(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _peer)) => {
-                    connections.spawn(serve_connection(stream, router.clone(), header_timeout, stop.clone()));
+                    connections.spawn(serve_connection(stream, router.clone(), header_timeout, close.clone()));
                 }
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
@@ -43,11 +48,42 @@ pub async fn serve_connections(
             },
         }
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    // The system has answered for those in the backlog already: closing the door on them would break their
+    // connections.
+    for stream in backlog(listener) {
+        connections.spawn(serve_connection(stream, router.clone(), header_timeout, close.clone()));
+    }
+    let all = async { while connections.join_next().await.is_some() {} };
+    let lingering = tokio::time::timeout(LINGER, all).await;
+    if lingering.is_err() {
+        close.cancel();
+        while connections.join_next().await.is_some() {}
+    }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, header_timeout: Duration, stop: CancellationToken) {
+/// Whoever has connected, and was not taken in yet. The listener is closed right behind them.
+fn backlog(listener: TcpListener) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    // Asked without tokio, which may not have heard of the latest.
+    let Ok(listener) = listener.into_std() else { return streams };
+    while let Ok((stream, _peer)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok() {
+            streams.extend(TcpStream::from_std(stream));
+        }
+    }
+    streams
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, header_timeout: Duration, close: CancellationToken) {
+    // Whoever has connected and says nothing has asked nothing: hyper would wait for a first request.
+    tokio::select! {
+        readable = tokio::time::timeout(header_timeout, stream.readable()) => {
+            if !matches!(readable, Ok(Ok(()))) {
+                return;
+            }
+        }
+        () = close.cancelled() => return,
+    }
     // Only latency is lost where this fails.
     let _unset = stream.set_nodelay(true);
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
@@ -56,7 +92,7 @@ async fn serve_connection(stream: TcpStream, router: Router, header_timeout: Dur
     // An error here is the client's: it left, or it does not speak HTTP. Requests are recorded by `observe`.
     tokio::select! {
         _ended = connection.as_mut() => {}
-        () = stop.cancelled() => {
+        () = close.cancelled() => {
             connection.as_mut().graceful_shutdown();
             let _ended = connection.await;
         }

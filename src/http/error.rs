@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::Level;
 
+use crate::models::ModelError;
 use crate::rerank::RerankError;
 
 /// When a client should come back to a server that is shutting down: to its successor.
@@ -19,6 +20,8 @@ const RETRY_AFTER_DRAINING: Duration = Duration::from_secs(5);
 
 /// When there may be room again for a body: parsing takes less.
 const RETRY_AFTER_INTAKE: Duration = Duration::from_secs(1);
+/// When to come back to a device that failed or hangs: a process needs about so long to start.
+const RETRY_AFTER_DEVICE: Duration = Duration::from_secs(10);
 
 /// Everything that can go wrong with a call.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +29,9 @@ pub enum Failure {
     /// The call was understood, and there is no ranking.
     #[error(transparent)]
     Rerank(#[from] RerankError),
+    /// A model was not loaded or unloaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The body is not JSON.
     #[error("the body is not valid JSON: {problem}")]
     MalformedJson {
@@ -137,6 +143,7 @@ const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 const AUTHENTICATION: &str = "authentication_error";
 const RATE_LIMIT: &str = "rate_limit_error";
+const UNAVAILABLE: &str = "service_unavailable_error";
 
 impl Failure {
     /// There is nothing at this path.
@@ -177,6 +184,19 @@ impl Failure {
                 retry_after: Some(RETRY_AFTER_INTAKE),
                 ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", RATE_LIMIT, Level::WARN)
             },
+            Self::Rerank(E::ModelUnavailable { retry_after, .. }) => Row {
+                param: Some("model".to_owned()),
+                retry_after: Some(*retry_after),
+                ..row(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", UNAVAILABLE, Level::INFO)
+            },
+            Self::Model(ModelError::Unknown { .. }) => bad(StatusCode::NOT_FOUND, "model_not_found"),
+            Self::Model(ModelError::Default { .. }) => bad(StatusCode::CONFLICT, "default_model"),
+            Self::Model(ModelError::Busy { .. }) => bad(StatusCode::CONFLICT, "model_busy"),
+            Self::Model(ModelError::NoRoom { .. }) => bad(StatusCode::CONFLICT, "over_memory_limit"),
+            // It was logged where it was loaded.
+            Self::Model(ModelError::Failed { .. }) => {
+                row(StatusCode::INTERNAL_SERVER_ERROR, "model_not_loaded", SERVER, Level::INFO)
+            }
             Self::Rerank(E::Overloaded { retry_after, .. }) => Row {
                 retry_after: Some(*retry_after),
                 ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", RATE_LIMIT, Level::WARN)
@@ -186,7 +206,20 @@ impl Failure {
             }
             Self::Rerank(E::Draining) => Row {
                 retry_after: Some(RETRY_AFTER_DRAINING),
-                ..row(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "service_unavailable_error", Level::INFO)
+                ..row(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", UNAVAILABLE, Level::INFO)
+            },
+            Self::Rerank(E::TooLargeForDevice { .. }) => Row {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                level: Level::WARN,
+                ..bad_field("too_large_for_device", "documents")
+            },
+            Self::Rerank(E::DeviceLost(_)) => Row {
+                retry_after: Some(RETRY_AFTER_DEVICE),
+                ..row(StatusCode::SERVICE_UNAVAILABLE, "device_lost", UNAVAILABLE, Level::ERROR)
+            },
+            Self::Rerank(E::Stalled { .. }) => Row {
+                retry_after: Some(RETRY_AFTER_DEVICE),
+                ..row(StatusCode::SERVICE_UNAVAILABLE, "device_stalled", UNAVAILABLE, Level::WARN)
             },
             Self::Rerank(E::Internal(_)) | Self::Panicked => {
                 row(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", SERVER, Level::ERROR)
@@ -213,7 +246,7 @@ impl Failure {
     /// What lies behind a fault of this server: for the log only.
     #[must_use]
     pub fn cause(&self) -> Option<String> {
-        let Self::Rerank(RerankError::Internal(cause)) = self else { return None };
+        let Self::Rerank(RerankError::Internal(cause) | RerankError::DeviceLost(cause)) = self else { return None };
         let mut links = Vec::new();
         let mut next: Option<&(dyn StdError + 'static)> = Some(cause.as_ref());
         while let Some(link) = next {

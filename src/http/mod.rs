@@ -3,6 +3,7 @@
 //! A dialect turns its wire JSON into a [`RerankRequest`](crate::rerank::RerankRequest) and the ranking back, in one
 //! file of [`dialects`] each; what is the same for all of them is here. What a ranking is lies in `pipeline`.
 
+mod admin;
 pub mod auth;
 mod body;
 mod connections;
@@ -36,7 +37,9 @@ pub use settings::ServerSettings;
 use intake::Intake;
 use observe::RequestId;
 
+use crate::models::ModelSet;
 use crate::pipeline::Reranker;
+use crate::rerank::RerankError;
 use crate::telemetry::Telemetry;
 
 /// The routes that do not rank; those that do are [`dialects::ROUTES`].
@@ -63,7 +66,7 @@ fn known_route(matched: Option<&str>) -> (&'static str, FailureShape) {
     let ranking = dialects::ROUTES.iter().find(|route| Some(route.path) == matched);
     ranking.map_or_else(
         || {
-            let other = OTHER_ROUTES.iter().copied().find(|path| Some(*path) == matched);
+            let other = OTHER_ROUTES.into_iter().chain(admin::ROUTES).find(|path| Some(*path) == matched);
             (other.unwrap_or("other"), FailureShape::Podium)
         },
         |route| (route.path, route.dialect.failure),
@@ -77,7 +80,7 @@ pub struct Service {
 }
 
 struct Inner {
-    reranker: Arc<Reranker>,
+    models: ModelSet,
     telemetry: Arc<Telemetry>,
     authenticator: Arc<Authenticator>,
     settings: ServerSettings,
@@ -90,15 +93,16 @@ impl Service {
     /// A service that is ready.
     #[must_use]
     pub fn new(
-        reranker: Arc<Reranker>,
+        models: impl Into<ModelSet>,
         telemetry: Arc<Telemetry>,
         authenticator: Arc<Authenticator>,
         settings: ServerSettings,
     ) -> Self {
+        let models = models.into();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let leaving = AtomicBool::new(false);
         let intake = Intake::new(settings.max_parsing_bytes);
-        Self { inner: Arc::new(Inner { reranker, telemetry, authenticator, settings, intake, leaving, started }) }
+        Self { inner: Arc::new(Inner { models, telemetry, authenticator, settings, intake, leaving, started }) }
     }
 
     /// Makes `/ready` fail from now on. Requests are still taken.
@@ -107,13 +111,27 @@ impl Service {
     }
 
     /// Whether new requests are welcome here.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        !self.inner.leaving.load(Ordering::Relaxed) && !self.inner.reranker.queue().draining
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn ready(&self) -> Result<(), RerankError> {
+        // Why the device fails it says also while the server leaves because of it.
+        self.inner.models.ready()?;
+        if self.is_leaving() { Err(RerankError::Draining) } else { Ok(()) }
     }
 
+    /// Whether the server was told to stop.
+    fn is_leaving(&self) -> bool {
+        self.inner.leaving.load(Ordering::Relaxed)
+    }
+
+    fn models(&self) -> &ModelSet {
+        &self.inner.models
+    }
+
+    /// The default model.
     fn reranker(&self) -> &Reranker {
-        &self.inner.reranker
+        self.inner.models.default_model()
     }
 
     fn telemetry(&self) -> &Telemetry {
@@ -147,9 +165,7 @@ pub fn router(service: Service) -> Router {
         };
         router = router.route(route.path, post(handler));
     }
-    // Whether the origins are origins was asked when the settings were read.
-    let cors = cors_layer(&service.settings().cors_origins).unwrap_or_default();
-    router
+    router = router
         .route("/", get(routes::index))
         .route("/v1/instructions", get(routes::instructions))
         .route("/v1/models", get(routes::models))
@@ -167,10 +183,64 @@ pub fn router(service: Service) -> Router {
         .route("/docs", get(openapi::page))
         .route("/docs/{file}", get(openapi::file))
         .fallback(routes::no_such_route)
-        .method_not_allowed_fallback(routes::method_not_allowed)
-        .layer(CatchPanicLayer::custom(observe::panicked))
+        .method_not_allowed_fallback(routes::method_not_allowed);
+    if service.authenticator().has_administrators() {
+        router = admin::add(router);
+    }
+    surround(router, service)
+}
+
+/// What stands around every route: whoever panics within is one 500, and the record of it is kept outside.
+fn surround(router: Router<Service>, service: Service) -> Router {
+    // Whether the origins are origins was asked when the settings were read.
+    let cors = cors_layer(&service.settings().cors_origins).unwrap_or_default();
+    router
         .layer(middleware::from_fn_with_state(service.clone(), auth::authenticate))
         .layer(option_layer(cors))
+        .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(middleware::from_fn_with_state(service.clone(), observe::observe))
         .with_state(service)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::StatusCode;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::config::{Configuration, Sources};
+    use crate::pipeline::Policy;
+    use crate::rerank::Instructions;
+    use crate::runtime::fake::FakeRuntime;
+    use crate::runtime::{Checkpoint, Runtime};
+
+    fn service() -> Service {
+        let settings = Configuration::load(&Sources::default()).unwrap().settings;
+        let runtime = FakeRuntime::new();
+        let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
+        let instructions = Instructions::new(&settings.instructions, None).unwrap();
+        let telemetry = Arc::new(Telemetry::new("a-model", "a-family", runtime.facts()));
+        let policy = Policy { limits: settings.limits, instructions };
+        let reranker = Reranker::new(vec!["a-model".to_owned()], prompter, runtime, policy, &settings.schedule);
+        let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
+        Service::new(Arc::new(reranker), telemetry, authenticator, settings.server)
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_one_500_with_an_id_and_the_next_request_is_served() {
+        async fn broken() -> StatusCode {
+            std::panic::panic_any("a bug")
+        }
+        let router =
+            surround(Router::new().route("/health", get(broken)).route("/ping", get(routes::health)), service());
+        let ask = |path: &str| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
+        let failed = ask("/health").await.unwrap();
+        assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(failed.headers().contains_key("x-request-id"));
+        let body = to_bytes(failed.into_body(), usize::MAX).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["error"]["code"], &body["message"]), (&"internal_error".into(), &"internal error".into()));
+        assert_eq!(ask("/ping").await.unwrap().status(), StatusCode::OK);
+    }
 }

@@ -74,6 +74,10 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    if observation.service.is_leaving() {
+        // Whoever keeps the connection would send its next request into the closing of the door.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let ranking = response.extensions_mut().remove::<RankingFacts>();
     observation.record(response.status().as_u16(), ranking.as_ref(), failure.as_deref());
     response

@@ -10,6 +10,7 @@ use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::Service;
+use super::admin;
 use super::dialects;
 use super::error::Failure;
 
@@ -74,14 +75,19 @@ fn describe(service: &Service) -> Value {
         }
         paths.entry(route.path).or_insert_with(|| json!({}))["post"] = operation;
     }
+    if !service.authenticator().has_administrators() {
+        paths.retain(|path, _| !admin::ROUTES.contains(&path.as_str()));
+    }
     document["paths"] = Value::Object(paths);
 
     let reranker = service.reranker();
+    let policy = reranker.policy();
     let schemas = &mut document["components"]["schemas"];
-    let profiles: Vec<&str> = reranker.instructions().profiles().map(|(name, _)| name).collect();
+    let profiles: Vec<&str> = policy.instructions.profiles().map(|(name, _)| name).collect();
     schemas["Profile"]["enum"] = profiles.into_iter().map(Value::from).chain([Value::Null]).collect();
-    schemas["Model"]["examples"] = json!(reranker.names());
-    let most = reranker.limits().max_documents;
+    let names: Vec<String> = service.models().statuses().into_iter().flat_map(|status| status.names).collect();
+    schemas["Model"]["examples"] = json!(names);
+    let most = policy.limits.max_documents;
     for list in ["Documents", "Texts", "Passages"] {
         schemas[list]["maxItems"] = json!(most);
     }

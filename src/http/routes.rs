@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::error::Failure;
-use super::{OTHER_ROUTES, Service, dialects};
+use super::{OTHER_ROUTES, Service, admin, dialects};
+use crate::models::ModelStatus;
 use crate::rerank::RerankError;
 
 /// The page: one file, with everything in it.
@@ -48,19 +49,26 @@ pub struct Model {
     /// What Xinference's clients look for.
     #[serde(rename = "model_type")]
     kind: &'static str,
+    /// `loaded`, or why it is not.
+    state: &'static str,
+    /// Bytes that its weights take now.
+    memory_bytes: u64,
     /// Tokens that are read of a document.
-    max_tokens_per_doc: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_tokens_per_doc: Option<usize>,
 }
 
 impl Model {
-    fn new(service: &Service, name: &str) -> Self {
+    fn new(service: &Service, name: &str, status: &ModelStatus) -> Self {
         Self {
             id: name.to_owned(),
             object: "model",
             created: service.started(),
             owned_by: "podium",
             kind: "rerank",
-            max_tokens_per_doc: service.reranker().document_tokens(),
+            state: status.state,
+            memory_bytes: status.weight_bytes,
+            max_tokens_per_doc: status.document_tokens,
         }
     }
 }
@@ -92,12 +100,14 @@ pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Respon
         return ([vary, policy], Html(PLAYGROUND)).into_response();
     }
     let reranker = service.reranker();
+    let has_administrators = service.authenticator().has_administrators();
+    let administration = admin::ROUTES.into_iter().filter(|_| has_administrators);
     let index = Index {
         name: "podium",
         version: env!("CARGO_PKG_VERSION"),
         model: reranker.names().first().cloned().unwrap_or_default(),
         family: reranker.family().to_owned(),
-        routes: dialects::ROUTES.iter().map(|route| route.path).chain(OTHER_ROUTES).collect(),
+        routes: dialects::ROUTES.iter().map(|route| route.path).chain(OTHER_ROUTES).chain(administration).collect(),
     };
     ([vary], Json(index)).into_response()
 }
@@ -107,15 +117,23 @@ pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// `GET /ready`: new requests are welcome.
+/// `GET /ready`: new requests are welcome, or why not.
 pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, Failure> {
-    if service.is_ready() { Ok(Json(Status { status: "ready" })) } else { Err(RerankError::Draining.into()) }
+    service.ready()?;
+    Ok(Json(Status { status: "ready" }))
 }
 
-/// `GET /v1/models`, as `OpenAI` has it.
+/// `GET /v1/models`, as `OpenAI` has it: every name that a request may give.
 pub async fn models(State(service): State<Service>) -> Json<Models> {
-    let data = service.reranker().names().iter().map(|name| Model::new(&service, name)).collect();
-    Json(Models { object: "list", data })
+    Json(Models { object: "list", data: all_models(&service) })
+}
+
+fn all_models(service: &Service) -> Vec<Model> {
+    let of = |status: ModelStatus| {
+        let names = status.names.iter();
+        names.map(|name| Model::new(service, name, &status)).collect::<Vec<_>>()
+    };
+    service.models().statuses().into_iter().flat_map(of).collect()
 }
 
 /// `GET /v1/models/{model}`; a hub id has a slash in it.
@@ -125,17 +143,18 @@ pub async fn model(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, Failure> {
     let Path(name) = name.map_err(|_| Failure::no_such_route(uri.path()))?;
-    let names = service.reranker().names();
-    if names.contains(&name) {
-        Ok(Json(Model::new(&service, &name)))
-    } else {
-        Err(RerankError::unknown_model(&name, names).into())
+    let mut models = all_models(&service);
+    if let Some(place) = models.iter().position(|model| model.id == name) {
+        return Ok(Json(models.swap_remove(place)));
     }
+    let names: Vec<String> = models.into_iter().map(|model| model.id).collect();
+    Err(RerankError::unknown_model(&name, &names).into())
 }
 
 /// `GET /v1/instructions`: the stored ones.
 pub async fn instructions(State(service): State<Service>) -> Json<Profiles> {
-    let instructions = service.reranker().instructions();
+    let policy = service.reranker().policy();
+    let instructions = &policy.instructions;
     let profile = |(name, text): (&str, &str)| Profile {
         id: name.to_owned(),
         text: text.to_owned(),
@@ -157,7 +176,8 @@ pub async fn needs_key(State(service): State<Service>) -> Json<Value> {
 /// `GET /info`, as text-embeddings-inference has it.
 pub async fn info(State(service): State<Service>) -> Json<Value> {
     let reranker = service.reranker();
-    let (facts, limits) = (reranker.facts(), reranker.limits());
+    let (facts, policy) = (reranker.facts(), reranker.policy());
+    let limits = &policy.limits;
     let name = reranker.names().first();
     Json(json!({
         "model_id": name,
@@ -180,7 +200,11 @@ pub async fn info(State(service): State<Service>) -> Json<Value> {
 
 /// `GET /metrics`, in Prometheus's text format.
 pub async fn metrics(State(service): State<Service>) -> impl IntoResponse {
-    let text = service.telemetry().render(service.reranker().queue(), service.is_ready());
+    for status in service.models().statuses() {
+        let name = status.names.first().map_or("", String::as_str);
+        service.telemetry().set_model_memory(name, status.weight_bytes);
+    }
+    let text = service.telemetry().render(service.models().queue(), service.ready().is_ok());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

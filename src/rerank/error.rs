@@ -66,6 +66,16 @@ pub enum RerankError {
         /// The names that are served.
         available: Vec<String>,
     },
+    /// The named model is served here, but not now.
+    #[error("model: `{name}` {problem}; try again in {} s", retry_after.as_secs())]
+    ModelUnavailable {
+        /// The model's name.
+        name: String,
+        /// What is with it.
+        problem: &'static str,
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
     /// The family cannot read documents in the mode that was asked for.
     #[error("mode: {problem}")]
     UnsupportedMode {
@@ -113,6 +123,23 @@ pub enum RerankError {
     /// The server is shutting down.
     #[error("the server is shutting down and takes no new requests")]
     Draining,
+    /// The device has not the memory for one pass of the request, even alone.
+    #[error(
+        "documents: {tokens} tokens that are read together do not fit into the device's memory; send fewer or shorter documents, or set max_tokens_per_doc"
+    )]
+    TooLargeForDevice {
+        /// Tokens of the pass.
+        tokens: usize,
+    },
+    /// The device, or what drives it, is gone: this process can answer nothing more. The cause goes to the log.
+    #[error("the device has failed, and the server has to be started again")]
+    DeviceLost(#[source] Box<dyn StdError + Send + Sync>),
+    /// What was given to the device does not come back.
+    #[error("the device has been busy with one batch for more than {} s", limit.as_secs())]
+    Stalled {
+        /// How long a batch may take before it is called so.
+        limit: Duration,
+    },
     /// Anything that is this server's fault. The cause goes to the log, never to the caller.
     #[error("internal error")]
     Internal(#[source] Box<dyn StdError + Send + Sync>),
@@ -228,12 +255,16 @@ impl RerankError {
             | Self::TextTooLong { field, .. }
             | Self::PromptTooLong { field, .. } => Some(field),
             Self::UnknownModel { .. }
+            | Self::ModelUnavailable { .. }
             | Self::UnsupportedMode { .. }
             | Self::TooManyTokens { .. }
             | Self::OverBudget { .. }
             | Self::Overloaded { .. }
             | Self::DeadlineExceeded { .. }
             | Self::Draining
+            | Self::TooLargeForDevice { .. }
+            | Self::DeviceLost(_)
+            | Self::Stalled { .. }
             | Self::Internal(_) => None,
         }
     }

@@ -1,12 +1,13 @@
 //! What can go wrong below the seam: while loading a checkpoint, and while running a pass.
 
+use std::any::Any;
 use std::path::PathBuf;
 
 /// A checkpoint that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A file of the checkpoint is missing or cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -99,10 +100,128 @@ pub enum RuntimeError {
         /// The mark's place in the probe.
         mark: usize,
     },
+    /// The device has no memory left for the batch; a smaller one may fit.
+    #[error("the device is out of memory: {0}")]
+    OutOfMemory(String),
+    /// The device is gone: whatever runs on it from now on fails too, until the process is started anew.
+    #[error("the device is lost: {0}")]
+    DeviceLost(String),
     /// The device failed.
     #[error("device: {0}")]
     Device(String),
     /// The code that ran the batch panicked: a bug.
     #[error("the forward pass panicked")]
     Panicked,
+}
+
+/// What drivers and their libraries say where memory is short, in lower case: CUDA, cuBLAS, Metal.
+const OUT_OF_MEMORY: [&str; 6] = [
+    "out_of_memory",
+    "out of memory",
+    "outofmemory",
+    "cublas_status_alloc_failed",
+    "insufficient memory",
+    "memory allocation failed",
+];
+
+/// Errors after which a CUDA context is of no further use (the driver's manual: "the process must be terminated and
+/// relaunched"), and those of a device that is not there any more.
+const DEVICE_LOST: [&str; 20] = [
+    "cuda_error_illegal_address",
+    "cuda_error_illegal_instruction",
+    "cuda_error_misaligned_address",
+    "cuda_error_invalid_address_space",
+    "cuda_error_invalid_pc",
+    "cuda_error_hardware_stack_error",
+    "cuda_error_assert",
+    "cuda_error_launch_failed",
+    "cuda_error_launch_timeout",
+    "cuda_error_ecc_uncorrectable",
+    "cuda_error_nvlink_uncorrectable",
+    "cuda_error_contained",
+    "cuda_error_context_is_destroyed",
+    "cuda_error_device_unavailable",
+    "cuda_error_no_device",
+    "cuda_error_deinitialized",
+    "cuda_error_system_not_ready",
+    "cuda_error_unknown",
+    "device lost",
+    "device removed",
+];
+
+/// How the errors of drivers begin, in panics of their bindings.
+const DRIVERS: [&str; 2] = ["CUDA_ERROR_", "CUBLAS_STATUS_"];
+
+impl RuntimeError {
+    /// Sorts what a device said while it ran a batch: a lack of memory, the end of the device, or anything else.
+    #[must_use]
+    pub fn of_device(message: String) -> Self {
+        let said = message.to_lowercase();
+        let any = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        if any(&OUT_OF_MEMORY) {
+            Self::OutOfMemory(message)
+        } else if any(&DEVICE_LOST) {
+            Self::DeviceLost(message)
+        } else {
+            Self::Device(message)
+        }
+    }
+
+    /// What a panic of the code that runs a batch was about: bindings of drivers panic here and there where the device
+    /// fails. Anything else is a bug of that code. The message itself is not kept.
+    #[must_use]
+    pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&'static str>().copied()).unwrap_or_default();
+        if !DRIVERS.iter().any(|driver| text.contains(driver)) {
+            return Self::Panicked;
+        }
+        let reported = || "a panic reported it".to_owned();
+        match Self::of_device(text.to_owned()) {
+            Self::OutOfMemory(_) => Self::OutOfMemory(reported()),
+            Self::DeviceLost(_) => Self::DeviceLost(reported()),
+            Self::InvalidPass { .. } | Self::NonFinite { .. } | Self::Device(_) | Self::Panicked => Self::Panicked,
+        }
+    }
+
+    /// The pass that the error is about, by its place in the batch, where that is known.
+    #[must_use]
+    pub const fn guilty(&self) -> Option<usize> {
+        match self {
+            Self::InvalidPass { pass, .. } | Self::NonFinite { pass, .. } => Some(*pass),
+            Self::OutOfMemory(_) | Self::DeviceLost(_) | Self::Device(_) | Self::Panicked => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_says_is_sorted() {
+        for memory in [
+            "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
+            "Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+        ] {
+            assert!(matches!(RuntimeError::of_device(memory.to_owned()), RuntimeError::OutOfMemory(_)), "{memory}");
+        }
+        for lost in [
+            "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")",
+            "DriverError(CUDA_ERROR_ECC_UNCORRECTABLE, \"uncorrectable ECC error encountered\")",
+            "DriverError(CUDA_ERROR_LAUNCH_FAILED, \"unspecified launch failure\")",
+            "Device lost",
+        ] {
+            assert!(matches!(RuntimeError::of_device(lost.to_owned()), RuntimeError::DeviceLost(_)), "{lost}");
+        }
+        let panicked = |text: &str| RuntimeError::of_panic(&text.to_owned());
+        assert!(matches!(panicked("unwrap: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)"), RuntimeError::DeviceLost(_)));
+        assert!(matches!(panicked("CUDA_ERROR_OUT_OF_MEMORY"), RuntimeError::OutOfMemory(_)));
+        assert!(matches!(panicked("out of memory"), RuntimeError::Panicked), "whoever said that was no driver");
+        assert!(matches!(RuntimeError::of_panic(&"CUDA_ERROR_INVALID_VALUE"), RuntimeError::Panicked));
+        for other in ["shape mismatch in matmul", "DriverError(CUDA_ERROR_INVALID_VALUE, \"invalid argument\")", ""] {
+            assert!(matches!(RuntimeError::of_device(other.to_owned()), RuntimeError::Device(_)), "{other}");
+        }
+    }
 }

@@ -30,6 +30,10 @@ struct Shared {
     /// Batches standing at the closed gate.
     held: watch::Sender<usize>,
     failures: Mutex<VecDeque<Failure>>,
+    /// What befalls every batch with a pass that holds such a token.
+    poisons: Mutex<Vec<(u32, Fault)>>,
+    /// Tokens of a batch for which there is memory.
+    memory: AtomicUsize,
     calls: AtomicUsize,
     passes: AtomicUsize,
     tokens: AtomicUsize,
@@ -37,6 +41,19 @@ struct Shared {
     through: watch::Sender<usize>,
     /// Tokens of each batch so far.
     batches: Mutex<Vec<usize>>,
+}
+
+/// What a poisoned pass does to its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The code panics.
+    Panic,
+    /// The device fails, and does not say because of which pass.
+    Device,
+    /// The pass's numbers are not numbers; the error names the first such pass.
+    NonFinite,
+    /// The device is gone, for good.
+    DeviceLost,
 }
 
 enum Failure {
@@ -69,6 +86,8 @@ impl FakeRuntime {
             open: watch::Sender::new(true),
             held: watch::Sender::new(0),
             failures: Mutex::default(),
+            poisons: Mutex::default(),
+            memory: AtomicUsize::new(usize::MAX),
             calls: AtomicUsize::new(0),
             passes: AtomicUsize::new(0),
             tokens: AtomicUsize::new(0),
@@ -103,6 +122,16 @@ impl FakeRuntime {
             }
         }
         Ok(())
+    }
+
+    /// The first pass with a token that poisons, and what that does.
+    fn poisoned(&self, batch: &[ForwardPass]) -> Option<(usize, Fault)> {
+        let poisons = self.shared.poisons.lock().unwrap_or_else(PoisonError::into_inner);
+        batch.iter().enumerate().find_map(|(index, pass)| {
+            let mut tokens = pass.trunk.iter().chain(pass.branches.iter().flatten());
+            let fault = tokens.find_map(|token| poisons.iter().find(|(poison, _)| poison == token))?.1;
+            Some((index, fault))
+        })
     }
 
     fn read(&self, pass: &ForwardPass) -> Readout {
@@ -162,6 +191,21 @@ impl Runtime for FakeRuntime {
             Some(Failure::Panic(message)) => std::panic::panic_any(message),
             None => {}
         }
+        let tokens: usize = batch.iter().map(ForwardPass::tokens).sum();
+        let memory = shared.memory.load(Ordering::Relaxed);
+        if tokens > memory {
+            return Err(RuntimeError::of_device(format!(
+                "CUDA_ERROR_OUT_OF_MEMORY: {tokens} tokens, room for {memory}"
+            )));
+        }
+        if let Some((pass, fault)) = self.poisoned(&batch) {
+            match fault {
+                Fault::Panic => std::panic::panic_any("poisoned"),
+                Fault::Device => return Err(RuntimeError::of_device("poisoned".to_owned())),
+                Fault::NonFinite => return Err(RuntimeError::NonFinite { pass, mark: 0 }),
+                Fault::DeviceLost => return Err(RuntimeError::of_device("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned())),
+            }
+        }
         batch
             .iter()
             .enumerate()
@@ -203,6 +247,16 @@ impl FakeControls {
     /// The next batch panics.
     pub fn panic_next(&self, message: &'static str) {
         self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).push_back(Failure::Panic(message));
+    }
+
+    /// Every batch with a pass that holds this token meets this fault from now on.
+    pub fn poison(&self, token: u32, fault: Fault) {
+        self.shared.poisons.lock().unwrap_or_else(PoisonError::into_inner).push((token, fault));
+    }
+
+    /// Batches of more tokens are out of memory from now on.
+    pub fn limit_memory(&self, tokens: usize) {
+        self.shared.memory.store(tokens, Ordering::Relaxed);
     }
 
     /// Batches started so far.

@@ -15,6 +15,8 @@ use super::{LoadError, ModelSettings};
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
+/// What families with lexical evidence have besides.
+const LEXICAL: &str = "lexical.safetensors";
 
 /// Whether `source` has the form of a hub id: `owner/name`.
 pub(super) fn is_hub_id(source: &str) -> bool {
@@ -63,6 +65,9 @@ pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
     };
     for shard in &shards {
         files.get(shard).map_err(failed)?;
+    }
+    if files.has(LEXICAL).map_err(failed)? {
+        files.get(LEXICAL).map_err(failed)?;
     }
     config.parent().map(PathBuf::from).ok_or_else(|| failed("the cache returned a file without a folder".to_owned()))
 }

@@ -141,6 +141,19 @@ pub struct ModelFacts {
     pub projector: bool,
 }
 
+impl ModelFacts {
+    /// Bytes that the weights take.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        let width = match self.dtype.as_str() {
+            "f32" => 4,
+            "f16" | "bf16" => 2,
+            _ => 1,
+        };
+        self.parameters as u64 * width
+    }
+}
+
 /// Something that runs passes.
 pub trait Runtime: Send + Sync + 'static {
     /// What the model is.

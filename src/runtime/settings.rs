@@ -32,4 +32,9 @@ impl ModelSettings {
     /// What `quantize` may be.
     pub const QUANTISED: &[&str] =
         &["none", "int8", "q8_0", "q6k", "q5k", "q4k", "q3k", "q2k", "q5_0", "q4_0", "fp8", "hqq8", "hqq4"];
+
+    /// [`ModelSettings::served_names`], one by one.
+    pub fn served(&self) -> impl Iterator<Item = &str> {
+        self.served_names.split(',').map(str::trim).filter(|name| !name.is_empty())
+    }
 }

@@ -140,6 +140,7 @@ mod tests {
             max_wait_seconds,
             max_batch_tokens: 100,
             timeout_seconds: 0,
+            stall_seconds: 0,
         }
     }
 

@@ -6,6 +6,9 @@
 //! them in the queue's order up to the token budget. Nothing ever waits for company, and what nobody waits for any more
 //! leaves the queue at once.
 
+mod budget;
+mod execute;
+mod health;
 mod house;
 mod queue;
 mod rate;
@@ -20,13 +23,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 
+use self::execute::Executor;
+use self::health::Health;
 use self::house::{Guest, House};
 use self::queue::{Owner, Queue};
 use self::rate::Rate;
 use self::worker::{Done, Job};
 use crate::rerank::{Caller, RerankError};
-use crate::runtime::{ForwardPass, Readout, Runtime};
+use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
 
+pub use execute::DeviceGate;
 pub use settings::ScheduleSettings;
 
 /// What waits and runs at this moment.
@@ -60,6 +66,7 @@ struct Shared {
     requests: watch::Sender<usize>,
     /// Requests ever let in.
     arrivals: AtomicU64,
+    health: Health,
 }
 
 impl Shared {
@@ -159,11 +166,19 @@ pub struct Executed {
 }
 
 impl Scheduler {
-    /// Starts the worker that owns `runtime`. It ends when the scheduler is dropped.
+    /// Starts the worker that owns `runtime`, on a device of its own. It ends when the scheduler is dropped.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(runtime: impl Runtime, settings: &ScheduleSettings) -> Self {
+        Self::start_behind(DeviceGate::default(), runtime, settings)
+    }
+
+    /// As [`Scheduler::start`], on a device that others who hold this gate use too.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_behind(gate: DeviceGate, runtime: impl Runtime, settings: &ScheduleSettings) -> Self {
         let shared = Arc::new(Shared {
             settings: RwLock::new(settings.clone()),
             house: Mutex::default(),
@@ -174,8 +189,10 @@ impl Scheduler {
             rate: Rate::default(),
             requests: watch::channel(0).0,
             arrivals: AtomicU64::new(0),
+            health: Health::default(),
         });
-        tokio::spawn(worker::run(runtime, Arc::clone(&shared)));
+        let executor = Executor::new(runtime, gate, Arc::clone(&shared));
+        tokio::spawn(worker::run(executor, Arc::clone(&shared)));
         Self { shared }
     }
 
@@ -196,9 +213,12 @@ impl Scheduler {
     /// counted.
     ///
     /// # Errors
-    /// [`RerankError::Draining`] and [`RerankError::Overloaded`].
+    /// [`RerankError::Draining`], [`RerankError::DeviceLost`] and [`RerankError::Overloaded`].
     pub fn admit(&self, arrival: &Arrival) -> Result<Admission, RerankError> {
         let shared = &self.shared;
+        if let Some(reason) = shared.health.lost() {
+            return Err(RerankError::DeviceLost(reason.into()));
+        }
         if shared.draining.load(Ordering::Acquire) {
             return Err(RerankError::Draining);
         }
@@ -221,7 +241,8 @@ impl Scheduler {
     /// have not started out of the queue.
     ///
     /// # Errors
-    /// [`RerankError::Internal`] with the runtime's error of the first pass that failed.
+    /// The runtime's error of the first pass that failed: [`RerankError::TooLargeForDevice`],
+    /// [`RerankError::DeviceLost`], and [`RerankError::Internal`] for everything else.
     pub async fn run(
         &self,
         admission: &Admission,
@@ -247,7 +268,7 @@ impl Scheduler {
         let (mut first_start, mut last_end) = (None::<Instant>, submitted);
         for (index, (tokens, reply)) in replies.into_iter().enumerate() {
             let Done { result, started, ended } = reply.await.map_err(|_| worker_is_gone())?;
-            readouts.push(result.map_err(RerankError::internal)?);
+            readouts.push(result.map_err(|error| failure(error, tokens))?);
             admission.book(|booked| booked.saturating_sub(tokens));
             done(index);
             first_start = Some(first_start.map_or(started, |first| first.min(started)));
@@ -284,6 +305,29 @@ impl Scheduler {
         }
     }
 
+    /// Whether new requests are welcome, as far as this scheduler and its device can tell.
+    ///
+    /// # Errors
+    /// [`RerankError::Draining`], [`RerankError::DeviceLost`] and [`RerankError::Stalled`].
+    pub fn ready(&self) -> Result<(), RerankError> {
+        if let Some(reason) = self.shared.health.lost() {
+            return Err(RerankError::DeviceLost(reason.into()));
+        }
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(RerankError::Draining);
+        }
+        match self.settings().stall_limit() {
+            Some(limit) if self.shared.health.is_stalled() => Err(RerankError::Stalled { limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the device is gone, for good, and says why; nothing where the scheduler ended first. The future
+    /// keeps nothing alive.
+    pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + use<> {
+        self.shared.health.until_lost()
+    }
+
     /// Refuses new requests from now on.
     pub fn start_draining(&self) {
         self.shared.draining.store(true, Ordering::Release);
@@ -304,5 +348,17 @@ impl Drop for Scheduler {
 }
 
 fn worker_is_gone() -> RerankError {
-    RerankError::internal("the scheduler's worker has ended")
+    RerankError::DeviceLost("the scheduler's worker has ended".into())
+}
+
+/// What the runtime's error is to the request with a pass of so many tokens.
+fn failure(error: RuntimeError, tokens: usize) -> RerankError {
+    match error {
+        RuntimeError::OutOfMemory(_) => RerankError::TooLargeForDevice { tokens },
+        RuntimeError::DeviceLost(_) => RerankError::DeviceLost(error.into()),
+        RuntimeError::InvalidPass { .. }
+        | RuntimeError::NonFinite { .. }
+        | RuntimeError::Device(_)
+        | RuntimeError::Panicked => RerankError::internal(error),
+    }
 }

@@ -18,18 +18,26 @@ pub struct ScheduleSettings {
     pub max_batch_tokens: usize,
     /// Seconds that an accepted request may take in all; 0 is no limit.
     pub timeout_seconds: u64,
+    /// Seconds that a batch may be on the device before the server calls itself unready; 0 is no limit.
+    pub stall_seconds: u64,
 }
 
 impl ScheduleSettings {
-    /// [`ScheduleSettings::max_wait_seconds`] as a duration.
-    #[must_use]
-    pub fn max_wait(&self) -> Option<Duration> {
-        (self.max_wait_seconds > 0).then(|| Duration::from_secs(self.max_wait_seconds))
-    }
-
-    /// [`ScheduleSettings::timeout_seconds`] as a duration.
+    /// [`ScheduleSettings::timeout_seconds`] as a duration; none is no limit.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
         (self.timeout_seconds > 0).then(|| Duration::from_secs(self.timeout_seconds))
+    }
+
+    /// [`ScheduleSettings::stall_seconds`] as a duration; none is no limit.
+    #[must_use]
+    pub fn stall_limit(&self) -> Option<Duration> {
+        (self.stall_seconds > 0).then(|| Duration::from_secs(self.stall_seconds))
+    }
+
+    /// [`ScheduleSettings::max_wait_seconds`] as a duration; none is no limit.
+    #[must_use]
+    pub fn max_wait(&self) -> Option<Duration> {
+        (self.max_wait_seconds > 0).then(|| Duration::from_secs(self.max_wait_seconds))
     }
 }

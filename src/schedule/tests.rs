@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::rerank::Full;
-use crate::runtime::fake::{FakeControls, FakeRuntime};
+use crate::runtime::fake::{FakeControls, FakeRuntime, Fault};
 use crate::runtime::{JointLayers, Mark, Probe, RuntimeError};
 
 fn pass(tokens: usize) -> ForwardPass {
@@ -16,16 +16,21 @@ fn pass(tokens: usize) -> ForwardPass {
     }
 }
 
-fn scheduler(max_queued_requests: usize, max_batch_tokens: usize) -> (Arc<Scheduler>, FakeControls) {
-    let runtime = FakeRuntime::new();
-    let controls = runtime.controls();
-    let settings = ScheduleSettings {
+fn settings(max_queued_requests: usize, max_batch_tokens: usize) -> ScheduleSettings {
+    ScheduleSettings {
         max_queued_requests,
         max_queued_tokens: 100_000,
         max_wait_seconds: 0,
         max_batch_tokens,
         timeout_seconds: 0,
-    };
+        stall_seconds: 0,
+    }
+}
+
+fn scheduler(max_queued_requests: usize, max_batch_tokens: usize) -> (Arc<Scheduler>, FakeControls) {
+    let runtime = FakeRuntime::new();
+    let controls = runtime.controls();
+    let settings = settings(max_queued_requests, max_batch_tokens);
     (Arc::new(Scheduler::start(runtime, &settings)), controls)
 }
 
@@ -231,4 +236,187 @@ async fn a_more_urgent_request_overtakes_between_passes() {
     low.await.unwrap();
     high.await.unwrap();
     assert_eq!(*order.lock().unwrap(), ["low", "high", "high", "high", "low", "low"]);
+}
+
+/// A token that stands in no other pass.
+const POISON: u32 = 150_000;
+
+fn poisoned(tokens: usize) -> ForwardPass {
+    let mut pass = pass(tokens);
+    pass.trunk[0] = POISON;
+    pass
+}
+
+/// A first pass holds the device; the others gather behind it and run as one batch when it is let go.
+async fn together(
+    scheduler: &Arc<Scheduler>,
+    controls: &FakeControls,
+    passes: Vec<ForwardPass>,
+) -> Vec<Result<Executed, RerankError>> {
+    controls.hold();
+    let first = spawn(scheduler, vec![pass(1)]);
+    controls.held(1).await;
+    let count = passes.len();
+    let tasks: Vec<_> = passes.into_iter().map(|pass| spawn(scheduler, vec![pass])).collect();
+    until_waiting(scheduler, count).await;
+    controls.release();
+    first.await.unwrap().unwrap();
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.unwrap());
+    }
+    results
+}
+
+#[tokio::test]
+async fn whatever_a_pass_does_to_its_batch_it_fails_alone_and_without_everyone_being_run_one_by_one() {
+    for fault in [Fault::Panic, Fault::Device, Fault::NonFinite] {
+        let (scheduler, controls) = scheduler(64, 1000);
+        controls.poison(POISON, fault);
+        let mut passes: Vec<ForwardPass> = (0..16).map(|_| pass(10)).collect();
+        passes[11] = poisoned(10);
+        let results = together(&scheduler, &controls, passes).await;
+        for (place, result) in results.iter().enumerate() {
+            assert_eq!(result.is_err(), place == 11, "{fault:?}: pass {place}");
+        }
+        assert!(matches!(results[11], Err(RerankError::Internal(_))), "{fault:?}");
+        // One batch of 16; then halves, which find one among 16 in 2 x 4 steps, or at once where the error names it.
+        let calls = controls.calls() - 1;
+        assert_eq!(calls, if fault == Fault::NonFinite { 3 } else { 9 }, "{fault:?}");
+        assert!(scheduler.ready().is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_batch_in_which_every_pass_is_guilty_ends_too() {
+    for fault in [Fault::NonFinite, Fault::Device] {
+        let (scheduler, controls) = scheduler(64, 1000);
+        controls.poison(POISON, fault);
+        let results = together(&scheduler, &controls, vec![poisoned(4); 16]).await;
+        assert!(results.iter().all(Result::is_err));
+        assert!(controls.passes() <= 1 + 16 * 5, "{} passes were run", controls.passes());
+    }
+}
+
+#[tokio::test]
+async fn out_of_memory_makes_batches_smaller_and_nobody_fails() {
+    let (scheduler, controls) = scheduler(64, 1000);
+    controls.limit_memory(300);
+    let passes = || (0..10).map(|_| pass(100)).collect::<Vec<_>>();
+    assert!(together(&scheduler, &controls, passes()).await.iter().all(Result::is_ok));
+    // The first pass; all ten; two times five; then two and three of each, or so.
+    let first = controls.calls();
+    assert!((7..=11).contains(&first), "{first} batches");
+    // What was learnt stays: no batch of the next ten is too large.
+    assert!(together(&scheduler, &controls, passes()).await.iter().all(Result::is_ok));
+    assert_eq!(controls.passes(), 1 + 10 + 10 + 10 + 1 + 10, "a batch that fails costs its passes once more");
+}
+
+#[tokio::test]
+async fn batches_grow_again_when_there_is_memory_again() {
+    let (scheduler, controls) = scheduler(64, 1000);
+    controls.limit_memory(300);
+    together(&scheduler, &controls, vec![pass(100); 10]).await;
+    controls.limit_memory(usize::MAX);
+    for _ in 0..500 {
+        run(&scheduler, vec![pass(10)]).await.unwrap();
+    }
+    let before = controls.calls();
+    together(&scheduler, &controls, vec![pass(100); 10]).await;
+    assert_eq!(controls.calls() - before, 2, "ten times a hundred tokens are one batch again");
+}
+
+#[tokio::test]
+async fn a_pass_that_does_not_fit_even_alone_is_its_requests_error_and_costs_the_others_nothing() {
+    let (scheduler, controls) = scheduler(64, 1000);
+    controls.limit_memory(1500);
+    let failed = run(&scheduler, vec![pass(2000)]).await.unwrap_err();
+    assert!(matches!(failed, RerankError::TooLargeForDevice { tokens: 2000 }), "{failed:?}");
+    let before = controls.calls();
+    assert!(together(&scheduler, &controls, vec![pass(100); 10]).await.iter().all(Result::is_ok));
+    assert_eq!(controls.calls() - before, 2, "it was over the budget: batches are as large as before");
+}
+
+#[tokio::test]
+async fn a_device_that_is_gone_fails_everything_in_flight_and_takes_nothing_more() {
+    let (scheduler, controls) = scheduler(64, 20);
+    controls.poison(POISON, Fault::DeviceLost);
+    // Three batches: the second finds the device gone, the third is never tried.
+    let results = together(&scheduler, &controls, vec![pass(10), poisoned(10), pass(20)]).await;
+    assert!(results.iter().all(|result| matches!(result, Err(RerankError::DeviceLost(_)))), "{results:?}");
+    assert_eq!(controls.calls(), 2);
+    assert!(scheduler.lost().await.unwrap().contains("ILLEGAL_ADDRESS"));
+    assert!(matches!(scheduler.ready(), Err(RerankError::DeviceLost(_))));
+    assert!(matches!(scheduler.admit(&arrival(1)), Err(RerankError::DeviceLost(_))));
+    assert!(matches!(run(&scheduler, vec![pass(1)]).await, Err(RerankError::DeviceLost(_))));
+}
+
+#[tokio::test]
+async fn a_driver_that_panics_because_the_device_is_gone_is_no_bug_of_the_request() {
+    let (scheduler, controls) = scheduler(8, 100);
+    controls.panic_next("called `Result::unwrap()` on DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)");
+    assert!(matches!(run(&scheduler, vec![pass(3)]).await, Err(RerankError::DeviceLost(_))));
+    assert!(matches!(scheduler.ready(), Err(RerankError::DeviceLost(_))));
+}
+
+#[tokio::test]
+async fn a_batch_that_does_not_come_back_makes_the_server_unready_until_it_does() {
+    let runtime = FakeRuntime::new();
+    let controls = runtime.controls();
+    let settings = ScheduleSettings { stall_seconds: 1, ..settings(8, 100) };
+    let scheduler = Arc::new(Scheduler::start(runtime, &settings));
+    controls.hold();
+    let hanging = spawn(&scheduler, vec![pass(3)]);
+    controls.held(1).await;
+    assert!(scheduler.ready().is_ok());
+    while scheduler.ready().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(scheduler.ready(), Err(RerankError::Stalled { limit }) if limit == Duration::from_secs(1)));
+    controls.release();
+    assert!(hanging.await.unwrap().is_ok());
+    assert!(scheduler.ready().is_ok());
+}
+
+#[tokio::test]
+async fn schedulers_behind_one_gate_take_turns() {
+    let gate = DeviceGate::default();
+    let settings = settings(8, 100);
+    let [(one, first), (two, second)] = [(); 2].map(|()| {
+        let runtime = FakeRuntime::new();
+        let controls = runtime.controls();
+        (Arc::new(Scheduler::start_behind(gate.clone(), runtime, &settings)), controls)
+    });
+    first.hold();
+    let running = spawn(&one, vec![pass(3)]);
+    first.held(1).await;
+    let waiting = spawn(&two, vec![pass(3)]);
+    // Long enough for it to be queued, taken off the queue, and run if nothing stood before the device.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((two.status().waiting_passes, second.calls()), (0, 0), "the device is taken");
+    first.release();
+    running.await.unwrap().unwrap();
+    waiting.await.unwrap().unwrap();
+    assert_eq!((first.calls(), second.calls()), (1, 1));
+}
+
+#[tokio::test]
+async fn other_settings_hold_for_what_comes_after_them() {
+    let (scheduler, controls) = scheduler(1, 100);
+    let _inside = scheduler.admit(&arrival(1)).unwrap();
+    assert!(matches!(
+        scheduler.admit(&arrival(1)),
+        Err(RerankError::Overloaded { full: Full::Requests { limit: 1, .. }, .. })
+    ));
+    let settings = ScheduleSettings { max_queued_requests: 2, max_batch_tokens: 1000, ..scheduler.settings() };
+    scheduler.reconfigure(&settings);
+    let _second = scheduler.admit(&arrival(1)).unwrap();
+    assert!(matches!(
+        scheduler.admit(&arrival(1)),
+        Err(RerankError::Overloaded { full: Full::Requests { limit: 2, .. }, .. })
+    ));
+    together(&scheduler, &controls, vec![pass(100); 10]).await;
+    assert_eq!(controls.calls(), 2, "one batch of a thousand tokens");
 }

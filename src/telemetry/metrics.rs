@@ -31,6 +31,7 @@ const QUEUE_PASSES: &str = "podium_queue_passes";
 const QUEUE_TOKENS: &str = "podium_queue_tokens";
 const READY: &str = "podium_ready";
 const MODEL: &str = "podium_model_info";
+const MODEL_MEMORY: &str = "podium_model_memory_bytes";
 
 const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 const LIST_LENGTHS: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 64.0, 100.0, 200.0, 500.0, 1000.0];
@@ -75,7 +76,11 @@ impl Metrics {
             describe_gauge!(QUEUE_REQUESTS, "Requests accepted and not yet answered.");
             describe_gauge!(QUEUE_PASSES, "Passes waiting for the device.");
             describe_gauge!(QUEUE_TOKENS, "Tokens of the passes waiting for the device.");
-            describe_gauge!(READY, "1 while new requests are welcome, 0 while the server shuts down.");
+            describe_gauge!(
+                READY,
+                "1 while new requests are welcome; 0 while the server shuts down or its device fails."
+            );
+            describe_gauge!(MODEL_MEMORY, Unit::Bytes, "Weights in memory, by model; 0 where it is not loaded.");
             describe_gauge!(MODEL, "Always 1; the labels say what is served.");
         });
     }
@@ -99,6 +104,7 @@ impl Metrics {
                 ("dtype", facts.dtype.clone()),
             ];
             gauge!(MODEL, &labels).set(1.0);
+            gauge!(MODEL_MEMORY, "model" => model.to_owned()).set(facts.weight_bytes() as f64);
         });
     }
 
@@ -135,6 +141,10 @@ impl Metrics {
         } else {
             OTHER_KEYS.to_owned()
         }
+    }
+
+    pub(super) fn set_model_memory(&self, model: &str, bytes: u64) {
+        with_local_recorder(&self.recorder, || gauge!(MODEL_MEMORY, "model" => model.to_owned()).set(bytes as f64));
     }
 
     pub(super) fn render(&self, queue: QueueStatus, ready: bool) -> String {

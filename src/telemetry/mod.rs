@@ -95,6 +95,11 @@ impl Telemetry {
         logs::log(request);
     }
 
+    /// Bytes that the weights of a model take now. Names come from the configuration, and from nowhere else.
+    pub fn set_model_memory(&self, model: &str, bytes: u64) {
+        self.metrics.set_model_memory(model, bytes);
+    }
+
     /// All metrics in Prometheus's text format, with the queue as it is now.
     #[must_use]
     pub fn render(&self, queue: QueueStatus, ready: bool) -> String {

@@ -69,6 +69,65 @@ async fn a_panic_is_that_requests_500_and_nobody_elses() {
 }
 
 #[tokio::test]
+async fn a_request_that_the_devices_memory_cannot_hold_is_413_and_says_what_helps() {
+    let server = Server::start().await;
+    server.controls.limit_memory(5);
+    let answer = server.rerank(&body()).await;
+    assert_eq!(answer.status, 413, "{}", answer.text);
+    assert_eq!(answer.json()["error"]["code"], "too_large_for_device");
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("tokens") && message.contains("send fewer or shorter documents"), "{message}");
+    server.controls.limit_memory(usize::MAX);
+    assert_eq!(server.rerank(&body()).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_device_that_is_gone_is_503_and_the_server_leaves_by_itself() {
+    let server = Server::start_with(|settings| settings.server.drain_delay_seconds = 3600).await;
+    server.controls.hold();
+    let accepted = server.rerank_later(&body());
+    server.controls.held(1).await;
+    server.controls.fail_next(RuntimeError::DeviceLost("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned()));
+    server.controls.release();
+    let message = "the device has failed, and the server has to be started again";
+    accepted.await.unwrap().assert_failure(503, "device_lost", None, message);
+    assert_eq!(server.farewell().await, Farewell::DeviceLost("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned()));
+}
+
+#[tokio::test]
+async fn a_device_that_hangs_is_unready_until_it_answers() {
+    let server = Server::start_with(|settings| settings.schedule.stall_seconds = 1).await;
+    server.controls.hold();
+    let waiting = server.rerank_later(&body());
+    server.until_metrics_say("podium_ready 0").await;
+    let message = "the device has been busy with one batch for more than 1 s";
+    server.get("/ready").await.assert_failure(503, "device_stalled", None, message);
+    assert_eq!(server.get("/health").await.status, 200);
+    server.controls.release();
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!(server.get("/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_does_not_hold_up_the_farewell() {
+    let mut server = Server::start().await;
+    let silent = tokio::net::TcpStream::connect(&server.address).await.unwrap();
+    assert_eq!(server.get("/health").await.header("connection"), "");
+    server.stop();
+    assert_eq!(server.farewell().await, Farewell::Clean);
+    drop(silent);
+}
+
+#[tokio::test]
+async fn while_leaving_every_answer_ends_its_connection() {
+    let mut server = Server::start_with(|settings| settings.server.drain_delay_seconds = 3600).await;
+    server.stop();
+    server.until_metrics_say("podium_ready 0").await;
+    let answer = server.rerank(&body()).await;
+    assert_eq!((answer.status, answer.header("connection")), (200, "close"));
+}
+
+#[tokio::test]
 async fn leaving_finishes_what_was_accepted_and_refuses_the_rest() {
     let mut server = Server::start().await;
     server.controls.hold();

@@ -121,11 +121,11 @@ fn sighup_reads_the_keys_again_and_no_log_line_holds_one() {
     assert_eq!([0, 1, 2].map(|number| status(&address, &format!("secret-number-{number}"))), [200, 200, 401]);
     std::fs::write(&path, "secret-number-1\nsecret-number-2 secret-number-3\n").unwrap();
     signal("-HUP");
-    read_until(&mut lines, "the keys file is not taken");
+    read_until(&mut lines, "nothing has changed");
     assert_eq!([0, 1, 2].map(|number| status(&address, &format!("secret-number-{number}"))), [200, 200, 401]);
     std::fs::write(&path, "secret-number-2\n").unwrap();
     signal("-HUP");
-    read_until(&mut lines, "the keys file was read again");
+    read_until(&mut lines, "the keys were read again");
     assert_eq!([0, 1, 2].map(|number| status(&address, &format!("secret-number-{number}"))), [200, 401, 200]);
 
     // Without a signal: within seconds.

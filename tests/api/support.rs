@@ -6,6 +6,7 @@ use std::time::Duration;
 use podium::app::{self, Farewell};
 use podium::config::{Configuration, Settings, Sources};
 use podium::http::Authenticator;
+use podium::models::ModelSet;
 use podium::pipeline::Reranker;
 use podium::runtime::fake::{FakeControls, FakeRuntime};
 use podium::runtime::{Checkpoint, Runtime};
@@ -18,6 +19,16 @@ use tokio::task::JoinHandle;
 
 /// Something that should happen at once, and does not, fails its test after this.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The way of a request over a fake runtime.
+pub fn fake_reranker(names: &[&str], settings: &Settings) -> (Reranker, FakeControls) {
+    let runtime = FakeRuntime::new();
+    let controls = runtime.controls();
+    let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    let policy = app::policy(settings).unwrap();
+    (Reranker::new(names, prompter, runtime, policy, &settings.schedule), controls)
+}
 
 /// A running server.
 pub struct Server {
@@ -39,20 +50,20 @@ impl Server {
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Configuration::load(&Sources::default()).unwrap().settings;
         change(&mut settings);
-        let runtime = FakeRuntime::new();
-        let controls = runtime.controls();
-        let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
-        let names = vec!["podium-nano".to_owned(), "vendor/rerank".to_owned()];
-        let instructions = app::instructions(&settings.instructions).unwrap();
-        let reranker =
-            Reranker::new(names, prompter, runtime, settings.limits.clone(), instructions, &settings.schedule);
+        let (reranker, controls) = fake_reranker(&["podium-nano", "vendor/rerank"], &settings);
+        Self::over(reranker, controls, &settings).await
+    }
+
+    /// A server of these models.
+    pub async fn over(models: impl Into<ModelSet>, controls: FakeControls, settings: &Settings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let door = Arc::clone(&authenticator);
         let (stop, stopped) = oneshot::channel();
+        let (models, settings) = (models.into(), settings.server.clone());
         let task = tokio::spawn(async move {
-            app::serve(&settings.server, door, reranker, listener, async {
+            app::serve(&settings, door, models, listener, async {
                 stopped.await.unwrap();
             })
             .await

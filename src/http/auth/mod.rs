@@ -37,19 +37,32 @@ pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// What anyone may see: that the server lives, and how it is used. `/metrics` is decided by its setting.
 const OPEN_ROUTES: [&str; 7] = ["/v1/cluster/auth", "/health", "/ready", "/ping", "/version", "/docs", "/openapi.json"];
 
+/// What the paths for administrators begin with.
+const ADMINISTRATION: &str = "/admin/";
+
 /// How often the keys file is looked at.
 const RELOAD_EVERY: Duration = Duration::from_secs(3);
 
 /// Knows the keys.
 pub struct Authenticator {
     file: Option<PathBuf>,
-    requests_per_minute: u32,
     protect_metrics: bool,
     /// Keys that are not from the file.
     given: Vec<Key>,
     ring: RwLock<Arc<KeyRing>>,
-    /// The SHA-256 of the file that is in effect. Held while the file is read, so that two readers cannot cross.
-    in_effect: Mutex<Option<[u8; 32]>>,
+    /// Held while the file is read, so that two readers cannot cross.
+    in_effect: Mutex<InEffect>,
+    /// Knows the administrators' keys, where there are any.
+    administrators: Option<Box<Authenticator>>,
+}
+
+/// What the ring was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct InEffect {
+    /// The SHA-256 of the file.
+    digest: Option<[u8; 32]>,
+    /// The limit of keys that have none of their own.
+    requests_per_minute: u32,
 }
 
 /// What reading the keys file again came to.
@@ -67,13 +80,24 @@ impl Authenticator {
     /// # Errors
     /// A file that cannot be read or holds no key, a line that is not taken, a key given twice.
     pub fn new(settings: &AuthSettings, given: Vec<Key>) -> Result<Self, KeyError> {
+        let administrators = (!settings.admin_keys_file.is_empty()).then(|| {
+            let keys_file = settings.admin_keys_file.clone();
+            let own = AuthSettings {
+                keys_file,
+                requests_per_minute: 0,
+                protect_metrics: false,
+                admin_keys_file: String::new(),
+            };
+            Self::new(&own, Vec::new()).map(Box::new)
+        });
+        let requests_per_minute = settings.requests_per_minute;
         let authenticator = Self {
             file: (!settings.keys_file.is_empty()).then(|| PathBuf::from(&settings.keys_file)),
-            requests_per_minute: settings.requests_per_minute,
             protect_metrics: settings.protect_metrics,
-            ring: RwLock::new(Arc::new(KeyRing::new(&given, settings.requests_per_minute, &KeyRing::default())?)),
+            ring: RwLock::new(Arc::new(KeyRing::new(&given, requests_per_minute, &KeyRing::default())?)),
             given,
-            in_effect: Mutex::new(None),
+            in_effect: Mutex::new(InEffect { digest: None, requests_per_minute }),
+            administrators: administrators.transpose()?,
         };
         authenticator.reload()?;
         Ok(authenticator)
@@ -97,35 +121,54 @@ impl Authenticator {
     /// # Errors
     /// As [`Authenticator::new`].
     pub fn reload(&self) -> Result<Reloaded, KeyError> {
-        let Some(path) = &self.file else { return Ok(Reloaded::Unchanged) };
-        let mut in_effect = self.in_effect.lock().unwrap_or_else(PoisonError::into_inner);
-        let content = std::fs::read(path).map_err(|source| KeyError::File { path: path.clone(), source })?;
-        let digest = Sha256::digest(&content).into();
-        if *in_effect == Some(digest) {
-            return Ok(Reloaded::Unchanged);
-        }
-        let mut keys = self.given.clone();
-        keys.extend(Key::parse_file(&content, path)?);
-        let ring = KeyRing::new(&keys, self.requests_per_minute, &self.ring())?;
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
-        *in_effect = Some(digest);
-        Ok(Reloaded::Keys(keys.len()))
+        self.reload_with(None)
     }
 
-    /// [`Authenticator::reload`] for someone who asked for it: the log says what came of it.
-    pub async fn reload_and_log(self: Arc<Self>) {
-        match self.reload_aside().await {
-            Ok(Reloaded::Unchanged) => tracing::info!("the keys file has not changed"),
-            Ok(Reloaded::Keys(keys)) => log_keys(keys),
-            Err(problem) => log_problem(&problem),
+    /// [`Authenticator::reload`], with another limit for keys that have none of their own.
+    ///
+    /// # Errors
+    /// As [`Authenticator::new`].
+    pub fn reload_with(&self, requests_per_minute: Option<u32>) -> Result<Reloaded, KeyError> {
+        let mut in_effect = self.in_effect.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = requests_per_minute.unwrap_or(in_effect.requests_per_minute);
+        let found = self.read(*in_effect, limit)?;
+        // The administrators' file is read last: where it is wrong, nothing has changed.
+        let administrators = self.administrators.as_ref().map_or(Ok(Reloaded::Unchanged), |keys| keys.reload())?;
+        match found {
+            Some((ring, now)) => {
+                let keys = ring.len();
+                *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+                *in_effect = now;
+                Ok(Reloaded::Keys(keys))
+            }
+            None if administrators != Reloaded::Unchanged => Ok(Reloaded::Keys(self.key_count())),
+            None => Ok(Reloaded::Unchanged),
         }
+    }
+
+    /// The ring of the file as it is, where that is not the one in effect.
+    fn read(&self, in_effect: InEffect, requests_per_minute: u32) -> Result<Option<(KeyRing, InEffect)>, KeyError> {
+        let mut keys = self.given.clone();
+        let mut digest = None;
+        if let Some(path) = &self.file {
+            let content = std::fs::read(path).map_err(|source| KeyError::File { path: path.clone(), source })?;
+            digest = Some(Sha256::digest(&content).into());
+            if in_effect != (InEffect { digest, requests_per_minute }) {
+                keys.extend(Key::parse_file(&content, path)?);
+            }
+        }
+        let now = InEffect { digest, requests_per_minute };
+        if in_effect == now {
+            return Ok(None);
+        }
+        Ok(Some((KeyRing::new(&keys, requests_per_minute, &self.ring())?, now)))
     }
 
     /// Looks at the keys file every few seconds, for good. It is read rather than watched: a mounted secret changes by
     /// a link somewhere above it. The same problem is logged once.
     pub async fn watch(self: Arc<Self>) {
         let mut last_problem = None;
-        while self.file.is_some() {
+        while self.file.is_some() || self.administrators.is_some() {
             tokio::time::sleep(RELOAD_EVERY).await;
             let problem = match Arc::clone(&self).reload_aside().await {
                 Ok(Reloaded::Unchanged) => None,
@@ -149,6 +192,20 @@ impl Authenticator {
             Ok(reloaded) => reloaded.map_err(|error| format!("{:#}", anyhow::Error::from(error))),
             Err(_panicked) => Err("reading the keys file panicked".to_owned()),
         }
+    }
+
+    /// Whether there are administrators, and so routes for them.
+    pub(super) fn has_administrators(&self) -> bool {
+        self.administrators.is_some()
+    }
+
+    /// The keys that open this route; none where it needs no key.
+    fn ring_for(&self, method: &Method, route: Option<&str>) -> Option<Arc<KeyRing>> {
+        if route.is_some_and(|route| route.starts_with(ADMINISTRATION)) {
+            // Without administrators there is no such route; if there were one, nobody could enter.
+            return Some(self.administrators.as_ref().map(|keys| keys.ring()).unwrap_or_default());
+        }
+        Some(self.ring()).filter(|ring| !ring.is_empty() && self.protects(method, route))
     }
 
     /// Whether there is any key, so that clients need one.
@@ -202,11 +259,8 @@ impl KeyName {
 /// Lets a request pass if its key opens the door and has something left of its limit.
 pub async fn authenticate(State(service): State<Service>, request: Request, next: Next) -> Response {
     let authenticator = service.authenticator();
-    let ring = authenticator.ring();
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    if ring.is_empty() || !authenticator.protects(request.method(), route) {
-        return next.run(request).await;
-    }
+    let Some(ring) = authenticator.ring_for(request.method(), route) else { return next.run(request).await };
     let client = match identify(&ring, request.headers()) {
         Ok(client) => client,
         Err(failure) => return refuse(failure, request, &service).await,

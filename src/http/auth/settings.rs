@@ -12,4 +12,6 @@ pub struct AuthSettings {
     pub requests_per_minute: u32,
     /// Whether `/metrics` needs a key.
     pub protect_metrics: bool,
+    /// A file with administrators' keys, or nothing.
+    pub admin_keys_file: String,
 }

@@ -16,7 +16,12 @@ fn ring(text: &str, default_limit: u32, before: &KeyRing) -> KeyRing {
 }
 
 fn settings(keys_file: &Path) -> AuthSettings {
-    AuthSettings { keys_file: keys_file.display().to_string(), requests_per_minute: 10, protect_metrics: false }
+    AuthSettings {
+        keys_file: keys_file.display().to_string(),
+        requests_per_minute: 10,
+        protect_metrics: false,
+        admin_keys_file: String::new(),
+    }
 }
 
 fn limit(ring: &KeyRing, key: &str) -> Option<u32> {
@@ -177,7 +182,12 @@ fn a_swapped_link_above_the_file_is_noticed() {
 #[test]
 fn every_route_needs_a_key_but_those_that_are_open() {
     let protects = |protect_metrics, route| {
-        let settings = AuthSettings { keys_file: String::new(), requests_per_minute: 0, protect_metrics };
+        let settings = AuthSettings {
+            keys_file: String::new(),
+            requests_per_minute: 0,
+            protect_metrics,
+            admin_keys_file: String::new(),
+        };
         Authenticator::new(&settings, Vec::new()).unwrap().protects(&Method::GET, route)
     };
     for open in ["/", "/health", "/ready", "/ping", "/version", "/docs", "/docs/{file}", "/openapi.json", "/metrics"] {

@@ -222,7 +222,7 @@ pub(super) async fn answer(route: &'static Route, service: Service, id: RequestI
         drop((fields, room));
         // The texts are needed again only where they come back.
         let requests = if call.echo.is_some() { call.requests.clone() } else { std::mem::take(&mut call.requests) };
-        let rankings = service.reranker().rerank_all(requests, Caller { key, since }).await;
+        let rankings = service.models().rerank_all(requests, Caller { key, since }).await;
         let (query, documents) = call.words.unwrap_or(("query", dialect.documents));
         let mut rankings = rankings.map_err(|error| error.in_words_of(query, documents))?;
         if let Some(ranking) = rankings.first_mut() {

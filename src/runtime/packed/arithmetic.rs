@@ -100,6 +100,18 @@ impl Numerics {
         }
     }
 
+    /// Of a weight in a linear layer, its share of scales included, rounded up.
+    pub fn bits_per_weight(self) -> u64 {
+        match self.products {
+            Products::Cpu(Numbers::F32) => 32,
+            Products::Cpu(Numbers::Bf16) => 16,
+            Products::Cpu(Numbers::Int8) => 9,
+            Products::Device(None) => 8 * self.dtype.size_in_bytes() as u64,
+            // mistral.rs knows what its packed forms weigh: the share of an f32 that remains.
+            Products::Device(Some(isq)) => 32_u64.div_ceil(isq.pack_factor(DType::F32).max(1) as u64),
+        }
+    }
+
     /// Of the rotary tables.
     pub fn table_type(self) -> DType {
         match self.products {

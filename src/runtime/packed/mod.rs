@@ -72,6 +72,22 @@ impl PackedRuntime {
         Ok(Self { decoder: Arc::new(decoder), facts })
     }
 
+    /// Bytes that the weights of a checkpoint will take, about, in the numbers that `arithmetic` asks for. Reads headers
+    /// only.
+    ///
+    /// # Errors
+    /// A device or numbers that cannot be had, a configuration or weights file that cannot be read.
+    pub fn weight_bytes(checkpoint: &Checkpoint, arithmetic: &Arithmetic) -> Result<u64, LoadError> {
+        let weights = weights::open(checkpoint)?;
+        let config = DecoderConfig::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
+        let written_out = CpuLayers::can_run(&config);
+        let numerics = arithmetic.resolve(&arithmetic.device()?, weights.stored(), multiplies_bf16(), written_out)?;
+        // Embeddings are not quantised.
+        let all = weights.parameters() as u64;
+        let embeddings = all.min((config.vocabulary * config.hidden_size) as u64);
+        Ok((embeddings * numerics.dtype.size_in_bytes() as u64) + (all - embeddings) * numerics.bits_per_weight() / 8)
+    }
+
     /// Runs a batch on the calling thread.
     ///
     /// # Errors
@@ -88,7 +104,10 @@ impl Runtime for PackedRuntime {
 
     async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
         let decoder = Arc::clone(&self.decoder);
-        tokio::task::spawn_blocking(move || run(&decoder, &batch)).await.unwrap_or(Err(RuntimeError::Panicked))
+        let ran = tokio::task::spawn_blocking(move || run(&decoder, &batch)).await;
+        ran.unwrap_or_else(|failure| {
+            Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic)))
+        })
     }
 }
 
@@ -98,7 +117,7 @@ fn run(decoder: &Decoder, batch: &[ForwardPass]) -> Result<Vec<Readout>, Runtime
     }
     let config = decoder.config();
     let packed = Packed::new(batch, config.vocabulary, config.max_positions)?;
-    let rows = read(decoder, &packed, batch).map_err(|error| RuntimeError::Device(error.to_string()))?;
+    let rows = read(decoder, &packed, batch).map_err(|error| RuntimeError::of_device(error.to_string()))?;
     for (pass, rows) in rows.iter().enumerate() {
         if let Some(mark) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
             return Err(RuntimeError::NonFinite { pass, mark });

@@ -90,15 +90,25 @@ say, for the last bytes of answers), and a margin. A kill in that time would cut
 {{- range $section, $keys := .Values.config }}
 [{{ $section }}]
 {{- range $key, $value := $keys }}
-{{- if kindIs "string" $value }}
-{{ $key }} = {{ $value | toJson }}
-{{- else if kindIs "bool" $value }}
-{{ $key }} = {{ $value }}
-{{- else if not (kindIs "invalid" $value) }}
-{{ $key }} = {{ $value | int64 }}
+{{- if kindIs "map" $value }}
+{{- range $field, $inner := $value }}
+{{- include "podium.tomlLine" (dict "key" (printf "%s.%s" $key $field) "value" $inner) }}
+{{- end }}
+{{- else }}
+{{- include "podium.tomlLine" (dict "key" $key "value" $value) }}
 {{- end }}
 {{- end }}
 {{ end }}
+{{- end }}
+
+{{- define "podium.tomlLine" }}
+{{- if kindIs "string" .value }}
+{{ .key }} = {{ .value | toJson }}
+{{- else if kindIs "bool" .value }}
+{{ .key }} = {{ .value }}
+{{- else if not (kindIs "invalid" .value) }}
+{{ .key }} = {{ .value | int64 }}
+{{- end }}
 {{- end }}
 
 {{/* What no schema can say: combinations of values that render and then do not work. */}}

@@ -1,0 +1,125 @@
+//! From settings to models: checkpoint, runtime, prompts and scheduler, put together.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use super::{policy, prompter};
+use crate::config::Settings;
+use crate::models::{ModelLoader, ModelSet, NamedModel};
+use crate::pipeline::Reranker;
+use crate::runtime::packed::{Arithmetic, PackedRuntime};
+use crate::runtime::{Checkpoint, ModelSettings, Runtime};
+use crate::schedule::DeviceGate;
+
+/// Loads the default model and puts everything that ranks together. To be called inside a tokio runtime.
+///
+/// # Errors
+/// A checkpoint that cannot be loaded, a family that is unknown or does not fit it.
+pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
+    load_reranker_with(settings, |_, runtime| Ok(runtime))
+}
+
+/// As [`load_reranker`], with something around the runtime: what runs instead of it is what `wrap` returns.
+///
+/// # Errors
+/// Those of [`load_reranker`], and what `wrap` refuses.
+pub fn load_reranker_with<R: Runtime>(
+    settings: &Settings,
+    wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
+) -> anyhow::Result<Reranker> {
+    let checkpoint = Checkpoint::open(&settings.model)?;
+    let runtime = wrap(&checkpoint, PackedRuntime::load(&checkpoint, &Arithmetic::of(&settings.model))?)?;
+    let names = default_names(&checkpoint, &settings.model);
+    assemble(names, &checkpoint, runtime, &settings.model.family, settings, DeviceGate::default())
+}
+
+/// The default model, loaded, and the others of the settings, which are not yet. To be called inside a tokio runtime.
+///
+/// # Errors
+/// Those of [`load_reranker`]; two models of one name.
+pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
+    let loader = PackedLoader { settings: settings.clone(), gates: Gates::default() };
+    let checkpoint = Checkpoint::open(&settings.model)?;
+    let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::of(&settings.model))?;
+    let names = default_names(&checkpoint, &settings.model);
+    each_once(&names, settings)?;
+    let gate = loader.gates.of(&runtime.facts().device);
+    let default = assemble(names, &checkpoint, runtime, &settings.model.family, settings, gate)?;
+    Ok(ModelSet::new(default, settings.models.clone(), loader))
+}
+
+fn assemble(
+    names: Vec<String>,
+    checkpoint: &Checkpoint,
+    runtime: impl Runtime,
+    family: &str,
+    settings: &Settings,
+    gate: DeviceGate,
+) -> anyhow::Result<Reranker> {
+    let prompter = prompter(checkpoint, runtime.facts(), family)?;
+    Ok(Reranker::behind(gate, names, prompter, runtime, policy(settings)?, &settings.schedule))
+}
+
+/// What the default model answers to: its own name, the hub's, and what the settings add.
+fn default_names(checkpoint: &Checkpoint, model: &ModelSettings) -> Vec<String> {
+    let mut names = vec![checkpoint.name.clone()];
+    if model.source.contains('/') && !Path::new(&model.source).is_dir() {
+        names.insert(0, model.source.clone());
+    }
+    add(&mut names, model);
+    names
+}
+
+fn add(names: &mut Vec<String>, model: &ModelSettings) {
+    for name in model.served().map(str::to_owned) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+}
+
+fn each_once(default: &[String], settings: &Settings) -> anyhow::Result<()> {
+    let mut owners: BTreeMap<&str, &str> = default.iter().map(|name| (name.as_str(), "the default model")).collect();
+    for (own, named) in &settings.models.named {
+        for name in std::iter::once(own.as_str()).chain(named.model.served().filter(|name| name != own)) {
+            if let Some(other) = owners.insert(name, own) {
+                anyhow::bail!("models.{own}: the name `{name}` is taken by {other}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The doors of the devices: models on one device share one.
+#[derive(Default)]
+struct Gates(Mutex<BTreeMap<String, DeviceGate>>);
+
+impl Gates {
+    fn of(&self, device: &str) -> DeviceGate {
+        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.entry(device.to_owned()).or_default().clone()
+    }
+}
+
+/// Loads the named models of the settings.
+struct PackedLoader {
+    settings: Settings,
+    gates: Gates,
+}
+
+impl ModelLoader for PackedLoader {
+    fn weight_bytes(&self, model: &NamedModel) -> anyhow::Result<u64> {
+        let checkpoint = Checkpoint::open(&model.model)?;
+        Ok(PackedRuntime::weight_bytes(&checkpoint, &Arithmetic::of(&model.model))?)
+    }
+
+    fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel) -> anyhow::Result<Reranker> {
+        let checkpoint = Checkpoint::open(model)?;
+        let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::of(model))?;
+        let mut names = vec![name.to_owned()];
+        add(&mut names, model);
+        let gate = self.gates.of(&runtime.facts().device);
+        assemble(names, &checkpoint, runtime, &model.family, &self.settings, gate)
+    }
+}

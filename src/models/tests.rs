@@ -1,0 +1,249 @@
+//! Models that come and go, over fake runtimes and a loader that the test lets through.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex};
+
+use super::*;
+use crate::config::{Configuration, Settings, Sources};
+use crate::runtime::fake::{FakeControls, FakeRuntime};
+use crate::runtime::{Checkpoint, ModelFacts, Runtime, RuntimeError};
+
+/// Parameters of every fake model, and the bytes that they take.
+const PARAMETERS: usize = 100;
+const BYTES: u64 = 400;
+
+fn settings() -> Settings {
+    Configuration::load(&Sources::default()).unwrap().settings
+}
+
+fn reranker(name: &str) -> (Reranker, FakeControls) {
+    let settings = settings();
+    let facts = ModelFacts { parameters: PARAMETERS, ..FakeRuntime::new().facts().clone() };
+    let runtime = FakeRuntime::with_facts(facts);
+    let controls = runtime.controls();
+    let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
+    let policy = crate::app::policy(&settings).unwrap();
+    (Reranker::new(vec![name.to_owned()], prompter, runtime, policy, &settings.schedule), controls)
+}
+
+/// What the loader and its test share.
+#[derive(Default)]
+struct Door {
+    closed: Mutex<bool>,
+    moved: Condvar,
+    /// What the next loadings fail with.
+    broken: Mutex<Option<&'static str>>,
+    loaded: Mutex<BTreeMap<String, FakeControls>>,
+}
+
+impl Door {
+    fn close(&self) {
+        *self.closed.lock().unwrap() = true;
+    }
+
+    fn open(&self) {
+        *self.closed.lock().unwrap() = false;
+        self.moved.notify_all();
+    }
+
+    fn controls(&self, name: &str) -> FakeControls {
+        self.loaded.lock().unwrap()[name].clone()
+    }
+}
+
+struct Loader(Arc<Door>);
+
+impl ModelLoader for Loader {
+    fn weight_bytes(&self, _: &NamedModel) -> anyhow::Result<u64> {
+        Ok(BYTES)
+    }
+
+    fn load(&self, name: &str, _: &NamedModel) -> anyhow::Result<Reranker> {
+        let closed = self.0.closed.lock().unwrap();
+        drop(self.0.moved.wait_while(closed, |closed| *closed).unwrap());
+        if let Some(problem) = *self.0.broken.lock().unwrap() {
+            anyhow::bail!(problem);
+        }
+        let (reranker, controls) = reranker(name);
+        self.0.loaded.lock().unwrap().insert(name.to_owned(), controls);
+        Ok(reranker)
+    }
+}
+
+/// A default model and these others.
+fn house(others: &[(&str, LoadWhen)], max_memory_bytes: u64) -> (ModelSet, Arc<Door>) {
+    let model = settings().model;
+    let named =
+        others.iter().map(|(name, load)| ((*name).to_owned(), NamedModel { load: *load, model: model.clone() }));
+    let settings = ModelsSettings { max_memory_bytes, named: named.collect() };
+    let door = Arc::new(Door::default());
+    (ModelSet::new(reranker("main").0, settings, Loader(Arc::clone(&door))), door)
+}
+
+async fn ask(set: &ModelSet, model: Option<&str>) -> Result<String, RerankError> {
+    let mut request = RerankRequest::new("q", vec!["one".to_owned(), "two".to_owned()]);
+    request.model = model.map(str::to_owned);
+    set.rerank_all(vec![request], Caller::nobody()).await.map(|mut rankings| rankings.swap_remove(0).model)
+}
+
+fn state(set: &ModelSet, name: &str) -> &'static str {
+    set.status(name).unwrap().state
+}
+
+#[track_caller]
+fn assert_unavailable(result: &Result<String, RerankError>, because: &str) {
+    assert!(matches!(result, Err(RerankError::ModelUnavailable { problem, .. }) if *problem == because), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_request_gets_the_model_that_it_names_and_the_default_one_otherwise() {
+    let (set, _) = house(&[("legal", LoadWhen::Start), ("other", LoadWhen::Off)], 0);
+    set.load_those_of_the_start().await.unwrap();
+    assert_eq!(ask(&set, None).await.unwrap(), "main");
+    assert_eq!(ask(&set, Some("main")).await.unwrap(), "main");
+    assert_eq!(ask(&set, Some("legal")).await.unwrap(), "legal");
+    assert_eq!(ask(&set, Some("legal@brief")).await.unwrap(), "legal");
+    assert_unavailable(&ask(&set, Some("other")).await, "is not loaded");
+    let unknown = ask(&set, Some("nobody")).await.unwrap_err();
+    let expected = "model: `nobody` is not served here; available: main, legal, other";
+    assert_eq!(unknown.to_string(), expected);
+}
+
+#[tokio::test]
+async fn the_first_request_loads_a_model_on_demand_and_is_told_to_come_back() {
+    let (set, door) = house(&[("legal", LoadWhen::OnDemand)], 0);
+    door.close();
+    for _ in 0..3 {
+        assert_unavailable(&ask(&set, Some("legal")).await, "is being loaded");
+    }
+    assert_eq!(ask(&set, None).await.unwrap(), "main", "who asks for another model is not held up");
+    door.open();
+    set.load("legal").await.unwrap();
+    assert_eq!(ask(&set, Some("legal")).await.unwrap(), "legal");
+}
+
+#[tokio::test]
+async fn unloading_waits_for_what_was_accepted_and_takes_nothing_more() {
+    let (set, door) = house(&[("legal", LoadWhen::Off)], 0);
+    set.load("legal").await.unwrap();
+    assert_eq!(set.memory(), (2 * BYTES, 0));
+    let controls = door.controls("legal");
+    controls.hold();
+    let accepted = tokio::spawn({
+        let set = set.clone();
+        async move { ask(&set, Some("legal")).await }
+    });
+    controls.held(1).await;
+    let unloading = tokio::spawn({
+        let set = set.clone();
+        async move { set.unload("legal").await }
+    });
+    while state(&set, "legal") != "unloading" {
+        tokio::task::yield_now().await;
+    }
+    assert_unavailable(&ask(&set, Some("legal")).await, "is being unloaded");
+    assert!(matches!(set.load("legal").await, Err(ModelError::Busy { .. })));
+    assert!(!unloading.is_finished());
+    controls.release();
+    assert_eq!(accepted.await.unwrap().unwrap(), "legal");
+    assert_eq!(unloading.await.unwrap().unwrap().state, "unloaded");
+    assert_eq!(set.memory(), (BYTES, 0));
+    assert_eq!(set.load("legal").await.unwrap().state, "loaded", "it can come back");
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_fit_is_refused_with_the_numbers_and_fits_when_another_has_left() {
+    let (set, door) = house(&[("one", LoadWhen::Off), ("two", LoadWhen::Off)], 2 * BYTES + 100);
+    // Room is taken before the loading begins: two at once are not both let in.
+    door.close();
+    let first = tokio::spawn({
+        let set = set.clone();
+        async move { set.load("one").await }
+    });
+    while set.memory().0 < 2 * BYTES {
+        tokio::task::yield_now().await;
+    }
+    let refused = set.load("two").await.unwrap_err();
+    let expected = "model: `two` takes 400 bytes; 800 of models.max_memory_bytes = 900 are taken; unload another first";
+    assert_eq!(refused.to_string(), expected);
+    door.open();
+    first.await.unwrap().unwrap();
+    set.unload("one").await.unwrap();
+    assert_eq!(set.load("two").await.unwrap().state, "loaded");
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_loaded_says_why_and_harms_nobody() {
+    let (set, door) = house(&[("legal", LoadWhen::OnDemand)], 0);
+    *door.broken.lock().unwrap() = Some("the weights are broken");
+    let failed = set.load("legal").await.unwrap_err();
+    assert_eq!(failed.to_string(), "model: `legal` cannot be loaded: the weights are broken");
+    assert_eq!(state(&set, "legal"), "failed");
+    assert_unavailable(&ask(&set, Some("legal")).await, "could not be loaded");
+    assert_eq!(ask(&set, None).await.unwrap(), "main");
+    assert!(set.ready().is_ok());
+    *door.broken.lock().unwrap() = None;
+    assert_eq!(set.load("legal").await.unwrap().state, "loaded", "an administrator may try again");
+}
+
+#[tokio::test]
+async fn the_default_model_stays_and_unknown_names_are_refused() {
+    let (set, _) = house(&[("legal", LoadWhen::Off)], 0);
+    assert!(matches!(set.unload("main").await, Err(ModelError::Default { .. })));
+    assert!(matches!(set.load("main").await, Err(ModelError::Default { .. })));
+    let unknown = set.unload("nobody").await.unwrap_err();
+    assert_eq!(unknown.to_string(), "model: `nobody` is not configured; there are: legal");
+    assert_eq!(set.unload("legal").await.unwrap().state, "unloaded", "it is not there, as was asked");
+}
+
+#[tokio::test]
+async fn a_device_that_one_model_loses_is_lost_to_all_and_unloading_loses_none() {
+    let (set, door) = house(&[("legal", LoadWhen::Off), ("brief", LoadWhen::Off)], 0);
+    set.load("brief").await.unwrap();
+    set.unload("brief").await.unwrap();
+    assert!(set.ready().is_ok());
+    set.load("legal").await.unwrap();
+    door.controls("legal").fail_next(RuntimeError::DeviceLost("gone".to_owned()));
+    assert!(matches!(ask(&set, Some("legal")).await, Err(RerankError::DeviceLost(_))));
+    assert_eq!(set.lost().await, "gone");
+    assert!(matches!(set.ready(), Err(RerankError::DeviceLost(_))));
+}
+
+#[tokio::test]
+async fn leaving_waits_for_every_model() {
+    let (set, door) = house(&[("legal", LoadWhen::Start)], 0);
+    set.load_those_of_the_start().await.unwrap();
+    let controls = door.controls("legal");
+    controls.hold();
+    let accepted = tokio::spawn({
+        let set = set.clone();
+        async move { ask(&set, Some("legal")).await }
+    });
+    controls.held(1).await;
+    assert_eq!(set.queue().requests, 1);
+    let leaving = tokio::spawn({
+        let set = set.clone();
+        async move { set.drain().await }
+    });
+    while set.ready().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(ask(&set, None).await, Err(RerankError::Draining)));
+    assert!(!leaving.is_finished());
+    controls.release();
+    leaving.await.unwrap();
+    assert_eq!(accepted.await.unwrap().unwrap(), "legal");
+}
+
+#[tokio::test]
+async fn what_changed_while_the_server_ran_holds_for_models_that_come_later() {
+    let (set, _) = house(&[("legal", LoadWhen::Off)], 0);
+    let mut policy = (*set.default_model().policy()).clone();
+    policy.limits.max_documents = 1;
+    set.reconfigure(&policy, &set.default_model().schedule());
+    set.load("legal").await.unwrap();
+    while set.working()[1].policy().limits.max_documents != 1 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(ask(&set, Some("legal")).await, Err(RerankError::TooManyDocuments { limit: 1, .. })));
+}

@@ -1,0 +1,208 @@
+"""Checkpoints that are broken on the disk or on their way to it."""
+
+import http.server
+import json
+import os
+import shutil
+import struct
+import subprocess
+import threading
+
+from server import BODY, BUILT_IN, FIXTURES, Server, Skipped, refused
+
+WEIGHTS = "model.safetensors"
+
+
+def copy_of(source, folder):
+    copy = folder / "model"
+    shutil.copytree(source, copy)
+    return copy
+
+
+def parts(path):
+    """The header of a safetensors file as JSON, and the bytes behind it."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def write(path, header, data):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def cut_in_half(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def absurd_header_length(path):
+    path.write_bytes(struct.pack("<Q", 1 << 62) + path.read_bytes()[8:])
+
+
+def header_that_is_not_json(path):
+    header, data = parts(path)
+    write(path, b"x" * len(json.dumps(header)), data)
+
+
+def with_offsets(change):
+    def spoil(path):
+        header, data = parts(path)
+        names = sorted(
+            (name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"]
+        )
+        change([header[name]["data_offsets"] for name in names])
+        write(path, header, data)
+
+    return spoil
+
+
+def overlap(offsets):
+    offsets[1][0] -= 4
+    offsets[1][1] -= 4
+
+
+def out_of_range(offsets):
+    offsets[-1][0] += 1 << 40
+    offsets[-1][1] += 1 << 40
+
+
+def not_a_number(path):
+    header, data = parts(path)
+    data = bytearray(data)
+    name = next(name for name, tensor in header.items() if tensor.get("dtype") == "F32")
+    start = header[name]["data_offsets"][0]
+    data[start : start + 4] = struct.pack("<f", float("nan"))
+    write(path, header, bytes(data))
+
+
+def broken(spoil, *words, source=FIXTURES / "qwen3-mha-f32", file=WEIGHTS):
+    def case(podium, folder):
+        model = copy_of(source, folder)
+        spoil(model / file)
+        return refused(podium, folder, "--model", model, words=[str(model / file), *words])
+
+    return case
+
+
+def removed_under_the_server(podium, folder):
+    model = copy_of(BUILT_IN, folder)
+    with Server(podium, folder, "--model", model).listening() as server:
+        before, _ = server.ask(BODY)
+        shutil.rmtree(model)
+        after, _ = server.ask(BODY)
+    assert (before, after) == (200, 200), (before, after)
+    return "200 before and after: weights are in memory, the files are not read again"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as a download needs, with the built-in model in it. `breaks_at` ends every longer answer
+    early."""
+
+    breaks_at = None
+    COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if self.path.startswith("/api/models/"):
+            siblings = [{"rfilename": path.name} for path in sorted(BUILT_IN.iterdir())]
+            return self.answer(200, json.dumps({"sha": self.COMMIT, "siblings": siblings}).encode())
+        path = BUILT_IN / self.path.rsplit("/", 1)[-1]
+        if not path.is_file():
+            return self.answer(404, b"no such file")
+        content = path.read_bytes()
+        given = self.headers.get("range")
+        if not given:
+            return self.answer(200, content, path.name)
+        first, _, last = given.removeprefix("bytes=").partition("-")
+        first, last = int(first), min(int(last or len(content) - 1), len(content) - 1)
+        return self.answer(206, content[first : last + 1], path.name, f"bytes {first}-{last}/{len(content)}")
+
+    def answer(self, status, content, etag=None, content_range=None):
+        self.send_response(status)
+        self.send_header("content-length", str(len(content)))
+        self.send_header("accept-ranges", "bytes")
+        self.send_header("x-repo-commit", self.COMMIT)
+        if etag:
+            self.send_header("etag", f'"{etag}"')
+        if content_range:
+            self.send_header("content-range", content_range)
+        self.end_headers()
+        if self.breaks_at and len(content) > self.breaks_at:
+            content = content[: self.breaks_at]
+            self.close_connection = True
+        try:
+            self.wfile.write(content)
+        except ConnectionError:
+            # Whoever has no room for more hangs up.
+            self.close_connection = True
+
+
+class HubServer:
+    def __enter__(self):
+        handler = type("Handler", (Hub,), {})
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.handler = handler
+        self.environment = {"HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}", "NO_PROXY": "*"}
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def full_disk(podium, folder):
+    if os.geteuid() != 0:
+        raise Skipped("a small disk needs root")
+    small = folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], check=True)
+    try:
+        with HubServer() as hub:
+            environment = {**hub.environment, "HF_HOME": str(small)}
+            return refused(
+                podium, folder, "--model", "owner/podium-nano", environment=environment,
+                words=["owner/podium-nano", WEIGHTS, "No space left on device"],
+            )
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def download_that_breaks(podium, folder):
+    with HubServer() as hub:
+        environment = {**hub.environment, "HF_HOME": str(folder / "cache")}
+        hub.handler.breaks_at = 4 << 20
+        seen = refused(
+            podium, folder, "--model", "owner/podium-nano", environment=environment,
+            words=["owner/podium-nano", WEIGHTS],
+        )
+        hub.handler.breaks_at = None
+        with Server(podium, folder, "--model", "owner/podium-nano", environment=environment).listening() as server:
+            status, _ = server.ask(BODY)
+    assert status == 200, status
+    return f"{seen}; started again, it fetches the rest and answers 200"
+
+
+def missing(path):
+    path.unlink()
+
+
+SHARDED = {"source": FIXTURES / "qwen3-gqa2-sharded", "file": "model-00002-of-00003.safetensors"}
+CASES = [
+    ("checkpoint: weights cut in half", broken(cut_in_half, "bytes")),
+    ("checkpoint: a shard of the index is missing", broken(missing, "No such file", **SHARDED)),
+    ("checkpoint: a shard cut in half", broken(cut_in_half, "bytes", **SHARDED)),
+    ("checkpoint: absurd header length", broken(absurd_header_length)),
+    ("checkpoint: header is not JSON", broken(header_that_is_not_json)),
+    ("checkpoint: tensors overlap", broken(with_offsets(overlap))),
+    ("checkpoint: a tensor beyond the end", broken(with_offsets(out_of_range))),
+    ("checkpoint: a weight is NaN", broken(not_a_number, "non-finite")),
+    ("checkpoint: tokenizer cut in half", broken(cut_in_half, file="tokenizer.json")),
+    ("checkpoint: config.json cut in half", broken(cut_in_half, file="config.json")),
+    ("checkpoint: files removed under the server", removed_under_the_server),
+    ("hub: the cache's disk is full", full_disk),
+    ("hub: the download breaks", download_that_breaks),
+]
