@@ -17,7 +17,7 @@ use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, Podium
 use crate::rerank::{InstructionSettings, Instructions};
 use crate::runtime::packed::PackedRuntime;
 use crate::runtime::{Checkpoint, ModelFacts, Runtime};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, TelemetrySettings};
 
 /// How often metrics are folded.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
@@ -106,6 +106,7 @@ pub enum Farewell {
 /// requests are refused; accepted ones finish, for at most `shutdown_seconds`; connections are closed.
 pub async fn serve(
     settings: &ServerSettings,
+    told: &TelemetrySettings,
     authenticator: Arc<Authenticator>,
     reranker: impl Into<Arc<Reranker>>,
     listener: TcpListener,
@@ -114,6 +115,8 @@ pub async fn serve(
     let reranker = reranker.into();
     let name = reranker.names().first().map_or("", String::as_str);
     let telemetry = Arc::new(Telemetry::new(name, reranker.family(), reranker.facts()));
+    let sampled = Arc::clone(&telemetry);
+    reranker.watch_drift(told.drift_sample, move |sample| sampled.record_drift(sample));
     let watching = tokio::spawn(Arc::clone(&authenticator).watch());
     let service = Service::new(Arc::clone(&reranker), Arc::clone(&telemetry), authenticator, settings.clone());
 

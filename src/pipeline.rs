@@ -3,16 +3,20 @@
 //! Tokenising and rendering run on blocking threads, passes on the scheduler's device; what is left
 //! here is the order of things.
 
+mod drift;
+
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::drift::DriftWatch;
 use crate::prompt::{Prompter, Reading};
 use crate::rerank::{
-    Instructions, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
+    InstructionSource, Instructions, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing,
+    Usage,
 };
 use crate::runtime::{ForwardPass, ModelFacts, Runtime};
-use crate::schedule::{QueueStatus, ScheduleSettings, Scheduler};
+use crate::schedule::{BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
 use crate::scoring::{PlannedPass, Rounds, Scores};
 
 /// What the model would read for a request, for people (`podium rerank --explain`).
@@ -52,6 +56,7 @@ pub struct Reranker {
     instructions: Instructions,
     scheduler: Scheduler,
     timeout: Option<Duration>,
+    drift: DriftWatch,
 }
 
 impl Reranker {
@@ -76,6 +81,7 @@ impl Reranker {
             instructions,
             scheduler: Scheduler::start(runtime, schedule),
             timeout: (schedule.timeout_seconds > 0).then(|| Duration::from_secs(schedule.timeout_seconds)),
+            drift: DriftWatch::default(),
         }
     }
 
@@ -126,6 +132,11 @@ impl Reranker {
         let top_n = request.top_n.unwrap_or(usize::MAX);
         let model = request.model.clone().unwrap_or_else(|| self.names[0].clone());
         let profile = request.profile.clone();
+        let instruction = match (&profile, &request.instruction) {
+            (Some(name), _) => InstructionSource::Profile(name.clone()),
+            (None, Some(_)) => InstructionSource::Own,
+            (None, None) => InstructionSource::None,
+        };
 
         let (prompter, limits) = (Arc::clone(&self.prompter), self.limits.clone());
         let started = Instant::now();
@@ -157,6 +168,7 @@ impl Reranker {
         let scores = rounds.finish()?;
         let mut results = results(&reading, &scores);
         usage.truncated_documents = results.iter().filter(|result| result.truncated()).count();
+        self.drift.look_at(&model, &instruction, &reading, &results);
         let documents = results.len();
         results.truncate(top_n);
         timing.total = accepted.elapsed();
@@ -267,6 +279,12 @@ impl Reranker {
     #[must_use]
     pub fn queue(&self) -> QueueStatus {
         self.scheduler.status()
+    }
+
+    /// What went to the device so far.
+    #[must_use]
+    pub fn batches(&self) -> BatchStatistics {
+        self.scheduler.batches()
     }
 
     /// Refuses new requests from now on and waits until the accepted ones are answered.

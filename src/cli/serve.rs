@@ -63,7 +63,7 @@ async fn serve(settings: Settings, authenticator: Arc<Authenticator>) -> anyhow:
     let mut signals = Signals::new().context("cannot wait for signals")?;
     reload_on_hangup(&authenticator).context("cannot wait for signals")?;
 
-    let (server, auth) = (settings.server.clone(), settings.auth.clone());
+    let (server, auth, told) = (settings.server.clone(), settings.auth.clone(), settings.telemetry.clone());
     let loading = tokio::task::spawn_blocking(move || app::load_reranker(&settings));
     let reranker = tokio::select! {
         loaded = loading => loaded.context("loading the model panicked")??,
@@ -82,7 +82,7 @@ async fn serve(settings: Settings, authenticator: Arc<Authenticator>) -> anyhow:
             std::process::exit(1);
         });
     };
-    match app::serve(&server, authenticator, reranker, listener, shutdown).await {
+    match app::serve(&server, &told, authenticator, reranker, listener, shutdown).await {
         Farewell::Clean => Ok(()),
         Farewell::CutOff => anyhow::bail!("requests were cut off after {} s", server.shutdown_seconds),
     }

@@ -11,10 +11,11 @@ enum Allowed {
     Address,
     OneOf(&'static [&'static str]),
     Between(i64, i64),
+    Share,
     Origins,
 }
 
-use Allowed::{Address, Anything, Between, OneOf, Origins, Text};
+use Allowed::{Address, Anything, Between, OneOf, Origins, Share, Text};
 
 const DAY: i64 = 86_400;
 
@@ -49,6 +50,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("schedule.timeout_seconds", Between(0, DAY)),
     ("telemetry.log_level", OneOf(&["off", "error", "warn", "info", "debug", "trace"])),
     ("telemetry.log_format", OneOf(&["text", "json"])),
+    ("telemetry.drift_sample", Share),
 ];
 
 /// What the key's value had to be, if this one is not.
@@ -66,6 +68,10 @@ pub(super) fn violated(key: &str, value: &Value) -> Option<String> {
         Between(least, most) => {
             let fits = value.as_integer().is_some_and(|number| (*least..=*most).contains(&number));
             (!fits).then(|| format!("between {least} and {most}"))
+        }
+        Share => {
+            let fits = value.as_float().is_some_and(|share| (0.0..=1.0).contains(&share));
+            (!fits).then(|| "a share between 0 and 1".to_owned())
         }
         Origins => cors_layer(text).err(),
     }

@@ -35,7 +35,7 @@ pub use settings::ServerSettings;
 use observe::RequestId;
 
 use crate::pipeline::Reranker;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Outcomes, Telemetry};
 
 /// The routes that do not rank; those that do are [`dialects::ROUTES`].
 const OTHER_ROUTES: [&str; 15] = [
@@ -55,6 +55,30 @@ const OTHER_ROUTES: [&str; 15] = [
     "/docs",
     "/docs/{file}",
 ];
+
+/// What a ranking may end in, 499 (the client left) included.
+const RANKING_STATUSES: [u16; 14] = [200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503, 504];
+
+/// What every other request may end in.
+const OTHER_STATUSES: [u16; 4] = [200, 405, 499, 500];
+
+/// What requests may end in, for each path that metrics are labelled with.
+fn outcomes() -> Vec<Outcomes> {
+    let ranking = dialects::ROUTES.iter().map(|route| (route.path, RANKING_STATUSES.to_vec()));
+    let other = OTHER_ROUTES.iter().map(|route| {
+        let more: &[u16] = match *route {
+            "/ready" => &[503],
+            "/docs/{file}" => &[404],
+            "/v1/models/{*model}" => &[401, 404, 429],
+            "/metrics" | "/v1/instructions" | "/v1/models" | "/models" | "/infinity/models" | "/info" => &[401, 429],
+            _ => &[],
+        };
+        (*route, [&OTHER_STATUSES, more].concat())
+    });
+    let nowhere = [("other", vec![404, 499, 500])];
+    let all = ranking.chain(other).chain(nowhere);
+    all.map(|(route, statuses)| Outcomes { route, statuses }).collect()
+}
 
 /// A path that is served, as metrics are labelled with it, and what its failures look like before the body is read.
 fn known_route(matched: Option<&str>) -> (&'static str, FailureShape) {
@@ -92,6 +116,7 @@ impl Service {
         authenticator: Arc<Authenticator>,
         settings: ServerSettings,
     ) -> Self {
+        telemetry.expect(&outcomes(), &error::CODES);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let leaving = AtomicBool::new(false);
         Self { inner: Arc::new(Inner { reranker, telemetry, authenticator, settings, leaving, started }) }

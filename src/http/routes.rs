@@ -180,7 +180,8 @@ pub async fn info(State(service): State<Service>) -> Json<Value> {
 
 /// `GET /metrics`, in Prometheus's text format.
 pub async fn metrics(State(service): State<Service>) -> impl IntoResponse {
-    let text = service.telemetry().render(service.reranker().queue(), service.is_ready());
+    let reranker = service.reranker();
+    let text = service.telemetry().render(reranker.queue(), &reranker.batches(), service.is_ready());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

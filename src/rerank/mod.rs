@@ -3,6 +3,7 @@
 //! Pure: no I/O, no `async`, and no other room is imported here. How slates are cut lives in
 //! [`slates`]; how a client spells a request lives in `http`, and what a model reads in `prompt`.
 
+mod drift;
 mod error;
 mod instructions;
 mod limits;
@@ -11,6 +12,7 @@ pub mod slates;
 use std::fmt;
 use std::time::Duration;
 
+pub use drift::{DriftSample, InstructionSource, agreement};
 pub use error::RerankError;
 pub use instructions::{InstructionSettings, Instructions, ProfileError};
 pub use limits::LimitSettings;

@@ -4,6 +4,7 @@
 //! join one queue; while the device is busy, passes of all requests gather, and the next batch takes
 //! them in order up to the token budget. Nothing ever waits for company.
 
+mod batches;
 mod rate;
 mod settings;
 #[cfg(test)]
@@ -16,11 +17,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::batches::Batches;
 use self::rate::Rate;
 use self::worker::{Done, Job};
 use crate::rerank::RerankError;
 use crate::runtime::{ForwardPass, Readout, Runtime};
 
+pub use batches::{BatchStatistics, Distribution};
 pub use settings::ScheduleSettings;
 
 /// What waits and runs at this moment.
@@ -45,6 +48,7 @@ struct Shared {
     waiting_tokens: AtomicUsize,
     draining: AtomicBool,
     rate: Rate,
+    batches: Batches,
 }
 
 /// Hands passes to one runtime, a batch at a time.
@@ -90,6 +94,7 @@ impl Scheduler {
             waiting_tokens: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             rate: Rate::default(),
+            batches: Batches::default(),
         });
         let (jobs, inbox) = mpsc::unbounded_channel();
         tokio::spawn(worker::run(runtime, inbox, settings.max_batch_tokens, Arc::clone(&shared)));
@@ -162,6 +167,12 @@ impl Scheduler {
             waiting_tokens: self.shared.waiting_tokens.load(Ordering::Relaxed),
             draining: self.shared.draining.load(Ordering::Acquire),
         }
+    }
+
+    /// What went to the device so far.
+    #[must_use]
+    pub fn batches(&self) -> BatchStatistics {
+        self.shared.batches.statistics()
     }
 
     /// Refuses new requests from now on.

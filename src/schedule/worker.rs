@@ -78,7 +78,9 @@ async fn run_batch(runtime: &Arc<impl Runtime>, batch: Vec<Job>, shared: &Shared
     // Passes are kept only where a failure would have to be traced to the guilty one.
     let kept = if alone { Vec::new() } else { passes.clone() };
     let started = Instant::now();
-    match forward(runtime, passes).await {
+    let result = forward(runtime, passes).await;
+    shared.batches.record(replies.len(), tokens, started.elapsed());
+    match result {
         Ok(readouts) => {
             let ended = Instant::now();
             shared.rate.record(tokens, ended - started);

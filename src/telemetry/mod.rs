@@ -3,8 +3,10 @@
 //! Nothing that a caller wrote is in either: no text of a query, an instruction or a document, no path that is not a
 //! route, no error message that repeats a value. Labels come from closed sets.
 
+mod exposition;
 mod logs;
 mod metrics;
+mod process;
 
 use std::time::Duration;
 
@@ -13,19 +15,30 @@ use tracing::Level;
 
 pub use logs::{LogError, start_logs};
 
-use crate::rerank::{Mode, Timing, Usage};
+use crate::rerank::{DriftSample, Mode, Timing, Usage};
 use crate::runtime::ModelFacts;
-use crate::schedule::QueueStatus;
+use crate::schedule::{BatchStatistics, QueueStatus};
 use metrics::Metrics;
 
-/// What is logged (`[telemetry]` in the configuration).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What is told (`[telemetry]` in the configuration).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetrySettings {
     /// The least important level that is logged, or `off`.
     pub log_level: String,
     /// `text` or `json`.
     pub log_format: String,
+    /// The share of rankings that are measured for drift, in [0, 1].
+    pub drift_sample: f64,
+}
+
+/// What requests to a route may end in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcomes {
+    /// The route, as records have it.
+    pub route: &'static str,
+    /// Every status that it may answer.
+    pub statuses: Vec<u16>,
 }
 
 /// What a finished ranking was, in numbers.
@@ -89,16 +102,27 @@ impl Telemetry {
         Self { metrics: Metrics::new(model, family, facts) }
     }
 
+    /// Lets the counters of these outcomes and error codes stand at 0 from now on: `rate()` does not see the first event
+    /// of a counter that was not there before.
+    pub fn expect(&self, outcomes: &[Outcomes], codes: &[&'static str]) {
+        self.metrics.expect(outcomes, codes);
+    }
+
+    /// Takes in a measured ranking.
+    pub fn record_drift(&self, sample: &DriftSample) {
+        self.metrics.record_drift(sample);
+    }
+
     /// Records a request: once each, whatever became of it.
     pub fn record(&self, request: &RequestRecord<'_>) {
         self.metrics.record(request);
         logs::log(request);
     }
 
-    /// All metrics in Prometheus's text format, with the queue as it is now.
+    /// All metrics in Prometheus's text format, with the queue as it is now and the batches so far.
     #[must_use]
-    pub fn render(&self, queue: QueueStatus, ready: bool) -> String {
-        self.metrics.render(queue, ready)
+    pub fn render(&self, queue: QueueStatus, batches: &BatchStatistics, ready: bool) -> String {
+        self.metrics.render(queue, batches, ready)
     }
 
     /// Folds what histograms have collected since the last call; without it, a server that nobody scrapes grows.

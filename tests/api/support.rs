@@ -52,7 +52,7 @@ impl Server {
         let door = Arc::clone(&authenticator);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            app::serve(&settings.server, door, reranker, listener, async {
+            app::serve(&settings.server, &settings.telemetry, door, reranker, listener, async {
                 stopped.await.unwrap();
             })
             .await

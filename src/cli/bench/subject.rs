@@ -118,7 +118,7 @@ async fn serve(settings: Settings, reranker: Arc<Reranker>) -> anyhow::Result<(S
     let authenticator = Arc::new(Authenticator::new(&auth, Vec::new())?);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
-        app::serve(&settings.server, authenticator, reranker, listener, async {
+        app::serve(&settings.server, &settings.telemetry, authenticator, reranker, listener, async {
             // Dropping the other end says stop, too.
             let _ = stopped.await;
         })
