@@ -17,7 +17,7 @@ use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, Podium
 use crate::rerank::{InstructionSettings, Instructions};
 use crate::runtime::packed::PackedRuntime;
 use crate::runtime::{Checkpoint, ModelFacts, Runtime};
-use crate::telemetry::{Telemetry, TelemetrySettings};
+use crate::telemetry::{Telemetry, TelemetryPlan};
 
 /// How often metrics are folded.
 const FOLD_EVERY: Duration = Duration::from_secs(5);
@@ -106,7 +106,7 @@ pub enum Farewell {
 /// requests are refused; accepted ones finish, for at most `shutdown_seconds`; connections are closed.
 pub async fn serve(
     settings: &ServerSettings,
-    told: &TelemetrySettings,
+    plan: TelemetryPlan,
     authenticator: Arc<Authenticator>,
     reranker: impl Into<Arc<Reranker>>,
     listener: TcpListener,
@@ -114,20 +114,24 @@ pub async fn serve(
 ) -> Farewell {
     let reranker = reranker.into();
     let name = reranker.names().first().map_or("", String::as_str);
-    let telemetry = Arc::new(Telemetry::new(name, reranker.family(), reranker.facts()));
+    let telemetry = Telemetry::new(name, reranker.family(), reranker.facts()).tracing(plan.traces, name);
+    let telemetry = Arc::new(telemetry);
     let sampled = Arc::clone(&telemetry);
-    reranker.watch_drift(told.drift_sample, move |sample| sampled.record_drift(sample));
+    reranker.watch_drift(plan.drift_sample, move |sample| sampled.record_drift(sample));
     let watching = tokio::spawn(Arc::clone(&authenticator).watch());
     let service = Service::new(Arc::clone(&reranker), Arc::clone(&telemetry), authenticator, settings.clone());
 
     let stop = CancellationToken::new();
     let router = http::router(service.clone());
-    let connections = tokio::spawn(http::serve_connections(listener, router, settings.header_timeout(), stop.clone()));
+    let (timeouts, stopped) = (settings.clone(), stop.clone());
+    let serving = async move { http::serve_connections(listener, router, &timeouts, stopped).await };
+    let connections = tokio::spawn(serving);
+    let folded = Arc::clone(&telemetry);
     let folding = tokio::spawn(async move {
         let mut tick = tokio::time::interval(FOLD_EVERY);
         loop {
             tick.tick().await;
-            telemetry.fold();
+            folded.fold();
         }
     });
 
@@ -144,6 +148,7 @@ pub async fn serve(
     let abort = connections.abort_handle();
     let closed = timeout_at(deadline.max(Instant::now() + LAST_BYTES), connections).await.is_ok();
     abort.abort();
+    telemetry.flush().await;
     folding.abort();
     watching.abort();
     if answered && closed {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use self::drift::DriftWatch;
 use crate::prompt::{Prompter, Reading};
 use crate::rerank::{
-    InstructionSource, Instructions, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing,
-    Usage,
+    InstructionSource, Instructions, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Stage,
+    Stages, Timing, Usage,
 };
 use crate::runtime::{ForwardPass, ModelFacts, Runtime};
 use crate::schedule::{BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
@@ -99,7 +99,19 @@ impl Reranker {
     ///
     /// # Errors
     /// As [`Reranker::rerank`]; more requests than there may be documents in one.
-    pub async fn rerank_all(&self, mut requests: Vec<RerankRequest>) -> Result<Vec<Ranking>, RerankError> {
+    pub async fn rerank_all(&self, requests: Vec<RerankRequest>) -> Result<Vec<Ranking>, RerankError> {
+        self.rerank_noting(requests, &Stages::default()).await
+    }
+
+    /// As [`Reranker::rerank_all`]; `stages` notes what is done when, also for a request that fails or is dropped.
+    ///
+    /// # Errors
+    /// As [`Reranker::rerank_all`].
+    pub async fn rerank_noting(
+        &self,
+        mut requests: Vec<RerankRequest>,
+        stages: &Stages,
+    ) -> Result<Vec<Ranking>, RerankError> {
         let accepted = Instant::now();
         let (count, limit) = (requests.len(), self.limits.max_documents);
         if count > limit {
@@ -114,7 +126,7 @@ impl Reranker {
         let all = async {
             let mut rankings = Vec::with_capacity(count);
             for (index, request) in requests.into_iter().enumerate() {
-                rankings.push(self.rank(request, accepted).await.map_err(|error| of_one(index, error))?);
+                rankings.push(self.rank(request, accepted, stages).await.map_err(|error| of_one(index, error))?);
             }
             Ok(rankings)
         };
@@ -126,7 +138,7 @@ impl Reranker {
         }
     }
 
-    async fn rank(&self, request: RerankRequest, accepted: Instant) -> Result<Ranking, RerankError> {
+    async fn rank(&self, request: RerankRequest, accepted: Instant, stages: &Stages) -> Result<Ranking, RerankError> {
         let mut timing = Timing::default();
         let mut usage = Usage::default();
         let top_n = request.top_n.unwrap_or(usize::MAX);
@@ -140,6 +152,7 @@ impl Reranker {
 
         let (prompter, limits) = (Arc::clone(&self.prompter), self.limits.clone());
         let started = Instant::now();
+        let tokenizing = stages.begin(Stage::Tokenize, None);
         let (mut rounds, mut round, reading) = blocking(move || {
             let reading = Arc::new(prompter.read(&request, &limits)?);
             let mut rounds = Rounds::begin(prompter, Arc::clone(&reading))?;
@@ -148,14 +161,19 @@ impl Reranker {
         })
         .await?;
         timing.tokenize += started.elapsed();
+        drop(tokenizing);
 
         while let Some(passes) = round {
             let passes: Vec<ForwardPass> = passes.into_iter().map(|planned| planned.pass).collect();
-            usage.prompt_tokens += passes.iter().map(ForwardPass::tokens).sum::<usize>();
+            let tokens = passes.iter().map(ForwardPass::tokens).sum::<usize>();
+            usage.prompt_tokens += tokens;
+            let waiting = stages.begin(Stage::Queue, Some(tokens));
             let executed = self.scheduler.run(passes).await?;
+            waiting.turn_into(executed.queued, Stage::Forward);
             timing.queue += executed.queued;
             timing.forward += executed.forward;
             let started = Instant::now();
+            let _scoring = stages.begin(Stage::Score, None);
             (rounds, round) = blocking(move || {
                 rounds.take(executed.readouts)?;
                 let next = rounds.next_round()?;

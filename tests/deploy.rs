@@ -59,6 +59,7 @@ fn exported() -> String {
         elapsed: Duration::from_millis(5),
         ranking: Some(&ranking),
         failure: None,
+        trace: None,
     });
     telemetry.expect(&[], &["overloaded"]);
     telemetry.record_drift(&DriftSample {

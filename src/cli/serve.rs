@@ -13,7 +13,7 @@ use super::keys::KeyArgs;
 use crate::app::{self, Farewell};
 use crate::config::{FlagValue, Settings};
 use crate::http::Authenticator;
-use crate::telemetry::start_logs;
+use crate::telemetry::{TelemetryPlan, start_logs};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -50,12 +50,13 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let flags = listen.into_iter().chain(names).chain(args.keys.settings()).collect();
     let settings = args.settings.configuration(flags)?.settings;
     let authenticator = Arc::new(args.keys.authenticator(&settings)?);
+    let plan = TelemetryPlan::new(&settings.telemetry, |name| std::env::var(name).ok())?;
     start_logs(&settings.telemetry)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    runtime.block_on(serve(settings, authenticator))
+    runtime.block_on(serve(settings, plan, authenticator))
 }
 
-async fn serve(settings: Settings, authenticator: Arc<Authenticator>) -> anyhow::Result<()> {
+async fn serve(settings: Settings, plan: TelemetryPlan, authenticator: Arc<Authenticator>) -> anyhow::Result<()> {
     // First, because it is the quickest thing to fail.
     let address = &settings.server.listen;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -63,7 +64,7 @@ async fn serve(settings: Settings, authenticator: Arc<Authenticator>) -> anyhow:
     let mut signals = Signals::new().context("cannot wait for signals")?;
     reload_on_hangup(&authenticator).context("cannot wait for signals")?;
 
-    let (server, auth, told) = (settings.server.clone(), settings.auth.clone(), settings.telemetry.clone());
+    let (server, auth) = (settings.server.clone(), settings.auth.clone());
     let loading = tokio::task::spawn_blocking(move || app::load_reranker(&settings));
     let reranker = tokio::select! {
         loaded = loading => loaded.context("loading the model panicked")??,
@@ -82,7 +83,7 @@ async fn serve(settings: Settings, authenticator: Arc<Authenticator>) -> anyhow:
             std::process::exit(1);
         });
     };
-    match app::serve(&server, &told, authenticator, reranker, listener, shutdown).await {
+    match app::serve(&server, plan, authenticator, reranker, listener, shutdown).await {
         Farewell::Clean => Ok(()),
         Farewell::CutOff => anyhow::bail!("requests were cut off after {} s", server.shutdown_seconds),
     }

@@ -1,7 +1,7 @@
 //! Accepting connections and letting them finish.
 //!
-//! `axum::serve` sets no timer, so that a connection which never finishes a request's head would stay for good; this
-//! loop does. HTTP/1.1 only: whoever needs HTTP/2 or TLS has a proxy in front.
+//! `axum::serve` sets no timer, so that a connection which never finishes a request's head, or never reads its answer, would
+//! stay for good; this loop does. HTTP/1.1 only: whoever needs HTTP/2 or TLS has a proxy in front.
 
 use std::io;
 use std::pin::pin;
@@ -15,6 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::ServerSettings;
+use super::patience::Patient;
+
 /// How long to wait when the system has no more sockets to give.
 const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(500);
 
@@ -23,9 +26,10 @@ const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(500);
 pub async fn serve_connections(
     listener: TcpListener,
     router: Router,
-    header_timeout: Duration,
+    settings: &ServerSettings,
     stop: CancellationToken,
 ) {
+    let timeouts = Timeouts { header: settings.header_timeout(), write: settings.write_timeout() };
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -33,7 +37,7 @@ pub async fn serve_connections(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _peer)) => {
-                    connections.spawn(serve_connection(stream, router.clone(), header_timeout, stop.clone()));
+                    connections.spawn(serve_connection(stream, router.clone(), timeouts, stop.clone()));
                 }
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
@@ -47,12 +51,20 @@ pub async fn serve_connections(
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, header_timeout: Duration, stop: CancellationToken) {
+/// How long a client may leave a connection waiting.
+#[derive(Clone, Copy)]
+struct Timeouts {
+    header: Duration,
+    write: Duration,
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, timeouts: Timeouts, stop: CancellationToken) {
     // Only latency is lost where this fails.
     let _unset = stream.set_nodelay(true);
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.header);
+    let stream = TokioIo::new(Patient::new(stream, timeouts.write));
+    let mut connection = pin!(builder.serve_connection(stream, TowerToHyperService::new(router)));
     // An error here is the client's: it left, or it does not speak HTTP. Requests are recorded by `observe`.
     tokio::select! {
         _ended = connection.as_mut() => {}

@@ -12,6 +12,7 @@ mod error;
 pub mod fields;
 mod observe;
 mod openapi;
+mod patience;
 mod routes;
 mod settings;
 
@@ -35,6 +36,7 @@ pub use settings::ServerSettings;
 use observe::RequestId;
 
 use crate::pipeline::Reranker;
+use crate::rerank::Stages;
 use crate::telemetry::{Outcomes, Telemetry};
 
 /// The routes that do not rank; those that do are [`dialects::ROUTES`].
@@ -159,9 +161,11 @@ impl Service {
 pub fn router(service: Service) -> Router {
     let mut router = Router::new();
     for route in &dialects::ROUTES {
-        let handler = move |State(service): State<Service>, Extension(id): Extension<RequestId>, request: Request| {
-            dialects::answer(route, service, id, request)
-        };
+        let handler =
+            move |State(service): State<Service>,
+                  Extension(id): Extension<RequestId>,
+                  Extension(stages): Extension<Stages>,
+                  request: Request| { dialects::answer(route, service, id, stages, request) };
         router = router.route(route.path, post(handler));
     }
     // Whether the origins are origins was asked when the settings were read.

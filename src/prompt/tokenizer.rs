@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use super::PromptError;
 
+/// No vocabulary is so large; an id beyond it is a mistake, and a table up to it would be too.
+const HIGHEST_ID: u32 = 1 << 24;
+
 /// A tokenizer read from `tokenizer.json`.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -65,6 +68,9 @@ impl Tokenizer {
                 return Err(problem("added_tokens is not a list".into()));
             }
         };
+        if let Some(token) = controls.iter().find(|token| token.id > HIGHEST_ID) {
+            return Err(problem(format!("added token {:?} has the id {}, over {HIGHEST_ID}", token.text, token.id)));
+        }
         // By value: the BPE model's own reader takes both old and new spellings of merges.
         let plain = tokenizers::Tokenizer::from_bytes(json.to_string())
             .map_err(|error| problem(format!("not a tokenizer: {error}")))?;

@@ -8,6 +8,7 @@ mod error;
 mod instructions;
 mod limits;
 pub mod slates;
+mod stages;
 
 use std::fmt;
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub use drift::{DriftSample, InstructionSource, agreement};
 pub use error::RerankError;
 pub use instructions::{InstructionSettings, Instructions, ProfileError};
 pub use limits::LimitSettings;
+pub use stages::{OpenStage, Stage, StageTime, Stages};
 
 /// How a request wants its documents read, or how they were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]

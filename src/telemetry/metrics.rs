@@ -38,6 +38,7 @@ const BUILD: &str = "podium_build_info";
 const BATCH_PASSES: &str = "podium_batch_passes";
 const BATCH_TOKENS: &str = "podium_batch_tokens";
 const BATCH_SECONDS: &str = "podium_batch_duration_seconds";
+const TRACE_SPANS: &str = "podium_trace_spans_total";
 const DRIFT_RELEVANCE: &str = "podium_drift_relevance";
 const DRIFT_TOP: &str = "podium_drift_top_relevance";
 const DRIFT_LEAD: &str = "podium_drift_top_lead";
@@ -113,6 +114,10 @@ impl Metrics {
             describe_gauge!(READY, "1 while new requests are welcome, 0 while the server shuts down.");
             describe_gauge!(MODEL, "Always 1; the labels say what is served.");
             describe_gauge!(BUILD, "Always 1; the labels say what was built.");
+            describe_counter!(
+                TRACE_SPANS,
+                "Spans of traces, by whether the receiver took them or nobody will see them."
+            );
             describe_histogram!(DRIFT_RELEVANCE, "Relevance of each document of the sampled rankings.");
             describe_histogram!(DRIFT_TOP, "Relevance of the best document of a sampled ranking.");
             describe_histogram!(DRIFT_LEAD, "By how much its relevance is above the second's.");
@@ -228,11 +233,20 @@ impl Metrics {
         }
     }
 
-    pub(super) fn render(&self, queue: QueueStatus, batches: &BatchStatistics, ready: bool) -> String {
+    /// `traces` are the spans that were sent, and those that were dropped.
+    pub(super) fn render(
+        &self,
+        queue: QueueStatus,
+        batches: &BatchStatistics,
+        traces: (u64, u64),
+        ready: bool,
+    ) -> String {
         with_local_recorder(&self.recorder, || {
             gauge!(QUEUE_REQUESTS).set(queue.requests as f64);
             gauge!(QUEUE_PASSES).set(queue.waiting_passes as f64);
             gauge!(QUEUE_TOKENS).set(queue.waiting_tokens as f64);
+            counter!(TRACE_SPANS, "outcome" => "sent").absolute(traces.0);
+            counter!(TRACE_SPANS, "outcome" => "dropped").absolute(traces.1);
             gauge!(READY).set(if ready { 1.0 } else { 0.0 });
         });
         let mut text = Exposition::after(self.handle.render());
@@ -279,10 +293,11 @@ mod tests {
                 elapsed: Duration::ZERO,
                 ranking: None,
                 failure: None,
+                trace: None,
             });
         }
         let queue = QueueStatus::default();
-        let text = metrics.render(queue, &BatchStatistics::default(), true);
+        let text = metrics.render(queue, &BatchStatistics::default(), (0, 0), true);
         let series: Vec<&str> = text.lines().filter(|line| line.starts_with("podium_key_requests_total{")).collect();
         assert_eq!(series.len(), KEY_NAMES + 1);
         assert!(series.contains(&r#"podium_key_requests_total{key="key-0",status="200"} 2"#));

@@ -13,3 +13,4 @@ mod dialects;
 mod keys_of_a_process;
 mod observing;
 mod support;
+mod traces;

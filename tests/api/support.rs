@@ -9,6 +9,7 @@ use podium::http::Authenticator;
 use podium::pipeline::Reranker;
 use podium::runtime::fake::{FakeControls, FakeRuntime};
 use podium::runtime::{Checkpoint, Runtime};
+use podium::telemetry::TelemetryPlan;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
@@ -50,9 +51,10 @@ impl Server {
         let address = listener.local_addr().unwrap().to_string();
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let door = Arc::clone(&authenticator);
+        let plan = TelemetryPlan::new(&settings.telemetry, |_| None).unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            app::serve(&settings.server, &settings.telemetry, door, reranker, listener, async {
+            app::serve(&settings.server, plan, door, reranker, listener, async {
                 stopped.await.unwrap();
             })
             .await

@@ -19,6 +19,8 @@ async def drip(address: str, first: bytes, pieces, until: float) -> tuple[str, f
     connection = Connection(address)
     await connection.open()
     started = time.monotonic()
+    if pieces is None:
+        return await never_read(connection, first, until)
     connection.writer.write(first)
     reading = asyncio.create_task(connection._read(head_only=False))
     while time.monotonic() - started < until and not reading.done():
@@ -35,6 +37,23 @@ async def drip(address: str, first: bytes, pieces, until: float) -> tuple[str, f
     reading.cancel()
     connection.close()
     return ("still open" if not done else str(response.status) if response else "closed"), lasted
+
+
+async def never_read(connection: Connection, asked: bytes, until: float) -> tuple[str, float]:
+    """Asks for much and reads nothing: the server's end closes, or it does not."""
+    started = time.monotonic()
+    connection.writer.transport.pause_reading()
+    connection.writer.write(asked)
+    outcome = "still open"
+    while outcome == "still open" and time.monotonic() - started < until:
+        await asyncio.sleep(PACE)
+        # What cannot be sent any more tells of a connection that is closed; a newline before a request is allowed.
+        connection.writer.write(b"\r\n")
+        if connection.writer.transport.is_closing():
+            outcome = "closed"
+    lasted = time.monotonic() - started
+    connection.writer.transport.abort()
+    return outcome, lasted
 
 
 def slow_head():
@@ -55,6 +74,7 @@ async def run(options) -> int:
         "slow body": (head.encode(), lambda: slow_body(body)),
         "body that stops": (head.encode() + body[:100], lambda: iter(())),
         "silent": (b"", lambda: iter(())),
+        "never reads": (b"GET /openapi.json HTTP/1.1\r\nhost: podium\r\n\r\n" * 300, None),
     }
     before = await metrics(options.address)
 
@@ -81,7 +101,7 @@ async def run(options) -> int:
     others = [asyncio.create_task(good()), asyncio.create_task(watch(most))]
     ends: dict[str, list] = {}
     tasks = {
-        kind: [asyncio.create_task(drip(options.address, first, pieces(), options.seconds)) for _ in range(options.clients)]
+        kind: [asyncio.create_task(drip(options.address, first, pieces and pieces(), options.seconds)) for _ in range(options.clients)]
         for kind, (first, pieces) in kinds.items()
     }
     for kind, running in tasks.items():
