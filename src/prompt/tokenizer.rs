@@ -89,7 +89,7 @@ impl Tokenizer {
 
     /// One above the highest id of an ordinary token.
     pub(super) fn ordinary_end(&self) -> u32 {
-        self.plain.get_vocab(false).into_values().max().map_or(0, |last| last + 1)
+        self.plain.get_vocab(false).into_values().max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// The added tokens, special or not.

@@ -74,7 +74,7 @@ pub fn agreement(left: &[f64], right: &[f64]) -> Option<f64> {
             right_pairs += b.abs();
         }
     }
-    let scale = (left_pairs as f64).sqrt() * (right_pairs as f64).sqrt();
+    let scale = (left_pairs as f64 * right_pairs as f64).sqrt();
     (scale > 0.0).then(|| f64::midpoint(1.0, balance as f64 / scale).clamp(0.0, 1.0))
 }
 

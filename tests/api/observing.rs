@@ -144,7 +144,7 @@ async fn every_series_that_a_failure_adds_to_stood_at_zero_before() {
     assert!(new.is_empty(), "{new:?}");
     for line in [
         r#"podium_errors_total{code="internal_error"} 1"#,
-        r#"podium_errors_total{code="model_not_found"} 1"#,
+        r#"podium_errors_total{code="model_not_found"} 2"#,
         r#"podium_errors_total{code="overloaded"} 0"#,
         r#"podium_requests_total{route="other",status="404"} 8"#,
         r#"podium_requests_total{route="/v1/rerank",status="405"} 2"#,

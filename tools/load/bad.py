@@ -26,6 +26,8 @@ BODIES = {
         "max_tokens_per_doc": 5, "truncation": True, "metadata": ["m"], "chat_template_kwargs": {"instruction": "i"},
     },
 }  # fmt: skip
+# Seconds until a server that says nothing is said to be silent.
+PATIENCE = 300
 METHODS = ["GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"]
 TYPES = ["text/plain", "application/xml", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "", "json"]
 NUMBERS = ["1e400", "-1e400", "9" * 400, "-" + "9" * 400, "1e-400", "-0", "0.1", "NaN", "Infinity", "00", "1e308",
@@ -170,11 +172,16 @@ async def run(options) -> int:
         while left > 0:
             left -= 1
             kind, data, half_close = maker.make()
-            response = await asyncio.wait_for(connection.ask(data, half_close), 60)
-            status = response.status if response else "closed"
+            response = None
+            try:
+                response = await asyncio.wait_for(connection.ask(data, half_close), PATIENCE)
+                status = response.status if response else "closed"
+            except TimeoutError:
+                connection.close()
+                status = "silent"
             statuses[status] += 1
             by_kind[kind][status] += 1
-            if status == "closed" or status >= 500:
+            if isinstance(status, str) or status >= 500:
                 first.setdefault((kind, status), (data[:300], response.body[:300] if response else b""))
         connection.close()
 

@@ -125,9 +125,11 @@ fn wrong(name: impl Into<String>, wanted: &str) -> TraceError {
 
 /// An endpoint for all signals gets the path of traces behind its own.
 fn url(name: &str, endpoint: &str, is_base: bool) -> Result<Url, TraceError> {
-    let text = if is_base { format!("{}/v1/traces", endpoint.trim_end_matches('/')) } else { endpoint.to_owned() };
-    let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    url.ok_or_else(|| wrong(name, "a URL such as http://localhost:4318"))
+    let parse = |text: &str| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    // The base is looked at by itself: behind one that lacks its host, the path would become one.
+    let base = parse(endpoint).ok_or_else(|| wrong(name, "a URL such as http://localhost:4318"))?;
+    let whole = is_base.then(|| parse(&format!("{}/v1/traces", endpoint.trim_end_matches('/')))).flatten();
+    Ok(whole.unwrap_or(base))
 }
 
 fn resource(
