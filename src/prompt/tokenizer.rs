@@ -72,7 +72,10 @@ impl Tokenizer {
             return Err(problem(format!("added token {:?} has the id {}, over {HIGHEST_ID}", token.text, token.id)));
         }
         // By value: the BPE model's own reader takes both old and new spellings of merges.
-        let plain = tokenizers::Tokenizer::from_bytes(json.to_string())
+        // Some malformed parts make its reader panic.
+        let json = json.to_string();
+        let plain = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
+            .map_err(|_| problem("not a tokenizer: its reader panicked".into()))?
             .map_err(|error| problem(format!("not a tokenizer: {error}")))?;
         let mut control_bits = vec![0; controls.iter().map(|token| token.id as usize / 64 + 1).max().unwrap_or(0)];
         for token in &controls {
