@@ -19,7 +19,7 @@ use crate::pipeline::Policy;
 use crate::prompt::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
 use crate::rerank::{InstructionSettings, Instructions};
 use crate::runtime::{Checkpoint, ModelFacts};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, TelemetryPlan};
 
 pub use loading::{load_models, load_reranker, load_reranker_with};
 pub use reload::{Reload, Reloader};
@@ -93,6 +93,7 @@ pub enum Farewell {
 /// It leaves by itself, and within seconds, where the device is gone: what was accepted is answered with 503.
 pub async fn serve(
     settings: &ServerSettings,
+    plan: TelemetryPlan,
     authenticator: Arc<Authenticator>,
     models: impl Into<ModelSet>,
     listener: TcpListener,
@@ -101,18 +102,24 @@ pub async fn serve(
     let models = models.into();
     let reranker = models.default_model();
     let name = reranker.names().first().map_or("", String::as_str);
-    let telemetry = Arc::new(Telemetry::new(name, reranker.family(), reranker.facts()));
+    let telemetry = Telemetry::new(name, reranker.family(), reranker.facts()).tracing(plan.traces, name);
+    let telemetry = Arc::new(telemetry);
+    let sampled = Arc::clone(&telemetry);
+    models.watch_drift(plan.drift_sample, move |sample| sampled.record_drift(sample));
     let watching = tokio::spawn(Arc::clone(&authenticator).watch());
     let service = Service::new(models.clone(), Arc::clone(&telemetry), authenticator, settings.clone());
 
     let stop = CancellationToken::new();
     let router = http::router(service.clone());
-    let connections = tokio::spawn(http::serve_connections(listener, router, settings.header_timeout(), stop.clone()));
+    let (timeouts, stopped) = (settings.clone(), stop.clone());
+    let serving = async move { http::serve_connections(listener, router, &timeouts, stopped).await };
+    let connections = tokio::spawn(serving);
+    let folded = Arc::clone(&telemetry);
     let folding = tokio::spawn(async move {
         let mut tick = tokio::time::interval(FOLD_EVERY);
         loop {
             tick.tick().await;
-            telemetry.fold();
+            folded.fold();
         }
     });
 
@@ -135,6 +142,7 @@ pub async fn serve(
     let abort = connections.abort_handle();
     let closed = timeout_at(deadline.max(Instant::now() + LAST_BYTES), connections).await.is_ok();
     abort.abort();
+    telemetry.flush().await;
     folding.abort();
     watching.abort();
     if let Some(reason) = lost {

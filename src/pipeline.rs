@@ -6,19 +6,22 @@
 mod allowance;
 mod cost;
 
+mod drift;
+
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use self::allowance::{Allowance, Allowed};
 use self::cost::{Planned, estimate};
+use self::drift::DriftWatch;
 use crate::prompt::{Prompter, Reading};
 use crate::rerank::{
-    Caller, Instructions, LimitSettings, Mode, Progress, RankedDocument, Ranking, RerankError, RerankRequest, Timing,
-    Usage,
+    Caller, InstructionSource, Instructions, LimitSettings, Mode, Progress, RankedDocument, Ranking, RerankError,
+    RerankRequest, Stage, Stages, Timing, Usage,
 };
 use crate::runtime::{ForwardPass, ModelFacts, Runtime};
-use crate::schedule::{Admission, Arrival, DeviceGate, QueueStatus, ScheduleSettings, Scheduler};
+use crate::schedule::{Admission, Arrival, BatchStatistics, DeviceGate, QueueStatus, ScheduleSettings, Scheduler};
 use crate::scoring::{PlannedPass, Rounds, Scores};
 
 /// What the model would read for a request, for people (`podium rerank --explain`).
@@ -66,22 +69,26 @@ pub struct Reranker {
     facts: ModelFacts,
     policy: RwLock<Arc<Policy>>,
     scheduler: Scheduler,
+    drift: DriftWatch,
 }
 
 /// How far the requests of one call have come.
-struct Tally(Mutex<Progress>);
+struct Tally {
+    progress: Mutex<Progress>,
+    stages: Stages,
+}
 
 impl Tally {
-    fn of(documents: usize) -> Self {
-        Self(Mutex::new(Progress { of_documents: documents, ..Progress::default() }))
+    fn of(documents: usize, stages: Stages) -> Self {
+        Self { progress: Mutex::new(Progress { of_documents: documents, ..Progress::default() }), stages }
     }
 
     fn change(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn now(&self) -> Progress {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,6 +126,7 @@ impl Reranker {
             facts: runtime.facts().clone(),
             policy: RwLock::new(Arc::new(policy)),
             scheduler: Scheduler::start_behind(gate, runtime, schedule),
+            drift: DriftWatch::default(),
         }
     }
 
@@ -165,10 +173,10 @@ impl Reranker {
         }
         let estimates: Vec<usize> =
             requests.iter().map(|request| estimate(request, &self.prompter, &policy.limits)).collect();
-        let since = caller.since;
+        let (since, stages) = (caller.since, caller.stages.clone());
         let (priority, timeout, tokens) = (terms.priority, terms.timeout, estimates.iter().sum());
         let admission = self.scheduler.admit(&Arrival { caller, priority, tokens, timeout })?;
-        let tally = Tally::of(requests.iter().map(|request| request.documents.len()).sum());
+        let tally = Tally::of(requests.iter().map(|request| request.documents.len()).sum(), stages);
         let all = async {
             let mut rankings = Vec::with_capacity(count);
             for (index, (request, estimated)) in requests.into_iter().zip(estimates).enumerate() {
@@ -200,9 +208,15 @@ impl Reranker {
         let top_n = request.top_n.unwrap_or(usize::MAX);
         let model = request.model.clone().unwrap_or_else(|| self.names[0].clone());
         let profile = request.profile.clone();
+        let instruction = match (&profile, &request.instruction) {
+            (Some(name), _) => InstructionSource::Profile(name.clone()),
+            (None, Some(_)) => InstructionSource::Own,
+            (None, None) => InstructionSource::None,
+        };
 
         let (prompter, of_request, budget) = (Arc::clone(&self.prompter), limits.clone(), request.terms.budget);
         let started = Instant::now();
+        let tokenizing = tally.stages.begin(Stage::Tokenize, None);
         let waiting = Arc::new(());
         let waited_for = Arc::downgrade(&waiting);
         let (request, planned) = blocking(move || {
@@ -224,6 +238,7 @@ impl Reranker {
             };
         admission.correct(estimated, planned.as_ref().map_or(0, |planned| planned.tokens), count)?;
         timing.tokenize += started.elapsed();
+        drop(tokenizing);
 
         let mut results = Vec::with_capacity(count);
         let (mut mode, mut slates, mut warnings) = (left.mode, 0, left.warnings);
@@ -231,6 +246,9 @@ impl Reranker {
             let reading = Arc::clone(&planned.reading);
             let scores = self.execute(planned, admission, tally, &mut timing, &mut usage).await?;
             results = ranked(&reading, &scores);
+            if left.documents.is_empty() {
+                self.drift.look_at(&model, &instruction, &reading, &results);
+            }
             (mode, slates) = (scores.mode, scores.slates);
             warnings.extend(reading.warnings.iter().cloned());
         }
@@ -263,7 +281,8 @@ impl Reranker {
         while let Some(planned) = round {
             let (documents, passes): (Vec<Vec<usize>>, Vec<ForwardPass>) =
                 planned.into_iter().map(|planned| (planned.documents, planned.pass)).unzip();
-            usage.prompt_tokens += passes.iter().map(ForwardPass::tokens).sum::<usize>();
+            let tokens = passes.iter().map(ForwardPass::tokens).sum::<usize>();
+            usage.prompt_tokens += tokens;
             let done = |pass: usize| {
                 let first_time = |index: &&usize| !std::mem::replace(&mut read[**index], true);
                 let new = documents[pass].iter().filter(first_time).count();
@@ -272,10 +291,13 @@ impl Reranker {
                     progress.documents += new;
                 });
             };
+            let waiting = tally.stages.begin(Stage::Queue, Some(tokens));
             let executed = self.scheduler.run(admission, passes, done).await?;
+            waiting.turn_into(executed.queued, Stage::Forward);
             timing.queue += executed.queued;
             timing.forward += executed.forward;
             let started = Instant::now();
+            let _scoring = tally.stages.begin(Stage::Score, None);
             (rounds, round) = blocking(move || {
                 rounds.take(executed.readouts)?;
                 let next = rounds.next_round()?;
@@ -404,6 +426,12 @@ impl Reranker {
     /// keeps nothing alive.
     pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + use<> {
         self.scheduler.lost()
+    }
+
+    /// What went to the device so far.
+    #[must_use]
+    pub fn batches(&self) -> BatchStatistics {
+        self.scheduler.batches()
     }
 
     /// Refuses new requests from now on and waits until the accepted ones are answered.

@@ -14,7 +14,7 @@ use crate::app::{self, Farewell, Reloader};
 use crate::config::{Configuration, FlagValue, Sources};
 use crate::http::Authenticator;
 use crate::rerank::RerankError;
-use crate::telemetry::start_logs;
+use crate::telemetry::{TelemetryPlan, start_logs};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -52,9 +52,11 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let sources = args.settings.sources(flags);
     let configuration = Configuration::load(&sources)?;
     let authenticator = Arc::new(args.keys.authenticator(&configuration.settings)?);
-    start_logs(&configuration.settings.telemetry)?;
+    let telemetry = &configuration.settings.telemetry;
+    let plan = TelemetryPlan::new(telemetry, |name| std::env::var(name).ok())?;
+    start_logs(telemetry)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
-    let served = runtime.block_on(serve(sources, configuration, authenticator));
+    let served = runtime.block_on(serve(sources, configuration, plan, authenticator));
     // A model that is still being loaded cannot be stopped, and nobody needs it.
     runtime.shutdown_background();
     served
@@ -63,6 +65,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
 async fn serve(
     sources: Sources,
     configuration: Configuration,
+    plan: TelemetryPlan,
     authenticator: Arc<Authenticator>,
 ) -> anyhow::Result<()> {
     // First, because it is the quickest thing to fail.
@@ -99,7 +102,7 @@ async fn serve(
             std::process::exit(1);
         });
     };
-    match app::serve(&server, authenticator, models, listener, shutdown).await {
+    match app::serve(&server, plan, authenticator, models, listener, shutdown).await {
         Farewell::Clean => Ok(()),
         Farewell::DeviceLost(reason) => Err(RerankError::DeviceLost(reason.into()).into()),
         Farewell::CutOff => anyhow::bail!("requests were cut off after {} s", server.shutdown_seconds),

@@ -31,7 +31,7 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 pub const ENVIRONMENT_PREFIX: &str = "PODIUM__";
 
 /// Everything that can be set.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// How clients connect.
@@ -234,6 +234,11 @@ fn set(
     let Some(current) = named::like(&key, values) else {
         let nearest = rules::nearest(&key, values.keys());
         return Err(ConfigError::UnknownKey { key, origin, nearest });
+    };
+    // `1` is as good as `1.0` where a fraction may stand.
+    let value = match (&current, value) {
+        (Value::Float(_), Value::Integer(number)) => Value::Float(number as f64),
+        (_, value) => value,
     };
     if !current.same_type(&value) {
         let expected = current.type_str();

@@ -13,10 +13,12 @@ enum Allowed {
     Address,
     OneOf(&'static [&'static str]),
     Between(i64, i64),
+    Share,
+    Receiver,
     Origins,
 }
 
-use Allowed::{Address, Anything, Between, OneOf, Origins, Text};
+use Allowed::{Address, Anything, Between, OneOf, Origins, Receiver, Share, Text};
 
 const DAY: i64 = 86_400;
 
@@ -27,6 +29,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("server.max_parsing_bytes", Between(1 << 20, 1 << 40)),
     ("server.header_timeout_seconds", Between(1, DAY)),
     ("server.body_timeout_seconds", Between(1, DAY)),
+    ("server.write_timeout_seconds", Between(1, DAY)),
     ("server.drain_delay_seconds", Between(0, DAY)),
     ("server.shutdown_seconds", Between(0, DAY)),
     ("server.refuse_unknown_fields", Anything),
@@ -60,6 +63,10 @@ const RULES: &[(&str, Allowed)] = &[
     ("schedule.stall_seconds", Between(0, DAY)),
     ("telemetry.log_level", OneOf(&["off", "error", "warn", "info", "debug", "trace"])),
     ("telemetry.log_format", OneOf(&["text", "json"])),
+    ("telemetry.drift_sample", Share),
+    ("telemetry.otlp_endpoint", Receiver),
+    ("telemetry.trace_sample", Share),
+    ("telemetry.service_name", Anything),
 ];
 
 /// What the key's value had to be, if this one is not.
@@ -77,6 +84,14 @@ pub(super) fn violated(key: &str, value: &Value) -> Option<String> {
         Between(least, most) => {
             let fits = value.as_integer().is_some_and(|number| (*least..=*most).contains(&number));
             (!fits).then(|| format!("between {least} and {most}"))
+        }
+        Share => {
+            let fits = value.as_float().is_some_and(|share| (0.0..=1.0).contains(&share));
+            (!fits).then(|| "a share between 0 and 1".to_owned())
+        }
+        Receiver => {
+            let fits = text.is_empty() || text.starts_with("http://") || text.starts_with("https://");
+            (!fits).then(|| "empty, or a URL such as http://localhost:4318".to_owned())
         }
         Origins => cors_layer(text).err(),
     }

@@ -1,7 +1,7 @@
 //! Accepting connections and letting them finish.
 //!
-//! `axum::serve` sets no timer, so that a connection which never finishes a request's head would stay for good; this
-//! loop does. HTTP/1.1 only: whoever needs HTTP/2 or TLS has a proxy in front.
+//! `axum::serve` sets no timer, so that a connection which never finishes a request's head, or never reads its answer, would
+//! stay for good; this loop does. HTTP/1.1 only: whoever needs HTTP/2 or TLS has a proxy in front.
 
 use std::io;
 use std::pin::pin;
@@ -15,6 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::ServerSettings;
+use super::patience::Patient;
+
 /// How long to wait when the system has no more sockets to give.
 const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(500);
 
@@ -27,9 +30,10 @@ const LINGER: Duration = Duration::from_secs(1);
 pub async fn serve_connections(
     listener: TcpListener,
     router: Router,
-    header_timeout: Duration,
+    settings: &ServerSettings,
     stop: CancellationToken,
 ) {
+    let timeouts = Timeouts { header: settings.header_timeout(), write: settings.write_timeout() };
     let close = CancellationToken::new();
     let mut connections = JoinSet::new();
     loop {
@@ -38,7 +42,7 @@ pub async fn serve_connections(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _peer)) => {
-                    connections.spawn(serve_connection(stream, router.clone(), header_timeout, close.clone()));
+                    connections.spawn(serve_connection(stream, router.clone(), timeouts, close.clone()));
                 }
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
@@ -51,7 +55,7 @@ pub async fn serve_connections(
     // The system has answered for those in the backlog already: closing the door on them would break their
     // connections.
     for stream in backlog(listener) {
-        connections.spawn(serve_connection(stream, router.clone(), header_timeout, close.clone()));
+        connections.spawn(serve_connection(stream, router.clone(), timeouts, close.clone()));
     }
     let all = async { while connections.join_next().await.is_some() {} };
     let lingering = tokio::time::timeout(LINGER, all).await;
@@ -74,10 +78,17 @@ fn backlog(listener: TcpListener) -> Vec<TcpStream> {
     streams
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, header_timeout: Duration, close: CancellationToken) {
+/// How long a client may leave a connection waiting.
+#[derive(Clone, Copy)]
+struct Timeouts {
+    header: Duration,
+    write: Duration,
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, timeouts: Timeouts, close: CancellationToken) {
     // Whoever has connected and says nothing has asked nothing: hyper would wait for a first request.
     tokio::select! {
-        readable = tokio::time::timeout(header_timeout, stream.readable()) => {
+        readable = tokio::time::timeout(timeouts.header, stream.readable()) => {
             if !matches!(readable, Ok(Ok(()))) {
                 return;
             }
@@ -87,8 +98,9 @@ async fn serve_connection(stream: TcpStream, router: Router, header_timeout: Dur
     // Only latency is lost where this fails.
     let _unset = stream.set_nodelay(true);
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.header);
+    let stream = TokioIo::new(Patient::new(stream, timeouts.write));
+    let mut connection = pin!(builder.serve_connection(stream, TowerToHyperService::new(router)));
     // An error here is the client's: it left, or it does not speak HTTP. Requests are recorded by `observe`.
     tokio::select! {
         _ended = connection.as_mut() => {}

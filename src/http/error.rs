@@ -139,6 +139,42 @@ pub struct Row {
     pub retry_after: Option<Duration>,
 }
 
+/// Every code that a [`Row`] may have.
+pub(super) const CODES: [&str; 32] = [
+    "invalid_value",
+    "too_many_documents",
+    "text_too_long",
+    "prompt_too_long",
+    "unsupported_mode",
+    "model_not_found",
+    "overloaded",
+    "deadline_exceeded",
+    "shutting_down",
+    "internal_error",
+    "malformed_json",
+    "incomplete_body",
+    "unsupported_media_type",
+    "body_too_large",
+    "body_timeout",
+    "route_not_found",
+    "method_not_allowed",
+    "missing_api_key",
+    "invalid_api_key",
+    "conflicting_api_keys",
+    "rate_limit_exceeded",
+    "too_many_tokens",
+    "over_budget",
+    "body_too_complex",
+    "model_unavailable",
+    "default_model",
+    "model_busy",
+    "over_memory_limit",
+    "model_not_loaded",
+    "too_large_for_device",
+    "device_lost",
+    "device_stalled",
+];
+
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 const AUTHENTICATION: &str = "authentication_error";
@@ -371,6 +407,26 @@ mod tests {
 
         let panic = tokio::spawn(async { panic!("{}", "a caller's text") }).await.unwrap_err();
         assert_eq!(Failure::Rerank(RerankError::internal(panic)).cause().unwrap(), "a task panicked");
+    }
+
+    /// Every quoted word in the source of [`Failure::row`] that is a code: a row that is added needs its place in
+    /// [`CODES`], so that its counter stands at 0 before it happens.
+    #[test]
+    fn every_code_of_a_row_is_in_the_list_and_every_code_of_the_list_has_a_row() {
+        let source = include_str!("error.rs");
+        let row = source.split("pub fn row(").nth(1).unwrap().split("/// What lies behind").next().unwrap();
+        let is_code = |word: &&str| {
+            !["mode", "model", "documents"].contains(word)
+                && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+                && !word.ends_with("_error")
+        };
+        let mut found: Vec<&str> = row.split('"').skip(1).step_by(2).filter(is_code).collect();
+        found.push("internal_error");
+        found.sort_unstable();
+        found.dedup();
+        let mut listed = CODES.to_vec();
+        listed.sort_unstable();
+        assert_eq!(found, listed);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod fields;
 mod intake;
 mod observe;
 mod openapi;
+mod patience;
 mod routes;
 mod settings;
 
@@ -39,8 +40,8 @@ use observe::RequestId;
 
 use crate::models::ModelSet;
 use crate::pipeline::Reranker;
-use crate::rerank::RerankError;
-use crate::telemetry::Telemetry;
+use crate::rerank::{RerankError, Stages};
+use crate::telemetry::{Outcomes, Telemetry};
 
 /// The routes that do not rank; those that do are [`dialects::ROUTES`].
 const OTHER_ROUTES: [&str; 15] = [
@@ -60,6 +61,31 @@ const OTHER_ROUTES: [&str; 15] = [
     "/docs",
     "/docs/{file}",
 ];
+
+/// What a ranking may end in, 499 (the client left) included.
+const RANKING_STATUSES: [u16; 14] = [200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503, 504];
+
+/// What every other request may end in.
+const OTHER_STATUSES: [u16; 4] = [200, 405, 499, 500];
+
+/// What requests may end in, for each path that metrics are labelled with.
+fn outcomes() -> Vec<Outcomes> {
+    let ranking = dialects::ROUTES.iter().map(|route| (route.path, RANKING_STATUSES.to_vec()));
+    let other = OTHER_ROUTES.iter().map(|route| {
+        let more: &[u16] = match *route {
+            "/ready" => &[503],
+            "/docs/{file}" => &[404],
+            "/v1/models/{*model}" => &[401, 404, 429],
+            "/metrics" | "/v1/instructions" | "/v1/models" | "/models" | "/infinity/models" | "/info" => &[401, 429],
+            _ => &[],
+        };
+        (*route, [&OTHER_STATUSES, more].concat())
+    });
+    let admin = admin::ROUTES.iter().map(|route| (*route, [&OTHER_STATUSES[..], &[202, 401, 404, 409, 429]].concat()));
+    let nowhere = [("other", vec![404, 499, 500])];
+    let all = ranking.chain(other).chain(admin).chain(nowhere);
+    all.map(|(route, statuses)| Outcomes { route, statuses }).collect()
+}
 
 /// A path that is served, as metrics are labelled with it, and what its failures look like before the body is read.
 fn known_route(matched: Option<&str>) -> (&'static str, FailureShape) {
@@ -99,6 +125,7 @@ impl Service {
         settings: ServerSettings,
     ) -> Self {
         let models = models.into();
+        telemetry.expect(&outcomes(), &error::CODES);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let leaving = AtomicBool::new(false);
         let intake = Intake::new(settings.max_parsing_bytes);
@@ -160,9 +187,11 @@ impl Service {
 pub fn router(service: Service) -> Router {
     let mut router = Router::new();
     for route in &dialects::ROUTES {
-        let handler = move |State(service): State<Service>, Extension(id): Extension<RequestId>, request: Request| {
-            dialects::answer(route, service, id, request)
-        };
+        let handler =
+            move |State(service): State<Service>,
+                  Extension(id): Extension<RequestId>,
+                  Extension(stages): Extension<Stages>,
+                  request: Request| { dialects::answer(route, service, id, stages, request) };
         router = router.route(route.path, post(handler));
     }
     router = router

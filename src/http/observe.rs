@@ -13,10 +13,14 @@ use axum::response::{IntoResponse, Response};
 use super::auth::KeyName;
 use super::error::{Failure, FailureShape};
 use super::{Service, known_route};
-use crate::telemetry::{FailureFacts, RankingFacts, RequestRecord};
+use crate::telemetry::{FailureFacts, RankingFacts, RequestRecord, RequestTrace, TraceContext};
 
 /// The header that carries the request's id, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The caller's trace, as the W3C has it.
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The longest id that is taken from a client.
 const REQUEST_ID_BYTES: usize = 128;
@@ -52,8 +56,10 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     let id = RequestId::of(request.headers());
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let (route, usual_shape) = known_route(matched);
+    let trace = service.telemetry().follow(route, || caller_of(request.headers()));
     let mut observation = Observation {
         route,
+        trace: trace.clone(),
         method: request.method().to_string(),
         id: id.clone(),
         key: KeyName::default(),
@@ -63,6 +69,7 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     };
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(observation.key.clone());
+    request.extensions_mut().insert(trace.map(|trace| trace.stages().clone()).unwrap_or_default());
 
     let mut response = next.run(request).await;
 
@@ -81,6 +88,12 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     let ranking = response.extensions_mut().remove::<RankingFacts>();
     observation.record(response.status().as_u16(), ranking.as_ref(), failure.as_deref());
     response
+}
+
+/// The trace that the caller has begun.
+fn caller_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    TraceContext::read(text(TRACE_PARENT)?, text(TRACE_STATE))
 }
 
 fn write_failure(response: &mut Response, body: Vec<u8>) {
@@ -102,6 +115,7 @@ struct Observation {
     key: KeyName,
     method: String,
     route: &'static str,
+    trace: Option<RequestTrace>,
     started: Instant,
     recorded: bool,
 }
@@ -122,6 +136,7 @@ impl Observation {
             elapsed: self.started.elapsed(),
             ranking,
             failure: failure.as_ref(),
+            trace: self.trace.as_ref(),
         });
     }
 }

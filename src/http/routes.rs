@@ -200,11 +200,13 @@ pub async fn info(State(service): State<Service>) -> Json<Value> {
 
 /// `GET /metrics`, in Prometheus's text format.
 pub async fn metrics(State(service): State<Service>) -> impl IntoResponse {
-    for status in service.models().statuses() {
+    let models = service.models();
+    for status in models.statuses() {
         let name = status.names.first().map_or("", String::as_str);
         service.telemetry().set_model_memory(name, status.weight_bytes);
     }
-    let text = service.telemetry().render(service.models().queue(), service.ready().is_ok());
+    let batches = models.default_model().batches();
+    let text = service.telemetry().render(models.queue(), &batches, service.ready().is_ok());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

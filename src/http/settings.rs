@@ -18,6 +18,8 @@ pub struct ServerSettings {
     pub header_timeout_seconds: u64,
     /// How long the body of a request may take.
     pub body_timeout_seconds: u64,
+    /// How long a client may take nothing of an answer.
+    pub write_timeout_seconds: u64,
     /// How long `/ready` fails before new requests are refused.
     pub drain_delay_seconds: u64,
     /// How long accepted requests may take to finish after that.
@@ -39,6 +41,12 @@ impl ServerSettings {
     #[must_use]
     pub const fn body_timeout(&self) -> Duration {
         Duration::from_secs(self.body_timeout_seconds)
+    }
+
+    /// [`ServerSettings::write_timeout_seconds`] as a duration.
+    #[must_use]
+    pub const fn write_timeout(&self) -> Duration {
+        Duration::from_secs(self.write_timeout_seconds)
     }
 
     /// [`ServerSettings::drain_delay_seconds`] as a duration.

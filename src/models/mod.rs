@@ -8,7 +8,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use self::state::{Room, State, States};
 use crate::pipeline::{Policy, Reranker};
-use crate::rerank::{Caller, Ranking, RerankError, RerankRequest};
+use crate::rerank::{Caller, DriftSample, Ranking, RerankError, RerankRequest};
 use crate::schedule::{QueueStatus, ScheduleSettings};
 
 pub use settings::{LoadWhen, ModelsSettings, NamedModel};
@@ -59,7 +59,11 @@ struct Inner {
     states: watch::Sender<States>,
     /// Why a device is gone, if one is.
     lost: watch::Sender<Option<String>>,
+    drift: OnceLock<(f64, TakeDrift)>,
 }
+
+/// Who hears of sampled rankings.
+type TakeDrift = Arc<dyn Fn(&DriftSample) + Send + Sync>;
 
 impl From<Arc<Reranker>> for ModelSet {
     fn from(default: Arc<Reranker>) -> Self {
@@ -84,8 +88,8 @@ impl ModelSet {
 
     fn build(default: Arc<Reranker>, settings: ModelsSettings, loader: Option<Arc<dyn ModelLoader>>) -> Self {
         let states = settings.named.keys().map(|name| (name.clone(), State::Unloaded)).collect();
-        let inner =
-            Inner { default, settings, loader, states: watch::Sender::new(states), lost: watch::Sender::default() };
+        let (states, lost) = (watch::Sender::new(states), watch::Sender::default());
+        let inner = Inner { default, settings, loader, states, lost, drift: OnceLock::new() };
         let set = Self { inner: Arc::new(inner) };
         set.watch(&set.inner.default);
         set
@@ -95,6 +99,14 @@ impl ModelSet {
     #[must_use]
     pub fn default_model(&self) -> &Arc<Reranker> {
         &self.inner.default
+    }
+
+    /// Measures this share of the rankings, in [0, 1], of the default model and of those that are loaded from now on. Only
+    /// the first call counts.
+    pub fn watch_drift(&self, share: f64, take: impl Fn(&DriftSample) + Send + Sync + 'static) {
+        let (share, take) = self.inner.drift.get_or_init(|| (share, Arc::new(take)));
+        let take = Arc::clone(take);
+        self.inner.default.watch_drift(*share, move |sample| take(sample));
     }
 
     /// Loads the models that the settings want at the start, one after another.
@@ -212,7 +224,7 @@ impl ModelSet {
         let state = match self.try_load(&name, model).await {
             Ok(reranker) => {
                 loaded = Some(Arc::clone(&reranker));
-                let (bytes, seconds) = (reranker.facts().weight_bytes(), began.elapsed().as_secs_f64());
+                let (bytes, seconds) = (reranker.facts().weight_bytes, began.elapsed().as_secs_f64());
                 tracing::info!(model = name, family = reranker.family(), bytes, seconds, "loaded");
                 self.watch(&reranker);
                 State::Loaded(reranker)
@@ -227,6 +239,10 @@ impl ModelSet {
         });
         // What was changed while the server ran holds for this model too.
         if let Some(reranker) = loaded {
+            if let Some((share, take)) = self.inner.drift.get() {
+                let take = Arc::clone(take);
+                reranker.watch_drift(*share, move |sample| take(sample));
+            }
             let default = &self.inner.default;
             reranker.reconfigure((*default.policy()).clone(), &default.schedule());
         }
@@ -247,7 +263,7 @@ impl ModelSet {
         let limit = self.inner.settings.max_memory_bytes;
         let mut refused = None;
         self.inner.states.send_if_modified(|states| {
-            let default = self.inner.default.facts().weight_bytes();
+            let default = self.inner.default.facts().weight_bytes;
             let room = Room { limit, used: default + states.values().map(State::bytes).sum::<u64>() };
             if !room.has(bytes) {
                 refused = Some(ModelError::NoRoom { name: name.to_owned(), bytes, used: room.used, limit });

@@ -32,7 +32,7 @@ impl State {
         match self {
             Self::Unloaded | Self::Failed { .. } => 0,
             Self::Loading { bytes } => *bytes,
-            Self::Loaded(reranker) | Self::Unloading(reranker) => reranker.facts().weight_bytes(),
+            Self::Loaded(reranker) | Self::Unloading(reranker) => reranker.facts().weight_bytes,
         }
     }
 
@@ -143,7 +143,7 @@ impl ModelStatus {
             names: reranker.names().to_vec(),
             state: "loaded",
             load: LoadWhen::Start,
-            weight_bytes: reranker.facts().weight_bytes(),
+            weight_bytes: reranker.facts().weight_bytes,
             dtype: Some(reranker.facts().dtype.clone()),
             document_tokens: Some(reranker.document_tokens()),
             error: None,

@@ -18,7 +18,11 @@ fn settings() -> Settings {
 
 fn reranker(name: &str) -> (Reranker, FakeControls) {
     let settings = settings();
-    let facts = ModelFacts { parameters: PARAMETERS, ..FakeRuntime::new().facts().clone() };
+    let facts = ModelFacts {
+        parameters: PARAMETERS,
+        weight_bytes: 4 * PARAMETERS as u64,
+        ..FakeRuntime::new().facts().clone()
+    };
     let runtime = FakeRuntime::with_facts(facts);
     let controls = runtime.controls();
     let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();

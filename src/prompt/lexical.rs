@@ -158,6 +158,46 @@ impl LexicalTable {
     }
 }
 
+/// BM25 of some documents for a query, among themselves (k1 1.2, b 0.75): what a plain search engine would make of the
+/// list. Needs no table, so it serves every family.
+#[must_use]
+pub fn lexical_scores(query: &str, documents: &[&str]) -> Vec<f64> {
+    const K1: f64 = 1.2;
+    const B: f64 = 0.75;
+    let mut place: HashMap<String, usize> = HashMap::new();
+    each_term(&query.to_lowercase(), |term| {
+        let next = place.len();
+        place.entry(term.to_owned()).or_insert(next);
+    });
+    let mut holders = vec![0_u32; place.len()];
+    let mut lengths = Vec::with_capacity(documents.len());
+    let mut counts = Vec::with_capacity(documents.len());
+    for document in documents {
+        let (mut length, mut found) = (0_u32, vec![0_u32; place.len()]);
+        each_term(&document.to_lowercase(), |term| {
+            length += 1;
+            if let Some(place) = place.get(term) {
+                found[*place] += 1;
+            }
+        });
+        for (holders, count) in holders.iter_mut().zip(&found) {
+            *holders += u32::from(*count > 0);
+        }
+        lengths.push(f64::from(length));
+        counts.push(found);
+    }
+    let total = documents.len() as f64;
+    let average = (lengths.iter().sum::<f64>() / total.max(1.0)).max(1.0);
+    let idf = |holders: u32| (1.0 + (total - f64::from(holders) + 0.5) / (f64::from(holders) + 0.5)).ln();
+    let score = |(length, counts): (f64, Vec<u32>)| {
+        let norm = K1 * (1.0 - B + B * length / average);
+        let term =
+            |(count, holders): (u32, &u32)| idf(*holders) * f64::from(count) * (K1 + 1.0) / (f64::from(count) + norm);
+        counts.into_iter().zip(&holders).filter(|(count, _)| *count > 0).map(term).sum()
+    };
+    lengths.into_iter().zip(counts).map(score).collect()
+}
+
 /// 32-bit FNV-1a of the UTF-8 bytes.
 fn term_hash(term: &str) -> u32 {
     term.bytes().fold(0x811C_9DC5, |value, byte| (value ^ u32::from(byte)).wrapping_mul(0x0100_0193))
@@ -235,6 +275,17 @@ mod tests {
         assert_eq!(terms("Running the 1990s houses; snake_case"), ["runn", "the", "1990s", "hous", "snak", "case"]);
         assert_eq!(terms("東京タワー 猫 GPUの"), ["東京", "京タ", "タワ", "ワー", "猫", "gpu", "の"]);
         assert_eq!(terms("?! —"), [""; 0]);
+    }
+
+    #[test]
+    fn among_themselves_documents_go_by_rare_words_then_by_length() {
+        let scores = lexical_scores("blue houses", &["a red house", "a blue house", "a blue house by the sea", "fish"]);
+        assert!(scores[1] > scores[2] && scores[2] > scores[0] && scores[0] > scores[3], "{scores:?}");
+        // ln(1 + (2 - 1 + .5) / (1 + .5)) = ln 2, and the length is the average: k1 + 1 over 1 + k1.
+        let scores = lexical_scores("sea", &["the sea", "the sky"]);
+        assert!((scores[0] - 2_f64.ln()).abs() < 1e-12 && scores[1].abs() < 1e-12, "{scores:?}");
+        assert_eq!(lexical_scores("?", &["a", "b"]), [0.0, 0.0]);
+        assert_eq!(lexical_scores("a", &[]), [0.0; 0]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod tokenizer;
 pub use detect::{Calibration, CheckpointFacts, PodiumConfig};
 pub use error::PromptError;
 pub use family::{Families, Family, FamilyFacts};
-pub use lexical::LexicalTable;
+pub use lexical::{LexicalTable, lexical_scores};
 pub use plan::Plan;
 pub use prompter::{Answers, Identifier, ModelLimits, Prompter, Relevance, SlateScore};
 pub use read::{DocumentText, Reading};

@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use super::PromptError;
 
+/// No vocabulary is so large; an id beyond it is a mistake, and a table up to it would be too.
+const HIGHEST_ID: u32 = 1 << 24;
+
 /// A tokenizer read from `tokenizer.json`.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -65,8 +68,14 @@ impl Tokenizer {
                 return Err(problem("added_tokens is not a list".into()));
             }
         };
+        if let Some(token) = controls.iter().find(|token| token.id > HIGHEST_ID) {
+            return Err(problem(format!("added token {:?} has the id {}, over {HIGHEST_ID}", token.text, token.id)));
+        }
         // By value: the BPE model's own reader takes both old and new spellings of merges.
-        let plain = tokenizers::Tokenizer::from_bytes(json.to_string())
+        // Some malformed parts make its reader panic.
+        let json = json.to_string();
+        let plain = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
+            .map_err(|_| problem("not a tokenizer: its reader panicked".into()))?
             .map_err(|error| problem(format!("not a tokenizer: {error}")))?;
         let mut control_bits = vec![0; controls.iter().map(|token| token.id as usize / 64 + 1).max().unwrap_or(0)];
         for token in &controls {
@@ -83,7 +92,7 @@ impl Tokenizer {
 
     /// One above the highest id of an ordinary token.
     pub(super) fn ordinary_end(&self) -> u32 {
-        self.plain.get_vocab(false).into_values().max().map_or(0, |last| last + 1)
+        self.plain.get_vocab(false).into_values().max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// The added tokens, special or not.

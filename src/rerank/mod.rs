@@ -4,19 +4,23 @@
 //! [`slates`]; how a client spells a request lives in `http`, and what a model reads in `prompt`.
 
 pub mod budget;
+mod drift;
 mod error;
 mod instructions;
 mod limits;
 pub mod slates;
+mod stages;
 mod terms;
 
 use std::fmt;
 use std::time::Duration;
 
 pub use budget::BudgetReport;
+pub use drift::{DriftSample, InstructionSource, agreement};
 pub use error::{Full, RerankError};
 pub use instructions::{InstructionSettings, Instructions, ProfileError};
 pub use limits::LimitSettings;
+pub use stages::{OpenStage, Stage, StageTime, Stages};
 pub use terms::{Budget, Caller, LEAST_URGENT, Progress, Terms};
 
 /// How a request wants its documents read, or how they were read.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Stages;
+
 /// The largest priority, which is the least urgent.
 pub const LEAST_URGENT: u16 = 999;
 
@@ -37,19 +39,21 @@ impl Budget {
 }
 
 /// Who asks, and since when. Requests without a key are one caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Caller {
     /// The name of the key.
     pub key: Option<Arc<str>>,
     /// When the request was here: its time counts from then.
     pub since: Instant,
+    /// Notes what is done when, also for a request that fails or is dropped.
+    pub stages: Stages,
 }
 
 impl Caller {
     /// Someone without a key who asks now.
     #[must_use]
     pub fn nobody() -> Self {
-        Self { key: None, since: Instant::now() }
+        Self { key: None, since: Instant::now(), stages: Stages::default() }
     }
 }
 

@@ -71,6 +71,7 @@ impl FakeRuntime {
             device: "none".to_owned(),
             dtype: "f32".to_owned(),
             parameters: 0,
+            weight_bytes: 0,
             hidden_size: 32,
             layers: 0,
             vocabulary: 200_000,

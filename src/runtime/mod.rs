@@ -125,10 +125,12 @@ pub struct ModelFacts {
     pub architecture: String,
     /// `cpu`, `cuda:0`, ...
     pub device: String,
-    /// Type of the weights in memory: `f32`, `bf16`, ...
+    /// What it computes in: `f32`, `bf16`, `int8`, `q4k`, ...
     pub dtype: String,
     /// Parameters, embeddings included.
     pub parameters: usize,
+    /// Bytes that they take in memory, about.
+    pub weight_bytes: u64,
     /// Width of a hidden state.
     pub hidden_size: usize,
     /// Decoder layers.
@@ -139,19 +141,6 @@ pub struct ModelFacts {
     pub max_positions: usize,
     /// Whether the checkpoint has a projector (late interaction).
     pub projector: bool,
-}
-
-impl ModelFacts {
-    /// Bytes that the weights take.
-    #[must_use]
-    pub fn weight_bytes(&self) -> u64 {
-        let width = match self.dtype.as_str() {
-            "f32" => 4,
-            "f16" | "bf16" => 2,
-            _ => 1,
-        };
-        self.parameters as u64 * width
-    }
 }
 
 /// Something that runs passes.

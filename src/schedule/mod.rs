@@ -6,6 +6,7 @@
 //! them in the queue's order up to the token budget. Nothing ever waits for company, and what nobody waits for any more
 //! leaves the queue at once.
 
+mod batches;
 mod budget;
 mod execute;
 mod health;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 
+use self::batches::Batches;
 use self::execute::Executor;
 use self::health::Health;
 use self::house::{Guest, House};
@@ -32,6 +34,7 @@ use self::worker::{Done, Job};
 use crate::rerank::{Caller, RerankError};
 use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
 
+pub use batches::{BatchStatistics, Distribution};
 pub use execute::DeviceGate;
 pub use settings::ScheduleSettings;
 
@@ -67,6 +70,7 @@ struct Shared {
     /// Requests ever let in.
     arrivals: AtomicU64,
     health: Health,
+    batches: Batches,
 }
 
 impl Shared {
@@ -89,7 +93,7 @@ pub struct Scheduler {
 }
 
 /// A request at the door.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Arrival {
     /// Who asks, and since when.
     pub caller: Caller,
@@ -190,6 +194,7 @@ impl Scheduler {
             requests: watch::channel(0).0,
             arrivals: AtomicU64::new(0),
             health: Health::default(),
+            batches: Batches::default(),
         });
         let executor = Executor::new(runtime, gate, Arc::clone(&shared));
         tokio::spawn(worker::run(executor, Arc::clone(&shared)));
@@ -326,6 +331,12 @@ impl Scheduler {
     /// keeps nothing alive.
     pub fn lost(&self) -> impl Future<Output = Option<String>> + Send + use<> {
         self.shared.health.until_lost()
+    }
+
+    /// What went to the device so far.
+    #[must_use]
+    pub fn batches(&self) -> BatchStatistics {
+        self.shared.batches.statistics()
     }
 
     /// Refuses new requests from now on.

@@ -6,10 +6,7 @@ use std::panic::PanicHookInfo;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
-use super::{RequestRecord, TelemetrySettings};
-
-/// Routes that are asked all day long; they are logged only where something is wrong or everything is wanted.
-const QUIET_ROUTES: [&str; 3] = ["/health", "/ready", "/metrics"];
+use super::{QUIET_ROUTES, RequestRecord, RequestTrace, TelemetrySettings};
 
 /// The log cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -70,13 +67,15 @@ macro_rules! log_at {
 
 /// One line for one request.
 pub(super) fn log(request: &RequestRecord<'_>) {
-    let &RequestRecord { id, key, method, route, status, elapsed, ranking, failure } = request;
+    let &RequestRecord { id, key, method, route, status, elapsed, ranking, failure, trace } = request;
+    let trace_id = trace.map(RequestTrace::id);
     let milliseconds = elapsed.as_micros() as f64 / 1000.0;
     let usual = if QUIET_ROUTES.contains(&route) { Level::DEBUG } else { Level::INFO };
     match (failure, ranking) {
         (Some(failure), _) => log_at!(
             failure.level,
             id,
+            trace_id,
             key,
             method,
             route,
@@ -90,6 +89,7 @@ pub(super) fn log(request: &RequestRecord<'_>) {
         (None, Some(ranking)) => log_at!(
             usual,
             id,
+            trace_id,
             key,
             method,
             route,
@@ -105,6 +105,6 @@ pub(super) fn log(request: &RequestRecord<'_>) {
             forward_ms = ranking.timing.forward.as_micros() as f64 / 1000.0,
             "ranked"
         ),
-        (None, None) => log_at!(usual, id, key, method, route, status, milliseconds, "request"),
+        (None, None) => log_at!(usual, id, trace_id, key, method, route, status, milliseconds, "request"),
     }
 }

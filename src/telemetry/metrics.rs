@@ -1,7 +1,8 @@
 //! The metrics: names, help and labels in one place.
 //!
 //! The recorder belongs to one [`Telemetry`](super::Telemetry) and is not the process's, so that two servers in one
-//! process (tests have many) do not count each other's requests.
+//! process (tests have many) do not count each other's requests. What is counted elsewhere (batches, the process) is
+//! written behind what it holds.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -11,12 +12,14 @@ use ::metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::RequestRecord;
-use crate::rerank::Mode;
+use super::exposition::Exposition;
+use super::{Outcomes, RequestRecord, process};
+use crate::rerank::{DriftSample, Mode};
 use crate::runtime::ModelFacts;
-use crate::schedule::QueueStatus;
+use crate::schedule::{BatchStatistics, QueueStatus};
 
 const REQUESTS: &str = "podium_requests_total";
+const ERRORS: &str = "podium_errors_total";
 const KEY_REQUESTS: &str = "podium_key_requests_total";
 const DURATION: &str = "podium_request_duration_seconds";
 const STAGE: &str = "podium_stage_duration_seconds";
@@ -32,9 +35,40 @@ const QUEUE_TOKENS: &str = "podium_queue_tokens";
 const READY: &str = "podium_ready";
 const MODEL: &str = "podium_model_info";
 const MODEL_MEMORY: &str = "podium_model_memory_bytes";
+const BUILD: &str = "podium_build_info";
+const BATCH_PASSES: &str = "podium_batch_passes";
+const BATCH_TOKENS: &str = "podium_batch_tokens";
+const BATCH_SECONDS: &str = "podium_batch_duration_seconds";
+const TRACE_SPANS: &str = "podium_trace_spans_total";
+const DRIFT_RELEVANCE: &str = "podium_drift_relevance";
+const DRIFT_TOP: &str = "podium_drift_top_relevance";
+const DRIFT_LEAD: &str = "podium_drift_top_lead";
+const DRIFT_AGREEMENT: &str = "podium_drift_order_agreement";
+const DRIFT_TRUNCATED: &str = "podium_drift_truncated_share";
 
 const SECONDS: [f64; 15] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 const LIST_LENGTHS: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 64.0, 100.0, 200.0, 500.0, 1000.0];
+const SHARES: [f64; 20] =
+    [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0];
+const LEADS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+const CUT_SHARES: [f64; 8] = [0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0];
+
+/// Histograms that are not of seconds.
+const BUCKETS: [(&str, &[f64]); 6] = [
+    (LIST_LENGTH, &LIST_LENGTHS),
+    (DRIFT_RELEVANCE, &SHARES),
+    (DRIFT_TOP, &SHARES),
+    (DRIFT_LEAD, &LEADS),
+    (DRIFT_AGREEMENT, &SHARES),
+    (DRIFT_TRUNCATED, &CUT_SHARES),
+];
+
+/// What this build can use besides the processor.
+const BACKENDS: [(&str, bool); 3] = [
+    ("cuda", cfg!(feature = "cuda")),
+    ("flash-attn", cfg!(feature = "flash-attn")),
+    ("metal", cfg!(feature = "metal")),
+];
 
 /// Names of keys that are counted one by one. Those in effect are few, but a name that a new keys file brings stays.
 const KEY_NAMES: usize = 500;
@@ -51,8 +85,9 @@ impl Metrics {
     pub(super) fn new(model: &str, family: &str, facts: &ModelFacts) -> Self {
         // Only an empty list of buckets is refused, and these are not: the builder is taken as it was then.
         let builder = PrometheusBuilder::new().set_buckets(&SECONDS).unwrap_or_default();
-        let list_length = Matcher::Full(LIST_LENGTH.to_owned());
-        let builder = builder.set_buckets_for_metric(list_length, &LIST_LENGTHS).unwrap_or_default();
+        let builder = BUCKETS.iter().fold(builder, |builder, (name, buckets)| {
+            builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets).unwrap_or_default()
+        });
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         let metrics = Self { recorder, handle, key_names: Mutex::default() };
@@ -64,6 +99,7 @@ impl Metrics {
     fn describe(&self) {
         with_local_recorder(&self.recorder, || {
             describe_counter!(REQUESTS, "Requests answered, by route and status; 499 is a client that left.");
+            describe_counter!(ERRORS, "Requests that failed, by the code in their answer.");
             describe_counter!(KEY_REQUESTS, "Requests that came with an API key, by its name and their status.");
             describe_histogram!(DURATION, Unit::Seconds, "From the head of a request to its answer, by route.");
             describe_histogram!(STAGE, Unit::Seconds, "Parts of a ranking: queue, tokenize, forward.");
@@ -82,6 +118,19 @@ impl Metrics {
             );
             describe_gauge!(MODEL_MEMORY, Unit::Bytes, "Weights in memory, by model; 0 where it is not loaded.");
             describe_gauge!(MODEL, "Always 1; the labels say what is served.");
+            describe_gauge!(BUILD, "Always 1; the labels say what was built.");
+            describe_counter!(
+                TRACE_SPANS,
+                "Spans of traces, by whether the receiver took them or nobody will see them."
+            );
+            describe_histogram!(DRIFT_RELEVANCE, "Relevance of each document of the sampled rankings.");
+            describe_histogram!(DRIFT_TOP, "Relevance of the best document of a sampled ranking.");
+            describe_histogram!(DRIFT_LEAD, "By how much its relevance is above the second's.");
+            describe_histogram!(
+                DRIFT_AGREEMENT,
+                "How far a sampled ranking is the order of another (Kendall's tau, as a share: 1 same, 0 reversed)."
+            );
+            describe_histogram!(DRIFT_TRUNCATED, "The share of documents that were cut in a sampled ranking.");
         });
     }
 
@@ -104,7 +153,29 @@ impl Metrics {
                 ("dtype", facts.dtype.clone()),
             ];
             gauge!(MODEL, &labels).set(1.0);
-            gauge!(MODEL_MEMORY, "model" => model.to_owned()).set(facts.weight_bytes() as f64);
+            gauge!(MODEL_MEMORY, "model" => model.to_owned()).set(facts.weight_bytes as f64);
+            let backends: Vec<&str> = BACKENDS.iter().filter(|(_, built)| *built).map(|(name, _)| *name).collect();
+            let labels = [
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("arch", std::env::consts::ARCH.to_owned()),
+                ("os", std::env::consts::OS.to_owned()),
+                ("backends", if backends.is_empty() { "cpu".to_owned() } else { backends.join(",") }),
+            ];
+            gauge!(BUILD, &labels).set(1.0);
+        });
+    }
+
+    /// Counts nothing yet of what these routes may answer.
+    pub(super) fn expect(&self, outcomes: &[Outcomes], codes: &[&'static str]) {
+        with_local_recorder(&self.recorder, || {
+            for Outcomes { route, statuses } in outcomes {
+                for status in statuses {
+                    counter!(REQUESTS, "route" => *route, "status" => status.to_string()).increment(0);
+                }
+            }
+            for code in codes {
+                counter!(ERRORS, "code" => *code).increment(0);
+            }
         });
     }
 
@@ -116,6 +187,9 @@ impl Metrics {
             }
             counter!(REQUESTS, "route" => request.route, "status" => status).increment(1);
             histogram!(DURATION, "route" => request.route).record(request.elapsed);
+            if let Some(failure) = request.failure {
+                counter!(ERRORS, "code" => failure.code).increment(1);
+            }
             let Some(ranking) = request.ranking else { return };
             for (stage, time) in [
                 ("queue", ranking.timing.queue),
@@ -133,6 +207,28 @@ impl Metrics {
         });
     }
 
+    pub(super) fn record_drift(&self, sample: &DriftSample) {
+        with_local_recorder(&self.recorder, || {
+            let labels = [("model", sample.model.clone()), ("instruction", sample.instruction.label().to_owned())];
+            let relevance = histogram!(DRIFT_RELEVANCE, &labels);
+            for score in &sample.scores {
+                relevance.record(f64::from(*score));
+            }
+            for (name, value) in [(DRIFT_TOP, sample.top()), (DRIFT_LEAD, sample.lead())] {
+                if let Some(value) = value {
+                    histogram!(name, &labels).record(f64::from(value));
+                }
+            }
+            histogram!(DRIFT_TRUNCATED, &labels).record(sample.truncated);
+            for (with, agreement) in [("input", sample.input_agreement), ("bm25", sample.lexical_agreement)] {
+                if let Some(agreement) = agreement {
+                    let [model, instruction] = labels.clone();
+                    histogram!(DRIFT_AGREEMENT, &[model, instruction, ("with", with.to_owned())]).record(agreement);
+                }
+            }
+        });
+    }
+
     /// The name itself, or `other` for one that is too many.
     fn key_label(&self, name: &str) -> String {
         let mut names = self.key_names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,14 +243,28 @@ impl Metrics {
         with_local_recorder(&self.recorder, || gauge!(MODEL_MEMORY, "model" => model.to_owned()).set(bytes as f64));
     }
 
-    pub(super) fn render(&self, queue: QueueStatus, ready: bool) -> String {
+    /// `traces` are the spans that were sent, and those that were dropped.
+    pub(super) fn render(
+        &self,
+        queue: QueueStatus,
+        batches: &BatchStatistics,
+        traces: (u64, u64),
+        ready: bool,
+    ) -> String {
         with_local_recorder(&self.recorder, || {
             gauge!(QUEUE_REQUESTS).set(queue.requests as f64);
             gauge!(QUEUE_PASSES).set(queue.waiting_passes as f64);
             gauge!(QUEUE_TOKENS).set(queue.waiting_tokens as f64);
+            counter!(TRACE_SPANS, "outcome" => "sent").absolute(traces.0);
+            counter!(TRACE_SPANS, "outcome" => "dropped").absolute(traces.1);
             gauge!(READY).set(if ready { 1.0 } else { 0.0 });
         });
-        self.handle.render()
+        let mut text = Exposition::after(self.handle.render());
+        text.histogram(BATCH_PASSES, "Passes that went to the device at once.", &batches.passes);
+        text.histogram(BATCH_TOKENS, "Tokens that went to the device at once.", &batches.tokens);
+        text.histogram(BATCH_SECONDS, "How long a batch kept the device.", &batches.seconds);
+        process::write(&mut text);
+        text.into_text()
     }
 
     pub(super) fn fold(&self) {
@@ -173,6 +283,7 @@ mod tests {
         let facts = ModelFacts {
             architecture: "qwen3".to_owned(),
             parameters: 1,
+            weight_bytes: 4,
             layers: 1,
             hidden_size: 1,
             vocabulary: 1,
@@ -193,10 +304,11 @@ mod tests {
                 elapsed: Duration::ZERO,
                 ranking: None,
                 failure: None,
+                trace: None,
             });
         }
         let queue = QueueStatus::default();
-        let text = metrics.render(queue, true);
+        let text = metrics.render(queue, &BatchStatistics::default(), (0, 0), true);
         let series: Vec<&str> = text.lines().filter(|line| line.starts_with("podium_key_requests_total{")).collect();
         assert_eq!(series.len(), KEY_NAMES + 1);
         assert!(series.contains(&r#"podium_key_requests_total{key="key-0",status="200"} 2"#));

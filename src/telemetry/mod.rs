@@ -3,8 +3,11 @@
 //! Nothing that a caller wrote is in either: no text of a query, an instruction or a document, no path that is not a
 //! route, no error message that repeats a value. Labels come from closed sets.
 
+mod exposition;
 mod logs;
 mod metrics;
+mod process;
+pub mod traces;
 
 use std::time::Duration;
 
@@ -12,20 +15,62 @@ use serde::{Deserialize, Serialize};
 use tracing::Level;
 
 pub use logs::{LogError, start_logs};
+pub use traces::{RequestTrace, TraceContext, TraceError, TraceTarget};
 
-use crate::rerank::{Mode, Timing, Usage};
+use crate::rerank::{DriftSample, Mode, Timing, Usage};
 use crate::runtime::ModelFacts;
-use crate::schedule::QueueStatus;
+use crate::schedule::{BatchStatistics, QueueStatus};
 use metrics::Metrics;
+use traces::Tracer;
 
-/// What is logged (`[telemetry]` in the configuration).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Routes that are asked all day long: logged only where something is wrong or everything is wanted, and never traced.
+const QUIET_ROUTES: [&str; 3] = ["/health", "/ready", "/metrics"];
+
+/// What is told (`[telemetry]` in the configuration).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetrySettings {
     /// The least important level that is logged, or `off`.
     pub log_level: String,
     /// `text` or `json`.
     pub log_format: String,
+    /// The share of rankings that are measured for drift, in [0, 1].
+    pub drift_sample: f64,
+    /// Where traces go (OTLP over HTTP); empty is where the environment says, if it does.
+    pub otlp_endpoint: String,
+    /// The share of requests that are traced, in [0, 1], of those whose caller has not decided it.
+    pub trace_sample: f64,
+    /// What traces call this service; empty is what the environment says, or `podium`.
+    pub service_name: String,
+}
+
+/// What is measured beside logs and metrics.
+#[derive(Debug, Clone, Default)]
+pub struct TelemetryPlan {
+    /// The share of rankings that are measured for drift.
+    pub drift_sample: f64,
+    /// Where traces go, if anywhere.
+    pub traces: Option<TraceTarget>,
+}
+
+impl TelemetryPlan {
+    /// What settings and environment ask for.
+    ///
+    /// # Errors
+    /// A receiver of traces that cannot be spoken to as it is asked for.
+    pub fn new(settings: &TelemetrySettings, environment: impl Fn(&str) -> Option<String>) -> Result<Self, TraceError> {
+        let traces = TraceTarget::find(settings, environment)?;
+        Ok(Self { drift_sample: settings.drift_sample, traces })
+    }
+}
+
+/// What requests to a route may end in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcomes {
+    /// The route, as records have it.
+    pub route: &'static str,
+    /// Every status that it may answer.
+    pub statuses: Vec<u16>,
 }
 
 /// What a finished ranking was, in numbers.
@@ -75,24 +120,60 @@ pub struct RequestRecord<'a> {
     pub ranking: Option<&'a RankingFacts>,
     /// The failure, if there is one.
     pub failure: Option<&'a FailureFacts>,
+    /// Its trace, if it is followed.
+    pub trace: Option<&'a RequestTrace>,
 }
 
 /// Counts and logs the requests of one server.
 pub struct Telemetry {
     metrics: Metrics,
+    tracer: Option<Tracer>,
 }
 
 impl Telemetry {
     /// Telemetry with every count at zero, for a server of this model.
     #[must_use]
     pub fn new(model: &str, family: &str, facts: &ModelFacts) -> Self {
-        Self { metrics: Metrics::new(model, family, facts) }
+        Self { metrics: Metrics::new(model, family, facts), tracer: None }
+    }
+
+    /// Sends traces of requests there, in the name of this model. To be called inside a tokio runtime.
+    #[must_use]
+    pub fn tracing(self, target: Option<TraceTarget>, model: &str) -> Self {
+        Self { tracer: target.map(|target| Tracer::start(target, model)), ..self }
+    }
+
+    /// Begins to follow a request, if it is to be; `caller` is the trace that it belongs to.
+    pub fn follow(&self, route: &str, caller: impl FnOnce() -> Option<TraceContext>) -> Option<RequestTrace> {
+        let tracer = self.tracer.as_ref().filter(|_| !QUIET_ROUTES.contains(&route))?;
+        tracer.begin(caller())
+    }
+
+    /// Sends what is left of the traces, and waits a little for it.
+    pub async fn flush(&self) {
+        if let Some(tracer) = &self.tracer {
+            tracer.flush().await;
+        }
+    }
+
+    /// Lets the counters of these outcomes and error codes stand at 0 from now on: `rate()` does not see the first event
+    /// of a counter that was not there before.
+    pub fn expect(&self, outcomes: &[Outcomes], codes: &[&'static str]) {
+        self.metrics.expect(outcomes, codes);
+    }
+
+    /// Takes in a measured ranking.
+    pub fn record_drift(&self, sample: &DriftSample) {
+        self.metrics.record_drift(sample);
     }
 
     /// Records a request: once each, whatever became of it.
     pub fn record(&self, request: &RequestRecord<'_>) {
         self.metrics.record(request);
         logs::log(request);
+        if let (Some(tracer), Some(trace)) = (&self.tracer, request.trace) {
+            tracer.end(trace, request);
+        }
     }
 
     /// Bytes that the weights of a model take now. Names come from the configuration, and from nowhere else.
@@ -100,10 +181,11 @@ impl Telemetry {
         self.metrics.set_model_memory(model, bytes);
     }
 
-    /// All metrics in Prometheus's text format, with the queue as it is now.
+    /// All metrics in Prometheus's text format, with the queue as it is now and the batches so far.
     #[must_use]
-    pub fn render(&self, queue: QueueStatus, ready: bool) -> String {
-        self.metrics.render(queue, ready)
+    pub fn render(&self, queue: QueueStatus, batches: &BatchStatistics, ready: bool) -> String {
+        let traces = self.tracer.as_ref().map(|tracer| tracer.counts().sent_and_dropped()).unwrap_or_default();
+        self.metrics.render(queue, batches, traces, ready)
     }
 
     /// Folds what histograms have collected since the last call; without it, a server that nobody scrapes grows.

@@ -16,3 +16,4 @@ mod models;
 mod observing;
 mod reload_of_a_process;
 mod support;
+mod traces;

@@ -1,5 +1,8 @@
 //! What operators see: ids and metrics.
 
+use std::collections::BTreeSet;
+
+use podium::runtime::RuntimeError;
 use reqwest::Method;
 use serde_json::json;
 
@@ -102,4 +105,117 @@ async fn counters_stand_at_zero_before_the_first_request() {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
     assert!(text.contains("podium_model_info{"));
+}
+
+#[tokio::test]
+async fn every_series_that_a_failure_adds_to_stood_at_zero_before() {
+    let server = Server::start_with(|settings| settings.server.max_body_bytes = 1024).await;
+    let series = |text: &str| -> BTreeSet<String> {
+        let counted =
+            |line: &&str| line.starts_with("podium_requests_total{") || line.starts_with("podium_errors_total{");
+        text.lines().filter(counted).map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+    };
+    let before = server.get("/metrics").await.text;
+    let nothing_yet = before.lines().filter(|line| line.starts_with("podium_requests_total{"));
+    assert!(nothing_yet.clone().count() > 200);
+    assert!(nothing_yet.clone().all(|line| line.ends_with(" 0")), "{before}");
+
+    let good = json!({"query": "q", "documents": ["a"]});
+    for path in ["/v1/rerank", "/score", "/", "/nowhere"] {
+        for body in [&good, &json!({}), &json!({"query": "x".repeat(2000)}), &json!({"query": "q", "documents": []})] {
+            server.post(path, body).await;
+        }
+        Answer::of(server.request(Method::POST, path).body("x")).await;
+        Answer::of(server.request(Method::POST, path).header("content-type", "application/json").body("{")).await;
+        Answer::of(server.request(Method::DELETE, path)).await;
+        server.get(path).await;
+    }
+    server.rerank(&json!({"query": "q", "documents": ["a"], "model": "secret"})).await;
+    server.controls.fail_next(RuntimeError::Device("gone".to_owned()));
+    server.rerank(&good).await;
+    for path in ["/v1/models/secret", "/docs/secret", "/docs", "/ready", "/openapi.json", "/info", "/v1/models"] {
+        server.get(path).await;
+        Answer::of(server.request(Method::POST, path)).await;
+    }
+
+    let after = server.get("/metrics").await.text;
+    let (before, found) = (series(&before), series(&after));
+    let new: Vec<&String> = found.difference(&before).collect();
+    assert!(new.is_empty(), "{new:?}");
+    for line in [
+        r#"podium_errors_total{code="internal_error"} 1"#,
+        r#"podium_errors_total{code="model_not_found"} 2"#,
+        r#"podium_errors_total{code="overloaded"} 0"#,
+        r#"podium_requests_total{route="other",status="404"} 8"#,
+        r#"podium_requests_total{route="/v1/rerank",status="405"} 2"#,
+    ] {
+        assert!(after.lines().any(|found| found == line), "{line} is not in\n{after}");
+    }
+    assert!(!after.contains("secret"));
+}
+
+#[tokio::test]
+async fn batches_are_counted_also_for_clients_that_have_left() {
+    let server = Server::start().await;
+    server.controls.hold();
+    let request = server.rerank_later(&json!({"query": "q", "documents": ["one", "two"]}));
+    server.controls.held(1).await;
+    request.abort();
+    server.until_metrics_say(r#"podium_requests_total{route="/v1/rerank",status="499"} 1"#).await;
+    server.controls.release();
+    server.until_metrics_say("podium_batch_passes_count 1").await;
+    let text = server.get("/metrics").await.text;
+    for line in [r#"podium_batch_passes_bucket{le="1"} 1"#, "podium_batch_passes_sum 1", "podium_prompt_tokens_total 0"]
+    {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("podium_batch_tokens_sum 0\n"));
+}
+
+#[tokio::test]
+async fn sampled_rankings_are_measured_for_drift_by_model_and_instruction() {
+    let server = Server::start_with(|settings| settings.telemetry.drift_sample = 1.0).await;
+    let labels = |instruction: &str| format!(r#"model="vendor/rerank",instruction="{instruction}""#);
+    let documents = ["word ".repeat(50), "a cat".to_owned(), "cat and cat".to_owned(), "cats".to_owned()];
+    for (count, (field, value, label)) in
+        [("unused", "", "none"), ("instruction", "secret words", "own"), ("profile", "legal", "legal")]
+            .iter()
+            .enumerate()
+    {
+        let body = json!({"query": "cat", "documents": documents, "max_tokens_per_doc": 10, "model": "vendor/rerank",
+            "top_n": 1, *field: value});
+        let answer = server.rerank(&body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let labels = labels(label);
+        server.until_metrics_say(&format!("podium_drift_truncated_share_bucket{{{labels},le=\"0.25\"}} 1")).await;
+        server.until_metrics_say(&format!("podium_drift_relevance_count{{{labels}}} 4")).await;
+        server.until_metrics_say(&format!("podium_drift_top_relevance_count{{{labels}}} 1")).await;
+        server.until_metrics_say(&format!("podium_drift_top_lead_count{{{labels}}} 1")).await;
+        for with in ["input", "bm25"] {
+            let line = format!("podium_drift_order_agreement_count{{{labels},with=\"{with}\"}} 1");
+            server.until_metrics_say(&line).await;
+        }
+        assert!(count < 3);
+    }
+    assert!(!server.get("/metrics").await.text.contains("secret"));
+}
+
+#[tokio::test]
+async fn without_a_sample_nothing_is_measured_for_drift() {
+    let server = Server::start_with(|settings| settings.telemetry.drift_sample = 0.0).await;
+    server.rerank(&json!({"query": "q", "documents": ["one", "two"]})).await;
+    server.until_metrics_say("podium_documents_total 2").await;
+    assert!(!server.get("/metrics").await.text.contains("podium_drift_relevance_count"));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_process_says_what_it_uses() {
+    let server = Server::start().await;
+    let text = server.get("/metrics").await.text;
+    for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_threads", "process_open_fds"] {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        assert!(value.is_some_and(|value| value > 0.0), "{name} in\n{text}");
+    }
+    assert!(text.lines().any(|line| line.starts_with("podium_build_info{version=")));
 }

@@ -10,6 +10,7 @@ use podium::models::ModelSet;
 use podium::pipeline::Reranker;
 use podium::runtime::fake::{FakeControls, FakeRuntime};
 use podium::runtime::{Checkpoint, Runtime};
+use podium::telemetry::TelemetryPlan;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
@@ -60,10 +61,11 @@ impl Server {
         let address = listener.local_addr().unwrap().to_string();
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let door = Arc::clone(&authenticator);
+        let plan = TelemetryPlan::new(&settings.telemetry, |_| None).unwrap();
         let (stop, stopped) = oneshot::channel();
         let (models, settings) = (models.into(), settings.server.clone());
         let task = tokio::spawn(async move {
-            app::serve(&settings, door, models, listener, async {
+            app::serve(&settings, plan, door, models, listener, async {
                 stopped.await.unwrap();
             })
             .await

@@ -21,6 +21,7 @@ use crate::eval::endpoint::{Api, Endpoint};
 use crate::eval::system::System;
 use crate::http::{AuthSettings, Authenticator};
 use crate::pipeline::Reranker;
+use crate::telemetry::TelemetryPlan;
 
 /// What is measured, and what stands around it.
 pub(super) struct Subject {
@@ -118,7 +119,7 @@ async fn serve(settings: Settings, reranker: Arc<Reranker>) -> anyhow::Result<(S
     let authenticator = Arc::new(Authenticator::new(&auth, Vec::new())?);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
-        app::serve(&settings.server, authenticator, reranker, listener, async {
+        app::serve(&settings.server, TelemetryPlan::default(), authenticator, reranker, listener, async {
             // Dropping the other end says stop, too.
             let _ = stopped.await;
         })

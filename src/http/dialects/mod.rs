@@ -30,7 +30,9 @@ use super::body::JsonBody;
 use super::error::{Failure, FailureShape};
 use super::fields::{Fields, quoted};
 use super::observe::RequestId;
-use crate::rerank::{Budget, Caller, LEAST_URGENT, Mode, Ranking, RerankError, RerankRequest, Terms, Timing, Usage};
+use crate::rerank::{
+    Budget, Caller, LEAST_URGENT, Mode, Ranking, RerankError, RerankRequest, Stages, Terms, Timing, Usage,
+};
 use crate::telemetry::RankingFacts;
 
 /// Headers for clients that cannot add a field to the body. The instruction is UTF-8, percent-encoded where it is not
@@ -102,6 +104,15 @@ pub static ROUTES: [Route; 16] = [
 ];
 
 impl Route {
+    /// What a body asks for on this path, and what its answer must know. Checks its shape alone.
+    ///
+    /// # Errors
+    /// What is no JSON object, and the first field that has the wrong shape.
+    pub fn read(&self, body: &[u8]) -> Result<Call, Failure> {
+        let mut fields = Fields::parse(body)?;
+        Ok((self.dialect_of(&fields).read)(&mut fields)?)
+    }
+
     /// The dialect of a body.
     fn dialect_of(&self, fields: &Fields) -> &'static Dialect {
         if self.dialect.name == podium::DIALECT.name { by_fields(fields) } else { self.dialect }
@@ -208,7 +219,13 @@ impl Answer<'_> {
 }
 
 /// Reads a call, ranks, and writes the reply, in the dialect of its path or body.
-pub(super) async fn answer(route: &'static Route, service: Service, id: RequestId, request: Request) -> Response {
+pub(super) async fn answer(
+    route: &'static Route,
+    service: Service,
+    id: RequestId,
+    stages: Stages,
+    request: Request,
+) -> Response {
     let mut dialect = route.dialect;
     let response = async {
         let headers = request.headers().clone();
@@ -222,7 +239,8 @@ pub(super) async fn answer(route: &'static Route, service: Service, id: RequestI
         drop((fields, room));
         // The texts are needed again only where they come back.
         let requests = if call.echo.is_some() { call.requests.clone() } else { std::mem::take(&mut call.requests) };
-        let rankings = service.models().rerank_all(requests, Caller { key, since }).await;
+        let caller = Caller { key, since, stages };
+        let rankings = service.models().rerank_all(requests, caller).await;
         let (query, documents) = call.words.unwrap_or(("query", dialect.documents));
         let mut rankings = rankings.map_err(|error| error.in_words_of(query, documents))?;
         if let Some(ranking) = rankings.first_mut() {

@@ -98,22 +98,32 @@ fn family_of(architecture: &str) -> String {
     architecture.split("For").next().unwrap_or_default().trim_end_matches("Model").to_lowercase()
 }
 
+/// What no model comes near. Lists and tables are made as long as the configuration says before the weights can prove it
+/// wrong.
+const MOST_ROWS: usize = 1 << 24;
+const MOST_LAYERS: usize = 4096;
+const MOST_POSITIONS: usize = 1 << 22;
+
 impl RawConfig {
     /// What would be computed wrongly is refused instead.
     fn check(&self) -> Result<(), String> {
         let heads = self.num_attention_heads;
         let kv_heads = self.num_key_value_heads.unwrap_or(heads);
-        for (name, value) in [
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", heads),
-            ("num_key_value_heads", kv_heads),
-            ("vocab_size", self.vocab_size),
-            ("max_position_embeddings", self.max_position_embeddings),
+        for (name, value, most) in [
+            ("hidden_size", self.hidden_size, MOST_ROWS),
+            ("intermediate_size", self.intermediate_size, MOST_ROWS),
+            ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
+            ("num_attention_heads", heads, MOST_ROWS),
+            ("num_key_value_heads", kv_heads, MOST_ROWS),
+            ("head_dim", self.head_dim.unwrap_or(1), MOST_ROWS),
+            ("vocab_size", self.vocab_size, MOST_ROWS),
+            ("max_position_embeddings", self.max_position_embeddings, MOST_POSITIONS),
         ] {
             if value == 0 {
                 return Err(format!("{name} is 0"));
+            }
+            if value > most {
+                return Err(format!("{name} is {value}, over {most}"));
             }
         }
         if !heads.is_multiple_of(kv_heads) {
@@ -182,6 +192,19 @@ mod tests {
             json["rope_parameters"] = serde_json::json!({"rope_type": "default", "rope_theta": 5e5});
         });
         assert!((new.unwrap().rope_theta - 5e5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_size_that_no_model_has_is_refused_before_anything_is_as_long() {
+        for (name, most) in [
+            ("num_hidden_layers", MOST_LAYERS),
+            ("max_position_embeddings", MOST_POSITIONS),
+            ("vocab_size", MOST_ROWS),
+            ("head_dim", MOST_ROWS),
+        ] {
+            let problem = parse(|config| config[name] = (most + 1).into()).unwrap_err();
+            assert!(problem.ends_with(&format!("{name} is {}, over {most}", most + 1)), "{problem}");
+        }
     }
 
     #[test]

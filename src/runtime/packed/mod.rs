@@ -23,6 +23,7 @@ use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::arithmetic::Arithmetic;
+use self::arithmetic::Numerics;
 use self::config::DecoderConfig;
 use self::cpu::{CpuLayers, multiplies_bf16};
 use self::decoder::Decoder;
@@ -49,6 +50,7 @@ impl PackedRuntime {
         let parameters = weights.parameters();
         let written_out = CpuLayers::can_run(&config);
         let numerics = arithmetic.resolve(&device, weights.stored(), multiplies_bf16(), written_out)?;
+        let weight_bytes = bytes(parameters, &config, numerics);
         let bar = progress_bar(config.layers, &checkpoint.name);
         let decoder = Decoder::load(config, weights, numerics, &device, &|layers| bar.set_position(layers as u64))?;
         bar.finish_and_clear();
@@ -63,6 +65,7 @@ impl PackedRuntime {
             .to_owned(),
             dtype: numerics.name(),
             parameters,
+            weight_bytes,
             hidden_size: config.hidden_size,
             layers: config.layers,
             vocabulary: config.vocabulary,
@@ -82,10 +85,7 @@ impl PackedRuntime {
         let config = DecoderConfig::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
         let written_out = CpuLayers::can_run(&config);
         let numerics = arithmetic.resolve(&arithmetic.device()?, weights.stored(), multiplies_bf16(), written_out)?;
-        // Embeddings are not quantised.
-        let all = weights.parameters() as u64;
-        let embeddings = all.min((config.vocabulary * config.hidden_size) as u64);
-        Ok((embeddings * numerics.dtype.size_in_bytes() as u64) + (all - embeddings) * numerics.bits_per_weight() / 8)
+        Ok(bytes(weights.parameters(), &config, numerics))
     }
 
     /// Runs a batch on the calling thread.
@@ -109,6 +109,13 @@ impl Runtime for PackedRuntime {
             Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic)))
         })
     }
+}
+
+/// What so many parameters take; embeddings are not quantised.
+fn bytes(parameters: usize, config: &DecoderConfig, numerics: Numerics) -> u64 {
+    let embeddings = parameters.min(config.vocabulary * config.hidden_size) as u64;
+    let others = parameters as u64 - embeddings;
+    embeddings * numerics.dtype.size_in_bytes() as u64 + others * numerics.bits_per_weight() / 8
 }
 
 fn run(decoder: &Decoder, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {

@@ -1,0 +1,202 @@
+//! What must hold for any bytes from outside: nothing panics, nothing grows without bound, and what is refused is refused
+//! as it should be. The fuzzer's targets call these, and so does `tests/fuzz_corpus.rs` with the files of `corpus/`.
+//!
+//! Each returns whether the bytes were taken for what they claim to be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use podium::app;
+use podium::config::{Configuration, Sources};
+use podium::http::FailureShape;
+use podium::http::dialects::ROUTES;
+use podium::prompt::{LexicalTable, PodiumConfig, Prompter, Tokenizer};
+use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, RerankError, RerankRequest};
+use podium::runtime::fake::FakeRuntime;
+use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::{Checkpoint, ForwardPass, Runtime};
+use podium::scoring::Rounds;
+use podium::telemetry::TraceContext;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The longest message that a client may get for its own bytes.
+const MESSAGE_BYTES: usize = 1500;
+
+/// Separates the texts of a prompt's input.
+const SEPARATOR: char = '\u{1e}';
+
+/// A request's body, on the path that the first byte chooses (`0` is the first path).
+pub fn requests(data: &[u8]) -> bool {
+    let Some((first, body)) = data.split_first() else { return false };
+    if let Ok(header) = str::from_utf8(body) {
+        let _caller = TraceContext::read(header, Some(header));
+    }
+    match ROUTES[usize::from(*first) % ROUTES.len()].read(body) {
+        Ok(call) => {
+            assert!(!call.requests.is_empty());
+            if let Some(echo) = &call.echo {
+                assert_eq!(echo.len(), call.requests[0].documents.len());
+            }
+            // One query may go with many texts, but no text is repeated more often than the body has bytes.
+            assert!(call.requests.len() <= body.len());
+            true
+        }
+        Err(failure) => {
+            let (row, message) = (failure.row(), failure.to_string());
+            assert!(row.status.is_client_error(), "{message}");
+            assert!(message.len() < MESSAGE_BYTES, "{message}");
+            for shape in [FailureShape::Podium, FailureShape::Voyage, FailureShape::Tei] {
+                let written: Value = serde_json::from_slice(&shape.body(&failure, "id")).expect("a failure is JSON");
+                assert!(written.is_object());
+            }
+            false
+        }
+    }
+}
+
+static PROMPTER: LazyLock<Arc<Prompter>> = LazyLock::new(|| {
+    let prompter = app::prompter(&Checkpoint::embedded(), FakeRuntime::new().facts(), "auto");
+    Arc::new(prompter.expect("the embedded model has a prompt"))
+});
+
+/// The spellings of the embedded model's control tokens.
+static CONTROLS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let json: Value = serde_json::from_slice(&Checkpoint::embedded().tokenizer).expect("a tokenizer is JSON");
+    let tokens = json["added_tokens"].as_array().expect("it has control tokens");
+    tokens.iter().filter_map(|token| token["content"].as_str()).map(ToOwned::to_owned).collect()
+});
+
+/// Texts with `\x1e` between them: instruction, query, documents. Whatever they spell, the model reads as many control
+/// tokens, in the same order, as of harmless texts, and its marks are as many as the documents and one.
+pub fn prompts(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    let mut texts = text.split(SEPARATOR).map(ToOwned::to_owned);
+    let (instruction, query) = (texts.next(), texts.next());
+    let documents: Vec<String> = texts.take(8).collect();
+    let (Some(query), false) = (query, documents.is_empty()) else { return false };
+    let mode = if data.len().is_multiple_of(2) { Mode::Auto } else { Mode::Pointwise };
+    let count = documents.len();
+    let request = RerankRequest { instruction, mode, ..RerankRequest::new(query, documents) };
+    let passes = match passes(&request) {
+        Ok(passes) => passes,
+        Err(RerankError::InvalidField { field, .. }) => {
+            assert_eq!(field, "query");
+            return false;
+        }
+        Err(error) => panic!("{error:?}"),
+    };
+    let asks = passes.iter().any(|pass| controls(pass).iter().any(|token| token == "<|instruct|>"));
+    let harmless = RerankRequest {
+        query: "harmless".to_owned(),
+        instruction: asks.then(|| "harmless".to_owned()),
+        documents: vec!["harmless".to_owned(); count],
+        ..request
+    };
+    let harmless = self::passes(&harmless).expect("harmless texts have a prompt");
+    let shape = |passes: &[ForwardPass]| -> Vec<(Vec<String>, usize)> {
+        passes.iter().map(|pass| (controls(pass), pass.probe.marks().len())).collect()
+    };
+    assert_eq!(shape(&passes), shape(&harmless));
+    let marks: usize = passes.iter().map(|pass| pass.probe.marks().len()).sum();
+    assert_eq!(marks, count + passes.len());
+    true
+}
+
+fn passes(request: &RerankRequest) -> Result<Vec<ForwardPass>, RerankError> {
+    let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
+    let reading = Arc::new(PROMPTER.read(request, &limits)?);
+    let passes = Rounds::begin(Arc::clone(&PROMPTER), reading)?.next_round()?.unwrap_or_default();
+    Ok(passes.into_iter().map(|planned| planned.pass).collect())
+}
+
+/// The control tokens of a pass, in order. A document's mark says how many words it shares with the query: all of them
+/// count as one.
+fn controls(pass: &ForwardPass) -> Vec<String> {
+    let mut found = Vec::new();
+    for segment in std::iter::once(&pass.trunk).chain(&pass.branches) {
+        let text = PROMPTER.decode(segment);
+        let mut rest = text.as_str();
+        while let Some(place) = rest.find("<|") {
+            rest = &rest[place..];
+            match CONTROLS.iter().find(|token| rest.starts_with(token.as_str())) {
+                Some(token) => {
+                    let is_mark = token.starts_with("<|embed_");
+                    found.push(if is_mark { "<|embed|>".to_owned() } else { token.clone() });
+                    rest = &rest[token.len()..];
+                }
+                None => rest = &rest[1..],
+            }
+        }
+    }
+    found
+}
+
+/// A checkpoint that loads, in a folder that inputs are written over.
+static FOLDER: LazyLock<Mutex<TempDir>> = LazyLock::new(|| {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let fixture = root.ancestors().map(|folder| folder.join("tests/parity/fixtures/qwen3-mha-f32"));
+    let fixture: PathBuf = fixture.into_iter().find(|folder| folder.is_dir()).expect("the fixture is there");
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(fixture.join(name), folder.path().join(name)).expect("a copy");
+    }
+    Mutex::new(folder)
+});
+
+/// A file of a checkpoint; the first byte chooses which: `0` config.json, `1` tokenizer.json, `2` model.safetensors,
+/// `3` lexical.safetensors, `4` model.safetensors.index.json, `5` the part of config.json that is Podium's.
+pub fn checkpoints(data: &[u8]) -> bool {
+    let Some((first, bytes)) = data.split_first() else { return false };
+    match first % 6 {
+        0 => loads_with("config.json", bytes),
+        1 => Tokenizer::from_bytes(bytes, "tokenizer.json").is_ok(),
+        2 => loads_with("model.safetensors", bytes),
+        3 => LexicalTable::from_bytes(bytes).is_ok(),
+        4 => loads_with("model.safetensors.index.json", bytes),
+        _ => serde_json::from_slice(bytes)
+            .is_ok_and(|config: Value| PodiumConfig::from_config(&config, "config.json").is_ok()),
+    }
+}
+
+/// Whether the checkpoint loads with one file replaced. What was there is put back.
+fn loads_with(name: &str, bytes: &[u8]) -> bool {
+    let folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    let path = folder.path().join(name);
+    let before = fs::read(&path).ok();
+    fs::write(&path, bytes).expect("the file is written");
+    let loaded = Checkpoint::folder(folder.path())
+        .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &Arithmetic::reference()));
+    match before {
+        Some(before) => fs::write(&path, before),
+        None => fs::remove_file(&path),
+    }
+    .expect("the file is put back");
+    loaded.is_ok()
+}
+
+/// Where a configuration is written to be read from.
+static FILE: LazyLock<Mutex<tempfile::NamedTempFile>> =
+    LazyLock::new(|| Mutex::new(tempfile::NamedTempFile::new().expect("a file")));
+
+/// A configuration file, or (after a first line `#instructions`) a file of stored instructions.
+pub fn settings(data: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(data) else { return false };
+    if let Some(profiles) = text.strip_prefix("#instructions\n") {
+        return Instructions::new(&InstructionSettings::default(), Some(profiles)).is_ok();
+    }
+    let file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
+    fs::write(file.path(), text).expect("the file is written");
+    let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
+    match Configuration::load(&sources) {
+        Ok(configuration) => {
+            assert!(configuration.entries().count() > 20);
+            true
+        }
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            false
+        }
+    }
+}

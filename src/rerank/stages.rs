@@ -1,0 +1,149 @@
+//! When the stages of a request began and ended, for whoever follows single requests. Where nobody does, nothing is
+//! measured.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A request of many pairs or rounds has many stages; those beyond so many are not kept.
+const KEPT_STAGES: usize = 64;
+
+/// A part of the work for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Tokenising, cutting and rendering.
+    Tokenize,
+    /// Waiting for the device.
+    Queue,
+    /// The model's forward passes.
+    Forward,
+    /// Readouts to scores, and what the next round reads.
+    Score,
+}
+
+impl Stage {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tokenize => "tokenize",
+            Self::Queue => "queue",
+            Self::Forward => "forward",
+            Self::Score => "score",
+        }
+    }
+}
+
+/// One stage that is over, be it because its request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageTime {
+    /// What was done.
+    pub stage: Stage,
+    /// When it began.
+    pub started: Instant,
+    /// When it ended.
+    pub ended: Instant,
+    /// Tokens that it was about, where that was known when it began.
+    pub tokens: Option<usize>,
+}
+
+/// The stages of one request: a record that its followers share, or nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Stages(Option<Arc<Mutex<Vec<StageTime>>>>);
+
+/// A stage that goes on until this is dropped: also where its request fails, or its client leaves.
+#[derive(Debug)]
+pub struct OpenStage(Option<(Arc<Mutex<Vec<StageTime>>>, StageTime)>);
+
+impl Stages {
+    /// A record that is kept.
+    #[must_use]
+    pub fn recorded() -> Self {
+        Self(Some(Arc::default()))
+    }
+
+    /// Begins a stage.
+    #[must_use]
+    pub fn begin(&self, stage: Stage, tokens: Option<usize>) -> OpenStage {
+        OpenStage(self.0.as_ref().map(|record| {
+            let started = Instant::now();
+            (Arc::clone(record), StageTime { stage, started, ended: started, tokens })
+        }))
+    }
+
+    /// What is over by now, in order of its end.
+    #[must_use]
+    pub fn so_far(&self) -> Vec<StageTime> {
+        self.0.as_ref().map(|record| lock(record).clone()).unwrap_or_default()
+    }
+}
+
+impl OpenStage {
+    /// Ends a stage of waiting which, as is known now, lasted `first`; after that it was `next`.
+    pub fn turn_into(mut self, first: Duration, next: Stage) {
+        let Some((record, stage)) = self.0.take() else { return };
+        let now = Instant::now();
+        let turn = (stage.started + first).min(now);
+        keep(&record, StageTime { ended: turn, ..stage });
+        keep(&record, StageTime { stage: next, started: turn, ended: now, tokens: stage.tokens });
+    }
+}
+
+impl Drop for OpenStage {
+    fn drop(&mut self) {
+        if let Some((record, stage)) = self.0.take() {
+            keep(&record, StageTime { ended: Instant::now(), ..stage });
+        }
+    }
+}
+
+fn lock(record: &Mutex<Vec<StageTime>>) -> std::sync::MutexGuard<'_, Vec<StageTime>> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn keep(record: &Mutex<Vec<StageTime>>, stage: StageTime) {
+    let mut stages = lock(record);
+    if stages.len() < KEPT_STAGES {
+        stages.push(stage);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(stages: &Stages) -> Vec<&'static str> {
+        stages.so_far().iter().map(|time| time.stage.as_str()).collect()
+    }
+
+    #[test]
+    fn a_stage_ends_where_it_is_dropped_and_waiting_may_turn_into_work() {
+        let stages = Stages::recorded();
+        let tokenizing = stages.begin(Stage::Tokenize, None);
+        assert_eq!(names(&stages), [""; 0]);
+        drop(tokenizing);
+        stages.begin(Stage::Queue, Some(7)).turn_into(Duration::ZERO, Stage::Forward);
+        assert_eq!(names(&stages), ["tokenize", "queue", "forward"]);
+        let [_, queue, forward] = stages.so_far()[..] else { panic!("three stages") };
+        assert_eq!((queue.started, queue.ended), (queue.ended, forward.started));
+        assert_eq!(forward.tokens, Some(7));
+    }
+
+    #[test]
+    fn a_wait_cannot_last_longer_than_until_now() {
+        let stages = Stages::recorded();
+        stages.begin(Stage::Queue, None).turn_into(Duration::from_secs(3600), Stage::Forward);
+        assert!(stages.so_far().iter().all(|time| time.ended <= Instant::now()));
+    }
+
+    #[test]
+    fn what_nobody_follows_is_not_kept_and_what_is_kept_has_an_end() {
+        let nobody = Stages::default();
+        drop(nobody.begin(Stage::Score, None));
+        assert_eq!(names(&nobody), [""; 0]);
+        let stages = Stages::recorded();
+        for _ in 0..KEPT_STAGES + 5 {
+            drop(stages.begin(Stage::Score, None));
+        }
+        assert_eq!(stages.so_far().len(), KEPT_STAGES);
+    }
+}
