@@ -101,12 +101,20 @@ impl ModelSet {
         &self.inner.default
     }
 
-    /// Measures this share of the rankings, in [0, 1], of the default model and of those that are loaded from now on. Only
-    /// the first call counts.
+    /// Measures this share of the rankings, in [0, 1], of every model from now on. Only the first call
+    /// counts.
     pub fn watch_drift(&self, share: f64, take: impl Fn(&DriftSample) + Send + Sync + 'static) {
         let (share, take) = self.inner.drift.get_or_init(|| (share, Arc::new(take)));
-        let take = Arc::clone(take);
-        self.inner.default.watch_drift(*share, move |sample| take(sample));
+        let watch = |reranker: &Reranker| {
+            let take = Arc::clone(take);
+            reranker.watch_drift(*share, move |sample| take(sample));
+        };
+        watch(&self.inner.default);
+        for state in self.inner.states.borrow().values() {
+            if let State::Loaded(reranker) = state {
+                watch(reranker);
+            }
+        }
     }
 
     /// Loads the models that the settings want at the start, one after another.
