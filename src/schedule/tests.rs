@@ -405,18 +405,20 @@ async fn schedulers_behind_one_gate_take_turns() {
 #[tokio::test]
 async fn other_settings_hold_for_what_comes_after_them() {
     let (scheduler, controls) = scheduler(1, 100);
-    let _inside = scheduler.admit(&arrival(1)).unwrap();
+    let first = scheduler.admit(&arrival(1)).unwrap();
     assert!(matches!(
         scheduler.admit(&arrival(1)),
         Err(RerankError::Overloaded { full: Full::Requests { limit: 1, .. }, .. })
     ));
     let settings = ScheduleSettings { max_queued_requests: 2, max_batch_tokens: 1000, ..scheduler.settings() };
     scheduler.reconfigure(&settings);
-    let _second = scheduler.admit(&arrival(1)).unwrap();
+    let second = scheduler.admit(&arrival(1)).unwrap();
     assert!(matches!(
         scheduler.admit(&arrival(1)),
         Err(RerankError::Overloaded { full: Full::Requests { limit: 2, .. }, .. })
     ));
+    drop((first, second));
+    scheduler.reconfigure(&ScheduleSettings { max_queued_requests: 64, ..settings });
     together(&scheduler, &controls, vec![pass(100); 10]).await;
     assert_eq!(controls.calls(), 2, "one batch of a thousand tokens");
 }

@@ -62,7 +62,7 @@ fn bad_flags_exit_with_2() {
         ),
         (
             &["small", "--url", "http://h", "--model", "m"],
-            "--model, --revision, --family, --device and --offline say what runs in this process; with --url use --url-model",
+            "--model, --revision, --family, --device, --dtype, --quantize and --offline say what runs in this process; with --url use --url-model",
         ),
         (
             &["small", "--url", "http://h", "--api", "tei", "--mode", "pointwise"],
