@@ -12,7 +12,7 @@ mod spans;
 mod target;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,6 +49,7 @@ pub struct RequestTrace {
     span: [u8; 8],
     caller: Option<[u8; 8]>,
     state: String,
+    started: Instant,
     stages: Stages,
 }
 
@@ -82,6 +83,7 @@ impl Tracer {
         let trace = caller.as_ref().map_or_else(random_id, |context| context.trace);
         let sampled = self.sampler.takes(&trace, caller.as_ref().map(|context| context.sampled));
         sampled.then(|| RequestTrace {
+            started: Instant::now(),
             trace,
             span: random_id(),
             caller: caller.as_ref().map(|context| context.parent),

@@ -53,13 +53,12 @@ pub(super) fn of(trace: &RequestTrace, request: &RequestRecord<'_>, model: &str)
         ..Span::default()
     };
     let method = METHODS.iter().copied().find(|method| *method == request.method).unwrap_or("_OTHER");
-    let started = clock.instant.checked_sub(request.elapsed).unwrap_or(clock.instant);
     let own = Span {
         kind: SpanKind::Server as i32,
         flags: SAMPLED | PARENT_IS_KNOWN | if trace.caller.is_some() { PARENT_IS_REMOTE } else { 0 },
         attributes: attributes(request, method, model),
         status: (request.status >= 500).then_some(Status { code: StatusCode::Error as i32 }),
-        ..span(format!("{method} {}", request.route), trace.span, trace.caller, started, clock.instant)
+        ..span(format!("{method} {}", request.route), trace.span, trace.caller, trace.started, clock.instant)
     };
     let stages = trace.stages.so_far().into_iter().map(|time| Span {
         attributes: time.tokens.map(|tokens| number("podium.tokens", tokens)).into_iter().collect(),

@@ -85,7 +85,11 @@ impl Linear {
         let mut weights = match numbers {
             Numbers::F32 => Weights::F32(Vec::new()),
             Numbers::Bf16 => Weights::Bf16(Vec::new()),
-            Numbers::Int8 => Weights::Int8 { values: Vec::new(), scales: Vec::new() },
+            Numbers::Int8 => {
+                // By default it leaves VNNI to larger products than a small model's.
+                gemmkit::tuning::set_i8_vnni_min_par_mnk(0);
+                Weights::Int8 { values: Vec::new(), scales: Vec::new() }
+            }
         };
         for (part, _) in parts {
             let flat = part.flatten_all()?;
@@ -176,8 +180,6 @@ impl Linear {
             }
             Weights::Int8 { values, scales } => {
                 let target = at_least(&mut output.int32, rows * width);
-                // By default it leaves VNNI to larger products than a small model's.
-                gemmkit::tuning::set_i8_vnni_min_par_mnk(0);
                 gemmkit::gemm_i8(
                     1,
                     MatRef::from_row_major(&input.int8[..rows * inner], rows, inner),
