@@ -224,7 +224,7 @@ async fn models_are_listed_as_openai_lists_them() {
     }
     let model = |name: &str| {
         json!({"id": name, "object": "model", "created": null, "owned_by": "podium", "model_type": "rerank",
-            "state": "loaded", "memory_bytes": 0, "max_tokens_per_doc": 512})
+            "state": "loaded", "memory_bytes": 0, "max_tokens_per_doc": 200})
     };
     assert_eq!(reply, json!({"object": "list", "data": [model("podium-nano"), model("vendor/rerank")]}));
     let mut one = server.get("/v1/models/vendor/rerank").await.json();

@@ -51,7 +51,7 @@ async fn tei_gets_a_bare_array_and_its_headers() {
 
     let info = server.get("/info").await.json();
     assert_eq!(info["model_id"], "podium-nano");
-    assert_eq!(info["max_input_length"], 512);
+    assert_eq!(info["max_input_length"], 200);
     assert!(info["model_type"]["reranker"].is_object());
 }
 
