@@ -47,7 +47,7 @@ fn the_embedded_models_cosines_survive_every_quantised_form() {
         ("bf16", 0.01),
         ("int8", 0.01),
         ("q8_0", 0.01),
-        ("q6k", 0.02),
+        ("q6k", 0.03),
         ("q5k", 0.05),
         ("q5_0", 0.05),
         ("q4k", 0.1),
@@ -56,7 +56,7 @@ fn the_embedded_models_cosines_survive_every_quantised_form() {
         ("hqq8", 0.02),
         ("hqq4", 0.1),
         ("q3k", 0.2),
-        ("q2k", 0.4),
+        ("q2k", 0.5),
     ];
     // mistral.rs's own forms are slow on a CPU: some requests are enough to see that one is wrong.
     let cases = &golden.cases[..golden.cases.len().min(3)];

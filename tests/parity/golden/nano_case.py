@@ -19,7 +19,7 @@ from .texts import LONG, MIXED, PLAIN, QUERY, written_out
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = ROOT / "models" / "podium-nano"
-LIMITS = {"query": 256, "instruction": 128, "document": 512}
+LIMITS = {"query": 256, "instruction": 128, "document": 200}
 
 CASES = [
     {"name": "plain", "query": QUERY, "documents": PLAIN},
