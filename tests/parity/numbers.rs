@@ -1,7 +1,7 @@
 //! What other numbers than f32 cost: the same checkpoints in bf16, in 8-bit integers and in mistral.rs's quantised forms.
 
-use podium::runtime::Checkpoint;
 use podium::runtime::packed::Arithmetic;
+use podium::runtime::{Checkpoint, Runtime};
 
 use crate::fixtures::{RuntimeGolden, golden, load_as, run_alone};
 use crate::nano::NanoGolden;
@@ -27,6 +27,7 @@ fn final_states_in_bf16_and_8_bit_integers_stay_near_those_of_transformers_in_f3
     for (arithmetic, limit) in [(numbers("bf16", "none"), 0.03), (numbers("f32", "int8"), 0.08)] {
         for case in CASES {
             let (golden, runtime) = (golden::<RuntimeGolden>(case), load_as(case, &arithmetic));
+            assert_eq!(runtime.facts().dtype, runtime_name(&arithmetic), "{case} is not computed in f32 instead");
             let states = golden.passes.iter().flat_map(|pass| run_alone(&runtime, pass.reading_states(false)));
             let expected = golden.passes.iter().flat_map(|pass| pass.hidden_states.clone());
             let error = error(states.flatten(), expected.flatten());
