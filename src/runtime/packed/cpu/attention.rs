@@ -5,9 +5,9 @@
 //! head form one tall tile, so keys and values are read once per group and never repeated in memory.
 //!
 //! Keys and values are first laid out as the inner loop reads them, once for each range of rows that some span sees: in
-//! panels, of 32 keys by all dimensions and of 32 dimensions by all values, so that it walks through memory in order. Runs
-//! of few queries do without and take one dot product after the other. Memory is linear in the rows; nothing is ever
-//! quadratic.
+//! panels, of 32 keys by all dimensions and of 32 dimensions by all values, so that it walks through memory in order. A
+//! short beginning that a span sees is laid out again before the span's own rows, so that both are one tile. Runs of few
+//! queries do without and take one dot product after the other. Memory is linear in the rows; nothing is ever quadratic.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
@@ -19,17 +19,17 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::super::layout::Span;
-use super::rows::{dot, exp, vectorised};
+use super::rows::{LANES, across, dot, exp, vectorised};
 use super::tile::{COLUMNS, Element, Left, ROWS, TileProduct, multiplies_bf16};
 
 /// Keys of one tile.
 const KEY_TILE: usize = 4 * COLUMNS;
 /// Query rows times heads of a group, of one tile, about.
 const QUERY_TILE: usize = 4 * ROWS;
+/// Rows that a span sees beside its own are laid out with them if they are no more than this.
+const GATHERED_ROWS: usize = 2 * COLUMNS;
 /// Runs with fewer lines (queries times heads of a group) than this are not worth laying out keys for.
 const FEW_LINES: usize = ROWS;
-/// Lanes that loops are unrolled by, so that the compiler can keep them in vector registers.
-const LANES: usize = 16;
 
 /// Keys or values: the row of `head` at `row` starts at `row * row_distance + head * head_distance`.
 #[derive(Clone, Copy)]
@@ -58,18 +58,27 @@ pub(in crate::runtime::packed) struct Attention<'a> {
     pub dim: usize,
 }
 
-/// Keys and values in panels. A range of rows has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
+/// Keys and values in panels. A [`KeyRun`] has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
 /// length rounded up to a multiple of 32 in both.
 struct Panels<E> {
     keys: Vec<E>,
     values: Vec<E>,
-    /// Where a range's panels start.
-    starts: HashMap<Range<usize>, usize>,
+}
+
+/// Keys that lie one after the other in panels, as one span sees them.
+#[derive(Clone, Copy)]
+struct KeyRun {
+    /// Where its panels start.
+    start: usize,
+    length: usize,
+    /// Keys that every query of the span sees; query `i` sees the first `i + 1` of the others.
+    common: usize,
 }
 
 /// Some consecutive queries of one span and the part of the output that is theirs.
 struct QueryTile<'a> {
     span: &'a Span,
+    runs: &'a [KeyRun],
     /// The tile's first query, counted from the span's.
     first: usize,
     output: &'a mut [f32],
@@ -103,16 +112,17 @@ impl Attention<'_> {
 
     fn run_in<E: Element>(&self, spans: &[Span], output: &mut [f32]) {
         let group = self.heads / self.kv_heads;
-        let panels: Panels<E> = self.lay_out(spans.iter().filter(|span| span.queries.len() * group >= FEW_LINES));
+        let (runs, ranges) = self.key_runs(spans);
+        let panels: Panels<E> = self.lay_out(&ranges);
         let tile_rows = (QUERY_TILE / group).max(1);
         let width = self.heads * self.dim;
         let mut tiles = Vec::new();
         let mut rest = output;
-        for span in spans {
+        for (span, runs) in spans.iter().zip(&runs) {
             for first in (0..span.queries.len()).step_by(tile_rows) {
                 let rows = tile_rows.min(span.queries.len() - first);
                 let (own, after) = rest.split_at_mut(rows * width);
-                tiles.push(QueryTile { span, first, output: own });
+                tiles.push(QueryTile { span, runs, first, output: own });
                 rest = after;
             }
         }
@@ -126,93 +136,131 @@ impl Attention<'_> {
             sum: vec![0.; height],
             kept: vec![0.; height],
         };
-        tiles.into_par_iter().for_each_init(scratch, |scratch, tile| {
-            if tile.span.queries.len() * group < FEW_LINES {
+        tiles.into_par_iter().for_each_init(scratch, |scratch, mut tile| {
+            if tile.runs.is_empty() {
                 return self.few(tile.span, tile.output);
             }
             for kv_head in 0..self.kv_heads {
-                self.tile(tile.span, tile.first, kv_head, &panels, scratch, tile.output);
+                self.tile(&mut tile, kv_head, &panels, scratch);
             }
         });
     }
 
-    /// The keys and values that `spans` see, in panels.
-    fn lay_out<'s, E: Element>(&self, spans: impl Iterator<Item = &'s Span>) -> Panels<E> {
-        let mut ranges: Vec<&Range<usize>> = Vec::new();
+    /// What each span reads of the panels, none if it does without, and the ranges of rows that one run after the other has.
+    fn key_runs(&self, spans: &[Span]) -> (Vec<Vec<KeyRun>>, Vec<Vec<Range<usize>>>) {
         let mut starts = HashMap::new();
-        let mut length = 0;
-        for range in spans.flat_map(|span| span.seen.iter().chain([&span.causal])) {
-            if !range.is_empty() && !starts.contains_key(range) {
-                starts.insert(range.clone(), length);
-                ranges.push(range);
-                length += range.len().next_multiple_of(COLUMNS) * self.dim * self.kv_heads;
+        let mut laid_out = Vec::new();
+        let mut end = 0;
+        let mut run = |ranges: &[Range<usize>], causal: usize| {
+            let length = ranges.iter().map(Range::len).sum::<usize>();
+            let start = *starts.entry(ranges.to_vec()).or_insert_with(|| {
+                laid_out.push(ranges.to_vec());
+                let start = end;
+                end += length.next_multiple_of(COLUMNS) * self.dim * self.kv_heads;
+                start
+            });
+            KeyRun { start, length, common: length - causal }
+        };
+        let few = |span: &Span| span.queries.len() * self.heads / self.kv_heads < FEW_LINES;
+        let runs = spans.iter().map(|span| {
+            let (causal, own) = (span.causal.len(), std::slice::from_ref(&span.causal));
+            if few(span) {
+                Vec::new()
+            } else if span.seen.iter().map(Range::len).sum::<usize>() <= GATHERED_ROWS {
+                vec![run(&[&span.seen, own].concat(), causal)]
+            } else {
+                let seen = span.seen.iter().map(|range| (std::slice::from_ref(range), 0));
+                seen.chain([(own, causal)]).map(|(ranges, causal)| run(ranges, causal)).collect()
             }
-        }
+        });
+        (runs.collect(), laid_out)
+    }
+
+    /// Keys and values in panels, a run for each list of ranges.
+    fn lay_out<E: Element>(&self, runs: &[Vec<Range<usize>>]) -> Panels<E> {
+        let rows = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
+        let padded = runs.iter().map(|ranges| rows(ranges).next_multiple_of(COLUMNS)).sum::<usize>();
+        let length = padded * self.dim * self.kv_heads;
         let (mut keys, mut values) = (vec![E::default(); length], vec![E::default(); length]);
         let (mut keys_left, mut values_left) = (keys.as_mut_slice(), values.as_mut_slice());
         let mut tasks = Vec::new();
-        for range in ranges {
-            let of_head = range.len().next_multiple_of(COLUMNS) * self.dim;
+        for ranges in runs {
+            let of_head = rows(ranges).next_multiple_of(COLUMNS) * self.dim;
             for head in 0..self.kv_heads {
                 let (own_keys, own_values);
                 (own_keys, keys_left) = keys_left.split_at_mut(of_head);
                 (own_values, values_left) = values_left.split_at_mut(of_head);
-                tasks.push((head, range, own_keys, own_values));
+                tasks.push((head, ranges, own_keys, own_values));
             }
         }
-        tasks.into_par_iter().for_each(|(head, range, keys, values)| {
-            let padded = range.len().next_multiple_of(COLUMNS);
-            keys.par_chunks_mut(COLUMNS * self.dim).enumerate().for_each(|(number, panel)| {
-                for (column, row) in range.clone().skip(number * COLUMNS).take(COLUMNS).enumerate() {
-                    scatter(&self.k.from(row, head)[..self.dim], 1., &mut panel[column * E::UNIT..], COLUMNS);
-                }
+        tasks.into_par_iter().for_each(|(head, ranges, keys, values)| {
+            let rows: Vec<usize> = ranges.iter().cloned().flatten().collect();
+            let panels = keys.par_chunks_mut(COLUMNS * self.dim).zip(rows.par_chunks(COLUMNS));
+            panels.for_each(|(panel, rows)| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (column, &row) in rows.iter().enumerate() {
+                            let key = &self.k.from(row, head)[..self.dim];
+                            E::scatter(key, 1., &mut panel[column * E::UNIT..], COLUMNS);
+                        }
+                    },
+                );
             });
-            values.par_chunks_mut(padded * COLUMNS).enumerate().for_each(|(number, panel)| {
-                for (place, row) in range.clone().enumerate() {
-                    let value = &self.v.from(row, head)[number * COLUMNS..][..COLUMNS];
-                    let units = panel[place / E::UNIT * COLUMNS * E::UNIT..].chunks_exact_mut(E::UNIT);
-                    for (unit, value) in units.zip(value) {
-                        unit[place % E::UNIT] = E::narrow(*value);
-                    }
-                }
+            let panels = values.par_chunks_mut(rows.len().next_multiple_of(COLUMNS) * COLUMNS);
+            panels.enumerate().for_each(|(number, panel)| {
+                let value = |row: &usize| &self.v.from(*row, head)[number * COLUMNS..][..COLUMNS];
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (unit, rows) in panel.chunks_exact_mut(E::UNIT * COLUMNS).zip(rows.chunks(E::UNIT)) {
+                            E::interleave(value(&rows[0]), rows.get(1).map(value), unit);
+                        }
+                    },
+                );
             });
         });
-        Panels { keys, values, starts }
+        Panels { keys, values }
     }
 
-    /// One tile of queries from the span's query `first` on, for the heads that read `kv_head`.
-    fn tile<E: Element>(
-        &self,
-        span: &Span,
-        first: usize,
-        kv_head: usize,
-        panels: &Panels<E>,
-        scratch: &mut Scratch<E>,
-        output: &mut [f32],
-    ) {
+    /// One tile of queries for the heads that read `kv_head`.
+    fn tile<E: Element>(&self, tile: &mut QueryTile<'_>, kv_head: usize, panels: &Panels<E>, scratch: &mut Scratch<E>) {
         let group = self.heads / self.kv_heads;
-        let rows = output.len() / (self.heads * self.dim);
+        let rows = tile.output.len() / (self.heads * self.dim);
         let lines = rows * group;
         // Lines beyond the last are multiplied with the rest of their block; what comes of them is not read.
-        self.take_queries(span.queries.start + first, rows, kv_head, scratch);
-
-        for range in &span.seen {
-            for start in (0..range.len()).step_by(KEY_TILE) {
-                let keys = KEY_TILE.min(range.len() - start);
-                self.key_tile(scratch, (kv_head, lines), panels, range, start, keys, |_| keys);
+        vectorised(
+            #[inline(always)]
+            || self.take_queries(tile.span.queries.start + tile.first, rows, kv_head, scratch),
+        );
+        for run in tile.runs {
+            let padded = run.length.next_multiple_of(COLUMNS) * self.dim;
+            let of_head = run.start + kv_head * padded..run.start + (kv_head + 1) * padded;
+            // What the first `row + 1` queries of the tile see.
+            let seen = |row: usize| (run.common + tile.first + row + 1).min(run.length);
+            let seen = |row: usize| if run.common == run.length { run.length } else { seen(row) };
+            for start in (0..seen(rows - 1)).step_by(KEY_TILE) {
+                let keys = KEY_TILE.min(seen(rows - 1) - start);
+                Arch::new().dispatch(KeyTile {
+                    key_panels: &panels.keys[of_head.clone()][start * self.dim..],
+                    value_panels: &panels.values[of_head.clone()][start * COLUMNS..],
+                    value_panel_distance: padded / self.dim * COLUMNS,
+                    dim: self.dim,
+                    keys,
+                    lines,
+                    scratch,
+                    visible: |line: usize| seen(line / group).saturating_sub(start).min(keys),
+                });
             }
         }
-        // Query `first + row` sees `first + row + 1` of the causal keys.
-        let causal = if span.causal.is_empty() { 0 } else { first + rows };
-        for start in (0..causal).step_by(KEY_TILE) {
-            let keys = KEY_TILE.min(causal - start);
-            let visible = |line: usize| (first + line / group + 1).saturating_sub(start).min(keys);
-            self.key_tile(scratch, (kv_head, lines), panels, &span.causal, start, keys, visible);
-        }
-        self.give_output(rows, kv_head, scratch, output);
+        vectorised(
+            #[inline(always)]
+            || self.give_output(rows, kv_head, scratch, tile.output),
+        );
     }
 
     /// The scaled queries of the heads that read `kv_head`, one line each, and nothing summed yet.
+    #[inline(always)]
     fn take_queries<E: Element>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
@@ -221,7 +269,7 @@ impl Attention<'_> {
             let source = &self.q[(first + row) * width + kv_head * of_group..][..of_group];
             for (head, source) in source.chunks_exact(self.dim).enumerate() {
                 let line = row * of_group / self.dim + head;
-                scatter(source, scale, &mut scratch.queries[E::start_in_blocks(line, self.dim)..], ROWS);
+                E::scatter(source, scale, &mut scratch.queries[E::start_in_blocks(line, self.dim)..], ROWS);
             }
         }
         scratch.output.fill(0.);
@@ -230,6 +278,7 @@ impl Attention<'_> {
     }
 
     /// The normalised output of the heads that read `kv_head`.
+    #[inline(always)]
     fn give_output<E>(&self, rows: usize, kv_head: usize, scratch: &Scratch<E>, output: &mut [f32]) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
@@ -247,33 +296,6 @@ impl Attention<'_> {
         }
     }
 
-    /// Adds `keys` keys of `range`, from its place `start` on, to the tile; line `i` sees the first `visible(i)` of them.
-    #[expect(clippy::too_many_arguments, reason = "a tile is this much")]
-    fn key_tile<E: Element>(
-        &self,
-        scratch: &mut Scratch<E>,
-        (kv_head, lines): (usize, usize),
-        panels: &Panels<E>,
-        range: &Range<usize>,
-        start: usize,
-        keys: usize,
-        visible: impl Fn(usize) -> usize,
-    ) {
-        let padded = range.len().next_multiple_of(COLUMNS);
-        let head_start = panels.starts[range] + kv_head * padded * self.dim;
-        let of_head = head_start..head_start + padded * self.dim;
-        Arch::new().dispatch(KeyTile {
-            key_panels: &panels.keys[of_head.clone()][start * self.dim..],
-            value_panels: &panels.values[of_head][start * COLUMNS..],
-            value_panel_distance: padded * COLUMNS,
-            dim: self.dim,
-            keys,
-            lines,
-            scratch,
-            visible,
-        });
-    }
-
     /// As [`Self::tile`], for all heads of a run of few queries: a dot product for each key, in f32.
     fn few(&self, span: &Span, output: &mut [f32]) {
         let (dim, group) = (self.dim, self.heads / self.kv_heads);
@@ -284,28 +306,21 @@ impl Attention<'_> {
             let (row, kv_head) = (line / self.heads, line % self.heads / group);
             let causal = span.causal.start..(span.causal.start + row + 1).min(span.causal.end);
             let seen = || span.seen.iter().chain([&causal]).cloned().flatten();
-            vectorised(|| {
-                weights.clear();
-                weights.extend(seen().map(|row| scale * dot(query, &self.k.from(row, kv_head)[..dim])));
-                let largest = largest(&weights);
-                let normaliser = exponentials(&mut weights, largest).recip();
-                target.fill(0.);
-                for (row, weight) in seen().zip(&weights) {
-                    for (target, value) in target.iter_mut().zip(&self.v.from(row, kv_head)[..dim]) {
-                        *target += weight * normaliser * value;
+            vectorised(
+                #[inline(always)]
+                || {
+                    weights.clear();
+                    weights.extend(seen().map(|row| scale * dot(query, &self.k.from(row, kv_head)[..dim])));
+                    let largest = largest(&weights);
+                    let normaliser = exponentials(&mut weights, largest).recip();
+                    target.fill(0.);
+                    for (row, weight) in seen().zip(&weights) {
+                        for (target, value) in target.iter_mut().zip(&self.v.from(row, kv_head)[..dim]) {
+                            *target += weight * normaliser * value;
+                        }
                     }
-                }
-            });
-        }
-    }
-}
-
-/// Puts `source`, scaled, unit by unit so many units apart.
-fn scatter<E: Element>(source: &[f32], scale: f32, target: &mut [E], distance: usize) {
-    let targets = target.chunks_mut(distance * E::UNIT);
-    for (unit, target) in source.chunks_exact(E::UNIT).zip(targets) {
-        for (value, target) in unit.iter().zip(target) {
-            *target = E::narrow(value * scale);
+                },
+            );
         }
     }
 }
@@ -382,7 +397,7 @@ fn largest(values: &[f32]) -> f32 {
             *lane = if value > *lane { value } else { *lane };
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    rest.iter().fold(across(lanes, |a, b| if b > a { b } else { a }), |a, &b| if b > a { b } else { a })
 }
 
 /// Replaces each value by `exp(value - maximum)` and returns their sum.
@@ -396,7 +411,7 @@ fn exponentials(values: &mut [f32], maximum: f32) -> f32 {
             *sum += *value;
         }
     }
-    let mut total: f32 = sums.iter().sum();
+    let mut total = across(sums, |a, b| a + b);
     for value in rest {
         *value = exp(*value - maximum);
         total += *value;

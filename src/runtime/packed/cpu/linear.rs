@@ -102,7 +102,13 @@ impl Linear {
                     values.resize(start + wide.len(), 0);
                     let rows = wide.par_chunks(inputs).zip(values[start..].par_chunks_mut(inputs));
                     scales.extend(
-                        rows.map(|(row, integers)| vectorised(|| rows::quantise(row, integers))).collect::<Vec<_>>(),
+                        rows.map(|(row, integers)| {
+                            vectorised(
+                                #[inline(always)]
+                                || rows::quantise(row, integers),
+                            )
+                        })
+                        .collect::<Vec<_>>(),
                     );
                 }
             }
@@ -129,7 +135,10 @@ impl Linear {
                 target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each_init(scratch, |wide, (task, target)| {
                     for (row, target) in target.chunks_exact_mut(width).enumerate() {
                         make(task * TASK_ROWS + row, wide);
-                        vectorised(|| rows::narrow(wide, target));
+                        vectorised(
+                            #[inline(always)]
+                            || rows::narrow(wide, target),
+                        );
                     }
                 });
             }
@@ -141,7 +150,10 @@ impl Linear {
                 tasks.enumerate().for_each_init(scratch, |wide, (task, (target, scales))| {
                     for (row, (target, scale)) in target.chunks_exact_mut(width).zip(scales).enumerate() {
                         make(task * TASK_ROWS + row, wide);
-                        *scale = vectorised(|| rows::quantise(wide, target));
+                        *scale = vectorised(
+                            #[inline(always)]
+                            || rows::quantise(wide, target),
+                        );
                     }
                 });
             }
@@ -208,23 +220,25 @@ impl Output {
 }
 
 impl Products<'_> {
-    /// Writes the outputs in `columns` of a row to `target`.
+    /// Writes the outputs in `columns` of a row to `target`. To be called where loops are vectorised.
+    #[inline(always)]
     pub fn read(&self, row: usize, columns: Range<usize>, target: &mut [f32]) {
         let places = row * self.width + columns.start..row * self.width + columns.end;
         match &self.made {
             Made::F32(values) => target.copy_from_slice(&values[places]),
-            Made::Bf16(values) => vectorised(|| rows::widen(&values[places], target)),
+            Made::Bf16(values) => rows::widen(&values[places], target),
             Made::Int32 { sums, row_scales, column_scales } => {
                 let scales = &column_scales[columns.clone()];
-                vectorised(|| rows::dequantise(&sums[places], row_scales[row], scales, target));
+                rows::dequantise(&sums[places], row_scales[row], scales, target);
             }
         }
         if let Some(bias) = self.bias {
-            vectorised(|| rows::add(target, &bias[columns]));
+            rows::add(target, &bias[columns]);
         }
     }
 
-    /// The outputs in `columns` of a row, in `scratch` if they are not there as f32.
+    /// The outputs in `columns` of a row, in `scratch` if they are not there as f32. As [`Self::read`].
+    #[inline(always)]
     pub fn row<'r>(&'r self, row: usize, columns: Range<usize>, scratch: &'r mut Vec<f32>) -> &'r [f32] {
         if let (Made::F32(values), None) = (&self.made, self.bias) {
             return &values[row * self.width + columns.start..row * self.width + columns.end];
@@ -238,10 +252,15 @@ impl Products<'_> {
     pub fn add_to(&self, target: &mut [f32]) {
         let width = self.width;
         target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each_init(Vec::new, |scratch, (task, target)| {
-            for (row, target) in target.chunks_exact_mut(width).enumerate() {
-                let made = self.row(task * TASK_ROWS + row, 0..width, scratch);
-                vectorised(|| rows::add(target, made));
-            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (row, target) in target.chunks_exact_mut(width).enumerate() {
+                        let made = self.row(task * TASK_ROWS + row, 0..width, scratch);
+                        rows::add(target, made);
+                    }
+                },
+            );
         });
     }
 }

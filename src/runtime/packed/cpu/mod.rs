@@ -3,6 +3,8 @@
 //! What lies between two products is one pass over the rows: the norm, the rotary turn, the gate, the change of type that
 //! the next product reads. Weights lie as they are read: query, key and value in one matrix, gate and up in another.
 
+#![expect(clippy::inline_always, reason = "what `vectorised` compiles per instruction set must be inlined into it")]
+
 mod attention;
 mod linear;
 mod rows;
@@ -142,7 +144,10 @@ impl CpuLayers {
         self.attend(layer, &mut x, &packed.positions, Some(&read), &packed.read_spans(count), &mut workspace);
         self.mlp(layer, &mut x, &mut workspace);
         for row in x.chunks_exact_mut(hidden) {
-            vectorised(|| rows::rms_norm_in_place(row, &self.norm, self.shape.eps));
+            vectorised(
+                #[inline(always)]
+                || rows::rms_norm_in_place(row, &self.norm, self.shape.eps),
+            );
         }
         if workspace.bytes() <= KEPT_BYTES {
             *self.workspace.lock().unwrap_or_else(PoisonError::into_inner) = workspace;
@@ -176,11 +181,10 @@ impl CpuLayers {
             let positions = &positions[block.clone()];
             self.prepare(&layer.qkv, &layer.attention_norm, &x[block.start * hidden..block.end * hidden], input);
             let products = layer.qkv.multiply(first..query_width + 2 * key_width, input, output);
-            let place = (block.clone(), rows, dim);
+            let place = (block.clone(), rows);
             let keys = query_width - first;
-            let key_norm = layer.key_norm.as_deref();
-            by_head(&products, keys, &place, k, |row, head| self.turn(head, key_norm, positions[row]));
-            by_head(&products, keys + key_width, &place, v, |_, _| ());
+            self.by_head(&products, keys, place.clone(), Some((layer.key_norm.as_deref(), positions)), k);
+            self.by_head(&products, keys + key_width, place, None, v);
             if read.is_none() {
                 self.queries(layer, &products, positions, &mut q[block.start * query_width..block.end * query_width]);
             }
@@ -212,9 +216,14 @@ impl CpuLayers {
             let products = layer.gate_up.multiply(0..2 * intermediate, input, output);
             layer.down.prepare(x.len() / hidden, gated, |row, target| {
                 let mut up = Vec::new();
-                let up = products.row(row, intermediate..2 * intermediate, &mut up);
-                products.read(row, 0..intermediate, target);
-                vectorised(|| rows::gate(target, up));
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let up = products.row(row, intermediate..2 * intermediate, &mut up);
+                        products.read(row, 0..intermediate, target);
+                        rows::gate(target, up);
+                    },
+                );
             });
             layer.down.multiply(0..hidden, gated, output).add_to(x);
         }
@@ -224,7 +233,10 @@ impl CpuLayers {
     fn prepare(&self, linear: &Linear, norm: &[f32], x: &[f32], input: &mut Input) {
         let Shape { hidden, eps, .. } = self.shape;
         linear.prepare(x.len() / hidden, input, |row, target| {
-            vectorised(|| rows::rms_norm(&x[row * hidden..][..hidden], norm, eps, target));
+            vectorised(
+                #[inline(always)]
+                || rows::rms_norm(&x[row * hidden..][..hidden], norm, eps, target),
+            );
         });
     }
 
@@ -233,49 +245,62 @@ impl CpuLayers {
         let Shape { heads, dim, .. } = self.shape;
         let width = heads * dim;
         target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each(|(task, target)| {
-            for (row, target) in target.chunks_exact_mut(width).enumerate() {
-                let row = task * TASK_ROWS + row;
-                products.read(row, 0..width, target);
-                for head in target.chunks_exact_mut(dim) {
-                    self.turn(head, layer.query_norm.as_deref(), positions[row]);
-                }
-            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (row, target) in target.chunks_exact_mut(width).enumerate() {
+                        let row = task * TASK_ROWS + row;
+                        products.read(row, 0..width, target);
+                        for head in target.chunks_exact_mut(dim) {
+                            self.turn(head, layer.query_norm.as_deref(), positions[row]);
+                        }
+                    }
+                },
+            );
         });
     }
 
     /// Norms a head, if there is a norm, and turns it to its position.
+    #[inline(always)]
     fn turn(&self, head: &mut [f32], norm: Option<&[f32]>, position: u32) {
         let half = self.shape.dim / 2;
         let angles = position as usize * half..(position as usize + 1) * half;
-        vectorised(|| {
-            if let Some(norm) = norm {
-                rows::rms_norm_in_place(head, norm, self.shape.eps);
-            }
-            rows::rotate(head, &self.cos[angles.clone()], &self.sin[angles]);
+        if let Some(norm) = norm {
+            rows::rms_norm_in_place(head, norm, self.shape.eps);
+        }
+        rows::rotate(head, &self.cos[angles.clone()], &self.sin[angles]);
+    }
+
+    /// Moves the columns from `first` on to the rows `block` of `target`, `[heads, rows, dim]`. With a norm (if there is one) and
+    /// the positions of the block's rows, heads are turned.
+    fn by_head(
+        &self,
+        products: &Products<'_>,
+        first: usize,
+        (block, rows): (Range<usize>, usize),
+        turned: Option<(Option<&[f32]>, &[u32])>,
+        target: &mut [f32],
+    ) {
+        let dim = self.shape.dim;
+        target.par_chunks_mut(rows * dim).enumerate().for_each(|(head, target)| {
+            let columns = first + head * dim..first + (head + 1) * dim;
+            let target = &mut target[block.start * dim..block.end * dim];
+            target.par_chunks_mut(TASK_ROWS * dim).enumerate().for_each(|(task, target)| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (row, target) in target.chunks_exact_mut(dim).enumerate() {
+                            let row = task * TASK_ROWS + row;
+                            products.read(row, columns.clone(), target);
+                            if let Some((norm, positions)) = turned {
+                                self.turn(target, norm, positions[row]);
+                            }
+                        }
+                    },
+                );
+            });
         });
     }
-}
-
-/// Moves the columns from `first` on to the rows `block` of `target`, `[heads, rows, dim]`, and does `finish` to each head
-/// of each row, which is counted from the block's first.
-fn by_head(
-    products: &Products<'_>,
-    first: usize,
-    (block, rows, dim): &(Range<usize>, usize, usize),
-    target: &mut [f32],
-    finish: impl Fn(usize, &mut [f32]) + Sync,
-) {
-    target.par_chunks_mut(rows * dim).enumerate().for_each(|(head, target)| {
-        let columns = first + head * dim..first + (head + 1) * dim;
-        let target = &mut target[block.start * dim..block.end * dim];
-        target.par_chunks_mut(TASK_ROWS * dim).enumerate().for_each(|(task, target)| {
-            for (row, target) in target.chunks_exact_mut(*dim).enumerate() {
-                let row = task * TASK_ROWS + row;
-                products.read(row, columns.clone(), target);
-                finish(row, target);
-            }
-        });
-    });
 }
 
 impl Layer {

@@ -8,7 +8,7 @@ use half::bf16;
 use pulp::Arch;
 
 /// Independent sums that a loop keeps, so that the compiler may add in vector registers.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 
 /// Runs `work` with the best instructions of this processor, found at run time. Only what is inlined into it profits.
 pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
@@ -42,7 +42,15 @@ fn square_sum(row: &[f32]) -> f32 {
             *sum += value * value;
         }
     }
-    sums.iter().sum::<f32>() + rest.iter().map(|value| value * value).sum::<f32>()
+    across(sums, |a, b| a + b) + rest.iter().map(|value| value * value).sum::<f32>()
+}
+
+/// All lanes in one, by halves: a chain of sixteen would wait for each step.
+#[inline(always)]
+pub(super) fn across(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|n| join(lanes[n], lanes[n + 8]));
+    let four: [f32; 4] = std::array::from_fn(|n| join(eight[n], eight[n + 4]));
+    join(join(four[0], four[2]), join(four[1], four[3]))
 }
 
 #[inline(always)]
@@ -54,7 +62,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
             *sum += a * b;
         }
     }
-    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+    across(sums, |a, b| a + b) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// Turns a head by its position: value `i` of the first half with value `i` of the second, by the angle whose cosine and
@@ -143,8 +151,8 @@ pub(super) fn quantise(source: &[f32], target: &mut [i8]) -> f32 {
             *largest = if magnitude <= *largest { *largest } else { magnitude };
         }
     }
-    let larger = |a: f32, b: f32| if b <= a { a } else { b };
-    let largest = largest.into_iter().chain(rest.iter().map(|value| value.abs())).fold(0., larger);
+    let larger = |a: f32, b: f32| if a >= b || a.is_nan() { a } else { b };
+    let largest = rest.iter().map(|value| value.abs()).fold(across(largest, larger), larger);
     let inverse = if largest > 0. { 127. / largest } else { 0. };
     for (target, value) in target.iter_mut().zip(source) {
         *target = round(value * inverse) as i8;
@@ -192,7 +200,7 @@ mod tests {
         fn narrowing_is_that_of_half(bits: u32) {
             let value = f32::from_bits(bits);
             let mut narrowed = [bf16::ZERO];
-            vectorised(|| narrow(&[value], &mut narrowed));
+            vectorised(#[inline(always)] || narrow(&[value], &mut narrowed));
             prop_assert_eq!(narrowed[0].to_bits(), bf16::from_f32(value).to_bits());
             let mut widened = [0f32];
             widen(&narrowed, &mut widened);
@@ -202,7 +210,7 @@ mod tests {
         #[test]
         fn integers_are_off_by_half_a_step_at_most(values in prop::collection::vec(-1e3f32..1e3, 1..100)) {
             let mut integers = vec![0; values.len()];
-            let scale = vectorised(|| quantise(&values, &mut integers));
+            let scale = vectorised(#[inline(always)] || quantise(&values, &mut integers));
             for (value, integer) in values.iter().zip(&integers) {
                 prop_assert!((f32::from(*integer) * scale - value).abs() <= scale * 0.501, "{value} {integer} {scale}");
             }
@@ -213,8 +221,8 @@ mod tests {
             let weight: Vec<f32> = (0..row.len()).map(|n| n as f32 * 0.1 - 1.).collect();
             let mean = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / row.len() as f64;
             let (mut target, mut own) = (vec![0.; row.len()], row.clone());
-            vectorised(|| rms_norm(&row, &weight, 1e-6, &mut target));
-            vectorised(|| rms_norm_in_place(&mut own, &weight, 1e-6));
+            vectorised(#[inline(always)] || rms_norm(&row, &weight, 1e-6, &mut target));
+            vectorised(#[inline(always)] || rms_norm_in_place(&mut own, &weight, 1e-6));
             for n in 0..row.len() {
                 let expected = f64::from(row[n]) / (mean + 1e-6).sqrt() * f64::from(weight[n]);
                 prop_assert!((f64::from(target[n]) - expected).abs() <= 1e-5 * expected.abs() + 1e-7);

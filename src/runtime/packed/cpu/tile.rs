@@ -20,7 +20,11 @@ pub(super) trait Element: Copy + Default + Send + Sync + 'static {
     /// Elements of a unit.
     const UNIT: usize;
 
-    fn narrow(value: f32) -> Self;
+    /// Puts the units of a row, scaled, so many units apart.
+    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize);
+
+    /// Neighbours along the depth as units side by side; where there is no second one, or no room for it, the first alone.
+    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]);
 
     /// `row` as elements, in `target` if they are not what `row` holds.
     fn narrow_all<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self];
@@ -62,8 +66,15 @@ impl Element for f32 {
     const UNIT: usize = 1;
 
     #[inline(always)]
-    fn narrow(value: f32) -> Self {
-        value
+    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
+        for (target, value) in target.iter_mut().step_by(distance).zip(row) {
+            *target = value * scale;
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(first: &[f32], _: Option<&[f32]>, target: &mut [Self]) {
+        target.copy_from_slice(first);
     }
 
     #[inline(always)]
@@ -91,10 +102,32 @@ impl Element for bf16 {
     const UNIT: usize = 2;
 
     #[inline(always)]
-    fn narrow(value: f32) -> Self {
-        let mut narrowed = [Self::ZERO];
-        rows::narrow(&[value], &mut narrowed);
-        narrowed[0]
+    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
+        // Narrowed in vectors, then moved a unit at a time.
+        let (mut scaled, mut narrowed) = ([0.; COLUMNS], [Self::ZERO; COLUMNS]);
+        let targets = target.chunks_mut(COLUMNS * distance);
+        for (source, target) in row.chunks(COLUMNS).zip(targets) {
+            for (scaled, value) in scaled.iter_mut().zip(source) {
+                *scaled = value * scale;
+            }
+            rows::narrow(&scaled, &mut narrowed);
+            let units = narrowed[..source.len()].chunks_exact(Self::UNIT);
+            for (target, unit) in target.chunks_mut(Self::UNIT * distance).zip(units) {
+                target[..Self::UNIT].copy_from_slice(unit);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]) {
+        let (mut narrow_first, mut narrow_second) = ([Self::ZERO; COLUMNS], [Self::ZERO; COLUMNS]);
+        rows::narrow(first, &mut narrow_first);
+        if let Some(second) = second {
+            rows::narrow(second, &mut narrow_second);
+        }
+        for ((unit, first), second) in target.chunks_exact_mut(Self::UNIT).zip(narrow_first).zip(narrow_second) {
+            unit.copy_from_slice(&[first, second]);
+        }
     }
 
     #[inline(always)]
@@ -362,6 +395,9 @@ mod tests {
         }
     }
 
+    /// From and to f32.
+    type Conversions<E> = (fn(f32) -> E, fn(E) -> f32);
+
     /// Both ways of holding the left side against the definition; `scalar` keeps away from vectors.
     fn check<E: Element>(
         blocks: usize,
@@ -370,13 +406,13 @@ mod tests {
         keeps: bool,
         seed: u32,
         scalar: bool,
-        widen: fn(E) -> f32,
+        (narrow, widen): Conversions<E>,
     ) {
         let (rows, depth, gap) = (blocks * ROWS, depth * E::UNIT, gap * E::UNIT);
         let value = |n: usize| ((n as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 16) as f32 / 32768. - 1.;
         let (distance, target_distance) = (depth + gap, COLUMNS + gap);
-        let left = |row: usize, place: usize| E::narrow(value(row * 131 + place));
-        let right = |place: usize, column: usize| E::narrow(value(place * 137 + column + 7));
+        let left = |row: usize, place: usize| narrow(value(row * 131 + place));
+        let right = |place: usize, column: usize| narrow(value(place * 137 + column + 7));
         let (mut as_rows, mut as_blocks) = (vec![E::default(); rows * distance], vec![E::default(); rows * depth]);
         let mut panel = vec![E::default(); depth * COLUMNS];
         for place in 0..depth {
@@ -427,10 +463,10 @@ mod tests {
         fn every_way_is_the_definition(
             blocks in 0usize..4, depth in 0usize..70, gap in 0usize..5, keeps: bool, seed in 0u32..1000,
         ) {
-            check::<f32>(blocks, depth, gap, keeps, seed, true, |value| value);
-            check::<f32>(blocks, depth, gap, keeps, seed, false, |value| value);
+            check::<f32>(blocks, depth, gap, keeps, seed, true, (|value| value, |value| value));
+            check::<f32>(blocks, depth, gap, keeps, seed, false, (|value| value, |value| value));
             if multiplies_bf16() {
-                check::<bf16>(blocks, depth, gap, keeps, seed, false, bf16::to_f32);
+                check::<bf16>(blocks, depth, gap, keeps, seed, false, (bf16::from_f32, bf16::to_f32));
             }
         }
     }
