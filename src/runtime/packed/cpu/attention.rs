@@ -19,8 +19,9 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::super::layout::Span;
+use super::rows;
 use super::rows::{LANES, across, dot, exp, vectorised};
-use super::tile::{COLUMNS, Element, Left, ROWS, TileProduct, multiplies_bf16};
+use super::tile::{COLUMNS, Element, Left, ROWS, Target, Terms, TileProduct, multiplies_bf16, start_in_blocks};
 
 /// Keys of one tile.
 const KEY_TILE: usize = 4 * COLUMNS;
@@ -56,6 +57,18 @@ pub(in crate::runtime::packed) struct Attention<'a> {
     pub kv_heads: usize,
     /// A multiple of [`Attention::DIM_MULTIPLE`].
     pub dim: usize,
+}
+
+/// What attention multiplies.
+trait Number: Element<Left = Self> {
+    /// Puts the units of a row, scaled, so many units apart.
+    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize);
+
+    /// Neighbours along the depth as units side by side; where there is no second one, or no room for it, the first alone.
+    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]);
+
+    /// `row` as numbers of this type, in `target` if they are not what `row` holds.
+    fn narrow_all<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self];
 }
 
 /// Keys and values in panels. A [`KeyRun`] has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
@@ -110,7 +123,7 @@ impl Attention<'_> {
         }
     }
 
-    fn run_in<E: Element>(&self, spans: &[Span], output: &mut [f32]) {
+    fn run_in<E: Number>(&self, spans: &[Span], output: &mut [f32]) {
         let group = self.heads / self.kv_heads;
         let (runs, ranges) = self.key_runs(spans);
         let panels: Panels<E> = self.lay_out(&ranges);
@@ -177,7 +190,7 @@ impl Attention<'_> {
     }
 
     /// Keys and values in panels, a run for each list of ranges.
-    fn lay_out<E: Element>(&self, runs: &[Vec<Range<usize>>]) -> Panels<E> {
+    fn lay_out<E: Number>(&self, runs: &[Vec<Range<usize>>]) -> Panels<E> {
         let rows = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
         let padded = runs.iter().map(|ranges| rows(ranges).next_multiple_of(COLUMNS)).sum::<usize>();
         let length = padded * self.dim * self.kv_heads;
@@ -197,42 +210,32 @@ impl Attention<'_> {
             let rows: Vec<usize> = ranges.iter().cloned().flatten().collect();
             let panels = keys.par_chunks_mut(COLUMNS * self.dim).zip(rows.par_chunks(COLUMNS));
             panels.for_each(|(panel, rows)| {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for (column, &row) in rows.iter().enumerate() {
-                            let key = &self.k.from(row, head)[..self.dim];
-                            E::scatter(key, 1., &mut panel[column * E::UNIT..], COLUMNS);
-                        }
-                    },
-                );
+                vectorised!({
+                    for (column, &row) in rows.iter().enumerate() {
+                        let key = &self.k.from(row, head)[..self.dim];
+                        E::scatter(key, 1., &mut panel[column * E::UNIT..], COLUMNS);
+                    }
+                });
             });
             let panels = values.par_chunks_mut(rows.len().next_multiple_of(COLUMNS) * COLUMNS);
             panels.enumerate().for_each(|(number, panel)| {
                 let value = |row: &usize| &self.v.from(*row, head)[number * COLUMNS..][..COLUMNS];
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for (unit, rows) in panel.chunks_exact_mut(E::UNIT * COLUMNS).zip(rows.chunks(E::UNIT)) {
-                            E::interleave(value(&rows[0]), rows.get(1).map(value), unit);
-                        }
-                    },
-                );
+                vectorised!({
+                    for (unit, rows) in panel.chunks_exact_mut(E::UNIT * COLUMNS).zip(rows.chunks(E::UNIT)) {
+                        E::interleave(value(&rows[0]), rows.get(1).map(value), unit);
+                    }
+                });
             });
         });
         Panels { keys, values }
     }
 
     /// One tile of queries for the heads that read `kv_head`.
-    fn tile<E: Element>(&self, tile: &mut QueryTile<'_>, kv_head: usize, panels: &Panels<E>, scratch: &mut Scratch<E>) {
+    fn tile<E: Number>(&self, tile: &mut QueryTile<'_>, kv_head: usize, panels: &Panels<E>, scratch: &mut Scratch<E>) {
         let group = self.heads / self.kv_heads;
         let rows = tile.output.len() / (self.heads * self.dim);
         let lines = rows * group;
-        // Lines beyond the last are multiplied with the rest of their block; what comes of them is not read.
-        vectorised(
-            #[inline(always)]
-            || self.take_queries(tile.span.queries.start + tile.first, rows, kv_head, scratch),
-        );
+        vectorised!(self.take_queries(tile.span.queries.start + tile.first, rows, kv_head, scratch));
         for run in tile.runs {
             let padded = run.length.next_multiple_of(COLUMNS) * self.dim;
             let of_head = run.start + kv_head * padded..run.start + (kv_head + 1) * padded;
@@ -253,15 +256,12 @@ impl Attention<'_> {
                 });
             }
         }
-        vectorised(
-            #[inline(always)]
-            || self.give_output(rows, kv_head, scratch, tile.output),
-        );
+        vectorised!(self.give_output(rows, kv_head, scratch, tile.output));
     }
 
     /// The scaled queries of the heads that read `kv_head`, one line each, and nothing summed yet.
     #[inline(always)]
-    fn take_queries<E: Element>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
+    fn take_queries<E: Number>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
         let scale = (self.dim as f32).sqrt().recip();
@@ -269,7 +269,7 @@ impl Attention<'_> {
             let source = &self.q[(first + row) * width + kv_head * of_group..][..of_group];
             for (head, source) in source.chunks_exact(self.dim).enumerate() {
                 let line = row * of_group / self.dim + head;
-                E::scatter(source, scale, &mut scratch.queries[E::start_in_blocks(line, self.dim)..], ROWS);
+                E::scatter(source, scale, &mut scratch.queries[start_in_blocks::<E>(line, self.dim)..], ROWS);
             }
         }
         scratch.output.fill(0.);
@@ -306,21 +306,18 @@ impl Attention<'_> {
             let (row, kv_head) = (line / self.heads, line % self.heads / group);
             let causal = span.causal.start..(span.causal.start + row + 1).min(span.causal.end);
             let seen = || span.seen.iter().chain([&causal]).cloned().flatten();
-            vectorised(
-                #[inline(always)]
-                || {
-                    weights.clear();
-                    weights.extend(seen().map(|row| scale * dot(query, &self.k.from(row, kv_head)[..dim])));
-                    let largest = largest(&weights);
-                    let normaliser = exponentials(&mut weights, largest).recip();
-                    target.fill(0.);
-                    for (row, weight) in seen().zip(&weights) {
-                        for (target, value) in target.iter_mut().zip(&self.v.from(row, kv_head)[..dim]) {
-                            *target += weight * normaliser * value;
-                        }
+            vectorised!({
+                weights.clear();
+                weights.extend(seen().map(|row| scale * dot(query, &self.k.from(row, kv_head)[..dim])));
+                let largest = largest(&weights);
+                let normaliser = exponentials(&mut weights, largest).recip();
+                target.fill(0.);
+                for (row, weight) in seen().zip(&weights) {
+                    for (target, value) in target.iter_mut().zip(&self.v.from(row, kv_head)[..dim]) {
+                        *target += weight * normaliser * value;
                     }
-                },
-            );
+                }
+            });
         }
     }
 }
@@ -338,28 +335,26 @@ struct KeyTile<'a, E, V> {
     visible: V,
 }
 
-impl<E: Element, V: Fn(usize) -> usize> WithSimd for KeyTile<'_, E, V> {
+impl<E: Number, V: Fn(usize) -> usize> WithSimd for KeyTile<'_, E, V> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Scratch { queries, scores, weights, output, maximum, sum, kept } = self.scratch;
-        let rows = self.lines.next_multiple_of(ROWS);
+        let lines = self.lines;
         let panels = self.key_panels.chunks(COLUMNS * self.dim).take(self.keys.div_ceil(COLUMNS));
         for (number, right) in panels.enumerate() {
             let product = TileProduct {
-                rows,
                 depth: self.dim,
                 left: Left::Blocks { values: queries },
                 right,
-                target: &mut scores[number * COLUMNS..],
-                target_distance: KEY_TILE,
-                kept: None,
+                target: Target::new(&mut scores[number * COLUMNS..], lines, COLUMNS, KEY_TILE),
+                terms: Terms::Nothing,
             };
             E::multiply(product, simd);
         }
         let depth = self.keys.next_multiple_of(E::UNIT);
-        for (line, scores) in scores.chunks_exact_mut(KEY_TILE).take(self.lines).enumerate() {
+        for (line, scores) in scores.chunks_exact_mut(KEY_TILE).take(lines).enumerate() {
             let visible = (self.visible)(line);
             let (scores, hidden) = scores[..KEY_TILE].split_at_mut(visible.next_multiple_of(LANES));
             // What is not seen gets no weight; whole vectors are faster than the rest of one.
@@ -372,19 +367,74 @@ impl<E: Element, V: Fn(usize) -> usize> WithSimd for KeyTile<'_, E, V> {
             maximum[line] = new;
             sum[line] = sum[line] * kept[line] + exponentials(scores, new);
         }
-        let weights = E::narrow_all(&scores[..rows * KEY_TILE], weights);
+        let weights = E::narrow_all(&scores[..lines * KEY_TILE], weights);
         for (number, right) in self.value_panels.chunks(self.value_panel_distance).enumerate() {
             let product = TileProduct {
-                rows,
                 depth,
                 left: Left::Rows { values: weights, distance: KEY_TILE },
                 right,
-                target: &mut output[number * COLUMNS..],
-                target_distance: self.dim,
-                kept: Some(kept),
+                target: Target::new(&mut output[number * COLUMNS..], lines, COLUMNS, self.dim),
+                terms: Terms::Kept(kept),
             };
             E::multiply(product, simd);
         }
+    }
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
+        for (target, value) in target.iter_mut().step_by(distance).zip(row) {
+            *target = value * scale;
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(first: &[f32], _: Option<&[f32]>, target: &mut [Self]) {
+        target.copy_from_slice(first);
+    }
+
+    #[inline(always)]
+    fn narrow_all<'a>(row: &'a [f32], _: &'a mut [Self]) -> &'a [Self] {
+        row
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
+        // Narrowed in vectors, then moved a unit at a time.
+        let (mut scaled, mut narrowed) = ([0.; COLUMNS], [Self::ZERO; COLUMNS]);
+        let targets = target.chunks_mut(COLUMNS * distance);
+        for (source, target) in row.chunks(COLUMNS).zip(targets) {
+            for (scaled, value) in scaled.iter_mut().zip(source) {
+                *scaled = value * scale;
+            }
+            rows::narrow(&scaled, &mut narrowed);
+            let units = narrowed[..source.len()].chunks_exact(Self::UNIT);
+            for (target, unit) in target.chunks_mut(Self::UNIT * distance).zip(units) {
+                target[..Self::UNIT].copy_from_slice(unit);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]) {
+        let (mut narrow_first, mut narrow_second) = ([Self::ZERO; COLUMNS], [Self::ZERO; COLUMNS]);
+        rows::narrow(first, &mut narrow_first);
+        if let Some(second) = second {
+            rows::narrow(second, &mut narrow_second);
+        }
+        for ((unit, first), second) in target.chunks_exact_mut(Self::UNIT).zip(narrow_first).zip(narrow_second) {
+            unit.copy_from_slice(&[first, second]);
+        }
+    }
+
+    #[inline(always)]
+    fn narrow_all<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self] {
+        let target = &mut target[..row.len()];
+        rows::narrow(row, target);
+        target
     }
 }
 

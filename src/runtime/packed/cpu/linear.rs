@@ -1,43 +1,52 @@
 //! Matrix products with weights, in f32, bf16 or 8-bit integers.
 //!
-//! Rows come in as f32 and go out as f32; in between an [`Input`] holds them in the type that the product reads, and an
-//! [`Output`] what it makes. The products are `gemmkit`'s, which has kernels for the dot-product instructions of AVX-512
-//! (`vdpbf16ps`, `vpdpbusd`) and slower ways without them.
+//! Rows come in as f32 and go out as f32; in between an [`Input`] holds them in the type that the product reads. Weights are
+//! laid out once, when they are loaded, in the panels that the inner loop of [`super::tile`] walks through.
+
+#![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
 use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor};
-use gemmkit::{MatMut, MatRef};
 use half::bf16;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::at_least;
 use super::rows::{self, vectorised};
+use super::tile::{COLUMNS, Element, Left, ROWS, Scales, Target, Terms, TileProduct};
 
 /// Rows that one task prepares or takes at a time.
 const TASK_ROWS: usize = 16;
+/// Rows that one task of a product multiplies at most: more would read a panel again from further away.
+const PRODUCT_ROWS: usize = 16 * ROWS;
+/// Panels that it multiplies them with at most.
+const PRODUCT_PANELS: usize = 8;
+/// Tasks for each thread, so that all end at about the same time.
+const TASKS_PER_THREAD: usize = 4;
 
 /// In which numbers products are computed. Sums are f32 or wider in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::runtime::packed) enum Numbers {
     F32,
-    /// Weights and rows are rounded to bf16, and so is what comes out.
+    /// Weights and rows are rounded to bf16.
     Bf16,
     /// Weights are integers with a scale per output, rows with a scale per row.
     Int8,
 }
 
-/// A linear layer: its weights with a row per output.
+/// A linear layer.
 pub(super) struct Linear {
     weights: Weights,
     bias: Option<Vec<f32>>,
     inputs: usize,
 }
 
+/// `[outputs / 32, inputs, 32]`, in the units of [`super::tile`]; rows and columns are filled up with zeros.
 enum Weights {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
-    Int8 { values: Vec<i8>, scales: Vec<f32> },
+    Int8 { panels: Vec<i8>, scales: Vec<f32>, offsets: Vec<i32> },
 }
 
 /// Rows in the type that a product reads; memory is kept from one product to the next.
@@ -46,73 +55,51 @@ pub(super) struct Input {
     rows: usize,
     f32: Vec<f32>,
     bf16: Vec<bf16>,
-    int8: Vec<i8>,
+    /// Integers with 128 added.
+    int8: Vec<u8>,
     /// Of the rows in `int8`.
     scales: Vec<f32>,
 }
 
-/// What a product made; memory is kept from one product to the next.
-#[derive(Default)]
-pub(super) struct Output {
-    f32: Vec<f32>,
-    bf16: Vec<bf16>,
-    int32: Vec<i32>,
-}
-
-/// The rows of one product, to be read as f32.
+/// What a product made, `[rows, columns]`; rows are a multiple of 32 numbers apart.
 pub(super) struct Products<'a> {
-    made: Made<'a>,
+    values: &'a [f32],
+    distance: usize,
     bias: Option<&'a [f32]>,
-    width: usize,
-}
-
-enum Made<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [bf16]),
-    Int32 { sums: &'a [i32], row_scales: &'a [f32], column_scales: &'a [f32] },
 }
 
 impl Linear {
     /// From matrices of one width, `[outputs, inputs]` each, one below the other, and their biases if they have any.
     pub fn new(parts: &[(Tensor, Option<Tensor>)], numbers: Numbers) -> Result<Self> {
         let inputs = parts[0].0.dim(1)?;
-        let bias: Result<Vec<Vec<f32>>> = parts
-            .iter()
-            .filter_map(|(_, bias)| bias.as_ref())
-            .map(|bias| bias.to_dtype(DType::F32)?.to_vec1())
-            .collect();
-        let bias = bias?.concat();
-        let mut weights = match numbers {
-            Numbers::F32 => Weights::F32(Vec::new()),
-            Numbers::Bf16 => Weights::Bf16(Vec::new()),
+        let biases = parts.iter().filter_map(|(_, bias)| bias.as_ref());
+        let bias: Vec<f32> =
+            biases.map(|bias| bias.to_dtype(DType::F32)?.to_vec1()).collect::<Result<Vec<Vec<f32>>>>()?.concat();
+        let mut rows: Vec<f32> = Vec::new();
+        for (part, _) in parts {
+            rows.extend(part.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+        }
+        let weights = match numbers {
+            Numbers::F32 => Weights::F32(in_panels(&rows, inputs)),
+            Numbers::Bf16 => {
+                let mut narrow = vec![bf16::ZERO; rows.len()];
+                let chunks = rows.par_chunks(inputs).zip(narrow.par_chunks_mut(inputs));
+                chunks.for_each(|(row, narrow)| vectorised!(rows::narrow(row, narrow)));
+                Weights::Bf16(in_panels(&narrow, inputs))
+            }
             Numbers::Int8 => {
-                // By default it leaves VNNI to larger products than a small model's.
-                gemmkit::tuning::set_i8_vnni_min_par_mnk(0);
-                Weights::Int8 { values: Vec::new(), scales: Vec::new() }
+                let mut integers = vec![0; rows.len()];
+                let chunks = rows.par_chunks(inputs).zip(integers.par_chunks_mut(inputs));
+                let quantised = chunks.map(|(row, integers)| {
+                    let scale = vectorised!(rows::quantise(row, integers, |value| value as i8));
+                    (scale, 128 * integers.iter().map(|value| i32::from(*value)).sum::<i32>())
+                });
+                let (mut scales, mut offsets): (Vec<f32>, Vec<i32>) = quantised.unzip();
+                scales.resize(scales.len().next_multiple_of(COLUMNS), 0.);
+                offsets.resize(scales.len(), 0);
+                Weights::Int8 { panels: in_panels(&integers, inputs), scales, offsets }
             }
         };
-        for (part, _) in parts {
-            let flat = part.flatten_all()?;
-            match &mut weights {
-                Weights::F32(values) => values.extend(flat.to_dtype(DType::F32)?.to_vec1::<f32>()?),
-                Weights::Bf16(values) => values.extend(flat.to_dtype(DType::BF16)?.to_vec1::<bf16>()?),
-                Weights::Int8 { values, scales } => {
-                    let wide: Vec<f32> = flat.to_dtype(DType::F32)?.to_vec1()?;
-                    let start = values.len();
-                    values.resize(start + wide.len(), 0);
-                    let rows = wide.par_chunks(inputs).zip(values[start..].par_chunks_mut(inputs));
-                    scales.extend(
-                        rows.map(|(row, integers)| {
-                            vectorised(
-                                #[inline(always)]
-                                || rows::quantise(row, integers),
-                            )
-                        })
-                        .collect::<Vec<_>>(),
-                    );
-                }
-            }
-        }
         Ok(Self { weights, bias: (!bias.is_empty()).then_some(bias), inputs })
     }
 
@@ -130,81 +117,123 @@ impl Linear {
                 });
             }
             Weights::Bf16(_) => {
-                let target = at_least(&mut input.bf16, rows * width);
+                let distance = width.next_multiple_of(bf16::UNIT);
+                let target = at_least(&mut input.bf16, rows * distance);
                 let scratch = || vec![0f32; width];
-                target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each_init(scratch, |wide, (task, target)| {
-                    for (row, target) in target.chunks_exact_mut(width).enumerate() {
-                        make(task * TASK_ROWS + row, wide);
-                        vectorised(
-                            #[inline(always)]
-                            || rows::narrow(wide, target),
-                        );
-                    }
-                });
+                target.par_chunks_mut(TASK_ROWS * distance).enumerate().for_each_init(
+                    scratch,
+                    |wide, (task, target)| {
+                        for (row, target) in target.chunks_exact_mut(distance).enumerate() {
+                            make(task * TASK_ROWS + row, wide);
+                            vectorised!(rows::narrow(wide, &mut target[..width]));
+                            target[width..].fill(bf16::ZERO);
+                        }
+                    },
+                );
             }
             Weights::Int8 { .. } => {
+                let distance = width.next_multiple_of(i8::UNIT);
                 let scales = at_least(&mut input.scales, rows);
-                let target = at_least(&mut input.int8, rows * width);
-                let tasks = target.par_chunks_mut(TASK_ROWS * width).zip(scales.par_chunks_mut(TASK_ROWS));
+                let target = at_least(&mut input.int8, rows * distance);
+                let tasks = target.par_chunks_mut(TASK_ROWS * distance).zip(scales.par_chunks_mut(TASK_ROWS));
                 let scratch = || vec![0f32; width];
                 tasks.enumerate().for_each_init(scratch, |wide, (task, (target, scales))| {
-                    for (row, (target, scale)) in target.chunks_exact_mut(width).zip(scales).enumerate() {
+                    for (row, (target, scale)) in target.chunks_exact_mut(distance).zip(scales).enumerate() {
                         make(task * TASK_ROWS + row, wide);
-                        *scale = vectorised(
-                            #[inline(always)]
-                            || rows::quantise(wide, target),
-                        );
+                        // What lies beyond the width meets weights of zero.
+                        *scale = vectorised!(rows::quantise(wide, &mut target[..width], biased));
                     }
                 });
             }
         }
     }
 
-    /// The outputs in `columns` of all rows of `input`.
-    pub fn multiply<'a>(&'a self, columns: Range<usize>, input: &'a Input, output: &'a mut Output) -> Products<'a> {
-        let (rows, inner, width) = (input.rows, self.inputs, columns.len());
-        let of_columns = columns.start * inner..columns.end * inner;
-        let parallel = gemmkit::Parallelism::Rayon(rayon::current_num_threads());
-        let made = match &self.weights {
-            Weights::F32(weights) => {
-                let target = at_least(&mut output.f32, rows * width);
-                gemmkit::gemm(
-                    1.,
-                    MatRef::from_row_major(&input.f32[..rows * inner], rows, inner),
-                    MatRef::from_col_major(&weights[of_columns], inner, width),
-                    0.,
-                    MatMut::from_row_major(target, rows, width),
-                    parallel,
-                );
-                Made::F32(target)
+    /// The outputs in `columns`, which begin at a multiple of 32, of all rows of `input`.
+    pub fn multiply<'a>(&'a self, columns: Range<usize>, input: &'a Input, output: &'a mut Vec<f32>) -> Products<'a> {
+        let distance = columns.len().next_multiple_of(COLUMNS);
+        let values = at_least(output, input.rows * distance);
+        let target = Target::new(&mut *values, input.rows, distance, distance);
+        let first = columns.start;
+        match &self.weights {
+            Weights::F32(panels) => self.run(panels, first, &input.f32, target, |_, _| Terms::Nothing),
+            Weights::Bf16(panels) => self.run(panels, first, &input.bf16, target, |_, _| Terms::Nothing),
+            Weights::Int8 { panels, scales, offsets } => {
+                self.run(panels, first, &input.int8, target, |row, column| {
+                    Terms::Scaled(Scales {
+                        rows: &input.scales[row..],
+                        columns: &scales[column..],
+                        offsets: &offsets[column..],
+                    })
+                });
             }
-            Weights::Bf16(weights) => {
-                let target = at_least(&mut output.bf16, rows * width);
-                gemmkit::gemm(
-                    bf16::ONE,
-                    MatRef::from_row_major(&input.bf16[..rows * inner], rows, inner),
-                    MatRef::from_col_major(&weights[of_columns], inner, width),
-                    bf16::ZERO,
-                    MatMut::from_row_major(target, rows, width),
-                    parallel,
-                );
-                Made::Bf16(target)
-            }
-            Weights::Int8 { values, scales } => {
-                let target = at_least(&mut output.int32, rows * width);
-                gemmkit::gemm_i8(
-                    1,
-                    MatRef::from_row_major(&input.int8[..rows * inner], rows, inner),
-                    MatRef::from_col_major(&values[of_columns], inner, width),
-                    0,
-                    MatMut::from_row_major(target, rows, width),
-                    parallel,
-                );
-                Made::Int32 { sums: target, row_scales: &input.scales[..rows], column_scales: &scales[columns.clone()] }
-            }
-        };
-        Products { made, bias: self.bias.as_ref().map(|bias| &bias[columns]), width }
+        }
+        Products { values, distance, bias: self.bias.as_ref().map(|bias| &bias[columns]) }
     }
+
+    /// Fills `target` with products of rows of `left` with the panels from output `first` on; `terms` belong to a tile's first
+    /// row and output.
+    fn run<'a, E: Element>(
+        &self,
+        panels: &'a [E],
+        first: usize,
+        left: &'a [E::Left],
+        target: Target<'a>,
+        terms: impl Fn(usize, usize) -> Terms<'a> + Sync,
+    ) {
+        assert!(first.is_multiple_of(COLUMNS), "a product begins at output {first}");
+        let depth = self.inputs.next_multiple_of(E::UNIT);
+        let (rows, panel_count) = (target.rows(), target.columns() / COLUMNS);
+        // Few rows are shared out by their panels.
+        let wanted = TASKS_PER_THREAD * rayon::current_num_threads();
+        let row_tasks = rows.div_ceil(PRODUCT_ROWS).max(1);
+        let task_rows = rows.div_ceil(row_tasks).max(1).next_multiple_of(ROWS);
+        let task_panels = (panel_count * row_tasks / wanted).clamp(1, PRODUCT_PANELS);
+        target.parts(task_rows, task_panels * COLUMNS).into_par_iter().for_each(|((row, column), part)| {
+            for ((_, inner), target) in part.parts(task_rows, COLUMNS) {
+                let output = first + column + inner;
+                Arch::new().dispatch(Run(TileProduct {
+                    depth,
+                    left: Left::Rows { values: &left[row * depth..], distance: depth },
+                    right: &panels[output * depth..][..COLUMNS * depth],
+                    target,
+                    terms: terms(row, output),
+                }));
+            }
+        });
+    }
+}
+
+struct Run<'a, E: Element>(TileProduct<'a, E>);
+
+impl<E: Element> WithSimd for Run<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        E::multiply(self.0, simd);
+    }
+}
+
+/// An integer as left sides hold it.
+#[inline(always)]
+fn biased(value: i32) -> u8 {
+    (value + 128) as u8
+}
+
+/// Rows of weights, `[outputs, inputs]`, in panels.
+fn in_panels<E: Element>(rows: &[E], inputs: usize) -> Vec<E> {
+    let depth = inputs.next_multiple_of(E::UNIT);
+    let mut panels = vec![E::default(); (rows.len() / inputs).next_multiple_of(COLUMNS) * depth];
+    let tasks = panels.par_chunks_mut(COLUMNS * depth).zip(rows.par_chunks(COLUMNS * inputs));
+    tasks.for_each(|(panel, rows)| {
+        for (column, row) in rows.chunks_exact(inputs).enumerate() {
+            let places = panel.chunks_exact_mut(COLUMNS * E::UNIT);
+            for (unit, place) in row.chunks(E::UNIT).zip(places) {
+                place[column * E::UNIT..][..unit.len()].copy_from_slice(unit);
+            }
+        }
+    });
+    panels
 }
 
 impl Input {
@@ -213,54 +242,32 @@ impl Input {
     }
 }
 
-impl Output {
-    pub fn bytes(&self) -> usize {
-        (self.f32.len() + self.int32.len()) * 4 + self.bf16.len() * 2
-    }
-}
-
 impl Products<'_> {
     /// Writes the outputs in `columns` of a row to `target`. To be called where loops are vectorised.
     #[inline(always)]
     pub fn read(&self, row: usize, columns: Range<usize>, target: &mut [f32]) {
-        let places = row * self.width + columns.start..row * self.width + columns.end;
-        match &self.made {
-            Made::F32(values) => target.copy_from_slice(&values[places]),
-            Made::Bf16(values) => rows::widen(&values[places], target),
-            Made::Int32 { sums, row_scales, column_scales } => {
-                let scales = &column_scales[columns.clone()];
-                rows::dequantise(&sums[places], row_scales[row], scales, target);
-            }
-        }
+        target.copy_from_slice(&self.values[row * self.distance..][columns.clone()]);
         if let Some(bias) = self.bias {
             rows::add(target, &bias[columns]);
         }
     }
 
-    /// The outputs in `columns` of a row, in `scratch` if they are not there as f32. As [`Self::read`].
-    #[inline(always)]
-    pub fn row<'r>(&'r self, row: usize, columns: Range<usize>, scratch: &'r mut Vec<f32>) -> &'r [f32] {
-        if let (Made::F32(values), None) = (&self.made, self.bias) {
-            return &values[row * self.width + columns.start..row * self.width + columns.end];
-        }
-        scratch.resize(columns.len(), 0.);
-        self.read(row, columns, scratch);
-        scratch
+    /// All outputs of a row, before a bias.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.distance..][..self.distance]
     }
 
-    /// Adds the product's rows to those of `target`.
-    pub fn add_to(&self, target: &mut [f32]) {
-        let width = self.width;
-        target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each_init(Vec::new, |scratch, (task, target)| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (row, target) in target.chunks_exact_mut(width).enumerate() {
-                        let made = self.row(task * TASK_ROWS + row, 0..width, scratch);
-                        rows::add(target, made);
+    /// Adds the product's rows to those of `target`, each `width` wide.
+    pub fn add_to(&self, width: usize, target: &mut [f32]) {
+        target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each(|(task, target)| {
+            vectorised!({
+                for (row, target) in target.chunks_exact_mut(width).enumerate() {
+                    rows::add(target, &self.values[(task * TASK_ROWS + row) * self.distance..][..width]);
+                    if let Some(bias) = self.bias {
+                        rows::add(target, bias);
                     }
-                },
-            );
+                }
+            });
         });
     }
 }

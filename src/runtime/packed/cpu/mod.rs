@@ -1,7 +1,7 @@
 //! The decoder's layers on a CPU: slices of f32 between matrix products in f32, bf16 or 8-bit integers.
 //!
 //! What lies between two products is one pass over the rows: the norm, the rotary turn, the gate, the change of type that
-//! the next product reads. Weights lie as they are read: query, key and value in one matrix, gate and up in another.
+//! the next product reads. Weights lie in the order in which they are read: query, key and value in one matrix, gate and up in another.
 
 #![expect(clippy::inline_always, reason = "what `vectorised` compiles per instruction set must be inlined into it")]
 
@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 pub(super) use self::attention::{Attention, Heads};
 pub(super) use self::linear::Numbers;
-use self::linear::{Input, Linear, Output, Products};
+use self::linear::{Input, Linear, Products};
 use self::rows::vectorised;
 pub(super) use self::tile::multiplies_bf16;
 use super::config::DecoderConfig;
@@ -75,7 +75,8 @@ struct Workspace {
     input: Input,
     /// The MLP's inner rows.
     gated: Input,
-    output: Output,
+    /// What a product makes.
+    output: Vec<f32>,
     /// `[rows, heads, dim]`.
     q: Vec<f32>,
     /// `[kv_heads, rows, dim]` each: a head's rows lie together, as its tiles read them.
@@ -144,10 +145,7 @@ impl CpuLayers {
         self.attend(layer, &mut x, &packed.positions, Some(&read), &packed.read_spans(count), &mut workspace);
         self.mlp(layer, &mut x, &mut workspace);
         for row in x.chunks_exact_mut(hidden) {
-            vectorised(
-                #[inline(always)]
-                || rows::rms_norm_in_place(row, &self.norm, self.shape.eps),
-            );
+            vectorised!(rows::rms_norm_in_place(row, &self.norm, self.shape.eps));
         }
         if workspace.bytes() <= KEPT_BYTES {
             *self.workspace.lock().unwrap_or_else(PoisonError::into_inner) = workspace;
@@ -203,7 +201,7 @@ impl CpuLayers {
             layer.output.prepare(x.len() / hidden, input, |row, target| {
                 target.copy_from_slice(&attended[row * query_width..][..query_width]);
             });
-            layer.output.multiply(0..hidden, input, output).add_to(x);
+            layer.output.multiply(0..hidden, input, output).add_to(hidden, x);
         }
     }
 
@@ -215,17 +213,10 @@ impl CpuLayers {
             self.prepare(&layer.gate_up, &layer.mlp_norm, x, input);
             let products = layer.gate_up.multiply(0..2 * intermediate, input, output);
             layer.down.prepare(x.len() / hidden, gated, |row, target| {
-                let mut up = Vec::new();
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        let up = products.row(row, intermediate..2 * intermediate, &mut up);
-                        products.read(row, 0..intermediate, target);
-                        rows::gate(target, up);
-                    },
-                );
+                let (gate, rest) = products.row(row).split_at(intermediate);
+                vectorised!(rows::gate(gate, rest, target));
             });
-            layer.down.multiply(0..hidden, gated, output).add_to(x);
+            layer.down.multiply(0..hidden, gated, output).add_to(hidden, x);
         }
     }
 
@@ -233,10 +224,7 @@ impl CpuLayers {
     fn prepare(&self, linear: &Linear, norm: &[f32], x: &[f32], input: &mut Input) {
         let Shape { hidden, eps, .. } = self.shape;
         linear.prepare(x.len() / hidden, input, |row, target| {
-            vectorised(
-                #[inline(always)]
-                || rows::rms_norm(&x[row * hidden..][..hidden], norm, eps, target),
-            );
+            vectorised!(rows::rms_norm(&x[row * hidden..][..hidden], norm, eps, target));
         });
     }
 
@@ -245,18 +233,15 @@ impl CpuLayers {
         let Shape { heads, dim, .. } = self.shape;
         let width = heads * dim;
         target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each(|(task, target)| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (row, target) in target.chunks_exact_mut(width).enumerate() {
-                        let row = task * TASK_ROWS + row;
-                        products.read(row, 0..width, target);
-                        for head in target.chunks_exact_mut(dim) {
-                            self.turn(head, layer.query_norm.as_deref(), positions[row]);
-                        }
+            vectorised!({
+                for (row, target) in target.chunks_exact_mut(width).enumerate() {
+                    let row = task * TASK_ROWS + row;
+                    products.read(row, 0..width, target);
+                    for head in target.chunks_exact_mut(dim) {
+                        self.turn(head, layer.query_norm.as_deref(), positions[row]);
                     }
-                },
-            );
+                }
+            });
         });
     }
 
@@ -286,18 +271,15 @@ impl CpuLayers {
             let columns = first + head * dim..first + (head + 1) * dim;
             let target = &mut target[block.start * dim..block.end * dim];
             target.par_chunks_mut(TASK_ROWS * dim).enumerate().for_each(|(task, target)| {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for (row, target) in target.chunks_exact_mut(dim).enumerate() {
-                            let row = task * TASK_ROWS + row;
-                            products.read(row, columns.clone(), target);
-                            if let Some((norm, positions)) = turned {
-                                self.turn(target, norm, positions[row]);
-                            }
+                vectorised!({
+                    for (row, target) in target.chunks_exact_mut(dim).enumerate() {
+                        let row = task * TASK_ROWS + row;
+                        products.read(row, columns.clone(), target);
+                        if let Some((norm, positions)) = turned {
+                            self.turn(target, norm, positions[row]);
                         }
-                    },
-                );
+                    }
+                });
             });
         });
     }
@@ -353,7 +335,7 @@ fn at_least<T: Copy + Default>(memory: &mut Vec<T>, length: usize) -> &mut [T] {
 
 impl Workspace {
     fn bytes(&self) -> usize {
-        let floats = [&self.q, &self.k, &self.v, &self.attended].map(Vec::len).iter().sum::<usize>() * 4;
-        floats + self.input.bytes() + self.gated.bytes() + self.output.bytes()
+        let floats = [&self.output, &self.q, &self.k, &self.v, &self.attended].map(Vec::len).iter().sum::<usize>() * 4;
+        floats + self.input.bytes() + self.gated.bytes()
     }
 }

@@ -5,14 +5,26 @@
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
 use half::bf16;
-use pulp::Arch;
 
 /// Independent sums that a loop keeps, so that the compiler may add in vector registers.
 pub(super) const LANES: usize = 16;
 
-/// Runs `work` with the best instructions of this processor, found at run time. Only what is inlined into it profits.
-pub(super) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
+/// Evaluates an expression with the best instructions of this processor, found at run time. Functions that it calls profit
+/// only if they are `#[inline(always)]`.
+macro_rules! vectorised {
+    ($work:expr) => {
+        $crate::runtime::packed::cpu::rows::dispatch(
+            #[inline(always)]
+            || $work,
+        )
+    };
+}
+pub(super) use vectorised;
+
+/// What [`vectorised`] expands to. A closure that is an `FnOnce` from the start is inlined whole; the shim that makes one of
+/// another closure would not be.
+pub(super) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
 }
 
 /// `source / sqrt(mean(source^2) + eps) * weight`.
@@ -75,11 +87,11 @@ pub(super) fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// `silu(gate) * up`, onto the gate.
+/// `silu(gate) * up`.
 #[inline(always)]
-pub(super) fn gate(gate: &mut [f32], up: &[f32]) {
-    for (gate, up) in gate.iter_mut().zip(up) {
-        *gate *= sigmoid(*gate) * up;
+pub(super) fn gate(gate: &[f32], up: &[f32], target: &mut [f32]) {
+    for ((target, gate), up) in target.iter_mut().zip(gate).zip(up) {
+        *target = gate * sigmoid(*gate) * up;
     }
 }
 
@@ -132,17 +144,10 @@ pub(super) fn narrow(source: &[f32], target: &mut [bf16]) {
     }
 }
 
-#[inline(always)]
-pub(super) fn widen(source: &[bf16], target: &mut [f32]) {
-    for (target, value) in target.iter_mut().zip(source) {
-        *target = f32::from_bits(u32::from(value.to_bits()) << 16);
-    }
-}
-
 /// The nearest multiples of a scale, which is returned: the largest magnitude over 127. NaN and infinities give a scale
 /// that is not finite, so that nothing hides them.
 #[inline(always)]
-pub(super) fn quantise(source: &[f32], target: &mut [i8]) -> f32 {
+pub(super) fn quantise<T>(source: &[f32], target: &mut [T], stored: impl Fn(i32) -> T) -> f32 {
     let mut largest = [0f32; LANES];
     let (chunks, rest) = source.as_chunks::<LANES>();
     for chunk in chunks {
@@ -155,7 +160,7 @@ pub(super) fn quantise(source: &[f32], target: &mut [i8]) -> f32 {
     let largest = rest.iter().map(|value| value.abs()).fold(across(largest, larger), larger);
     let inverse = if largest > 0. { 127. / largest } else { 0. };
     for (target, value) in target.iter_mut().zip(source) {
-        *target = round(value * inverse) as i8;
+        *target = stored(round(value * inverse));
     }
     largest / 127.
 }
@@ -165,14 +170,6 @@ pub(super) fn quantise(source: &[f32], target: &mut [i8]) -> f32 {
 fn round(x: f32) -> i32 {
     const ROUND: f32 = 12_582_912.;
     (x + ROUND).to_bits().cast_signed().wrapping_sub(ROUND.to_bits().cast_signed())
-}
-
-/// Sums of products of integers as numbers: each times its row's and its column's scale.
-#[inline(always)]
-pub(super) fn dequantise(source: &[i32], row_scale: f32, column_scales: &[f32], target: &mut [f32]) {
-    for ((target, sum), scale) in target.iter_mut().zip(source).zip(column_scales) {
-        *target = *sum as f32 * (row_scale * scale);
-    }
 }
 
 #[cfg(test)]
@@ -190,8 +187,8 @@ mod tests {
 
         #[test]
         fn a_gate_is_silu_times_up(x in -200f32..200., up in -10f32..10.) {
-            let mut row = [x];
-            gate(&mut row, &[up]);
+            let mut row = [0.];
+            gate(&[x], &[up], &mut row);
             let expected = f64::from(x) / (1. + (-f64::from(x)).exp()) * f64::from(up);
             prop_assert!((f64::from(row[0]) - expected).abs() <= expected.abs() * 1e-6 + 1e-30, "{} {expected}", row[0]);
         }
@@ -200,17 +197,14 @@ mod tests {
         fn narrowing_is_that_of_half(bits: u32) {
             let value = f32::from_bits(bits);
             let mut narrowed = [bf16::ZERO];
-            vectorised(#[inline(always)] || narrow(&[value], &mut narrowed));
+            vectorised!(narrow(&[value], &mut narrowed));
             prop_assert_eq!(narrowed[0].to_bits(), bf16::from_f32(value).to_bits());
-            let mut widened = [0f32];
-            widen(&narrowed, &mut widened);
-            prop_assert_eq!(widened[0].to_bits(), narrowed[0].to_f32().to_bits());
         }
 
         #[test]
         fn integers_are_off_by_half_a_step_at_most(values in prop::collection::vec(-1e3f32..1e3, 1..100)) {
             let mut integers = vec![0; values.len()];
-            let scale = vectorised(#[inline(always)] || quantise(&values, &mut integers));
+            let scale = vectorised!(quantise(&values, &mut integers, |value| value as i8));
             for (value, integer) in values.iter().zip(&integers) {
                 prop_assert!((f32::from(*integer) * scale - value).abs() <= scale * 0.501, "{value} {integer} {scale}");
             }
@@ -221,8 +215,8 @@ mod tests {
             let weight: Vec<f32> = (0..row.len()).map(|n| n as f32 * 0.1 - 1.).collect();
             let mean = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / row.len() as f64;
             let (mut target, mut own) = (vec![0.; row.len()], row.clone());
-            vectorised(#[inline(always)] || rms_norm(&row, &weight, 1e-6, &mut target));
-            vectorised(#[inline(always)] || rms_norm_in_place(&mut own, &weight, 1e-6));
+            vectorised!(rms_norm(&row, &weight, 1e-6, &mut target));
+            vectorised!(rms_norm_in_place(&mut own, &weight, 1e-6));
             for n in 0..row.len() {
                 let expected = f64::from(row[n]) / (mean + 1e-6).sqrt() * f64::from(weight[n]);
                 prop_assert!((f64::from(target[n]) - expected).abs() <= 1e-5 * expected.abs() + 1e-7);
@@ -237,12 +231,12 @@ mod tests {
         for value in [f32::NAN, f32::INFINITY] {
             let mut row = [1f32; 20];
             row[3] = value;
-            assert!(!quantise(&row, &mut integers).is_finite());
-            let mut gated = row;
-            gate(&mut gated, &[1.; 20]);
+            assert!(!quantise(&row, &mut integers, |value| value as i8).is_finite());
+            let mut gated = [0.; 20];
+            gate(&row, &[1.; 20], &mut gated);
             assert!(!gated[3].is_finite());
         }
-        assert!(quantise(&[0.; 20], &mut integers).abs() < f32::MIN_POSITIVE);
+        assert!(quantise(&[0.; 20], &mut integers, |value| value as i8).abs() < f32::MIN_POSITIVE);
         assert!(exp(f32::NAN).is_nan());
     }
 

@@ -1,41 +1,50 @@
-//! The inner loop of attention: a product of small tiles whose sums stay in registers.
+//! The inner loop of all products on a CPU: small tiles whose sums stay in registers.
 //!
-//! It comes in two makes: f32 on every processor, and bf16 with sums in f32 where the processor has `vdpbf16ps`, which
-//! multiplies two neighbours along the depth at once. What is multiplied at once is called a unit here.
+//! Right sides lie in panels of 32 columns, in the order in which the loop reads them. There are three makes: f32 on every processor; bf16
+//! with sums in f32, by `vdpbf16ps` where the processor has it, which multiplies two neighbours along the depth at once; and 8-bit integers
+//! with sums in 32 bits, by `vpdpbusd`, which takes four. What is multiplied at once is called a unit here. Without the instruction, the
+//! same numbers come from plain loops, slowly.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
+
+use std::marker::PhantomData;
 
 use half::bf16;
 use pulp::Simd;
 
-use super::rows;
-
 /// Columns of the right side and of the target.
 pub(super) const COLUMNS: usize = 32;
-/// Rows of the left side and of the target come in multiples of this.
+/// Rows of the left side that are multiplied at a time where registers allow it.
 pub(super) const ROWS: usize = 12;
 
-/// What is multiplied.
+/// What is multiplied: an element of the right side.
 pub(super) trait Element: Copy + Default + Send + Sync + 'static {
+    /// An element of the left side.
+    type Left: Copy + Default + Send + Sync + 'static;
     /// Elements of a unit.
     const UNIT: usize;
 
-    /// Puts the units of a row, scaled, so many units apart.
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize);
-
-    /// Neighbours along the depth as units side by side; where there is no second one, or no room for it, the first alone.
-    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]);
-
-    /// `row` as elements, in `target` if they are not what `row` holds.
-    fn narrow_all<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self];
-
-    /// Runs a product; for bf16 on a processor that multiplies it.
+    /// Runs a product with the best instructions of this processor for it.
     fn multiply<S: Simd>(product: TileProduct<'_, Self>, simd: S);
+}
 
-    /// Where a row starts in `[rows / 12, depth, 12]`; its units follow 12 units apart.
-    fn start_in_blocks(row: usize, depth: usize) -> usize {
-        row / ROWS * ROWS * depth + row % ROWS * Self::UNIT
-    }
+/// What else goes into a target, for all rows of a tile and its 32 columns.
+#[derive(Clone, Copy)]
+pub(super) enum Terms<'a> {
+    /// The product of numbers as it is.
+    Nothing,
+    /// How much is kept of each row of the target, which the product of numbers is added to.
+    Kept(&'a [f32]),
+    Scaled(Scales<'a>),
+}
+
+/// What makes numbers of sums of integers. The left side's integers are stored with 128 added.
+#[derive(Clone, Copy)]
+pub(super) struct Scales<'a> {
+    pub rows: &'a [f32],
+    pub columns: &'a [f32],
+    /// 128 times the sum of each column of the right side.
+    pub offsets: &'a [i32],
 }
 
 /// The left side of a product.
@@ -47,158 +56,224 @@ pub(super) enum Left<'a, E> {
     Blocks { values: &'a [E] },
 }
 
-/// `target [rows, 32] = kept * target + left [rows, depth] * right [depth, 32]`.
-pub(super) struct TileProduct<'a, E> {
-    pub rows: usize,
+/// Where a row starts in [`Left::Blocks`]; its units follow 12 units apart.
+pub(super) fn start_in_blocks<E: Element>(row: usize, depth: usize) -> usize {
+    row / ROWS * ROWS * depth + row % ROWS * E::UNIT
+}
+
+/// A rectangle of a matrix, borrowed for writing: rows that are so many numbers apart.
+pub(super) struct Target<'a> {
+    first: *mut f32,
+    rows: usize,
+    columns: usize,
+    distance: usize,
+    of: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is a `&mut [f32]` with gaps.
+unsafe impl Send for Target<'_> {}
+
+impl<'a> Target<'a> {
+    /// # Panics
+    /// When the values are too few, or rows would overlap.
+    #[inline(always)]
+    pub fn new(values: &'a mut [f32], rows: usize, columns: usize, distance: usize) -> Self {
+        assert!(columns <= distance && (rows == 0 || (rows - 1) * distance + columns <= values.len()));
+        Self { first: values.as_mut_ptr(), rows, columns, distance, of: PhantomData }
+    }
+
+    /// Its parts of so many rows and columns, the last ones smaller, with the place of their first number.
+    pub fn parts(self, rows: usize, columns: usize) -> Vec<((usize, usize), Self)> {
+        let mut parts = Vec::new();
+        for row in (0..self.rows).step_by(rows) {
+            for column in (0..self.columns).step_by(columns) {
+                parts.push((
+                    (row, column),
+                    Self {
+                        // SAFETY: the place is inside; parts do not overlap, and the whole is given up.
+                        first: unsafe { self.first.add(row * self.distance + column) },
+                        rows: rows.min(self.rows - row),
+                        columns: columns.min(self.columns - column),
+                        ..self
+                    },
+                ));
+            }
+        }
+        parts
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+}
+
+/// `target [rows, 32] = left [rows, depth] * right [depth, 32]`, and its terms.
+pub(super) struct TileProduct<'a, E: Element> {
     /// In elements; whole units.
     pub depth: usize,
-    pub left: Left<'a, E>,
+    pub left: Left<'a, E::Left>,
     /// `[depth, 32]`: units of the same place in 32 columns lie side by side.
     pub right: &'a [E],
-    /// Rows, so many numbers apart.
-    pub target: &'a mut [f32],
-    pub target_distance: usize,
-    /// What is kept of each row of the target; without it, the target is only written.
-    pub kept: Option<&'a [f32]>,
+    pub target: Target<'a>,
+    /// [`Terms::Scaled`] for integers and only for them.
+    pub terms: Terms<'a>,
 }
 
 impl Element for f32 {
+    type Left = Self;
     const UNIT: usize = 1;
 
     #[inline(always)]
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
-        for (target, value) in target.iter_mut().step_by(distance).zip(row) {
-            *target = value * scale;
-        }
-    }
-
-    #[inline(always)]
-    fn interleave(first: &[f32], _: Option<&[f32]>, target: &mut [Self]) {
-        target.copy_from_slice(first);
-    }
-
-    #[inline(always)]
-    fn narrow_all<'a>(row: &'a [f32], _: &'a mut [Self]) -> &'a [Self] {
-        row
-    }
-
-    #[inline(always)]
-    fn multiply<S: Simd>(mut product: TileProduct<'_, Self>, simd: S) {
-        product.check();
-        // SAFETY: just checked; 12 and 3 divide ROWS, and lanes times vectors is COLUMNS.
+    fn multiply<S: Simd>(product: TileProduct<'_, Self>, simd: S) {
+        let kept = product.check_numbers();
+        // SAFETY: just checked; lanes times vectors is COLUMNS.
         unsafe {
             // As many sums as there are vector registers, less those for a row of the right side and a unit of the left.
             match S::F32_LANES {
-                16 => product.run::<_, 12, 2>(Singles(simd)),
-                8 => product.run::<_, 3, 4>(Singles(simd)),
-                4 => product.run::<_, 3, 8>(Singles(simd)),
-                _ => product.run::<_, 1, COLUMNS>(Singles(pulp::Scalar)),
+                16 => product.run::<_, 12, 2>(Singles { simd, kept }),
+                8 => product.run::<_, 3, 4>(Singles { simd, kept }),
+                4 => product.run::<_, 3, 8>(Singles { simd, kept }),
+                _ => product.run::<_, 1, COLUMNS>(Singles { simd: pulp::Scalar, kept }),
             }
         }
     }
 }
 
 impl Element for bf16 {
+    type Left = Self;
     const UNIT: usize = 2;
 
     #[inline(always)]
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
-        // Narrowed in vectors, then moved a unit at a time.
-        let (mut scaled, mut narrowed) = ([0.; COLUMNS], [Self::ZERO; COLUMNS]);
-        let targets = target.chunks_mut(COLUMNS * distance);
-        for (source, target) in row.chunks(COLUMNS).zip(targets) {
-            for (scaled, value) in scaled.iter_mut().zip(source) {
-                *scaled = value * scale;
-            }
-            rows::narrow(&scaled, &mut narrowed);
-            let units = narrowed[..source.len()].chunks_exact(Self::UNIT);
-            for (target, unit) in target.chunks_mut(Self::UNIT * distance).zip(units) {
-                target[..Self::UNIT].copy_from_slice(unit);
-            }
+    fn multiply<S: Simd>(product: TileProduct<'_, Self>, _: S) {
+        let kept = product.check_numbers();
+        if multiplies_bf16() {
+            // SAFETY: just checked; the processor was asked; 2 * 16 is COLUMNS.
+            unsafe { fast::pairs(&product, kept) }
+        } else {
+            // SAFETY: just checked; 4 * 8 is COLUMNS.
+            unsafe { product.run::<_, 1, 4>(plain::Pairs { kept }) }
         }
     }
+}
 
-    #[inline(always)]
-    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]) {
-        let (mut narrow_first, mut narrow_second) = ([Self::ZERO; COLUMNS], [Self::ZERO; COLUMNS]);
-        rows::narrow(first, &mut narrow_first);
-        if let Some(second) = second {
-            rows::narrow(second, &mut narrow_second);
-        }
-        for ((unit, first), second) in target.chunks_exact_mut(Self::UNIT).zip(narrow_first).zip(narrow_second) {
-            unit.copy_from_slice(&[first, second]);
-        }
-    }
-
-    #[inline(always)]
-    fn narrow_all<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self] {
-        let target = &mut target[..row.len()];
-        rows::narrow(row, target);
-        target
-    }
+impl Element for i8 {
+    type Left = u8;
+    const UNIT: usize = 4;
 
     #[inline(always)]
     fn multiply<S: Simd>(product: TileProduct<'_, Self>, _: S) {
-        pairs::multiply(product);
+        let scales = product.check_integers();
+        if multiplies_i8() {
+            // SAFETY: just checked; the processor was asked; 2 * 16 is COLUMNS.
+            unsafe { fast::quads(&product, scales) }
+        } else {
+            // SAFETY: just checked; 4 * 8 is COLUMNS.
+            unsafe { product.run::<_, 1, 4>(plain::Quads { scales }) }
+        }
     }
 }
 
 impl<E: Element> TileProduct<'_, E> {
-    /// # Panics
-    /// When a matrix is shorter than its rows say, there is no multiple of [`ROWS`] of them, or the last unit is not whole.
+    /// [`Self::check`] for numbers: what is kept.
     #[inline(always)]
-    fn check(&self) {
-        assert!(self.rows.is_multiple_of(ROWS) && self.depth.is_multiple_of(E::UNIT));
-        assert!(self.kept.is_none_or(|kept| kept.len() >= self.rows));
-        assert!(match self.left {
-            Left::Rows { values, distance } => {
-                distance.is_multiple_of(E::UNIT)
-                    && (self.rows == 0 || (self.rows - 1) * distance + self.depth <= values.len())
+    fn check_numbers(&self) -> Option<*const f32> {
+        self.check();
+        match self.terms {
+            Terms::Nothing => None,
+            Terms::Kept(kept) => {
+                assert!(kept.len() >= self.target.rows);
+                Some(kept.as_ptr())
             }
-            Left::Blocks { values } => self.rows * self.depth <= values.len(),
-        });
-        assert!(self.depth * COLUMNS <= self.right.len());
-        assert!(self.rows == 0 || (self.rows - 1) * self.target_distance + COLUMNS <= self.target.len());
+            Terms::Scaled(_) => panic!("a product of numbers has no scales"),
+        }
     }
 
-    /// `HEIGHT` rows at a time, with their sums in `HEIGHT` times `VECTORS` registers.
+    /// [`Self::check`] for integers: their scales.
+    #[inline(always)]
+    fn check_integers(&self) -> Scales<'_> {
+        self.check();
+        let Terms::Scaled(scales) = self.terms else { panic!("a product of integers needs scales") };
+        assert!(scales.rows.len() >= self.target.rows);
+        assert!(scales.columns.len() >= COLUMNS && scales.offsets.len() >= COLUMNS);
+        scales
+    }
+
+    /// # Panics
+    /// When a matrix is shorter than its rows say, or the last unit is not whole.
+    #[inline(always)]
+    fn check(&self) {
+        let Target { rows, columns, .. } = self.target;
+        assert!(columns == COLUMNS && self.depth.is_multiple_of(E::UNIT));
+        assert!(match self.left {
+            Left::Rows { values, distance } => {
+                distance.is_multiple_of(E::UNIT) && (rows == 0 || (rows - 1) * distance + self.depth <= values.len())
+            }
+            Left::Blocks { values } => rows.next_multiple_of(ROWS) * self.depth <= values.len(),
+        });
+        assert!(self.depth * COLUMNS <= self.right.len());
+    }
+
+    /// `HEIGHT` rows at a time, with their sums in `HEIGHT` times `VECTORS` registers, then the rest in smaller steps.
     ///
     /// # Safety
-    /// [`Self::check`] has passed, `HEIGHT` divides [`ROWS`], and `VECTORS` vectors are [`COLUMNS`] wide.
+    /// [`Self::check`] has passed, and `VECTORS` vectors are [`COLUMNS`] wide.
     #[inline(always)]
-    unsafe fn run<R: Registers, const HEIGHT: usize, const VECTORS: usize>(&mut self, registers: R) {
-        for first in (0..self.rows).step_by(HEIGHT) {
-            // SAFETY: what the check has found: every row lies inside its slice.
-            unsafe {
-                let target = self.target.as_mut_ptr().add(first * self.target_distance);
-                let mut sums = [[registers.zero(); VECTORS]; HEIGHT];
-                if let Some(kept) = self.kept {
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let kept = *kept.get_unchecked(first + row);
-                        for (vector, sum) in sums.iter_mut().enumerate() {
-                            let from = target.add(row * self.target_distance + vector * COLUMNS / VECTORS);
-                            *sum = registers.scaled(from, kept);
-                        }
+    unsafe fn run<R: Registers, const HEIGHT: usize, const VECTORS: usize>(&self, registers: R) {
+        let rows = self.target.rows;
+        let mut first = 0;
+        // SAFETY: the caller's; no step goes beyond the last row.
+        unsafe {
+            while first + HEIGHT <= rows {
+                self.step::<R, HEIGHT, VECTORS>(registers, first);
+                first += HEIGHT;
+            }
+            while HEIGHT > 4 && first + 4 <= rows {
+                self.step::<R, 4, VECTORS>(registers, first);
+                first += 4;
+            }
+            while first < rows {
+                self.step::<R, 1, VECTORS>(registers, first);
+                first += 1;
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::run`]; `HEIGHT` rows from `first` on are there, and in one block where there are blocks.
+    #[inline(always)]
+    unsafe fn step<R: Registers, const HEIGHT: usize, const VECTORS: usize>(&self, registers: R, first: usize) {
+        // SAFETY: what the check has found: every row lies inside its slice.
+        unsafe {
+            let target = self.target.first.add(first * self.target.distance);
+            let place = |row: usize, vector: usize| target.add(row * self.target.distance + vector * COLUMNS / VECTORS);
+            let mut sums = [[registers.zero(); VECTORS]; HEIGHT];
+            if registers.keeps() {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (vector, sum) in sums.iter_mut().enumerate() {
+                        *sum = registers.kept(first + row, place(row, vector));
                     }
                 }
-                // One loop for each, so that distances are known where they can be.
-                match self.left {
-                    Left::Rows { values, distance } => {
-                        let left = values.as_ptr().add(first * distance).cast::<R::Unit>();
-                        let distance = distance / E::UNIT;
-                        self.sum(registers, &mut sums, |row, unit| left.add(row * distance + unit).read_unaligned());
-                    }
-                    Left::Blocks { values } => {
-                        let block = values.as_ptr().add(first / ROWS * ROWS * self.depth).cast::<R::Unit>();
-                        let left = block.add(first % ROWS);
-                        self.sum(registers, &mut sums, |row, unit| left.add(unit * ROWS + row).read_unaligned());
-                    }
+            }
+            // One loop for each, so that distances are known where they can be.
+            match self.left {
+                Left::Rows { values, distance } => {
+                    let left = values.as_ptr().add(first * distance).cast::<R::Unit>();
+                    let distance = distance / E::UNIT;
+                    self.sum(registers, &mut sums, |row, unit| left.add(row * distance + unit).read_unaligned());
                 }
-                for (row, sums) in sums.iter().enumerate() {
-                    for (vector, sum) in sums.iter().enumerate() {
-                        let to = target.add(row * self.target_distance + vector * COLUMNS / VECTORS);
-                        registers.write(*sum, to);
-                    }
+                Left::Blocks { values } => {
+                    let block = values.as_ptr().add(first / ROWS * ROWS * self.depth).cast::<R::Unit>();
+                    let left = block.add(first % ROWS);
+                    self.sum(registers, &mut sums, |row, unit| left.add(unit * ROWS + row).read_unaligned());
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (vector, sum) in sums.iter().enumerate() {
+                    registers.end(*sum, first + row, vector * COLUMNS / VECTORS, place(row, vector));
                 }
             }
         }
@@ -231,7 +306,7 @@ impl<E: Element> TileProduct<'_, E> {
     }
 }
 
-/// How a processor multiplies units. Pointers need no alignment.
+/// How a processor multiplies units. Pointers need no alignment and are those that [`TileProduct::check`] has looked at.
 trait Registers: Copy {
     type Unit: Copy;
     /// Several sums.
@@ -240,15 +315,22 @@ trait Registers: Copy {
     type Right: Copy;
 
     fn zero(self) -> Self::Sum;
-    unsafe fn scaled(self, from: *const f32, factor: f32) -> Self::Sum;
-    unsafe fn write(self, sum: Self::Sum, to: *mut f32);
+    /// Whether something of the target is kept.
+    fn keeps(self) -> bool;
+    /// What is kept of a row, if anything is.
+    unsafe fn kept(self, row: usize, from: *const f32) -> Self::Sum;
     unsafe fn read(self, from: *const Self::Unit) -> Self::Right;
     fn add_product(self, sum: Self::Sum, left: Self::Unit, right: Self::Right) -> Self::Sum;
+    /// Writes the sums of a row, from a column on.
+    unsafe fn end(self, sum: Self::Sum, row: usize, column: usize, to: *mut f32);
 }
 
 /// Numbers in f32, one at a time.
 #[derive(Clone, Copy)]
-struct Singles<S>(S);
+struct Singles<S> {
+    simd: S,
+    kept: Option<*const f32>,
+}
 
 impl<S: Simd> Registers for Singles<S> {
     type Unit = f32;
@@ -257,20 +339,20 @@ impl<S: Simd> Registers for Singles<S> {
 
     #[inline(always)]
     fn zero(self) -> S::f32s {
-        self.0.splat_f32s(0.)
+        self.simd.splat_f32s(0.)
     }
 
     #[inline(always)]
-    unsafe fn scaled(self, from: *const f32, factor: f32) -> S::f32s {
-        // SAFETY: the caller's.
-        let sum = unsafe { from.cast::<S::f32s>().read_unaligned() };
-        self.0.mul_f32s(sum, self.0.splat_f32s(factor))
+    fn keeps(self) -> bool {
+        self.kept.is_some()
     }
 
     #[inline(always)]
-    unsafe fn write(self, sum: S::f32s, to: *mut f32) {
+    unsafe fn kept(self, row: usize, from: *const f32) -> S::f32s {
+        let Some(kept) = self.kept else { return self.zero() };
         // SAFETY: the caller's.
-        unsafe { to.cast::<S::f32s>().write_unaligned(sum) }
+        let (factor, sum) = unsafe { (*kept.add(row), from.cast::<S::f32s>().read_unaligned()) };
+        self.simd.mul_f32s(sum, self.simd.splat_f32s(factor))
     }
 
     #[inline(always)]
@@ -281,48 +363,174 @@ impl<S: Simd> Registers for Singles<S> {
 
     #[inline(always)]
     fn add_product(self, sum: S::f32s, left: f32, right: S::f32s) -> S::f32s {
-        self.0.mul_add_e_f32s(self.0.splat_f32s(left), right, sum)
+        self.simd.mul_add_e_f32s(self.simd.splat_f32s(left), right, sum)
+    }
+
+    #[inline(always)]
+    unsafe fn end(self, sum: S::f32s, _: usize, _: usize, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<S::f32s>().write_unaligned(sum) }
     }
 }
 
 /// Whether this processor has instructions for products of bf16.
 pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
-    pairs::are_fast()
+    fast::has_pairs()
 }
 
+/// Whether this processor has instructions for products of 8-bit integers, in vectors of 512 bits.
+fn multiplies_i8() -> bool {
+    fast::has_quads()
+}
+
+/// Eight sums at a time in plain loops, for processors without the instructions of [`fast`].
+mod plain {
+    use half::bf16;
+
+    use super::{Registers, Scales};
+
+    #[derive(Clone, Copy)]
+    pub(super) struct Pairs {
+        pub kept: Option<*const f32>,
+    }
+
+    impl Registers for Pairs {
+        type Unit = [bf16; 2];
+        type Sum = [f32; 8];
+        type Right = [[bf16; 2]; 8];
+
+        #[inline(always)]
+        fn zero(self) -> [f32; 8] {
+            [0.; 8]
+        }
+
+        #[inline(always)]
+        fn keeps(self) -> bool {
+            self.kept.is_some()
+        }
+
+        #[inline(always)]
+        unsafe fn kept(self, row: usize, from: *const f32) -> [f32; 8] {
+            let Some(kept) = self.kept else { return self.zero() };
+            // SAFETY: the caller's.
+            unsafe { from.cast::<[f32; 8]>().read_unaligned().map(|value| value * *kept.add(row)) }
+        }
+
+        #[inline(always)]
+        unsafe fn read(self, from: *const [bf16; 2]) -> [[bf16; 2]; 8] {
+            // SAFETY: the caller's.
+            unsafe { from.cast::<[[bf16; 2]; 8]>().read_unaligned() }
+        }
+
+        #[inline(always)]
+        fn add_product(self, mut sum: [f32; 8], left: [bf16; 2], right: [[bf16; 2]; 8]) -> [f32; 8] {
+            // A bf16 is the upper half of an f32.
+            let widen = |value: bf16| f32::from_bits(u32::from(value.to_bits()) << 16);
+            for (sum, right) in sum.iter_mut().zip(right) {
+                *sum += widen(left[0]) * widen(right[0]) + widen(left[1]) * widen(right[1]);
+            }
+            sum
+        }
+
+        #[inline(always)]
+        unsafe fn end(self, sum: [f32; 8], _: usize, _: usize, to: *mut f32) {
+            // SAFETY: the caller's.
+            unsafe { to.cast::<[f32; 8]>().write_unaligned(sum) }
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub(super) struct Quads<'a> {
+        pub scales: Scales<'a>,
+    }
+
+    impl Registers for Quads<'_> {
+        type Unit = [u8; 4];
+        type Sum = [i32; 8];
+        type Right = [[i8; 4]; 8];
+
+        #[inline(always)]
+        fn zero(self) -> [i32; 8] {
+            [0; 8]
+        }
+
+        #[inline(always)]
+        fn keeps(self) -> bool {
+            false
+        }
+
+        #[inline(always)]
+        unsafe fn kept(self, _: usize, _: *const f32) -> [i32; 8] {
+            self.zero()
+        }
+
+        #[inline(always)]
+        unsafe fn read(self, from: *const [u8; 4]) -> [[i8; 4]; 8] {
+            // SAFETY: the caller's.
+            unsafe { from.cast::<[[i8; 4]; 8]>().read_unaligned() }
+        }
+
+        #[inline(always)]
+        fn add_product(self, mut sum: [i32; 8], left: [u8; 4], right: [[i8; 4]; 8]) -> [i32; 8] {
+            for (sum, right) in sum.iter_mut().zip(right) {
+                *sum += left.iter().zip(right).map(|(left, right)| i32::from(*left) * i32::from(right)).sum::<i32>();
+            }
+            sum
+        }
+
+        #[inline(always)]
+        unsafe fn end(self, sum: [i32; 8], row: usize, column: usize, to: *mut f32) {
+            let Scales { rows, columns, offsets } = self.scales;
+            let made =
+                std::array::from_fn(|n| (sum[n] - offsets[column + n]) as f32 * (rows[row] * columns[column + n]));
+            // SAFETY: the caller's.
+            unsafe { to.cast::<[f32; 8]>().write_unaligned(made) }
+        }
+    }
+}
+
+/// The instructions of AVX-512 for products of small numbers.
 #[cfg(target_arch = "x86_64")]
-mod pairs {
+mod fast {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
-        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512, __m512bh, __m512i, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_loadu_ps,
+        _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+        _mm512_storeu_ps, _mm512_sub_epi32,
     };
 
     use half::bf16;
 
-    use super::{Registers, TileProduct};
+    use super::{Registers, Scales, TileProduct};
 
-    pub(super) fn are_fast() -> bool {
+    pub(super) fn has_pairs() -> bool {
         std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512f")
     }
 
-    /// # Panics
-    /// On a processor that does not multiply bf16, and as [`TileProduct::check`].
-    pub(super) fn multiply(mut product: TileProduct<'_, bf16>) {
-        assert!(are_fast());
-        product.check();
-        // SAFETY: the processor was just asked; the product was just checked, 12 divides ROWS and 2 * 16 is COLUMNS.
-        unsafe { run(&mut product) }
+    pub(super) fn has_quads() -> bool {
+        std::arch::is_x86_feature_detected!("avx512vnni") && std::arch::is_x86_feature_detected!("avx512f")
     }
 
+    /// # Safety
+    /// The processor [has them](has_pairs), and the product was checked.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn run(product: &mut TileProduct<'_, bf16>) {
+    pub(super) unsafe fn pairs(product: &TileProduct<'_, bf16>, kept: Option<*const f32>) {
         // SAFETY: the caller's.
-        unsafe { product.run::<_, 12, 2>(Pairs) }
+        unsafe { product.run::<_, 12, 2>(Pairs { kept }) }
     }
 
-    /// Two numbers in bf16 at a time. Only to be used where AVX512-BF16 is.
+    /// # Safety
+    /// The processor [has them](has_quads), and the product was checked.
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(super) unsafe fn quads(product: &TileProduct<'_, i8>, scales: Scales<'_>) {
+        // SAFETY: the caller's.
+        unsafe { product.run::<_, 12, 2>(Quads { scales }) }
+    }
+
+    /// Two numbers in bf16 at a time. Only to be used where the processor has the instruction.
     #[derive(Clone, Copy)]
-    struct Pairs;
+    struct Pairs {
+        kept: Option<*const f32>,
+    }
 
     impl Registers for Pairs {
         type Unit = i32;
@@ -336,15 +544,15 @@ mod pairs {
         }
 
         #[inline(always)]
-        unsafe fn scaled(self, from: *const f32, factor: f32) -> __m512 {
-            // SAFETY: the caller's, and as above.
-            unsafe { _mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(factor)) }
+        fn keeps(self) -> bool {
+            self.kept.is_some()
         }
 
         #[inline(always)]
-        unsafe fn write(self, sum: __m512, to: *mut f32) {
+        unsafe fn kept(self, row: usize, from: *const f32) -> __m512 {
+            let Some(kept) = self.kept else { return self.zero() };
             // SAFETY: the caller's, and as above.
-            unsafe { _mm512_storeu_ps(to, sum) }
+            unsafe { _mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(*kept.add(row))) }
         }
 
         #[inline(always)]
@@ -361,21 +569,87 @@ mod pairs {
                 _mm512_dpbf16_ps(sum, left, right)
             }
         }
+
+        #[inline(always)]
+        unsafe fn end(self, sum: __m512, _: usize, _: usize, to: *mut f32) {
+            // SAFETY: the caller's, and as above.
+            unsafe { _mm512_storeu_ps(to, sum) }
+        }
+    }
+
+    /// Four 8-bit integers at a time. Only to be used where the processor has the instruction.
+    #[derive(Clone, Copy)]
+    struct Quads<'a> {
+        scales: Scales<'a>,
+    }
+
+    impl Registers for Quads<'_> {
+        type Unit = i32;
+        type Sum = __m512i;
+        type Right = __m512i;
+
+        #[inline(always)]
+        fn zero(self) -> __m512i {
+            // SAFETY: the processor has it, or nobody holds a `Quads`.
+            unsafe { _mm512_setzero_si512() }
+        }
+
+        #[inline(always)]
+        fn keeps(self) -> bool {
+            false
+        }
+
+        #[inline(always)]
+        unsafe fn kept(self, _: usize, _: *const f32) -> __m512i {
+            self.zero()
+        }
+
+        #[inline(always)]
+        unsafe fn read(self, from: *const i32) -> __m512i {
+            // SAFETY: the caller's, and as above.
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        }
+
+        #[inline(always)]
+        fn add_product(self, sum: __m512i, left: i32, right: __m512i) -> __m512i {
+            // SAFETY: as above.
+            unsafe { _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(left), right) }
+        }
+
+        #[inline(always)]
+        unsafe fn end(self, sum: __m512i, row: usize, column: usize, to: *mut f32) {
+            let Scales { rows, columns, offsets } = self.scales;
+            // SAFETY: the caller's, and as above.
+            unsafe {
+                let offsets = _mm512_loadu_si512(offsets.as_ptr().add(column).cast());
+                let columns = _mm512_loadu_ps(columns.as_ptr().add(column));
+                let scales = _mm512_mul_ps(columns, _mm512_set1_ps(*rows.as_ptr().add(row)));
+                _mm512_storeu_ps(to, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets)), scales));
+            }
+        }
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-mod pairs {
+mod fast {
     use half::bf16;
 
-    use super::TileProduct;
+    use super::{Scales, TileProduct};
 
-    pub(super) fn are_fast() -> bool {
+    pub(super) fn has_pairs() -> bool {
         false
     }
 
-    pub(super) fn multiply(_: TileProduct<'_, bf16>) {
-        unreachable!("bf16 is multiplied only where `are_fast` says so");
+    pub(super) fn has_quads() -> bool {
+        false
+    }
+
+    pub(super) unsafe fn pairs(_: &TileProduct<'_, bf16>, _: Option<*const f32>) {
+        unreachable!("only where `has_pairs` says so");
+    }
+
+    pub(super) unsafe fn quads(_: &TileProduct<'_, i8>, _: Scales<'_>) {
+        unreachable!("only where `has_quads` says so");
     }
 }
 
@@ -395,64 +669,87 @@ mod tests {
         }
     }
 
-    /// From and to f32.
-    type Conversions<E> = (fn(f32) -> E, fn(E) -> f32);
+    /// A number between -1 and 1.
+    fn value(seed: u32, n: usize) -> f32 {
+        ((n as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 16) as f32 / 32768. - 1.
+    }
 
-    /// Both ways of holding the left side against the definition; `scalar` keeps away from vectors.
-    fn check<E: Element>(
-        blocks: usize,
+    /// From f32, and to f64.
+    type Conversions<T> = (fn(f32) -> T, fn(T) -> f64);
+
+    /// Matrices of some seed, in all their layouts.
+    struct Case<E: Element> {
+        rows: usize,
         depth: usize,
-        gap: usize,
-        keeps: bool,
-        seed: u32,
-        scalar: bool,
-        (narrow, widen): Conversions<E>,
-    ) {
-        let (rows, depth, gap) = (blocks * ROWS, depth * E::UNIT, gap * E::UNIT);
-        let value = |n: usize| ((n as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 16) as f32 / 32768. - 1.;
-        let (distance, target_distance) = (depth + gap, COLUMNS + gap);
-        let left = |row: usize, place: usize| narrow(value(row * 131 + place));
-        let right = |place: usize, column: usize| narrow(value(place * 137 + column + 7));
-        let (mut as_rows, mut as_blocks) = (vec![E::default(); rows * distance], vec![E::default(); rows * depth]);
-        let mut panel = vec![E::default(); depth * COLUMNS];
-        for place in 0..depth {
-            for row in 0..rows {
-                as_rows[row * distance + place] = left(row, place);
-                let in_blocks = E::start_in_blocks(row, depth) + place / E::UNIT * ROWS * E::UNIT + place % E::UNIT;
-                as_blocks[in_blocks] = left(row, place);
+        distance: usize,
+        target_distance: usize,
+        as_rows: Vec<E::Left>,
+        as_blocks: Vec<E::Left>,
+        panel: Vec<E>,
+        /// `[rows, 32]`.
+        exact: Vec<f64>,
+    }
+
+    impl<E: Element> Case<E> {
+        fn new(
+            (rows, units, gap): (usize, usize, usize),
+            seed: u32,
+            (left, left_exact): Conversions<E::Left>,
+            (right, right_exact): Conversions<E>,
+        ) -> Self {
+            let (depth, gap) = (units * E::UNIT, gap * E::UNIT);
+            let (distance, target_distance) = (depth + gap, COLUMNS + gap);
+            let left_at = |row: usize, place: usize| left(value(seed, row * 131 + place));
+            let right_at = |place: usize, column: usize| right(value(seed, place * 137 + column + 7));
+            let mut as_rows = vec![E::Left::default(); rows * distance];
+            let mut as_blocks = vec![E::Left::default(); rows.next_multiple_of(ROWS) * depth];
+            let mut panel = vec![E::default(); depth * COLUMNS];
+            for place in 0..depth {
+                for row in 0..rows {
+                    as_rows[row * distance + place] = left_at(row, place);
+                    let in_blocks = start_in_blocks::<E>(row, depth) + place / E::UNIT * ROWS * E::UNIT;
+                    as_blocks[in_blocks + place % E::UNIT] = left_at(row, place);
+                }
+                for column in 0..COLUMNS {
+                    panel[(place / E::UNIT * COLUMNS + column) * E::UNIT + place % E::UNIT] = right_at(place, column);
+                }
             }
-            for column in 0..COLUMNS {
-                panel[(place / E::UNIT * COLUMNS + column) * E::UNIT + place % E::UNIT] = right(place, column);
-            }
+            let exact = (0..rows * COLUMNS).map(|n| {
+                let (row, column) = (n / COLUMNS, n % COLUMNS);
+                let term = |place| left_exact(left_at(row, place)) * right_exact(right_at(place, column));
+                (0..depth).map(term).sum()
+            });
+            let exact = exact.collect();
+            Self { rows, depth, distance, target_distance, as_rows, as_blocks, panel, exact }
         }
-        let before: Vec<f32> = (0..rows * target_distance).map(|n| value(n + 13)).collect();
-        let kept: Vec<f32> = (0..rows).map(|n| value(n + 19)).collect();
-        for left_side in [Left::Rows { values: &as_rows, distance }, Left::Blocks { values: &as_blocks }] {
-            let mut target = before.clone();
-            let product = TileProduct {
-                rows,
-                depth,
-                left: left_side,
-                right: &panel,
-                target: &mut target,
-                target_distance,
-                kept: keeps.then_some(kept.as_slice()),
-            };
-            if scalar {
-                E::multiply(product, Scalar::new());
-            } else {
-                Arch::new().dispatch(product);
-            }
-            for (row, kept) in kept.iter().enumerate() {
-                for column in 0..target_distance {
-                    let place = row * target_distance + column;
-                    let mut expected = f64::from(before[place]);
-                    if column < COLUMNS {
-                        expected *= if keeps { f64::from(*kept) } else { 0. };
-                        let product = |k| f64::from(widen(left(row, k))) * f64::from(widen(right(k, column)));
-                        expected += (0..depth).map(product).sum::<f64>();
-                    }
-                    assert!((f64::from(target[place]) - expected).abs() < 1e-4, "{row} {column}");
+
+        /// Runs it both ways of holding the left side. Between rows nothing may be written.
+        fn check(&self, terms: Terms<'_>, expected: impl Fn(usize, usize, f64, f64) -> f64, scalar: bool) {
+            let before: Vec<f32> = (0..self.rows * self.target_distance).map(|n| value(13, n)).collect();
+            let blocks = Left::Blocks { values: &self.as_blocks };
+            for left in [Left::Rows { values: &self.as_rows, distance: self.distance }, blocks] {
+                let mut target = before.clone();
+                let product = TileProduct {
+                    depth: self.depth,
+                    left,
+                    right: &self.panel,
+                    target: Target::new(&mut target, self.rows, COLUMNS, self.target_distance),
+                    terms,
+                };
+                if scalar {
+                    E::multiply(product, Scalar::new());
+                } else {
+                    Arch::new().dispatch(product);
+                }
+                for (place, (made, before)) in target.iter().zip(&before).enumerate() {
+                    let (row, column) = (place / self.target_distance, place % self.target_distance);
+                    let before = f64::from(*before);
+                    let expected = if column < COLUMNS {
+                        expected(row, column, before, self.exact[row * COLUMNS + column])
+                    } else {
+                        before
+                    };
+                    assert!((f64::from(*made) - expected).abs() < 1e-4, "{row} {column}: {made} {expected}");
                 }
             }
         }
@@ -460,14 +757,90 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_way_is_the_definition(
-            blocks in 0usize..4, depth in 0usize..70, gap in 0usize..5, keeps: bool, seed in 0u32..1000,
+        fn every_way_of_multiplying_numbers_is_the_definition(
+            rows in 0usize..40, units in 0usize..70, gap in 0usize..5, keeps: bool, seed in 0u32..1000,
         ) {
-            check::<f32>(blocks, depth, gap, keeps, seed, true, (|value| value, |value| value));
-            check::<f32>(blocks, depth, gap, keeps, seed, false, (|value| value, |value| value));
-            if multiplies_bf16() {
-                check::<bf16>(blocks, depth, gap, keeps, seed, false, (bf16::from_f32, bf16::to_f32));
+            let kept: Vec<f32> = (0..rows).map(|n| value(seed, n + 19)).collect();
+            let expected = |row: usize, _: usize, before: f64, exact: f64| {
+                exact + if keeps { before * f64::from(kept[row]) } else { 0. }
+            };
+            let terms = if keeps { Terms::Kept(&kept) } else { Terms::Nothing };
+            let whole: Conversions<f32> = (|value| value, f64::from);
+            let case = Case::<f32>::new((rows, units, gap), seed, whole, whole);
+            case.check(terms, expected, true);
+            case.check(terms, expected, false);
+            let half: Conversions<bf16> = (bf16::from_f32, bf16::to_f64);
+            let case = Case::<bf16>::new((rows, units, gap), seed, half, half);
+            case.check(terms, expected, false);
+            let mut made = vec![0f32; rows * COLUMNS];
+            let product = TileProduct::<bf16> {
+                depth: case.depth,
+                left: Left::Rows { values: &case.as_rows, distance: case.distance },
+                right: &case.panel,
+                target: Target::new(&mut made, rows, COLUMNS, COLUMNS),
+                terms: Terms::Nothing,
+            };
+            // SAFETY: the case is whole; 4 * 8 is COLUMNS.
+            unsafe { product.run::<_, 1, 4>(plain::Pairs { kept: None }) };
+            for (made, exact) in made.iter().zip(&case.exact) {
+                prop_assert!((f64::from(*made) - exact).abs() < 1e-4);
             }
+        }
+
+        #[test]
+        fn every_way_of_multiplying_integers_is_the_definition(
+            rows in 0usize..40, units in 0usize..70, gap in 0usize..5, seed in 0u32..1000,
+        ) {
+            let left: Conversions<u8> = (|value| (value * 127. + 128.) as u8, |stored| f64::from(stored) - 128.);
+            let right: Conversions<i8> = (|value| (value * 127.) as i8, f64::from);
+            let case = Case::<i8>::new((rows, units, gap), seed, left, right);
+            // Scales that keep the numbers near 1.
+            let row_scales: Vec<f32> = (0..rows).map(|n| value(seed, n + 19) / 127.).collect();
+            let columns: [f32; COLUMNS] = std::array::from_fn(|n| value(seed, n + 23) / 127.);
+            let offsets: [i32; COLUMNS] = std::array::from_fn(|column| {
+                let of_column = case.panel.chunks(4).skip(column).step_by(COLUMNS).flatten();
+                of_column.map(|element| 128 * i32::from(*element)).sum()
+            });
+            let expected = |row: usize, column: usize, _: f64, exact: f64| {
+                exact * f64::from(row_scales[row]) * f64::from(columns[column])
+            };
+            let scales = Scales { rows: &row_scales, columns: &columns, offsets: &offsets };
+            case.check(Terms::Scaled(scales), expected, false);
+            let mut made = vec![0f32; rows * COLUMNS];
+            let product = TileProduct::<i8> {
+                depth: case.depth,
+                left: Left::Rows { values: &case.as_rows, distance: case.distance },
+                right: &case.panel,
+                target: Target::new(&mut made, rows, COLUMNS, COLUMNS),
+                terms: Terms::Scaled(scales),
+            };
+            // SAFETY: the case is whole; 4 * 8 is COLUMNS.
+            unsafe { product.run::<_, 1, 4>(plain::Quads { scales }) };
+            for (place, (made, exact)) in made.iter().zip(&case.exact).enumerate() {
+                let expected = expected(place / COLUMNS, place % COLUMNS, 0., *exact);
+                prop_assert!((f64::from(*made) - expected).abs() < 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_target_cover_it_once() {
+        let mut values = vec![0f32; 10 * 100];
+        for ((row, column), part) in Target::new(&mut values, 10, 96, 100).parts(4, 32) {
+            assert_eq!(part.rows(), if row == 8 { 2 } else { 4 });
+            let kept = [1.; 4];
+            let one = TileProduct::<f32> {
+                depth: 1,
+                left: Left::Rows { values: &[1.; 4], distance: 1 },
+                right: &[(column / 32 + 1) as f32; COLUMNS],
+                target: part,
+                terms: Terms::Kept(&kept),
+            };
+            Arch::new().dispatch(one);
+        }
+        for (place, value) in values.iter().enumerate() {
+            let expected = if place % 100 < 96 { place % 100 / 32 + 1 } else { 0 };
+            assert_eq!(*value as usize, expected, "{place}");
         }
     }
 }
