@@ -18,7 +18,10 @@ use super::tile::{COLUMNS, Element, Left, ROWS, Scales, Target, Terms, TileProdu
 
 /// Rows that one task prepares or takes at a time.
 const TASK_ROWS: usize = 16;
-/// Rows that one task of a product multiplies at most: more would read a panel again from further away.
+/// Bytes of the left side that one task of a product multiplies, and of the right side, about. It reads the left side for each
+/// panel, and the tasks after it read the same panels for other rows, so both should stay in a cache.
+const PRODUCT_BYTES: usize = 384 << 10;
+/// Rows that it multiplies at most.
 const PRODUCT_ROWS: usize = 16 * ROWS;
 /// Panels that it multiplies them with at most.
 const PRODUCT_PANELS: usize = 8;
@@ -185,9 +188,11 @@ impl Linear {
         let (rows, panel_count) = (target.rows(), target.columns() / COLUMNS);
         // Few rows are shared out by their panels.
         let wanted = TASKS_PER_THREAD * rayon::current_num_threads();
-        let row_tasks = rows.div_ceil(PRODUCT_ROWS).max(1);
+        let most_rows = (PRODUCT_BYTES / (depth * size_of::<E>()) / ROWS * ROWS).clamp(2 * ROWS, PRODUCT_ROWS);
+        let row_tasks = rows.div_ceil(most_rows).max(1);
         let task_rows = rows.div_ceil(row_tasks).max(1).next_multiple_of(ROWS);
-        let task_panels = (panel_count * row_tasks / wanted).clamp(1, PRODUCT_PANELS);
+        let most_panels = (PRODUCT_BYTES / (depth * COLUMNS * size_of::<E>())).clamp(1, PRODUCT_PANELS);
+        let task_panels = (panel_count * row_tasks / wanted).clamp(1, most_panels);
         target.parts(task_rows, task_panels * COLUMNS).into_par_iter().for_each(|((row, column), part)| {
             for ((_, inner), target) in part.parts(task_rows, COLUMNS) {
                 let output = first + column + inner;

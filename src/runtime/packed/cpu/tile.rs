@@ -82,11 +82,12 @@ impl<'a> Target<'a> {
         Self { first: values.as_mut_ptr(), rows, columns, distance, of: PhantomData }
     }
 
-    /// Its parts of so many rows and columns, the last ones smaller, with the place of their first number.
+    /// Its parts of so many rows and columns, the last ones smaller, with the place of their first number: those of the same
+    /// columns one after the other.
     pub fn parts(self, rows: usize, columns: usize) -> Vec<((usize, usize), Self)> {
         let mut parts = Vec::new();
-        for row in (0..self.rows).step_by(rows) {
-            for column in (0..self.columns).step_by(columns) {
+        for column in (0..self.columns).step_by(columns) {
+            for row in (0..self.rows).step_by(rows) {
                 parts.push((
                     (row, column),
                     Self {
