@@ -96,7 +96,7 @@ pub struct ForwardPass {
 }
 
 impl ForwardPass {
-    /// Tokens that are computed: the trunk once, and every branch.
+    /// Tokens that are read: the trunk once, and every branch. What is kept of earlier passes is among them.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.trunk.len() + self.branches.iter().map(Vec::len).sum::<usize>()

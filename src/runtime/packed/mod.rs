@@ -158,12 +158,15 @@ fn run(decoder: &Decoder, cache: &PrefixCache, batch: &[ForwardPass]) -> Result<
     Ok(batch.iter().zip(rows).map(|(pass, rows)| readout(&pass.probe, rows)).collect())
 }
 
-/// The numbers that each pass's probe asks for, one row per mark; and the blocks that are wanted of the batch.
+/// What is read of a pass: a row for each mark.
+type Rows = Vec<Vec<f32>>;
+
+/// The numbers that each pass's probe asks for; and the blocks that are wanted of the batch.
 fn read(
     decoder: &Decoder,
     prefixes: &Prefixes,
     batch: &[ForwardPass],
-) -> candle_core::Result<(Vec<Vec<Vec<f32>>>, Vec<Tensor>)> {
+) -> candle_core::Result<(Vec<Rows>, Vec<Tensor>)> {
     let (states, brought) = decoder.states(&Packed::new(batch, prefixes), &prefixes.held)?;
     let mut start = 0;
     let mut rows = Vec::with_capacity(batch.len());

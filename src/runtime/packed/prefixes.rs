@@ -282,7 +282,6 @@ impl Seen {
 }
 
 #[cfg(test)]
-#[expect(clippy::single_range_in_vec_init, reason = "one range is what is meant")]
 mod tests {
     use candle_core::Device;
 

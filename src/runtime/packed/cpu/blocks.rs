@@ -65,7 +65,7 @@ mod tests {
         let of = |layer: usize, first: usize| -> Vec<f32> {
             (0..heads * rows * dim).map(|place| (10_000 * layer + first + place) as f32).collect()
         };
-        let wanted = [4..4 + BLOCK];
+        let wanted = vec![4..4 + BLOCK; 1];
         let mut bringing = Blocks::new(&[], &wanted, (heads, dim));
         for layer in 0..layers {
             bringing.exchange(rows, &mut of(layer, 0), &mut of(layer, 5_000));
