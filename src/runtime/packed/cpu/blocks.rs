@@ -65,22 +65,24 @@ mod tests {
         let of = |layer: usize, first: usize| -> Vec<f32> {
             (0..heads * rows * dim).map(|place| (10_000 * layer + first + place) as f32).collect()
         };
-        let wanted = vec![4..4 + BLOCK; 1];
+        let wanted = [4..4 + BLOCK, 0..BLOCK];
         let mut bringing = Blocks::new(&[], &wanted, (heads, dim));
         for layer in 0..layers {
             bringing.exchange(rows, &mut of(layer, 0), &mut of(layer, 5_000));
         }
         let kept = bringing.into_kept();
-        let held = [kept[0].as_slice()];
+        let held: Vec<&[f32]> = kept.iter().map(Vec::as_slice).collect();
         let mut using = Blocks::new(&held, &[], (heads, dim));
-        assert_eq!(using.held_rows(), BLOCK);
+        let of_head = (1 + using.held_rows()) * dim;
+        assert_eq!(of_head, (1 + 2 * BLOCK) * dim);
         for layer in 0..layers {
-            let (mut keys, mut values) = (vec![-1.; heads * (1 + BLOCK) * dim], vec![-1.; heads * (1 + BLOCK) * dim]);
+            let (mut keys, mut values) = (vec![-1.; heads * of_head], vec![-1.; heads * of_head]);
             using.exchange(1, &mut keys, &mut values);
             for (found, brought) in [(keys, of(layer, 0)), (values, of(layer, 5_000))] {
-                for (found, brought) in found.chunks((1 + BLOCK) * dim).zip(brought.chunks(rows * dim)) {
-                    assert_eq!(found[..dim], [-1.; 3], "the batch's own row is left alone");
-                    assert_eq!(found[dim..], brought[4 * dim..]);
+                for (found, brought) in found.chunks(of_head).zip(brought.chunks(rows * dim)) {
+                    let (own, held) = found.split_at(dim);
+                    assert_eq!(own, [-1.; 3], "the batch's own row is left alone");
+                    assert_eq!(held, [&brought[4 * dim..], &brought[..BLOCK * dim]].concat());
                 }
             }
         }
