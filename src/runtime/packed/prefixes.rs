@@ -370,8 +370,8 @@ mod tests {
             run(&cache, &[pass(&[6])]);
         }
         assert_eq!(cache.statistics().evicted_blocks, 1);
-        assert_eq!(run(&cache, &[pass(&[1, 2])]), [[1]], "its end left, not what it continues");
         assert_eq!(run(&cache, &[pass(&[5]), pass(&[6])]), [[5], [6]]);
+        assert_eq!(run(&cache, &[pass(&[1, 2])]), [[1]], "its end left, not what it continues");
         assert_eq!(cache.statistics().bytes, 12);
     }
 
