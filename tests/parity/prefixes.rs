@@ -21,13 +21,16 @@ const PLENTY: u64 = 1 << 30;
 
 /// Passes that begin alike for a while, with marks behind and in what they share, and one that is joint.
 fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
-    let named = |name: &str| golden.passes.iter().find(|pass| pass.name == name).unwrap();
+    let named = |name: &str| {
+        let found = golden.passes.iter().find(|pass| pass.name == name);
+        found.unwrap_or_else(|| panic!("there is no pass `{name}`"))
+    };
     let long = named("trunk and branches, long");
     let mut parts_at_70 = long.reading_states(false);
     for token in &mut parts_at_70.trunk[70..] {
         *token = (*token + 1) % 40;
     }
-    let read_at_40 = GoldenPass { marks: [&long.marks[..], &[(0, 40), (0, 128)]].concat(), ..copy(long) };
+    let read_at_40 = GoldenPass { marks: [&long.marks[..], &[(0, 40), (0, 128)]].concat(), ..long.clone() };
     let joint = ForwardPass {
         joint_layers: JointLayers {
             count: 1,
@@ -50,21 +53,6 @@ fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
         named("causal").reading_states(false),
         named("one branch").reading_states(false),
     ]
-}
-
-fn copy(pass: &GoldenPass) -> GoldenPass {
-    GoldenPass {
-        name: pass.name.clone(),
-        trunk: pass.trunk.clone(),
-        branches: pass.branches.clone(),
-        marks: pass.marks.clone(),
-        shared: pass.shared.clone(),
-        token_ids: pass.token_ids.clone(),
-        joint: pass.joint,
-        hidden_states: Vec::new(),
-        logits: Vec::new(),
-        projected: None,
-    }
 }
 
 /// The blocks that [`passes`] may share: eight of the first trunk, four, two and three with marks or other tokens behind
