@@ -55,8 +55,8 @@ fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
     ]
 }
 
-/// The blocks that [`passes`] may share: eight of the first trunk, four, two and three with marks or other tokens behind
-/// them, three of the causal pass, none of the others.
+/// The blocks that [`passes`] may share: eight of the first two trunks, two before a mark at 40, three before a shared one at
+/// 50, three of the causal pass, which is read at 63, and none of the others.
 const SHAREABLE: [u64; 7] = [8, 8, 2, 3, 3, 0, 0];
 
 #[test]
