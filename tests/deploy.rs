@@ -42,6 +42,7 @@ fn exported() -> String {
         vocabulary: 1,
         max_positions: 1,
         projector: false,
+        prefix_cache_bytes: 0,
     };
     let telemetry = Telemetry::new("a-model", "a-family", &facts);
     let ranking = RankingFacts {

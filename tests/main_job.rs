@@ -14,7 +14,7 @@ use podium::schedule::ScheduleSettings;
 
 fn embedded() -> Arc<Reranker> {
     let checkpoint = Checkpoint::embedded();
-    let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::reference()).unwrap();
+    let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::reference()).unwrap().with_prefix_cache(1 << 26);
     let prompter = app::prompter(&checkpoint, runtime.facts(), "auto").unwrap();
     let instructions = Instructions::new(&InstructionSettings::default(), None).unwrap();
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
@@ -178,4 +178,21 @@ async fn pointwise_reads_each_document_alone() {
         let alone = reranker.rerank(request.clone()).await.unwrap();
         assert!((alone.results[0].raw_score - score).abs() < 1e-5);
     }
+}
+
+#[tokio::test]
+async fn a_query_that_comes_again_is_not_computed_again_and_scores_the_same() {
+    let reranker = embedded();
+    let slate = ten_domains().swap_remove(3);
+    let mut request = RerankRequest::new(&slate.query, slate.documents);
+    request.instruction =
+        Some("Prefer texts that name a number, a year and whoever measured it, in that order.".into());
+    let first = reranker.rerank(request.clone()).await.unwrap();
+    assert_eq!(reranker.batches().prefixes.found_tokens, 0);
+    for _ in 0..2 {
+        assert_same_scores(&reranker.rerank(request.clone()).await.unwrap(), &first);
+    }
+    let prefixes = reranker.batches().prefixes;
+    assert!(prefixes.found_tokens >= 16 && prefixes.found_tokens * 3 == prefixes.looked_up_tokens, "{prefixes:?}");
+    assert!((1..1 << 26).contains(&prefixes.bytes));
 }

@@ -29,7 +29,7 @@ pub fn load_reranker_with<R: Runtime>(
     wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
 ) -> anyhow::Result<Reranker> {
     let checkpoint = Checkpoint::open(&settings.model)?;
-    let runtime = wrap(&checkpoint, PackedRuntime::load(&checkpoint, &Arithmetic::of(&settings.model))?)?;
+    let runtime = wrap(&checkpoint, load_runtime(&checkpoint, &settings.model)?)?;
     let names = default_names(&checkpoint, &settings.model);
     assemble(names, &checkpoint, runtime, &settings.model.family, settings, DeviceGate::default())
 }
@@ -41,12 +41,17 @@ pub fn load_reranker_with<R: Runtime>(
 pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     let loader = PackedLoader { settings: settings.clone(), gates: Gates::default() };
     let checkpoint = Checkpoint::open(&settings.model)?;
-    let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::of(&settings.model))?;
+    let runtime = load_runtime(&checkpoint, &settings.model)?;
     let names = default_names(&checkpoint, &settings.model);
     each_once(&names, settings)?;
     let gate = loader.gates.of(&runtime.facts().device);
     let default = assemble(names, &checkpoint, runtime, &settings.model.family, settings, gate)?;
     Ok(ModelSet::new(default, settings.models.clone(), loader))
+}
+
+fn load_runtime(checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Result<PackedRuntime> {
+    let runtime = PackedRuntime::load(checkpoint, &Arithmetic::of(model))?;
+    Ok(runtime.with_prefix_cache(model.prefix_cache_bytes))
 }
 
 fn assemble(
@@ -109,14 +114,14 @@ struct PackedLoader {
 }
 
 impl ModelLoader for PackedLoader {
-    fn weight_bytes(&self, model: &NamedModel) -> anyhow::Result<u64> {
-        let checkpoint = Checkpoint::open(&model.model)?;
-        Ok(PackedRuntime::weight_bytes(&checkpoint, &Arithmetic::of(&model.model))?)
+    fn memory_bytes(&self, NamedModel { model, .. }: &NamedModel) -> anyhow::Result<u64> {
+        let checkpoint = Checkpoint::open(model)?;
+        Ok(PackedRuntime::weight_bytes(&checkpoint, &Arithmetic::of(model))? + model.prefix_cache_bytes)
     }
 
     fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel) -> anyhow::Result<Reranker> {
         let checkpoint = Checkpoint::open(model)?;
-        let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::of(model))?;
+        let runtime = load_runtime(&checkpoint, model)?;
         let mut names = vec![name.to_owned()];
         add(&mut names, model);
         let gate = self.gates.of(&runtime.facts().device);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::shape::Shape;
-use crate::runtime::{Checkpoint, ForwardPass, LoadError, ModelFacts, Readout, Runtime, RuntimeError};
+use crate::runtime::{
+    Checkpoint, ForwardPass, LoadError, ModelFacts, PrefixStatistics, Readout, Runtime, RuntimeError,
+};
 
 /// Floating-point operations of a pass as Podium runs it: a multiplication and an addition are two.
 ///
@@ -75,6 +77,10 @@ pub fn counted<R: Runtime>(
 impl<R: Runtime> Runtime for Counted<R> {
     fn facts(&self) -> &ModelFacts {
         self.runtime.facts()
+    }
+
+    fn prefixes(&self) -> PrefixStatistics {
+        self.runtime.prefixes()
     }
 
     async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {

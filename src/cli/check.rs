@@ -65,8 +65,8 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         let (names, load) = (status.names.join(", "), status.load.as_str());
         writeln!(
             out,
-            "{:<14}{names}: {}, load = {load}, {} bytes of weights",
-            "and", status.state, status.weight_bytes
+            "{:<14}{names}: {}, load = {load}, {} bytes of memory",
+            "and", status.state, status.memory_bytes
         )?;
     }
     writeln!(out, "\nok")?;

@@ -46,7 +46,7 @@ impl From<ModelStatus> for Model {
             names: status.names,
             state: status.state,
             load: status.load.as_str(),
-            memory_bytes: status.weight_bytes,
+            memory_bytes: status.memory_bytes,
             dtype: status.dtype,
             error: status.error,
         }

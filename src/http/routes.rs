@@ -67,7 +67,7 @@ impl Model {
             owned_by: "podium",
             kind: "rerank",
             state: status.state,
-            memory_bytes: status.weight_bytes,
+            memory_bytes: status.memory_bytes,
             max_tokens_per_doc: status.document_tokens,
         }
     }
@@ -203,7 +203,7 @@ pub async fn metrics(State(service): State<Service>) -> impl IntoResponse {
     let models = service.models();
     for status in models.statuses() {
         let name = status.names.first().map_or("", String::as_str);
-        service.telemetry().set_model_memory(name, status.weight_bytes);
+        service.telemetry().set_model_memory(name, status.memory_bytes);
     }
     let batches = models.default_model().batches();
     let text = service.telemetry().render(models.queue(), &batches, service.ready().is_ok());

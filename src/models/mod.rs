@@ -33,11 +33,11 @@ const PROFILE_MARK: char = '@';
 
 /// Knows how to load a model. Both functions may take as long as they need: they run on a blocking thread.
 pub trait ModelLoader: Send + Sync + 'static {
-    /// Bytes that the weights will take, found without loading them.
+    /// Bytes that the model will take, found without loading it: its weights, and what it may keep.
     ///
     /// # Errors
     /// A checkpoint that cannot be found or read.
-    fn weight_bytes(&self, model: &NamedModel) -> anyhow::Result<u64>;
+    fn memory_bytes(&self, model: &NamedModel) -> anyhow::Result<u64>;
 
     /// Loads the model.
     ///
@@ -232,7 +232,7 @@ impl ModelSet {
         let state = match self.try_load(&name, model).await {
             Ok(reranker) => {
                 loaded = Some(Arc::clone(&reranker));
-                let (bytes, seconds) = (reranker.facts().weight_bytes, began.elapsed().as_secs_f64());
+                let (bytes, seconds) = (reranker.facts().memory_bytes(), began.elapsed().as_secs_f64());
                 tracing::info!(model = name, family = reranker.family(), bytes, seconds, "loaded");
                 self.watch(&reranker);
                 State::Loaded(reranker)
@@ -260,7 +260,7 @@ impl ModelSet {
         let failed = |problem: String| ModelError::Failed { name: name.to_owned(), problem };
         let loader = self.inner.loader.clone().ok_or_else(|| failed("there is no loader".to_owned()))?;
         let (asked, of) = (Arc::clone(&loader), model.clone());
-        let bytes = blocking(move || asked.weight_bytes(&of)).await.map_err(failed)?;
+        let bytes = blocking(move || asked.memory_bytes(&of)).await.map_err(failed)?;
         self.reserve(name, bytes)?;
         let own = name.to_owned();
         blocking(move || loader.load(&own, &model)).await.map(Arc::new).map_err(failed)
@@ -271,7 +271,7 @@ impl ModelSet {
         let limit = self.inner.settings.max_memory_bytes;
         let mut refused = None;
         self.inner.states.send_if_modified(|states| {
-            let default = self.inner.default.facts().weight_bytes;
+            let default = self.inner.default.facts().memory_bytes();
             let room = Room { limit, used: default + states.values().map(State::bytes).sum::<u64>() };
             if !room.has(bytes) {
                 refused = Some(ModelError::NoRoom { name: name.to_owned(), bytes, used: room.used, limit });
@@ -357,7 +357,7 @@ impl ModelSet {
     /// The bytes that all loaded models take, and the limit (0: none).
     #[must_use]
     pub fn memory(&self) -> (u64, u64) {
-        let used = self.statuses().iter().map(|status| status.weight_bytes).sum();
+        let used = self.statuses().iter().map(|status| status.memory_bytes).sum();
         (used, self.inner.settings.max_memory_bytes)
     }
 

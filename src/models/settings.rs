@@ -50,7 +50,7 @@ pub struct NamedModel {
 /// The models beside the default one (`[models]` in the configuration).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelsSettings {
-    /// Bytes that the weights of all loaded models may take together; 0 is no limit.
+    /// Bytes that all loaded models may take together, weights and what they may keep; 0 is no limit.
     pub max_memory_bytes: u64,
     /// The models, by name.
     pub named: BTreeMap<String, NamedModel>,

@@ -27,12 +27,12 @@ pub(super) enum State {
 }
 
 impl State {
-    /// Bytes of weights that are taken.
+    /// Bytes that are taken.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Unloaded | Self::Failed { .. } => 0,
             Self::Loading { bytes } => *bytes,
-            Self::Loaded(reranker) | Self::Unloading(reranker) => reranker.facts().weight_bytes,
+            Self::Loaded(reranker) | Self::Unloading(reranker) => reranker.facts().memory_bytes(),
         }
     }
 
@@ -47,7 +47,7 @@ impl State {
     }
 }
 
-/// How much memory there is for weights.
+/// How much memory there is for models.
 pub(super) struct Room {
     /// All there may be; 0 is no limit.
     pub limit: u64,
@@ -85,7 +85,7 @@ pub enum ModelError {
         /// Its name.
         name: String,
     },
-    /// The weights are over the limit.
+    /// It is over the limit.
     #[error(
         "model: `{name}` takes {bytes} bytes; {used} of models.max_memory_bytes = {limit} are taken; unload another first"
     )]
@@ -127,8 +127,8 @@ pub struct ModelStatus {
     pub state: &'static str,
     /// When it is loaded.
     pub load: LoadWhen,
-    /// Bytes of weights that it takes now.
-    pub weight_bytes: u64,
+    /// Bytes that it takes now: its weights, and what it may keep.
+    pub memory_bytes: u64,
     /// The weights' type, where it is loaded.
     pub dtype: Option<String>,
     /// Tokens that are read of a document, where it is loaded.
@@ -143,7 +143,7 @@ impl ModelStatus {
             names: reranker.names().to_vec(),
             state: "loaded",
             load: LoadWhen::Start,
-            weight_bytes: reranker.facts().weight_bytes,
+            memory_bytes: reranker.facts().memory_bytes(),
             dtype: Some(reranker.facts().dtype.clone()),
             document_tokens: Some(reranker.document_tokens()),
             error: None,
@@ -164,7 +164,7 @@ impl ModelStatus {
             names: std::iter::once(name.to_owned()).chain(served).collect(),
             state: state.as_str(),
             load: model.load,
-            weight_bytes: state.bytes(),
+            memory_bytes: state.bytes(),
             dtype: reranker.map(|reranker| reranker.facts().dtype.clone()),
             document_tokens: reranker.map(|reranker| reranker.document_tokens()),
             error,

@@ -58,7 +58,7 @@ impl Door {
 struct Loader(Arc<Door>);
 
 impl ModelLoader for Loader {
-    fn weight_bytes(&self, _: &NamedModel) -> anyhow::Result<u64> {
+    fn memory_bytes(&self, _: &NamedModel) -> anyhow::Result<u64> {
         Ok(BYTES)
     }
 

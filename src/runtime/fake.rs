@@ -77,6 +77,7 @@ impl FakeRuntime {
             vocabulary: 200_000,
             max_positions: 40_960,
             projector: true,
+            prefix_cache_bytes: 0,
         })
     }
 

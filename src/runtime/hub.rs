@@ -154,6 +154,7 @@ mod tests {
             device: "cpu".into(),
             dtype: "auto".to_owned(),
             quantize: "none".to_owned(),
+            prefix_cache_bytes: 0,
             cache: folder.path().into(),
             offline: true,
         };
@@ -180,6 +181,7 @@ mod tests {
             device: "cpu".into(),
             dtype: "auto".to_owned(),
             quantize: "none".to_owned(),
+            prefix_cache_bytes: 0,
             cache: cache.path().into(),
             offline: true,
         };

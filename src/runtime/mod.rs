@@ -96,7 +96,7 @@ pub struct ForwardPass {
 }
 
 impl ForwardPass {
-    /// Tokens that are computed: the trunk once, and every branch.
+    /// Tokens that are read: the trunk once, and every branch. What is kept of earlier passes is among them.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.trunk.len() + self.branches.iter().map(Vec::len).sum::<usize>()
@@ -141,12 +141,40 @@ pub struct ModelFacts {
     pub max_positions: usize,
     /// Whether the checkpoint has a projector (late interaction).
     pub projector: bool,
+    /// Bytes that keys and values of earlier batches may take beside the weights.
+    pub prefix_cache_bytes: u64,
+}
+
+impl ModelFacts {
+    /// Bytes that the model takes for as long as it is loaded: its weights, and what it may keep.
+    #[must_use]
+    pub const fn memory_bytes(&self) -> u64 {
+        self.weight_bytes + self.prefix_cache_bytes
+    }
+}
+
+/// What keys and values of earlier batches were good for so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PrefixStatistics {
+    /// Tokens at the beginning of passes that were looked for.
+    pub looked_up_tokens: u64,
+    /// Those of them that were found, and not computed again.
+    pub found_tokens: u64,
+    /// Bytes that are kept now.
+    pub bytes: u64,
+    /// Blocks of tokens that were kept and had to leave.
+    pub evicted_blocks: u64,
 }
 
 /// Something that runs passes.
 pub trait Runtime: Send + Sync + 'static {
     /// What the model is.
     fn facts(&self) -> &ModelFacts;
+
+    /// What was reused of earlier batches; nothing where nothing is kept.
+    fn prefixes(&self) -> PrefixStatistics {
+        PrefixStatistics::default()
+    }
 
     /// Runs a batch: one readout per pass, in order. A pass's readout does not depend on the batch.
     fn forward(&self, batch: Vec<ForwardPass>) -> impl Future<Output = Result<Vec<Readout>, RuntimeError>> + Send;

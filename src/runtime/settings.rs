@@ -22,6 +22,8 @@ pub struct ModelSettings {
     pub dtype: String,
     /// What weights are quantised to when they are loaded, or `none`.
     pub quantize: String,
+    /// Bytes of keys and values that are kept of what passes begin with; 0 keeps nothing.
+    pub prefix_cache_bytes: u64,
     /// Where hub files are kept; empty is the hub's own default (`HF_HOME`).
     pub cache: PathBuf,
     /// Never ask the hub: only what the cache has.

@@ -5,6 +5,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::runtime::PrefixStatistics;
+
 const PASSES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 const TOKENS: [f64; 10] = [128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16_384.0, 32_768.0, 131_072.0];
 const SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
@@ -59,12 +61,14 @@ pub struct BatchStatistics {
     pub tokens: Distribution,
     /// How long a batch kept the device, in seconds.
     pub seconds: Distribution,
+    /// What the batches took from earlier ones.
+    pub prefixes: PrefixStatistics,
 }
 
 impl Default for BatchStatistics {
     fn default() -> Self {
         let [passes, tokens, seconds] = [&PASSES[..], &TOKENS, &SECONDS].map(Distribution::new);
-        Self { passes, tokens, seconds }
+        Self { passes, tokens, seconds, prefixes: PrefixStatistics::default() }
     }
 }
 
@@ -73,11 +77,12 @@ impl Default for BatchStatistics {
 pub(super) struct Batches(Mutex<BatchStatistics>);
 
 impl Batches {
-    pub(super) fn record(&self, passes: usize, tokens: usize, time: Duration) {
+    pub(super) fn record(&self, passes: usize, tokens: usize, time: Duration, prefixes: PrefixStatistics) {
         let mut statistics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         statistics.passes.record(passes as f64);
         statistics.tokens.record(tokens as f64);
         statistics.seconds.record(time.as_secs_f64());
+        statistics.prefixes = prefixes;
     }
 
     pub(super) fn statistics(&self) -> BatchStatistics {
@@ -93,12 +98,14 @@ mod tests {
     fn a_value_counts_for_its_bound_and_all_above() {
         let batches = Batches::default();
         for (passes, tokens) in [(1, 100), (2, 128), (3, 200_000)] {
-            batches.record(passes, tokens, Duration::from_millis(10));
+            let prefixes = PrefixStatistics { found_tokens: tokens as u64, ..PrefixStatistics::default() };
+            batches.record(passes, tokens, Duration::from_millis(10), prefixes);
         }
-        let BatchStatistics { passes, tokens, seconds } = batches.statistics();
+        let BatchStatistics { passes, tokens, seconds, prefixes } = batches.statistics();
         assert_eq!(passes.up_to().take(4).collect::<Vec<_>>(), [(1.0, 1), (2.0, 2), (4.0, 3), (8.0, 3)]);
         assert_eq!((tokens.up_to().next(), tokens.up_to().last()), (Some((128.0, 2)), Some((131_072.0, 2))));
         assert_eq!((tokens.count(), seconds.count()), (3, 3));
         assert!((tokens.sum() - 200_228.0).abs() < 1e-9 && (seconds.sum() - 0.03).abs() < 1e-9);
+        assert_eq!(prefixes.found_tokens, 200_000, "the runtime counts, and its last word holds");
     }
 }

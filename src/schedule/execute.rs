@@ -56,7 +56,7 @@ impl<R: Runtime> Executor<R> {
             let asked = Instant::now();
             let tokens = group.iter().map(|job| job.tokens).sum();
             let (started, result) = self.forward(&group).await;
-            self.shared.batches.record(group.len(), tokens, started.elapsed());
+            self.shared.batches.record(group.len(), tokens, started.elapsed(), self.runtime.prefixes());
             match result {
                 Ok(readouts) => {
                     let ended = Instant::now();

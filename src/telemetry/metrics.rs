@@ -39,6 +39,10 @@ const BUILD: &str = "podium_build_info";
 const BATCH_PASSES: &str = "podium_batch_passes";
 const BATCH_TOKENS: &str = "podium_batch_tokens";
 const BATCH_SECONDS: &str = "podium_batch_duration_seconds";
+const PREFIX_LOOKED_UP: &str = "podium_prefix_cache_looked_up_tokens_total";
+const PREFIX_FOUND: &str = "podium_prefix_cache_found_tokens_total";
+const PREFIX_BYTES: &str = "podium_prefix_cache_bytes";
+const PREFIX_EVICTED: &str = "podium_prefix_cache_evicted_blocks_total";
 const TRACE_SPANS: &str = "podium_trace_spans_total";
 const DRIFT_RELEVANCE: &str = "podium_drift_relevance";
 const DRIFT_TOP: &str = "podium_drift_top_relevance";
@@ -116,7 +120,11 @@ impl Metrics {
                 READY,
                 "1 while new requests are welcome; 0 while the server shuts down or its device fails."
             );
-            describe_gauge!(MODEL_MEMORY, Unit::Bytes, "Weights in memory, by model; 0 where it is not loaded.");
+            describe_gauge!(
+                MODEL_MEMORY,
+                Unit::Bytes,
+                "Weights and the most that the prefix cache may hold, by model; 0 where it is not loaded."
+            );
             describe_gauge!(MODEL, "Always 1; the labels say what is served.");
             describe_gauge!(BUILD, "Always 1; the labels say what was built.");
             describe_counter!(
@@ -153,7 +161,7 @@ impl Metrics {
                 ("dtype", facts.dtype.clone()),
             ];
             gauge!(MODEL, &labels).set(1.0);
-            gauge!(MODEL_MEMORY, "model" => model.to_owned()).set(facts.weight_bytes as f64);
+            gauge!(MODEL_MEMORY, "model" => model.to_owned()).set(facts.memory_bytes() as f64);
             let backends: Vec<&str> = BACKENDS.iter().filter(|(_, built)| *built).map(|(name, _)| *name).collect();
             let labels = [
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -263,6 +271,15 @@ impl Metrics {
         text.histogram(BATCH_PASSES, "Passes that went to the device at once.", &batches.passes);
         text.histogram(BATCH_TOKENS, "Tokens that went to the device at once.", &batches.tokens);
         text.histogram(BATCH_SECONDS, "How long a batch kept the device.", &batches.seconds);
+        let prefixes = &batches.prefixes;
+        for (name, help, value) in [
+            (PREFIX_LOOKED_UP, "Tokens at the beginning of passes that were looked for.", prefixes.looked_up_tokens),
+            (PREFIX_FOUND, "Those of them that were found, and not computed again.", prefixes.found_tokens),
+            (PREFIX_EVICTED, "Blocks of 16 tokens that made room for others.", prefixes.evicted_blocks),
+        ] {
+            text.counter(name, help, value as f64);
+        }
+        text.gauge(PREFIX_BYTES, "Keys and values kept of the beginning of passes.", prefixes.bytes as f64);
         process::write(&mut text);
         text.into_text()
     }
@@ -289,6 +306,7 @@ mod tests {
             vocabulary: 1,
             max_positions: 1,
             projector: false,
+            prefix_cache_bytes: 0,
             device: "cpu".to_owned(),
             dtype: "f32".to_owned(),
         };

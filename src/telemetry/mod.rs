@@ -176,7 +176,7 @@ impl Telemetry {
         }
     }
 
-    /// Bytes that the weights of a model take now. Names come from the configuration, and from nowhere else.
+    /// Bytes that a model takes now. Names come from the configuration, and from nowhere else.
     pub fn set_model_memory(&self, model: &str, bytes: u64) {
         self.metrics.set_model_memory(model, bytes);
     }

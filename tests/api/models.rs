@@ -14,7 +14,7 @@ const ADMIN: &str = "the-administrators-key";
 struct Loader(Settings);
 
 impl ModelLoader for Loader {
-    fn weight_bytes(&self, _: &NamedModel) -> anyhow::Result<u64> {
+    fn memory_bytes(&self, _: &NamedModel) -> anyhow::Result<u64> {
         Ok(1000)
     }
 

@@ -30,7 +30,7 @@ pub struct RuntimeGolden {
 }
 
 /// A pass, and what transformers reads from it.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct GoldenPass {
     pub name: String,
     pub trunk: Vec<u32>,

@@ -12,6 +12,7 @@ mod fixtures;
 mod load_errors;
 mod nano;
 mod numbers;
+mod prefixes;
 mod published;
 mod requests;
 mod runtime;

@@ -74,6 +74,10 @@ pub(in crate::cli) struct BenchArgs {
     /// Requests of each case that do not count
     #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
     warm_up: usize,
+    /// Keep what requests begin with from one to the next, as a server does: the same requests come again and again, so that
+    /// all of it is found. Without GFLOP/s
+    #[arg(long, conflicts_with = "url", help_heading = "Measuring")]
+    warm_prefixes: bool,
     /// Seeds texts and random weights
     #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
     seed: u64,
@@ -191,6 +195,10 @@ impl BenchArgs {
             }
         }
         routes
+    }
+
+    pub(super) const fn warm_prefixes(&self) -> bool {
+        self.warm_prefixes
     }
 
     pub(super) fn concurrency(&self) -> Vec<usize> {

@@ -49,7 +49,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     bar.set_message("loading the model");
     let (mut subject, tokenizer) = match endpoint {
         Some(endpoint) => (Subject::endpoint(endpoint), args.tokenizer_for_url()?),
-        None => Subject::model(settings, &args.routes(), &runtime)?,
+        None => Subject::model(settings, &args.routes(), args.warm_prefixes(), &runtime)?,
     };
     if made.is_some() {
         subject.facts.name = args.shape_name();

@@ -55,14 +55,18 @@ impl Subject {
     }
 
     /// Loads the model of the settings and, for the route that needs one, starts a server. With it comes the model's
-    /// own tokenizer.
+    /// own tokenizer. Without `warm_prefixes` every request is computed whole.
     pub(super) fn model(
         mut settings: Settings,
         routes: &[Route],
+        warm_prefixes: bool,
         runtime: &tokio::runtime::Runtime,
     ) -> anyhow::Result<(Self, Tokenizer)> {
         // A slow case is a result, not a failure.
         settings.schedule.timeout_seconds = 0;
+        if !warm_prefixes {
+            settings.model.prefix_cache_bytes = 0;
+        }
         let operations = Arc::new(AtomicU64::new(0));
         let mut tokenizer = None;
         let reranker = app::load_reranker_with(&settings, |checkpoint, runtime| {
@@ -72,7 +76,9 @@ impl Subject {
         })?;
         let reranker = Arc::new(reranker);
         let facts = SystemFacts { resident_bytes: memory::resident_bytes(), ..facts(&reranker) };
-        let mut systems = Systems { operations: Some(operations), ..Systems::default() };
+        // What is found is not computed, and would be counted.
+        let operations = (!warm_prefixes).then_some(operations);
+        let mut systems = Systems { operations, ..Systems::default() };
         let mut server = None;
         if routes.contains(&Route::Http) {
             let (address, running) = runtime.block_on(serve(settings.clone(), Arc::clone(&reranker)))?;

@@ -3,7 +3,7 @@
 //! Layers come in two makes: [`CpuLayers`], and [`DeviceLayers`] for every other device and for mistral.rs's own
 //! quantised forms.
 
-use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Storage, Tensor};
 use candle_nn::Embedding;
 use mistralrs::core::layers::{RotaryEmbedding, embedding};
 use mistralrs_quant::{ShardedSafeTensors, ShardedVarBuilder};
@@ -13,6 +13,7 @@ use super::config::DecoderConfig;
 use super::cpu::CpuLayers;
 use super::device::DeviceLayers;
 use super::layout::Packed;
+use super::prefixes::BLOCK;
 use super::weights::WeightFiles;
 use crate::runtime::LoadError;
 
@@ -153,14 +154,29 @@ impl Decoder {
         self.embeddings.embeddings().device()
     }
 
-    /// The final-normed states of the rows that are read: `[marks of all passes, hidden]`, f32.
-    pub fn states(&self, packed: &Packed) -> Result<Tensor> {
+    /// Bytes that a block of keys and values takes, over all layers.
+    pub fn block_bytes(&self) -> usize {
+        let dtype = match self.layers {
+            Layers::Cpu(_) => DType::F32,
+            Layers::Device(_) => self.embeddings.embeddings().dtype(),
+        };
+        2 * self.config.layers * self.config.kv_heads * self.config.head_dim * BLOCK * dtype.size_in_bytes()
+    }
+
+    /// The final-normed states of the rows that are read, `[marks of all passes, hidden]` in f32; and the blocks that are
+    /// to be kept. `held` are the blocks that the batch uses of those.
+    pub fn states(&self, packed: &Packed, held: &[Tensor]) -> Result<(Tensor, Vec<Tensor>)> {
         let embedded = self.embeddings.forward(&Tensor::new(packed.tokens.as_slice(), self.device())?)?;
         match &self.layers {
-            Layers::Device(layers) => layers.states(embedded, packed),
+            Layers::Device(layers) => layers.states(embedded, packed, held),
             Layers::Cpu(layers) => {
                 let rows = embedded.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-                Tensor::from_vec(layers.states(rows, packed), ((), self.config.hidden_size), &Device::Cpu)
+                let held: Vec<_> = held.iter().map(|block| block.storage_and_layout().0).collect();
+                let held: Vec<&[f32]> = held.iter().map(|block| floats(block)).collect::<Result<_>>()?;
+                let (states, kept) = layers.states(rows, packed, &held);
+                let kept = kept.into_iter().map(|block| Tensor::from_vec(block, (), &Device::Cpu));
+                let states = Tensor::from_vec(states, ((), self.config.hidden_size), &Device::Cpu)?;
+                Ok((states, kept.collect::<Result<_>>()?))
             }
         }
     }
@@ -177,5 +193,13 @@ impl Decoder {
     pub fn logits(&self, states: &Tensor, token_ids: &[u32]) -> Result<Tensor> {
         let rows = self.output.index_select(&Tensor::new(token_ids, self.device())?, 0)?.to_dtype(DType::F32)?;
         states.matmul(&rows.t()?)
+    }
+}
+
+/// A whole tensor on the CPU, as it lies.
+fn floats(storage: &Storage) -> Result<&[f32]> {
+    match storage {
+        Storage::Cpu(storage) => storage.as_slice(),
+        Storage::Cuda(_) | Storage::Metal(_) => candle_core::bail!("a block of these layers is not on the CPU"),
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use candle_core::{DType, Module, Result, Tensor};
+use candle_core::{DType, Device, Module, Result, Tensor};
 use mistralrs::core::layers::{Mlp, RmsNorm};
 use mistralrs_quant::{Comm, Id, IsqType, QuantMethod, QuantizeOntoGuard, ReplicatedLayer, ShardedVarBuilder};
 
 use super::attention;
 use super::config::DecoderConfig;
 use super::layout::{Packed, Span};
+use super::prefixes::BLOCK;
 
 pub(super) struct DeviceLayers {
     config: DecoderConfig,
@@ -50,10 +51,11 @@ impl DeviceLayers {
         Ok(Self { config: config.clone(), rotary_cos, rotary_sin, layers, norm })
     }
 
-    /// The final-normed states of the rows that are read, `[marks, hidden]` in f32, from the embeddings of all rows.
+    /// The final-normed states of the rows that are read, `[marks, hidden]` in f32, from the embeddings of all rows; and
+    /// the blocks that are to be kept. `held` are those that the batch uses.
     ///
     /// The last layer computes keys and values for all rows, everything else only where it is read.
-    pub fn states(&self, mut x: Tensor, packed: &Packed) -> Result<Tensor> {
+    pub fn states(&self, mut x: Tensor, packed: &Packed, held: &[Tensor]) -> Result<(Tensor, Vec<Tensor>)> {
         let device = x.device();
         let positions = Tensor::new(packed.positions.as_slice(), device)?;
         let cos = self.rotary_cos.index_select(&positions, 0)?;
@@ -61,22 +63,15 @@ impl DeviceLayers {
         let read = Tensor::new(packed.read_rows(), device)?;
 
         let count = self.layers.len();
-        let mut spans: Option<(usize, Vec<Span>)> = None;
-        for (number, layer) in self.layers[..count - 1].iter().enumerate() {
-            let joint = packed.joint_passes(number, count);
-            let (_, spans) = match &mut spans {
-                Some(kept) if kept.0 == joint => kept,
-                other => other.insert((joint, packed.spans(number, count))),
-            };
+        let mut blocks = Blocks::new(packed, held, device)?;
+        for (number, (layer, spans)) in self.layers.iter().zip(packed.layers(count)).enumerate() {
+            let read = (number + 1 == count).then_some(&read);
             let normed = layer.attention_norm.forward(&x)?;
-            let attended = layer.attend(&self.config, &normed, None, (&cos, &sin), spans)?;
-            x = layer.finish(&(x + attended)?)?;
+            let attended = layer.attend(&self.config, &normed, read, (&cos, &sin), &spans, &mut blocks)?;
+            let x_read = read.map_or_else(|| Ok(x.clone()), |read| x.index_select(read, 0))?;
+            x = layer.finish(&(x_read + attended)?)?;
         }
-        let layer = &self.layers[count - 1];
-        let normed = layer.attention_norm.forward(&x)?;
-        let attended = layer.attend(&self.config, &normed, Some(&read), (&cos, &sin), &packed.read_spans(count))?;
-        x = layer.finish(&(x.index_select(&read, 0)? + attended)?)?;
-        self.norm.forward(&x)?.to_dtype(DType::F32)
+        Ok((self.norm.forward(&x)?.to_dtype(DType::F32)?, blocks.into_kept()?))
     }
 }
 
@@ -107,7 +102,7 @@ impl Layer {
         })
     }
 
-    /// Attention of the rows in `read` (all, if `None`) over the keys of all rows.
+    /// Attention of the rows in `read` (all, if `None`) over the keys of all rows and of those that are kept.
     fn attend(
         &self,
         config: &DecoderConfig,
@@ -115,6 +110,7 @@ impl Layer {
         read: Option<&Tensor>,
         (cos, sin): (&Tensor, &Tensor),
         spans: &[Span],
+        blocks: &mut Blocks,
     ) -> Result<Tensor> {
         let heads = |x: Tensor, heads, norm: &Option<RmsNorm>, cos: &Tensor, sin: &Tensor| {
             let x = x.reshape(((), heads, config.head_dim))?;
@@ -126,6 +122,7 @@ impl Layer {
         };
         let k = heads(self.key.forward_autocast(normed)?, config.kv_heads, &self.key_norm, cos, sin)?;
         let v = self.value.forward_autocast(normed)?.reshape(((), config.kv_heads, config.head_dim))?;
+        let (k, v) = (blocks.exchange(k)?, blocks.exchange(v)?);
         let q = match read {
             None => heads(self.query.forward_autocast(normed)?, config.heads, &self.query_norm, cos, sin)?,
             Some(read) => {
@@ -140,6 +137,53 @@ impl Layer {
     /// The layer's second half: the gated MLP on the normed sum.
     fn finish(&self, x: &Tensor) -> Result<Tensor> {
         x + self.mlp.forward(&self.mlp_norm.forward(x)?)?
+    }
+}
+
+/// Keys and values that are kept from one batch to the next, in and out of the layers' matrices. A block is `[2 layers, BLOCK,
+/// kv_heads, head_dim]`: keys and values of each layer in turn.
+struct Blocks {
+    /// All blocks that the batch uses, end to end.
+    held: Option<Tensor>,
+    /// Rows to keep, those of all blocks end to end.
+    rows: Option<Tensor>,
+    /// Those rows of each matrix so far.
+    kept: Vec<Tensor>,
+    /// Matrices that have been here.
+    matrices: usize,
+}
+
+impl Blocks {
+    fn new(packed: &Packed, held: &[Tensor], device: &Device) -> Result<Self> {
+        let rows: Vec<u32> = packed.kept.iter().flat_map(|rows| rows.start as u32..rows.end as u32).collect();
+        Ok(Self {
+            held: (!held.is_empty()).then(|| Tensor::cat(held, 1)).transpose()?,
+            rows: (!rows.is_empty()).then(|| Tensor::new(rows, device)).transpose()?,
+            kept: Vec::new(),
+            matrices: 0,
+        })
+    }
+
+    /// Takes what is to be kept from the next matrix, and puts what is held behind its rows.
+    fn exchange(&mut self, matrix: Tensor) -> Result<Tensor> {
+        if let Some(rows) = &self.rows {
+            self.kept.push(matrix.index_select(rows, 0)?);
+        }
+        let number = self.matrices;
+        self.matrices += 1;
+        match &self.held {
+            Some(held) => Tensor::cat(&[&matrix, &held.get(number)?], 0),
+            None => Ok(matrix),
+        }
+    }
+
+    /// The blocks that are to be kept, each in memory of its own.
+    fn into_kept(self) -> Result<Vec<Tensor>> {
+        if self.kept.is_empty() {
+            return Ok(Vec::new());
+        }
+        let kept = Tensor::stack(&self.kept, 0)?;
+        (0..kept.dim(1)? / BLOCK).map(|block| kept.narrow(1, block * BLOCK, BLOCK)?.force_contiguous()).collect()
     }
 }
 

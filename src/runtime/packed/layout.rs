@@ -3,9 +3,14 @@
 //! Rows are the batch's tokens end to end: for each pass its trunk, then its branches. A [`Span`]
 //! tells the attention kernels which keys a run of queries sees, as ranges of rows, so that no mask
 //! is ever stored: the description is linear in the number of segments and marks.
+//!
+//! What is kept of earlier batches has rows of keys and values only, which stand behind those of the
+//! batch: a trunk that begins with them has rows for the rest.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::prefixes::{BLOCK, Prefixes};
 use crate::runtime::{ForwardPass, Mark, RuntimeError};
 
 /// A run of queries that see the same keys, but for the causal part.
@@ -23,7 +28,9 @@ pub(super) struct Span {
 /// One pass's place among the packed rows.
 #[derive(Debug, Clone)]
 struct PackedPass {
-    /// Rows of the trunk, then of each branch.
+    /// Key rows of what the trunk begins with and is kept.
+    prefix: Vec<Range<usize>>,
+    /// Rows of the rest of the trunk, then of each branch.
     segments: Vec<Range<usize>>,
     /// The probe's marks, as (segment, row).
     marks: Vec<(usize, usize)>,
@@ -39,42 +46,55 @@ pub(super) struct Packed {
     pub tokens: Vec<u32>,
     /// Position of each row: its distance from the start of its pass's trunk, along its own path.
     pub positions: Vec<u32>,
+    /// Rows that are kept for later batches, a block each.
+    pub kept: Vec<Range<usize>>,
     passes: Vec<PackedPass>,
 }
 
 impl Packed {
-    /// Packs `passes`, refusing what cannot be run on a model with these limits.
-    pub fn new(passes: &[ForwardPass], vocabulary: usize, max_positions: usize) -> Result<Self, RuntimeError> {
-        let rows = passes.iter().map(ForwardPass::tokens).sum();
+    /// Packs passes that can be run, with what is there already and what is to be kept of them.
+    pub fn new(passes: &[ForwardPass], prefixes: &Prefixes) -> Self {
+        let reused: usize = prefixes.found.iter().map(|blocks| blocks.len() * BLOCK).sum();
+        let rows = passes.iter().map(ForwardPass::tokens).sum::<usize>() - reused;
         let mut packed = Self {
             tokens: Vec::with_capacity(rows),
             positions: Vec::with_capacity(rows),
+            kept: Vec::new(),
             passes: Vec::with_capacity(passes.len()),
         };
-        for (place, pass) in passes.iter().enumerate() {
-            check(pass, vocabulary, max_positions)
-                .map_err(|problem| RuntimeError::InvalidPass { pass: place, problem })?;
-            packed.push(pass);
+        for (pass, found) in passes.iter().zip(&prefixes.found) {
+            packed.push(pass, joined(found.iter().map(|place| rows + place * BLOCK..rows + (place + 1) * BLOCK)));
         }
-        Ok(packed)
+        for (pass, blocks) in &prefixes.wanted {
+            let first = packed.passes[*pass].segments[0].start;
+            let found = prefixes.found[*pass].len();
+            let rows = |block: usize| first + (block - found) * BLOCK..first + (block - found + 1) * BLOCK;
+            packed.kept.extend(blocks.clone().map(rows));
+        }
+        packed
     }
 
-    fn push(&mut self, pass: &ForwardPass) {
+    fn push(&mut self, pass: &ForwardPass, prefix: Vec<Range<usize>>) {
         let mut segments = Vec::with_capacity(pass.branches.len() + 1);
-        let trunk_length = pass.trunk.len();
-        for (number, segment) in std::iter::once(&pass.trunk).chain(&pass.branches).enumerate() {
+        let (trunk_length, reused) = (pass.trunk.len(), prefix.iter().map(ExactSizeIterator::len).sum::<usize>());
+        for (number, segment) in
+            std::iter::once(&pass.trunk[reused..]).chain(pass.branches.iter().map(Vec::as_slice)).enumerate()
+        {
             let start = self.tokens.len();
             self.tokens.extend_from_slice(segment);
-            let first_position = if number == 0 { 0 } else { trunk_length };
+            let first_position = if number == 0 { reused } else { trunk_length };
             self.positions.extend((first_position..first_position + segment.len()).map(|position| position as u32));
             segments.push(start..self.tokens.len());
         }
-        let row = |mark: &Mark| segments[mark.segment].start + mark.offset;
+        let row = |mark: &Mark| match mark.segment {
+            0 => segments[0].start + mark.offset - reused,
+            branch => segments[branch].start + mark.offset,
+        };
         let mut shared: Vec<usize> = pass.joint_layers.shared.iter().map(row).collect();
         shared.sort_unstable();
         shared.dedup();
         let marks = pass.probe.marks().iter().map(|mark| (mark.segment, row(mark))).collect();
-        self.passes.push(PackedPass { segments, marks, shared, joint_layers: pass.joint_layers.count });
+        self.passes.push(PackedPass { prefix, segments, marks, shared, joint_layers: pass.joint_layers.count });
     }
 
     /// The rows that are read, pass by pass in the order of each probe.
@@ -82,14 +102,23 @@ impl Packed {
         self.passes.iter().flat_map(|pass| pass.marks.iter().map(|&(_, row)| row as u32)).collect()
     }
 
-    /// How many passes are joint in `layer` of `layers`. Layers of equal count share their spans:
-    /// a pass that is joint in one layer is joint in all above it.
-    pub fn joint_passes(&self, layer: usize, layers: usize) -> usize {
-        self.passes.iter().filter(|pass| pass.is_joint(layer, layers)).count()
+    /// The spans of each layer: over all rows, and in the last one over the rows that are read.
+    pub fn layers(&self, layers: usize) -> impl Iterator<Item = Arc<[Span]>> {
+        // A pass that is joint in one layer is joint in all above it: layers of equal count share their spans.
+        let joint_passes = move |layer| self.passes.iter().filter(|pass| pass.is_joint(layer, layers)).count();
+        let mut last: Option<(usize, Arc<[Span]>)> = None;
+        let below = (0..layers - 1).map(move |layer| {
+            let joint = joint_passes(layer);
+            match &last {
+                Some((of, spans)) if *of == joint => Arc::clone(spans),
+                _ => Arc::clone(&last.insert((joint, self.spans(layer, layers).into())).1),
+            }
+        });
+        below.chain(std::iter::once_with(move || self.read_spans(layers).into()))
     }
 
     /// Spans over all rows, for every layer but the last.
-    pub fn spans(&self, layer: usize, layers: usize) -> Vec<Span> {
+    fn spans(&self, layer: usize, layers: usize) -> Vec<Span> {
         let mut spans = Vec::new();
         for pass in &self.passes {
             let mut marks: Vec<(usize, usize)> =
@@ -114,7 +143,7 @@ impl Packed {
     }
 
     /// Spans whose queries are only the rows that are read: all that the last layer needs.
-    pub fn read_spans(&self, layers: usize) -> Vec<Span> {
+    fn read_spans(&self, layers: usize) -> Vec<Span> {
         let mut spans = Vec::new();
         for pass in &self.passes {
             let joint = pass.is_joint(layers - 1, layers);
@@ -136,12 +165,12 @@ impl PackedPass {
         !self.shared.is_empty() && layer + self.joint_layers >= layers
     }
 
-    /// A run of ordinary rows of one segment: they see the trunk and their own segment so far.
+    /// A run of ordinary rows of one segment: they see what is kept, the trunk and their own segment so far.
     fn push_run(&self, spans: &mut Vec<Span>, segment: usize, rows: Range<usize>) {
         if rows.is_empty() {
             return;
         }
-        let mut seen = Vec::new();
+        let mut seen = self.prefix.clone();
         if segment > 0 {
             seen.push(self.segments[0].clone());
         }
@@ -151,11 +180,13 @@ impl PackedPass {
         spans.push(Span { queries: rows.clone(), seen, causal: rows });
     }
 
-    /// What a mark sees: the trunk, its own segment up to itself, and in joint layers the shared rows.
+    /// What a mark sees: what is kept, the trunk, its own segment up to itself, and in joint layers the shared rows.
     fn seen_by_mark(&self, segment: usize, row: usize, joint: bool) -> Vec<Range<usize>> {
-        let trunk = self.segments[0].clone();
-        let own = self.segments[segment].start..row + 1;
-        let mut seen = if segment > 0 { vec![trunk, own] } else { vec![own] };
+        let mut seen = self.prefix.clone();
+        if segment > 0 {
+            seen.push(self.segments[0].clone());
+        }
+        seen.push(self.segments[segment].start..row + 1);
         if joint {
             let paths = seen.len();
             for &shared in &self.shared {
@@ -172,7 +203,27 @@ impl PackedPass {
     }
 }
 
-fn check(pass: &ForwardPass, vocabulary: usize, max_positions: usize) -> Result<(), String> {
+/// Ranges in their order, those that continue each other as one.
+fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
+    let mut joined: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+/// Refuses a batch with a pass that cannot be run on a model with these limits.
+pub(super) fn check(passes: &[ForwardPass], vocabulary: usize, max_positions: usize) -> Result<(), RuntimeError> {
+    passes.iter().enumerate().try_for_each(|(place, pass)| {
+        check_pass(pass, vocabulary, max_positions)
+            .map_err(|problem| RuntimeError::InvalidPass { pass: place, problem })
+    })
+}
+
+fn check_pass(pass: &ForwardPass, vocabulary: usize, max_positions: usize) -> Result<(), String> {
     if pass.trunk.is_empty() {
         return Err("its trunk is empty".into());
     }
@@ -213,7 +264,7 @@ mod tests {
 
     #[test]
     fn branches_take_their_positions_from_the_end_of_the_trunk() {
-        let packed = Packed::new(&[isolated()], 10, 10).unwrap();
+        let packed = Packed::new(&[isolated()], &Prefixes::none(1));
         assert_eq!(packed.tokens, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(packed.positions, [0, 1, 2, 3, 4, 2, 3, 2]);
         assert_eq!(packed.read_rows(), [4, 6, 7]);
@@ -221,7 +272,7 @@ mod tests {
 
     #[test]
     fn lower_layers_keep_branches_apart() {
-        let packed = Packed::new(&[isolated()], 10, 10).unwrap();
+        let packed = Packed::new(&[isolated()], &Prefixes::none(1));
         let trunk = vec![0..2];
         assert_eq!(
             packed.spans(0, 2),
@@ -236,7 +287,7 @@ mod tests {
 
     #[test]
     fn in_joint_layers_marks_see_every_shared_mark_once() {
-        let packed = Packed::new(&[isolated()], 10, 10).unwrap();
+        let packed = Packed::new(&[isolated()], &Prefixes::none(1));
         let seen: Vec<_> = packed.read_spans(2).into_iter().map(|span| span.seen).collect();
         assert_eq!(seen, [vec![0..2, 2..5, 6..7], vec![0..2, 5..7, 4..5], vec![0..2, 7..8, 4..5, 6..7]]);
         let runs: Vec<_> = packed.spans(1, 2).into_iter().map(|span| span.queries).collect();
@@ -244,11 +295,81 @@ mod tests {
     }
 
     #[test]
+    fn layers_share_their_spans_until_a_pass_becomes_joint() {
+        let packed = Packed::new(&[isolated()], &Prefixes::none(1));
+        let layers: Vec<_> = packed.layers(4).collect();
+        assert_eq!(layers.len(), 4);
+        assert!(Arc::ptr_eq(&layers[0], &layers[1]) && Arc::ptr_eq(&layers[0], &layers[2]));
+        let joint = ForwardPass { joint_layers: JointLayers { count: 2, ..isolated().joint_layers }, ..isolated() };
+        let packed = Packed::new(&[joint], &Prefixes::none(1));
+        let layers: Vec<_> = packed.layers(4).collect();
+        assert!(Arc::ptr_eq(&layers[0], &layers[1]));
+        assert_eq!(*layers[2], packed.spans(2, 4));
+        assert_ne!(layers[1], layers[2]);
+        assert_eq!(*layers[3], packed.read_spans(4));
+    }
+
+    /// A trunk of two blocks and two tokens, a branch of three.
+    fn long() -> ForwardPass {
+        ForwardPass {
+            trunk: (0..2 * BLOCK as u32 + 2).collect(),
+            branches: vec![vec![1, 2, 3]],
+            joint_layers: JointLayers::default(),
+            probe: Probe::HiddenStates { marks: vec![Mark::trunk(2 * BLOCK + 1), Mark::branch(0, 2)], project: false },
+        }
+    }
+
+    #[test]
+    fn a_beginning_that_is_kept_has_key_rows_only_behind_all_others() {
+        let found = vec![vec![0, 1], Vec::new(), vec![0, 2]];
+        let packed = Packed::new(&[long(), long(), long()], &Prefixes { found, ..Prefixes::default() });
+        let block = BLOCK as u32;
+        assert_eq!(packed.tokens.len(), 5 + (2 * BLOCK + 5) + 5);
+        assert_eq!(packed.tokens[..5], [2 * block, 2 * block + 1, 1, 2, 3]);
+        assert_eq!(packed.positions[..5], [2 * block, 2 * block + 1, 2 * block + 2, 2 * block + 3, 2 * block + 4]);
+        assert_eq!(packed.positions[5], 0);
+        let rows = packed.tokens.len();
+        let (second, third) = (5, 10 + 2 * BLOCK);
+        let both = rows..rows + 2 * BLOCK;
+        let apart = [rows..rows + BLOCK, rows + 2 * BLOCK..rows + 3 * BLOCK];
+        let second_trunk = second..second + 2 * BLOCK + 2;
+        assert_eq!(packed.read_rows()[..2], [1, 4]);
+        assert_eq!(
+            packed.spans(0, 2),
+            [
+                Span { queries: 0..2, seen: vec![both.clone()], causal: 0..2 },
+                Span { queries: 2..5, seen: vec![both.clone(), 0..2], causal: 2..5 },
+                Span { queries: second_trunk.clone(), seen: vec![], causal: second_trunk.clone() },
+                Span { queries: third - 3..third, seen: vec![second_trunk], causal: third - 3..third },
+                Span { queries: third..third + 2, seen: apart.to_vec(), causal: third..third + 2 },
+                Span {
+                    queries: third + 2..third + 5,
+                    seen: [&apart[..], &[third..third + 2]].concat(),
+                    causal: third + 2..third + 5,
+                },
+            ]
+        );
+        assert_eq!(
+            packed.read_spans(2)[..2].iter().map(|span| span.seen.clone()).collect::<Vec<_>>(),
+            [vec![both.clone(), 0..2], vec![both, 0..2, 2..5],]
+        );
+    }
+
+    #[test]
+    fn rows_that_are_to_be_kept_are_those_of_their_blocks() {
+        let prefixes =
+            Prefixes { found: vec![vec![0], vec![]], wanted: vec![(0, 1..2), (1, 0..2)], ..Prefixes::default() };
+        let packed = Packed::new(&[long(), long()], &prefixes);
+        let second = BLOCK + 5;
+        assert_eq!(packed.kept, [0..BLOCK, second..second + BLOCK, second + BLOCK..second + 2 * BLOCK]);
+    }
+
+    #[test]
     fn a_pass_that_cannot_run_is_refused_with_its_place() {
         let problem = |change: fn(&mut ForwardPass)| {
             let mut pass = isolated();
             change(&mut pass);
-            Packed::new(&[isolated(), pass], 10, 10).unwrap_err().to_string()
+            check(&[isolated(), pass], 10, 10).unwrap_err().to_string()
         };
         assert_eq!(problem(|pass| pass.trunk.clear()), "invalid pass 1: its trunk is empty");
         assert_eq!(problem(|pass| pass.branches[1].clear()), "invalid pass 1: its branch 1 is empty");

@@ -2,7 +2,7 @@
 //!
 //! mistral.rs gives the device choice, rotary tables, the tensor loading interface and, on other devices than CPUs
 //! ([`device`]), linear layers, their quantised forms, norms and the gated MLP. Written here: the packing of passes
-//! ([`layout`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
+//! ([`layout`]), what is kept of one for the next ([`prefixes`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
 //! together ([`decoder`]), in which numbers it computes ([`arithmetic`]), and checkpoints whose errors name file,
 //! tensor and shapes ([`weights`]).
 
@@ -13,13 +13,14 @@ mod cpu;
 mod decoder;
 mod device;
 mod layout;
+mod prefixes;
 mod product;
 pub(super) mod weights;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::arithmetic::Arithmetic;
@@ -28,18 +29,20 @@ use self::config::DecoderConfig;
 use self::cpu::{CpuLayers, multiplies_bf16};
 use self::decoder::Decoder;
 use self::layout::Packed;
+use self::prefixes::{PrefixCache, Prefixes};
 pub use self::product::Product;
 use super::checkpoint::Checkpoint;
-use super::{ForwardPass, LoadError, ModelFacts, Probe, Readout, Runtime, RuntimeError};
+use super::{ForwardPass, LoadError, ModelFacts, PrefixStatistics, Probe, Readout, Runtime, RuntimeError};
 
 /// Runs passes on a decoder in this process.
 pub struct PackedRuntime {
     decoder: Arc<Decoder>,
+    prefixes: Arc<PrefixCache>,
     facts: ModelFacts,
 }
 
 impl PackedRuntime {
-    /// Loads a checkpoint where, and in the numbers that, `arithmetic` asks for.
+    /// Loads a checkpoint where, and in the numbers that, `arithmetic` asks for. Nothing is kept from one batch to the next.
     ///
     /// # Errors
     /// [`LoadError`], naming file, tensor and shapes; a device or numbers that cannot be had.
@@ -71,8 +74,18 @@ impl PackedRuntime {
             vocabulary: config.vocabulary,
             max_positions: config.max_positions,
             projector: decoder.has_projector(),
+            prefix_cache_bytes: 0,
         };
-        Ok(Self { decoder: Arc::new(decoder), facts })
+        let prefixes = Arc::new(PrefixCache::new(0, decoder.block_bytes()));
+        Ok(Self { decoder: Arc::new(decoder), prefixes, facts })
+    }
+
+    /// Keeps keys and values of beginnings that passes share from one batch to the next, in so many bytes at most.
+    #[must_use]
+    pub fn with_prefix_cache(mut self, max_bytes: u64) -> Self {
+        self.prefixes = Arc::new(PrefixCache::new(max_bytes, self.decoder.block_bytes()));
+        self.facts.prefix_cache_bytes = max_bytes;
+        self
     }
 
     /// Bytes that the weights of a checkpoint will take, about, in the numbers that `arithmetic` asks for. Reads headers
@@ -93,7 +106,7 @@ impl PackedRuntime {
     /// # Errors
     /// [`RuntimeError`]; nothing is returned of a batch in which one pass fails.
     pub fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
-        run(&self.decoder, batch)
+        run(&self.decoder, &self.prefixes, batch)
     }
 }
 
@@ -102,9 +115,13 @@ impl Runtime for PackedRuntime {
         &self.facts
     }
 
+    fn prefixes(&self) -> PrefixStatistics {
+        self.prefixes.statistics()
+    }
+
     async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
-        let decoder = Arc::clone(&self.decoder);
-        let ran = tokio::task::spawn_blocking(move || run(&decoder, &batch)).await;
+        let (decoder, prefixes) = (Arc::clone(&self.decoder), Arc::clone(&self.prefixes));
+        let ran = tokio::task::spawn_blocking(move || run(&decoder, &prefixes, &batch)).await;
         ran.unwrap_or_else(|failure| {
             Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic)))
         })
@@ -118,24 +135,39 @@ fn bytes(parameters: usize, config: &DecoderConfig, numerics: Numerics) -> u64 {
     embeddings * numerics.dtype.size_in_bytes() as u64 + others * numerics.bits_per_weight() / 8
 }
 
-fn run(decoder: &Decoder, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
+fn run(decoder: &Decoder, cache: &PrefixCache, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
     if batch.iter().all(|pass| pass.probe.marks().is_empty()) {
         return Ok(batch.iter().map(|pass| readout(&pass.probe, Vec::new())).collect());
     }
     let config = decoder.config();
-    let packed = Packed::new(batch, config.vocabulary, config.max_positions)?;
-    let rows = read(decoder, &packed, batch).map_err(|error| RuntimeError::of_device(error.to_string()))?;
+    layout::check(batch, config.vocabulary, config.max_positions)?;
+    let prefixes = cache.find(batch);
+    let (rows, brought) = read(decoder, &prefixes, batch).map_err(|error| {
+        let error = RuntimeError::of_device(error.to_string());
+        if matches!(error, RuntimeError::OutOfMemory(_)) {
+            cache.clear();
+        }
+        error
+    })?;
     for (pass, rows) in rows.iter().enumerate() {
         if let Some(mark) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
             return Err(RuntimeError::NonFinite { pass, mark });
         }
     }
+    cache.keep(batch, &prefixes, brought);
     Ok(batch.iter().zip(rows).map(|(pass, rows)| readout(&pass.probe, rows)).collect())
 }
 
-/// The numbers that each pass's probe asks for, one row per mark.
-fn read(decoder: &Decoder, packed: &Packed, batch: &[ForwardPass]) -> candle_core::Result<Vec<Vec<Vec<f32>>>> {
-    let states = decoder.states(packed)?;
+/// What is read of a pass: a row for each mark.
+type Rows = Vec<Vec<f32>>;
+
+/// The numbers that each pass's probe asks for; and the blocks that are wanted of the batch.
+fn read(
+    decoder: &Decoder,
+    prefixes: &Prefixes,
+    batch: &[ForwardPass],
+) -> candle_core::Result<(Vec<Rows>, Vec<Tensor>)> {
+    let (states, brought) = decoder.states(&Packed::new(batch, prefixes), &prefixes.held)?;
     let mut start = 0;
     let mut rows = Vec::with_capacity(batch.len());
     for pass in batch {
@@ -149,7 +181,7 @@ fn read(decoder: &Decoder, packed: &Packed, batch: &[ForwardPass]) -> candle_cor
             Probe::NextTokenLogits { token_ids, .. } => decoder.logits(&own, token_ids)?.to_vec2()?,
         });
     }
-    Ok(rows)
+    Ok((rows, brought))
 }
 
 fn readout(probe: &Probe, rows: Vec<Vec<f32>>) -> Readout {

@@ -6,6 +6,7 @@
 #![expect(clippy::inline_always, reason = "what `vectorised` compiles per instruction set must be inlined into it")]
 
 mod attention;
+mod blocks;
 mod linear;
 mod rows;
 mod tile;
@@ -19,6 +20,7 @@ use mistralrs_quant::ShardedVarBuilder;
 use rayon::prelude::*;
 
 pub(super) use self::attention::{Attention, Heads};
+use self::blocks::Blocks;
 pub(super) use self::linear::Numbers;
 use self::linear::{Input, Linear, Products};
 use self::rows::vectorised;
@@ -79,7 +81,7 @@ struct Workspace {
     output: Vec<f32>,
     /// `[rows, heads, dim]`.
     q: Vec<f32>,
-    /// `[kv_heads, rows, dim]` each: a head's rows lie together, as its tiles read them.
+    /// `[kv_heads, key rows, dim]` each: a head's rows lie together, as its tiles read them.
     k: Vec<f32>,
     v: Vec<f32>,
     /// `[rows, heads * dim]`.
@@ -125,51 +127,46 @@ impl CpuLayers {
     }
 
     /// The final-normed states of the rows that are read, `[marks, hidden]`, from the embeddings of all rows,
-    /// `[rows, hidden]`. The last layer computes keys and values for all rows, everything else only where it is read.
-    pub fn states(&self, mut x: Vec<f32>, packed: &Packed) -> Vec<f32> {
+    /// `[rows, hidden]`; and the blocks that are to be kept. `held` are those that the batch uses. The last layer computes
+    /// keys and values for all rows, everything else only where it is read.
+    pub fn states(&self, mut x: Vec<f32>, packed: &Packed, held: &[&[f32]]) -> (Vec<f32>, Vec<Vec<f32>>) {
         let mut workspace = std::mem::take(&mut *self.workspace.lock().unwrap_or_else(PoisonError::into_inner));
-        let hidden = self.shape.hidden;
+        let Shape { hidden, dim, kv_heads, .. } = self.shape;
         let count = self.layers.len();
-        let mut spans: Option<(usize, Vec<Span>)> = None;
-        for (number, layer) in self.layers[..count - 1].iter().enumerate() {
-            let joint = packed.joint_passes(number, count);
-            let (_, spans) = match &mut spans {
-                Some(kept) if kept.0 == joint => kept,
-                other => other.insert((joint, packed.spans(number, count))),
-            };
-            self.attend(layer, &mut x, &packed.positions, None, spans, &mut workspace);
+        let mut blocks = Blocks::new(held, &packed.kept, (kv_heads, dim));
+        let read = packed.read_rows();
+        for (number, (layer, spans)) in self.layers.iter().zip(packed.layers(count)).enumerate() {
+            let read = (number + 1 == count).then_some(read.as_slice());
+            let rows = LayerRows { positions: &packed.positions, read, spans: &spans };
+            self.attend(layer, &mut x, &rows, &mut blocks, &mut workspace);
             self.mlp(layer, &mut x, &mut workspace);
         }
-        let layer = &self.layers[count - 1];
-        let read = packed.read_rows();
-        self.attend(layer, &mut x, &packed.positions, Some(&read), &packed.read_spans(count), &mut workspace);
-        self.mlp(layer, &mut x, &mut workspace);
         for row in x.chunks_exact_mut(hidden) {
             vectorised!(rows::rms_norm_in_place(row, &self.norm, self.shape.eps));
         }
         if workspace.bytes() <= KEPT_BYTES {
             *self.workspace.lock().unwrap_or_else(PoisonError::into_inner) = workspace;
         }
-        x
+        (x, blocks.into_kept())
     }
 
-    /// Adds to `x` what its rows attend to; with `read`, `x` is left with those rows only.
+    /// Adds to `x` what its rows attend to; where only some are read, `x` is left with those.
     fn attend(
         &self,
         layer: &Layer,
         x: &mut Vec<f32>,
-        positions: &[u32],
-        read: Option<&[u32]>,
-        spans: &[Span],
+        &LayerRows { positions, read, spans }: &LayerRows<'_>,
+        blocks: &mut Blocks<'_>,
         workspace: &mut Workspace,
     ) {
         let Shape { hidden, heads, kv_heads, dim, .. } = self.shape;
         let (rows, query_width, key_width) = (positions.len(), heads * dim, kv_heads * dim);
+        let key_rows = rows + blocks.held_rows();
         let Workspace { input, output, q, k, v, attended, .. } = workspace;
         let queries = read.map_or(rows, <[u32]>::len);
         let q = at_least(q, queries * query_width);
-        let k = at_least(k, rows * key_width);
-        let v = at_least(v, rows * key_width);
+        let k = at_least(k, key_rows * key_width);
+        let v = at_least(v, key_rows * key_width);
         let attended = at_least(attended, queries * query_width);
 
         // Keys and values of all rows, and queries with them unless only some are read.
@@ -179,7 +176,7 @@ impl CpuLayers {
             let positions = &positions[block.clone()];
             self.prepare(&layer.qkv, &layer.attention_norm, &x[block.start * hidden..block.end * hidden], input);
             let products = layer.qkv.multiply(first..query_width + 2 * key_width, input, output);
-            let place = (block.clone(), rows);
+            let place = (block.clone(), key_rows);
             let keys = query_width - first;
             self.by_head(&products, keys, place.clone(), Some((layer.key_norm.as_deref(), positions)), k);
             self.by_head(&products, keys + key_width, place, None, v);
@@ -194,7 +191,8 @@ impl CpuLayers {
             self.queries(layer, &layer.qkv.multiply(0..query_width, input, output), &positions, q);
         }
 
-        let heads_of = |values| Heads { values, row_distance: dim, head_distance: rows * dim };
+        blocks.exchange(rows, k, v);
+        let heads_of = |values| Heads { values, row_distance: dim, head_distance: key_rows * dim };
         let attention = Attention { q, k: heads_of(k), v: heads_of(v), heads, kv_heads, dim };
         attention.run(spans, self.narrow_attention, attended);
         for (attended, x) in attended.chunks(BLOCK_ROWS * query_width).zip(x.chunks_mut(BLOCK_ROWS * hidden)) {
@@ -283,6 +281,14 @@ impl CpuLayers {
             });
         });
     }
+}
+
+/// What a layer is told of the batch's rows.
+struct LayerRows<'a> {
+    positions: &'a [u32],
+    /// The rows that are read; all, if `None`.
+    read: Option<&'a [u32]>,
+    spans: &'a [Span],
 }
 
 impl Layer {
