@@ -107,7 +107,8 @@ function Heatmap({ panel, width, height }) {
   return (
     <svg width={width} height={height}>
       {cells.map(({ row, time, count }) => (
-        <rect key={`${row} ${time}`} x={left + ((time - first) / step) * cellWidth} y={y(row)} width={cellWidth} height={cellHeight - 1} fill={shade(count)} />
+        <rect key={`${row} ${time}`} x={left + ((time - first) / step) * cellWidth} y={y(row)}
+          width={cellWidth} height={cellHeight - 1} fill={shade(count)} />
       ))}
       {buckets.map(({ bound }, row) => row % every === 0 && (
         <text key={row} x={left - 6} y={y(row) + cellHeight / 2 + 4} textAnchor="end" {...text}>

@@ -94,6 +94,7 @@ const server = createServer((request, response) => {
   }
 }).listen(0, "127.0.0.1");
 await new Promise((ready) => server.once("listening", ready));
+// Chromium has no sandbox for root; what it shows is this page alone.
 const rows = Math.max(...dashboard.panels.map(({ gridPos }) => gridPos.y + gridPos.h));
 await promisify(execFile)(options.chromium, [
   "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=20000",
