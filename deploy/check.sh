@@ -40,11 +40,14 @@ proxies() {
 check "alert rules" promtool promtool check rules alerts.yml
 check "tests of the alert rules" promtool promtool test rules alerts.test.yml
 check "compose/prometheus.yml" promtool promtool check config --syntax-only compose/prometheus.yml
+# The oldest Kubernetes that the chart says it installs on.
+oldest=$(sed -nE 's/^kubeVersion: ">=([0-9]+\.[0-9]+).*/\1/p' helm/podium/Chart.yaml)
 check "chart" helm helm lint --strict helm/podium
 for values in helm/podium/values.yaml helm/podium/ci/*.yaml; do
   check "chart with ${values}" helm render "${values}"
   if [[ -s ${scratch}/manifests.yaml ]]; then
-    check "its manifests" kubernetes-validate kubernetes-validate --strict --no-warn "${scratch}/manifests.yaml"
+    check "its manifests, newest Kubernetes" kubernetes-validate kubernetes-validate --strict --no-warn "${scratch}/manifests.yaml"
+    check "its manifests, Kubernetes ${oldest}" kubernetes-validate kubernetes-validate --strict --no-warn -k "${oldest}" "${scratch}/manifests.yaml"
   fi
 done
 if command -v openssl > /dev/null; then

@@ -155,6 +155,44 @@ fn panels_have_their_own_place_and_number() {
 }
 
 #[test]
+fn quantiles_means_and_shares_are_not_stacked() {
+    let dashboard = dashboard();
+    let stacked = |panel: &&Value| panel["fieldConfig"]["defaults"]["custom"]["stacking"]["mode"] == "normal";
+    let mut count = 0;
+    for panel in dashboard["panels"].as_array().unwrap().iter().filter(stacked) {
+        count += 1;
+        let title = &panel["title"];
+        assert_ne!(panel["fieldConfig"]["defaults"]["unit"], "percentunit", "{title} adds up shares");
+        for target in panel["targets"].as_array().unwrap() {
+            let query = target["expr"].as_str().unwrap();
+            assert!(!query.contains("histogram_quantile"), "{title} adds up quantiles");
+            // Times of stages are the exception: together they are the whole time.
+            let is_mean = query.contains("_sum{") && query.contains("_count{") && !query.contains("_stage_");
+            assert!(!is_mean, "{title} adds up means");
+        }
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn every_variable_of_a_query_is_declared_or_grafanas_own() {
+    let dashboard = dashboard();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let mut known: BTreeSet<&str> = variables.iter().filter_map(|variable| variable["name"].as_str()).collect();
+    known.extend(["__rate_interval", "__range"]);
+    let mut used = BTreeSet::new();
+    let panels = dashboard["panels"].as_array().unwrap();
+    for target in panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten() {
+        for rest in target["expr"].as_str().unwrap().split('$').skip(1) {
+            let end = rest.find(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+            used.insert(&rest[..end.unwrap_or(rest.len())]);
+        }
+    }
+    assert!(used.contains("drift_window"), "{used:?}");
+    assert_eq!(used.difference(&known).collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
+#[test]
 fn the_charts_schema_knows_every_setting_and_its_type() {
     let defaults: toml::Table = toml::from_str(&read("config/default.toml")).unwrap();
     let schema: Value = serde_json::from_str(&read("deploy/helm/podium/values.schema.json")).unwrap();

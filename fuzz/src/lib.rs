@@ -3,6 +3,7 @@
 //!
 //! Each returns whether the bytes were taken for what they claim to be.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -61,11 +62,13 @@ static PROMPTER: LazyLock<Arc<Prompter>> = LazyLock::new(|| {
     Arc::new(prompter.expect("the embedded model has a prompt"))
 });
 
-/// The spellings of the embedded model's control tokens.
-static CONTROLS: LazyLock<Vec<String>> = LazyLock::new(|| {
+/// The embedded model's control tokens by id. A document's mark says how many words it shares with the query: all of them
+/// count as one.
+static CONTROLS: LazyLock<HashMap<u64, String>> = LazyLock::new(|| {
     let json: Value = serde_json::from_slice(&Checkpoint::embedded().tokenizer).expect("a tokenizer is JSON");
     let tokens = json["added_tokens"].as_array().expect("it has control tokens");
-    tokens.iter().filter_map(|token| token["content"].as_str()).map(ToOwned::to_owned).collect()
+    let named = tokens.iter().filter_map(|token| Some((token["id"].as_u64()?, token["content"].as_str()?)));
+    named.map(|(id, name)| (id, if name.starts_with("<|embed_") { "<|embed|>" } else { name }.to_owned())).collect()
 });
 
 /// Texts with `\x1e` between them: instruction, query, documents. Whatever they spell, the model reads as many control
@@ -87,7 +90,7 @@ pub fn prompts(data: &[u8]) -> bool {
         }
         Err(error) => panic!("{error:?}"),
     };
-    let asks = passes.iter().any(|pass| controls(pass).iter().any(|token| token == "<|instruct|>"));
+    let asks = passes.iter().any(|pass| controls(pass).contains(&"<|instruct|>"));
     let harmless = RerankRequest {
         query: "harmless".to_owned(),
         instruction: asks.then(|| "harmless".to_owned()),
@@ -95,7 +98,7 @@ pub fn prompts(data: &[u8]) -> bool {
         ..request
     };
     let harmless = self::passes(&harmless).expect("harmless texts have a prompt");
-    let shape = |passes: &[ForwardPass]| -> Vec<(Vec<String>, usize)> {
+    let shape = |passes: &[ForwardPass]| -> Vec<(Vec<&str>, usize)> {
         passes.iter().map(|pass| (controls(pass), pass.probe.marks().len())).collect()
     };
     assert_eq!(shape(&passes), shape(&harmless));
@@ -111,26 +114,11 @@ fn passes(request: &RerankRequest) -> Result<Vec<ForwardPass>, RerankError> {
     Ok(passes.into_iter().map(|planned| planned.pass).collect())
 }
 
-/// The control tokens of a pass, in order. A document's mark says how many words it shares with the query: all of them
-/// count as one.
-fn controls(pass: &ForwardPass) -> Vec<String> {
-    let mut found = Vec::new();
-    for segment in std::iter::once(&pass.trunk).chain(&pass.branches) {
-        let text = PROMPTER.decode(segment);
-        let mut rest = text.as_str();
-        while let Some(place) = rest.find("<|") {
-            rest = &rest[place..];
-            match CONTROLS.iter().find(|token| rest.starts_with(token.as_str())) {
-                Some(token) => {
-                    let is_mark = token.starts_with("<|embed_");
-                    found.push(if is_mark { "<|embed|>".to_owned() } else { token.clone() });
-                    rest = &rest[token.len()..];
-                }
-                None => rest = &rest[1..],
-            }
-        }
-    }
-    found
+/// The control tokens of a pass, in order: by id, since ordinary tokens may spell one (a lower-casing tokenizer does that to
+/// capitals), and to the model that is text.
+fn controls(pass: &ForwardPass) -> Vec<&'static str> {
+    let ids = std::iter::once(&pass.trunk).chain(&pass.branches).flatten();
+    ids.filter_map(|id| CONTROLS.get(&u64::from(*id)).map(String::as_str)).collect()
 }
 
 /// A checkpoint that loads, in a folder that inputs are written over.
