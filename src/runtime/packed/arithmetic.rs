@@ -17,6 +17,14 @@ pub struct Arithmetic {
     pub quantize: String,
 }
 
+/// What a processor has instructions for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fast {
+    pub bf16: bool,
+    /// 8-bit integers.
+    pub int8: bool,
+}
+
 /// What that comes to for one checkpoint on one machine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Numerics {
@@ -51,20 +59,20 @@ impl Arithmetic {
         choose_device(&self.device)
     }
 
-    /// `stored` is the type of the checkpoint's matrices; `fast_bf16` whether the processor multiplies bf16;
-    /// `written_out` whether the layers for CPUs know this decoder.
+    /// `stored` is the type of the checkpoint's matrices, U8 for integers of 8 bits; `fast` what the processor has, if it is that which
+    /// multiplies; `written_out` whether the layers for CPUs know this decoder.
     pub(super) fn resolve(
         &self,
         device: &Device,
         stored: DType,
-        fast_bf16: bool,
+        fast: Fast,
         written_out: bool,
     ) -> Result<Numerics, LoadError> {
         let refuse = |problem: String| Err(LoadError::Device(problem));
         let on_cpu = device.is_cpu();
         let dtype = match (self.dtype.as_str(), on_cpu) {
             ("bf16", _) | ("auto", false) => DType::BF16,
-            ("auto", true) if stored == DType::BF16 && fast_bf16 => DType::BF16,
+            ("auto", true) if stored == DType::BF16 && fast.bf16 => DType::BF16,
             ("f32", _) | ("auto", true) => DType::F32,
             (other, _) => return refuse(format!("model.dtype `{other}` is none of auto, f32, bf16")),
         };
@@ -73,6 +81,10 @@ impl Arithmetic {
         }
         let products = match (self.quantize.as_str(), dtype) {
             ("int8", _) => Products::Cpu(Numbers::Int8),
+            // The weights are such integers already.
+            ("none", _) if self.dtype == "auto" && stored == DType::U8 && fast.int8 && on_cpu && written_out => {
+                Products::Cpu(Numbers::Int8)
+            }
             ("none", DType::BF16) if on_cpu && written_out => Products::Cpu(Numbers::Bf16),
             ("none", _) if on_cpu && written_out => Products::Cpu(Numbers::F32),
             ("none", _) => Products::Device(None),
@@ -153,14 +165,18 @@ pub(super) fn choose_device(name: &str) -> Result<Device, LoadError> {
 mod tests {
     use super::*;
 
-    fn resolved(dtype: &str, quantize: &str, stored: DType, fast_bf16: bool) -> Result<String, String> {
+    fn resolved(dtype: &str, quantize: &str, stored: DType, fast: bool) -> Result<String, String> {
         let asked = Arithmetic { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..Arithmetic::reference() };
-        let numerics = asked.resolve(&Device::Cpu, stored, fast_bf16, true);
+        let numerics = asked.resolve(&Device::Cpu, stored, Fast { bf16: fast, int8: fast }, true);
         numerics.map(Numerics::name).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn a_processor_that_multiplies_bf16_does_so_for_checkpoints_in_bf16() {
+    fn a_processor_multiplies_what_the_checkpoint_stores_if_it_is_fast_at_that() {
+        assert_eq!(resolved("auto", "none", DType::U8, true).unwrap(), "int8");
+        assert_eq!(resolved("auto", "none", DType::U8, false).unwrap(), "f32");
+        assert_eq!(resolved("f32", "none", DType::U8, true).unwrap(), "f32");
+        assert_eq!(resolved("bf16", "none", DType::U8, true).unwrap(), "bf16");
         assert_eq!(resolved("auto", "none", DType::BF16, true).unwrap(), "bf16");
         assert_eq!(resolved("auto", "none", DType::BF16, false).unwrap(), "f32");
         assert_eq!(resolved("auto", "none", DType::F16, true).unwrap(), "f32");
@@ -174,7 +190,10 @@ mod tests {
         assert!(resolved("f64", "none", DType::F32, true).unwrap_err().contains("`f64` is none of auto, f32, bf16"));
         assert!(resolved("auto", "q9", DType::F32, true).unwrap_err().contains("`q9` is none of none, int8, q8_0"));
         let elsewhere = Arithmetic { quantize: "int8".to_owned(), ..Arithmetic::reference() };
-        let refused = elsewhere.resolve(&Device::Cpu, DType::F32, true, false).unwrap_err().to_string();
+        let refused = elsewhere
+            .resolve(&Device::Cpu, DType::F32, Fast { bf16: true, int8: true }, false)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("is for CPUs"), "{refused}");
     }
 

@@ -24,9 +24,9 @@ use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::arithmetic::Arithmetic;
-use self::arithmetic::Numerics;
+use self::arithmetic::{Fast, Numerics};
 use self::config::DecoderConfig;
-use self::cpu::{CpuLayers, multiplies_bf16};
+use self::cpu::{CpuLayers, multiplies_bf16, multiplies_i8};
 use self::decoder::Decoder;
 use self::layout::Packed;
 use self::prefixes::{PrefixCache, Prefixes};
@@ -52,7 +52,7 @@ impl PackedRuntime {
         let weights = weights::open(checkpoint)?;
         let parameters = weights.parameters();
         let written_out = CpuLayers::can_run(&config);
-        let numerics = arithmetic.resolve(&device, weights.stored(), multiplies_bf16(), written_out)?;
+        let numerics = arithmetic.resolve(&device, weights.stored(), processor(), written_out)?;
         let weight_bytes = bytes(parameters, &config, numerics);
         let bar = progress_bar(config.layers, &checkpoint.name);
         let decoder = Decoder::load(config, weights, numerics, &device, &|layers| bar.set_position(layers as u64))?;
@@ -97,7 +97,7 @@ impl PackedRuntime {
         let weights = weights::open(checkpoint)?;
         let config = DecoderConfig::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
         let written_out = CpuLayers::can_run(&config);
-        let numerics = arithmetic.resolve(&arithmetic.device()?, weights.stored(), multiplies_bf16(), written_out)?;
+        let numerics = arithmetic.resolve(&arithmetic.device()?, weights.stored(), processor(), written_out)?;
         Ok(bytes(weights.parameters(), &config, numerics))
     }
 
@@ -126,6 +126,11 @@ impl Runtime for PackedRuntime {
             Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic)))
         })
     }
+}
+
+/// What this machine's processor is fast at.
+fn processor() -> Fast {
+    Fast { bf16: multiplies_bf16(), int8: multiplies_i8() }
 }
 
 /// What so many parameters take; embeddings are not quantised.

@@ -98,13 +98,14 @@ impl WeightFiles {
             .sum()
     }
 
-    /// The type of the largest tensor; f32 where it is none that is computed in.
+    /// The type of the largest tensor, U8 for integers of 8 bits; f32 where it is none that is computed in.
     pub fn stored(&self) -> DType {
         let tensors = self.files.iter().flat_map(|file| file.tensors.all());
         let largest = tensors.max_by_key(|(_, view)| view.shape().iter().product::<usize>());
         match largest.map(|(_, view)| view.dtype()) {
             Some(Dtype::BF16) => DType::BF16,
             Some(Dtype::F16) => DType::F16,
+            Some(Dtype::I8) => DType::U8,
             _ => DType::F32,
         }
     }

@@ -24,7 +24,7 @@ use self::blocks::Blocks;
 pub(super) use self::linear::Numbers;
 use self::linear::{Input, Linear, Products};
 use self::rows::vectorised;
-pub(super) use self::tile::multiplies_bf16;
+pub(super) use self::tile::{multiplies_bf16, multiplies_i8};
 use super::config::DecoderConfig;
 use super::layout::{Packed, Span};
 

@@ -380,7 +380,7 @@ pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
 }
 
 /// Whether this processor has instructions for products of 8-bit integers, in vectors of 512 bits.
-fn multiplies_i8() -> bool {
+pub(in crate::runtime::packed) fn multiplies_i8() -> bool {
     fast::has_quads()
 }
 
