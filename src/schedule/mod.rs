@@ -16,6 +16,7 @@ mod rate;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -234,7 +235,7 @@ impl Scheduler {
         let patience = timeout.map(|timeout| timeout.saturating_sub(arrival.caller.since.elapsed()));
         {
             let mut house = shared.house();
-            house.enter(&guest, tokens, &settings, &shared.rate, patience)?;
+            house.enter(&guest, tokens, &settings, &shared.rate, patience, Instant::now())?;
             // Under the lock, so that nobody sees a request in the book who is not waited for.
             shared.requests.send_modify(|count| *count += 1);
         }
