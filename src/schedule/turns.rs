@@ -55,51 +55,48 @@ impl Turns {
 mod tests {
     use super::*;
 
-    fn seconds(turns: &mut Turns, caller: Option<&str>, now: Instant) -> f64 {
-        turns.give(caller.map(Arc::from).as_ref(), 100, 100.0, now).as_secs_f64()
+    /// What the next of many equal requests is told, of which the device reads one a second, in milliseconds.
+    fn give(turns: &mut Turns, caller: Option<&str>, now: Instant) -> u128 {
+        turns.give(caller.map(Arc::from).as_ref(), 100, 100.0, now).as_millis()
     }
 
     #[test]
     fn the_refused_come_back_one_after_another() {
         let (mut turns, start) = (Turns::default(), Instant::now());
-        let first: Vec<f64> = (0..4).map(|_| seconds(&mut turns, None, start)).collect();
-        assert_eq!(first, [0.0, 1.0, 2.0, 3.0]);
-        // One and a half of the four have had their turns by then.
+        let told: Vec<u128> = (0..4).map(|_| give(&mut turns, None, start)).collect();
+        assert_eq!(told, [0, 1000, 2000, 3000]);
         let later = start + Duration::from_millis(1500);
-        assert!((seconds(&mut turns, None, later) - 2.5).abs() < 1e-6);
-        assert_eq!(seconds(&mut turns, None, start + Duration::from_secs(60)), 0.0, "all of them had, long ago");
+        assert_eq!(give(&mut turns, None, later), 2500, "one and a half of the four have had their turns");
+        assert_eq!(give(&mut turns, None, start + Duration::from_secs(60)), 0, "all of them had, long ago");
     }
 
     #[test]
     fn who_would_wait_too_long_gets_a_turn_among_the_last() {
         let (mut turns, start) = (Turns::default(), Instant::now());
-        let told: Vec<f64> = (0..331).map(|_| seconds(&mut turns, None, start)).collect();
-        assert!(told.iter().all(|told| *told <= LONGEST));
-        let mut many = [0; LONGEST as usize + 1];
-        told.iter().for_each(|told| many[*told as usize] += 1);
-        assert!(many[..=AGAIN_FROM as usize].iter().all(|many| *many == 1), "{many:?}");
-        assert!(many[AGAIN_FROM as usize + 1..].iter().all(|many| (20..=21).contains(many)), "{many:?}");
+        let mut told = [0; LONGEST as usize + 1];
+        for _ in 0..331 {
+            told[give(&mut turns, None, start) as usize / 1000] += 1;
+        }
+        let (alone, shared) = told.split_at(AGAIN_FROM as usize + 1);
+        assert!(alone.iter().all(|many| *many == 1), "{told:?}");
+        assert!(shared.iter().all(|many| (20..=22).contains(many)), "{told:?}");
         // A request larger than all turns is no exception.
         turns.give(None, 1_000_000, 100.0, start);
-        assert!(seconds(&mut turns, None, start) <= LONGEST);
-        assert_eq!(seconds(&mut turns, None, start + Duration::from_secs(31)), 0.0);
+        assert!(give(&mut turns, None, start) <= 30_000);
+        assert_eq!(give(&mut turns, None, start + Duration::from_secs(31)), 0);
     }
 
     #[test]
     fn one_callers_crowd_does_not_stand_before_another_caller() {
         let (mut turns, start) = (Turns::default(), Instant::now());
-        let many: Vec<f64> = (0..20).map(|_| seconds(&mut turns, Some("many"), start)).collect();
-        assert_eq!(many[19], 19.0);
-        assert_eq!(seconds(&mut turns, Some("few"), start), 0.0);
-        assert_eq!(
-            seconds(&mut turns, Some("few"), start),
-            2.0,
-            "they take turns, so the device is half as fast for each"
-        );
+        let many: Vec<u128> = (0..20).map(|_| give(&mut turns, Some("many"), start)).collect();
+        assert_eq!(many.last(), Some(&19_000));
+        assert_eq!(give(&mut turns, Some("few"), start), 0);
+        assert_eq!(give(&mut turns, Some("few"), start), 2000, "two share the device: it is half as fast for each");
         let later = start + Duration::from_secs(4);
-        assert_eq!(seconds(&mut turns, Some("few"), later), 0.0);
+        assert_eq!(give(&mut turns, Some("few"), later), 0);
         assert_eq!(turns.callers.len(), 2);
-        assert_eq!(seconds(&mut turns, None, later + Duration::from_secs(60)), 0.0);
+        assert_eq!(give(&mut turns, None, later + Duration::from_secs(60)), 0);
         assert_eq!(turns.callers.len(), 1, "who is through is forgotten");
     }
 }
