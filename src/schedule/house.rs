@@ -261,6 +261,33 @@ mod tests {
         assert_eq!(told(None, now + Duration::from_secs(60)), 2);
     }
 
+    #[test]
+    fn a_crowd_that_does_as_it_is_told_gets_in_when_it_comes_back() {
+        // The device reads one request a second, and four have room.
+        let (start, rate, settings, nobody) = (Instant::now(), measured(100), settings(4, 100_000, 0), guest(None, 0));
+        let mut house = House::default();
+        let mut coming = BTreeMap::from([(0, vec!["new"; 40])]);
+        let (mut returned, mut let_in) = (0, 0);
+        for second in 0..60 {
+            if house.total().requests > 0 && second > 0 {
+                house.leave(&nobody, 100);
+            }
+            for who in coming.remove(&second).unwrap_or_default() {
+                let now = start + Duration::from_secs(second);
+                returned += usize::from(who == "back");
+                match house.enter(&nobody, 100, &settings, &rate, None, now) {
+                    Ok(()) => let_in += usize::from(who == "back"),
+                    Err(RerankError::Overloaded { retry_after, .. }) => {
+                        let wait = retry_after.as_secs_f64().ceil() as u64;
+                        coming.entry(second + wait).or_default().push("back");
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
+        assert_eq!((returned, let_in, house.total().requests), (36, 36, 0));
+    }
+
     proptest! {
         /// An empty house takes whatever fits at all, the limits hold, and who has left leaves nothing behind.
         #[test]
