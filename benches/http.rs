@@ -8,8 +8,6 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use podium::http::{Authenticator, Service, router};
-use podium::runtime::Runtime;
-use podium::runtime::fake::FakeRuntime;
 use podium::telemetry::Telemetry;
 use tower::ServiceExt;
 
@@ -17,7 +15,7 @@ fn http(criterion: &mut Criterion) {
     let tokio = tokio::runtime::Runtime::new().expect("a runtime starts");
     let _inside = tokio.enter();
     let reranker = Arc::new(support::reranker());
-    let telemetry = Arc::new(Telemetry::new("podium-nano", "podium-nano", FakeRuntime::new().facts()));
+    let telemetry = Arc::<Telemetry>::default();
     let settings = support::settings();
     let door = Arc::new(Authenticator::new(&settings.auth, Vec::new()).expect("no keys are no problem"));
     let router = router(Service::new(Arc::clone(&reranker), telemetry, door, settings.server));

@@ -100,10 +100,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Farewell {
     let models = models.into();
-    let reranker = models.default_model();
-    let name = reranker.names().first().map_or("", String::as_str);
-    let telemetry = Telemetry::new(name, reranker.family(), reranker.facts()).tracing(plan.traces, name);
-    let telemetry = Arc::new(telemetry);
+    let telemetry = Arc::new(Telemetry::default().tracing(plan.traces));
     let sampled = Arc::clone(&telemetry);
     models.watch_drift(plan.drift_sample, move |sample| sampled.record_drift(sample));
     let watching = tokio::spawn(Arc::clone(&authenticator).watch());

@@ -247,7 +247,7 @@ impl Reranker {
             let scores = self.execute(planned, admission, tally, &mut timing, &mut usage).await?;
             results = ranked(&reading, &scores);
             if left.documents.is_empty() {
-                self.drift.look_at(&model, &instruction, &reading, &results);
+                self.drift.look_at(self.name(), &instruction, &reading, &results);
             }
             (mode, slates) = (scores.mode, scores.slates);
             warnings.extend(reading.warnings.iter().cloned());
@@ -376,6 +376,12 @@ impl Reranker {
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// The model's own name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
     }
 
     /// The settings of its scheduler that are in force.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use podium::rerank::{DriftSample, InstructionSource, Mode, Timing, Usage};
 use podium::runtime::ModelFacts;
 use podium::schedule::{BatchStatistics, QueueStatus};
-use podium::telemetry::{RankingFacts, RequestRecord, Telemetry};
+use podium::telemetry::{ModelReport, RankingFacts, RequestRecord, Telemetry};
 use serde_json::Value;
 
 fn read(path: &str) -> String {
@@ -44,7 +44,7 @@ fn exported() -> String {
         projector: false,
         prefix_cache_bytes: 0,
     };
-    let telemetry = Telemetry::new("a-model", "a-family", &facts);
+    let telemetry = Telemetry::default();
     let ranking = RankingFacts {
         mode: Mode::Listwise,
         documents: 3,
@@ -72,7 +72,15 @@ fn exported() -> String {
         lexical_agreement: Some(0.5),
         truncated: 0.0,
     });
-    telemetry.render(QueueStatus::default(), &BatchStatistics::default(), true)
+    telemetry.set_model_memory("a-model", facts.weight_bytes);
+    let model = ModelReport {
+        name: "a-model",
+        family: "a-family",
+        facts: &facts,
+        queue: QueueStatus::default(),
+        batches: BatchStatistics::default(),
+    };
+    telemetry.render(&[model], true)
 }
 
 /// Every string under `value`.

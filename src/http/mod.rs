@@ -249,7 +249,7 @@ mod tests {
         let runtime = FakeRuntime::new();
         let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
         let instructions = Instructions::new(&settings.instructions, None).unwrap();
-        let telemetry = Arc::new(Telemetry::new("a-model", "a-family", runtime.facts()));
+        let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };
         let reranker = Reranker::new(vec!["a-model".to_owned()], prompter, runtime, policy, &settings.schedule);
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());

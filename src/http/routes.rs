@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use super::error::Failure;
 use super::{OTHER_ROUTES, Service, admin, dialects};
 use crate::models::ModelStatus;
+use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
+use crate::telemetry::ModelReport;
 
 /// The page: one file, with everything in it.
 const PLAYGROUND: &str = include_str!("playground.html");
@@ -205,9 +207,20 @@ pub async fn metrics(State(service): State<Service>) -> impl IntoResponse {
         let name = status.names.first().map_or("", String::as_str);
         service.telemetry().set_model_memory(name, status.memory_bytes);
     }
-    let batches = models.default_model().batches();
-    let text = service.telemetry().render(models.queue(), &batches, service.ready().is_ok());
+    let present = models.present();
+    let reports: Vec<ModelReport<'_>> = present.iter().map(|reranker| report(reranker)).collect();
+    let text = service.telemetry().render(&reports, service.ready().is_ok());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}
+
+fn report(reranker: &Reranker) -> ModelReport<'_> {
+    ModelReport {
+        name: reranker.name(),
+        family: reranker.family(),
+        facts: reranker.facts(),
+        queue: reranker.queue(),
+        batches: reranker.batches(),
+    }
 }
 
 pub async fn no_such_route(uri: Uri) -> Failure {

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use self::state::{Room, State, States};
 use crate::pipeline::{Policy, Reranker};
 use crate::rerank::{Caller, DriftSample, Ranking, RerankError, RerankRequest};
-use crate::schedule::{QueueStatus, ScheduleSettings};
+use crate::schedule::ScheduleSettings;
 
 pub use settings::{LoadWhen, ModelsSettings, NamedModel};
 pub use state::{ModelError, ModelStatus};
@@ -136,9 +136,11 @@ impl ModelSet {
     /// [`RerankError::UnknownModel`], [`RerankError::ModelUnavailable`], and those of [`Reranker::rerank_all`].
     pub async fn rerank_all(&self, requests: Vec<RerankRequest>, caller: Caller) -> Result<Vec<Ranking>, RerankError> {
         let model = requests.first().and_then(|request| request.model.as_deref());
-        let (reranker, name) = match self.named(model)? {
-            None => (Arc::clone(&self.inner.default), None),
-            Some(name) => (self.loaded(&name)?, Some(name)),
+        let name = self.named(model)?;
+        caller.stages.note_model(name.as_deref().unwrap_or_else(|| self.inner.default.name()));
+        let reranker = match &name {
+            None => Arc::clone(&self.inner.default),
+            Some(name) => self.loaded(name)?,
         };
         match (reranker.rerank_all(requests, caller).await, name) {
             // It was unloaded between being found and being asked.
@@ -361,6 +363,18 @@ impl ModelSet {
         (used, self.inner.settings.max_memory_bytes)
     }
 
+    /// Everyone that is in memory, the default model first: those that take requests, and those that answer their last
+    /// ones.
+    #[must_use]
+    pub fn present(&self) -> Vec<Arc<Reranker>> {
+        let states = self.inner.states.borrow();
+        let named = states.values().filter_map(|state| match state {
+            State::Loaded(reranker) | State::Unloading(reranker) => Some(Arc::clone(reranker)),
+            State::Unloaded | State::Loading { .. } | State::Failed { .. } => None,
+        });
+        std::iter::once(Arc::clone(&self.inner.default)).chain(named).collect()
+    }
+
     /// Everyone that takes requests, the default model first.
     fn working(&self) -> Vec<Arc<Reranker>> {
         let states = self.inner.states.borrow();
@@ -377,20 +391,6 @@ impl ModelSet {
     /// What the first model that takes none says.
     pub fn ready(&self) -> Result<(), RerankError> {
         self.working().iter().try_for_each(|reranker| reranker.ready())
-    }
-
-    /// What waits and runs now, over all models.
-    #[must_use]
-    pub fn queue(&self) -> QueueStatus {
-        let mut all = QueueStatus::default();
-        for queue in self.working().iter().map(|reranker| reranker.queue()) {
-            all.requests += queue.requests;
-            all.max_requests += queue.max_requests;
-            all.waiting_passes += queue.waiting_passes;
-            all.waiting_tokens += queue.waiting_tokens;
-            all.draining |= queue.draining;
-        }
-        all
     }
 
     /// Puts another policy and other settings in force, for all models that are loaded.

@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex};
 
 use super::*;
 use crate::config::{Configuration, Settings, Sources};
+use crate::rerank::Stages;
 use crate::runtime::fake::{FakeControls, FakeRuntime};
 use crate::runtime::{Checkpoint, ModelFacts, Runtime, RuntimeError};
 
@@ -127,6 +128,25 @@ async fn the_first_request_loads_a_model_on_demand_and_is_told_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_followed_request_tells_which_model_it_is_for_also_where_that_is_not_there() {
+    let (set, _) = house(&[("legal", LoadWhen::Start), ("other", LoadWhen::Off)], 0);
+    set.load_those_of_the_start().await.unwrap();
+    for (asked, model) in [
+        (None, Some("main")),
+        (Some("legal@brief"), Some("legal")),
+        (Some("other"), Some("other")),
+        (Some("nobody"), None),
+    ] {
+        let caller = Caller { stages: Stages::recorded(), ..Caller::nobody() };
+        let stages = caller.stages.clone();
+        let request =
+            RerankRequest { model: asked.map(str::to_owned), ..RerankRequest::new("q", vec!["one".to_owned()]) };
+        let ranked = set.rerank_all(vec![request], caller).await;
+        assert_eq!((stages.model().as_deref(), ranked.is_ok()), (model, matches!(asked, None | Some("legal@brief"))));
+    }
+}
+
+#[tokio::test]
 async fn unloading_waits_for_what_was_accepted_and_takes_nothing_more() {
     let (set, door) = house(&[("legal", LoadWhen::Off)], 0);
     set.load("legal").await.unwrap();
@@ -224,7 +244,8 @@ async fn leaving_waits_for_every_model() {
         async move { ask(&set, Some("legal")).await }
     });
     controls.held(1).await;
-    assert_eq!(set.queue().requests, 1);
+    let requests = |set: &ModelSet| set.present().iter().map(|model| model.queue().requests).collect::<Vec<_>>();
+    assert_eq!(requests(&set), [0, 1]);
     let leaving = tokio::spawn({
         let set = set.clone();
         async move { set.drain().await }

@@ -1,5 +1,5 @@
-//! When the stages of a request began and ended, for whoever follows single requests. Where nobody does, nothing is
-//! measured.
+//! Which model works for a request, and when its stages began and ended, for whoever follows single requests. Where
+//! nobody does, nothing is noted.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,11 +48,17 @@ pub struct StageTime {
 
 /// The stages of one request: a record that its followers share, or nothing.
 #[derive(Debug, Clone, Default)]
-pub struct Stages(Option<Arc<Mutex<Vec<StageTime>>>>);
+pub struct Stages(Option<Arc<Mutex<Record>>>);
+
+#[derive(Debug, Default)]
+struct Record {
+    model: Option<Arc<str>>,
+    stages: Vec<StageTime>,
+}
 
 /// A stage that goes on until this is dropped: also where its request fails, or its client leaves.
 #[derive(Debug)]
-pub struct OpenStage(Option<(Arc<Mutex<Vec<StageTime>>>, StageTime)>);
+pub struct OpenStage(Option<(Arc<Mutex<Record>>, StageTime)>);
 
 impl Stages {
     /// A record that is kept.
@@ -70,10 +76,23 @@ impl Stages {
         }))
     }
 
+    /// Notes the model that the request is for, by its own name.
+    pub fn note_model(&self, name: &str) {
+        if let Some(record) = &self.0 {
+            lock(record).model = Some(name.into());
+        }
+    }
+
+    /// The model that the request is for, once that is known.
+    #[must_use]
+    pub fn model(&self) -> Option<Arc<str>> {
+        self.0.as_ref().and_then(|record| lock(record).model.clone())
+    }
+
     /// What is over by now, in order of its end.
     #[must_use]
     pub fn so_far(&self) -> Vec<StageTime> {
-        self.0.as_ref().map(|record| lock(record).clone()).unwrap_or_default()
+        self.0.as_ref().map(|record| lock(record).stages.clone()).unwrap_or_default()
     }
 }
 
@@ -96,14 +115,14 @@ impl Drop for OpenStage {
     }
 }
 
-fn lock(record: &Mutex<Vec<StageTime>>) -> std::sync::MutexGuard<'_, Vec<StageTime>> {
+fn lock(record: &Mutex<Record>) -> std::sync::MutexGuard<'_, Record> {
     record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn keep(record: &Mutex<Vec<StageTime>>, stage: StageTime) {
-    let mut stages = lock(record);
-    if stages.len() < KEPT_STAGES {
-        stages.push(stage);
+fn keep(record: &Mutex<Record>, stage: StageTime) {
+    let mut record = lock(record);
+    if record.stages.len() < KEPT_STAGES {
+        record.stages.push(stage);
     }
 }
 

@@ -5,11 +5,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::rate::Rate;
 use super::settings::ScheduleSettings;
+use super::turns::Turns;
 use crate::rerank::{Full, RerankError};
+
+/// The refused come back after a second at least, so that nobody hammers, and within an hour.
+const SOONEST: Duration = Duration::from_secs(1);
+const LATEST: Duration = Duration::from_secs(3600);
 
 /// The requests that are accepted and unanswered.
 #[derive(Debug, Default)]
@@ -18,6 +23,8 @@ pub(super) struct House {
     keys: HashMap<Arc<str>, Holding>,
     /// Tokens by priority and caller.
     levels: BTreeMap<u16, HashMap<Option<Arc<str>>, usize>>,
+    /// Those who were not let in.
+    turns: Turns,
 }
 
 /// A request at the door, or what is known of one inside.
@@ -39,8 +46,8 @@ impl House {
         self.total
     }
 
-    /// Lets a request of so many tokens in, or says what is in the way and when that will be over. `patience` is how
-    /// long it can wait at all.
+    /// Lets a request of so many tokens in, or says what is in the way and when to come back: when that will be over, and
+    /// those who were refused before will have had their turns. `patience` is how long it can wait at all.
     ///
     /// A key may hold no more than it leaves free, so that one client cannot fill the house; its first request may take
     /// all that is free.
@@ -51,8 +58,31 @@ impl House {
         settings: &ScheduleSettings,
         rate: &Rate,
         patience: Option<Duration>,
+        now: Instant,
     ) -> Result<(), RerankError> {
-        let refuse = |full, to_be_read| Err(RerankError::Overloaded { full, retry_after: rate.time_for(to_be_read) });
+        if let Err((full, room)) = self.find_room(guest, tokens, settings, rate, patience) {
+            let turn = rate.get().map(|rate| self.turns.give(guest.key.as_ref(), tokens, rate, now));
+            let retry_after = (room + turn.unwrap_or_default()).clamp(SOONEST, LATEST);
+            return Err(RerankError::Overloaded { full, retry_after });
+        }
+        self.total.requests += 1;
+        if let Some(key) = &guest.key {
+            self.keys.entry(Arc::clone(key)).or_default().requests += 1;
+        }
+        self.book(guest, 0, tokens);
+        Ok(())
+    }
+
+    /// What is in the way of a request, and when it will be over, as far as those inside are concerned.
+    fn find_room(
+        &self,
+        guest: &Guest,
+        tokens: usize,
+        settings: &ScheduleSettings,
+        rate: &Rate,
+        patience: Option<Duration>,
+    ) -> Result<(), (Full, Duration)> {
+        let refuse = |full, to_be_read| Err((full, rate.time_for(to_be_read)));
         let Holding { requests, tokens: queued } = self.total;
         let after = Holding { requests: requests + 1, tokens: queued + tokens };
         let (max_requests, max_tokens) = (settings.max_queued_requests, settings.max_queued_tokens);
@@ -75,18 +105,10 @@ impl House {
             }
         }
         let limit = [settings.max_wait(), patience].into_iter().flatten().min();
-        if let Some((wait, limit)) = rate.seconds_for(self.ahead(guest, 0, tokens)).zip(limit)
-            && wait > limit
-        {
-            let retry_after = wait.saturating_sub(limit).max(Duration::from_secs(1));
-            return Err(RerankError::Overloaded { full: Full::Wait { wait, limit }, retry_after });
+        match rate.seconds_for(self.ahead(guest, 0, tokens)).zip(limit) {
+            Some((wait, limit)) if wait > limit => Err((Full::Wait { wait, limit }, wait.saturating_sub(limit))),
+            Some(_) | None => Ok(()),
         }
-        self.total.requests += 1;
-        if let Some(key) = &guest.key {
-            self.keys.entry(Arc::clone(key)).or_default().requests += 1;
-        }
-        self.book(guest, 0, tokens);
-        Ok(())
     }
 
     /// Changes what a request inside is booked with.
@@ -163,14 +185,14 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_told_when_it_will() {
-        let (rate, settings) = (measured(10), settings(8, 1000, 0));
+        let (now, rate, settings) = (Instant::now(), measured(10), settings(8, 1000, 0));
         let mut house = House::default();
         let nobody = guest(None, 0);
-        house.enter(&nobody, 1000, &settings, &rate, None).unwrap();
+        house.enter(&nobody, 1000, &settings, &rate, None, now).unwrap();
         let full = Full::Tokens { queued: 1000, asked: 300, limit: 1000 };
-        assert_eq!(refusal(house.enter(&nobody, 300, &settings, &rate, None)), (full, 30));
+        assert_eq!(refusal(house.enter(&nobody, 300, &settings, &rate, None, now)), (full, 30));
         house.book(&nobody, 1000, 700);
-        house.enter(&nobody, 300, &settings, &rate, None).unwrap();
+        house.enter(&nobody, 300, &settings, &rate, None, now).unwrap();
         assert_eq!(house.total(), Holding { requests: 2, tokens: 1000 });
         house.leave(&nobody, 700);
         house.leave(&nobody, 300);
@@ -179,58 +201,104 @@ mod tests {
 
     #[test]
     fn who_would_wait_too_long_is_refused_at_once() {
-        let (rate, settings) = (measured(10), settings(8, 10_000, 60));
+        let (now, rate, settings) = (Instant::now(), measured(10), settings(8, 10_000, 60));
         let mut house = House::default();
         let nobody = guest(None, 1);
-        house.enter(&nobody, 5000, &settings, &rate, None).unwrap();
+        house.enter(&nobody, 5000, &settings, &rate, None, now).unwrap();
         let wait = |limit| Full::Wait { wait: Duration::from_secs(500), limit: Duration::from_secs(limit) };
-        assert_eq!(refusal(house.enter(&nobody, 10, &settings, &rate, None)), (wait(60), 440));
+        assert_eq!(refusal(house.enter(&nobody, 10, &settings, &rate, None, now)), (wait(60), 440));
         let patience = Some(Duration::from_secs(2));
-        assert_eq!(refusal(house.enter(&nobody, 10, &settings, &rate, patience)), (wait(2), 498));
+        // One second more: the first one's turn comes before.
+        assert_eq!(refusal(house.enter(&nobody, 10, &settings, &rate, patience, now)), (wait(2), 499));
         // A more urgent one, and another caller with little, do not have to wait for it.
-        house.enter(&guest(None, 0), 10, &settings, &rate, patience).unwrap();
-        house.enter(&guest(Some("other"), 1), 10, &settings, &rate, patience).unwrap();
+        house.enter(&guest(None, 0), 10, &settings, &rate, patience, now).unwrap();
+        house.enter(&guest(Some("other"), 1), 10, &settings, &rate, patience, now).unwrap();
         // Without a measured rate nobody can tell.
-        house.enter(&nobody, 10, &settings, &Rate::default(), patience).unwrap();
+        house.enter(&nobody, 10, &settings, &Rate::default(), patience, now).unwrap();
     }
 
     #[test]
     fn a_key_leaves_as_much_free_as_it_holds() {
-        let (rate, settings) = (measured(10), settings(8, 1000, 0));
+        let (now, rate, settings) = (Instant::now(), measured(10), settings(8, 1000, 0));
         let mut house = House::default();
         let (one, other) = (guest(Some("one"), 0), guest(Some("other"), 0));
-        house.enter(&one, 300, &settings, &rate, None).unwrap();
-        house.enter(&one, 200, &settings, &rate, None).unwrap();
+        house.enter(&one, 300, &settings, &rate, None, now).unwrap();
+        house.enter(&one, 200, &settings, &rate, None, now).unwrap();
         let full = Full::Share { requests: 2, tokens: 500 };
-        assert_eq!(refusal(house.enter(&one, 40, &settings, &rate, None)), (full, 4));
-        house.enter(&other, 500, &settings, &rate, None).unwrap();
+        assert_eq!(refusal(house.enter(&one, 40, &settings, &rate, None, now)), (full, 4));
+        house.enter(&other, 500, &settings, &rate, None, now).unwrap();
         house.leave(&one, 300);
         house.leave(&one, 200);
         for _ in 0..3 {
-            house.enter(&one, 1, &settings, &rate, None).unwrap();
+            house.enter(&one, 1, &settings, &rate, None, now).unwrap();
         }
         let full = Full::Share { requests: 3, tokens: 3 };
-        assert_eq!(refusal(house.enter(&one, 1, &settings, &rate, None)), (full.clone(), 1));
+        // A tenth of a second, behind the four that the refused one before takes.
+        assert_eq!(refusal(house.enter(&one, 1, &settings, &rate, None, now)), (full.clone(), 4));
         house.leave(&other, 500);
-        house.enter(&one, 1, &settings, &rate, None).unwrap();
+        house.enter(&one, 1, &settings, &rate, None, now).unwrap();
         // Callers without a key share all there is.
         let mut house = House::default();
         for _ in 0..8 {
-            house.enter(&guest(None, 0), 125, &settings, &rate, None).unwrap();
+            house.enter(&guest(None, 0), 125, &settings, &rate, None, now).unwrap();
         }
+    }
+
+    #[test]
+    fn the_refused_are_told_to_come_one_after_another_and_those_of_other_keys_do_not_count() {
+        let (now, rate, settings) = (Instant::now(), measured(10), settings(2, 1000, 0));
+        let mut house = House::default();
+        for _ in 0..2 {
+            house.enter(&guest(None, 0), 20, &settings, &rate, None, now).unwrap();
+        }
+        let mut told = |key, now| {
+            let (_, seconds) = refusal(house.enter(&guest(key, 0), 20, &settings, &rate, None, now));
+            seconds
+        };
+        // Two seconds until one has left, and two for each who was refused before.
+        assert_eq!([told(None, now), told(None, now), told(None, now)], [2, 4, 6]);
+        assert_eq!(told(Some("other"), now), 2);
+        assert_eq!(told(None, now + Duration::from_secs(60)), 2);
+    }
+
+    #[test]
+    fn a_crowd_that_does_as_it_is_told_gets_in_when_it_comes_back() {
+        // The device reads one request a second, and four have room.
+        let (start, rate, settings, nobody) = (Instant::now(), measured(100), settings(4, 100_000, 0), guest(None, 0));
+        let mut house = House::default();
+        let mut coming = BTreeMap::from([(0, vec!["new"; 40])]);
+        let (mut returned, mut let_in) = (0, 0);
+        for second in 0..60 {
+            if house.total().requests > 0 && second > 0 {
+                house.leave(&nobody, 100);
+            }
+            for who in coming.remove(&second).unwrap_or_default() {
+                let now = start + Duration::from_secs(second);
+                returned += usize::from(who == "back");
+                match house.enter(&nobody, 100, &settings, &rate, None, now) {
+                    Ok(()) => let_in += usize::from(who == "back"),
+                    Err(RerankError::Overloaded { retry_after, .. }) => {
+                        let wait = retry_after.as_secs_f64().ceil() as u64;
+                        coming.entry(second + wait).or_default().push("back");
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
+        assert_eq!((returned, let_in, house.total().requests), (36, 36, 0));
     }
 
     proptest! {
         /// An empty house takes whatever fits at all, the limits hold, and who has left leaves nothing behind.
         #[test]
         fn the_book_adds_up(visits in prop::collection::vec((0_u16..3, 0_usize..3, 0_usize..600), 1..60)) {
-            let (rate, settings) = (measured(10), settings(10, 1000, 30));
+            let (now, rate, settings) = (Instant::now(), measured(10), settings(10, 1000, 30));
             let mut house = House::default();
             let mut inside = Vec::new();
             for (priority, key, tokens) in visits {
                 let guest = guest(["a", "b"].get(key).copied(), priority);
                 let alone = inside.is_empty();
-                if house.enter(&guest, tokens, &settings, &rate, None).is_ok() {
+                if house.enter(&guest, tokens, &settings, &rate, None, now).is_ok() {
                     inside.push((guest, tokens));
                 } else {
                     prop_assert!(!alone);

@@ -16,6 +16,7 @@ mod rate;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod worker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -224,9 +225,6 @@ impl Scheduler {
         if let Some(reason) = shared.health.lost() {
             return Err(RerankError::DeviceLost(reason.into()));
         }
-        if shared.draining.load(Ordering::Acquire) {
-            return Err(RerankError::Draining);
-        }
         let settings = shared.settings();
         let guest = Guest { key: arrival.caller.key.clone(), priority: arrival.priority };
         let tokens = arrival.tokens.min(settings.max_queued_tokens);
@@ -234,7 +232,11 @@ impl Scheduler {
         let patience = timeout.map(|timeout| timeout.saturating_sub(arrival.caller.since.elapsed()));
         {
             let mut house = shared.house();
-            house.enter(&guest, tokens, &settings, &shared.rate, patience)?;
+            // Under the lock, so that nobody slips in once it has begun, and is not waited for.
+            if shared.draining.load(Ordering::Acquire) {
+                return Err(RerankError::Draining);
+            }
+            house.enter(&guest, tokens, &settings, &shared.rate, patience, Instant::now())?;
             // Under the lock, so that nobody sees a request in the book who is not waited for.
             shared.requests.send_modify(|count| *count += 1);
         }
@@ -263,11 +265,15 @@ impl Scheduler {
             replies.push((tokens, answer));
             jobs.push((tokens, Job { pass, tokens, reply }));
         }
-        if self.shared.closed.load(Ordering::Acquire) {
-            return Err(worker_is_gone());
-        }
         let _waiting = Waiting(admission);
-        self.shared.queue().push(&admission.owner(), jobs);
+        {
+            let mut queue = self.shared.queue();
+            // Under the lock, behind which a worker that ends empties the queue for the last time.
+            if self.shared.closed.load(Ordering::Acquire) {
+                return Err(worker_is_gone());
+            }
+            queue.push(&admission.owner(), jobs);
+        }
         self.shared.bell.notify_one();
         let mut readouts = Vec::with_capacity(replies.len());
         let (mut first_start, mut last_end) = (None::<Instant>, submitted);
@@ -341,6 +347,7 @@ impl Scheduler {
 
     /// Refuses new requests from now on.
     pub fn start_draining(&self) {
+        let _nobody_enters = self.shared.house();
         self.shared.draining.store(true, Ordering::Release);
     }
 

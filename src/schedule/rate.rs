@@ -45,10 +45,9 @@ impl Rate {
         self.get().map(|rate| Duration::from_secs_f64((tokens as f64 / rate).min(LONGEST)))
     }
 
-    /// How long to wait until `tokens` tokens are read; at least a second, so that nobody hammers, and at most an hour.
+    /// How long to wait until `tokens` tokens are read; a second before anything was measured.
     pub fn time_for(&self, tokens: usize) -> Duration {
-        let time = self.seconds_for(tokens).unwrap_or(UNKNOWN);
-        time.clamp(Duration::from_secs(1), Duration::from_secs(3600))
+        self.seconds_for(tokens).unwrap_or(UNKNOWN)
     }
 }
 
@@ -62,7 +61,7 @@ mod tests {
         assert_eq!(rate.time_for(1_000_000), UNKNOWN);
         rate.record(1000, Duration::from_millis(500));
         assert_eq!(rate.time_for(10_000), Duration::from_secs(5));
-        assert_eq!(rate.time_for(1), Duration::from_secs(1));
+        assert_eq!(rate.time_for(1), Duration::from_micros(500));
         rate.record(0, Duration::from_secs(1));
         assert_eq!(rate.time_for(10_000), Duration::from_secs(5));
     }

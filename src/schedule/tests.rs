@@ -117,6 +117,30 @@ async fn draining_refuses_new_requests_and_waits_for_the_accepted_ones() {
     waiting.await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_let_in_while_draining_begins_is_waited_for() {
+    for _ in 0..300 {
+        let (scheduler, _) = scheduler(2, 100);
+        let (asking, asked) = oneshot::channel();
+        let gone = Arc::new(AtomicBool::new(false));
+        let guests = tokio::task::spawn_blocking({
+            let (scheduler, gone) = (Arc::clone(&scheduler), Arc::clone(&gone));
+            move || {
+                asking.send(()).unwrap();
+                while let Ok(inside) = scheduler.admit(&arrival(1)) {
+                    assert!(!gone.load(Ordering::Acquire), "let in, and nobody waited");
+                    drop(inside);
+                }
+            }
+        });
+        asked.await.unwrap();
+        scheduler.start_draining();
+        scheduler.drained().await;
+        gone.store(true, Ordering::Release);
+        guests.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn who_stops_waiting_costs_the_device_nothing() {
     let (scheduler, controls) = scheduler(8, 10);

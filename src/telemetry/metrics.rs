@@ -1,8 +1,8 @@
 //! The metrics: names, help and labels in one place.
 //!
 //! The recorder belongs to one [`Telemetry`](super::Telemetry) and is not the process's, so that two servers in one
-//! process (tests have many) do not count each other's requests. What is counted elsewhere (batches, the process) is
-//! written behind what it holds.
+//! process (tests have many) do not count each other's requests. What is counted elsewhere (queues and batches by model, the
+//! process) is written behind what it holds: so the series of a model come and go with it.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -12,11 +12,9 @@ use ::metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::exposition::Exposition;
-use super::{Outcomes, RequestRecord, process};
+use super::exposition::{Exposition, Labels};
+use super::{ModelReport, Outcomes, RequestRecord, process};
 use crate::rerank::{DriftSample, Mode};
-use crate::runtime::ModelFacts;
-use crate::schedule::{BatchStatistics, QueueStatus};
 
 const REQUESTS: &str = "podium_requests_total";
 const ERRORS: &str = "podium_errors_total";
@@ -86,7 +84,7 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(model: &str, family: &str, facts: &ModelFacts) -> Self {
+    pub(super) fn new() -> Self {
         // Only an empty list of buckets is refused, and these are not: the builder is taken as it was then.
         let builder = PrometheusBuilder::new().set_buckets(&SECONDS).unwrap_or_default();
         let builder = BUCKETS.iter().fold(builder, |builder, (name, buckets)| {
@@ -96,7 +94,7 @@ impl Metrics {
         let handle = recorder.handle();
         let metrics = Self { recorder, handle, key_names: Mutex::default() };
         metrics.describe();
-        metrics.start_at_zero(model, family, facts);
+        metrics.start_at_zero();
         metrics
     }
 
@@ -113,9 +111,6 @@ impl Metrics {
             describe_counter!(TOKENS, "Tokens sent through the model.");
             describe_counter!(TRUNCATED, "Documents of which the end was cut off.");
             describe_histogram!(LIST_LENGTH, "Documents in one ranked request.");
-            describe_gauge!(QUEUE_REQUESTS, "Requests accepted and not yet answered.");
-            describe_gauge!(QUEUE_PASSES, "Passes waiting for the device.");
-            describe_gauge!(QUEUE_TOKENS, "Tokens of the passes waiting for the device.");
             describe_gauge!(
                 READY,
                 "1 while new requests are welcome; 0 while the server shuts down or its device fails."
@@ -125,7 +120,6 @@ impl Metrics {
                 Unit::Bytes,
                 "Weights and the most that the prefix cache may hold, by model; 0 where it is not loaded."
             );
-            describe_gauge!(MODEL, "Always 1; the labels say what is served.");
             describe_gauge!(BUILD, "Always 1; the labels say what was built.");
             describe_counter!(
                 TRACE_SPANS,
@@ -143,7 +137,7 @@ impl Metrics {
     }
 
     /// A counter that is missing until its first event hides that event from `rate()`.
-    fn start_at_zero(&self, model: &str, family: &str, facts: &ModelFacts) {
+    fn start_at_zero(&self) {
         with_local_recorder(&self.recorder, || {
             for name in [DOCUMENTS, TOKENS, TRUNCATED] {
                 counter!(name).increment(0);
@@ -152,16 +146,6 @@ impl Metrics {
                 counter!(RANKINGS, "mode" => mode.as_str()).increment(0);
                 counter!(SLATES, "mode" => mode.as_str()).increment(0);
             }
-            let labels = [
-                ("version", env!("CARGO_PKG_VERSION").to_owned()),
-                ("model", model.to_owned()),
-                ("family", family.to_owned()),
-                ("architecture", facts.architecture.clone()),
-                ("device", facts.device.clone()),
-                ("dtype", facts.dtype.clone()),
-            ];
-            gauge!(MODEL, &labels).set(1.0);
-            gauge!(MODEL_MEMORY, "model" => model.to_owned()).set(facts.memory_bytes() as f64);
             let backends: Vec<&str> = BACKENDS.iter().filter(|(_, built)| *built).map(|(name, _)| *name).collect();
             let labels = [
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -252,40 +236,62 @@ impl Metrics {
     }
 
     /// `traces` are the spans that were sent, and those that were dropped.
-    pub(super) fn render(
-        &self,
-        queue: QueueStatus,
-        batches: &BatchStatistics,
-        traces: (u64, u64),
-        ready: bool,
-    ) -> String {
+    pub(super) fn render(&self, models: &[ModelReport<'_>], traces: (u64, u64), ready: bool) -> String {
         with_local_recorder(&self.recorder, || {
-            gauge!(QUEUE_REQUESTS).set(queue.requests as f64);
-            gauge!(QUEUE_PASSES).set(queue.waiting_passes as f64);
-            gauge!(QUEUE_TOKENS).set(queue.waiting_tokens as f64);
             counter!(TRACE_SPANS, "outcome" => "sent").absolute(traces.0);
             counter!(TRACE_SPANS, "outcome" => "dropped").absolute(traces.1);
             gauge!(READY).set(if ready { 1.0 } else { 0.0 });
         });
         let mut text = Exposition::after(self.handle.render());
-        text.histogram(BATCH_PASSES, "Passes that went to the device at once.", &batches.passes);
-        text.histogram(BATCH_TOKENS, "Tokens that went to the device at once.", &batches.tokens);
-        text.histogram(BATCH_SECONDS, "How long a batch kept the device.", &batches.seconds);
-        let prefixes = &batches.prefixes;
-        for (name, help, value) in [
-            (PREFIX_LOOKED_UP, "Tokens at the beginning of passes that were looked for.", prefixes.looked_up_tokens),
-            (PREFIX_FOUND, "Those of them that were found, and not computed again.", prefixes.found_tokens),
-            (PREFIX_EVICTED, "Blocks of 16 tokens that made room for others.", prefixes.evicted_blocks),
-        ] {
-            text.counter(name, help, value as f64);
-        }
-        text.gauge(PREFIX_BYTES, "Keys and values kept of the beginning of passes.", prefixes.bytes as f64);
+        write_models(&mut text, models);
         process::write(&mut text);
         text.into_text()
     }
 
     pub(super) fn fold(&self) {
         self.handle.run_upkeep();
+    }
+}
+
+/// What is there for as long as its model is.
+fn write_models(text: &mut Exposition, models: &[ModelReport<'_>]) {
+    let facts: Vec<Labels> = models.iter().map(ModelReport::labels).collect();
+    text.gauges(MODEL, "Always 1; the labels say what is served.", facts.iter().map(|labels| (labels, 1.0)));
+    let names: Vec<Labels> = models.iter().map(|model| Labels::of(&[("model", model.name)])).collect();
+    let all = || names.iter().zip(models);
+    let requests = all().map(|(labels, model)| (labels, model.queue.requests as f64));
+    text.gauges(QUEUE_REQUESTS, "Requests accepted and not yet answered.", requests);
+    let passes = all().map(|(labels, model)| (labels, model.queue.waiting_passes as f64));
+    text.gauges(QUEUE_PASSES, "Passes waiting for the device.", passes);
+    let tokens = all().map(|(labels, model)| (labels, model.queue.waiting_tokens as f64));
+    text.gauges(QUEUE_TOKENS, "Tokens of the passes waiting for the device.", tokens);
+    let passes = all().map(|(labels, model)| (labels, &model.batches.passes));
+    text.histograms(BATCH_PASSES, "Passes that went to the device at once.", passes);
+    let tokens = all().map(|(labels, model)| (labels, &model.batches.tokens));
+    text.histograms(BATCH_TOKENS, "Tokens that went to the device at once.", tokens);
+    let seconds = all().map(|(labels, model)| (labels, &model.batches.seconds));
+    text.histograms(BATCH_SECONDS, "How long a batch kept the device.", seconds);
+    let looked_up = all().map(|(labels, model)| (labels, model.batches.prefixes.looked_up_tokens as f64));
+    text.counters(PREFIX_LOOKED_UP, "Tokens at the beginning of passes that were looked for.", looked_up);
+    let found = all().map(|(labels, model)| (labels, model.batches.prefixes.found_tokens as f64));
+    text.counters(PREFIX_FOUND, "Those of them that were found, and not computed again.", found);
+    let evicted = all().map(|(labels, model)| (labels, model.batches.prefixes.evicted_blocks as f64));
+    text.counters(PREFIX_EVICTED, "Blocks of 16 tokens that made room for others.", evicted);
+    let bytes = all().map(|(labels, model)| (labels, model.batches.prefixes.bytes as f64));
+    text.gauges(PREFIX_BYTES, "Keys and values kept of the beginning of passes.", bytes);
+}
+
+impl ModelReport<'_> {
+    /// What the model is.
+    fn labels(&self) -> Labels {
+        Labels::of(&[
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("model", self.name),
+            ("family", self.family),
+            ("architecture", &self.facts.architecture),
+            ("device", &self.facts.device),
+            ("dtype", &self.facts.dtype),
+        ])
     }
 }
 
@@ -297,20 +303,7 @@ mod tests {
 
     #[test]
     fn names_that_keep_changing_do_not_make_series_without_end() {
-        let facts = ModelFacts {
-            architecture: "qwen3".to_owned(),
-            parameters: 1,
-            weight_bytes: 4,
-            layers: 1,
-            hidden_size: 1,
-            vocabulary: 1,
-            max_positions: 1,
-            projector: false,
-            prefix_cache_bytes: 0,
-            device: "cpu".to_owned(),
-            dtype: "f32".to_owned(),
-        };
-        let metrics = Metrics::new("model", "family", &facts);
+        let metrics = Metrics::new();
         let names: Vec<String> = (0..KEY_NAMES + 20).map(|number| format!("key-{number}")).collect();
         for name in names.iter().chain(&names[..3]) {
             metrics.record(&RequestRecord {
@@ -325,8 +318,7 @@ mod tests {
                 trace: None,
             });
         }
-        let queue = QueueStatus::default();
-        let text = metrics.render(queue, &BatchStatistics::default(), (0, 0), true);
+        let text = metrics.render(&[], (0, 0), true);
         let series: Vec<&str> = text.lines().filter(|line| line.starts_with("podium_key_requests_total{")).collect();
         assert_eq!(series.len(), KEY_NAMES + 1);
         assert!(series.contains(&r#"podium_key_requests_total{key="key-0",status="200"} 2"#));

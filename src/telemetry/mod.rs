@@ -124,23 +124,39 @@ pub struct RequestRecord<'a> {
     pub trace: Option<&'a RequestTrace>,
 }
 
+/// A model that is in memory, as the metrics have it.
+#[derive(Debug, Clone)]
+pub struct ModelReport<'a> {
+    /// Its own name.
+    pub name: &'a str,
+    /// Its prompt family.
+    pub family: &'a str,
+    /// What it is.
+    pub facts: &'a ModelFacts,
+    /// What waits and runs now.
+    pub queue: QueueStatus,
+    /// What went to the device so far.
+    pub batches: BatchStatistics,
+}
+
 /// Counts and logs the requests of one server.
 pub struct Telemetry {
     metrics: Metrics,
     tracer: Option<Tracer>,
 }
 
-impl Telemetry {
-    /// Telemetry with every count at zero, for a server of this model.
-    #[must_use]
-    pub fn new(model: &str, family: &str, facts: &ModelFacts) -> Self {
-        Self { metrics: Metrics::new(model, family, facts), tracer: None }
+impl Default for Telemetry {
+    /// Every count at zero, and no traces.
+    fn default() -> Self {
+        Self { metrics: Metrics::new(), tracer: None }
     }
+}
 
-    /// Sends traces of requests there, in the name of this model. To be called inside a tokio runtime.
+impl Telemetry {
+    /// Sends traces of requests there. To be called inside a tokio runtime.
     #[must_use]
-    pub fn tracing(self, target: Option<TraceTarget>, model: &str) -> Self {
-        Self { tracer: target.map(|target| Tracer::start(target, model)), ..self }
+    pub fn tracing(self, target: Option<TraceTarget>) -> Self {
+        Self { tracer: target.map(Tracer::start), ..self }
     }
 
     /// Begins to follow a request, if it is to be; `caller` is the trace that it belongs to.
@@ -181,11 +197,11 @@ impl Telemetry {
         self.metrics.set_model_memory(model, bytes);
     }
 
-    /// All metrics in Prometheus's text format, with the queue as it is now and the batches so far.
+    /// All metrics in Prometheus's text format, with those of the models that are there now.
     #[must_use]
-    pub fn render(&self, queue: QueueStatus, batches: &BatchStatistics, ready: bool) -> String {
+    pub fn render(&self, models: &[ModelReport<'_>], ready: bool) -> String {
         let traces = self.tracer.as_ref().map(|tracer| tracer.counts().sent_and_dropped()).unwrap_or_default();
-        self.metrics.render(queue, batches, traces, ready)
+        self.metrics.render(models, traces, ready)
     }
 
     /// Folds what histograms have collected since the last call; without it, a server that nobody scrapes grows.

@@ -40,7 +40,7 @@ async fn server(change: impl FnOnce(&mut Settings)) -> Server {
 
 /// Waits until so many passes wait.
 async fn until_waiting(server: &Server, passes: usize) {
-    server.until_metrics_say(&format!("podium_queue_passes {passes}")).await;
+    server.until_metrics_say(&format!(r#"podium_queue_passes{{model="podium-nano"}} {passes}"#)).await;
 }
 
 #[tokio::test]
@@ -176,7 +176,11 @@ async fn who_leaves_the_queue_takes_everything_along_at_once() {
     until_waiting(&server, 1).await;
     waiting.abort();
     // The device is still busy with the first.
-    for line in ["podium_queue_passes 0", "podium_queue_tokens 0", "podium_queue_requests 1"] {
+    for line in [
+        r#"podium_queue_passes{model="podium-nano"} 0"#,
+        r#"podium_queue_tokens{model="podium-nano"} 0"#,
+        r#"podium_queue_requests{model="podium-nano"} 1"#,
+    ] {
         server.until_metrics_say(line).await;
     }
     server.until_metrics_say(r#"podium_requests_total{route="/v1/rerank",status="499"} 1"#).await;
@@ -198,8 +202,8 @@ async fn a_deadline_in_the_queue_is_504_and_takes_no_device_time() {
     Answer::of(header).await.assert_failure(504, "deadline_exceeded", None, message);
     let metrics = server.get("/metrics").await.text;
     for line in [
-        "podium_queue_passes 0",
-        "podium_queue_requests 1",
+        r#"podium_queue_passes{model="podium-nano"} 0"#,
+        r#"podium_queue_requests{model="podium-nano"} 1"#,
         r#"podium_requests_total{route="/v1/rerank",status="504"} 2"#,
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
@@ -227,7 +231,7 @@ async fn a_deadline_between_passes_says_what_was_done() {
     }
     let message = "the request took longer than 1000 ms: 2 of 5 passes had run, and 2 of 5 documents were read";
     answer.await.unwrap().assert_failure(504, "deadline_exceeded", None, message);
-    server.until_metrics_say("podium_queue_passes 0").await;
+    server.until_metrics_say(r#"podium_queue_passes{model="podium-nano"} 0"#).await;
     server.controls.release();
     assert_eq!(server.rerank(&words(1)).await.status, 200);
     assert_eq!(server.controls.passes(), 4, "the third was on the device, and the last two never were");

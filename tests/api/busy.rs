@@ -16,7 +16,7 @@ async fn a_full_service_says_try_again() {
     server.controls.hold();
     let first = server.rerank_later(&body());
     let second = server.rerank_later(&body());
-    server.until_metrics_say("podium_queue_requests 2").await;
+    server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 2"#).await;
 
     let refused = server.rerank(&body()).await;
     let message = "the server is at capacity: 2 requests wait already (limit 2); try again in 1 s";
@@ -35,7 +35,7 @@ async fn a_request_that_takes_too_long_is_504_and_makes_room() {
     server.controls.hold();
     let message = "the request took longer than 1000 ms: 0 of 1 passes had run, and 0 of 2 documents were read";
     server.rerank(&body()).await.assert_failure(504, "deadline_exceeded", None, message);
-    server.until_metrics_say("podium_queue_requests 0").await;
+    server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 0"#).await;
     server.controls.release();
     assert_eq!(server.rerank(&body()).await.status, 200);
 }
@@ -47,7 +47,7 @@ async fn a_client_that_leaves_makes_room_and_is_counted() {
     let request = server.rerank_later(&body());
     server.controls.held(1).await;
     request.abort();
-    server.until_metrics_say("podium_queue_requests 0").await;
+    server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 0"#).await;
     server.until_metrics_say(r#"podium_requests_total{route="/v1/rerank",status="499"} 1"#).await;
     server.controls.release();
 }

@@ -78,6 +78,21 @@ async fn an_administrator_loads_a_model_and_unloads_it() {
     assert_eq!(listed["data"][2], expected);
     let metrics = server.get("/metrics").await.text;
     assert!(metrics.contains(r#"podium_model_memory_bytes{model="legal"} 0"#), "{metrics}");
+    // Both names of it are one series, and the default model has its own.
+    for (model, batches) in [("podium-nano", 0), ("legal", 2)] {
+        for line in [
+            format!(r#"podium_queue_requests{{model="{model}"}} 0"#),
+            format!(r#"podium_batch_passes_count{{model="{model}"}} {batches}"#),
+            format!(r#"podium_batch_tokens_bucket{{model="{model}",le="+Inf"}} {batches}"#),
+        ] {
+            assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+        }
+    }
+    for absent in ["vendor/legal", r#"podium_queue_requests{model="broken"}"#] {
+        assert!(!metrics.contains(absent), "{metrics}");
+    }
+    let infos = metrics.lines().filter(|line| line.starts_with("podium_model_info{")).count();
+    assert_eq!(infos, 2, "{metrics}");
 
     let unloaded = administrate(&server, Method::POST, "/admin/models/legal/unload").await;
     expected["state"] = "unloaded".into();
@@ -85,6 +100,11 @@ async fn an_administrator_loads_a_model_and_unloads_it() {
     assert_eq!((unloaded.status, unloaded.json()), (200, expected));
     assert_eq!(server.rerank(&body("legal")).await.status, 503);
     assert_eq!(server.rerank(&body("podium-nano")).await.status, 200);
+    let metrics = server.get("/metrics").await.text;
+    // What it ranked stays counted, also where the sample of rankings has some of it.
+    let left: Vec<&str> =
+        metrics.lines().filter(|line| line.contains("legal") && !line.starts_with("podium_drift_")).collect();
+    assert_eq!(left, [r#"podium_model_memory_bytes{model="legal"} 0"#], "its queue and its batches went with it");
 }
 
 #[tokio::test]

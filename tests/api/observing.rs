@@ -62,9 +62,9 @@ async fn metrics_count_each_request_once_with_closed_labels() {
         "podium_documents_total 5",
         "podium_truncated_documents_total 1",
         "podium_request_documents_count 2",
-        "podium_queue_requests 0",
-        "podium_queue_passes 0",
-        "podium_queue_tokens 0",
+        r#"podium_queue_requests{model="podium-nano"} 0"#,
+        r#"podium_queue_passes{model="podium-nano"} 0"#,
+        r#"podium_queue_tokens{model="podium-nano"} 0"#,
         "podium_ready 1",
     ] {
         assert!(lines.contains(&line), "{line:?} is not in\n{}", answer.text);
@@ -163,19 +163,22 @@ async fn batches_are_counted_also_for_clients_that_have_left() {
     request.abort();
     server.until_metrics_say(r#"podium_requests_total{route="/v1/rerank",status="499"} 1"#).await;
     server.controls.release();
-    server.until_metrics_say("podium_batch_passes_count 1").await;
+    server.until_metrics_say(r#"podium_batch_passes_count{model="podium-nano"} 1"#).await;
     let text = server.get("/metrics").await.text;
-    for line in [r#"podium_batch_passes_bucket{le="1"} 1"#, "podium_batch_passes_sum 1", "podium_prompt_tokens_total 0"]
-    {
+    for line in [
+        r#"podium_batch_passes_bucket{model="podium-nano",le="1"} 1"#,
+        r#"podium_batch_passes_sum{model="podium-nano"} 1"#,
+        "podium_prompt_tokens_total 0",
+    ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
-    assert!(!text.contains("podium_batch_tokens_sum 0\n"));
+    assert!(!text.contains(r#"podium_batch_tokens_sum{model="podium-nano"} 0"#));
 }
 
 #[tokio::test]
 async fn sampled_rankings_are_measured_for_drift_by_model_and_instruction() {
     let server = Server::start_with(|settings| settings.telemetry.drift_sample = 1.0).await;
-    let labels = |instruction: &str| format!(r#"model="vendor/rerank",instruction="{instruction}""#);
+    let labels = |instruction: &str| format!(r#"model="podium-nano",instruction="{instruction}""#);
     let documents = ["word ".repeat(50), "a cat".to_owned(), "cat and cat".to_owned(), "cats".to_owned()];
     for (count, (field, value, label)) in
         [("unused", "", "none"), ("instruction", "secret words", "own"), ("profile", "legal", "legal")]

@@ -156,6 +156,7 @@ async fn a_failure_is_in_its_span_and_its_stages_are_there_as_far_as_they_went()
     for ((_, span), (status, code, is_error)) in spans.iter().filter(|(_, span)| span.name == own).zip(failures) {
         let found = attributes(&span.attributes);
         assert_eq!((found["http.response.status_code"].as_str(), found["error.type"].as_str()), (status, code));
+        assert_eq!(found.contains_key("podium.model"), status != "422", "{found:?}: the body was never a request");
         assert_eq!(span.status.as_ref().map(|status| status.code), is_error.then_some(2));
     }
     assert!(!receiver.has_seen("gone") && !receiver.has_seen("okapimode"));

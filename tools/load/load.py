@@ -5,6 +5,7 @@ import asyncio
 import sys
 
 import bad
+import crowd
 import leave
 import overload
 import slow
@@ -32,12 +33,17 @@ def arguments() -> argparse.Namespace:
     one.add_argument("--requests", type=int, default=50)
     one.set_defaults(main=leave.run)
 
+    one = runs.add_parser("crowd", help="clients that come all at once and then as they are told")
+    one.add_argument("--clients", type=int, default=600)
+    one.add_argument("--again", type=float, default=0, help="seconds of asking anew after each answer; 0 asks once")
+    one.set_defaults(main=crowd.run)
+
     one = runs.add_parser("slow", help="clients that send a byte now and then")
     one.add_argument("--seconds", type=float, default=90, help="more than the server's time-outs [%(default)s]")
     one.add_argument("--clients", type=int, default=50, help="of each kind [%(default)s]")
     one.set_defaults(main=slow.run)
 
-    for name in ("overload", "leave"):
+    for name in ("overload", "leave", "crowd"):
         one = runs.choices[name]
         one.add_argument("--documents", type=int, default=20)
         one.add_argument("--words", type=int, default=80, help="in a document [%(default)s]")

@@ -37,7 +37,6 @@ const FLUSH_FOR: Duration = Duration::from_secs(3);
 /// Follows requests.
 pub(super) struct Tracer {
     sampler: Sampler,
-    model: String,
     outbox: mpsc::Sender<Message>,
     counts: Arc<TraceCounts>,
 }
@@ -69,13 +68,13 @@ impl RequestTrace {
 
 impl Tracer {
     /// Starts the task that sends. To be called inside a tokio runtime.
-    pub(super) fn start(target: TraceTarget, model: &str) -> Self {
+    pub(super) fn start(target: TraceTarget) -> Self {
         let (outbox, inbox) = mpsc::channel(WAITING_REQUESTS);
         let counts = Arc::<TraceCounts>::default();
         let sampler = target.sampler;
         let exporter = Exporter::new(target.client, target.url, Resource::new(&target.resource), Arc::clone(&counts));
         tokio::spawn(exporter.run(inbox));
-        Self { sampler, model: model.to_owned(), outbox, counts }
+        Self { sampler, outbox, counts }
     }
 
     /// Begins to follow a request, if it is to be.
@@ -94,7 +93,7 @@ impl Tracer {
 
     /// Hands over the spans of a request that is over.
     pub(super) fn end(&self, trace: &RequestTrace, request: &RequestRecord<'_>) {
-        let spans = spans::of(trace, request, &self.model);
+        let spans = spans::of(trace, request);
         let count = spans.len();
         if self.outbox.try_send(Message::Spans(spans)).is_err() {
             self.counts.dropped(count);

@@ -1,6 +1,7 @@
 //! A finished request as spans, in the words of `OpenTelemetry`'s conventions where they have one and with `podium.` before
 //! the others. Numbers, and words from closed sets; nothing that a caller wrote but a sane request id.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::otlp::{
@@ -38,7 +39,7 @@ impl Resource {
 }
 
 /// The spans of a request that ends now: its own first, then those of its stages.
-pub(super) fn of(trace: &RequestTrace, request: &RequestRecord<'_>, model: &str) -> Vec<Span> {
+pub(super) fn of(trace: &RequestTrace, request: &RequestRecord<'_>) -> Vec<Span> {
     let clock = Clock::now();
     let span = |name: String, id: [u8; 8], parent: Option<[u8; 8]>, started: Instant, ended: Instant| Span {
         trace_id: trace.trace.to_vec(),
@@ -56,7 +57,7 @@ pub(super) fn of(trace: &RequestTrace, request: &RequestRecord<'_>, model: &str)
     let own = Span {
         kind: SpanKind::Server as i32,
         flags: SAMPLED | PARENT_IS_KNOWN | if trace.caller.is_some() { PARENT_IS_REMOTE } else { 0 },
-        attributes: attributes(request, method, model),
+        attributes: attributes(request, method, trace.stages.model()),
         status: (request.status >= 500).then_some(Status { code: StatusCode::Error as i32 }),
         ..span(format!("{method} {}", request.route), trace.span, trace.caller, trace.started, clock.instant)
     };
@@ -67,14 +68,16 @@ pub(super) fn of(trace: &RequestTrace, request: &RequestRecord<'_>, model: &str)
     std::iter::once(own).chain(stages).collect()
 }
 
-fn attributes(request: &RequestRecord<'_>, method: &str, model: &str) -> Vec<KeyValue> {
+fn attributes(request: &RequestRecord<'_>, method: &str, model: Option<Arc<str>>) -> Vec<KeyValue> {
     let mut all = vec![
         text("http.request.method", method),
         text("http.route", request.route),
         number("http.response.status_code", usize::from(request.status)),
         text("podium.request_id", request.id),
-        text("podium.model", model),
     ];
+    if let Some(model) = model {
+        all.push(text("podium.model", &model));
+    }
     if let Some(failure) = request.failure {
         all.push(text("error.type", failure.code));
     }
