@@ -51,7 +51,12 @@ class Podium:
     def __init__(self, arguments: argparse.Namespace, dtype: str):
         flags = [*model_flags(arguments), *PODIUM_FLAGS[dtype]]
         command = [arguments.podium, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", *flags]
-        environment = {**os.environ, "RAYON_NUM_THREADS": str(arguments.threads)}
+        # Requests repeat here, and every one of them is to be computed whole.
+        environment = {
+            **os.environ,
+            "RAYON_NUM_THREADS": str(arguments.threads),
+            "PODIUM__MODEL__PREFIX_CACHE_BYTES": "0",
+        }
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if found := re.search(r"listening on http://([\d.]+):(\d+)", re.sub(r"\x1b\[[\d;]*m", "", line)):
