@@ -276,3 +276,68 @@ impl Products<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A number between -1 and 1.
+    fn value(seed: u32, n: usize) -> f32 {
+        ((n as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 16) as f32 / 32768. - 1.
+    }
+
+    fn matrix(seed: u32, rows: usize, columns: usize) -> (Vec<f32>, Tensor) {
+        let values: Vec<f32> = (0..rows * columns).map(|n| value(seed, n)).collect();
+        let tensor = Tensor::from_vec(values.clone(), (rows, columns), &Device::Cpu).unwrap();
+        (values, tensor)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_product_is_its_definition_for_any_size(
+            rows in 0usize..260, inputs in 1usize..90, outputs in (1usize..90, 1usize..90), whole: bool, has_bias: bool,
+            seed in 0u32..1000,
+        ) {
+            let count = outputs.0 + outputs.1;
+            let columns = if whole { 0..count } else { outputs.0 / COLUMNS * COLUMNS..count };
+            let (x, _) = matrix(seed, rows, inputs);
+            let parts = [outputs.0, outputs.1].map(|count| matrix(seed + count as u32, count, inputs));
+            let bias: Vec<f32> = (0..count).map(|n| value(seed, n)).collect();
+            let weights = [parts[0].0.as_slice(), &parts[1].0].concat();
+            for (numbers, tolerance) in [(Numbers::F32, 1e-5), (Numbers::Bf16, 8e-3), (Numbers::Int8, 8e-3)] {
+                let of_bias = |range: Range<usize>| has_bias.then(|| Tensor::new(&bias[range], &Device::Cpu).unwrap());
+                let linear = Linear::new(
+                    &[(parts[0].1.clone(), of_bias(0..outputs.0)), (parts[1].1.clone(), of_bias(outputs.0..count))],
+                    numbers,
+                );
+                let linear = linear.unwrap();
+                let (mut input, mut output) = (Input::default(), Vec::new());
+                linear.prepare(rows, &mut input, |row, target| {
+                    target.copy_from_slice(&x[row * inputs..][..inputs]);
+                });
+                let products = linear.multiply(columns.clone(), &input, &mut output);
+                let mut made = vec![0.; columns.len()];
+                let mut sums = vec![1.; rows * columns.len()];
+                products.add_to(columns.len(), &mut sums);
+                for row in 0..rows {
+                    products.read(row, 0..columns.len(), &mut made);
+                    for (place, column) in columns.clone().enumerate() {
+                        let terms = x[row * inputs..][..inputs].iter().zip(&weights[column * inputs..]);
+                        let exact = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>()
+                            + if has_bias { f64::from(bias[column]) } else { 0. };
+                        // Each term is off by its own rounding, and all of them may point the same way.
+                        let allowed = tolerance * (1. + inputs as f64);
+                        prop_assert!((f64::from(made[place]) - exact).abs() < allowed, "{numbers:?} {row} {column}");
+                        let sum = f64::from(sums[row * columns.len() + place]) - 1.;
+                        prop_assert!((sum - exact).abs() < allowed, "{numbers:?} {row} {column}");
+                    }
+                }
+            }
+        }
+    }
+}
