@@ -62,12 +62,16 @@ fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]>
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use half::bf16;
     use proptest::prelude::*;
 
     use super::super::tiles;
     use super::*;
 
-    /// Attention by its definition, in f64.
+    type Path = fn(&Tensor, &Tensor, &Tensor, &[Span]) -> Result<Tensor>;
+
+    /// Attention by its definition, in f64, and the same of the values' sizes: how much a relative error of each weight
+    /// can do.
     #[expect(clippy::many_single_char_names, reason = "the names of the definition")]
     fn naive(
         q: &[f32],
@@ -75,7 +79,7 @@ mod tests {
         v: &[f32],
         (heads, kv_heads, dim): (usize, usize, usize),
         spans: &[Span],
-    ) -> Vec<f64> {
+    ) -> Vec<(f64, f64)> {
         let mut output = Vec::new();
         for span in spans {
             for (place, query) in span.queries.clone().enumerate() {
@@ -94,9 +98,8 @@ mod tests {
                     let total: f64 = weights.iter().sum();
                     for column in 0..dim {
                         let value = |key: usize| f64::from(v[(key * kv_heads + kv_head) * dim + column]);
-                        output.push(
-                            keys.iter().zip(&weights).map(|(&key, weight)| weight * value(key)).sum::<f64>() / total,
-                        );
+                        let terms = keys.iter().zip(&weights).map(|(&key, weight)| weight * value(key) / total);
+                        output.push(terms.fold((0., 0.), |(sum, sizes), term| (sum + term, sizes + term.abs())));
                     }
                 }
             }
@@ -136,18 +139,29 @@ mod tests {
                 }).collect()
             };
             let (q, k, v) = (random(rows * heads * dim), random(rows * kv_heads * dim), random(rows * kv_heads * dim));
-            let expected = naive(&q, &k, &v, (heads, kv_heads, dim), &spans);
-            let tensor = |data: &[f32], heads| Tensor::from_slice(data, (rows, heads, dim), &Device::Cpu).unwrap();
-            let (q, k, v) = (tensor(&q, heads), tensor(&k, kv_heads), tensor(&v, kv_heads));
-            let narrow = q.apply_op3_no_bwd(&k, &v, &PackedAttention { spans: &spans, narrow: true }).unwrap();
-            let exact = attend(&q, &k, &v, &spans).unwrap();
-            let in_tensors = tiles::attend(&q, &k, &v, &spans).unwrap();
-            // Scores of bf16 products are off by about 0.01 here, and weights by as much of themselves.
-            for (output, tolerance) in [(exact, 2e-5), (in_tensors, 2e-5), (narrow, 0.06)] {
-                prop_assert_eq!(output.dims(), &[rows, heads * dim]);
-                let output = output.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                for (found, expected) in output.iter().zip(&expected) {
-                    prop_assert!((f64::from(*found) - expected).abs() < tolerance, "{} against {}", found, expected);
+            // Narrow products are of bf16: of numbers that are bf16 already (queries once they are scaled), so that
+            // what is left between them and the definition is the rounding of the weights.
+            let scale = (dim as f32).sqrt().recip();
+            let rounded = |x: &[f32], scale: f32| -> Vec<f32> {
+                x.iter().map(|x| bf16::from_f32(x * scale).to_f32() / scale).collect()
+            };
+            let of_bf16 = (rounded(&q, scale), rounded(&k, 1.), rounded(&v, 1.));
+            let narrow: Path = |q, k, v, spans| q.apply_op3_no_bwd(k, v, &PackedAttention { spans, narrow: true });
+            let half_unit = 2f64.powi(-8);
+            let cases: [(_, &[(Path, f64)]); 2] =
+                [(&(q, k, v), &[(attend, 0.), (tiles::attend, 0.)]), (&of_bf16, &[(narrow, half_unit)])];
+            for ((q, k, v), paths) in cases {
+                let expected = naive(q, k, v, (heads, kv_heads, dim), &spans);
+                let tensor = |data: &[f32], heads| Tensor::from_slice(data, (rows, heads, dim), &Device::Cpu).unwrap();
+                let (q, k, v) = (tensor(q, heads), tensor(k, kv_heads), tensor(v, kv_heads));
+                for (path, of_weights) in paths {
+                    let output = path(&q, &k, &v, &spans).unwrap();
+                    prop_assert_eq!(output.dims(), &[rows, heads * dim]);
+                    let output = output.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    for (found, (expected, sizes)) in output.iter().zip(&expected) {
+                        let bound = 2e-5 + of_weights * sizes;
+                        prop_assert!((f64::from(*found) - expected).abs() < bound, "{found} against {expected}");
+                    }
                 }
             }
         }
