@@ -5,8 +5,8 @@
 
 mod allowance;
 mod cost;
-
 mod drift;
+mod warm_up;
 
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

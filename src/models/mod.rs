@@ -117,11 +117,12 @@ impl ModelSet {
         }
     }
 
-    /// Loads the models that the settings want at the start, one after another.
+    /// Lets the default model rank once, and loads those that the settings want at the start, one after another.
     ///
     /// # Errors
-    /// The first that cannot be loaded.
+    /// The first that cannot rank or be loaded.
     pub async fn load_those_of_the_start(&self) -> Result<(), ModelError> {
+        warm_up(self.inner.default.name(), &self.inner.default).await?;
         for (name, model) in &self.inner.settings.named {
             if model.load == LoadWhen::Start {
                 self.load(name).await?;
@@ -265,7 +266,9 @@ impl ModelSet {
         let bytes = blocking(move || asked.memory_bytes(&of)).await.map_err(failed)?;
         self.reserve(name, bytes)?;
         let own = name.to_owned();
-        blocking(move || loader.load(&own, &model)).await.map(Arc::new).map_err(failed)
+        let reranker = blocking(move || loader.load(&own, &model)).await.map_err(failed)?;
+        warm_up(name, &reranker).await?;
+        Ok(Arc::new(reranker))
     }
 
     /// Takes room for a model that is about to be loaded.
@@ -435,6 +438,16 @@ impl ModelSet {
 
 fn unavailable(name: &str, problem: &'static str, retry_after: Duration) -> RerankError {
     RerankError::ModelUnavailable { name: name.to_owned(), problem, retry_after }
+}
+
+/// Lets a model rank before anyone else asks it to.
+async fn warm_up(name: &str, reranker: &Reranker) -> Result<(), ModelError> {
+    let time = reranker.warm_up().await.map_err(|error| {
+        let error = anyhow::Error::new(error).context("its first ranking failed");
+        ModelError::Failed { name: name.to_owned(), problem: format!("{error:#}") }
+    })?;
+    tracing::debug!(model = name, seconds = time.as_secs_f64(), "first ranking");
+    Ok(())
 }
 
 /// Runs work that takes its time on a thread that has it. The error is the text of the whole chain.

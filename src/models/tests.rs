@@ -38,6 +38,8 @@ struct Door {
     moved: Condvar,
     /// What the next loadings fail with.
     broken: Mutex<Option<&'static str>>,
+    /// What the first pass of the next models fails with.
+    ailing: Mutex<Option<RuntimeError>>,
     loaded: Mutex<BTreeMap<String, FakeControls>>,
 }
 
@@ -70,6 +72,9 @@ impl ModelLoader for Loader {
             anyhow::bail!(problem);
         }
         let (reranker, controls) = reranker(name);
+        if let Some(error) = self.0.ailing.lock().unwrap().clone() {
+            controls.fail_next(error);
+        }
         self.0.loaded.lock().unwrap().insert(name.to_owned(), controls);
         Ok(reranker)
     }
@@ -125,6 +130,37 @@ async fn the_first_request_loads_a_model_on_demand_and_is_told_to_come_back() {
     door.open();
     set.load("legal").await.unwrap();
     assert_eq!(ask(&set, Some("legal")).await.unwrap(), "legal");
+}
+
+#[tokio::test]
+async fn a_model_that_loads_but_cannot_rank_is_offered_to_nobody() {
+    let (set, door) = house(&[("legal", LoadWhen::Off)], 0);
+    *door.ailing.lock().unwrap() = Some(RuntimeError::Device("no kernel for this device".to_owned()));
+    let failed = set.load("legal").await.unwrap_err().to_string();
+    let expected = "cannot be loaded: its first ranking failed: internal error: device: no kernel for this device";
+    assert_eq!(failed, format!("model: `legal` {expected}"));
+    assert_eq!(state(&set, "legal"), "failed");
+    *door.ailing.lock().unwrap() = None;
+    set.load("legal").await.unwrap();
+    assert_eq!(ask(&set, Some("legal")).await.unwrap(), "legal");
+
+    let (main, controls) = reranker("main");
+    controls.fail_next(RuntimeError::Device("no kernel for this device".to_owned()));
+    let set = ModelSet::new(main, ModelsSettings::default(), Loader(door));
+    let failed = set.load_those_of_the_start().await.unwrap_err().to_string();
+    assert_eq!(failed, format!("model: `main` {expected}"));
+}
+
+#[tokio::test]
+async fn what_a_first_ranking_took_is_no_measure_of_the_ones_after_it() {
+    let (main, controls) = reranker("main");
+    main.warm_up().await.unwrap();
+    assert_eq!((controls.passes(), main.queue().requests), (1, 0));
+    let mut request = RerankRequest::new("q", vec!["one".to_owned()]);
+    request.terms.budget.max_latency = Some(Duration::from_millis(1));
+    let warnings = |ranking: &Ranking| ranking.warnings.concat();
+    let first = main.rerank(request.clone()).await.unwrap();
+    assert!(warnings(&first).contains("max_latency_ms"), "no rate is known: {:?}", first.warnings);
 }
 
 #[tokio::test]

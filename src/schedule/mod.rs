@@ -302,6 +302,11 @@ impl Scheduler {
         self.shared.rate.seconds_for(ahead).zip(self.shared.rate.get())
     }
 
+    /// Takes the device for unmeasured again.
+    pub fn forget_rate(&self) {
+        self.shared.rate.forget();
+    }
+
     /// What waits and runs now.
     #[must_use]
     pub fn status(&self) -> QueueStatus {

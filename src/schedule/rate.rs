@@ -1,6 +1,6 @@
 //! How fast the device is, measured: the basis of an honest `Retry-After`.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How many tokens it takes until what was measured before them counts for a third. By tokens and not by batches: a
@@ -22,22 +22,30 @@ struct Measured {
 }
 
 impl Rate {
+    fn measured(&self) -> MutexGuard<'_, Option<Measured>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a finished batch into account.
     pub fn record(&self, tokens: usize, time: Duration) {
         let (tokens, seconds) = (tokens as f64, time.as_secs_f64());
         if tokens <= 0.0 || seconds <= 0.0 {
             return;
         }
-        let mut measured = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut measured = self.measured();
         let before = measured.unwrap_or(Measured { tokens: 0.0, seconds: 0.0 });
         let fade = (-tokens / WINDOW_TOKENS).exp();
         *measured = Some(Measured { tokens: before.tokens * fade + tokens, seconds: before.seconds * fade + seconds });
     }
 
+    /// As if nothing had been measured.
+    pub fn forget(&self) {
+        *self.measured() = None;
+    }
+
     /// Tokens per second, once something was measured.
     pub fn get(&self) -> Option<f64> {
-        let measured = *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        measured.map(|measured| measured.tokens / measured.seconds)
+        self.measured().map(|measured| measured.tokens / measured.seconds)
     }
 
     /// How long `tokens` tokens take, as far as that is known.

@@ -1,0 +1,31 @@
+//! The first ranking of a model, before anyone asks for one.
+
+use std::time::{Duration, Instant};
+
+use super::{Reranker, Tally};
+use crate::pipeline::cost::estimate;
+use crate::rerank::{Caller, RerankError, RerankRequest};
+use crate::schedule::Arrival;
+
+impl Reranker {
+    /// Ranks two short documents, and returns how long that took: a model that cannot rank shows it here, before it is
+    /// offered to anyone, and what only a first pass has to do is done. How fast the device was is forgotten again,
+    /// because a first pass says nothing of it.
+    ///
+    /// # Errors
+    /// What a ranking can end with.
+    pub async fn warm_up(&self) -> Result<Duration, RerankError> {
+        let started = Instant::now();
+        let documents = ["The tide comes in twice a day.", "Bread is baked in an oven."].map(str::to_owned);
+        let request = RerankRequest::new("What does the sea do?", documents.to_vec());
+        let limits = self.policy().limits.clone();
+        let tokens = estimate(&request, &self.prompter, &limits);
+        let caller = Caller::nobody();
+        let tally = Tally::of(request.documents.len(), caller.stages.clone());
+        let arrival = Arrival { caller, priority: 0, tokens, timeout: None };
+        let admission = self.scheduler.admit(&arrival)?;
+        self.rank(request, &limits, &admission, tokens, started, &tally).await?;
+        self.scheduler.forget_rate();
+        Ok(started.elapsed())
+    }
+}
