@@ -183,7 +183,8 @@ impl Attention<'_> {
                 vec![run(&[&span.seen, own].concat(), causal)]
             } else {
                 let seen = span.seen.iter().map(|range| (std::slice::from_ref(range), 0));
-                seen.chain([(own, causal)]).map(|(ranges, causal)| run(ranges, causal)).collect()
+                let all = seen.chain([(own, causal)]).filter(|(ranges, _)| !ranges[0].is_empty());
+                all.map(|(ranges, causal)| run(ranges, causal)).collect()
             }
         });
         (runs.collect(), laid_out)
