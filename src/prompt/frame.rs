@@ -1,13 +1,9 @@
 //! A rendered template with query and instruction in their places, ready for documents: runs of
 //! text that are encoded as one string, with the control tokens between them.
 
-use rayon::prelude::*;
-
 use super::template::Part;
+use super::threads;
 use super::tokenizer::Tokenizer;
-
-/// Text below this many bytes is encoded on the calling thread.
-const PARALLEL_BYTES: usize = 8 << 10;
 
 /// The steps of a prompt, in order.
 #[derive(Debug, Clone)]
@@ -161,8 +157,6 @@ impl Filled {
 
 /// The ids of each text, on several threads where that pays.
 pub(super) fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>, tokenizers::Error> {
-    if texts.len() < 2 || texts.iter().map(String::len).sum::<usize>() < PARALLEL_BYTES {
-        return texts.iter().map(|text| tokenizer.encode(text)).collect();
-    }
-    texts.par_iter().map(|text| tokenizer.encode(text)).collect()
+    let bytes = texts.iter().map(String::len).sum();
+    threads::map(texts, bytes, |text| tokenizer.encode(text)).into_iter().collect()
 }

@@ -7,6 +7,7 @@
 //! | `template`, `frame` | a template to literals, control tokens and places for texts |
 //! | `read` | a request to texts within their limits, and a plan of slates |
 //! | `render` | some of its documents to the token sequences of one pass |
+//! | `threads` | on which threads texts are read |
 //! | `lexical` | how much of the query's words a document has |
 //!
 //! What is done with the numbers that come back lives in `scoring`. Everything here is synchronous
@@ -28,6 +29,7 @@ mod template;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod tokenizer;
 
 pub use detect::{Calibration, CheckpointFacts, PodiumConfig};

@@ -3,14 +3,13 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::family::BudgetScope;
 use super::frame::{Frame, Run, Step};
 use super::plan::Plan;
 use super::prompter::{Pointwise, Prompter};
 use super::read::{DocumentText, ShortTexts};
 use super::template::Scene;
+use super::threads;
 use crate::rerank::slates::{self, SlateLimits};
 use crate::rerank::{LimitSettings, RerankError, RerankRequest};
 
@@ -41,12 +40,11 @@ impl Prompter {
     ) -> Result<Plan, RerankError> {
         let pass = self.context.min(limits.max_slate_tokens);
         let frame = self.pair_frame(pointwise, pass, request, texts, warnings)?;
-        let results: Vec<Result<(), RerankError>> = documents
-            .par_iter_mut()
-            .with_min_len(4)
-            .enumerate()
-            .map(|(index, document)| self.read_pair(&frame, index, document, request.truncation))
-            .collect();
+        let bytes = documents.iter().map(|document| document.text.len()).sum();
+        let places: Vec<(usize, &mut DocumentText)> = documents.iter_mut().enumerate().collect();
+        let results = threads::map(places, bytes, |(index, document)| {
+            self.read_pair(&frame, index, document, request.truncation)
+        });
         // The first document's error, whichever thread was first.
         results.into_iter().collect::<Result<(), _>>()?;
         let sequences: Vec<&[u32]> = documents.iter().map(|document| document.ids.as_slice()).collect();

@@ -3,14 +3,13 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::PromptError;
 use super::family::{Layout, SlateRule};
 use super::frame::Frame;
 use super::prompter::{Listwise, Prompter};
 use super::read::{DocumentText, Intake, ShortTexts};
 use super::template::{Part, Scene};
+use super::threads;
 use crate::rerank::slates::{self, BlockRule, SlateLimits, Window};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
@@ -216,7 +215,8 @@ fn one_by_one(count: usize) -> Plan {
 fn mark_branches(listwise: &Listwise, query: &str, documents: &mut [DocumentText]) {
     let Some(marks) = &listwise.marks else { return };
     let evidence = marks.evidence.as_ref().map(|table| (table, table.query(query)));
-    documents.par_iter_mut().with_min_len(4).for_each(|document| {
+    let bytes = documents.iter().map(|document| document.text.len()).sum();
+    threads::map(documents, bytes, |document| {
         let bucket = match &evidence {
             Some((table, terms)) => table.bucket(terms, &document.text, marks.document.len()),
             None => 0,

@@ -6,14 +6,16 @@
 
 use std::borrow::Cow;
 
-use rayon::prelude::*;
-
 use super::clean::{is_space, remove_control_tokens, squeeze};
 use super::family::{CutRule, SlateRule};
 use super::plan::Plan;
 use super::prompter::Prompter;
+use super::threads;
 use crate::rerank::budget::Share;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
+
+/// Texts of more bytes keep one thread busy for a while, and are read on their request's own.
+const LONG_TEXT_BYTES: usize = 64 * 1024;
 
 /// A request, read: texts, their lengths, and which documents are read together.
 #[derive(Debug, Clone, PartialEq)]
@@ -213,7 +215,8 @@ impl Prompter {
         Ok(text.text)
     }
 
-    /// Takes in all documents, on several threads where that pays.
+    /// Takes in all documents: short ones on several threads where that pays, long ones here, so that others need not wait for
+    /// them.
     pub(super) fn documents(
         &self,
         request: &RerankRequest,
@@ -221,21 +224,19 @@ impl Prompter {
         warnings: &mut Vec<String>,
     ) -> Result<Vec<DocumentText>, RerankError> {
         let characters = self.facts.limits.document_characters;
-        let taken: Vec<_> = request
-            .documents
-            .par_iter()
-            .with_min_len(4)
-            .map(|raw| {
-                if (intake.wanted)() {
-                    self.take_in(raw, characters, intake.before, intake.limit)
-                } else {
-                    Err("nobody waits for it".into())
-                }
-            })
-            .collect();
+        let take = |raw: &String| {
+            if (intake.wanted)() {
+                self.take_in(raw, characters, intake.before, intake.limit)
+            } else {
+                Err("nobody waits for it".into())
+            }
+        };
+        let is_short = |raw: &&String| raw.len() <= LONG_TEXT_BYTES;
+        let bytes = request.documents.iter().filter(is_short).map(String::len).sum();
+        let taken = threads::map(&request.documents, bytes, |raw| is_short(&raw).then(|| take(raw)));
         let mut documents = Vec::with_capacity(taken.len());
-        for (index, document) in taken.into_iter().enumerate() {
-            let (mut document, removed) = document.map_err(RerankError::internal)?;
+        for (index, (raw, document)) in request.documents.iter().zip(taken).enumerate() {
+            let (mut document, removed) = document.unwrap_or_else(|| take(raw)).map_err(RerankError::internal)?;
             let field = format!("documents[{index}]");
             if document.tokens_read < document.tokens && !request.truncation {
                 let (tokens, limit) = (document.tokens, intake.limit.min(document.tokens_read));
