@@ -8,6 +8,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 
 use self::state::{Room, State, States};
 use crate::pipeline::{Policy, Reranker};
-use crate::rerank::{Caller, DriftSample, Ranking, RerankError, RerankRequest};
+use crate::rerank::{Caller, DriftSample, Ranking, RerankError, RerankRequest, without_profile};
 use crate::schedule::ScheduleSettings;
 
 pub use settings::{LoadWhen, ModelsSettings, NamedModel};
@@ -27,9 +28,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// When to come back to a model that somebody else has to load first.
 const RETRY_MUCH_LATER: Duration = Duration::from_secs(60);
-
-/// Separates a model's name from a profile's, where a client names both at once.
-const PROFILE_MARK: char = '@';
 
 /// Knows how to load a model. Both functions may take as long as they need: they run on a blocking thread.
 pub trait ModelLoader: Send + Sync + 'static {
@@ -60,6 +58,8 @@ struct Inner {
     /// Why a device is gone, if one is.
     lost: watch::Sender<Option<String>>,
     drift: OnceLock<(f64, TakeDrift)>,
+    /// Whether no model is taken in any more.
+    leaving: AtomicBool,
 }
 
 /// Who hears of sampled rankings.
@@ -89,7 +89,8 @@ impl ModelSet {
     fn build(default: Arc<Reranker>, settings: ModelsSettings, loader: Option<Arc<dyn ModelLoader>>) -> Self {
         let states = settings.named.keys().map(|name| (name.clone(), State::Unloaded)).collect();
         let (states, lost) = (watch::Sender::new(states), watch::Sender::default());
-        let inner = Inner { default, settings, loader, states, lost, drift: OnceLock::new() };
+        let (drift, leaving) = (OnceLock::new(), AtomicBool::new(false));
+        let inner = Inner { default, settings, loader, states, lost, drift, leaving };
         let set = Self { inner: Arc::new(inner) };
         set.watch(&set.inner.default);
         set
@@ -155,8 +156,7 @@ impl ModelSet {
     /// Which of the named models a request means; none is the default model.
     fn named(&self, model: Option<&str>) -> Result<Option<String>, RerankError> {
         let Some(model) = model else { return Ok(None) };
-        let without_profile = model.rsplit_once(PROFILE_MARK).map_or(model, |(name, _)| name);
-        for name in [model, without_profile] {
+        for name in [model, without_profile(model).0] {
             if self.inner.default.names().iter().any(|known| known == name) {
                 return Ok(None);
             }
@@ -190,6 +190,7 @@ impl ModelSet {
                 Err(unavailable(name, "could not be loaded", RETRY_MUCH_LATER))
             }
             State::Unloaded if !on_demand => Err(unavailable(name, "is not loaded", RETRY_MUCH_LATER)),
+            State::Unloaded | State::Failed { .. } if self.is_leaving() => Err(RerankError::Draining),
             State::Unloaded | State::Failed { .. } => {
                 let (set, asked) = (self.clone(), name.to_owned());
                 // What comes of it is logged, and stands in the model's state.
@@ -231,32 +232,38 @@ impl ModelSet {
 
     async fn carry_in(self, name: String, model: NamedModel) {
         let began = Instant::now();
-        let mut loaded = None;
-        let state = match self.try_load(&name, model).await {
+        let loaded = self.try_load(&name, model).await;
+        match &loaded {
             Ok(reranker) => {
-                loaded = Some(Arc::clone(&reranker));
                 let (bytes, seconds) = (reranker.facts().memory_bytes(), began.elapsed().as_secs_f64());
                 tracing::info!(model = name, family = reranker.family(), bytes, seconds, "loaded");
-                self.watch(&reranker);
-                State::Loaded(reranker)
+                self.watch(reranker);
             }
-            Err(error) => {
-                tracing::error!(model = name, error = %error, "not loaded");
-                State::Failed { error: Arc::new(error), at: Instant::now() }
-            }
-        };
+            Err(error) => tracing::error!(model = name, error = %error, "not loaded"),
+        }
         self.inner.states.send_modify(|states| {
+            let state = match loaded {
+                // Nobody would wait for its answers.
+                Ok(_) if self.is_leaving() => State::Unloaded,
+                Ok(reranker) => {
+                    // What was changed while the server ran holds for this model too. In one step with the state, or a
+                    // change at this moment would be lost.
+                    if let Some((share, take)) = self.inner.drift.get() {
+                        let take = Arc::clone(take);
+                        reranker.watch_drift(*share, move |sample| take(sample));
+                    }
+                    let default = &self.inner.default;
+                    reranker.reconfigure((*default.policy()).clone(), &default.schedule());
+                    State::Loaded(reranker)
+                }
+                Err(error) => State::Failed { error: Arc::new(error), at: Instant::now() },
+            };
             states.insert(name, state);
         });
-        // What was changed while the server ran holds for this model too.
-        if let Some(reranker) = loaded {
-            if let Some((share, take)) = self.inner.drift.get() {
-                let take = Arc::clone(take);
-                reranker.watch_drift(*share, move |sample| take(sample));
-            }
-            let default = &self.inner.default;
-            reranker.reconfigure((*default.policy()).clone(), &default.schedule());
-        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.inner.leaving.load(Ordering::Acquire)
     }
 
     async fn try_load(&self, name: &str, model: NamedModel) -> Result<Arc<Reranker>, ModelError> {
@@ -312,11 +319,12 @@ impl ModelSet {
                 let (set, name) = (self.clone(), name.to_owned());
                 tokio::spawn(async move {
                     reranker.drain().await;
+                    reranker.close().await;
                     drop(reranker);
+                    let mut before = None;
+                    set.inner.states.send_modify(|states| before = states.insert(name.clone(), State::Unloaded));
+                    drop(before);
                     tracing::info!(model = name, "unloaded");
-                    set.inner.states.send_modify(|states| {
-                        states.insert(name, State::Unloaded);
-                    });
                 });
             }
             State::Unloaded | State::Failed { .. } | State::Unloading(_) => {}
@@ -398,9 +406,17 @@ impl ModelSet {
 
     /// Puts another policy and other settings in force, for all models that are loaded.
     pub fn reconfigure(&self, policy: &Policy, schedule: &ScheduleSettings) {
-        for reranker in self.working() {
-            reranker.reconfigure(policy.clone(), schedule);
-        }
+        // With the states held still, so that no model is taken in meanwhile with what is no longer in force.
+        self.inner.states.send_if_modified(|states| {
+            let named = states.values().filter_map(|state| match state {
+                State::Loaded(reranker) => Some(reranker),
+                State::Unloaded | State::Loading { .. } | State::Unloading(_) | State::Failed { .. } => None,
+            });
+            for reranker in std::iter::once(&self.inner.default).chain(named) {
+                reranker.reconfigure(policy.clone(), schedule);
+            }
+            false
+        });
     }
 
     /// Waits until a device is gone, for good, and says why.
@@ -424,6 +440,11 @@ impl ModelSet {
 
     /// Refuses new requests from now on and waits until the accepted ones are answered.
     pub async fn drain(&self) {
+        // With the states held still: no model is taken in after them.
+        self.inner.states.send_if_modified(|_| {
+            self.inner.leaving.store(true, Ordering::Release);
+            false
+        });
         let mut leaving = JoinSet::new();
         for reranker in self.working() {
             leaving.spawn(async move { reranker.drain().await });

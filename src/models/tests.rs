@@ -92,7 +92,7 @@ fn house(others: &[(&str, LoadWhen)], max_memory_bytes: u64) -> (ModelSet, Arc<D
 
 async fn ask(set: &ModelSet, model: Option<&str>) -> Result<String, RerankError> {
     let mut request = RerankRequest::new("q", vec!["one".to_owned(), "two".to_owned()]);
-    request.model = model.map(str::to_owned);
+    request.model = model.map(Into::into);
     set.rerank_all(vec![request], Caller::nobody()).await.map(|mut rankings| rankings.swap_remove(0).model)
 }
 
@@ -175,8 +175,7 @@ async fn a_followed_request_tells_which_model_it_is_for_also_where_that_is_not_t
     ] {
         let caller = Caller { stages: Stages::recorded(), ..Caller::nobody() };
         let stages = caller.stages.clone();
-        let request =
-            RerankRequest { model: asked.map(str::to_owned), ..RerankRequest::new("q", vec!["one".to_owned()]) };
+        let request = RerankRequest { model: asked.map(Into::into), ..RerankRequest::new("q", vec!["one".to_owned()]) };
         let ranked = set.rerank_all(vec![request], caller).await;
         assert_eq!((stages.model().as_deref(), ranked.is_ok()), (model, matches!(asked, None | Some("legal@brief"))));
     }
@@ -297,14 +296,23 @@ async fn leaving_waits_for_every_model() {
 }
 
 #[tokio::test]
+async fn a_model_that_is_loaded_while_the_server_leaves_is_not_taken_in() {
+    let (set, door) = house(&[("legal", LoadWhen::OnDemand), ("other", LoadWhen::OnDemand)], 0);
+    door.close();
+    assert_unavailable(&ask(&set, Some("legal")).await, "is being loaded");
+    set.drain().await;
+    assert!(matches!(ask(&set, Some("other")).await, Err(RerankError::Draining)), "nothing more is loaded");
+    door.open();
+    assert_eq!(set.load("legal").await.unwrap().state, "unloaded");
+    assert!(ask(&set, Some("legal")).await.is_err());
+}
+
+#[tokio::test]
 async fn what_changed_while_the_server_ran_holds_for_models_that_come_later() {
     let (set, _) = house(&[("legal", LoadWhen::Off)], 0);
     let mut policy = (*set.default_model().policy()).clone();
     policy.limits.max_documents = 1;
     set.reconfigure(&policy, &set.default_model().schedule());
     set.load("legal").await.unwrap();
-    while set.working()[1].policy().limits.max_documents != 1 {
-        tokio::task::yield_now().await;
-    }
     assert!(matches!(ask(&set, Some("legal")).await, Err(RerankError::TooManyDocuments { limit: 1, .. })));
 }

@@ -29,9 +29,9 @@ impl Budget {
         self.tokens(configured)
     }
 
-    /// A batch fitted.
-    pub fn note_success(&mut self, configured: usize) {
-        let Some(reduced) = self.reduced else { return };
+    /// A batch of so many tokens fitted. Small ones say nothing of large ones.
+    pub fn note_success(&mut self, configured: usize, tokens: usize) {
+        let Some(reduced) = self.reduced.filter(|reduced| 2 * tokens >= *reduced) else { return };
         self.good += 1;
         if self.good < GOOD_BATCHES {
             return;
@@ -53,10 +53,13 @@ mod tests {
         assert_eq!(budget.shrink(1000, 900), 450);
         assert_eq!(budget.shrink(1000, 400), 200);
         for (good, tokens) in [(GOOD_BATCHES - 1, 200), (1, 300), (GOOD_BATCHES, 450), (GOOD_BATCHES, 675)] {
-            (0..good).for_each(|_| budget.note_success(1000));
+            let before = budget.tokens(1000);
+            (0..9 * GOOD_BATCHES).for_each(|_| budget.note_success(1000, before / 2 - 1));
+            assert_eq!(budget.tokens(1000), before, "small batches would have fitted anyway");
+            (0..good).for_each(|_| budget.note_success(1000, before));
             assert_eq!(budget.tokens(1000), tokens);
         }
-        (0..GOOD_BATCHES).for_each(|_| budget.note_success(1000));
+        (0..GOOD_BATCHES).for_each(|_| budget.note_success(1000, 675));
         assert_eq!((budget.tokens(1000), budget.tokens(2000)), (1000, 2000), "it is the configured one again");
     }
 
@@ -64,9 +67,9 @@ mod tests {
     fn a_failure_starts_the_count_anew() {
         let mut budget = Budget::default();
         budget.shrink(1000, 800);
-        (0..GOOD_BATCHES - 1).for_each(|_| budget.note_success(1000));
+        (0..GOOD_BATCHES - 1).for_each(|_| budget.note_success(1000, 400));
         assert_eq!(budget.shrink(1000, 800), 400, "800 tokens are over the budget, and ran alone");
-        budget.note_success(1000);
+        budget.note_success(1000, 400);
         assert_eq!(budget.tokens(1000), 400);
         assert_eq!(budget.shrink(1000, 1), 1);
     }

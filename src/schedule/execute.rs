@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Shared;
 use super::budget::Budget;
@@ -18,6 +18,14 @@ impl Default for DeviceGate {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(1)))
     }
+}
+
+/// The time in which one scheduler has the device.
+#[derive(Debug)]
+pub(super) struct Turn {
+    /// When it was asked for.
+    asked: Instant,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Runs one scheduler's batches.
@@ -38,12 +46,20 @@ impl<R: Runtime> Executor<R> {
         self.budget.tokens(self.shared.settings().max_batch_tokens)
     }
 
-    /// Runs a batch until each of its passes has an answer.
+    /// Waits until the device is this scheduler's, for as long as the turn is held.
+    pub fn turn(&self) -> impl Future<Output = Turn> + use<R> {
+        let (gate, asked) = (Arc::clone(&self.gate.0), Instant::now());
+        // The semaphore is never closed.
+        async move { Turn { asked, _permit: gate.acquire_owned().await.ok() } }
+    }
+
+    /// Runs a batch in a turn, until each of its passes has an answer.
     ///
     /// A batch that fails is run again without the pass that the error names, in halves: several guilty passes among
     /// `n` cost `n log n` passes at the most, and a single one about a second run.
-    pub async fn run(&mut self, batch: Vec<Job>) {
+    pub async fn run(&mut self, batch: Vec<Job>, turn: Turn) {
         let mut groups = vec![batch];
+        let mut asked = turn.asked;
         while let Some(mut group) = groups.pop() {
             group.retain(|job| !job.reply.is_closed());
             if group.is_empty() {
@@ -53,7 +69,6 @@ impl<R: Runtime> Executor<R> {
                 fail(group, &RuntimeError::DeviceLost(reason));
                 continue;
             }
-            let asked = Instant::now();
             let tokens = group.iter().map(|job| job.tokens).sum();
             let (started, result) = self.forward(&group).await;
             self.shared.batches.record(group.len(), tokens, started.elapsed(), self.runtime.prefixes());
@@ -62,13 +77,14 @@ impl<R: Runtime> Executor<R> {
                     let ended = Instant::now();
                     // From when the device was asked for: a device that others use too is slower.
                     self.shared.rate.record(tokens, ended - asked);
-                    self.budget.note_success(self.shared.settings().max_batch_tokens);
+                    self.budget.note_success(self.shared.settings().max_batch_tokens, tokens);
                     for (job, readout) in group.into_iter().zip(readouts) {
                         job.answer(Ok(readout), started);
                     }
                 }
                 Err(error) => groups.extend(self.judge(error, group, tokens, started)),
             }
+            asked = Instant::now();
         }
     }
 
@@ -101,8 +117,6 @@ impl<R: Runtime> Executor<R> {
     /// Runs a group in a task of its own, so that a panic is an error of that group and not the worker's end. What it
     /// said may hold a request's text and stays with the panic hook. The passes stay, for another try.
     async fn forward(&self, group: &[Job]) -> (Instant, Result<Vec<Readout>, RuntimeError>) {
-        // The semaphore is never closed.
-        let _turn = self.gate.0.acquire().await;
         let started = Instant::now();
         let passes: Vec<ForwardPass> = group.iter().map(|job| job.pass.clone()).collect();
         let count = passes.len();

@@ -91,6 +91,8 @@ impl Shared {
 /// Hands passes to one runtime, a batch at a time.
 pub struct Scheduler {
     shared: Arc<Shared>,
+    /// Closed when the worker has ended.
+    worker: watch::Receiver<()>,
 }
 
 /// A request at the door.
@@ -126,7 +128,8 @@ impl Admission {
         if exact > limit {
             return Err(RerankError::TooManyTokens { tokens: exact, documents, limit });
         }
-        self.book(|booked| (booked + exact).saturating_sub(estimated));
+        // No more was booked than there is room for.
+        self.book(|booked| booked.saturating_sub(estimated) + exact);
         Ok(())
     }
 
@@ -198,8 +201,9 @@ impl Scheduler {
             batches: Batches::default(),
         });
         let executor = Executor::new(runtime, gate, Arc::clone(&shared));
-        tokio::spawn(worker::run(executor, Arc::clone(&shared)));
-        Self { shared }
+        let (ends, worker) = watch::channel(());
+        tokio::spawn(worker::run(ends, executor, Arc::clone(&shared)));
+        Self { shared, worker }
     }
 
     /// The settings in force.
@@ -244,7 +248,7 @@ impl Scheduler {
         Ok(Admission { shared: Arc::clone(shared), guest, number, booked: AtomicUsize::new(tokens) })
     }
 
-    /// Runs passes and waits for all of them; `done` hears of each that has run. Dropping the future takes those that
+    /// Runs passes of an admitted request, once at a time, and waits for all of them; `done` hears of each that has run. Dropping the future takes those that
     /// have not started out of the queue.
     ///
     /// # Errors
@@ -361,12 +365,23 @@ impl Scheduler {
         // The sender lives in `self`, so the channel cannot be closed here.
         let _ = self.shared.requests.subscribe().wait_for(|count| *count == 0).await;
     }
+
+    /// Ends the worker, and waits until it has let go of the runtime: also of a batch that nobody waits for any more.
+    pub async fn close(&self) {
+        self.tell_to_end();
+        let mut worker = self.worker.clone();
+        while worker.changed().await.is_ok() {}
+    }
+
+    fn tell_to_end(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.bell.notify_one();
+    }
 }
 
 impl Drop for Scheduler {
     fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::Release);
-        self.shared.bell.notify_one();
+        self.tell_to_end();
     }
 }
 

@@ -88,7 +88,7 @@ impl<T> Queue<T> {
         self.tokens
     }
 
-    /// Queues passes of a request, behind those that it has in the queue already.
+    /// Queues passes of a request that has none in the queue.
     pub fn push(&mut self, owner: &Owner, passes: Vec<(usize, T)>) {
         if passes.is_empty() {
             return;
@@ -96,10 +96,7 @@ impl<T> Queue<T> {
         let tokens: usize = passes.iter().map(|(tokens, _)| tokens).sum();
         self.passes += passes.len();
         self.tokens += tokens;
-        if let Some(line) = self.lines.get_mut(&owner.request) {
-            line.passes.extend(passes);
-            return;
-        }
+        debug_assert!(!self.lines.contains_key(&owner.request), "a request runs its passes once at a time");
         let level = self.levels.entry(owner.priority).or_default();
         let turn = level.callers.entry(owner.key.clone()).or_default();
         if turn.requests.is_empty() {

@@ -224,8 +224,11 @@ async fn an_estimate_over_everything_is_let_into_an_empty_house_only() {
     let refused = scheduler.admit(&arrival(1)).unwrap_err();
     let expected = Full::Tokens { queued: 100_000, asked: 1, limit: 100_000 };
     assert!(matches!(&refused, RerankError::Overloaded { full, .. } if *full == expected), "{refused}");
-    admission.correct(100_000, 20, 1).unwrap();
+    admission.correct(1_000_000, 20, 1).unwrap();
+    assert!(scheduler.admit(&arrival(99_980)).is_ok(), "20 are booked, however wrong the estimate was");
     assert!(scheduler.admit(&arrival(1)).is_ok());
+    let _other = scheduler.admit(&arrival(99_980)).unwrap();
+    assert!(scheduler.admit(&arrival(1)).is_err());
 }
 
 #[tokio::test]
@@ -343,7 +346,7 @@ async fn batches_grow_again_when_there_is_memory_again() {
     together(&scheduler, &controls, vec![pass(100); 10]).await;
     controls.limit_memory(usize::MAX);
     for _ in 0..500 {
-        run(&scheduler, vec![pass(10)]).await.unwrap();
+        run(&scheduler, vec![pass(100); 10]).await.unwrap();
     }
     let before = controls.calls();
     together(&scheduler, &controls, vec![pass(100); 10]).await;
@@ -419,11 +422,39 @@ async fn schedulers_behind_one_gate_take_turns() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert_eq!((two.status().waiting_passes, second.calls()), (0, 0), "the device is taken");
+    assert_eq!((two.status().waiting_passes, second.calls()), (1, 0), "the device is taken");
+    // Who gives up meanwhile leaves.
+    let gone = spawn(&two, vec![pass(7)]);
+    until_waiting(&two, 2).await;
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    assert_eq!(two.status().waiting_passes, 1);
     first.release();
     running.await.unwrap().unwrap();
     waiting.await.unwrap().unwrap();
-    assert_eq!((first.calls(), second.calls()), (1, 1));
+    assert_eq!((first.calls(), second.tokens()), (1, 3));
+}
+
+#[tokio::test]
+async fn a_scheduler_that_is_closed_has_let_go_of_its_runtime() {
+    let (scheduler, controls) = scheduler(8, 100);
+    controls.hold();
+    let gone = spawn(&scheduler, vec![pass(3)]);
+    controls.held(1).await;
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    scheduler.drained().await;
+    let closing = tokio::spawn({
+        let scheduler = Arc::clone(&scheduler);
+        async move { scheduler.close().await }
+    });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!closing.is_finished(), "a batch that nobody waits for is still on the device");
+    controls.release();
+    closing.await.unwrap();
+    assert!(run(&scheduler, vec![pass(1)]).await.is_err());
 }
 
 #[tokio::test]

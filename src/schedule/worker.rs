@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::Shared;
 use super::execute::Executor;
@@ -26,16 +26,18 @@ pub(super) struct Done {
     pub ended: Instant,
 }
 
-/// Runs until the scheduler is dropped.
-pub(super) async fn run(mut executor: Executor<impl Runtime>, shared: Arc<Shared>) {
+/// Runs until the scheduler is closed. `_ends` is dropped last, when the runtime is gone too.
+pub(super) async fn run(_ends: watch::Sender<()>, mut executor: Executor<impl Runtime>, shared: Arc<Shared>) {
     let _watched = Watched(&shared);
     while !shared.closed.load(Ordering::Acquire) {
-        let batch = shared.queue().take(executor.max_tokens());
-        if batch.is_empty() {
+        if shared.queue().passes() == 0 {
             shared.bell.notified().await;
-        } else {
-            executor.run(batch).await;
+            continue;
         }
+        // What waits for the device stays in the queue, where others may overtake it, and from where it may leave.
+        let turn = executor.turn().await;
+        let batch = shared.queue().take(executor.max_tokens());
+        executor.run(batch, turn).await;
     }
 }
 

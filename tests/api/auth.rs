@@ -211,7 +211,7 @@ async fn requests_are_counted_by_the_name_of_their_key() {
     let text = server.get("/metrics").await.text;
     let mut counted: Vec<&str> = text.lines().filter(|line| line.starts_with("podium_key_requests_total{")).collect();
     counted.sort_unstable();
-    let expected = [("search", 200), ("search", 429), ("unnamed", 200)]
+    let expected = [("search", 200), ("search", 429), ("unnamed-1", 200)]
         .map(|(name, status)| format!(r#"podium_key_requests_total{{key="{name}",status="{status}"}} 1"#));
     assert_eq!(counted, expected);
     assert!(!text.contains("key-number"), "{text}");

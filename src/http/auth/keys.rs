@@ -22,8 +22,8 @@ const MOST_KEY_BYTES: usize = 1024;
 const MOST_NAME_BYTES: usize = 64;
 /// The largest limit that can be set.
 const MOST_REQUESTS: u32 = 1_000_000;
-/// What a key without a name is called.
-const UNNAMED: &str = "unnamed";
+/// What a key without a name is called, and a number.
+const UNNAMED: &str = "unnamed-";
 
 /// Keys that are not taken.
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +197,7 @@ pub struct KeyRing {
 /// Whoever holds a key.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// The key's name, or `unnamed`.
+    /// The key's name, or `unnamed-1` and so on: also who takes turns with the others.
     pub name: Arc<str>,
     /// What limits it, if anything does.
     pub bucket: Option<Arc<Bucket>>,
@@ -210,6 +210,7 @@ impl KeyRing {
     /// A key that is given twice.
     pub fn new(keys: &[Key], default_limit: u32, before: &Self) -> Result<Self, KeyError> {
         let mut places = HashMap::with_capacity(keys.len());
+        let mut unnamed = 0;
         let before: HashMap<&Digest, &Client> =
             before.clients.iter().map(|(digest, client)| (digest, client)).collect();
         let mut clients = Vec::with_capacity(keys.len());
@@ -222,7 +223,10 @@ impl KeyRing {
             let kept = before.get(&key.digest).and_then(|client| client.bucket.clone());
             let kept = kept.filter(|bucket| bucket.per_minute() == limit);
             let bucket = kept.or_else(|| (limit > 0).then(|| Arc::new(Bucket::new(limit, Instant::now()))));
-            let name = key.name.clone().unwrap_or_else(|| UNNAMED.into());
+            let name = key.name.clone().unwrap_or_else(|| {
+                unnamed += 1;
+                format!("{UNNAMED}{unnamed}").into()
+            });
             clients.push((key.digest, Client { name, bucket }));
         }
         Ok(Self { clients })

@@ -34,8 +34,8 @@ fn a_file_has_one_key_a_line_with_attributes_and_comments() {
     assert_eq!(ring.len(), 3);
     let found = |key: &str| ring.find(key.as_bytes()).map(|client| client.name.to_string());
     assert_eq!(found("search-key-1").unwrap(), "search");
-    assert_eq!(found("batch-key-02").unwrap(), "unnamed");
-    assert_eq!(found("abcd#efgh==").unwrap(), "unnamed");
+    assert_eq!(found("batch-key-02").unwrap(), "unnamed-1");
+    assert_eq!(found("abcd#efgh==").unwrap(), "unnamed-2", "they take turns with each other");
     for wrong in ["", "search-key", "search-key-12", "Search-key-1", "old-key-000", "#old-key-000", "name=search"] {
         assert_eq!(found(wrong), None, "{wrong}");
     }
