@@ -23,7 +23,7 @@ fn http(criterion: &mut Criterion) {
     for documents in [1, 64] {
         let request = support::request(documents);
         let body = serde_json::json!({
-            "query": request.query, "instruction": request.instruction, "documents": request.documents
+            "query": request.query, "instruction": request.instruction.as_deref(), "documents": request.documents
         })
         .to_string();
         group.bench_with_input(BenchmarkId::new("call", documents), &request, |bencher, request| {

@@ -1,28 +1,28 @@
 //! One request from validation to ranking: validate, admit, plan, render, schedule, score, rank.
 //!
 //! Tokenising and rendering run on blocking threads, passes on the scheduler's device; what is left
-//! here is the order of things. What a request will cost is in `cost`, what its budget leaves of it in `allowance`.
+//! here is the order of things. What a request will cost is in `cost`, what its budget leaves of it in `allowance`, and the
+//! way of admitted requests to rankings in `rank`.
 
 mod allowance;
 mod cost;
 mod drift;
+mod rank;
 mod warm_up;
 
-use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use self::allowance::{Allowance, Allowed};
-use self::cost::{Planned, estimate};
+use self::cost::estimate;
 use self::drift::DriftWatch;
-use crate::prompt::{Prompter, Reading};
+use self::rank::Admitted;
+use crate::prompt::Prompter;
 use crate::rerank::{
-    Caller, InstructionSource, Instructions, LimitSettings, Mode, Progress, RankedDocument, Ranking, RerankError,
-    RerankRequest, Stage, Stages, Timing, Usage,
+    Caller, Instructions, JoinedText, LimitSettings, Mode, Progress, Ranking, RerankError, RerankRequest, Stages,
 };
-use crate::runtime::{ForwardPass, ModelFacts, Runtime};
-use crate::schedule::{Admission, Arrival, BatchStatistics, DeviceGate, QueueStatus, ScheduleSettings, Scheduler};
-use crate::scoring::{PlannedPass, Rounds, Scores};
+use crate::runtime::{ModelFacts, Runtime};
+use crate::schedule::{Arrival, BatchStatistics, DeviceGate, QueueStatus, ScheduleSettings, Scheduler};
+use crate::scoring::{PlannedPass, Rounds};
 
 /// What the model would read for a request, for people (`podium rerank --explain`).
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -145,8 +145,8 @@ impl Reranker {
         Ok(rankings.swap_remove(0))
     }
 
-    /// Ranks several requests of one caller as one: all of them are checked before any work, and they share one admission
-    /// and one deadline, those of the first. One ranking for each, in order.
+    /// Ranks several requests of one caller as one: all of them are checked before any work, they share one admission and
+    /// one deadline, those of the first, and their passes run together. One ranking for each, in order.
     ///
     /// # Errors
     /// As [`Reranker::rerank`]; more requests than there may be documents in one.
@@ -160,31 +160,23 @@ impl Reranker {
         if count > limit {
             return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
         }
-        let of_one = |index, error: RerankError| if count > 1 { error.of_pair(index) } else { error };
+        let mut joined = JoinedText::default();
         for (index, request) in requests.iter_mut().enumerate() {
-            let resolved = policy.instructions.resolve(request, &self.names);
+            let resolved = policy.instructions.resolve(request, &self.names, &mut joined);
             let ready = resolved.and_then(|()| self.validate(request, &policy.limits));
-            ready.map_err(|error| of_one(index, error))?;
+            ready.map_err(|error| of_one(index, count, error))?;
         }
         let terms = requests.first().map(|request| request.terms).unwrap_or_default();
         if count > 1 && terms.budget.is_set() {
             let field = if terms.budget.max_latency.is_some() { "max_latency_ms" } else { "max_total_tokens" };
             return Err(RerankError::invalid(field, "a budget is for one list of documents, not for pairs"));
         }
-        let estimates: Vec<usize> =
-            requests.iter().map(|request| estimate(request, &self.prompter, &policy.limits)).collect();
-        let (since, stages) = (caller.since, caller.stages.clone());
-        let (priority, timeout, tokens) = (terms.priority, terms.timeout, estimates.iter().sum());
-        let admission = self.scheduler.admit(&Arrival { caller, priority, tokens, timeout })?;
+        let estimated = requests.iter().map(|request| estimate(request, &self.prompter, &policy.limits)).sum();
+        let (since, stages, timeout) = (caller.since, caller.stages.clone(), terms.timeout);
+        let arrival = Arrival { caller, priority: terms.priority, tokens: estimated, timeout };
+        let admitted = Admitted { admission: self.scheduler.admit(&arrival)?, estimated, since };
         let tally = Tally::of(requests.iter().map(|request| request.documents.len()).sum(), stages);
-        let all = async {
-            let mut rankings = Vec::with_capacity(count);
-            for (index, (request, estimated)) in requests.into_iter().zip(estimates).enumerate() {
-                let ranking = self.rank(request, &policy.limits, &admission, estimated, since, &tally).await;
-                rankings.push(ranking.map_err(|error| of_one(index, error))?);
-            }
-            Ok(rankings)
-        };
+        let all = self.rank(requests, &policy.limits, &admitted, &tally);
         let limit = [timeout, self.scheduler.settings().timeout()].into_iter().flatten().min();
         // A time that no clock reaches is no limit.
         let Some((limit, deadline)) = limit.and_then(|limit| Some((limit, since.checked_add(limit)?))) else {
@@ -194,125 +186,10 @@ impl Reranker {
         ranked.unwrap_or_else(|_| Err(RerankError::DeadlineExceeded { limit, done: tally.now() }))
     }
 
-    async fn rank(
-        &self,
-        request: RerankRequest,
-        limits: &LimitSettings,
-        admission: &Admission,
-        estimated: usize,
-        since: Instant,
-        tally: &Tally,
-    ) -> Result<Ranking, RerankError> {
-        let mut timing = Timing::default();
-        let mut usage = Usage::default();
-        let top_n = request.top_n.unwrap_or(usize::MAX);
-        let model = request.model.clone().unwrap_or_else(|| self.names[0].clone());
-        let profile = request.profile.clone();
-        let instruction = match (&profile, &request.instruction) {
-            (Some(name), _) => InstructionSource::Profile(name.clone()),
-            (None, Some(_)) => InstructionSource::Own,
-            (None, None) => InstructionSource::None,
-        };
-
-        let (prompter, of_request, budget) = (Arc::clone(&self.prompter), limits.clone(), request.terms.budget);
-        let started = Instant::now();
-        let tokenizing = tally.stages.begin(Stage::Tokenize, None);
-        let waiting = Arc::new(());
-        let waited_for = Arc::downgrade(&waiting);
-        let (request, planned) = blocking(move || {
-            let reading = prompter.read_while(&request, &of_request, &|| waited_for.strong_count() > 0)?;
-            // The texts as they were sent are not needed any more.
-            let request = RerankRequest { documents: Vec::new(), ..request };
-            Ok((request, Planned::new(prompter, reading)?))
-        })
-        .await?;
-        drop(waiting);
-        let count = planned.reading.documents.len();
-        let Allowed { planned, left, report } =
-            match Allowance::of(&budget, since.elapsed(), self.scheduler.forecast(admission)) {
-                Some(allowance) => {
-                    let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
-                    blocking(move || allowance.apply(&request, planned, &prompter, &limits)).await?
-                }
-                None => Allowed::all(planned),
-            };
-        admission.correct(estimated, planned.as_ref().map_or(0, |planned| planned.tokens), count)?;
-        timing.tokenize += started.elapsed();
-        drop(tokenizing);
-
-        let mut results = Vec::with_capacity(count);
-        let (mut mode, mut slates, mut warnings) = (left.mode, 0, left.warnings);
-        if let Some(planned) = planned {
-            let reading = Arc::clone(&planned.reading);
-            let scores = self.execute(planned, admission, tally, &mut timing, &mut usage).await?;
-            results = ranked(&reading, &scores);
-            if left.documents.is_empty() {
-                self.drift.look_at(self.name(), &instruction, &reading, &results);
-            }
-            (mode, slates) = (scores.mode, scores.slates);
-            warnings.extend(reading.warnings.iter().cloned());
-        }
-        let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
-        results.extend(left.documents.into_iter().map(|(index, tokens)| RankedDocument {
-            index,
-            relevance_score: 0.0,
-            raw_score: lowest,
-            tokens,
-            tokens_read: 0,
-        }));
-        usage.truncated_documents = results.iter().filter(|result| result.truncated()).count();
-        let documents = results.len();
-        results.truncate(top_n);
-        timing.total = since.elapsed();
-        Ok(Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget: report, timing })
-    }
-
-    /// Runs the passes of a planned request, round by round.
-    async fn execute(
-        &self,
-        Planned { mut rounds, mut round, reading, tokens: _ }: Planned,
-        admission: &Admission,
-        tally: &Tally,
-        timing: &mut Timing,
-        usage: &mut Usage,
-    ) -> Result<Scores, RerankError> {
-        tally.change(|progress| progress.of_passes += round.as_ref().map_or(0, Vec::len) * (1 + rounds.to_come()));
-        let mut read = vec![false; reading.documents.len()];
-        while let Some(planned) = round {
-            let (documents, passes): (Vec<Vec<usize>>, Vec<ForwardPass>) =
-                planned.into_iter().map(|planned| (planned.documents, planned.pass)).unzip();
-            let tokens = passes.iter().map(ForwardPass::tokens).sum::<usize>();
-            usage.prompt_tokens += tokens;
-            let done = |pass: usize| {
-                let first_time = |index: &&usize| !std::mem::replace(&mut read[**index], true);
-                let new = documents[pass].iter().filter(first_time).count();
-                tally.change(|progress| {
-                    progress.passes += 1;
-                    progress.documents += new;
-                });
-            };
-            let waiting = tally.stages.begin(Stage::Queue, Some(tokens));
-            let executed = self.scheduler.run(admission, passes, done).await?;
-            waiting.turn_into(executed.queued, Stage::Forward);
-            timing.queue += executed.queued;
-            timing.forward += executed.forward;
-            let started = Instant::now();
-            let _scoring = tally.stages.begin(Stage::Score, None);
-            (rounds, round) = blocking(move || {
-                rounds.take(executed.readouts)?;
-                let next = rounds.next_round()?;
-                Ok((rounds, next))
-            })
-            .await?;
-            timing.tokenize += started.elapsed();
-        }
-        rounds.finish()
-    }
-
     /// What can be said of a request before it is tokenised.
     fn validate(&self, request: &RerankRequest, limits: &LimitSettings) -> Result<(), RerankError> {
         if let Some(name) = &request.model
-            && !self.names.contains(name)
+            && !self.names.iter().any(|known| **known == **name)
         {
             return Err(RerankError::unknown_model(name, &self.names));
         }
@@ -349,7 +226,7 @@ impl Reranker {
     pub fn explain(&self, request: &RerankRequest) -> Result<Explanation, RerankError> {
         let policy = self.policy();
         let mut request = request.clone();
-        policy.instructions.resolve(&mut request, &self.names)?;
+        policy.instructions.resolve(&mut request, &self.names, &mut JoinedText::default())?;
         self.validate(&request, &policy.limits)?;
         let reading = Arc::new(self.prompter.read(&request, &policy.limits)?);
         let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&reading))?;
@@ -445,25 +322,16 @@ impl Reranker {
         self.scheduler.start_draining();
         self.scheduler.drained().await;
     }
+
+    /// Lets go of the model and its memory. To be called when it is drained: whoever comes later is refused.
+    pub async fn close(&self) {
+        self.scheduler.close().await;
+    }
 }
 
-/// The documents that were read, best first; equal scores keep the request's order.
-fn ranked(reading: &Reading, scores: &Scores) -> Vec<RankedDocument> {
-    let texts = reading.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
-    let mut results: Vec<RankedDocument> = texts
-        .enumerate()
-        .map(|(index, (document, (&relevance_score, &raw_score)))| RankedDocument {
-            index,
-            relevance_score,
-            raw_score,
-            tokens: document.tokens,
-            tokens_read: document.tokens_read,
-        })
-        .collect();
-    // Scores are finite. Where relevances round to the same number the raw scores still differ; the sort is stable.
-    let key = |result: &RankedDocument| (result.relevance_score, result.raw_score);
-    results.sort_by(|a, b| key(b).partial_cmp(&key(a)).unwrap_or(Ordering::Equal));
-    results
+/// An error of one of several requests names its place.
+fn of_one(index: usize, count: usize, error: RerankError) -> RerankError {
+    if count > 1 { error.of_pair(index) } else { error }
 }
 
 /// Runs work that would hold up the event loop on a thread that may be held up.

@@ -75,7 +75,7 @@ async fn the_relevant_document_comes_first_in_at_least_eight_of_ten_domains() {
     let mut right = 0;
     for slate in ten_domains() {
         let mut request = RerankRequest::new(slate.query, slate.documents);
-        request.instruction = slate.instruction;
+        request.instruction = slate.instruction.map(Into::into);
         let ranking = reranker.rerank(request).await.unwrap();
         assert_eq!((ranking.mode, ranking.slates), (Mode::Listwise, 1));
         let first = ranking.results[0].index;

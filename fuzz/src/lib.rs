@@ -76,7 +76,7 @@ static CONTROLS: LazyLock<HashMap<u64, String>> = LazyLock::new(|| {
 pub fn prompts(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let mut texts = text.split(SEPARATOR).map(ToOwned::to_owned);
-    let (instruction, query) = (texts.next(), texts.next());
+    let (instruction, query) = (texts.next().map(Into::into), texts.next());
     let documents: Vec<String> = texts.take(8).collect();
     let (Some(query), false) = (query, documents.is_empty()) else { return false };
     let mode = if data.len().is_multiple_of(2) { Mode::Auto } else { Mode::Pointwise };
@@ -93,7 +93,7 @@ pub fn prompts(data: &[u8]) -> bool {
     let asks = passes.iter().any(|pass| controls(pass).contains(&"<|instruct|>"));
     let harmless = RerankRequest {
         query: "harmless".to_owned(),
-        instruction: asks.then(|| "harmless".to_owned()),
+        instruction: asks.then(|| "harmless".into()),
         documents: vec!["harmless".to_owned(); count],
         ..request
     };

@@ -146,7 +146,7 @@ impl Grid {
             })
             .collect::<Result<_, _>>()?;
         Ok(RerankRequest {
-            instruction: self.instruction.clone(),
+            instruction: self.instruction.as_deref().map(Into::into),
             mode: self.mode,
             max_tokens_per_doc: self.set_limit.then_some(length.high),
             ..RerankRequest::new(query, documents)

@@ -127,8 +127,8 @@ fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
     } else if request.query.is_empty() {
         return Err(UsageError("no query: give one with -q".to_owned()).into());
     }
-    request.instruction = args.instruction.or(request.instruction);
-    request.profile = args.profile.or(request.profile);
+    request.instruction = args.instruction.map(Into::into).or(request.instruction);
+    request.profile = args.profile.map(Into::into).or(request.profile);
     request.top_n = args.top_n.or(request.top_n);
     request.mode = args.mode.unwrap_or(request.mode);
     request.max_tokens_per_doc = args.max_tokens_per_doc.or(request.max_tokens_per_doc);

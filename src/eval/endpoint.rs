@@ -196,7 +196,7 @@ impl Endpoint {
             }
         };
         set("model", self.model.clone().map(Value::from));
-        set("instruction", request.instruction.clone().map(Value::from));
+        set("instruction", request.instruction.as_deref().map(Value::from));
         set("max_tokens_per_doc", request.max_tokens_per_doc.map(Value::from));
         set("mode", (request.mode != Mode::Auto).then(|| Value::from(request.mode.as_str())));
         body
@@ -299,7 +299,7 @@ mod tests {
     #[test]
     fn every_shape_of_request_is_what_its_servers_take() {
         let mut asked = request();
-        asked.instruction = Some("i".to_owned());
+        asked.instruction = Some("i".into());
         let body = |api| endpoint("http://h", api).body(&asked);
         let both = json!(["a", "b"]);
         assert_eq!(

@@ -138,7 +138,7 @@ fn request(
 ) -> RerankRequest {
     let text = |candidate: &usize| set.documents[query.candidates[*candidate]].text.clone();
     RerankRequest {
-        instruction: instruction.map(str::to_owned),
+        instruction: instruction.map(Into::into),
         mode: settings.mode,
         max_tokens_per_doc: settings.max_tokens_per_doc,
         ..RerankRequest::new(&query.text, order.iter().map(text).collect())

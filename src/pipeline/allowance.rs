@@ -131,7 +131,8 @@ impl Allowance {
         };
         let documents: Vec<(usize, usize)> =
             before.documents.iter().map(|document| document.tokens).enumerate().skip(share.documents).collect();
-        let mut warnings = Vec::new();
+        // Those of what is read come with it.
+        let mut warnings = if planned.is_none() { before.warnings.clone() } else { Vec::new() };
         if let Some(tokens) = share.tokens_per_document {
             warnings.push(format!("budget: at most {tokens} tokens of each document were read; {reason}"));
         }

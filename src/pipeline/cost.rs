@@ -24,7 +24,10 @@ pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &Li
         + request.instruction.as_deref().map_or(0, |text| typical(text, facts.instruction));
     let slates = request.documents.len().div_ceil(limits.max_slate_documents.max(1));
     let tokens = (documents + query * slates).min(request.terms.budget.max_total_tokens.unwrap_or(usize::MAX));
-    tokens.max(request.documents.iter().map(String::len).sum::<usize>() / HELD_TOKEN_BYTES)
+    let held = request.documents.iter().map(String::len).sum::<usize>()
+        + request.query.len()
+        + request.instruction.as_deref().map_or(0, str::len);
+    tokens.max(held / HELD_TOKEN_BYTES)
 }
 
 /// A request that is ready to run.

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::cost::estimate;
+use super::rank::Admitted;
 use super::{Reranker, Tally};
-use crate::pipeline::cost::estimate;
 use crate::rerank::{Caller, RerankError, RerankRequest};
 use crate::schedule::Arrival;
 
@@ -23,8 +24,8 @@ impl Reranker {
         let caller = Caller::nobody();
         let tally = Tally::of(request.documents.len(), caller.stages.clone());
         let arrival = Arrival { caller, priority: 0, tokens, timeout: None };
-        let admission = self.scheduler.admit(&arrival)?;
-        self.rank(request, &limits, &admission, tokens, started, &tally).await?;
+        let admitted = Admitted { admission: self.scheduler.admit(&arrival)?, estimated: tokens, since: started };
+        self.rank(vec![request], &limits, &admitted, &tally).await?;
         self.scheduler.forget_rate();
         Ok(started.elapsed())
     }

@@ -5,6 +5,7 @@
 //! the instruction into the query.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,23 @@ pub enum ProfileError {
     },
 }
 
+/// A profile's text and a caller's own, put together once for all requests of a call.
+#[derive(Debug, Default)]
+pub struct JoinedText(Option<[Arc<str>; 3]>);
+
+impl JoinedText {
+    fn of(&mut self, profile: &Arc<str>, own: &Arc<str>) -> Arc<str> {
+        match &self.0 {
+            Some([first, second, joined]) if Arc::ptr_eq(first, profile) && Arc::ptr_eq(second, own) => joined.clone(),
+            _ => {
+                let joined: Arc<str> = format!("{profile} {own}").into();
+                self.0 = Some([profile.clone(), own.clone(), joined.clone()]);
+                joined
+            }
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Profile {
@@ -68,8 +86,8 @@ struct Profile {
 /// The profiles by name, and what is done without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instructions {
-    profiles: BTreeMap<String, String>,
-    default: Option<String>,
+    profiles: BTreeMap<Arc<str>, Arc<str>>,
+    default: Option<Arc<str>>,
     in_query: bool,
 }
 
@@ -81,17 +99,17 @@ impl Instructions {
     pub fn new(settings: &InstructionSettings, file: Option<&str>) -> Result<Self, ProfileError> {
         let mut profiles = read(BUILT_IN)?;
         profiles.extend(file.map(read).transpose()?.unwrap_or_default());
-        let default = Some(settings.default.trim()).filter(|name| !name.is_empty()).map(str::to_owned);
+        let default = Some(settings.default.trim()).filter(|name| !name.is_empty()).map(Arc::from);
         if let Some(name) = default.as_ref().filter(|name| !profiles.contains_key(*name)) {
-            let available = profiles.into_keys().collect();
-            return Err(ProfileError::Default { name: name.clone(), available });
+            let available = profiles.keys().map(ToString::to_string).collect();
+            return Err(ProfileError::Default { name: name.to_string(), available });
         }
         Ok(Self { profiles, default, in_query: settings.in_query })
     }
 
     /// Names and texts, by name.
     pub fn profiles(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.profiles.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+        self.profiles.iter().map(|(name, text)| (&**name, &**text))
     }
 
     /// The profile of requests that give no instruction.
@@ -100,13 +118,18 @@ impl Instructions {
         self.default.as_deref()
     }
 
-    /// Puts a request's instruction together and moves it where the model reads it: `profile` is what was asked for or
+    /// Puts a request's instruction together, with what the call's other requests `joined` already, and moves it where the model reads it: `profile` is what was asked for or
     /// the default, `instruction` its text and then the request's own. An empty instruction is none, not the default.
     ///
     /// # Errors
     /// A profile that there is not; one that is asked for in two ways; an instruction in the query beside one in its
     /// own field.
-    pub fn resolve(&self, request: &mut RerankRequest, models: &[String]) -> Result<(), RerankError> {
+    pub fn resolve(
+        &self,
+        request: &mut RerankRequest,
+        models: &[String],
+        joined: &mut JoinedText,
+    ) -> Result<(), RerankError> {
         take_from_model(request, models)?;
         if self.in_query {
             take_from_query(request)?;
@@ -120,21 +143,22 @@ impl Instructions {
             return Ok(());
         };
         let Some(text) = self.profiles.get(name) else {
-            let names = self.profiles.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let names = self.profiles.keys().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
             return Err(RerankError::invalid(
                 "profile",
                 format!("there is no profile `{}`; there are {names}", cut(name)),
             ));
         };
-        request.instruction = Some(own.map_or_else(|| text.clone(), |own| format!("{text} {own}")));
+        request.instruction = Some(own.map_or_else(|| text.clone(), |own| joined.of(text, &own)));
         Ok(())
     }
 }
 
 /// `podium-nano@legal` is the model `podium-nano` with the profile `legal`.
 fn take_from_model(request: &mut RerankRequest, models: &[String]) -> Result<(), RerankError> {
-    let Some(given) = request.model.as_ref().filter(|name| !models.contains(name)) else { return Ok(()) };
-    let Some((model, profile)) = given.rsplit_once(PROFILE_MARK) else { return Ok(()) };
+    let unknown = |given: &&Arc<str>| !models.iter().any(|name| **name == ***given);
+    let Some(given) = request.model.as_ref().filter(unknown) else { return Ok(()) };
+    let (model, Some(profile)) = without_profile(given) else { return Ok(()) };
     if !models.iter().any(|name| name == model) {
         return Ok(());
     }
@@ -142,9 +166,14 @@ fn take_from_model(request: &mut RerankRequest, models: &[String]) -> Result<(),
         let problem = format!("differs from the one behind the model's name, `{}`; give one of them", cut(profile));
         return Err(RerankError::invalid("profile", problem));
     }
-    request.profile = Some(profile.to_owned());
-    request.model = Some(model.to_owned());
+    (request.model, request.profile) = (Some(model.into()), Some(profile.into()));
     Ok(())
+}
+
+/// A model's name without the profile that may stand behind it, and that.
+#[must_use]
+pub fn without_profile(name: &str) -> (&str, Option<&str>) {
+    name.rsplit_once(PROFILE_MARK).map_or((name, None), |(model, profile)| (model, Some(profile)))
 }
 
 /// The start of a caller's word, for a message.
@@ -152,7 +181,7 @@ fn cut(word: &str) -> String {
     word.chars().take(PROFILE_CHARACTERS).collect()
 }
 
-fn read(text: &str) -> Result<BTreeMap<String, String>, ProfileError> {
+fn read(text: &str) -> Result<BTreeMap<Arc<str>, Arc<str>>, ProfileError> {
     let profiles: BTreeMap<String, Profile> = toml::from_str(text)?;
     profiles
         .into_iter()
@@ -162,7 +191,7 @@ fn read(text: &str) -> Result<BTreeMap<String, String>, ProfileError> {
                 return Err(ProfileError::Name { name });
             }
             let text = profile.text.split_whitespace().collect::<Vec<_>>().join(" ");
-            if text.is_empty() { Err(ProfileError::Empty { name }) } else { Ok((name, text)) }
+            if text.is_empty() { Err(ProfileError::Empty { name }) } else { Ok((name.into(), text.into())) }
         })
         .collect()
 }
@@ -181,7 +210,7 @@ fn take_from_query(request: &mut RerankRequest) -> Result<(), RerankError> {
         return Err(RerankError::invalid("instruction", problem));
     }
     request.query = query;
-    request.instruction = Some(instruction);
+    request.instruction = Some(instruction.into());
     Ok(())
 }
 
@@ -234,8 +263,29 @@ mod tests {
     fn resolved(instructions: &Instructions, change: impl FnOnce(&mut RerankRequest)) -> Result<RerankRequest, String> {
         let mut request = RerankRequest::new("q", vec!["a".to_owned()]);
         change(&mut request);
-        instructions.resolve(&mut request, &["nano".to_owned(), "me@home".to_owned()]).map_err(|e| e.to_string())?;
+        let models = ["nano".to_owned(), "me@home".to_owned()];
+        instructions.resolve(&mut request, &models, &mut JoinedText::default()).map_err(|e| e.to_string())?;
         Ok(request)
+    }
+
+    #[test]
+    fn what_the_requests_of_a_call_share_is_put_together_once() {
+        let (house, mut joined) = (instructions("house", false), JoinedText::default());
+        let shared = RerankRequest {
+            instruction: Some("i".into()),
+            profile: Some("house".into()),
+            ..RerankRequest::new("q", vec![])
+        };
+        let [first, second] = [(); 2].map(|()| {
+            let mut request = shared.clone();
+            house.resolve(&mut request, &[], &mut joined).unwrap();
+            request.instruction.unwrap()
+        });
+        assert_eq!(&*first, "Prefer our own pages. i");
+        assert!(Arc::ptr_eq(&first, &second));
+        let mut other = RerankRequest { instruction: Some("j".into()), ..shared };
+        house.resolve(&mut other, &[], &mut joined).unwrap();
+        assert_eq!(other.instruction.as_deref(), Some("Prefer our own pages. j"));
     }
 
     #[test]

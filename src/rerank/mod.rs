@@ -13,12 +13,13 @@ mod stages;
 mod terms;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use budget::BudgetReport;
 pub use drift::{DriftSample, InstructionSource, agreement};
 pub use error::{Full, RerankError};
-pub use instructions::{InstructionSettings, Instructions, ProfileError};
+pub use instructions::{InstructionSettings, Instructions, JoinedText, ProfileError, without_profile};
 pub use limits::LimitSettings;
 pub use stages::{OpenStage, Stage, StageTime, Stages};
 pub use terms::{Budget, Caller, LEAST_URGENT, Progress, Terms};
@@ -54,17 +55,18 @@ impl fmt::Display for Mode {
     }
 }
 
-/// One request, in the words of the domain: every dialect is translated into this.
+/// One request, in the words of the domain: every dialect is translated into this. What the pairs of a call have in common
+/// is shared between their requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RerankRequest {
     /// The model's name; `None` is the default model.
-    pub model: Option<String>,
+    pub model: Option<Arc<str>>,
     /// What is searched for. Not blank.
     pub query: String,
     /// How relevance is to be judged, in natural language.
-    pub instruction: Option<String>,
+    pub instruction: Option<Arc<str>>,
     /// The name of a stored instruction.
-    pub profile: Option<String>,
+    pub profile: Option<Arc<str>>,
     /// The documents' texts, in the caller's order.
     pub documents: Vec<String>,
     /// How many results are wanted; `None` is all. At least 1; more than there are documents is all.
@@ -133,13 +135,13 @@ pub struct Usage {
 /// Where a request's time went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timing {
-    /// Waiting for admission and for the device.
+    /// Waiting for the device.
     pub queue: Duration,
-    /// Tokenising, truncating and rendering.
+    /// Tokenising, truncating and rendering, and making scores of what the model said.
     pub tokenize: Duration,
     /// The model's forward passes.
     pub forward: Duration,
-    /// From acceptance to the finished ranking.
+    /// From the request's end to the finished ranking.
     pub total: Duration,
 }
 
@@ -164,6 +166,6 @@ pub struct Ranking {
     pub warnings: Vec<String>,
     /// What was given up for the request's budget, if it has one.
     pub budget: Option<BudgetReport>,
-    /// Where the time went.
+    /// Where the time of the whole call went.
     pub timing: Timing,
 }

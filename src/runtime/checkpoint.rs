@@ -93,14 +93,6 @@ impl Checkpoint {
             weights: Weights::Files(weight_files(folder)?),
         })
     }
-
-    /// Whether the checkpoint has a tensor of this name. Reads headers only.
-    ///
-    /// # Errors
-    /// [`LoadError`] if a weights file cannot be read.
-    pub fn has_tensor(&self, name: &str) -> Result<bool, LoadError> {
-        Ok(super::packed::weights::open(self)?.contains(name))
-    }
 }
 
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {

@@ -65,12 +65,6 @@ impl SlidingOrder {
         }
     }
 
-    /// The documents, best first.
-    #[must_use]
-    pub fn order(&self) -> &[usize] {
-        &self.order
-    }
-
     /// By document: its log-probability in the last window it stood in; `None` if in none.
     #[must_use]
     pub fn raw(&self) -> &[Option<f32>] {
@@ -108,7 +102,7 @@ mod tests {
     fn one_window_is_a_softmax() {
         let mut order = SlidingOrder::new(3);
         order.reorder(0..3, &log_probabilities(&[1.0, 3.0, 2.0]));
-        assert_eq!(order.order(), [1, 2, 0]);
+        assert_eq!(order.order, [1, 2, 0]);
         let total = 1.0_f32.exp() + 2.0_f32.exp() + 3.0_f32.exp();
         for (relevance, logit) in order.relevance().iter().zip([1.0_f32, 3.0, 2.0]) {
             assert!((relevance - logit.exp() / total).abs() < 1e-6);
@@ -123,7 +117,7 @@ mod tests {
             let scores: Vec<f32> = order.at(places.clone()).iter().map(|document| logits[*document]).collect();
             order.reorder(places, &log_probabilities(&scores));
         }
-        assert_eq!(order.order()[..2], [6, 3]);
+        assert_eq!(order.order[..2], [6, 3]);
         let total: f32 = logits.iter().map(|logit| logit.exp()).sum();
         let relevance = order.relevance();
         assert!((relevance[6] - logits[6].exp() / total).abs() < 1e-5, "{relevance:?}");
@@ -133,7 +127,7 @@ mod tests {
     fn equal_scores_keep_the_requests_order() {
         let mut order = SlidingOrder::new(3);
         order.reorder(0..3, &log_probabilities(&[1.0, 1.0, 1.0]));
-        assert_eq!(order.order(), [0, 1, 2]);
+        assert_eq!(order.order, [0, 1, 2]);
     }
 
     proptest! {
@@ -151,11 +145,11 @@ mod tests {
                 order.reorder(places, &log_probabilities(&scores));
             }
             let relevance = order.relevance();
-            for pair in order.order().windows(2) {
+            for pair in order.order.windows(2) {
                 prop_assert!(relevance[pair[0]] > relevance[pair[1]]);
             }
             prop_assert!(relevance.iter().all(|value| (0.0..=1.0).contains(value)));
-            let mut seen = order.order().to_vec();
+            let mut seen = order.order.clone();
             seen.sort_unstable();
             prop_assert!(seen.into_iter().eq(0..logits.len()));
             prop_assert!(order.raw().iter().all(Option::is_some));

@@ -7,9 +7,9 @@
 //! is the caller's business.
 
 mod error;
-pub mod first_token;
-pub mod late_interaction;
-pub mod pointwise;
+mod first_token;
+mod late_interaction;
+mod pointwise;
 mod rounds;
 #[cfg(test)]
 mod tests;

@@ -71,12 +71,6 @@ impl Rounds {
         Ok(Self { prompter, reading, scorer, to_come, out: Vec::new(), slates: 0 })
     }
 
-    /// The reading that is scored.
-    #[must_use]
-    pub fn reading(&self) -> &Reading {
-        &self.reading
-    }
-
     /// How many more times [`Rounds::next_round`] gives passes.
     #[must_use]
     pub fn to_come(&self) -> usize {

@@ -362,6 +362,10 @@ async fn pairs_have_no_budget() {
     let pairs = json!({"text_1": ["a", "b"], "text_2": ["c", "d"], "max_total_tokens": 1000});
     let message = "max_total_tokens: a budget is for one list of documents, not for pairs";
     server.post("/v1/score", &pairs).await.assert_failure(422, "invalid_value", Some("max_total_tokens"), message);
+    // A list of scores has no words for what was not read.
+    let list = json!({"text_1": "a", "text_2": ["c", "d"], "max_total_tokens": 1});
+    let refused = server.post("/v1/score", &list).await;
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (422, &json!("over_budget")), "{}", refused.text);
 }
 
 #[tokio::test]

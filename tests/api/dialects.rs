@@ -116,7 +116,9 @@ async fn scores_come_in_the_order_of_the_request_and_one_by_one() {
             let row = json!({"index": index, "object": "score", "score": alone("q", text).await});
             assert_eq!(reply["data"][index], row);
         }
+        let before = server.controls.calls();
         let reply = ok(&server, path, &json!({"queries": ["p", "q"], "documents": ["one", "two"]})).await.json();
+        assert_eq!(server.controls.calls() - before, 1, "all pairs are one batch");
         assert_eq!(reply["data"][0]["score"], alone("p", "one").await);
         assert_eq!(reply["data"][1]["score"], alone("q", "two").await);
     }

@@ -87,7 +87,7 @@ impl Case {
     fn request(&self) -> RerankRequest {
         let documents = self.documents.iter().map(Text::written_out).collect();
         let mut request = RerankRequest::new(self.query.written_out(), documents);
-        request.instruction.clone_from(&self.instruction);
+        request.instruction = self.instruction.as_deref().map(Into::into);
         request.max_tokens_per_doc = self.document_limit;
         request
     }

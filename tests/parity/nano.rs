@@ -33,7 +33,7 @@ impl NanoCase {
     pub fn request(&self) -> RerankRequest {
         let documents = self.documents.iter().map(Text::written_out).collect();
         let mut request = RerankRequest::new(self.query.written_out(), documents);
-        request.instruction.clone_from(&self.instruction);
+        request.instruction = self.instruction.as_deref().map(Into::into);
         request
     }
 

@@ -173,7 +173,7 @@ fn every_family_and_mode_scores_the_same_cold_and_warm() {
     let instruction = "Prefer passages that name the harbour, give a year and say who measured the ice, in that order.";
     let documents = |first: usize| (first..first + 5).map(|n| format!("The ice of the year {n} came {n} days late."));
     let request = |query: &str, instruction: Option<&str>, first| RerankRequest {
-        instruction: instruction.map(str::to_owned),
+        instruction: instruction.map(Into::into),
         ..RerankRequest::new(query.to_owned(), documents(first).collect())
     };
     let requests = [

@@ -54,7 +54,7 @@ mod tests {
         .unwrap();
         let kind = read(file.path(), Some(Mode::Pointwise)).unwrap();
         let expected = RerankRequest {
-            instruction: Some("i".to_owned()),
+            instruction: Some("i".into()),
             mode: Mode::Pointwise,
             ..RerankRequest::new("q", vec!["a".to_owned(), "b".to_owned()])
         };

@@ -305,18 +305,13 @@ fn facts(rankings: &[Ranking]) -> RankingFacts {
         documents: 0,
         slates: 0,
         usage: Usage::default(),
-        timing: Timing::default(),
+        timing: rankings.first().map_or(Timing::default(), |ranking| ranking.timing),
     };
     for ranking in rankings {
         facts.documents += ranking.documents;
         facts.slates += ranking.slates;
         facts.usage.prompt_tokens += ranking.usage.prompt_tokens;
         facts.usage.truncated_documents += ranking.usage.truncated_documents;
-        facts.timing.queue += ranking.timing.queue;
-        facts.timing.tokenize += ranking.timing.tokenize;
-        facts.timing.forward += ranking.timing.forward;
-        // Each counts from the acceptance of all.
-        facts.timing.total = facts.timing.total.max(ranking.timing.total);
     }
     facts
 }
@@ -342,9 +337,9 @@ fn no_headers(_: &Answer<'_>, _: &mut HeaderMap) {}
 /// The fields that every dialect takes beside its own, so that the instruction can be given everywhere.
 fn request(fields: &mut Fields, query: String, documents: Vec<String>) -> Result<RerankRequest, RerankError> {
     Ok(RerankRequest {
-        model: fields.text("model")?,
-        instruction: fields.text_of(&["instruction", "instruct"])?,
-        profile: fields.text("profile")?,
+        model: fields.text("model")?.map(Into::into),
+        instruction: fields.text_of(&["instruction", "instruct"])?.map(Into::into),
+        profile: fields.text("profile")?.map(Into::into),
         top_n: fields.count(&["top_n", "top_k"])?,
         max_tokens_per_doc: fields.count(&["max_tokens_per_doc"])?,
         mode: fields.text("mode")?.map_or(Ok(Mode::Auto), |word| mode(&word))?,

@@ -249,9 +249,9 @@ mod tests {
         )
         .unwrap();
         let expected = RerankRequest {
-            model: Some("m".to_owned()),
-            instruction: Some("i".to_owned()),
-            profile: Some("p".to_owned()),
+            model: Some("m".into()),
+            instruction: Some("i".into()),
+            profile: Some("p".into()),
             top_n: Some(1),
             max_tokens_per_doc: Some(9),
             truncation: false,

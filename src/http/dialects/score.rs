@@ -48,6 +48,8 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     if pointwise {
         request.mode = Mode::Pointwise;
     }
+    // A list of scores has no words for what was not read.
+    request.terms.budget.strict = true;
     let of = |query: String, documents| RerankRequest { query, documents, ..request.clone() };
     let requests = match (queries.len(), texts.len()) {
         (1, _) => vec![of(queries.into_iter().next().unwrap_or_default(), texts)],
@@ -67,8 +69,10 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 fn sides(fields: &Fields) -> Result<(&'static str, &'static str), RerankError> {
     let mut found = SIDES.iter().filter(|(left, right)| fields.has(left) && fields.has(right));
     let Some(sides) = found.next() else {
-        let names = SIDES.map(|(left, right)| format!("{left} and {right}")).join(", ");
-        return Err(RerankError::invalid(SIDES[0].0, format!("two sides are required: {names}")));
+        let [(first, second), others @ ..] = SIDES;
+        let others = others.map(|(left, right)| format!("`{left}` and `{right}`")).join(", ");
+        let problem = format!("give two sides, `{first}` and `{second}`; other names for them are {others}");
+        return Err(RerankError::invalid(first, problem));
     };
     match found.next() {
         None => Ok(*sides),
@@ -142,6 +146,8 @@ mod tests {
         ] {
             assert_eq!(read(&DIALECT, body).unwrap_err(), problem);
         }
-        assert!(read(&DIALECT, "{}").unwrap_err().starts_with("text_1: two sides are required"));
+        assert!(
+            read(&DIALECT, "{}").unwrap_err().starts_with("text_1: give two sides, `text_1` and `text_2`; other names")
+        );
     }
 }

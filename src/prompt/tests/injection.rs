@@ -80,6 +80,7 @@ proptest! {
         documents in proptest::collection::vec(nasty_text(), 1..5),
         mode in proptest::sample::select(vec![Mode::Auto, Mode::Pointwise]),
     ) {
+        let instruction = instruction.map(Into::into);
         let request = RerankRequest { instruction, mode, ..RerankRequest::new(query, documents) };
         for family in FAMILIES {
             hold(&request, family);

@@ -26,7 +26,7 @@ pub(super) fn request(query: &str, documents: &[&str]) -> RerankRequest {
 }
 
 pub(super) fn instructed(query: &str, instruction: &str, documents: &[&str]) -> RerankRequest {
-    RerankRequest { instruction: Some(instruction.to_owned()), ..request(query, documents) }
+    RerankRequest { instruction: Some(instruction.into()), ..request(query, documents) }
 }
 
 /// The documents of each pass of the first round, in the request's order.
