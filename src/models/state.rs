@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::settings::{LoadWhen, NamedModel};
 use crate::pipeline::Reranker;
+use crate::rerank::shortened;
 
 /// The states of the named models.
 pub(super) type States = BTreeMap<String, State>;
@@ -109,12 +110,9 @@ pub enum ModelError {
     },
 }
 
-/// The longest part of a name that an error repeats.
-const REPEATED_CHARACTERS: usize = 128;
-
 impl ModelError {
     pub(super) fn unknown(name: &str, available: Vec<String>) -> Self {
-        Self::Unknown { name: name.chars().take(REPEATED_CHARACTERS).collect(), available }
+        Self::Unknown { name: shortened(name), available }
     }
 }
 

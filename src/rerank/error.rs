@@ -9,6 +9,12 @@ use super::Progress;
 /// The longest part of a caller's word that an error repeats.
 const REPEATED_CHARACTERS: usize = 128;
 
+/// The start of a caller's word, for a message.
+#[must_use]
+pub fn shortened(word: &str) -> String {
+    word.chars().take(REPEATED_CHARACTERS).collect()
+}
+
 /// Why a request got no ranking.
 #[derive(Debug, thiserror::Error)]
 pub enum RerankError {
@@ -214,7 +220,7 @@ impl RerankError {
     /// A model of this name is not served; a long name is cut.
     #[must_use]
     pub fn unknown_model(name: &str, available: &[String]) -> Self {
-        let name = name.chars().take(REPEATED_CHARACTERS).collect();
+        let name = shortened(name);
         Self::UnknownModel { name, available: available.to_vec() }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::shortened;
 use super::{RerankError, RerankRequest};
 
 /// The profiles that are compiled in.
@@ -28,9 +29,6 @@ pub struct InstructionSettings {
     /// Whether an instruction may stand in the query.
     pub in_query: bool,
 }
-
-/// The longest part of a profile's name that an error repeats.
-const PROFILE_CHARACTERS: usize = 64;
 
 /// A file of profiles that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +144,7 @@ impl Instructions {
             let names = self.profiles.keys().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
             return Err(RerankError::invalid(
                 "profile",
-                format!("there is no profile `{}`; there are {names}", cut(name)),
+                format!("there is no profile `{}`; there are {names}", shortened(name)),
             ));
         };
         request.instruction = Some(own.map_or_else(|| text.clone(), |own| joined.of(text, &own)));
@@ -163,7 +161,7 @@ fn take_from_model(request: &mut RerankRequest, models: &[String]) -> Result<(),
         return Ok(());
     }
     if request.profile.as_deref().is_some_and(|other| other != profile) {
-        let problem = format!("differs from the one behind the model's name, `{}`; give one of them", cut(profile));
+        let problem = format!("differs from the one behind the model's name, `{}`; give one of them", shortened(profile));
         return Err(RerankError::invalid("profile", problem));
     }
     (request.model, request.profile) = (Some(model.into()), Some(profile.into()));
@@ -174,11 +172,6 @@ fn take_from_model(request: &mut RerankRequest, models: &[String]) -> Result<(),
 #[must_use]
 pub fn without_profile(name: &str) -> (&str, Option<&str>) {
     name.rsplit_once(PROFILE_MARK).map_or((name, None), |(model, profile)| (model, Some(profile)))
-}
-
-/// The start of a caller's word, for a message.
-fn cut(word: &str) -> String {
-    word.chars().take(PROFILE_CHARACTERS).collect()
 }
 
 fn read(text: &str) -> Result<BTreeMap<Arc<str>, Arc<str>>, ProfileError> {

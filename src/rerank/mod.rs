@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use budget::BudgetReport;
 pub use drift::{DriftSample, InstructionSource, agreement};
-pub use error::{Full, RerankError};
+pub use error::{Full, RerankError, shortened};
 pub use instructions::{InstructionSettings, Instructions, JoinedText, ProfileError, without_profile};
 pub use limits::LimitSettings;
 pub use stages::{OpenStage, Stage, StageTime, Stages};
