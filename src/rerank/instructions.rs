@@ -161,7 +161,8 @@ fn take_from_model(request: &mut RerankRequest, models: &[String]) -> Result<(),
         return Ok(());
     }
     if request.profile.as_deref().is_some_and(|other| other != profile) {
-        let problem = format!("differs from the one behind the model's name, `{}`; give one of them", shortened(profile));
+        let problem =
+            format!("differs from the one behind the model's name, `{}`; give one of them", shortened(profile));
         return Err(RerankError::invalid("profile", problem));
     }
     (request.model, request.profile) = (Some(model.into()), Some(profile.into()));
