@@ -77,6 +77,18 @@ impl Probe {
             Self::NextTokenLogits { after, .. } => after,
         }
     }
+
+    /// Whether the same is read for `other`, if at other marks.
+    fn reads_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::HiddenStates { project, .. }, Self::HiddenStates { project: others, .. }) => project == others,
+            (Self::NextTokenLogits { token_ids, .. }, Self::NextTokenLogits { token_ids: others, .. }) => {
+                token_ids == others
+            }
+            (Self::HiddenStates { .. }, Self::NextTokenLogits { .. })
+            | (Self::NextTokenLogits { .. }, Self::HiddenStates { .. }) => false,
+        }
+    }
 }
 
 /// One small tree of tokens through the model.
@@ -123,7 +135,7 @@ pub enum Readout {
 pub struct ModelFacts {
     /// The checkpoint's architecture, as its configuration names it.
     pub architecture: String,
-    /// `cpu`, `cuda:0`, ...
+    /// `cpu`, `cuda` or `metal`.
     pub device: String,
     /// What it computes in: `f32`, `bf16`, `int8`, `q4k`, ...
     pub dtype: String,

@@ -1,15 +1,18 @@
 //! The default runtime: Qwen2 and Qwen3 decoders over packed passes, from mistral.rs's parts.
 //!
-//! mistral.rs gives the device choice, rotary tables, the tensor loading interface and, on other devices than CPUs
-//! ([`device`]), linear layers, their quantised forms, norms and the gated MLP. Written here: the packing of passes
-//! ([`layout`]), what is kept of one for the next ([`prefixes`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
+//! mistral.rs gives the rotary tables, the tensor loading interface and, on other devices than CPUs ([`device`]), linear
+//! layers, their quantised forms and norms. Written here: the packing of passes ([`layout`]), what is kept of one for the next ([`prefixes`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
 //! together ([`decoder`]), in which numbers it computes ([`arithmetic`]), and checkpoints whose errors name file,
 //! tensor and shapes ([`weights`]).
 
 mod arithmetic;
 mod attention;
+#[cfg(any(feature = "cuda", test))]
+mod capability;
 mod config;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decoder;
 mod device;
 mod layout;
@@ -173,18 +176,23 @@ fn read(
     batch: &[ForwardPass],
 ) -> candle_core::Result<(Vec<Rows>, Vec<Tensor>)> {
     let (states, brought) = decoder.states(&Packed::new(batch, prefixes), &prefixes.held)?;
+    // Each copy from a device waits for it: passes that are read alike are read at once. On a CPU each is by itself, so
+    // that its numbers do not depend on the batch by a single bit.
+    let at_once = !states.device().is_cpu();
     let mut start = 0;
     let mut rows = Vec::with_capacity(batch.len());
-    for pass in batch {
-        let marks = pass.probe.marks().len();
+    for passes in batch.chunk_by(|one, next| at_once && one.probe.reads_like(&next.probe)) {
+        let marks = passes.iter().map(|pass| pass.probe.marks().len()).sum();
         let own = states.narrow(0, start, marks)?;
         start += marks;
-        rows.push(match &pass.probe {
+        let read = match &passes[0].probe {
             _ if marks == 0 => Vec::new(),
             Probe::HiddenStates { project: false, .. } => own.to_vec2()?,
             Probe::HiddenStates { project: true, .. } => decoder.project(&own)?.to_vec2()?,
             Probe::NextTokenLogits { token_ids, .. } => decoder.logits(&own, token_ids)?.to_vec2()?,
-        });
+        };
+        let mut read = read.into_iter();
+        rows.extend(passes.iter().map(|pass| read.by_ref().take(pass.probe.marks().len()).collect()));
     }
     Ok((rows, brought))
 }
