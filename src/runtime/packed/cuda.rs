@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use candle_core::Device;
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result, sys};
-use candle_core::{Device, Error};
 
 use super::capability;
 use crate::runtime::LoadError;
@@ -17,6 +17,7 @@ static FOUND: Mutex<Option<Device>> = Mutex::new(None);
 /// # Errors
 /// [`LoadError::Device`] for a driver or a GPU that fails, and a GPU that the kernels were not compiled for.
 pub(super) fn device() -> Result<Option<Device>, LoadError> {
+    let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     if found.is_none() && count().map_err(driver)? > 0 {
         let device = Device::new_cuda(0).map_err(failed)?;
@@ -62,9 +63,5 @@ fn keep_memory(context: &CudaContext) -> Result<(), DriverError> {
 }
 
 fn driver(error: DriverError) -> LoadError {
-    LoadError::Device(error.to_string())
-}
-
-fn failed(error: Error) -> LoadError {
     LoadError::Device(error.to_string())
 }

@@ -176,12 +176,9 @@ fn read(
     batch: &[ForwardPass],
 ) -> candle_core::Result<(Vec<Rows>, Vec<Tensor>)> {
     let (states, brought) = decoder.states(&Packed::new(batch, prefixes), &prefixes.held)?;
-    // Each copy from a device waits for it: passes that are read alike are read at once. On a CPU each is by itself, so
-    // that its numbers do not depend on the batch by a single bit.
-    let at_once = !states.device().is_cpu();
     let mut start = 0;
     let mut rows = Vec::with_capacity(batch.len());
-    for passes in batch.chunk_by(|one, next| at_once && one.probe.reads_like(&next.probe)) {
+    for passes in read_together(batch, states.device()) {
         let marks = passes.iter().map(|pass| pass.probe.marks().len()).sum();
         let own = states.narrow(0, start, marks)?;
         start += marks;
@@ -195,6 +192,13 @@ fn read(
         rows.extend(passes.iter().map(|pass| read.by_ref().take(pass.probe.marks().len()).collect()));
     }
     Ok((rows, brought))
+}
+
+/// Runs of passes that are read at once: each copy from a device waits for it, so those that are read alike. On a CPU each
+/// pass is by itself, and its numbers do not depend on the batch by a single bit.
+fn read_together<'a>(batch: &'a [ForwardPass], device: &Device) -> impl Iterator<Item = &'a [ForwardPass]> {
+    let at_once = !device.is_cpu();
+    batch.chunk_by(move |one, next| at_once && one.probe.reads_like(&next.probe))
 }
 
 fn readout(probe: &Probe, rows: Vec<Vec<f32>>) -> Readout {
