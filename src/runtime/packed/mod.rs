@@ -1,9 +1,10 @@
 //! The default runtime: Qwen2 and Qwen3 decoders over packed passes, from mistral.rs's parts.
 //!
 //! mistral.rs gives the rotary tables, the tensor loading interface and, on other devices than CPUs ([`device`]), linear
-//! layers, their quantised forms and norms. Written here: the packing of passes ([`layout`]), what is kept of one for the next ([`prefixes`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
-//! together ([`decoder`]), in which numbers it computes ([`arithmetic`]), and checkpoints whose errors name file,
-//! tensor and shapes ([`weights`]).
+//! layers, their quantised forms and norms. Written here: the packing of passes ([`layout`]), what is kept of one for the
+//! next ([`prefixes`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
+//! together ([`decoder`]), in which numbers it computes and where ([`arithmetic`]; `cuda` finds the GPU, `capability` says
+//! whether it fits the build), and checkpoints whose errors name file, tensor and shapes ([`weights`]).
 
 mod arithmetic;
 mod attention;
