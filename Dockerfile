@@ -7,6 +7,9 @@
 #
 #   docker run --gpus all -p 8080:8080 -v podium-models:/models podium
 #
+# The CUDA image needs the driver of the machine even for --version (--gpus brings its libcuda.so.1), and CUDA 13 a driver
+# from 580 on.
+#
 # Settings are environment variables (PODIUM__SECTION__KEY) or flags after the image's name.
 
 # cuda or cpu: which of the two pairs of stages below is used.
@@ -19,8 +22,8 @@ FROM rust:${RUST_VERSION}-slim-bookworm AS rust
 
 # --- where it is built ------------------------------------------------------------------------------
 FROM nvidia/cuda:${CUDA_VERSION}-devel-ubuntu${UBUNTU_VERSION} AS build-cuda
-# The GPU the kernels are compiled for: 80 A100, 86 A10 and RTX 30, 89 L4 and RTX 40, 90 H100 and H200,
-# 120 RTX 50. 80 runs on all of 8.x, and not on 9.0.
+# The compute capability that the kernels are compiled for: 80 A100, 86 A10 and RTX 30, 89 L4 and RTX 40, 90 H100 and
+# H200, 120 RTX 50. 80 runs on all of 8.x, and not on 9.0; on a GPU that it does not fit Podium refuses to start.
 ARG CUDA_COMPUTE_CAP=80
 ENV CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP} \
     FEATURES=cuda,flash-attn
@@ -31,6 +34,7 @@ ENV FEATURES=""
 # hadolint ignore=DL3006
 FROM build-${DEVICE} AS build
 ARG DEVICE
+ARG CUDA_VERSION
 # For example x86-64-v3: faster on the CPU, and the image then runs on no older one.
 ARG TARGET_CPU=""
 # git fetches the headers that FlashAttention's kernels are compiled with.
@@ -47,7 +51,7 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/root/.cudaforge \
-    --mount=type=cache,target=/src/target,id=podium-target-${DEVICE} \
+    --mount=type=cache,target=/src/target,id=podium-target-${DEVICE}-${CUDA_VERSION} \
     RUSTFLAGS="${TARGET_CPU:+-C target-cpu=${TARGET_CPU}}" \
     cargo build --locked --profile dist --bin podium --features "${FEATURES}" \
  && cp target/dist/podium /usr/local/bin/podium

@@ -1,10 +1,11 @@
-//! The files in `deploy/` against the server: metrics that exist, settings that exist, a dashboard that fits together.
+//! The files in `deploy/` against the server: metrics that exist, settings that exist, a dashboard that fits together; and
+//! the image's build against the sources.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its files should fail")]
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podium::rerank::{DriftSample, InstructionSource, Mode, Timing, Usage};
@@ -213,4 +214,62 @@ fn the_charts_schema_knows_every_setting_and_its_type() {
             assert_eq!(found, Some(wanted), "values.schema.json: config.{section}.{key}");
         }
     }
+}
+
+/// The sources in a folder of the repository, by their paths in it.
+fn sources(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root.join(folder)).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.strip_prefix(root).unwrap().to_path_buf();
+        if path.is_dir() {
+            found.extend(sources(name.to_str().unwrap()));
+        } else if name.extension().is_some_and(|extension| extension == "rs") {
+            found.push(name);
+        }
+    }
+    found
+}
+
+/// Files that a source includes by a path of its own, in the repository. Tests' own files are left out: an image has none.
+fn included_by(source: &Path) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().unwrap();
+    let text = read(source.to_str().unwrap());
+    let code = text.split("#[cfg(test)]").next().unwrap();
+    let calls = ["include_str!(", "include_bytes!("].into_iter().flat_map(|call| code.split(call).skip(1));
+    // A path that is put together begins with its folder; what the build makes begins with a variable and is no file here.
+    calls
+        .filter_map(|call| call.trim_start().trim_start_matches("concat!(").strip_prefix('"')?.split('"').next())
+        .map(|path| root.join(source).with_file_name(path).canonicalize().unwrap())
+        .map(|path| path.strip_prefix(&root).unwrap().to_path_buf())
+        .collect()
+}
+
+#[test]
+fn the_images_build_is_given_all_that_it_reads() {
+    let rules = read(".dockerignore");
+    let admitted: Vec<&str> =
+        rules.lines().filter_map(|line| line.strip_prefix('!')).map(|name| name.trim_end_matches('/')).collect();
+    assert!(rules.lines().any(|line| line == "*"), "nothing is left out, so there is nothing to check");
+
+    let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
+    let readme = manifest["package"]["readme"].as_str().unwrap();
+    let mut needed: BTreeSet<PathBuf> = ["Cargo.toml", "Cargo.lock", "build.rs", readme].map(PathBuf::from).into();
+    for bench in manifest["bench"].as_array().unwrap() {
+        needed.insert(format!("benches/{}.rs", bench["name"].as_str().unwrap()).into());
+    }
+    for line in read("Dockerfile").lines().filter(|line| line.starts_with("COPY ") && !line.contains("--from")) {
+        let name = line.split(' ').nth(1).unwrap();
+        needed.extend((name != ".").then(|| PathBuf::from(name)));
+    }
+    let files = sources("src");
+    needed.extend(files.iter().flat_map(|source| included_by(source)));
+    assert!(needed.contains(Path::new("config/default.toml")) && needed.contains(Path::new("prompts")), "{needed:?}");
+    assert!(needed.contains(Path::new("models/podium-nano/model.safetensors")), "{needed:?}");
+
+    needed.extend(files);
+    let missing: Vec<_> =
+        needed.iter().filter(|path| !admitted.iter().any(|admitted| path.starts_with(admitted))).collect();
+    assert!(missing.is_empty(), ".dockerignore leaves out {missing:?}");
 }

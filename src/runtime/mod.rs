@@ -77,6 +77,18 @@ impl Probe {
             Self::NextTokenLogits { after, .. } => after,
         }
     }
+
+    /// Whether the same is read for `other`, if at other marks.
+    fn reads_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::HiddenStates { project, .. }, Self::HiddenStates { project: others, .. }) => project == others,
+            (Self::NextTokenLogits { token_ids, .. }, Self::NextTokenLogits { token_ids: others, .. }) => {
+                token_ids == others
+            }
+            (Self::HiddenStates { .. }, Self::NextTokenLogits { .. })
+            | (Self::NextTokenLogits { .. }, Self::HiddenStates { .. }) => false,
+        }
+    }
 }
 
 /// One small tree of tokens through the model.
@@ -123,7 +135,7 @@ pub enum Readout {
 pub struct ModelFacts {
     /// The checkpoint's architecture, as its configuration names it.
     pub architecture: String,
-    /// `cpu`, `cuda:0`, ...
+    /// `cpu`, `cuda` or `metal`.
     pub device: String,
     /// What it computes in: `f32`, `bf16`, `int8`, `q4k`, ...
     pub dtype: String,
@@ -178,4 +190,21 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Runs a batch: one readout per pass, in order. A pass's readout does not depend on the batch.
     fn forward(&self, batch: Vec<ForwardPass>) -> impl Future<Output = Result<Vec<Readout>, RuntimeError>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_of_one_kind_and_the_same_tokens_read_alike_at_any_marks() {
+        let states = |project, offset| Probe::HiddenStates { marks: vec![Mark::trunk(offset)], project };
+        let logits = |token_ids: &[u32], offset| Probe::NextTokenLogits {
+            after: vec![Mark::trunk(offset)],
+            token_ids: token_ids.to_vec(),
+        };
+        assert!(states(true, 1).reads_like(&states(true, 2)) && !states(true, 1).reads_like(&states(false, 1)));
+        assert!(logits(&[3, 4], 1).reads_like(&logits(&[3, 4], 2)) && !logits(&[3, 4], 1).reads_like(&logits(&[3], 1)));
+        assert!(!states(false, 1).reads_like(&logits(&[3], 1)) && !logits(&[3], 1).reads_like(&states(false, 1)));
+    }
 }

@@ -16,7 +16,7 @@ pub struct ModelSettings {
     pub revision: String,
     /// The prompt family; `auto` finds it from the checkpoint.
     pub family: String,
-    /// `auto` (a GPU if there is one and the build has it), `cpu`, `cuda` or `metal`.
+    /// `auto` (in a build for GPUs the GPU, if there is one; else the CPU), `cpu`, `cuda` or `metal`.
     pub device: String,
     /// In which numbers the model computes: `auto`, `f32` or `bf16`.
     pub dtype: String,

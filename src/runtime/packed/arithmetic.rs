@@ -6,6 +6,10 @@ use mistralrs_quant::IsqType;
 use super::cpu::Numbers;
 use crate::runtime::{LoadError, ModelSettings};
 
+/// Whether it was said already that there is no GPU.
+#[cfg(feature = "cuda")]
+static TOLD: std::sync::Once = std::sync::Once::new();
+
 /// What a configuration asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arithmetic {
@@ -151,12 +155,28 @@ fn isq_type(name: &str) -> Option<IsqType> {
 }
 
 pub(super) fn choose_device(name: &str) -> Result<Device, LoadError> {
-    let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
     match name {
         "cpu" => Ok(Device::Cpu),
-        "auto" => mistralrs::best_device(false).map_err(failed),
-        "cuda" => Device::new_cuda(0).map_err(failed),
-        "metal" => Device::new_metal(0).map_err(failed),
+        #[cfg(feature = "cuda")]
+        "auto" => Ok(super::cuda::device()?.unwrap_or_else(|| {
+            TOLD.call_once(|| tracing::warn!("the driver shows no GPU: models run on the CPU"));
+            Device::Cpu
+        })),
+        #[cfg(feature = "cuda")]
+        "cuda" => super::cuda::device()?.ok_or_else(|| LoadError::Device("the driver shows no CUDA GPU".to_owned())),
+        #[cfg(not(feature = "cuda"))]
+        "cuda" => Err(LoadError::Device(
+            "this podium was built without CUDA: build it with `--features cuda,flash-attn`, or use the CUDA image"
+                .to_owned(),
+        )),
+        #[cfg(not(feature = "cuda"))]
+        "auto" => mistralrs::best_device(false).map_err(|error| LoadError::Device(error.to_string())),
+        #[cfg(feature = "metal")]
+        "metal" => Device::new_metal(0).map_err(|error| LoadError::Device(error.to_string())),
+        #[cfg(not(feature = "metal"))]
+        "metal" => {
+            Err(LoadError::Device("this podium was built without Metal: build it with `--features metal`".to_owned()))
+        }
         other => Err(LoadError::Device(format!("`{other}` is none of auto, cpu, cuda, metal"))),
     }
 }
@@ -195,6 +215,19 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(refused.contains("is for CPUs"), "{refused}");
+    }
+
+    #[cfg(not(any(feature = "cuda", feature = "metal")))]
+    #[test]
+    fn a_device_that_was_not_built_in_is_refused_with_what_helps() {
+        let refused = |name| choose_device(name).unwrap_err().to_string();
+        assert_eq!(
+            refused("cuda"),
+            "device: this podium was built without CUDA: build it with `--features cuda,flash-attn`, or use the CUDA image"
+        );
+        assert!(refused("metal").contains("built without Metal"));
+        assert!(refused("tpu").contains("`tpu` is none of auto, cpu, cuda, metal"));
+        assert!(choose_device("auto").unwrap().is_cpu());
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! The decoder's layers on a device: mistral.rs's linear layers, norms and gated MLP around attention over packed rows.
+//! The decoder's layers on a device: mistral.rs's linear layers and norms around attention over packed rows.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use candle_core::{DType, Device, Module, Result, Tensor};
-use mistralrs::core::layers::{Mlp, RmsNorm};
-use mistralrs_quant::{Comm, Id, IsqType, QuantMethod, QuantizeOntoGuard, ReplicatedLayer, ShardedVarBuilder};
+use mistralrs::core::layers::{Activation, RmsNorm};
+use mistralrs_quant::cublaslt::CUBLASLT_CONTROLLER;
+use mistralrs_quant::{IsqType, QuantMethod, QuantizeOntoGuard, ReplicatedLayer, ShardedVarBuilder};
 
-use super::attention;
+use super::attention::{self, Sight};
 use super::config::DecoderConfig;
-use super::layout::{Packed, Span};
+use super::layout::Packed;
 use super::prefixes::BLOCK;
 
 pub(super) struct DeviceLayers {
@@ -29,7 +30,9 @@ struct Layer {
     query_norm: Option<RmsNorm>,
     key_norm: Option<RmsNorm>,
     mlp_norm: RmsNorm,
-    mlp: Mlp,
+    gate: Arc<dyn QuantMethod>,
+    up: Arc<dyn QuantMethod>,
+    down: Arc<dyn QuantMethod>,
 }
 
 impl DeviceLayers {
@@ -41,13 +44,16 @@ impl DeviceLayers {
         (rotary_cos, rotary_sin): (Tensor, Tensor),
         progress: &dyn Fn(usize),
     ) -> Result<Self> {
-        let comm = Arc::new(Comm::from_device(Id::new(), model.device(), 0, 1)?);
+        // It takes products of three dimensions only, and ours have two: with biases and in fp8 mistral.rs would hand it
+        // those and fail. Without it they are cuBLAS's.
+        CUBLASLT_CONTROLLER.set_inhibit(true);
         let mut layers = Vec::with_capacity(config.layers);
         for number in 0..config.layers {
-            layers.push(Layer::load(config, &model.pp("layers").pp(number), isq, &comm)?);
+            layers.push(Layer::load(config, &model.pp("layers").pp(number), isq)?);
             progress(number + 1);
         }
         let norm = RmsNorm::new(config.hidden_size, config.rms_norm_eps, model.pp("norm"))?;
+        attention::check(config, &rotary_cos)?;
         Ok(Self { config: config.clone(), rotary_cos, rotary_sin, layers, norm })
     }
 
@@ -64,41 +70,45 @@ impl DeviceLayers {
 
         let count = self.layers.len();
         let mut blocks = Blocks::new(packed, held, device)?;
+        let mut last: Option<Sight> = None;
         for (number, (layer, spans)) in self.layers.iter().zip(packed.layers(count)).enumerate() {
             let read = (number + 1 == count).then_some(&read);
+            let sight = match last.take().filter(|sight| sight.is_of(&spans)) {
+                Some(sight) => sight,
+                None => Sight::new(spans, &self.config, &x)?,
+            };
             let normed = layer.attention_norm.forward(&x)?;
-            let attended = layer.attend(&self.config, &normed, read, (&cos, &sin), &spans, &mut blocks)?;
+            let attended = layer.attend(&self.config, &normed, read, (&cos, &sin), &sight, &mut blocks)?;
             let x_read = read.map_or_else(|| Ok(x.clone()), |read| x.index_select(read, 0))?;
-            x = layer.finish(&(x_read + attended)?)?;
+            x = layer.finish(self.config.activation, &(x_read + attended)?)?;
+            last = Some(sight);
         }
         Ok((self.norm.forward(&x)?.to_dtype(DType::F32)?, blocks.into_kept()?))
     }
 }
 
 impl Layer {
-    fn load(config: &DecoderConfig, layer: &ShardedVarBuilder, isq: Option<IsqType>, comm: &Arc<Comm>) -> Result<Self> {
-        let attention = layer.pp("self_attn");
+    fn load(config: &DecoderConfig, layer: &ShardedVarBuilder, isq: Option<IsqType>) -> Result<Self> {
+        let (attention, mlp) = (layer.pp("self_attn"), layer.pp("mlp"));
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let linear = |inputs, outputs, bias, name: &str| {
-            quantised(ReplicatedLayer::new(inputs, outputs, &None, bias, attention.pp(name))?, isq)
+        let linear = |part: &ShardedVarBuilder, name: &str, inputs, outputs, bias| {
+            quantised(ReplicatedLayer::new(inputs, outputs, &None, bias, part.pp(name))?, isq)
         };
         let norm = |size, builder| RmsNorm::new(size, config.rms_norm_eps, builder);
         let head_norm = |name: &str| config.qk_norm.then(|| norm(config.head_dim, attention.pp(name))).transpose();
-        let mut mlp =
-            Mlp::new(layer.pp("mlp"), config.hidden_size, config.intermediate_size, &None, config.activation, comm)?;
-        for linear in [&mut mlp.gate, &mut mlp.up, &mut mlp.down] {
-            *linear = quantised(Arc::clone(linear), isq)?;
-        }
         Ok(Self {
-            attention_norm: norm(config.hidden_size, layer.pp("input_layernorm"))?,
-            query: linear(config.hidden_size, query, config.qkv_bias, "q_proj")?,
-            key: linear(config.hidden_size, key, config.qkv_bias, "k_proj")?,
-            value: linear(config.hidden_size, key, config.qkv_bias, "v_proj")?,
-            output: linear(query, config.hidden_size, config.output_bias, "o_proj")?,
+            attention_norm: norm(hidden, layer.pp("input_layernorm"))?,
+            query: linear(&attention, "q_proj", hidden, query, config.qkv_bias)?,
+            key: linear(&attention, "k_proj", hidden, key, config.qkv_bias)?,
+            value: linear(&attention, "v_proj", hidden, key, config.qkv_bias)?,
+            output: linear(&attention, "o_proj", query, hidden, config.output_bias)?,
             query_norm: head_norm("q_norm")?,
             key_norm: head_norm("k_norm")?,
-            mlp_norm: norm(config.hidden_size, layer.pp("post_attention_layernorm"))?,
-            mlp,
+            mlp_norm: norm(hidden, layer.pp("post_attention_layernorm"))?,
+            gate: linear(&mlp, "gate_proj", hidden, intermediate, false)?,
+            up: linear(&mlp, "up_proj", hidden, intermediate, false)?,
+            down: linear(&mlp, "down_proj", intermediate, hidden, false)?,
         })
     }
 
@@ -109,7 +119,7 @@ impl Layer {
         normed: &Tensor,
         read: Option<&Tensor>,
         (cos, sin): (&Tensor, &Tensor),
-        spans: &[Span],
+        sight: &Sight,
         blocks: &mut Blocks,
     ) -> Result<Tensor> {
         let heads = |x: Tensor, heads, norm: &Option<RmsNorm>, cos: &Tensor, sin: &Tensor| {
@@ -131,12 +141,19 @@ impl Layer {
                 heads(q, config.heads, &self.query_norm, &select(cos)?, &select(sin)?)?
             }
         };
-        self.output.forward_autocast(&attention::attend(&q, &k, &v, spans)?)
+        self.output.forward_autocast(&sight.attend(&q, &k, &v)?)
     }
 
     /// The layer's second half: the gated MLP on the normed sum.
-    fn finish(&self, x: &Tensor) -> Result<Tensor> {
-        x + self.mlp.forward(&self.mlp_norm.forward(x)?)?
+    ///
+    /// The gate is two kernels: mistral.rs's single one ends the process where the device fails.
+    fn finish(&self, activation: Activation, x: &Tensor) -> Result<Tensor> {
+        let mut normed = self.mlp_norm.forward(x)?;
+        if let Some(dtype) = self.gate.quantized_act_type() {
+            normed = normed.to_dtype(dtype)?;
+        }
+        let gated = (self.gate.forward(&normed)?.apply(&activation)? * self.up.forward(&normed)?)?;
+        x + self.down.forward(&gated)?.to_dtype(x.dtype())?
     }
 }
 

@@ -25,6 +25,18 @@ pub(super) struct Span {
     pub causal: Range<usize>,
 }
 
+impl Span {
+    /// The rows of the key matrix that the run sees, those of its causal part last.
+    pub fn key_rows(&self) -> impl Iterator<Item = &Range<usize>> {
+        self.seen.iter().chain([&self.causal])
+    }
+
+    /// How many those are.
+    pub fn keys(&self) -> usize {
+        self.key_rows().map(ExactSizeIterator::len).sum()
+    }
+}
+
 /// One pass's place among the packed rows.
 #[derive(Debug, Clone)]
 struct PackedPass {
@@ -204,7 +216,7 @@ impl PackedPass {
 }
 
 /// Ranges in their order, those that continue each other as one.
-fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
+pub(super) fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
     let mut joined: Vec<Range<usize>> = Vec::new();
     for range in ranges {
         match joined.last_mut() {

@@ -1,15 +1,19 @@
 //! The default runtime: Qwen2 and Qwen3 decoders over packed passes, from mistral.rs's parts.
 //!
-//! mistral.rs gives the device choice, rotary tables, the tensor loading interface and, on other devices than CPUs
-//! ([`device`]), linear layers, their quantised forms, norms and the gated MLP. Written here: the packing of passes
-//! ([`layout`]), what is kept of one for the next ([`prefixes`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
-//! together ([`decoder`]), in which numbers it computes ([`arithmetic`]), and checkpoints whose errors name file,
-//! tensor and shapes ([`weights`]).
+//! mistral.rs gives the rotary tables, the tensor loading interface and, on other devices than CPUs ([`device`]), linear
+//! layers, their quantised forms and norms. Written here: the packing of passes ([`layout`]), what is kept of one for the
+//! next ([`prefixes`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
+//! together ([`decoder`]), in which numbers it computes and where ([`arithmetic`]; `cuda` finds the GPU, `capability` says
+//! whether it fits the build), and checkpoints whose errors name file, tensor and shapes ([`weights`]).
 
 mod arithmetic;
 mod attention;
+#[cfg(any(feature = "cuda", test))]
+mod capability;
 mod config;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decoder;
 mod device;
 mod layout;
@@ -123,7 +127,12 @@ impl Runtime for PackedRuntime {
         let (decoder, prefixes) = (Arc::clone(&self.decoder), Arc::clone(&self.prefixes));
         let ran = tokio::task::spawn_blocking(move || run(&decoder, &prefixes, &batch)).await;
         ran.unwrap_or_else(|failure| {
-            Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic)))
+            let error =
+                failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic));
+            if matches!(error, RuntimeError::OutOfMemory(_)) {
+                self.prefixes.clear();
+            }
+            Err(error)
         })
     }
 }
@@ -146,14 +155,10 @@ fn run(decoder: &Decoder, cache: &PrefixCache, batch: &[ForwardPass]) -> Result<
     }
     let config = decoder.config();
     layout::check(batch, config.vocabulary, config.max_positions)?;
-    let prefixes = cache.find(batch);
-    let (rows, brought) = read(decoder, &prefixes, batch).map_err(|error| {
-        let error = RuntimeError::of_device(error.to_string());
-        if matches!(error, RuntimeError::OutOfMemory(_)) {
-            cache.clear();
-        }
-        error
-    })?;
+    let read = |prefixes: &Prefixes| {
+        read(decoder, prefixes, batch).map_err(|error| RuntimeError::of_device(error.to_string()))
+    };
+    let ((rows, brought), prefixes) = cache.with(batch, read)?;
     for (pass, rows) in rows.iter().enumerate() {
         if let Some(mark) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
             return Err(RuntimeError::NonFinite { pass, mark });
@@ -175,18 +180,27 @@ fn read(
     let (states, brought) = decoder.states(&Packed::new(batch, prefixes), &prefixes.held)?;
     let mut start = 0;
     let mut rows = Vec::with_capacity(batch.len());
-    for pass in batch {
-        let marks = pass.probe.marks().len();
+    for passes in read_together(batch, states.device()) {
+        let marks = passes.iter().map(|pass| pass.probe.marks().len()).sum();
         let own = states.narrow(0, start, marks)?;
         start += marks;
-        rows.push(match &pass.probe {
+        let read = match &passes[0].probe {
             _ if marks == 0 => Vec::new(),
             Probe::HiddenStates { project: false, .. } => own.to_vec2()?,
             Probe::HiddenStates { project: true, .. } => decoder.project(&own)?.to_vec2()?,
             Probe::NextTokenLogits { token_ids, .. } => decoder.logits(&own, token_ids)?.to_vec2()?,
-        });
+        };
+        let mut read = read.into_iter();
+        rows.extend(passes.iter().map(|pass| read.by_ref().take(pass.probe.marks().len()).collect()));
     }
     Ok((rows, brought))
+}
+
+/// Runs of passes that are read at once: each copy from a device waits for it, so those that are read alike. On a CPU each
+/// pass is by itself, and its numbers do not depend on the batch by a single bit.
+fn read_together<'a>(batch: &'a [ForwardPass], device: &Device) -> impl Iterator<Item = &'a [ForwardPass]> {
+    let at_once = !device.is_cpu();
+    batch.chunk_by(move |one, next| at_once && one.probe.reads_like(&next.probe))
 }
 
 fn readout(probe: &Probe, rows: Vec<Vec<f32>>) -> Readout {

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 
-use crate::runtime::{ForwardPass, PrefixStatistics};
+use crate::runtime::{ForwardPass, PrefixStatistics, RuntimeError};
 
 /// Tokens of a block.
 pub(super) const BLOCK: usize = 16;
@@ -144,10 +144,35 @@ impl PrefixCache {
         }
     }
 
-    /// Lets everything go.
-    pub fn clear(&self) {
+    /// What `read` makes of a batch with what is kept, and with which of it. Where memory is short and something was kept,
+    /// that goes, and `read` is called once more without.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn with<T>(
+        &self,
+        batch: &[ForwardPass],
+        read: impl Fn(&Prefixes) -> Result<T, RuntimeError>,
+    ) -> Result<(T, Prefixes), RuntimeError> {
+        let prefixes = self.find(batch);
+        match read(&prefixes) {
+            Err(RuntimeError::OutOfMemory(_)) if self.clear() => {
+                drop(prefixes);
+                let nothing = Prefixes::none(batch.len());
+                read(&nothing).map(|made| (made, nothing))
+            }
+            made => made.map(|made| (made, prefixes)),
+        }
+    }
+
+    /// Lets everything go, and says whether there was anything.
+    pub fn clear(&self) -> bool {
         let mut inner = self.lock();
-        while inner.evict_oldest(u64::MAX) {}
+        let mut any = false;
+        while inner.evict_oldest(u64::MAX) {
+            any = true;
+        }
+        any
     }
 
     pub fn statistics(&self) -> PrefixStatistics {
@@ -419,10 +444,30 @@ mod tests {
         for _ in 0..2 {
             run(&cache, &[pass(&[1, 2])]);
         }
-        cache.clear();
+        assert!(cache.clear() && !cache.clear());
         assert_eq!(cache.statistics().bytes, 0);
         assert_eq!(run(&cache, &[pass(&[1, 2])]), [[0; 0]]);
         assert_eq!(run(&cache, &[pass(&[1, 2])]), [[1, 2]], "it was seen before");
+    }
+
+    #[test]
+    fn what_is_kept_makes_room_where_memory_is_short() {
+        let cache = cache(8);
+        let batch = [pass(&[1, 2])];
+        let held = std::cell::RefCell::new(Vec::new());
+        let short = |prefixes: &Prefixes| {
+            held.borrow_mut().push(prefixes.held.len());
+            Err::<(), _>(RuntimeError::OutOfMemory(String::new()))
+        };
+        assert!(cache.with(&batch, short).is_err());
+        assert_eq!(held.take(), [0], "there is nothing to let go of");
+        for _ in 0..2 {
+            run(&cache, &batch);
+        }
+        let fits_alone = |prefixes: &Prefixes| if prefixes.held.is_empty() { Ok(()) } else { short(prefixes) };
+        let ((), used) = cache.with(&batch, fits_alone).unwrap();
+        assert_eq!((held.take().as_slice(), used.found.as_slice()), ([2].as_slice(), [vec![]].as_slice()));
+        assert_eq!(cache.statistics().bytes, 0);
     }
 
     #[test]

@@ -3,38 +3,83 @@
 //! The kernel's causal mask is aligned to the end of the keys, which is just how a run of queries
 //! sits at the end of what it sees; a run of one query sees all its keys either way.
 
-use candle_core::{Result, Tensor};
+use std::ops::Range;
+
+use candle_core::{Device, Result, Tensor};
 
 use super::super::layout::Span;
+use super::sequences::{Group, groups};
 
-pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span]) -> Result<Tensor> {
-    let (queries, heads, dim) = q.dims3()?;
-    let mut ends_q = vec![0u32];
-    let mut ends_k = vec![0u32];
-    let (mut longest_q, mut longest_k) = (0, 0);
-    for span in spans {
-        ends_q.push(span.queries.end as u32);
-        let keys = span.causal.len() + span.seen.iter().map(ExactSizeIterator::len).sum::<usize>();
-        ends_k.push(ends_k[ends_k.len() - 1] + keys as u32);
-        longest_q = longest_q.max(span.queries.len());
-        longest_k = longest_k.max(keys);
+/// Numbers that one call may gather of the keys, and again of the values: 256 MiB each in 16 bits. Behind 2^32 candle's
+/// gathering kernel would not end.
+const MAX_GATHERED: usize = 1 << 27;
+
+/// The calls that attention over some spans takes, with what they read of the spans on the device.
+pub(super) struct Calls(Vec<Call>);
+
+struct Call {
+    queries: Range<usize>,
+    keys: Keys,
+    query_ends: Tensor,
+    key_ends: Tensor,
+    longest_queries: usize,
+    longest_keys: usize,
+}
+
+/// Where a call's rows of the key matrix are.
+enum Keys {
+    /// In one range: they are read as they lie.
+    Together(Range<usize>),
+    /// All over it: they are gathered, by these numbers.
+    Apart(Tensor),
+}
+
+/// Whether the kernel knows heads of this dimension.
+pub(super) fn takes(dim: usize) -> bool {
+    dim.is_multiple_of(8) && dim <= 512
+}
+
+impl Calls {
+    /// `key_width` is that of a row of the key matrix.
+    pub fn new(spans: &[Span], key_width: usize, device: &Device) -> Result<Self> {
+        let groups = groups(spans, MAX_GATHERED / key_width);
+        Ok(Self(groups.into_iter().map(|group| Call::new(group, device)).collect::<Result<_>>()?))
     }
-    // Plain sequences end to end need no gathering: their keys lie as they are.
-    let plain = spans.iter().all(|span| span.seen.is_empty() && span.causal == span.queries);
-    let (k, v) = if plain {
-        (k.clone(), v.clone())
-    } else {
-        let keys: Vec<u32> = spans
-            .iter()
-            .flat_map(|span| span.seen.iter().chain([&span.causal]))
-            .flat_map(|range| range.start as u32..range.end as u32)
-            .collect();
-        let keys = Tensor::new(keys, k.device())?;
-        (k.index_select(&keys, 0)?, v.index_select(&keys, 0)?)
-    };
-    let scale = (dim as f32).sqrt().recip();
-    let ends_q = Tensor::new(ends_q, q.device())?;
-    let ends_k = Tensor::new(ends_k, q.device())?;
-    candle_flash_attn::flash_attn_varlen(q, &k, &v, &ends_q, &ends_k, longest_q, longest_k, scale, true)?
-        .reshape((queries, heads * dim))
+
+    pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let outputs = self.0.iter().map(|call| call.attend(q, k, v)).collect::<Result<Vec<_>>>()?;
+        Tensor::cat(&outputs, 0)?.flatten_from(1)
+    }
+}
+
+impl Call {
+    fn new(group: Group, device: &Device) -> Result<Self> {
+        let keys = match group.keys.as_slice() {
+            [rows] => Keys::Together(rows.clone()),
+            ranges => {
+                let rows: Vec<u32> = ranges.iter().flat_map(|rows| rows.start as u32..rows.end as u32).collect();
+                Keys::Apart(Tensor::new(rows, device)?)
+            }
+        };
+        Ok(Self {
+            queries: group.queries,
+            keys,
+            query_ends: Tensor::new(group.query_ends, device)?,
+            key_ends: Tensor::new(group.key_ends, device)?,
+            longest_queries: group.longest_queries,
+            longest_keys: group.longest_keys,
+        })
+    }
+
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let q = q.narrow(0, self.queries.start, self.queries.len())?;
+        let rows = |x: &Tensor| match &self.keys {
+            Keys::Together(rows) => x.narrow(0, rows.start, rows.len()),
+            Keys::Apart(rows) => x.index_select(rows, 0),
+        };
+        let (k, v) = (rows(k)?, rows(v)?);
+        let scale = (q.dim(2)? as f32).sqrt().recip();
+        let (ends, longest) = ((&self.query_ends, &self.key_ends), (self.longest_queries, self.longest_keys));
+        candle_flash_attn::flash_attn_varlen(&q, &k, &v, ends.0, ends.1, longest.0, longest.1, scale, true)
+    }
 }

@@ -1,6 +1,6 @@
 //! Attention as tensor products, a tile of queries at a time: for devices and types without a kernel.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::super::layout::Span;
 
@@ -12,9 +12,8 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span]) -> Resu
     let kv_heads = k.dim(1)?;
     let mut outputs = Vec::new();
     for span in spans {
-        let keys: Vec<u32> =
-            span.seen.iter().chain([&span.causal]).flat_map(|range| range.start as u32..range.end as u32).collect();
-        let count = keys.len();
+        let count = span.keys();
+        let keys: Vec<u32> = span.key_rows().flat_map(|range| range.start as u32..range.end as u32).collect();
         let keys = Tensor::new(keys, k.device())?;
         // [kv_heads, 1, keys, dim]: one product per key head, its query heads side by side.
         let gather = |x: &Tensor| x.index_select(&keys, 0)?.transpose(0, 1)?.contiguous()?.to_dtype(DType::F32);
@@ -31,10 +30,12 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span]) -> Resu
             ))?;
             let mut scores = (q.matmul(&k.transpose(1, 2)?)? / (dim as f64).sqrt())?;
             // Query `first + i` sees all keys but those of the causal run that come after it.
-            let mask = causal_mask(rows, count, count - span.causal.len() + first, scores.device())?;
-            scores =
-                scores.reshape((heads, rows, count))?.broadcast_add(&mask)?.reshape((kv_heads, group * rows, count))?;
-            let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+            if span.causal.len() > 1 {
+                let mask = causal_mask(rows, count, count - span.causal.len() + first, scores.device())?;
+                scores = scores.reshape((heads, rows, count))?.broadcast_add(&mask)?;
+                scores = scores.reshape((kv_heads, group * rows, count))?;
+            }
+            let weights = candle_nn::ops::softmax_last_dim(&scores)?;
             let output = weights.matmul(&v)?.reshape((kv_heads, group, rows, dim))?.permute((2, 0, 1, 3))?;
             outputs.push(output.reshape((rows, heads * dim))?);
         }

@@ -1,0 +1,67 @@
+//! The GPU of a CUDA build: found once, held against what the kernels were compiled for, and set up for passes.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::Device;
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result, sys};
+
+use super::capability;
+use crate::runtime::LoadError;
+
+/// The device once it is found: tensors meet only on the same one.
+static FOUND: Mutex<Option<Device>> = Mutex::new(None);
+
+/// The first GPU that the driver shows; none if it shows none.
+///
+/// # Errors
+/// [`LoadError::Device`] for a driver or a GPU that fails, and a GPU that the kernels were not compiled for.
+pub(super) fn device() -> Result<Option<Device>, LoadError> {
+    let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if found.is_none() && count().map_err(driver)? > 0 {
+        let device = Device::new_cuda(0).map_err(failed)?;
+        prepare(device.as_cuda_device().map_err(failed)?)?;
+        *found = Some(device);
+    }
+    Ok(found.clone())
+}
+
+fn count() -> Result<i32, DriverError> {
+    match CudaContext::device_count() {
+        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(0),
+        counted => counted,
+    }
+}
+
+fn prepare(device: &CudaDevice) -> Result<(), LoadError> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    let found = context.compute_capability().map_err(driver)?;
+    capability::check(option_env!("PODIUM_COMPUTE_CAPABILITY"), found).map_err(LoadError::Device)?;
+    // SAFETY: events are for the order of streams among each other, and there is one: candle's device has the default
+    // stream, to which the layers add none, and on a context without other streams nothing records or awaits events.
+    // Kernels that are compiled for a thread's own default stream wait for the default stream, and it for them.
+    unsafe { device.disable_event_tracking() };
+    if context.has_async_alloc() {
+        keep_memory(context).map_err(driver)?;
+    }
+    Ok(())
+}
+
+/// Keeps the memory that a pass gives back for the next one; else the driver takes it at each wait for the device. It
+/// stays with the process, models that are unloaded included.
+fn keep_memory(context: &CudaContext) -> Result<(), DriverError> {
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the device is one that the driver gave, its current pool lives as long as it, and a u64 is what the
+    // attribute is read from.
+    unsafe {
+        let pool = result::device::get_mem_pool(context.cu_device())?;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())
+    }
+}
+
+fn driver(error: DriverError) -> LoadError {
+    LoadError::Device(error.to_string())
+}
