@@ -303,7 +303,7 @@ fn take_headers(headers: &HeaderMap, fields: &mut Fields) -> Result<(), RerankEr
 fn check_rest(fields: &mut Fields, refuse: bool, call: &mut Call) -> Result<(), RerankError> {
     for (name, why) in WITHOUT_EFFECT {
         // false, and vLLM's -1, ask for what happens anyway.
-        if fields.take(&[name])?.is_some_and(|value| value != Value::Bool(false) && value != Value::from(-1)) {
+        if fields.take(&[name])?.is_some_and(|value| value != false && value != -1) {
             call.warnings.push(format!("\"{name}\" has no effect here: {why}"));
         }
     }
