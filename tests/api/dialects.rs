@@ -278,13 +278,12 @@ async fn a_field_that_changes_nothing_is_said_with_its_reason_or_with_what_was_m
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         server.rerank(&body).await.json()["meta"]["warnings"].clone()
     };
+    let said = async |more: Value| warnings(more).await[0].as_str().unwrap().to_owned();
     assert_eq!(
-        warnings(json!({"instructions": "i", "zebra": 1})).await,
-        json!([
-            "\"instructions\" is not known and was ignored; did you mean \"instruction\"?",
-            "\"zebra\" is not known and was ignored"
-        ])
+        said(json!({"instructions": "i"})).await,
+        "\"instructions\" is not known and was ignored; did you mean \"instruction\"?"
     );
+    assert_eq!(said(json!({"zebra": 1})).await, "\"zebra\" is not known and was ignored");
     let many: serde_json::Map<String, Value> = (10..20).map(|nth| (format!("zebra {nth}"), json!(1))).collect();
     let many = warnings(Value::Object(many)).await;
     assert_eq!(many.as_array().unwrap().len(), 6);

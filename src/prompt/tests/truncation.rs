@@ -118,14 +118,17 @@ fn max_tokens_per_doc_raises_the_familys_limit_up_to_the_context() {
 fn asking_for_more_of_a_document_than_fits_is_said() {
     for family in FAMILIES {
         let prompter = bind(family, &tokenizer(), 2048, 1024).unwrap();
-        let warnings = |request: &RerankRequest| prompter.read(request, &limits()).unwrap().warnings;
+        let warnings = |most: usize, document: &str| {
+            let request = RerankRequest { mode: Mode::Pointwise, ..per_document(most, &[document]) };
+            prompter.read(&request, &limits()).unwrap().warnings
+        };
         let long = digits(3000);
-        let [want, cut] = warnings(&per_document(5000, &[&long])).try_into().unwrap();
+        let [want, cut] = warnings(5000, &long).try_into().unwrap();
         let most = cut.strip_prefix("1 of 1 documents was cut to ").unwrap().split(' ').next().unwrap().to_owned();
         let said = "is more than fits beside the query and the instruction; at most";
         assert_eq!(want, format!("max_tokens_per_doc: 5000 {said} {most} tokens of a document are read"), "{family}");
-        assert_eq!(warnings(&per_document(5000, &["short"])), Vec::<String>::new(), "{family}");
-        assert_eq!(warnings(&per_document(9, &[&long])).len(), 1, "{family}");
+        assert_eq!(warnings(5000, "short"), Vec::<String>::new(), "{family}");
+        assert_eq!(warnings(9, &long).len(), 1, "{family}");
     }
 }
 
