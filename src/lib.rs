@@ -18,7 +18,7 @@
 //! | [`bench`](mod@bench) | how fast is it? requests of chosen sizes, and where their time goes |
 //!
 //! Around them: [`cli`] and [`config`] say what is wanted, [`app`] puts the rooms together,
-//! [`telemetry`] says what happened. `tests/layers.rs` checks who may import whom.
+//! [`telemetry`] says what happened, [`spelling`] which word was meant. `tests/layers.rs` checks who may import whom.
 
 pub mod app;
 pub mod bench;
@@ -33,4 +33,5 @@ pub mod rerank;
 pub mod runtime;
 pub mod schedule;
 pub mod scoring;
+pub mod spelling;
 pub mod telemetry;

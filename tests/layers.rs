@@ -17,16 +17,20 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule { room: "rerank", may_import: &[] },
     Rule { room: "runtime", may_import: &[] },
+    Rule { room: "spelling", may_import: &[] },
     Rule { room: "prompt", may_import: &["rerank", "runtime"] },
     Rule { room: "scoring", may_import: &["rerank", "prompt", "runtime"] },
     Rule { room: "schedule", may_import: &["rerank", "runtime"] },
     Rule { room: "pipeline", may_import: &["rerank", "prompt", "scoring", "schedule", "runtime"] },
     Rule { room: "telemetry", may_import: &["rerank", "runtime", "schedule"] },
     Rule { room: "models", may_import: &["rerank", "pipeline", "runtime", "schedule"] },
-    Rule { room: "http", may_import: &["rerank", "models", "pipeline", "telemetry"] },
+    Rule { room: "http", may_import: &["rerank", "models", "pipeline", "spelling", "telemetry"] },
     Rule { room: "eval", may_import: &["rerank", "pipeline"] },
     Rule { room: "bench", may_import: &["eval", "pipeline", "prompt", "rerank", "runtime"] },
-    Rule { room: "config", may_import: &["http", "models", "rerank", "runtime", "schedule", "telemetry"] },
+    Rule {
+        room: "config",
+        may_import: &["http", "models", "prompt", "rerank", "runtime", "schedule", "spelling", "telemetry"],
+    },
     Rule {
         room: "cli",
         may_import: &["app", "bench", "config", "eval", "http", "models", "pipeline", "rerank", "telemetry"],

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::{policy, prompter};
-use crate::config::Settings;
+use super::{check, families, policy, prompter_of};
+use crate::config::{ConfigError, Settings};
 use crate::models::{ModelLoader, ModelSet, NamedModel};
 use crate::pipeline::Reranker;
 use crate::runtime::packed::{Arithmetic, PackedRuntime};
@@ -28,6 +28,7 @@ pub fn load_reranker_with<R: Runtime>(
     settings: &Settings,
     wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
 ) -> anyhow::Result<Reranker> {
+    check(settings)?;
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = wrap(&checkpoint, load_runtime(&checkpoint, &settings.model)?)?;
     let names = default_names(&checkpoint, &settings.model);
@@ -39,6 +40,7 @@ pub fn load_reranker_with<R: Runtime>(
 /// # Errors
 /// Those of [`load_reranker`]; two models of one name.
 pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
+    check(settings)?;
     let loader = PackedLoader { settings: settings.clone(), gates: Gates::default() };
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = load_runtime(&checkpoint, &settings.model)?;
@@ -62,7 +64,7 @@ fn assemble(
     settings: &Settings,
     gate: DeviceGate,
 ) -> anyhow::Result<Reranker> {
-    let prompter = prompter(checkpoint, runtime.facts(), family)?;
+    let prompter = prompter_of(&families(&settings.prompts)?, checkpoint, runtime.facts(), family)?;
     Ok(Reranker::behind(gate, names, prompter, runtime, policy(settings)?, &settings.schedule))
 }
 
@@ -84,12 +86,13 @@ fn add(names: &mut Vec<String>, model: &ModelSettings) {
     }
 }
 
-fn each_once(default: &[String], settings: &Settings) -> anyhow::Result<()> {
+fn each_once(default: &[String], settings: &Settings) -> Result<(), ConfigError> {
     let mut owners: BTreeMap<&str, &str> = default.iter().map(|name| (name.as_str(), "the default model")).collect();
     for (own, named) in &settings.models.named {
         for name in std::iter::once(own.as_str()).chain(named.model.served().filter(|name| name != own)) {
             if let Some(other) = owners.insert(name, own) {
-                anyhow::bail!("models.{own}: the name `{name}` is taken by {other}");
+                let problem = format!("the name `{name}` is taken by {other}");
+                return Err(ConfigError::Unusable { key: format!("models.{own}"), problem });
             }
         }
     }

@@ -94,11 +94,11 @@ impl Reloader {
 fn log(reload: &Reload) {
     let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
     for Change { key, from, to } in &reload.changed {
-        tracing::info!(key, from = shown(from), to = shown(to), "changed");
+        tracing::info!(setting = key, from = shown(from), to = shown(to), "changed");
     }
     for Change { key, from, to } in &reload.waiting {
         let (running, wanted) = (shown(from), shown(to));
-        tracing::warn!(key, running, wanted, "cannot change while the server runs: it waits for a new start");
+        tracing::warn!(setting = key, running, wanted, "cannot change while the server runs: it waits for a new start");
     }
     if reload.instructions {
         tracing::info!("the instructions' file has changed");

@@ -6,17 +6,18 @@ use anyhow::Context;
 use clap::Args;
 
 use super::keys::KeyArgs;
-use super::{SettingsArgs, start_quiet_logs};
+use super::{SettingsArgs, start_quiet_logs, warn_of_unread};
 use crate::app;
 use crate::config::Configuration;
+use crate::telemetry::TelemetryPlan;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints every setting with its value and where it came from, loads the model and its prompts, and prints what the
-model is. The exit code is 0 if `podium serve` with the same settings would start, 2 if the configuration is wrong,
-and 1 if the model cannot be loaded.")]
+Prints every setting with its value and where it came from, loads the model and its prompts, and prints what the \
+model is. The exit code is 0 if `podium serve` with the same settings would start, 2 if the configuration is wrong \
+(profiles and prompt families that it names among it), and 1 if the model cannot be loaded.")]
 pub(super) struct CheckArgs {
-    /// Check the configuration only: load no model
+    /// Check the configuration and what it names (profiles, prompt families, keys), and load no model
     #[arg(long)]
     no_model: bool,
     #[command(flatten)]
@@ -26,13 +27,19 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
-    let configuration = args.settings.configuration(args.keys.settings().into_iter().collect())?;
-    let keys = args.keys.authenticator(&configuration.settings)?.key_count();
+    let sources = args.settings.sources(args.keys.settings().into_iter().collect());
+    let unread = sources.unread_variables()?;
+    let configuration = Configuration::load(&sources)?;
+    let settings = &configuration.settings;
+    let keys = args.keys.authenticator(settings)?.key_count();
+    TelemetryPlan::new(&settings.telemetry, |name| std::env::var(name).ok())?;
     start_quiet_logs(&configuration)?;
+    warn_of_unread(&unread);
     let mut out = std::io::stdout().lock();
     write_settings(&mut out, &configuration)?;
     writeln!(out, "\n# API keys: {}", key_line(keys))?;
     out.flush()?;
+    app::check(settings)?;
     if args.no_model {
         return Ok(());
     }
@@ -40,10 +47,16 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     // A reranker has tasks of its own, so it is made inside a runtime.
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let _inside = runtime.enter();
-    let models = app::load_models(&configuration.settings)?;
+    let models = app::load_models(settings)?;
     runtime.block_on(models.load_those_of_the_start())?;
     let reranker = models.default_model();
     let facts = reranker.facts();
+    let families = app::families(&settings.prompts)?;
+    let held = if families.named(reranker.family())?.facts.reads_apart() {
+        "query, instruction and one document"
+    } else {
+        "query, instruction and the documents of a slate"
+    };
     writeln!(out)?;
     let lines = [
         ("model", reranker.names().join(", ")),
@@ -53,7 +66,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         ("layers", facts.layers.to_string()),
         ("hidden size", facts.hidden_size.to_string()),
         ("vocabulary", facts.vocabulary.to_string()),
-        ("context", format!("{} tokens", facts.max_positions)),
+        ("context", format!("{} tokens: {held}", facts.max_positions)),
         ("projector", if facts.projector { "yes" } else { "no" }.to_owned()),
         ("device", facts.device.clone()),
         ("weights", facts.dtype.clone()),

@@ -29,7 +29,7 @@ use crate::eval::run::QueryFailure;
 use crate::eval::system::SystemError;
 use crate::http::auth::KeyError;
 use crate::rerank::RerankError;
-use crate::telemetry::start_logs;
+use crate::telemetry::{LogError, TraceError, start_logs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -172,6 +172,13 @@ fn start_quiet_logs(configuration: &Configuration) -> anyhow::Result<()> {
     Ok(start_logs(&settings)?)
 }
 
+/// Says which environment variables look like settings and are none.
+fn warn_of_unread(variables: &[String]) {
+    for name in variables {
+        tracing::warn!(name, "an environment variable that is not read: settings are PODIUM__SECTION__KEY");
+    }
+}
+
 fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
@@ -188,6 +195,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || error.is::<KeyError>()
         || error.is::<DataError>()
         || error.is::<GateError>()
+        || matches!(error.downcast_ref(), Some(TraceError::Value { .. }))
+        || matches!(error.downcast_ref(), Some(LogError::Filter(_)))
         || error.downcast_ref::<RerankError>().is_some_and(is_callers)
         || error.downcast_ref::<EndpointError>().is_some_and(is_address)
         || error.downcast_ref::<QueryFailure>().is_some_and(|failure| is_askers(&failure.cause))

@@ -17,11 +17,15 @@ use crate::rerank::{Mode, RerankRequest};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  podium rerank -q 'capital of France' -d 'Paris is the capital.' -d 'Lyon is a city.'
+  podium rerank -q 'capital of France' -d 'Paris is the capital.' \\
+    -d 'Lyon is a city.'
   podium rerank -q 'capital of France' --top-n 3 documents.txt
-  cat documents.jsonl | podium rerank -q 'capital of France' --instruction 'prefer recent sources' --json
-  podium rerank request.json            (a whole request, as the server takes it; flags win)
-  podium rerank -q 'capital of France' --explain documents.txt")]
+  cat documents.jsonl | podium rerank -q 'capital of France' \\
+    --instruction 'prefer recent sources' --json
+  podium rerank -q 'capital of France' --explain documents.txt
+  podium rerank request.json
+
+The last file holds a whole request, as the server takes it; flags win over what it says.")]
 pub(super) struct RerankArgs {
     /// File with documents, or with a whole request; - is standard input
     #[arg(value_name = "FILE", conflicts_with = "documents")]

@@ -8,11 +8,12 @@ use clap::Args;
 use tokio::net::TcpListener;
 use toml::Value;
 
-use super::SettingsArgs;
 use super::keys::KeyArgs;
+use super::{SettingsArgs, warn_of_unread};
 use crate::app::{self, Farewell, Reloader};
 use crate::config::{Configuration, FlagValue, Sources};
 use crate::http::Authenticator;
+use crate::models::ModelSet;
 use crate::rerank::RerankError;
 use crate::telemetry::{TelemetryPlan, start_logs};
 
@@ -20,10 +21,14 @@ use crate::telemetry::{TelemetryPlan, start_logs};
 #[command(after_help = "\
 Try it:
   podium serve
-  curl http://127.0.0.1:8080/v1/rerank -H 'content-type: application/json' -d '{
-    \"query\": \"how do I reset my password?\",
-    \"instruction\": \"prefer official documentation\",
-    \"documents\": [\"Cats sleep a lot.\", \"Open Settings, then Security, then Reset password.\"]}'")]
+
+  curl http://127.0.0.1:8080/v1/rerank \\
+    -H 'content-type: application/json' -d '{
+      \"query\": \"how do I reset my password?\",
+      \"instruction\": \"prefer official documentation\",
+      \"documents\": [
+        \"Cats sleep a lot.\",
+        \"Open Settings, then Security, then Reset password.\"]}'")]
 pub(super) struct ServeArgs {
     /// Address and port to listen on [default: 127.0.0.1:8080]
     #[arg(long, short, value_name = "ADDRESS", help_heading = "Settings")]
@@ -50,11 +55,13 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     });
     let flags = listen.into_iter().chain(names).chain(args.keys.settings()).collect();
     let sources = args.settings.sources(flags);
+    let unread = sources.unread_variables()?;
     let configuration = Configuration::load(&sources)?;
     let authenticator = Arc::new(args.keys.authenticator(&configuration.settings)?);
     let telemetry = &configuration.settings.telemetry;
     let plan = TelemetryPlan::new(telemetry, |name| std::env::var(name).ok())?;
     start_logs(telemetry)?;
+    warn_of_unread(&unread);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let served = runtime.block_on(serve(sources, configuration, plan, authenticator));
     // A model that is still being loaded cannot be stopped, and nobody needs it.
@@ -87,6 +94,7 @@ async fn serve(
         // The thread that loads cannot be stopped, and nobody needs what it makes.
         () = signals.next() => std::process::exit(0),
     };
+    say_what_runs(&sources, &models);
     let reloader = Reloader::new(sources, configuration, Arc::clone(&authenticator), models.clone());
     reload_on_hangup(reloader).context("cannot wait for signals")?;
     let default = models.default_model();
@@ -109,13 +117,27 @@ async fn serve(
     }
 }
 
+fn say_what_runs(sources: &Sources, models: &ModelSet) {
+    let facts = models.default_model().facts();
+    let (memory_bytes, _) = models.memory();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        configuration = sources.file.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string()),
+        device = facts.device,
+        dtype = facts.dtype,
+        threads = rayon::current_num_threads(),
+        memory_bytes,
+        "the models of the start are loaded"
+    );
+}
+
 fn say_who_may_ask(keys: usize, requests_per_minute: u32, local: SocketAddr) {
     if keys > 0 {
         tracing::info!(keys, "requests need an API key");
         return;
     }
     if !local.ip().is_loopback() {
-        tracing::info!("there are no API keys: everyone who reaches this address may ask");
+        tracing::warn!("there are no API keys: everyone who reaches this address may ask");
     }
     if requests_per_minute > 0 {
         tracing::warn!("auth.requests_per_minute limits nobody: it is for each API key, and there are none");

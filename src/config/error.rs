@@ -57,6 +57,22 @@ pub enum ConfigError {
         /// What it may be.
         allowed: String,
     },
+    /// An environment variable that looks like one of Podium's and is none.
+    #[error("the environment variable {name} is not read; did you mean {meant}?")]
+    Variable {
+        /// The variable.
+        name: String,
+        /// The variable that was probably meant.
+        meant: String,
+    },
+    /// The value names something that is not there or cannot be used.
+    #[error("`{key}`: {problem}")]
+    Unusable {
+        /// The key.
+        key: String,
+        /// What is wrong with what it names.
+        problem: String,
+    },
     /// A room does not take its section, though every key passed: the defaults and the code disagree.
     #[error("the settings do not fit: {0}")]
     Settings(String),

@@ -4,6 +4,7 @@
 //! key that is not there, a value of another type or out of its range is refused with the key, the value and where
 //! it came from. What a setting means is in the room that reads it; what it may be is in `rules`.
 
+mod environment;
 mod error;
 mod named;
 mod rules;
@@ -19,9 +20,11 @@ pub use error::ConfigError;
 
 use crate::http::{AuthSettings, ServerSettings};
 use crate::models::ModelsSettings;
+use crate::prompt::PromptSettings;
 use crate::rerank::{InstructionSettings, LimitSettings};
 use crate::runtime::ModelSettings;
 use crate::schedule::ScheduleSettings;
+use crate::spelling;
 use crate::telemetry::TelemetrySettings;
 
 /// The operator's reference: every key with its comment and default.
@@ -43,6 +46,8 @@ pub struct Settings {
     /// The models beside it.
     #[serde(skip)]
     pub models: ModelsSettings,
+    /// Prompt families beside those that are compiled in.
+    pub prompts: PromptSettings,
     /// What one request may ask for.
     pub limits: LimitSettings,
     /// Stored instructions.
@@ -97,6 +102,17 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// Flags.
     pub flags: Vec<FlagValue>,
+}
+
+impl Sources {
+    /// The environment variables that look like Podium's and are read by nobody.
+    ///
+    /// # Errors
+    /// [`ConfigError::Variable`] for one that is nearly a variable of Podium's.
+    pub fn unread_variables(&self) -> Result<Vec<String>, ConfigError> {
+        let names = self.environment.iter().map(|(name, _)| name.as_str());
+        Ok(environment::check_environment(names)?.into_iter().map(str::to_owned).collect())
+    }
 }
 
 /// A key that another configuration has otherwise; values as TOML, nothing where the key is not there.
@@ -232,7 +248,7 @@ fn set(
         )));
     }
     let Some(current) = named::like(&key, values) else {
-        let nearest = rules::nearest(&key, values.keys());
+        let nearest = spelling::nearest(&key, values.keys().map(String::as_str)).map(str::to_owned);
         return Err(ConfigError::UnknownKey { key, origin, nearest });
     };
     // `1` is as good as `1.0` where a fraction may stand.

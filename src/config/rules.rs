@@ -1,4 +1,4 @@
-//! Which values a key may have, and which key was probably meant.
+//! Which values a key may have.
 
 use toml::Value;
 
@@ -50,6 +50,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("model.offline", Anything),
     ("models.max_memory_bytes", Between(0, i64::MAX)),
     (named::LOAD, OneOf(&["start", "on_demand", "off"])),
+    ("prompts.folder", Anything),
     ("limits.max_documents", Between(1, 100_000)),
     ("limits.max_slate_documents", Between(2, 1024)),
     ("limits.max_slate_tokens", Between(64, 1 << 24)),
@@ -98,51 +99,9 @@ pub(super) fn violated(key: &str, value: &Value) -> Option<String> {
     }
 }
 
-/// The known key that looks most like `key`, if one looks like it at all. A right name in the wrong section is a
-/// near miss, as is a wrong name in the right section.
-pub(super) fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
-    let name = last_part(key);
-    known
-        .map(|candidate| {
-            let distance = distance(key, candidate).min(distance(name, last_part(candidate)) + 1);
-            (distance, candidate)
-        })
-        .min()
-        .filter(|(distance, candidate)| *distance <= (name.len().max(last_part(candidate).len()) / 3).max(2))
-        .map(|(_, candidate)| candidate.clone())
-}
-
-fn last_part(key: &str) -> &str {
-    key.rsplit_once('.').map_or(key, |(_, name)| name)
-}
-
-/// Levenshtein's distance in characters.
-fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (line, letter) in left.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, other) in right.iter().enumerate() {
-            let above = row[column + 1];
-            let change = diagonal + usize::from(letter != *other);
-            row[column + 1] = change.min(above + 1).min(row[column] + 1);
-            diagonal = above;
-        }
-    }
-    row[right.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distance_counts_insertions_deletions_and_changes() {
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("listen", "listen"), 0);
-    }
 
     #[test]
     fn every_default_has_a_rule_and_keeps_it_and_every_rule_has_a_default() {

@@ -108,7 +108,9 @@ pub enum Verdict {
     Better,
     /// The gain is above 0 and its interval holds 0.
     Unclear,
-    /// The gain is 0 or below.
+    /// The gain is 0: as good as BM25.
+    Even,
+    /// The gain is below 0.
     NotBetter,
 }
 

@@ -20,7 +20,7 @@ pub const ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/
 pub struct Models {
     object: &'static str,
     data: Vec<Model>,
-    /// Bytes of all weights that are loaded.
+    /// Bytes of all loaded models: their weights, and the most that their prefix caches may hold.
     memory_bytes: u64,
     /// What they may take together; 0 is no limit.
     max_memory_bytes: u64,

@@ -1,6 +1,7 @@
 //! The fields of a JSON body, taken one by one. A message names the field, what was found and what was expected.
 //!
-//! `null` is the same as absent, fields that nobody takes are ignored, and a field that is given twice is refused.
+//! `null` is the same as absent, fields that nobody takes are ignored, and a field that is given twice is refused. Names
+//! that were asked for are remembered: they are what a field that nobody took may have meant.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,18 +12,17 @@ use serde_json::{Map, Number, Value};
 
 use super::error::Failure;
 use crate::rerank::RerankError;
+use crate::spelling::nearest;
 
 /// The longest piece of a caller's value that a message repeats, in characters.
 const QUOTED_CHARACTERS: usize = 40;
-
-/// The longest message of the parser that is passed on, in characters.
-const MESSAGE_CHARACTERS: usize = 120;
 
 /// The fields of a body that have not been taken yet.
 #[derive(Debug, Default)]
 pub struct Fields {
     values: Map<String, Value>,
     repeated: HashSet<String>,
+    asked: Vec<String>,
 }
 
 impl Fields {
@@ -35,14 +35,10 @@ impl Fields {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(Failure::MalformedJson { problem: "it is empty; expected an object".to_owned() });
         }
-        serde_json::from_slice(body).map_err(|error| {
-            if error.is_data() {
-                // The message repeats the value, whatever its length.
-                let found: String = error.to_string().chars().take(MESSAGE_CHARACTERS).collect();
-                Failure::Rerank(RerankError::invalid("body", format!("expected an object; {found}")))
-            } else {
-                Failure::MalformedJson { problem: error.to_string() }
-            }
+        serde_json::from_slice(body).map_err(|error| match serde_json::from_slice::<Value>(body) {
+            Ok(other) if error.is_data() => Failure::Rerank(expected("body", "an object", &other)),
+            Ok(_) => Failure::MalformedJson { problem: error.to_string() },
+            Err(error) => Failure::MalformedJson { problem: error.to_string() },
         })
     }
 
@@ -53,6 +49,7 @@ impl Fields {
     pub fn take(&mut self, names: &[&str]) -> Result<Option<Value>, RerankError> {
         let mut taken: Option<(&str, Value)> = None;
         for name in names {
+            self.asked.push((*name).to_owned());
             if self.repeated.contains(*name) {
                 return Err(RerankError::invalid(*name, "given more than once"));
             }
@@ -113,6 +110,12 @@ impl Fields {
     /// The names that nobody has taken, but for those that are `null`.
     pub fn rest(&self) -> impl Iterator<Item = &str> {
         self.values.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str())
+    }
+
+    /// The name that somebody has asked for and that looks most like this one.
+    #[must_use]
+    pub fn meant_by(&self, name: &str) -> Option<&str> {
+        nearest(name, self.asked.iter().map(String::as_str))
     }
 
     /// Takes a value that must be there.
@@ -218,8 +221,8 @@ pub fn expected(field: &str, wanted: &str, found: &Value) -> RerankError {
         Value::Bool(flag) => flag.to_string(),
         Value::Number(number) => format!("the number {number}"),
         Value::String(text) => format!("the string {}", quoted(text)),
-        Value::Array(items) => format!("an array of {} items", items.len()),
-        Value::Object(fields) => format!("an object of {} fields", fields.len()),
+        Value::Array(items) => format!("an array of {}", counted(items.len(), "item")),
+        Value::Object(fields) => format!("an object of {}", counted(fields.len(), "field")),
     };
     RerankError::invalid(field, format!("expected {wanted}, found {found}"))
 }
@@ -231,6 +234,10 @@ pub fn quoted(text: &str) -> String {
         None => format!("{text:?}"),
         Some((end, _)) => format!("{:?} and {} bytes more", &text[..end], text.len() - end),
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn missing(name: &str) -> RerankError {
@@ -317,7 +324,7 @@ mod tests {
             ("2.5", "top_n: 2.5 is not a whole number"),
             ("\"3\"", "top_n: expected a whole number, found the string \"3\""),
             ("true", "top_n: expected a whole number, found true"),
-            ("[1]", "top_n: expected a whole number, found an array of 1 items"),
+            ("[1]", "top_n: expected a whole number, found an array of 1 item"),
             ("{}", "top_n: expected a whole number, found an object of 0 fields"),
         ] {
             assert_eq!(problem(fields(&format!(r#"{{"top_n":{json}}}"#)).count(&["top_n"])), message);
@@ -356,6 +363,15 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_nobody_takes_may_have_meant_one_that_was_asked_for() {
+        let mut fields = fields(r#"{"instructions":"i","zebra":1}"#);
+        fields.text_of(&["instruction", "instruct"]).unwrap();
+        assert_eq!(fields.meant_by("instructions"), Some("instruction"));
+        assert_eq!(fields.meant_by("zebra"), None);
+        assert_eq!(fields.meant_by("querry"), None);
+    }
+
+    #[test]
     fn a_long_value_is_cut_in_the_message_between_characters() {
         let text = "ä".repeat(50);
         assert_eq!(quoted(&text), format!("{:?} and 20 bytes more", "ä".repeat(40)));
@@ -371,9 +387,16 @@ mod tests {
         assert!(matches!(Fields::parse(b"{\"a\":\"\\ud800\"}"), Err(Failure::MalformedJson { .. })));
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
         assert!(matches!(Fields::parse(deep.as_bytes()), Err(Failure::MalformedJson { .. })));
-        for other in ["[]", "null", "3", "\"text\"", "true"] {
+        for (other, found) in [
+            ("[]", "an array of 0 items"),
+            ("[{}]", "an array of 1 item"),
+            ("null", "null"),
+            ("3", "the number 3"),
+            ("\"text\"", "the string \"text\""),
+            ("true", "true"),
+        ] {
             let failure = Fields::parse(other.as_bytes()).unwrap_err();
-            assert!(failure.to_string().starts_with("body: "), "{failure}");
+            assert_eq!(failure.to_string(), format!("body: expected an object, found {found}"));
         }
     }
 }

@@ -104,8 +104,8 @@ impl Received {
     }
 }
 
-/// How many values a JSON text holds, names of fields not counted: what stands after an opening bracket, a comma or a
-/// colon. One pass over the bytes; of a text that is not JSON it counts something.
+/// How many values a JSON text holds, about, names of fields not counted: the whole, and one for each opening bracket and
+/// comma. One pass over the bytes; of a text that is not JSON it counts something.
 #[must_use]
 pub fn values_in(body: &[u8]) -> usize {
     let (mut values, mut in_string, mut escaped) = (1, false, false);

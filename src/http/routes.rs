@@ -53,7 +53,7 @@ pub struct Model {
     kind: &'static str,
     /// `loaded`, or why it is not.
     state: &'static str,
-    /// Bytes that its weights take now.
+    /// Bytes that it takes now: its weights, and the most that its prefix cache may hold.
     memory_bytes: u64,
     /// Tokens that are read of a document.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -189,7 +189,7 @@ pub async fn info(State(service): State<Service>) -> Json<Value> {
         "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
         "max_concurrent_requests": reranker.queue().max_requests,
         "max_input_length": reranker.document_tokens(),
-        "max_batch_tokens": limits.max_slate_tokens,
+        "max_batch_tokens": reranker.schedule().max_batch_tokens,
         "max_batch_requests": null,
         "max_client_batch_size": limits.max_documents,
         "auto_truncate": true,

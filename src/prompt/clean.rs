@@ -11,24 +11,16 @@ use super::tokenizer::Tokenizer;
 
 /// `text` without the spelling of any added token, and how many were removed. A text without any is not copied.
 pub(super) fn remove_control_tokens<'a>(tokenizer: &Tokenizer, text: &'a str) -> (Cow<'a, str>, usize) {
-    let tokens: Vec<&[u8]> = tokenizer.controls().iter().map(|token| token.text.as_bytes()).collect();
-    let mut ends = [false; 256];
-    for last in tokens.iter().filter_map(|token| token.last()) {
-        ends[usize::from(*last)] = true;
-    }
     let bytes = text.as_bytes();
-    let ends_token = |end: usize| tokens.iter().any(|token| bytes[..=end].ends_with(token));
-    let first = bytes.iter().enumerate().position(|(end, byte)| ends[usize::from(*byte)] && ends_token(end));
+    let first = (0..bytes.len()).find(|end| tokenizer.control_at_end_of(&bytes[..=*end]).is_some());
     let Some(first) = first else { return (Cow::Borrowed(text), 0) };
     let mut kept: Vec<u8> = Vec::with_capacity(text.len());
     kept.extend_from_slice(&bytes[..first]);
     let mut removed = 0;
     for byte in bytes[first..].iter().copied() {
         kept.push(byte);
-        if ends[usize::from(byte)]
-            && let Some(token) = tokens.iter().find(|token| kept.ends_with(token))
-        {
-            kept.truncate(kept.len() - token.len());
+        if let Some(token) = tokenizer.control_at_end_of(&kept) {
+            kept.truncate(kept.len() - token.text.len());
             removed += 1;
         }
     }

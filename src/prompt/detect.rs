@@ -5,6 +5,9 @@ use serde::Deserialize;
 use super::PromptError;
 use super::family::{Families, Family};
 
+/// Instead of a family's name: the checkpoint says which one it is of.
+pub const ANY_FAMILY: &str = "auto";
+
 /// What is known of a checkpoint before it is loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckpointFacts<'a> {
@@ -67,7 +70,7 @@ impl Families {
     /// [`PromptError::UnknownFamily`] for an unknown name; [`PromptError::NotRecognised`] when no
     /// family fits, or several equally well.
     pub fn detect(&self, wanted: &str, checkpoint: &CheckpointFacts) -> Result<&Family, PromptError> {
-        if wanted != "auto" {
+        if wanted != ANY_FAMILY {
             return self.named(wanted);
         }
         if let Some(podium) = checkpoint.podium {

@@ -346,6 +346,12 @@ impl Family {
 }
 
 impl FamilyFacts {
+    /// Whether a sequence that the model reads has one document in it, and not those of a slate.
+    #[must_use]
+    pub fn reads_apart(&self) -> bool {
+        self.listwise.as_ref().is_none_or(|listwise| listwise.layout == Layout::Isolated)
+    }
+
     fn check(&self) -> Result<(), &'static str> {
         let limits = &self.limits;
         if [limits.query, limits.instruction, limits.document].contains(&0) {
@@ -389,7 +395,8 @@ mod tests {
     fn the_six_families_are_compiled_in() {
         let families = Families::built_in().unwrap();
         assert_eq!(families.names(), ["podium-nano", "jina-v3", "qwen3-reranker", "mxbai-v2", "zerank", "first"]);
-        assert!(families.named("zerank").is_ok());
+        let apart: Vec<&str> = families.iter().filter(|family| family.facts.reads_apart()).map(Family::name).collect();
+        assert_eq!(apart, ["podium-nano", "qwen3-reranker", "mxbai-v2", "zerank"]);
         let error = families.named("bert").unwrap_err().to_string();
         assert!(error.starts_with("there is no family `bert`; there are: podium-nano, jina-v3"), "{error}");
     }

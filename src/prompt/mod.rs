@@ -24,6 +24,7 @@ mod plan;
 mod prompter;
 mod read;
 mod render;
+mod settings;
 mod template;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -32,7 +33,7 @@ mod tests;
 mod threads;
 mod tokenizer;
 
-pub use detect::{Calibration, CheckpointFacts, PodiumConfig};
+pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig};
 pub use error::PromptError;
 pub use family::{Families, Family, FamilyFacts};
 pub use lexical::{LexicalTable, lexical_scores};
@@ -40,4 +41,5 @@ pub use plan::Plan;
 pub use prompter::{Answers, Identifier, ModelLimits, Prompter, Relevance, SlateScore};
 pub use read::{DocumentText, Reading};
 pub use render::{Place, Rendering};
+pub use settings::PromptSettings;
 pub use tokenizer::Tokenizer;

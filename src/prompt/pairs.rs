@@ -7,7 +7,7 @@ use super::family::BudgetScope;
 use super::frame::{Frame, Run, Step};
 use super::plan::Plan;
 use super::prompter::{Pointwise, Prompter};
-use super::read::{DocumentText, ShortTexts};
+use super::read::{DocumentText, ShortTexts, warn_of_want};
 use super::template::Scene;
 use super::threads;
 use crate::rerank::slates::{self, SlateLimits};
@@ -40,6 +40,7 @@ impl Prompter {
     ) -> Result<Plan, RerankError> {
         let pass = self.context.min(limits.max_slate_tokens);
         let frame = self.pair_frame(pointwise, pass, request, texts, warnings)?;
+        let taken: Vec<usize> = documents.iter().map(|document| document.tokens_read).collect();
         let bytes = documents.iter().map(|document| document.text.len()).sum();
         let places: Vec<(usize, &mut DocumentText)> = documents.iter_mut().enumerate().collect();
         let results = threads::map(places, bytes, |(index, document)| {
@@ -47,6 +48,10 @@ impl Prompter {
         });
         // The first document's error, whichever thread was first.
         results.into_iter().collect::<Result<(), _>>()?;
+        let shortened = documents.iter().zip(taken).filter(|(document, taken)| document.tokens_read < *taken);
+        if let Some(most) = shortened.map(|(document, _)| document.tokens_read).max() {
+            warn_of_want(request, most, documents, warnings);
+        }
         let sequences: Vec<&[u32]> = documents.iter().map(|document| document.ids.as_slice()).collect();
         let shared = shared_prefix(&sequences);
         let costs: Vec<usize> = sequences.iter().map(|sequence| sequence.len() - shared).collect();

@@ -7,7 +7,7 @@ use super::PromptError;
 use super::family::{Layout, SlateRule};
 use super::frame::Frame;
 use super::prompter::{Listwise, Prompter};
-use super::read::{DocumentText, Intake, ShortTexts};
+use super::read::{DocumentText, Intake, ShortTexts, warn_of_want};
 use super::template::{Part, Scene};
 use super::threads;
 use crate::rerank::slates::{self, BlockRule, SlateLimits, Window};
@@ -64,6 +64,7 @@ impl Prompter {
         let isolated = listwise.facts.layout == Layout::Isolated;
         let intake = Intake { before: &room.before, limit, keep_ids: isolated, wanted };
         let mut documents = self.documents(request, &intake, warnings)?;
+        warn_of_want(request, room.document, &documents, warnings);
         if isolated {
             mark_branches(listwise, &texts.query, &mut documents);
         }

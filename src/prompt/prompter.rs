@@ -133,7 +133,7 @@ impl Prompter {
             .listwise
             .clone()
             .map(|listwise| {
-                let template = template(&listwise.template, &family.listwise_template);
+                let template = template(&listwise.template, &family.listwise_template)?;
                 lookup.listwise(listwise, template, podium, evidence)
             })
             .transpose()?;
@@ -141,7 +141,7 @@ impl Prompter {
             .pointwise
             .clone()
             .map(|pointwise| -> Result<_, PromptError> {
-                let template = template(&pointwise.template, &family.pointwise_template);
+                let template = template(&pointwise.template, &family.pointwise_template)?;
                 let answers = lookup.answers(&pointwise.readout, &model.name)?;
                 Ok(Pointwise { facts: pointwise, template, answers })
             })

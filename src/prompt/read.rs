@@ -299,8 +299,29 @@ fn warn_of_cuts(Reading { documents, warnings, .. }: &mut Reading) {
         .filter(|(_, document)| document.tokens_read < document.tokens)
         .map(|(index, _)| index)
         .collect();
-    if !cut.is_empty() {
-        warnings.push(format!("{} of {} documents were cut: {}", cut.len(), documents.len(), indices(&cut)));
+    let lengths = || cut.iter().map(|index| documents[*index].tokens_read);
+    let (Some(least), Some(most)) = (lengths().min(), lengths().max()) else { return };
+    let length = if least == most { most.to_string() } else { format!("at most {most}") };
+    let (were, which) = if cut.len() == 1 { ("was", "index") } else { ("were", "indices") };
+    let (count, all) = (cut.len(), documents.len());
+    let unit = if most == 1 { "token" } else { "tokens" };
+    warnings.push(format!("{count} of {all} documents {were} cut to {length} {unit}: {which} {}", indices(&cut)));
+}
+
+/// Says that the request asks for more of each document than is read, where one had more. `most` is what is read.
+pub(super) fn warn_of_want(
+    request: &RerankRequest,
+    most: usize,
+    documents: &[DocumentText],
+    warnings: &mut Vec<String>,
+) {
+    if let Some(asked) = request.max_tokens_per_doc.filter(|asked| *asked > most)
+        && documents.iter().any(|document| document.tokens_read < document.tokens)
+    {
+        warnings.push(format!(
+            "max_tokens_per_doc: {asked} is more than fits beside the query and the instruction; at most {most} tokens of a \
+             document are read"
+        ));
     }
 }
 

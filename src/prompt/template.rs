@@ -9,7 +9,8 @@
 //! chooses for the document); `identifiers`; `has_token("<think>")`; and `{{ apart }}` where the
 //! text before and after is tokenised apart. One newline at the very end of the file does not count.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Mutex, PoisonError};
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 
@@ -24,7 +25,7 @@ const CLOSE: char = '\u{F0001}';
 pub(super) struct Template {
     family: String,
     file: String,
-    source: String,
+    /// Holds the compiled template, under the name of its file.
     environment: Environment<'static>,
 }
 
@@ -55,20 +56,24 @@ pub(super) enum Part {
 }
 
 impl Template {
-    pub(super) fn new(family: &str, file: &str, source: &str, tokenizer: &Tokenizer) -> Self {
+    /// Compiles a template.
+    pub(super) fn new(family: &str, file: &str, source: &str, tokenizer: &Tokenizer) -> Result<Self, PromptError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         let known: HashSet<String> = tokenizer.controls().iter().map(|token| token.text.clone()).collect();
         environment.add_function("has_token", move |text: String| known.contains(&text));
-        Self { family: family.into(), file: file.into(), source: source.into(), environment }
+        let mut template = Self { family: family.into(), file: file.into(), environment };
+        let compiled = template.environment.add_template(kept(file), kept(source));
+        compiled.map_err(|error| template.problem(format!("{error:#}")))?;
+        Ok(template)
     }
 
     /// Renders the whole template.
     pub(super) fn render(&self, scene: Scene, tokenizer: &Tokenizer) -> Result<Vec<Part>, PromptError> {
         let rendered = self
             .environment
-            .template_from_str(&self.source)
+            .get_template(&self.file)
             .and_then(|template| template.render(variables(scene)))
             .map_err(|error| self.problem(format!("{error:#}")))?;
         self.parts(&rendered, tokenizer)
@@ -83,7 +88,7 @@ impl Template {
     ) -> Result<Vec<Part>, PromptError> {
         let rendered = self
             .environment
-            .template_from_str(&self.source)
+            .get_template(&self.file)
             .and_then(|template| {
                 template.render_captured(variables(scene))?.with_state_mut(|state| state.render_block(block))
             })
@@ -140,6 +145,19 @@ impl Template {
     }
 }
 
+/// A text for as long as the process lives, which is what the template engine wants. There are as many as templates, however
+/// often a model is loaded.
+fn kept(text: &str) -> &'static str {
+    static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = texts.get(text) {
+        return known;
+    }
+    let text: &'static str = Box::leak(text.into());
+    texts.insert(text);
+    text
+}
+
 fn variables(scene: Scene) -> minijinja::Value {
     let documents: Vec<String> = (0..scene.documents).map(|place| hold(&format!("document {place}"))).collect();
     context! {
@@ -182,7 +200,7 @@ mod tests {
     fn render(source: &str) -> Result<Vec<Part>, PromptError> {
         let tokenizer = testing::tokenizer();
         let scene = Scene { instruction: false, documents: 2, identifiers: &[] };
-        Template::new("test", "test.jinja", source, &tokenizer).render(scene, &tokenizer)
+        Template::new("test", "test.jinja", source, &tokenizer)?.render(scene, &tokenizer)
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Tokenizer {
     controls: Vec<ControlToken>,
     /// One bit per id: is it a control token?
     control_bits: Vec<u64>,
+    /// By byte: does the text of some control token end in it?
+    control_ends: [bool; 256],
     file: String,
 }
 
@@ -81,7 +83,11 @@ impl Tokenizer {
         for token in &controls {
             control_bits[token.id as usize / 64] |= 1_u64 << (token.id % 64);
         }
-        Ok(Self { plain, controls, control_bits, file })
+        let mut control_ends = [false; 256];
+        for last in controls.iter().filter_map(|token| token.text.as_bytes().last()) {
+            control_ends[usize::from(*last)] = true;
+        }
+        Ok(Self { plain, controls, control_bits, control_ends, file })
     }
 
     /// The name of the file it came from.
@@ -103,6 +109,14 @@ impl Tokenizer {
     /// The added token of this text.
     pub(super) fn control(&self, text: &str) -> Option<&ControlToken> {
         self.controls.iter().find(|token| token.text == text)
+    }
+
+    /// The added token whose text these bytes end with.
+    pub(super) fn control_at_end_of(&self, bytes: &[u8]) -> Option<&ControlToken> {
+        if !self.control_ends[usize::from(*bytes.last()?)] {
+            return None;
+        }
+        self.controls.iter().find(|token| bytes.ends_with(token.text.as_bytes()))
     }
 
     /// Whether an id is an added token's.

@@ -65,7 +65,7 @@ pub enum RerankError {
         limit: usize,
     },
     /// The named model is not served here; a long name is cut.
-    #[error("model: `{name}` is not served here; available: {}", available.join(", "))]
+    #[error("model: {}", unknown(name, available))]
     UnknownModel {
         /// The name that was asked for.
         name: String,
@@ -149,6 +149,14 @@ pub enum RerankError {
     /// Anything that is this server's fault. The cause goes to the log, never to the caller.
     #[error("internal error")]
     Internal(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+fn unknown(name: &str, available: &[String]) -> String {
+    let available = available.join(", ");
+    if name.trim().is_empty() {
+        return format!("is empty; leave it out for the default, or give one of {available}");
+    }
+    format!("`{name}` is not served here; available: {available}")
 }
 
 /// Which of the queue's limits is in the way.

@@ -10,6 +10,6 @@ pub struct LimitSettings {
     pub max_documents: usize,
     /// Documents read together in one listwise pass.
     pub max_slate_documents: usize,
-    /// Tokens of one listwise pass, prompt included; the model's context if that is smaller.
+    /// Tokens of one listwise pass, prompt included; where that is one sequence, the model's context if it is smaller.
     pub max_slate_tokens: usize,
 }

@@ -265,7 +265,7 @@ async fn a_budget_of_tokens_shortens_documents_first() {
         reply["meta"]["warnings"],
         json!([
             format!("budget: at most {limit} tokens of each document were read; {reason}"),
-            "10 of 10 documents were cut: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+            format!("10 of 10 documents were cut to {limit} tokens: indices 0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
         ])
     );
     assert_eq!(answer.header("podium-warnings"), "2");

@@ -56,15 +56,14 @@ async fn nesting_without_end_is_400_and_hurts_nobody() {
 async fn json_that_is_no_object_is_422() {
     let server = Server::start().await;
     for (body, found) in [
-        ("[]", "sequence"),
+        ("[]", "an array of 0 items"),
         ("null", "null"),
-        ("3", "integer `3`"),
-        ("\"q\"", "string \"q\""),
-        ("true", "boolean `true`"),
+        ("3", "the number 3"),
+        ("\"q\"", "the string \"q\""),
+        ("true", "true"),
     ] {
         let answer = server.post_text(body).await;
-        let message = answer.json()["message"].as_str().unwrap().to_owned();
-        assert!(message.starts_with(&format!("body: expected an object; invalid type: {found}")), "{message}");
+        let message = format!("body: expected an object, found {found}");
         answer.assert_failure(422, "invalid_value", Some("body"), &message);
     }
 }
@@ -79,12 +78,12 @@ async fn a_field_of_the_wrong_shape_is_422_and_named() {
         (
             with("query", json!({"q": "q"})),
             "query",
-            "expected a string, or an object with a `text`, found an object of 1 fields",
+            "expected a string, or an object with a `text`, found an object of 1 field",
         ),
-        (with("instruction", json!(["i"])), "instruction", "expected a string, found an array of 1 items"),
+        (with("instruction", json!(["i"])), "instruction", "expected a string, found an array of 1 item"),
         (with("model", json!(true)), "model", "expected a string, found true"),
         (with("documents", json!("one")), "documents", "expected an array, found the string \"one\""),
-        (with("documents", json!({"0": "a"})), "documents", "expected an array, found an object of 1 fields"),
+        (with("documents", json!({"0": "a"})), "documents", "expected an array, found an object of 1 field"),
         (
             with("documents", json!(["a", "b", 3])),
             "documents[2]",

@@ -61,6 +61,83 @@ fn an_unknown_flag_exits_with_2_and_help_with_0() {
 }
 
 #[test]
+fn what_a_setting_names_is_looked_for_by_check_and_serve_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("mine.toml"), "name = 3").unwrap();
+    let folder = folder.path().display().to_string();
+    for (flags, settings, problem) in [
+        (
+            vec!["--family", "nope"],
+            vec![],
+            "error: `model.family`: there is no family `nope`; there are: podium-nano, ",
+        ),
+        (
+            vec![],
+            vec![("INSTRUCTIONS__DEFAULT", "nope")],
+            "error: `instructions.default`: there is no profile \"nope\"; there are ",
+        ),
+        (
+            vec![],
+            vec![("INSTRUCTIONS__FILE", "/nope.toml")],
+            "error: `instructions.file`: cannot read /nope.toml: No such file",
+        ),
+        (vec![], vec![("PROMPTS__FOLDER", "/nope")], "error: `prompts.folder`: cannot read /nope: No such file"),
+        (vec![], vec![("PROMPTS__FOLDER", folder.as_str())], &format!("error: `prompts.folder`: {folder}/mine.toml: ")),
+        (
+            vec![],
+            vec![("MODELS__LEGAL__SOURCE", "/nope"), ("MODELS__LEGAL__FAMILY", "nope")],
+            "error: `models.legal.family`: there is no family `nope`",
+        ),
+    ] {
+        for command in [&["check", "--no-model"][..], &["check"], &["serve", "--listen", "127.0.0.1:0"]] {
+            let variables = settings.iter().map(|(key, value)| (format!("PODIUM__{key}"), value));
+            let mut podium = Command::new(env!("CARGO_BIN_EXE_podium"));
+            let output = podium.args(command).args(&flags).env_clear().envs(variables).output().unwrap();
+            let printed = text(&output.stderr);
+            assert!(printed.contains(problem), "{command:?}: {printed}");
+            assert_eq!(output.status.code(), Some(2), "{command:?}: {printed}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_families_is_read_and_one_of_them_can_be_served() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["podium-nano.toml", "podium-nano.jinja"] {
+        let built_in = concat!(env!("CARGO_MANIFEST_DIR"), "/prompts/").to_owned() + file;
+        let own = std::fs::read_to_string(built_in).unwrap().replace("name = \"podium-nano\"", "name = \"mine\"");
+        std::fs::write(folder.path().join(file), own).unwrap();
+    }
+    let mut podium = Command::new(env!("CARGO_BIN_EXE_podium"));
+    podium.args(["check", "--family", "mine", "--device", "cpu"]).env_clear();
+    let output = podium.env("PODIUM__PROMPTS__FOLDER", folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    assert!(printed.contains("\nfamily        mine\n"), "{printed}");
+    assert!(printed.contains("\ncontext       2048 tokens: query, instruction and one document\n"), "{printed}");
+}
+
+#[test]
+fn a_variable_that_is_nearly_one_of_podiums_stops_server_and_check_and_any_other_is_warned_of() {
+    let run = |command: &[&str], name: &str| {
+        let mut podium = Command::new(env!("CARGO_BIN_EXE_podium"));
+        podium.args(command).env_clear().env(name, "12345678").output().unwrap()
+    };
+    for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["check", "--no-model"]] {
+        let output = run(command, "PODIUM_API_KEY");
+        assert_eq!(output.status.code(), Some(2));
+        let problem = "error: the environment variable PODIUM_API_KEY is not read; did you mean PODIUM_API_KEYS?\n";
+        assert_eq!(text(&output.stderr), problem);
+    }
+    for (name, warned) in [("PODIUM_ZEBRA", true), ("PODIUM_PORT_8080_TCP_ADDR", false), ("PODIUM_SERVICE_HOST", false)]
+    {
+        let output = run(&["check", "--no-model"], name);
+        assert_eq!(output.status.code(), Some(0), "{name}");
+        assert_eq!(text(&output.stderr).contains("an environment variable that is not read"), warned, "{name}");
+    }
+}
+
+#[test]
 fn a_query_that_is_missing_exits_with_2() {
     let output = podium(&["rerank", "-d", "one"]);
     assert_eq!(output.status.code(), Some(2));
@@ -105,6 +182,10 @@ fn a_server_takes_requests_until_sigterm_and_logs_none_of_their_words() {
     log.read_to_string(&mut lines).unwrap();
     assert_eq!(lines.matches("\"route\":\"/v1/rerank\"").count(), 2, "{lines}");
     assert!(lines.contains("every accepted request is answered"), "{lines}");
+    let start = lines.lines().find(|line| line.contains("the models of the start are loaded")).unwrap();
+    for fact in ["version", "configuration", "device", "dtype", "threads", "memory_bytes"] {
+        assert!(start.contains(&format!("\"{fact}\":")), "{fact} is not in {start}");
+    }
     for word in ["zebrafish", "walrusmode", "okapidoc"] {
         assert!(!lines.contains(word), "{lines}");
     }

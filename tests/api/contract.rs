@@ -74,7 +74,7 @@ async fn a_ranking_has_every_field_and_nothing_else() {
                 "billed_units": {"search_units": 1},
                 "mode": "listwise",
                 "slates": 1,
-                "warnings": ["fields that are not known here were ignored: \"unknown\""],
+                "warnings": ["\"unknown\" is not known and was ignored"],
                 "timing_ms": {"queue": null, "tokenize": null, "forward": null, "total": null},
             },
         })

@@ -52,6 +52,7 @@ async fn tei_gets_a_bare_array_and_its_headers() {
     let info = server.get("/info").await.json();
     assert_eq!(info["model_id"], "podium-nano");
     assert_eq!(info["max_input_length"], 200);
+    assert_eq!(info["max_batch_tokens"], 16_384);
     assert!(info["model_type"]["reranker"].is_object());
 }
 
@@ -267,6 +268,36 @@ async fn a_failure_has_the_shape_that_the_calls_clients_read() {
 async fn unknown_fields_are_refused_where_the_operator_wants_that() {
     let server = Server::start_with(|settings| settings.server.refuse_unknown_fields = true).await;
     let body = json!({"query": "q", "documents": TEXTS, "priority": 1, "instructions": "i"});
-    let message = "body: the field \"instructions\" is not known here";
+    let message = "body: the field \"instructions\" is not known here; did you mean \"instruction\"?";
     server.rerank(&body).await.assert_failure(422, "invalid_value", Some("body"), message);
+}
+
+#[tokio::test]
+async fn a_field_that_changes_nothing_is_said_with_its_reason_or_with_what_was_meant() {
+    let server = Server::start().await;
+    let warnings = async |more: Value| {
+        let mut body = json!({"query": "q", "documents": TEXTS});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.rerank(&body).await.json()["meta"]["warnings"].clone()
+    };
+    let said = async |more: Value| warnings(more).await[0].as_str().unwrap().to_owned();
+    assert_eq!(
+        said(json!({"instructions": "i"})).await,
+        "\"instructions\" is not known and was ignored; did you mean \"instruction\"?"
+    );
+    assert_eq!(said(json!({"zebra": 1})).await, "\"zebra\" is not known and was ignored");
+    let many: serde_json::Map<String, Value> = (10..20).map(|nth| (format!("zebra {nth}"), json!(1))).collect();
+    let many = warnings(Value::Object(many)).await;
+    assert_eq!(many.as_array().unwrap().len(), 6);
+    assert_eq!(many[5], "5 more fields are not known and were ignored");
+    for (field, value, without) in [
+        ("max_chunks_per_doc", json!(10), Value::Null),
+        ("truncate_prompt_tokens", json!(512), json!(-1)),
+        ("return_embeddings", json!(true), json!(false)),
+    ] {
+        let said = warnings(json!({field: value})).await;
+        let [said] = said.as_array().unwrap().as_slice() else { panic!("{said}") };
+        assert!(said.as_str().unwrap().starts_with(&format!("\"{field}\" has no effect here: ")), "{said}");
+        assert_eq!(warnings(json!({field: without})).await, json!([]), "{field}");
+    }
 }

@@ -88,10 +88,10 @@ fn a_hangup_reads_limits_and_instructions_again_and_a_bad_file_changes_nothing()
     process.hang_up();
     let said = process.until_it_says("the settings were read again");
     for words in [
-        r#"changed key="limits.max_documents" from="100" to="1""#,
-        r#"changed key="schedule.max_queued_requests" from="256" to="3""#,
+        r#"changed setting="limits.max_documents" from="100" to="1""#,
+        r#"changed setting="schedule.max_queued_requests" from="256" to="3""#,
         "the instructions' file has changed",
-        r#"it waits for a new start key="server.max_body_bytes" running="16777216" wanted="2048""#,
+        r#"it waits for a new start setting="server.max_body_bytes" running="16777216" wanted="2048""#,
     ] {
         assert!(said.contains(words), "{words:?} is not in\n{said}");
     }

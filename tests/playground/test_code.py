@@ -48,18 +48,18 @@ def test_the_key_is_a_placeholder_that_works(page, language, tmp_path):
     page.locator("#options summary").click()
     page.get_by_label("API key").fill(KEY)
     text = code(page, language)
-    assert "PODIUM_API_KEY" in text
+    assert "RERANK_API_KEY" in text
     assert KEY not in text
     if language == "curl":
         fake = tmp_path / "curl"
         fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
         fake.chmod(0o755)
-        environment = {**os.environ, "PODIUM_API_KEY": KEY, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        environment = {**os.environ, "RERANK_API_KEY": KEY, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
         done = subprocess.run(["bash"], input=text, capture_output=True, text=True, check=True, env=environment)
         assert f"Authorization: Bearer {KEY}" in done.stdout.splitlines()
     else:
         done = subprocess.run(
-            [sys.executable, "-c", text], capture_output=True, text=True, env={**os.environ, "PODIUM_API_KEY": KEY}
+            [sys.executable, "-c", text], capture_output=True, text=True, env={**os.environ, "RERANK_API_KEY": KEY}
         )
         assert done.returncode == 0, done.stderr
 

@@ -24,18 +24,22 @@ const USUAL_RUNS: usize = 20;
 #[command(after_help = "\
 Examples:
   podium bench
-  podium bench --documents 16,64 --tokens 128,512 --concurrency 1,8 --seconds 20
+  podium bench --documents 16,64 --tokens 128,512 --concurrency 1,8 \\
+    --seconds 20
   podium bench --over in-process,http --concurrency 1,64 --plot bench.svg
   podium bench --requests mine.jsonl --model Qwen/Qwen3-Reranker-0.6B
   podium bench --shape qwen3-0.6b --documents 16 --runs 5
-  podium bench --shape qwen3-4b --family qwen3-reranker --layers 4 --tokens 20-400
-  podium bench --url http://localhost:3000 --api tei --concurrency 1,16 --json tei.json
+  podium bench --shape qwen3-4b --family qwen3-reranker --layers 4 \\
+    --tokens 20-400
+  podium bench --url http://localhost:3000 --api tei --concurrency 1,16 \\
+    --json tei.json
 
 Every combination of documents, tokens, clients and routes is a case. Cases take turns, round by round, so that a slow \
 minute of the machine hits all of them. A client sends its next request when it has the answer to the last.
 
 Documents are made-up sentences of so many tokens of the model's own tokenizer (with --url: podium-nano's, or that of \
---tokenizer). --requests takes JSONL instead: {\"query\": \"...\", \"documents\": [\"...\"], \"instruction\": \"...\"} a line.
+--tokenizer). --requests takes JSONL instead, a request a line:
+  {\"query\": \"...\", \"documents\": [\"...\"], \"instruction\": \"...\"}
 
 --shape times a model without its weights: random values in its published sizes. Its scores mean nothing.
 

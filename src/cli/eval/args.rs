@@ -18,20 +18,24 @@ use crate::rerank::Mode;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A SET is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), or a JSONL file of slates:
-  {\"query\": \"...\", \"documents\": [\"...\", {\"title\": \"...\", \"text\": \"...\"}], \"relevance\": [0, 1]}
-  {\"query\": \"...\", \"instruction\": \"...\", \"positive\": \"...\", \"negative\": [\"...\", \"...\"]}
+  {\"query\": \"...\", \"documents\": [\"...\", \"...\"], \"relevance\": [0, 1]}
+  {\"query\": \"...\", \"positive\": \"...\", \"negative\": [\"...\", \"...\"]}
+An \"instruction\" may stand in both, and objects with \"title\" and \"text\" in place of texts.
+
 Documents are reranked in the order of the first stage: a run, a slate's own order, or BM25 over the corpus.
 
 Examples:
   podium eval slates.jsonl
   podium eval beir/scifact beir/nfcorpus --queries 100 --report report.html
-  podium eval --corpus docs.tsv --topics topics.tsv --qrels qrels.txt --run bm25.trec
+  podium eval --corpus docs.tsv --topics topics.tsv --qrels qrels.txt \\
+    --run bm25.trec
   podium eval slates.jsonl --instruction 'Prefer official documentation.'
   podium eval slates.jsonl --url http://localhost:3000 --api tei
-  podium eval slates.jsonl --url https://api.cohere.com/v2/rerank --url-model rerank-v3.5 \\
-      --api-key-env COHERE_API_KEY
+  podium eval slates.jsonl --url https://api.cohere.com/v2/rerank \\
+    --url-model rerank-v3.5 --api-key-env COHERE_API_KEY
   podium eval beir/scifact --json baseline.json
-  podium eval beir/scifact --json now.json --gate baseline.json --max-drop 0.01
+  podium eval beir/scifact --json now.json --gate baseline.json \\
+    --max-drop 0.01
 
 Measures are those of trec_eval; a grade of 1 or more is relevant. The reranked order is held against the input order \
 and against BM25 on the same documents. The exit code is 0; 1 if a set fell below the gate or a system failed; and 2 \

@@ -9,6 +9,9 @@ use comfy_table::{CellAlignment, Table, TableComponent};
 use crate::eval::gate::Comparison;
 use crate::eval::report::{Gain, Report, SetReport, Verdict};
 
+/// With fewer queries a mean says little of the next query.
+const ENOUGH_QUERIES: usize = 30;
+
 /// Everything of a report that fits on a screen; what needs a look comes last.
 pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     writeln!(out, "{}", heading(report))?;
@@ -134,6 +137,7 @@ fn gains(report: &Report) -> String {
         row.push(match set.verdict {
             Verdict::Better => "better than BM25".to_owned(),
             Verdict::Unclear => "unclear".to_owned(),
+            Verdict::Even => "as good as BM25".to_owned(),
             Verdict::NotBetter => "NOT better than BM25".to_owned(),
         });
         table.add_row(row);
@@ -202,13 +206,21 @@ fn speed(report: &Report) -> String {
 fn warning(report: &Report, set: &SetReport) -> Option<String> {
     let (name, metric) = (&set.name, shown(&report.primary));
     let [is, bm25] = [&set.systems.reranked, &set.systems.bm25].map(|values| values[&report.primary].mean);
-    match set.verdict {
-        Verdict::Better => None,
-        Verdict::Unclear => Some(format!(
-            " ? {name}: perhaps not better than BM25: {metric} {is:.3} against {bm25:.3}, the gain's interval holds 0"
-        )),
-        Verdict::NotBetter => Some(format!("!! {name}: not better than BM25: {metric} {is:.3} against {bm25:.3}")),
+    let numbers = format!("{metric} {is:.3} against {bm25:.3}");
+    let (sign, found) = match set.verdict {
+        Verdict::Better => (" ?", "better than BM25"),
+        Verdict::Unclear => (" ?", "perhaps not better than BM25"),
+        Verdict::Even => (" ?", "as good as BM25, and not better"),
+        Verdict::NotBetter => ("!!", "not better than BM25"),
+    };
+    if set.queries < ENOUGH_QUERIES {
+        let queries = counted(set.queries, "query");
+        return Some(format!(
+            " ? {name}: {queries}, too few to tell (take {ENOUGH_QUERIES} or more); on these, {found}: {numbers}"
+        ));
     }
+    let interval = if set.verdict == Verdict::Unclear { ", the gain's interval holds 0" } else { "" };
+    (set.verdict != Verdict::Better).then(|| format!("{sign} {name}: {found}: {numbers}{interval}"))
 }
 
 /// Mean with sign, interval, p, and wins, ties and losses.
@@ -289,7 +301,7 @@ mod tests {
         let set = SetReport {
             name: "npl".to_owned(),
             source: "/npl".to_owned(),
-            queries: 10,
+            queries: 40,
             queries_without_relevant: 2,
             left_out,
             documents: 400,
@@ -343,7 +355,7 @@ mod tests {
         assert_eq!(lines[1], "instruction: be strict");
         assert_eq!(
             lines[2],
-            "npl: 10 queries over 400 documents, run bm25.trec; 2 queries left out: no relevant document; \
+            "npl: 40 queries over 400 documents, run bm25.trec; 2 queries left out: no relevant document; \
              1 query left out: no judgements; 1 score outside 0 to 1 taken as 0 or 1; \
              4 requests repeated: the server was busy"
         );
@@ -359,5 +371,19 @@ mod tests {
             last(Verdict::Unclear),
             " ? npl: perhaps not better than BM25: nDCG@10 0.361 against 0.370, the gain's interval holds 0"
         );
+        assert_eq!(last(Verdict::Even), " ? npl: as good as BM25, and not better: nDCG@10 0.361 against 0.370");
+    }
+
+    #[test]
+    fn few_queries_are_said_before_what_came_out_of_them() {
+        for (verdict, found) in [(Verdict::Better, "better than BM25"), (Verdict::NotBetter, "not better than BM25")] {
+            let mut report = report(verdict);
+            report.sets[0].queries = 29;
+            let printed = printed(&report);
+            let line = format!(
+                " ? npl: 29 queries, too few to tell (take 30 or more); on these, {found}: nDCG@10 0.361 against 0.370"
+            );
+            assert_eq!(printed.lines().last(), Some(line.as_str()));
+        }
     }
 }

@@ -146,8 +146,10 @@ fn gain(differences: &[f64], seed: u64) -> Gain {
 }
 
 fn verdict(gain: Estimate) -> Verdict {
-    if gain.mean <= ROUNDING {
+    if gain.mean < -ROUNDING {
         Verdict::NotBetter
+    } else if gain.mean <= ROUNDING {
+        Verdict::Even
     } else if gain.low <= ROUNDING {
         Verdict::Unclear
     } else {
@@ -236,7 +238,7 @@ mod tests {
         let verdict = |mean, low| verdict(Estimate { mean, low, high: 1.0 });
         assert_eq!(verdict(0.1, 0.05), Verdict::Better);
         assert_eq!(verdict(0.1, 0.0), Verdict::Unclear);
-        assert_eq!(verdict(0.0, 0.0), Verdict::NotBetter);
+        assert_eq!(verdict(0.0, -0.1), Verdict::Even);
         assert_eq!(verdict(-0.1, -0.2), Verdict::NotBetter);
     }
 

@@ -186,7 +186,7 @@ mod tests {
             (json!({"text": "t", "image": "data:"}), "documents[0].image: only text can be read here"),
             (
                 json!({"content": [{"type": "image_url"}]}),
-                "documents[0].content[0]: expected a part with a `text`; only text can be read here, found an object of 1 fields",
+                "documents[0].content[0]: expected a part with a `text`; only text can be read here, found an object of 1 field",
             ),
         ] {
             assert_eq!(read(item, None).unwrap_err(), problem);

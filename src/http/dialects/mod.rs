@@ -54,8 +54,21 @@ pub(super) const WARNINGS: HeaderName = HeaderName::from_static("podium-warnings
 /// Where the time went.
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// How many unknown fields a warning names.
+/// How many unknown fields are named.
 const NAMED_FIELDS: usize = 5;
+
+/// Fields of other servers that are known and change nothing here, and why.
+const WITHOUT_EFFECT: [(&str, &str); 3] = [
+    (
+        "max_chunks_per_doc",
+        "documents are read as they are, not in chunks; max_tokens_per_doc limits what is read of each",
+    ),
+    (
+        "truncate_prompt_tokens",
+        "prompts are not cut as a whole; max_tokens_per_doc limits what is read of each document",
+    ),
+    ("return_embeddings", "no embeddings come back"),
+];
 
 /// How one API spells a rerank.
 #[derive(Debug)]
@@ -153,13 +166,16 @@ pub struct Call {
     pub words: Option<(&'static str, &'static str)>,
     /// What the caller should know besides the ranking's own warnings.
     pub warnings: Vec<String>,
+    /// Bytes that the reply counts, in the dialect that does.
+    pub counted_bytes: usize,
 }
 
 impl Call {
     /// A call for one ranking that echoes nothing.
     #[must_use]
     pub fn new(request: RerankRequest) -> Self {
-        Self { requests: vec![request], echo: None, raw_scores: false, words: None, warnings: Vec::new() }
+        let (echo, words, warnings) = (None, None, Vec::new());
+        Self { requests: vec![request], echo, raw_scores: false, words, warnings, counted_bytes: 0 }
     }
 
     fn echoing(self, documents: Option<Vec<Value>>) -> Self {
@@ -234,7 +250,7 @@ pub(super) async fn answer(
         dialect = route.dialect_of(&fields);
         take_headers(&headers, &mut fields)?;
         let mut call = (dialect.read)(&mut fields)?;
-        check_rest(&fields, service.settings().refuse_unknown_fields, &mut call)?;
+        check_rest(&mut fields, service.settings().refuse_unknown_fields, &mut call)?;
         // What is left of the body goes, and the room that it took with it.
         drop((fields, room));
         // The texts are needed again only where they come back.
@@ -284,17 +300,27 @@ fn take_headers(headers: &HeaderMap, fields: &mut Fields) -> Result<(), RerankEr
 }
 
 /// Fields that nobody took are warned of, or refused.
-fn check_rest(fields: &Fields, refuse: bool, call: &mut Call) -> Result<(), RerankError> {
+fn check_rest(fields: &mut Fields, refuse: bool, call: &mut Call) -> Result<(), RerankError> {
+    for (name, why) in WITHOUT_EFFECT {
+        // false, and vLLM's -1, ask for what happens anyway.
+        if fields.take(&[name])?.is_some_and(|value| value != false && value != -1) {
+            call.warnings.push(format!("\"{name}\" has no effect here: {why}"));
+        }
+    }
+    let meant = |name| fields.meant_by(name).map_or_else(String::new, |meant| format!("; did you mean \"{meant}\"?"));
     let names: Vec<&str> = fields.rest().collect();
-    let Some(first) = names.first() else { return Ok(()) };
-    if refuse {
-        return Err(RerankError::invalid("body", format!("the field {} is not known here", quoted(first))));
+    if let Some(first) = names.first().filter(|_| refuse) {
+        return Err(RerankError::invalid(
+            "body",
+            format!("the field {} is not known here{}", quoted(first), meant(first)),
+        ));
     }
-    let mut shown: Vec<String> = names.iter().take(NAMED_FIELDS).map(|name| quoted(name)).collect();
+    for name in names.iter().take(NAMED_FIELDS) {
+        call.warnings.push(format!("{} is not known and was ignored{}", quoted(name), meant(name)));
+    }
     if names.len() > NAMED_FIELDS {
-        shown.push(format!("{} more", names.len() - NAMED_FIELDS));
+        call.warnings.push(format!("{} more fields are not known and were ignored", names.len() - NAMED_FIELDS));
     }
-    call.warnings.push(format!("fields that are not known here were ignored: {}", shown.join(", ")));
     Ok(())
 }
 

@@ -297,7 +297,7 @@ mod tests {
             (r#"{"query":null,"documents":["a"]}"#, "query: this field is required"),
             (
                 r#"{"query":["q"],"documents":["a"]}"#,
-                "query: expected a string, or an object with a `text`, found an array of 1 items",
+                "query: expected a string, or an object with a `text`, found an array of 1 item",
             ),
             (r#"{"query":"q"}"#, "documents: this field is required"),
             (r#"{"query":"q","documents":"a"}"#, "documents: expected an array, found the string \"a\""),

@@ -40,24 +40,21 @@ struct Rank {
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let query = documents::query("query", &fields.required("query")?)?;
-    let items = fields.required_list("documents")?;
-    let texts = documents::texts("documents", &items, None)?;
+    let texts = documents::texts("documents", &fields.required_list("documents")?, None)?;
     // There is one speed here.
     if let Some(word) = fields.text("latency")?.filter(|word| word != "fast" && word != "slow") {
         return Err(RerankError::invalid("latency", format!("{} is none of fast, slow", quoted(&word))));
     }
-    // Kept, because its reply counts bytes.
-    Ok(Call::new(request(fields, query, texts)?).echoing(Some(items)))
+    let counted_bytes = texts.iter().map(|text| BYTES_PER_DOCUMENT + query.len() + text.len()).sum();
+    Ok(Call { counted_bytes, ..Call::new(request(fields, query, texts)?) })
 }
 
 fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
     let ranking = answer.ranking();
-    let query = answer.call.requests.first().map_or(0, |request| request.query.len());
-    let bytes = answer.call.texts().iter().map(|text| BYTES_PER_DOCUMENT + query + text.len()).sum();
     let rank = |index, relevance_score| Rank { index, relevance_score };
     serde_json::to_vec(&Reply {
         results: ranking.results.iter().map(|row| rank(row.index, row.relevance_score)).collect(),
-        total_bytes: bytes,
+        total_bytes: answer.call.counted_bytes,
         total_tokens: answer.prompt_tokens(),
         e2e_latency: ranking.timing.total.as_secs_f64(),
         inference_latency: ranking.timing.forward.as_secs_f64(),

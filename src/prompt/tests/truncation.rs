@@ -25,7 +25,9 @@ fn a_cut_document_is_counted_and_warned_of_in_every_family() {
             assert!(long.tokens >= 9 && long.tokens_read == 5, "{family}: {long:?}");
             assert!(bytes.tokens_read <= 5 && bytes.tokens_read < bytes.tokens, "{family}: {bytes:?}");
             assert!(bytes.text.contains('\u{FFFD}') == (family == "jina-v3"), "{family}: {bytes:?}");
-            assert_eq!(reading.warnings, ["2 of 3 documents were cut: 1, 2"], "{family}");
+            let length = if bytes.tokens_read == 5 { "5" } else { "at most 5" };
+            let warning = format!("2 of 3 documents were cut to {length} tokens: indices 1, 2");
+            assert_eq!(reading.warnings, [warning], "{family}");
         }
     }
 }
@@ -113,6 +115,24 @@ fn max_tokens_per_doc_raises_the_familys_limit_up_to_the_context() {
 }
 
 #[test]
+fn asking_for_more_of_a_document_than_fits_is_said() {
+    for family in FAMILIES {
+        let prompter = bind(family, &tokenizer(), 2048, 1024).unwrap();
+        let warnings = |most: usize, document: &str| {
+            let request = RerankRequest { mode: Mode::Pointwise, ..per_document(most, &[document]) };
+            prompter.read(&request, &limits()).unwrap().warnings
+        };
+        let long = digits(3000);
+        let [want, cut] = warnings(5000, &long).try_into().unwrap();
+        let most = cut.strip_prefix("1 of 1 documents was cut to ").unwrap().split(' ').next().unwrap().to_owned();
+        let said = "is more than fits beside the query and the instruction; at most";
+        assert_eq!(want, format!("max_tokens_per_doc: 5000 {said} {most} tokens of a document are read"), "{family}");
+        assert_eq!(warnings(5000, "short"), Vec::<String>::new(), "{family}");
+        assert_eq!(warnings(9, &long).len(), 1, "{family}");
+    }
+}
+
+#[test]
 fn a_document_cut_to_the_whole_context_fits_wherever_the_cut_falls() {
     for family in FAMILIES {
         for context in 2045..2050 {
@@ -139,7 +159,7 @@ fn qwen3_keeps_prefix_and_suffix_and_cuts_the_content_to_8192_in_all() {
     let spelled = text.matches('7').count();
     assert_eq!(reading.documents[0].tokens_read, spelled);
     assert_eq!((reading.documents[0].tokens, reading.documents[1].tokens_read), (9000, 1));
-    assert_eq!(reading.warnings, ["1 of 2 documents were cut: 0"]);
+    assert_eq!(reading.warnings, [format!("1 of 2 documents was cut to {spelled} tokens: index 0")]);
 }
 
 #[test]
@@ -227,7 +247,8 @@ fn reading_less_keeps_the_lengths_of_whole_texts() {
             let expected: Vec<_> =
                 whole.documents[..3].iter().map(|document| (document.tokens, document.tokens.min(50))).collect();
             assert_eq!(less.documents.iter().map(lengths).collect::<Vec<_>>(), expected, "{family}");
-            let warnings = ["documents[2]: 1 control token was removed", "1 of 3 documents were cut: 1"];
+            let warnings =
+                ["documents[2]: 1 control token was removed", "1 of 3 documents was cut to 50 tokens: index 1"];
             assert_eq!(less.warnings, warnings, "{family}");
         }
     }
