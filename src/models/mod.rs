@@ -316,16 +316,19 @@ impl ModelSet {
         match before {
             State::Loading { .. } => return Err(ModelError::Busy { name: name.to_owned() }),
             State::Loaded(reranker) => {
-                let (set, name) = (self.clone(), name.to_owned());
-                tokio::spawn(async move {
+                let (set, model) = (self.clone(), name.to_owned());
+                let unloading = tokio::spawn(async move {
                     reranker.drain().await;
                     reranker.close().await;
                     drop(reranker);
                     let mut before = None;
-                    set.inner.states.send_modify(|states| before = states.insert(name.clone(), State::Unloaded));
+                    set.inner.states.send_modify(|states| before = states.insert(model.clone(), State::Unloaded));
                     drop(before);
-                    tracing::info!(model = name, "unloaded");
+                    tracing::info!(model, "unloaded");
                 });
+                // What was done is told, also where the next request has it loaded again by now.
+                let _ended = unloading.await;
+                return Ok(ModelStatus::of_named(name, self.find(name)?, &State::Unloaded));
             }
             State::Unloaded | State::Failed { .. } | State::Unloading(_) => {}
         }
