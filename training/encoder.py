@@ -22,6 +22,21 @@ from torch import Tensor, nn
 CLS, SEP = 101, 102
 HIDDEN, HEADS, INNER, LAYERS = 384, 12, 1536, 6
 NORM_EPSILON = 1e-12
+NAMES = {
+    "word.weight": "embeddings.word_embeddings.weight",
+    "position.weight": "embeddings.position_embeddings.weight",
+    "token_type.weight": "embeddings.token_type_embeddings.weight",
+    "norm.weight": "embeddings.LayerNorm.weight",
+    "norm.bias": "embeddings.LayerNorm.bias",
+}
+LAYER_NAMES = {
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+"""Hugging Face's names of the tensors; a layer's query, key and value are apart there."""
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
@@ -70,25 +85,22 @@ class Encoder(nn.Module):
 
     @staticmethod
     def read(folder: Path) -> Encoder:
-        """The published weights (`model.safetensors` with Hugging Face's names)."""
-        weights = {n.removeprefix("bert."): t.float() for n, t in load_file(str(folder / "model.safetensors")).items()}
-        encoder, state = Encoder(), {}
-        for ours, theirs in (("word", "word"), ("position", "position"), ("token_type", "token_type")):
-            state[f"{ours}.weight"] = weights[f"embeddings.{theirs}_embeddings.weight"]
-        for kind in ("weight", "bias"):
-            state[f"norm.{kind}"] = weights[f"embeddings.LayerNorm.{kind}"]
-            for i in range(LAYERS):
-                own = f"encoder.layer.{i}."
+        """The published weights of a checkpoint folder."""
+        weights = load_file(str(folder / "model.safetensors"))
+        return Encoder.of({n.removeprefix("bert."): t.float() for n, t in weights.items()})
+
+    @staticmethod
+    def of(weights: dict[str, Tensor]) -> Encoder:
+        """From tensors with Hugging Face's names; others are left alone."""
+        state = {ours: weights[theirs] for ours, theirs in NAMES.items()}
+        for i in range(LAYERS):
+            own = f"encoder.layer.{i}."
+            for kind in ("weight", "bias"):
                 parts = [weights[f"{own}attention.self.{n}.{kind}"] for n in ("query", "key", "value")]
                 state[f"layers.{i}.query_key_value.{kind}"] = torch.cat(parts)
-                for ours, theirs in (
-                    ("attention_output", "attention.output.dense"),
-                    ("attention_norm", "attention.output.LayerNorm"),
-                    ("up", "intermediate.dense"),
-                    ("down", "output.dense"),
-                    ("output_norm", "output.LayerNorm"),
-                ):
+                for ours, theirs in LAYER_NAMES.items():
                     state[f"layers.{i}.{ours}.{kind}"] = weights[f"{own}{theirs}.{kind}"]
+        encoder = Encoder()
         encoder.load_state_dict(state)
         return encoder.eval()
 

@@ -24,8 +24,8 @@ from instructed import DECIDING, NEUTRAL, PREFERENCE, read_rows
 from model import GATE_THRESHOLD, Gate
 from states import Encoded
 
-STEPS, BATCH, RATE = 1500, 192, 1e-3
-SHARES = {"deciding": 0.40, "preference": 0.1, "neutral": 0.2, "written": 0.3}
+STEPS, BATCH, RATE = 600, 192, 1e-3
+SHARES = {"deciding": 0.38, "preference": 0.07, "neutral": 0.25, "written": 0.3}
 POSITIVE = {"deciding": 1.0, "preference": 1.0, "neutral": 0.0, "written": 0.0}
 
 
@@ -53,14 +53,14 @@ def read_gate(work: Path) -> Gate:
 
 
 def examples(data: Path, work: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]]:
-    """States of training and validation instructions by class. A wording of a validation row is never trained on."""
+    """States of training and validation instructions by class; validation has the wordings of validation rows only."""
     prefixes, written = Encoded(work, "train-prefixes"), Encoded(work, "gate-wordings")
     found: dict[bool, dict[str, dict[str, None]]] = {v: {c: {} for c in SHARES} for v in (False, True)}
     classes = {DECIDING: "deciding", NEUTRAL: "neutral", PREFERENCE: "preference"}
     rows = read_rows(data)
-    held = {row.instruction for row in rows if row.valid}
+    trained = {row.instruction for row in rows if not row.valid}
     for row in rows:
-        if row.family in classes and (row.valid or row.instruction not in held):
+        if row.family in classes and row.valid != (row.instruction in trained):
             found[row.valid][classes[row.family]][row.instruction] = None
     train, valid = ({c: [prefixes[t] for t in texts] for c, texts in found[v].items()} for v in (False, True))
     everything = [written[t] for t in written.texts]
@@ -80,18 +80,18 @@ def main() -> None:
     train, valid = examples(options.data, options.work)
     print({c: (len(train[c]), len(valid[c])) for c in SHARES}, flush=True)
     gate = Gate()
-    optimizer = torch.optim.AdamW(gate.parameters(), RATE, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(gate.parameters(), RATE, weight_decay=0.3)
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
         chosen = rng.choices(list(SHARES), SHARES.values(), k=BATCH)
         block, real = padded([rng.choice(train[c]) for c in chosen])
-        block = F.dropout(block, 0.1)
+        block = F.dropout(block, 0.3)
         loss = F.binary_cross_entropy_with_logits(gate.logits(block, real), torch.tensor([POSITIVE[c] for c in chosen]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 250 == 249 or step + 1 == STEPS:
+        if step % 150 == 149 or step + 1 == STEPS:
             values = {c: gate_values(gate.eval(), states) for c, states in valid.items()}
             open_share = {c: round(float((v > 0).mean()), 4) for c, v in values.items()}
             print(f"step {step + 1} loss {loss.item():.3f} share above {GATE_THRESHOLD}: {open_share}", flush=True)

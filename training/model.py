@@ -21,6 +21,9 @@ from encoder import HIDDEN
 WINDOW, STRIDE, LAST_START = 64, 32, 16
 WIDTH, HEADS, INNER = 192, 4, 384
 CROSS_LAYERS = 2
+EVIDENCE_WEIGHTS = np.array([16.0, 20.0, 8.0], np.float32)
+FEEDBACK_WEIGHT, FEEDBACK_TEMPERATURE = 16.0, 1.0
+BASE_SCALE, BASE_BIAS = 0.22, -7.0
 SCALARS = 8
 """Numbers beside the vectors that the wish's last layers see; `wish_scalars` lists them."""
 GATE_WIDTH = 64
@@ -35,36 +38,53 @@ def unit(x: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Reading:
     """What the evidences need of one encoded text (last layer): the mean of all states, the means of
-    its windows, the states of its content tokens; all of length 1."""
+    its windows, the states of its content tokens; all of length 1. `weights` of the content tokens sum to 1."""
 
     mean: np.ndarray
     windows: np.ndarray
     content: np.ndarray
+    weights: np.ndarray
 
     @staticmethod
-    def of(states: np.ndarray) -> Reading:
+    def of(states: np.ndarray, weights: np.ndarray | None = None) -> Reading:
+        """Of states with [CLS] and [SEP], and the weights of the tokens between (a document needs none)."""
         last = states[:, -HIDDEN:].astype(np.float32)
         sums = np.concatenate([np.zeros((1, HIDDEN), np.float32), last.cumsum(0)])
         starts = [s for s in range(0, len(last), STRIDE) if s == 0 or s < len(last) - LAST_START]
         windows = np.stack([sums[min(s + WINDOW, len(last))] - sums[s] for s in starts])
-        return Reading(unit(last.mean(0)), unit(windows), unit(last[1:-1]))
+        weights = np.zeros(0, np.float32) if weights is None else weights / max(weights.sum(), 1e-9)
+        return Reading(unit(last.mean(0)), unit(windows), unit(last[1:-1]), weights)
+
+
+def window_similarity(query: Reading, document: Reading) -> float:
+    """The best cosine of a window of the document with the query's mean."""
+    return float((document.windows @ query.mean).max())
 
 
 def max_similarity(query: Reading, document: Reading) -> float:
-    """Each query token's best cosine with a document token, averaged; 0 where either has no tokens."""
+    """MaxSim: each query token's best cosine with a document token, as a weighted mean; 0 where either has no tokens."""
     if not len(query.content) or not len(document.content):
         return 0.0
-    return float((query.content @ document.content.T).max(1).mean())
+    return float((query.content @ document.content.T).max(1) @ query.weights)
 
 
 def evidence(query: Reading, document: Reading, lexical: float) -> list[float]:
-    """The four evidences: cosine of means, best window, MaxSim, lexical share."""
-    return [
-        float(document.mean @ query.mean),
-        float((document.windows @ query.mean).max()),
-        max_similarity(query, document),
-        lexical,
-    ]
+    """The three evidences: best window, MaxSim, lexical share."""
+    return [window_similarity(query, document), max_similarity(query, document), lexical]
+
+
+def feedback(first: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """How much each document resembles those that `first` ranks highest: the product of its mean's and
+    their softmax-weighted mean's differences from the slate's mean. 0 for a slate of one."""
+    share = np.exp((first - first.max()) / FEEDBACK_TEMPERATURE)
+    centred = means - means.mean(0)
+    return centred @ ((share / share.sum()) @ centred)
+
+
+def base_scores(evidences: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Base scores of a slate from its evidences [documents, 3] and means [documents, HIDDEN]: log odds of relevance."""
+    first = evidences @ EVIDENCE_WEIGHTS
+    return BASE_SCALE * (first + FEEDBACK_WEIGHT * feedback(first, means)) + BASE_BIAS
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -211,16 +231,14 @@ class Gate(nn.Module):
         return ((share - GATE_THRESHOLD) / (1 - GATE_THRESHOLD)).clamp(min=0)
 
 
-def wish_scalars(query: Reading, instruction: Reading, document: Reading, base: list[float], lexical: float, tokens: int) -> list[float]:
-    """The four evidences for the query; cosine, best window, MaxSim and lexical share of the instruction
-    against the document; tokens (log) replaces the query's window, which its cosine nearly tells."""
+def wish_scalars(asked: Reading, document: Reading, evidences: list[float], lexical: float, tokens: int) -> list[float]:
+    """The three evidences for the query; cosine of means, best window, MaxSim and lexical share of the
+    instruction (`asked`, `lexical`) against the document; log of the document's tokens."""
     return [
-        base[0],
-        base[2],
-        base[3],
-        float(document.mean @ instruction.mean),
-        float((document.windows @ instruction.mean).max()),
-        max_similarity(instruction, document),
+        *evidences,
+        float(document.mean @ asked.mean),
+        window_similarity(asked, document),
+        max_similarity(asked, document),
         lexical,
         float(np.log(tokens)) / 5,
     ]

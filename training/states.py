@@ -1,4 +1,5 @@
 """Encodes everything that training and measuring read, once: documents, queries, instructions.
+Before that it counts the tokens' weights in MaxSim.
 
     python states.py --data DATA --weights MINILM --work WORK [--only gate|train|eval]
 
@@ -13,9 +14,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
+from tokenizers import Tokenizer
 
-from data import EVAL_SETS, read_eval
+from data import EVAL_SETS, background_texts, read_eval
 from encoder import Encoder, StateStore, read_tokenizer, tokenize
 from instructed import is_used, read_rows
 from wordings import neutral_wordings
@@ -29,8 +32,9 @@ LIMITS = {
     "eval-documents": 254,
 }
 """Tokens of a text, without [CLS] and [SEP]."""
+SHARD = 32_768
 CANDIDATES = 32
-GATE_WORDINGS = 4000
+GATE_WORDINGS = 5000
 
 
 def train_texts(data: Path) -> dict[str, list[str]]:
@@ -68,28 +72,50 @@ def eval_texts(data: Path) -> dict[str, list[str]]:
 GROUPS = {"gate": gate_texts, "train": train_texts, "eval": eval_texts}
 
 
+def token_weights(data: Path, tokenizer: Tokenizer) -> np.ndarray:
+    """Square roots of the tokens' idf over the English passages: their weights in MaxSim."""
+    texts = [text for language, text in background_texts(data) if language == "en"]
+    frequency = np.zeros(tokenizer.get_vocab_size())
+    for first in range(0, len(texts), 2048):
+        for ids in tokenize(tokenizer, texts[first : first + 2048], 4096):
+            frequency[list(set(ids))] += 1
+    return np.sqrt(np.log(1 + (len(texts) - frequency + 0.5) / (frequency + 0.5))).astype(np.float16)
+
+
+GROUPS = {"gate": gate_texts, "train": train_texts, "eval": eval_texts}
+
+
 class Encoded:
-    """A store of texts with its look-up."""
+    """A list of texts with their states, in one store for each `SHARD` texts."""
 
     def __init__(self, work: Path, name: str) -> None:
-        self.texts = json.loads((work / "states" / f"{name}.json").read_text())
+        self.texts: list[str] = json.loads((work / "states" / f"{name}.json").read_text())
         self.index = {text: i for i, text in enumerate(self.texts)}
-        self.store = StateStore(work / "states" / name, LAYERS)
+        self.stores = [StateStore(work / "states" / f"{name}-{n}", LAYERS) for n in range(-(-len(self.texts) // SHARD))]
 
-    def __getitem__(self, text: str):
-        return self.store[self.index[text]]
+    def has(self, text: str) -> bool:
+        """Whether a text is encoded."""
+        shard, place = divmod(self.index[text], SHARD)
+        return place < len(self.stores[shard])
+
+    def __getitem__(self, text: str) -> np.ndarray:
+        shard, place = divmod(self.index[text], SHARD)
+        return self.stores[shard][place]
 
 
-def encode(work: Path, name: str, texts: list[str], limit: int, encoder: Encoder, tokenizer, device: str) -> None:
-    """Fill one store."""
+def encode(work: Path, name: str, texts: list[str], encoder: Encoder, tokenizer: Tokenizer, options: argparse.Namespace) -> None:
+    """Fill the stores of a list of texts; with `--shard`, one of them."""
     (work / "states").mkdir(parents=True, exist_ok=True)
     listed = work / "states" / f"{name}.json"
-    temporary = listed.with_suffix(".tmp")
+    temporary = listed.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(texts))
     os.replace(temporary, listed)
-    store = StateStore(work / "states" / name, LAYERS)
-    if len(store) < len(texts):
-        store.add(encoder, tokenize(tokenizer, texts, limit), device)
+    for shard, first in enumerate(range(0, len(texts), SHARD)):
+        if options.shard in (None, shard):
+            part = texts[first : first + SHARD]
+            store = StateStore(work / "states" / f"{name}-{shard}", LAYERS)
+            if len(store) < len(part):
+                store.add(encoder, tokenize(tokenizer, part, LIMITS[name]), options.device)
 
 
 def main() -> None:
@@ -98,14 +124,17 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="the folder of all-MiniLM-L6-v2")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", choices=tuple(GROUPS))
+    parser.add_argument("--shard", type=int, help="only this shard of each list: shards can be encoded side by side")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     encoder, tokenizer = Encoder.read(options.weights).to(options.device), read_tokenizer(options.weights)
+    if not (options.work / "token-weights.npy").exists():
+        np.save(options.work / "token-weights.npy", token_weights(options.data, tokenizer))
     for group, texts_of in GROUPS.items():
         if options.only in (None, group):
             for name, texts in texts_of(options.data).items():
-                encode(options.work, name, texts, LIMITS[name], encoder, tokenizer, options.device)
+                encode(options.work, name, texts, encoder, tokenizer, options)
 
 
 if __name__ == "__main__":

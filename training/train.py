@@ -1,6 +1,6 @@
 """Trains the wish on slates with instructions; encoder and base stay as they are.
 
-    python train.py --data DATA --work WORK --lexical LEXICAL.safetensors [--steps 3000] [--seed 1]
+    python train.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors [--steps 3000] [--seed 1]
 
 Reads what states.py, gate.py and features.py left in WORK. A checkpoint is written every two
 minutes (WORK/wish-SEED.pt), and a run that was killed goes on from it.
@@ -25,16 +25,14 @@ from torch import Tensor
 
 from features import Features
 from instructed import DECIDING, NEUTRAL, PREFERENCE, Row, read_rows
-from lexical import LexicalTable
 from model import Batch, Wish
 
-EVIDENCE_WEIGHTS = np.array([9.0, 9.0, 10.0, 6.0]) * 0.3
-BASE_BIAS = -7.2
-"""The base score while training: about the log odds of relevance."""
-LISTWISE_SCALE = 2.5
+LISTWISE_SCALE = 3.0
 ODDS_WEIGHT, SECOND_WEIGHT, NEUTRAL_WEIGHT = 0.5, 0.3, 0.5
 DOCUMENTS = 7
 ROWS = 14
+TOKENS, LONGER_SHARE = 64, 0.25
+"""States of a document that a step reads; this share of the steps reads all."""
 NEUTRAL_SHARE = 0.1
 RATE, WARM_UP, DECAY = 1.2e-3, 100, 0.02
 AVERAGE = 0.995
@@ -60,23 +58,22 @@ class Data:
     written: list[str]
 
     @staticmethod
-    def read(data: Path, work: Path, lexical: Path) -> Data:
+    def read(data: Path, weights: Path, work: Path, lexical: Path) -> Data:
         rows, kept = read_rows(data), np.load(work / "features.npz")
-        bases = kept["evidence"] @ EVIDENCE_WEIGHTS + BASE_BIAS
-        ends, scalars = kept["ends"], kept["scalars"]
+        bases, ends, scalars = kept["base"], kept["ends"], kept["scalars"]
         starts = np.concatenate([[0], ends[:-1]])
         together, valid = defaultdict(list), []
         for number, start, end in zip(kept["rows"], starts, ends, strict=True):
             row = rows[number]
             if row.family in (DECIDING, PREFERENCE):
-                slate = Slate(row, bases[start:end].astype(np.float32), scalars[start:end])
+                slate = Slate(row, bases[start:end], scalars[start:end])
                 if row.valid:
                     valid.append(slate)
                 else:
                     together[row.query, frozenset(row.documents)].append(slate)
         held = {row.instruction for row in rows if row.valid}
         neutral = sorted({row.instruction for row in rows if row.family == NEUTRAL} - held)
-        features = Features(work, LexicalTable.load(lexical), "train-documents", ["train-prefixes", "gate-wordings"])
+        features = Features(work, weights, lexical, "train-documents", ["train-prefixes", "gate-wordings"])
         return Data(list(together.values()), valid, features, neutral, features.prefixes[1].texts)
 
 
@@ -130,17 +127,17 @@ def scalars_of(data: Data, example: Example) -> np.ndarray:
         return slate.scalars[example.chosen]
     texts = [slate.row.documents[i] for i in example.chosen]
     query = slate.row.query
-    found = [data.features.scalars(query, example.instruction, t, data.features.evidence(query, t)) for t in texts]
+    found = [data.features.scalars(example.instruction, t, data.features.evidence(query, t)) for t in texts]
     return np.array(found, np.float32)
 
 
-def collate(data: Data, examples: list[Example], device: str) -> Batch:
-    """The batch's states and scalars."""
+def collate(data: Data, examples: list[Example], device: str, tokens: int | None = None) -> Batch:
+    """The batch's states and scalars; of each document the first `tokens` states."""
     read = data.features
     return Batch.of(
         [read.prefix_states(e.slate.row.query) for e in examples],
         [read.prefix_states(e.instruction) for e in examples],
-        [[read.documents[e.slate.row.documents[i]] for i in e.chosen] for e in examples],
+        [[read.documents[e.slate.row.documents[i]][:tokens] for i in e.chosen] for e in examples],
         np.concatenate([scalars_of(data, e) for e in examples]),
         device,
     )
@@ -253,8 +250,9 @@ def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[
     for group in run.optimizer.param_groups:
         group["lr"] = RATE * share
     examples = draw(run.rng, data)
+    tokens = None if run.rng.random() < LONGER_SHARE else TOKENS
     with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-        wishes = run.wish(collate(data, examples, device))
+        wishes = run.wish(collate(data, examples, device, tokens))
     loss, report = loss_of(examples, wishes)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -272,6 +270,7 @@ def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="the folder of all-MiniLM-L6-v2")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--lexical", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3000)
@@ -281,7 +280,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_flush_denormal(True)
     torch.manual_seed(options.seed)
-    data = Data.read(options.data, options.work, options.lexical)
+    data = Data.read(options.data, options.weights, options.work, options.lexical)
     print(f"{len(data.groups)} groups, {sum(map(len, data.groups))} slates, {len(data.valid)} validation slates", flush=True)
     wish, average = Wish().to(options.device), Wish().to(options.device)
     average.load_state_dict(wish.state_dict())

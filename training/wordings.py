@@ -54,6 +54,53 @@ SHORT = (
     "Ignore formatting.", "The documents are in no particular order.", "Some documents may be irrelevant.", "quality results only",
     "Use your judgement.", "Only relevance counts.", "Nothing special.", "Standard ranking please", "As usual.", "see above",
 )  # fmt: skip
+SENTENCES = (
+    "The order should reflect how much each text helps with the query.", "Read every candidate and decide how well it fits.",
+    "A text is relevant if a person with this query would be glad to have found it.", "Only the content matters.",
+    "Texts that merely repeat the words of the query should not be at the top.", "Paraphrases count as much as literal matches.",
+    "The candidates were collected by an automatic system and many of them do not belong here.",
+    "Some candidates share names with the query but are about something else.", "Judge the meaning and not the wording.",
+    "Your output is used to show ten results to a person.", "The results feed a question answering system.",
+    "These are search results for the query.", "A wrong document at the top is costly.", "Partial answers are better than none.",
+    "The first document should be the one that settles the matter.", "The rest of the list is of little importance.",
+    "It does not matter who wrote the text.", "Both short and long texts may be relevant.", "Dates are of no importance here.",
+    "Positive and negative statements are equally relevant.", "All viewpoints are wanted.", "The tone of a text plays no role.",
+    "Texts from any source are fine.", "Treat official and private sources alike.", "Arguments for and against are both relevant.",
+    "It is irrelevant whether a study found an effect or not.", "Every section of a paper may hold the answer.",
+    "The speaker does not matter, only what is spoken about.", "Any part of the manual may be the right one.",
+    "The query is a sentence from the text that you should find.", "The query is the title of the text.",
+    "The query was typed by a customer.", "The query was written by a student.", "The query may hold spelling mistakes.",
+    "The query comes from a search log.", "The query is a claim that has to be checked.", "The query describes a symptom.",
+    "The query is a line of a dialogue.", "The query is a function name.", "The query describes an error.",
+    "The documents are recipes.", "The documents are court decisions.", "The documents are contracts.", "The documents are tweets.",
+    "The documents are patents.", "The documents are product reviews.", "The documents are news stories.", "The documents are e-mails.",
+    "The documents are tables and paragraphs.", "The documents are answers from a forum.", "The documents are help pages.",
+    "The documents are lecture notes.", "The documents are lines of a transcript.", "The documents are job advertisements.",
+    "The documents are encyclopedia entries.", "The documents are commands.", "The documents are arguments.",
+    "The documents are abstracts of studies.", "The documents are statements of facts.", "The documents are clauses of policies.",
+    "Which one would you show first?", "Which of these would a librarian hand out?", "Which of them belongs to the query?",
+    "Find what the person needs.", "Find the text that the query is about.", "Find the passage from which the query was made.",
+    "Find the response that continues the conversation.", "Find the question that was asked before.", "Find duplicates of the question.",
+    "Find the reason or the result of the event.", "Find facts that belong to the explanation.", "Find evidence that bears on the claim.",
+    "Find reviews that mention this aspect.", "Find the clause that regulates this.", "Find code that does what is described.",
+    "Find a similar sentence.", "Find the article that the headline belongs to.", "Find the cited paper.",
+    "Find counterparts of the query in the collection.", "Find the entry that defines what is asked for, or otherwise answers.",
+    "Sort by usefulness.", "Sort from the most to the least relevant.", "Put irrelevant texts last.", "Decide by relevance alone.",
+    "Relevant texts first, please.", "Thanks for ranking these.", "Please help me.", "I need the right document.",
+    "I want to know the answer.", "I look for information on this.", "I am new to this subject.", "I am an expert on the subject.",
+    "I am a nurse.", "I am a lawyer and need this for a client.", "I am a programmer.", "I write a report on this.",
+    "I prepare a lesson.", "I have to give a talk on this.", "Imagine that you work in a library.", "Act as a search engine.",
+    "Act as an expert ranker.", "You are a careful assistant who ranks documents.", "You are given a list of candidates.",
+    "Do not answer the query; rank the candidates.", "Consider the whole text before you judge.", "Use common sense.",
+    "Do not prefer a text for its style.", "Do not be misled by long texts.", "Ignore advertisements unless they answer the query.",
+    "The answer may be stated indirectly.", "One document is right and the others are wrong.", "Several documents may be right.",
+    "There may be no good document at all.", "Rank them all the same.", "This is for a benchmark.", "The language is English.",
+    "Keep in mind that terms can have several meanings.", "Abbreviations may be spelled out in the text.",
+    "Names may be written in several ways.", "A relevant text gives the fact, figure or reason that the query is after.",
+    "The text should answer the question in full or in part.", "It is a plus when the text leaves no question open.",
+    "A text on a neighbouring subject is not relevant.", "A text about another person or place is not relevant.",
+    "Texts on other topics are noise.", "A text that contradicts itself is still relevant if it is on the topic.",
+)  # fmt: skip
 SYLLABLES = "ba be bi co da du el fa gi ho ja ka lo mu na ni or pa qui ra su ta ul vo wex yr zan".split()
 
 
@@ -64,6 +111,14 @@ def described(rng: random.Random) -> str:
     frame = rng.choice(FRAMES)
     text = frame.format(s=rng.choice(SUBJECTS), q=q, t=t, T=t.capitalize(), r=relation)
     return text[0].upper() + text[1:] if rng.random() < 0.8 else text.lower()
+
+
+def combined(rng: random.Random) -> str:
+    """One to four general sentences, at times with a description of the task."""
+    parts = rng.sample(SENTENCES, rng.choice((1, 1, 2, 2, 3, 4)))
+    if rng.random() < 0.3:
+        parts.insert(rng.randint(0, len(parts)), described(rng).rstrip(".") + ".")
+    return " ".join(parts)
 
 
 def nonsense(rng: random.Random, words: Sequence[str]) -> str:
@@ -79,9 +134,10 @@ def nonsense(rng: random.Random, words: Sequence[str]) -> str:
 
 
 def neutral_wordings(seed: int, count: int, words: Sequence[str]) -> list[str]:
-    """Distinct wordings: all short ones, then descriptions and nonsense, 5 to 1."""
+    """Distinct wordings: all short ones, then descriptions, sentences and nonsense, 2 to 3 to 1."""
     rng = random.Random(seed)
-    found = dict.fromkeys(SHORT)
+    found = dict.fromkeys((*SHORT, *SENTENCES))
     while len(found) < count:
-        found[described(rng) if rng.random() < 5 / 6 else nonsense(rng, words)] = None
+        kind = rng.random()
+        found[described(rng) if kind < 1 / 3 else combined(rng) if kind < 5 / 6 else nonsense(rng, words)] = None
     return list(found)
