@@ -84,7 +84,7 @@ def config_of(weights: Path, work: Path) -> dict:
         "evidence_weights": [float(w) for w in model.EVIDENCE_WEIGHTS],
         "feedback": {"weight": model.FEEDBACK_WEIGHT, "temperature": model.FEEDBACK_TEMPERATURE},
         "base": {"scale": model.BASE_SCALE, "bias": model.BASE_BIAS},
-        "gate_threshold": model.GATE_THRESHOLD,
+        "gate": {"closed": model.GATE_CLOSED, "open": model.GATE_OPEN},
         "wish": {"width": model.WIDTH, "heads": model.HEADS, "inner": model.INNER, "layers": model.CROSS_LAYERS},
         "calibration": json.loads(figures.read_text())["calibration"] if figures.exists() else {"scale": 1.0, "bias": 0.0},
     }

@@ -27,7 +27,8 @@ BASE_SCALE, BASE_BIAS = 0.22, -7.0
 SCALARS = 8
 """Numbers beside the vectors that the wish's last layers see; `wish_scalars` lists them."""
 GATE_WIDTH = 64
-GATE_THRESHOLD = 0.5
+GATE_CLOSED, GATE_OPEN = 0.5, 0.8
+"""Shares up to which the gate is exactly 0, and from which on it is 1."""
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -182,7 +183,7 @@ class Wish(nn.Module):
         self.final_norm = nn.LayerNorm(WIDTH)
         self.read_query = nn.Linear(WIDTH, WIDTH)
         self.read_key_value = nn.Linear(WIDTH, 2 * WIDTH)
-        self.first = nn.Linear(3 * WIDTH + SCALARS, WIDTH)
+        self.first = nn.Linear(5 * WIDTH + SCALARS, WIDTH)
         self.last = nn.Linear(WIDTH, 1)
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.kind.weight, std=0.3)
@@ -202,16 +203,18 @@ class Wish(nn.Module):
         prefix, documents = self.final_norm(prefix), self.final_norm(documents)
         asked = spread(prefix * batch.kinds[:, None], batch.prefix_real).sum(1)
         asked = asked / spread(batch.kinds[:, None].to(asked.dtype), batch.prefix_real).sum(1)
+        document_grid = spread(documents, batch.document_real)
+        mean = document_grid.sum(1) / batch.document_real.sum(1, keepdim=True)
         key, value = spread(self.read_key_value(documents), batch.document_real).chunk(2, -1)
         question = self.read_query(asked)[batch.owner]
         read = attend(question[:, None], key, value, batch.document_real)[:, 0]
         asked = asked[batch.owner]
-        x = torch.cat([asked, read, asked * read, batch.scalars.to(read.dtype)], -1)
+        x = torch.cat([asked, read, mean, asked * read, asked * mean, batch.scalars.to(read.dtype)], -1)
         return self.last(self.dropout(F.gelu(self.first(x))))[:, 0].float()
 
 
 class Gate(nn.Module):
-    """How much an instruction asks for: 0 to 1, exactly 0 up to the threshold."""
+    """How much an instruction asks for: 0 to 1, exactly 0 and exactly 1 at its ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,7 +231,7 @@ class Gate(nn.Module):
 
     def forward(self, instructions: Tensor, real: Tensor) -> Tensor:
         share = torch.sigmoid(self.logits(instructions, real))
-        return ((share - GATE_THRESHOLD) / (1 - GATE_THRESHOLD)).clamp(min=0)
+        return ((share - GATE_CLOSED) / (GATE_OPEN - GATE_CLOSED)).clamp(0, 1)
 
 
 def wish_scalars(asked: Reading, document: Reading, evidences: list[float], lexical: float, tokens: int) -> list[float]:

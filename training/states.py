@@ -21,11 +21,12 @@ from tokenizers import Tokenizer
 from data import EVAL_SETS, background_texts, read_eval
 from encoder import Encoder, StateStore, read_tokenizer, tokenize
 from instructed import is_used, read_rows
-from wordings import neutral_wordings
+from wordings import asking_wordings, neutral_wordings
 
 LAYERS = (3, 6)
 LIMITS = {
     "gate-wordings": 126,
+    "gate-asking": 126,
     "train-prefixes": 126,
     "train-documents": 126,
     "eval-prefixes": 126,
@@ -34,7 +35,7 @@ LIMITS = {
 """Tokens of a text, without [CLS] and [SEP]."""
 SHARD = 32_768
 CANDIDATES = 32
-GATE_WORDINGS = 5000
+GATE_WORDINGS, ASKING_WORDINGS = 5000, 2000
 
 
 def train_texts(data: Path) -> dict[str, list[str]]:
@@ -50,10 +51,10 @@ def train_texts(data: Path) -> dict[str, list[str]]:
 
 
 def gate_texts(data: Path) -> dict[str, list[str]]:
-    """Written neutral instructions."""
+    """Written instructions, neutral and asking."""
     rows = read_rows(data)
     words = sorted({word for row in rows[::50] if not row.valid for word in row.documents[0].split()})
-    return {"gate-wordings": neutral_wordings(0, GATE_WORDINGS, words)}
+    return {"gate-wordings": neutral_wordings(0, GATE_WORDINGS, words), "gate-asking": asking_wordings(0, ASKING_WORDINGS)}
 
 
 def eval_texts(data: Path) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
-"""Instructions that ask for nothing in particular, beyond those of the training rows.
+"""Written instructions for the gate, beyond those of the training rows.
 
-They describe the task or the collection, or cannot be understood. The gate has to be 0 for them.
+Neutral ones describe the task or the collection, or cannot be understood: the gate has to be 0 for them.
+Asking ones have the same frames, but say which of the relevant texts are wanted.
 """
 
 from __future__ import annotations
@@ -43,6 +44,31 @@ FRAMES = (
     "Score each of the {t} from 0 to 10 for how well it fits the {q}.", "Help me find {s} {t} that {r}.",
     "Use the {q} to find {t}. The most relevant {t} are to be ranked first and the least relevant last.",
     "The user asks a {s} {q}. The {t} were found by keyword search. Rerank them: first those that {r}.",
+)  # fmt: skip
+WANTED = (
+    "refute the {q}", "contradict the {q}", "argue against the {q}", "support the {q}", "argue for the {q}", "agree with the {q}",
+    "deny the {q}", "are short", "are brief", "are long", "go into detail", "are detailed", "are recent", "are old", "were written last",
+    "were published after 2015", "date from before 2000", "come from official sources", "come from the government",
+    "come from a university", "were written by private persons", "are written for children", "are written for experts",
+    "are written for beginners", "contain numbers", "contain figures and dates", "contain code", "contain an example",
+    "contain a quotation", "give a definition", "give a cause", "describe the treatment", "describe symptoms", "describe side effects",
+    "tell how to do it step by step", "are in German", "are in Spanish", "are not in English", "are about Canada", "do not mention money",
+    "mention a price", "do not mention the price", "have good ratings", "are critical", "are positive", "report a negative result",
+    "report the methods", "give the conclusion", "state their finding with certainty", "are hedged", "are cautious", "name a person",
+    "name a place", "are opinions", "are facts", "are news", "are statutes", "are peer reviewed", "are primary sources",
+    "are reviews of other work", "work on Windows", "are for version 3", "use only free software", "are vegetarian", "contain no nuts",
+    "favour the user", "favour the company", "oppose it", "show the downsides", "show the advantages", "were said by the customer",
+)  # fmt: skip
+"""What a text can be asked to do or be; the first seven name the query."""
+STRESS = (
+    "Prefer {t} that {w}.", "Prefer {t} that {r} and {w}.", "Only {t} that {w}.", "{T} that {w} first.", "Those that {w} come first.",
+    "No {t} that {w}.", "Do not show {t} that {w}.", "I want {t} that {w}.", "Leave out {t} that {w}.", "{T} that {w} count more than others.",
+    "Among {t} that {r}, prefer those that {w}.", "It is not enough that {t} {r}; I need those that {w}.",
+    "Given a {q}, retrieve {t} that {w}.", "Given a {s} {q}, retrieve {t} that {w}", "Given a {q}, find {t} that {r} and {w}.",
+    "Rank {t} that {w} above those that do not.", "Find {t} that {w}.", "{T} have to {r} and should be those that {w}.",
+    "You are a search engine for {s} {t}. Return those that {w}.", "Retrieve {t} that {r} but only if they are ones that {w}.",
+    "Prefer short {t} that {r}.", "Prefer long {t} that {r}.", "Prefer recent {t} that {r}.", "Prefer official {t} that {r}.",
+    "Prefer older {t} that {r}.", "Prefer simple {t} that {r}.", "Short {t} that {r} first.", "Newest {t} that {r} first.",
 )  # fmt: skip
 SHORT = (
     "Rank by relevance.", "Relevance", "Be helpful.", "Think step by step.", "Best first.", "Most relevant first", "n/a", "none", "None.",
@@ -140,4 +166,16 @@ def neutral_wordings(seed: int, count: int, words: Sequence[str]) -> list[str]:
     while len(found) < count:
         kind = rng.random()
         found[described(rng) if kind < 1 / 3 else combined(rng) if kind < 5 / 6 else nonsense(rng, words)] = None
+    return list(found)
+
+
+def asking_wordings(seed: int, count: int) -> list[str]:
+    """Distinct instructions that ask for some of the relevant texts."""
+    rng = random.Random(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        q, t = rng.choice(QUERIES), rng.choice(TEXTS)
+        wanted, relation = rng.choice(WANTED).format(q=q), rng.choice(RELATIONS).format(q=q)
+        text = rng.choice(STRESS).format(s=rng.choice(SUBJECTS), q=q, t=t, T=t.capitalize(), r=relation, w=wanted)
+        found[text if rng.random() < 0.8 else f"{rng.choice(SENTENCES)} {text}"] = None
     return list(found)
