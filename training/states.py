@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from data import EVAL_SETS, background_texts, read_eval
 from encoder import Encoder, StateStore, read_tokenizer, tokenize
-from instructed import is_used, read_rows
+from instructed import digest, is_used, read_rows
 from wordings import asking_wordings, neutral_wordings
 
 LAYERS = (3, 6)
@@ -39,11 +39,10 @@ GATE_WORDINGS, ASKING_WORDINGS = 5000, 2000
 
 
 def train_texts(data: Path) -> dict[str, list[str]]:
-    """Distinct documents, and distinct queries and instructions, in the order of first use."""
+    """Distinct queries and instructions, and documents: those of validation rows first, then a mixture of sources."""
     documents: dict[str, None] = {}
     prefixes: dict[str, None] = {}
-    rows = read_rows(data)
-    for row in rows:
+    for row in sorted(read_rows(data), key=lambda row: (not row.valid, digest(row.group))):
         if is_used(row):
             documents |= dict.fromkeys(row.documents)
         prefixes |= dict.fromkeys([row.query, row.instruction] if row.instruction else [row.query])
