@@ -1,9 +1,9 @@
-"""Base scores and wish scalars of every training slate, computed once from the stored states.
+"""Base scores and wish scalars of every training slate whose documents are encoded, computed once.
 
     python features.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors
 
 Writes WORK/features.npz: `rows` (numbers of the rows in the file's English order), `ends` (documents
-so far), `base` [documents] and `scalars` [documents, 8].
+so far), `base` [documents] and `scalars` [documents, 8]. Rows that it has are not computed again.
 """
 
 from __future__ import annotations
@@ -73,6 +73,30 @@ def row_features(features: Features, row: Row) -> tuple[np.ndarray, np.ndarray]:
     return features.base(evidences, row.documents), scalars
 
 
+def read_features(path: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Base scores and scalars by row number; nothing if there is no file."""
+    if not path.exists():
+        return {}
+    kept = np.load(path)
+    ends, bases, scalars = kept["ends"], kept["base"], kept["scalars"]
+    starts = np.concatenate([[0], ends[:-1]])
+    return {int(n): (bases[a:b], scalars[a:b]) for n, a, b in zip(kept["rows"], starts, ends, strict=True)}
+
+
+def write_features(path: Path, found: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
+    """What `read_features` reads."""
+    temporary = path.with_suffix(".tmp.npz")
+    bases, scalars = zip(*found.values(), strict=True)
+    np.savez(
+        temporary,
+        rows=list(found),
+        ends=np.cumsum([len(base) for base in bases]),
+        base=np.concatenate(bases),
+        scalars=np.concatenate(scalars),
+    )
+    os.replace(temporary, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -81,20 +105,16 @@ def main() -> None:
     parser.add_argument("--lexical", type=Path, required=True)
     options = parser.parse_args()
     features = Features(options.work, options.weights, options.lexical, "train-documents", ["train-prefixes"])
-    numbers, counts, bases, scalars = [], [], [], []
+    path = options.work / "features.npz"
+    found = read_features(path)
     for number, row in enumerate(read_rows(options.data)):
-        if is_used(row) and all(map(features.documents.has, row.documents)):
-            base, scalar = row_features(features, row)
-            numbers.append(number)
-            counts.append(len(base))
-            bases.append(base)
-            scalars.append(scalar)
-            if len(numbers) % 4000 == 0:
-                print(f"{len(numbers)} rows", flush=True)
-    temporary = options.work / "features.tmp.npz"
-    np.savez(temporary, rows=numbers, ends=np.cumsum(counts), base=np.concatenate(bases), scalars=np.concatenate(scalars))
-    os.replace(temporary, options.work / "features.npz")
-    print(f"{len(numbers)} rows, {sum(counts)} documents")
+        if number not in found and is_used(row) and all(map(features.documents.has, row.documents)):
+            found[number] = row_features(features, row)
+            if len(found) % 2000 == 0:
+                print(f"{len(found)} rows", flush=True)
+                write_features(path, found)
+    write_features(path, found)
+    print(f"{len(found)} rows, {sum(len(base) for base, _ in found.values())} documents")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from encoder import HIDDEN
 WINDOW, STRIDE, LAST_START = 64, 32, 16
 WIDTH, HEADS, INNER = 192, 4, 384
 CROSS_LAYERS = 2
+CHUNK = 4
+"""Consecutive states of a document that the wish reads as one: their mean."""
 EVIDENCE_WEIGHTS = np.array([16.0, 20.0, 8.0], np.float32)
 FEEDBACK_WEIGHT, FEEDBACK_TEMPERATURE = 16.0, 1.0
 BASE_SCALE, BASE_BIAS = 0.22, -7.0
@@ -104,7 +106,7 @@ def spread(packed: Tensor, real: Tensor) -> Tensor:
 
 
 class CrossLayer(nn.Module):
-    """A pre-norm transformer layer: prefix tokens see the prefix, document tokens the prefix and their document."""
+    """A pre-norm transformer layer: prefix tokens see the prefix, document chunks the prefix and their document."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,10 +133,18 @@ class CrossLayer(nn.Module):
         return self.finish(prefix, seen), self.finish(documents, document_seen)
 
 
+def chunks(states: np.ndarray) -> np.ndarray:
+    """Means of `CHUNK` consecutive states; the last may have fewer."""
+    starts = np.arange(0, len(states), CHUNK)
+    counts = np.minimum(CHUNK, len(states) - starts).astype(np.float32)
+    return np.add.reduceat(states.astype(np.float32), starts) / counts[:, None]
+
+
 @dataclass
 class Batch:
     """Slates for the wish. `prefix` is packed [tokens, 2 * HIDDEN]: of each slate the query, then the
-    instruction; `kinds` is 0 for query and 1 for instruction tokens; `owner` names each document's slate."""
+    instruction; `kinds` is 0 for query and 1 for instruction tokens; `documents` is packed chunks;
+    `owner` names each document's slate."""
 
     prefix: Tensor
     kinds: Tensor
@@ -154,14 +164,14 @@ class Batch:
     ) -> Batch:
         parts = [states for pair in zip(queries, instructions, strict=True) for states in pair]
         kinds = np.concatenate([np.full(len(states), i % 2) for i, states in enumerate(parts)])
-        flat = [states for slate in documents for states in slate]
+        flat = [chunks(states) for slate in documents for states in slate]
         owner = np.concatenate([np.full(len(slate), i) for i, slate in enumerate(documents)])
 
         def real(lengths: list[int]) -> Tensor:
             return (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).to(device)
 
         return Batch(
-            torch.from_numpy(np.concatenate(parts)).to(device),
+            torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(device),
             torch.from_numpy(kinds).to(device),
             real([len(q) + len(i) for q, i in zip(queries, instructions, strict=True)]),
             torch.from_numpy(np.concatenate(flat)).to(device),

@@ -23,16 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from features import Features
+from features import Features, read_features
 from instructed import DECIDING, NEUTRAL, PREFERENCE, Row, read_rows
 from model import Batch, Wish
 
 LISTWISE_SCALE = 3.0
 ODDS_WEIGHT, SECOND_WEIGHT, NEUTRAL_WEIGHT = 0.5, 0.3, 0.5
 DOCUMENTS = 7
-ROWS = 14
-TOKENS, LONGER_SHARE = 64, 0.25
-"""States of a document that a step reads; this share of the steps reads all."""
+ROWS = 20
 NEUTRAL_SHARE = 0.1
 RATE, WARM_UP, DECAY = 1.2e-3, 100, 0.02
 AVERAGE = 0.995
@@ -59,20 +57,17 @@ class Data:
 
     @staticmethod
     def read(data: Path, weights: Path, work: Path, lexical: Path) -> Data:
-        rows, kept = read_rows(data), np.load(work / "features.npz")
-        bases, ends, scalars = kept["base"], kept["ends"], kept["scalars"]
-        starts = np.concatenate([[0], ends[:-1]])
+        rows = read_rows(data)
         together, valid = defaultdict(list), []
-        for number, start, end in zip(kept["rows"], starts, ends, strict=True):
+        for number, (base, scalars) in read_features(work / "features.npz").items():
             row = rows[number]
             if row.family in (DECIDING, PREFERENCE):
-                slate = Slate(row, bases[start:end], scalars[start:end])
+                slate = Slate(row, base, scalars)
                 if row.valid:
                     valid.append(slate)
                 else:
                     together[row.query, frozenset(row.documents)].append(slate)
-        held = {row.instruction for row in rows if row.valid}
-        neutral = sorted({row.instruction for row in rows if row.family == NEUTRAL} - held)
+        neutral = sorted({row.instruction for row in rows if row.family == NEUTRAL and not row.valid})
         features = Features(work, weights, lexical, "train-documents", ["train-prefixes", "gate-wordings"])
         return Data(list(together.values()), valid, features, neutral, features.prefixes[1].texts)
 
@@ -131,13 +126,13 @@ def scalars_of(data: Data, example: Example) -> np.ndarray:
     return np.array(found, np.float32)
 
 
-def collate(data: Data, examples: list[Example], device: str, tokens: int | None = None) -> Batch:
-    """The batch's states and scalars; of each document the first `tokens` states."""
+def collate(data: Data, examples: list[Example], device: str) -> Batch:
+    """The batch's states and scalars."""
     read = data.features
     return Batch.of(
         [read.prefix_states(e.slate.row.query) for e in examples],
         [read.prefix_states(e.instruction) for e in examples],
-        [[read.documents[e.slate.row.documents[i]][:tokens] for i in e.chosen] for e in examples],
+        [[read.documents[e.slate.row.documents[i]] for i in e.chosen] for e in examples],
         np.concatenate([scalars_of(data, e) for e in examples]),
         device,
     )
@@ -250,9 +245,8 @@ def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[
     for group in run.optimizer.param_groups:
         group["lr"] = RATE * share
     examples = draw(run.rng, data)
-    tokens = None if run.rng.random() < LONGER_SHARE else TOKENS
     with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-        wishes = run.wish(collate(data, examples, device, tokens))
+        wishes = run.wish(collate(data, examples, device))
     loss, report = loss_of(examples, wishes)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -292,18 +286,18 @@ def main() -> None:
         print(f"resumed at step {run.step}", flush=True)
     recent, saved = defaultdict(list), time.time()
     while run.step < options.steps:
-        began = time.time()
+        began = time.process_time()
         for name, values in train_step(run, data, options.steps, options.device).items():
             recent[name] += values
-        run.seconds += time.time() - began
-        if run.step % 50 == 0:
+        run.seconds += time.process_time() - began
+        if run.step % 25 == 0:
             shown = " ".join(f"{k} {np.mean(v[-400:]):.3f}" for k, v in sorted(recent.items()))
-            print(f"step {run.step} {run.seconds:.0f} s {shown}", flush=True)
+            print(f"step {run.step} {run.seconds:.0f} CPU s {shown}", flush=True)
             recent = defaultdict(list, {k: v[-400:] for k, v in recent.items()})
-        if time.time() - saved > 120:
+        if time.time() - saved > 60:
             run.save(checkpoint)
             saved = time.time()
-        if run.step % 500 == 0 or run.step == options.steps:
+        if run.step % 400 == 0 or run.step == options.steps:
             print(json.dumps(summary(data, score_valid(data, run.average, options.device))), flush=True)
     run.save(checkpoint)
 
