@@ -4,11 +4,13 @@
 
 Writes WORK/features.npz: `rows` (numbers of the rows in the file's English order), `ends` (documents
 so far), `base` [documents] and `scalars` [documents, 8]. Rows that it has are not computed again.
+WORK/digests.f16 has what the wish reads of each document in digests.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,7 +21,7 @@ import numpy as np
 from encoder import read_tokenizer, tokenize
 from instructed import Row, is_used, read_rows
 from lexical import Bag, LexicalTable
-from model import SCALARS, Reading, base_scores, evidence, wish_scalars
+from model import DIGEST, SCALARS, Reading, base_scores, digest_states, evidence, wish_scalars
 from states import Encoded
 
 
@@ -58,6 +60,10 @@ class Features:
         (asked, weights), (read, bag, tokens) = self.prefix(instruction), self.document(document)
         return wish_scalars(asked, read, evidences, self.table.score(weights, bag), tokens)
 
+    def digest(self, text: str) -> np.ndarray:
+        """What the wish reads of a query or an instruction."""
+        return digest_states(self.prefix_states(text))
+
     def base(self, evidences: Sequence[list[float]], documents: Sequence[str]) -> np.ndarray:
         """Base scores of a slate."""
         means = np.stack([self.document(text)[0].mean for text in documents])
@@ -71,6 +77,20 @@ def row_features(features: Features, row: Row) -> tuple[np.ndarray, np.ndarray]:
     if row.instruction:
         scalars[:] = [features.scalars(row.instruction, d, e) for d, e in zip(row.documents, evidences, strict=True)]
     return features.base(evidences, row.documents), scalars
+
+
+def write_digests(work: Path) -> None:
+    """WORK/digests.f16 and digests.json: what the wish reads of the encoded training documents."""
+    encoded = Encoded(work, "train-documents")
+    listed, path = work / "digests.json", work / "digests.f16"
+    known = json.loads(listed.read_text()) if listed.exists() else []
+    kept = np.fromfile(path, np.float16).reshape(-1, DIGEST)[: len(known)] if known else np.zeros((0, DIGEST), np.float16)
+    have = set(known)
+    new = [text for text in encoded.texts if encoded.has(text) and text not in have]
+    if new:
+        added = np.stack([digest_states(encoded[text]) for text in new]).astype(np.float16)
+        np.concatenate([kept, added]).tofile(path)
+        listed.write_text(json.dumps(known + new))
 
 
 def read_features(path: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -104,6 +124,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--lexical", type=Path, required=True)
     options = parser.parse_args()
+    write_digests(options.work)
     features = Features(options.work, options.weights, options.lexical, "train-documents", ["train-prefixes"])
     path = options.work / "features.npz"
     found = read_features(path)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from encoder import CLS, HIDDEN, SEP, Encoder, pad, read_tokenizer, tokenize
 from gate import read_gate
 from lexical import Bag, LexicalTable
-from model import EVIDENCE_WEIGHTS, Batch, Gate, Reading, Wish, base_scores, evidence, feedback, unit, wish_scalars
+from model import EVIDENCE_WEIGHTS, Gate, Reading, Wish, base_scores, digest_states, evidence, feedback, unit, wish_scalars
 from states import LAYERS
 
 StatesOf = Callable[[str, int], list[np.ndarray]]
@@ -120,8 +120,9 @@ class Mini:
             for d, e in zip(documents, evidences, strict=True)
         ]
         best = [d.passages[0] if len(d.passages) == 1 else d.best_passage(query_reading) for d in documents]
-        batch = Batch.of([query_states], [states], [best], np.array(scalars, np.float32))
-        return self.wish(batch).numpy(), np.array(scalars, np.float32)
+        parts = [np.repeat(digest_states(s)[None], len(documents), 0) for s in (query_states, states)]
+        parts += [np.stack([digest_states(s) for s in best]), np.array(scalars, np.float32)]
+        return self.wish(*map(torch.from_numpy, parts)).numpy(), parts[-1]
 
     def score(self, query: str, documents: Sequence[Document], instruction: str = "") -> Scored:
         """Scores of a slate, in log odds of relevance before calibration."""

@@ -8,7 +8,6 @@ after layers 3 and 6 side by side, [CLS] and [SEP] included.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +18,7 @@ from torch import Tensor, nn
 from encoder import HIDDEN
 
 WINDOW, STRIDE, LAST_START = 64, 32, 16
-WIDTH, HEADS, INNER = 192, 4, 384
-CROSS_LAYERS = 2
-CHUNK = 4
-"""Consecutive states of a document that the wish reads as one: their mean."""
+DIGEST, WIDTH, INNER = 4 * HIDDEN, 192, 256
 EVIDENCE_WEIGHTS = np.array([16.0, 20.0, 8.0], np.float32)
 FEEDBACK_WEIGHT, FEEDBACK_TEMPERATURE = 16.0, 1.0
 BASE_SCALE, BASE_BIAS = 0.22, -7.0
@@ -90,137 +86,35 @@ def base_scores(evidences: np.ndarray, means: np.ndarray) -> np.ndarray:
     return BASE_SCALE * (first + FEEDBACK_WEIGHT * feedback(first, means)) + BASE_BIAS
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Softmax attention over heads, by plain products: on a CPU its backward pass is faster than the fused one's."""
-    q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
-    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    weights = weights.masked_fill(~mask[:, None, None], -1e4).softmax(-1, dtype=torch.float32).to(v.dtype)
-    return (weights @ v).transpose(1, 2).flatten(2)
-
-
-def spread(packed: Tensor, real: Tensor) -> Tensor:
-    """Packed rows [total, width] on a padded grid [rows, longest, width]."""
-    grid = packed.new_zeros(*real.shape, packed.shape[-1])
-    grid[real] = packed
-    return grid
-
-
-class CrossLayer(nn.Module):
-    """A pre-norm transformer layer: prefix tokens see the prefix, document chunks the prefix and their document."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(WIDTH)
-        self.query_key_value = nn.Linear(WIDTH, 3 * WIDTH)
-        self.attention_output = nn.Linear(WIDTH, WIDTH)
-        self.feed_forward_norm = nn.LayerNorm(WIDTH)
-        self.up = nn.Linear(WIDTH, INNER)
-        self.down = nn.Linear(INNER, WIDTH)
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.attention_output(attended)
-        return x + self.down(F.gelu(self.up(self.feed_forward_norm(x))))
-
-    def forward(self, prefix: Tensor, documents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        prefix_grid = spread(self.query_key_value(self.attention_norm(prefix)), batch.prefix_real)
-        document_grid = spread(self.query_key_value(self.attention_norm(documents)), batch.document_real)
-        q, k, v = prefix_grid.chunk(3, -1)
-        dq, dk, dv = document_grid.chunk(3, -1)
-        seen = attend(q, k, v, batch.prefix_real)[batch.prefix_real]
-        keys, values = torch.cat([k[batch.owner], dk], 1), torch.cat([v[batch.owner], dv], 1)
-        mask = torch.cat([batch.prefix_real[batch.owner], batch.document_real], 1)
-        document_seen = attend(dq, keys, values, mask)[batch.document_real]
-        return self.finish(prefix, seen), self.finish(documents, document_seen)
-
-
-def chunks(states: np.ndarray) -> np.ndarray:
-    """Means of `CHUNK` consecutive states; the last may have fewer."""
-    starts = np.arange(0, len(states), CHUNK)
-    counts = np.minimum(CHUNK, len(states) - starts).astype(np.float32)
-    return np.add.reduceat(states.astype(np.float32), starts) / counts[:, None]
-
-
-@dataclass
-class Batch:
-    """Slates for the wish. `prefix` is packed [tokens, 2 * HIDDEN]: of each slate the query, then the
-    instruction; `kinds` is 0 for query and 1 for instruction tokens; `documents` is packed chunks;
-    `owner` names each document's slate."""
-
-    prefix: Tensor
-    kinds: Tensor
-    prefix_real: Tensor
-    documents: Tensor
-    document_real: Tensor
-    owner: Tensor
-    scalars: Tensor
-
-    @staticmethod
-    def of(
-        queries: Sequence[np.ndarray],
-        instructions: Sequence[np.ndarray],
-        documents: Sequence[Sequence[np.ndarray]],
-        scalars: np.ndarray,
-        device: str = "cpu",
-    ) -> Batch:
-        parts = [states for pair in zip(queries, instructions, strict=True) for states in pair]
-        kinds = np.concatenate([np.full(len(states), i % 2) for i, states in enumerate(parts)])
-        flat = [chunks(states) for slate in documents for states in slate]
-        owner = np.concatenate([np.full(len(slate), i) for i, slate in enumerate(documents)])
-
-        def real(lengths: list[int]) -> Tensor:
-            return (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).to(device)
-
-        return Batch(
-            torch.from_numpy(np.concatenate(parts).astype(np.float32)).to(device),
-            torch.from_numpy(kinds).to(device),
-            real([len(q) + len(i) for q, i in zip(queries, instructions, strict=True)]),
-            torch.from_numpy(np.concatenate(flat)).to(device),
-            real([len(states) for states in flat]),
-            torch.from_numpy(owner).to(device),
-            torch.from_numpy(scalars).float().to(device),
-        )
+def digest_states(states: np.ndarray) -> np.ndarray:
+    """What the wish reads of a row: mean, maximum and minimum over the tokens after layer 3, mean after layer 6."""
+    states = states.astype(np.float32)
+    early = states[:, :HIDDEN]
+    return np.concatenate([early.mean(0), early.max(0), early.min(0), states[:, HIDDEN:].mean(0)])
 
 
 class Wish(nn.Module):
     """What the instruction asks of a document, in units of the score."""
 
-    def __init__(self, dropout: float = 0.1) -> None:
+    def __init__(self, dropout: float = 0.2) -> None:
         super().__init__()
-        self.project = nn.Linear(2 * HIDDEN, WIDTH)
-        self.project_norm = nn.LayerNorm(WIDTH)
-        self.kind = nn.Embedding(3, WIDTH)
-        self.layers = nn.ModuleList(CrossLayer() for _ in range(CROSS_LAYERS))
-        self.final_norm = nn.LayerNorm(WIDTH)
-        self.read_query = nn.Linear(WIDTH, WIDTH)
-        self.read_key_value = nn.Linear(WIDTH, 2 * WIDTH)
-        self.first = nn.Linear(5 * WIDTH + SCALARS, WIDTH)
-        self.last = nn.Linear(WIDTH, 1)
+        self.norm = nn.LayerNorm(DIGEST)
+        self.document = nn.Linear(DIGEST, WIDTH)
+        self.instruction = nn.Linear(DIGEST, WIDTH)
+        self.query = nn.Linear(DIGEST, WIDTH)
+        self.first = nn.Linear(6 * WIDTH + SCALARS, INNER)
+        self.second = nn.Linear(INNER, INNER // 2)
+        self.last = nn.Linear(INNER // 2, 1)
         self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.kind.weight, std=0.3)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
-    def enter(self, states: Tensor, kinds: Tensor) -> Tensor:
-        x = self.project_norm(self.project(states.to(self.project.weight.dtype)))
-        return self.dropout(x + self.kind(kinds))
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The wish for each document of the batch."""
-        prefix = self.enter(batch.prefix, batch.kinds)
-        documents = self.enter(batch.documents, torch.full((len(batch.documents),), 2, device=batch.documents.device))
-        for layer in self.layers:
-            prefix, documents = layer(prefix, documents, batch)
-        prefix, documents = self.final_norm(prefix), self.final_norm(documents)
-        asked = spread(prefix * batch.kinds[:, None], batch.prefix_real).sum(1)
-        asked = asked / spread(batch.kinds[:, None].to(asked.dtype), batch.prefix_real).sum(1)
-        document_grid = spread(documents, batch.document_real)
-        mean = document_grid.sum(1) / batch.document_real.sum(1, keepdim=True)
-        key, value = spread(self.read_key_value(documents), batch.document_real).chunk(2, -1)
-        question = self.read_query(asked)[batch.owner]
-        read = attend(question[:, None], key, value, batch.document_real)[:, 0]
-        asked = asked[batch.owner]
-        x = torch.cat([asked, read, mean, asked * read, asked * mean, batch.scalars.to(read.dtype)], -1)
-        return self.last(self.dropout(F.gelu(self.first(x))))[:, 0].float()
+    def forward(self, query: Tensor, instruction: Tensor, document: Tensor, scalars: Tensor) -> Tensor:
+        """The wish for pairs: digests [pairs, DIGEST] and scalars [pairs, SCALARS]."""
+        q, i, d = self.query(self.norm(query)), self.instruction(self.norm(instruction)), self.document(self.norm(document))
+        x = torch.cat([d, i, q, d * i, d * q, i * q, scalars], -1)
+        x = self.dropout(F.gelu(self.first(self.dropout(x))))
+        return self.last(self.dropout(F.gelu(self.second(x))))[:, 0]
 
 
 class Gate(nn.Module):

@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +25,14 @@ from torch import Tensor
 
 from features import Features, read_features
 from instructed import DECIDING, NEUTRAL, PREFERENCE, Row, read_rows
-from model import Batch, Wish
+from model import DIGEST, Wish
 
 LISTWISE_SCALE = 3.0
 ODDS_WEIGHT, SECOND_WEIGHT, NEUTRAL_WEIGHT = 0.5, 0.3, 0.5
 DOCUMENTS = 7
-ROWS = 20
+ROWS = 48
 NEUTRAL_SHARE = 0.1
-RATE, WARM_UP, DECAY = 1.2e-3, 100, 0.02
+RATE, WARM_UP, DECAY = 1e-3, 100, 0.05
 AVERAGE = 0.995
 
 
@@ -52,8 +52,11 @@ class Data:
     groups: list[list[Slate]]
     valid: list[Slate]
     features: Features
+    digests: np.ndarray
+    places: dict[str, int]
     neutral: list[str]
     written: list[str]
+    known: dict[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def read(data: Path, weights: Path, work: Path, lexical: Path) -> Data:
@@ -69,7 +72,15 @@ class Data:
                     together[row.query, frozenset(row.documents)].append(slate)
         neutral = sorted({row.instruction for row in rows if row.family == NEUTRAL and not row.valid})
         features = Features(work, weights, lexical, "train-documents", ["train-prefixes", "gate-wordings"])
-        return Data(list(together.values()), valid, features, neutral, features.prefixes[1].texts)
+        digests = np.fromfile(work / "digests.f16", np.float16).reshape(-1, DIGEST)
+        places = {text: i for i, text in enumerate(json.loads((work / "digests.json").read_text()))}
+        return Data(list(together.values()), valid, features, digests, places, neutral, features.prefixes[1].texts)
+
+    def prefix(self, text: str) -> np.ndarray:
+        """The digest of a query or an instruction."""
+        if text not in self.known:
+            self.known[text] = self.features.digest(text)
+        return self.known[text]
 
 
 @dataclass
@@ -126,16 +137,15 @@ def scalars_of(data: Data, example: Example) -> np.ndarray:
     return np.array(found, np.float32)
 
 
-def collate(data: Data, examples: list[Example], device: str) -> Batch:
-    """The batch's states and scalars."""
-    read = data.features
-    return Batch.of(
-        [read.prefix_states(e.slate.row.query) for e in examples],
-        [read.prefix_states(e.instruction) for e in examples],
-        [[read.documents[e.slate.row.documents[i]] for i in e.chosen] for e in examples],
-        np.concatenate([scalars_of(data, e) for e in examples]),
-        device,
-    )
+def collate(data: Data, examples: list[Example], device: str) -> list[Tensor]:
+    """The wish's four inputs, one row for each chosen document."""
+    counts = [len(e.chosen) for e in examples]
+    query = np.repeat([data.prefix(e.slate.row.query) for e in examples], counts, 0)
+    instruction = np.repeat([data.prefix(e.instruction) for e in examples], counts, 0)
+    places = [data.places[e.slate.row.documents[i]] for e in examples for i in e.chosen]
+    document = data.digests[places].astype(np.float32)
+    scalars = np.concatenate([scalars_of(data, e) for e in examples])
+    return [torch.from_numpy(x).to(device) for x in (query, instruction, document, scalars)]
 
 
 def listwise(scores: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
@@ -169,15 +179,14 @@ def loss_of(examples: list[Example], wishes: Tensor) -> tuple[Tensor, dict[str, 
 
 
 @torch.no_grad()
-def score_valid(data: Data, wish: Wish, device: str, rows: int = 12) -> list[np.ndarray]:
+def score_valid(data: Data, wish: Wish, device: str, rows: int = 100) -> list[np.ndarray]:
     """The wish for every document of the validation slates."""
     wish.eval()
     found = []
     for first in range(0, len(data.valid), rows):
         slates = data.valid[first : first + rows]
         examples = [Example(s, s.row.instruction, list(range(len(s.row.documents)))) for s in slates]
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-            wishes = wish(collate(data, examples, device)).cpu().numpy()
+        wishes = wish(*collate(data, examples, device)).cpu().numpy()
         found += np.split(wishes, np.cumsum([len(e.chosen) for e in examples])[:-1])
     wish.train()
     return found
@@ -245,8 +254,7 @@ def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[
     for group in run.optimizer.param_groups:
         group["lr"] = RATE * share
     examples = draw(run.rng, data)
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-        wishes = run.wish(collate(data, examples, device))
+    wishes = run.wish(*collate(data, examples, device))
     loss, report = loss_of(examples, wishes)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
