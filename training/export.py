@@ -85,7 +85,7 @@ def config_of(weights: Path, work: Path) -> dict:
         "feedback": {"weight": model.FEEDBACK_WEIGHT, "temperature": model.FEEDBACK_TEMPERATURE},
         "base": {"scale": model.BASE_SCALE, "bias": model.BASE_BIAS},
         "gate": {"closed": model.GATE_CLOSED, "open": model.GATE_OPEN},
-        "wish": {"width": model.WIDTH, "inner": model.INNER},
+        "wish": {"width": model.WIDTH, "inner": model.INNER, "scale": model.WISH_SCALE},
         "calibration": json.loads(figures.read_text())["calibration"] if figures.exists() else {"scale": 1.0, "bias": 0.0},
     }
     assert published["hidden_size"] == HIDDEN and published["num_hidden_layers"] == LAYERS

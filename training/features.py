@@ -124,7 +124,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--lexical", type=Path, required=True)
     options = parser.parse_args()
-    write_digests(options.work)
     features = Features(options.work, options.weights, options.lexical, "train-documents", ["train-prefixes"])
     path = options.work / "features.npz"
     found = read_features(path)
@@ -135,6 +134,7 @@ def main() -> None:
                 print(f"{len(found)} rows", flush=True)
                 write_features(path, found)
     write_features(path, found)
+    write_digests(options.work)
     print(f"{len(found)} rows, {sum(len(base) for base, _ in found.values())} documents")
 
 

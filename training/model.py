@@ -19,6 +19,7 @@ from encoder import HIDDEN
 
 WINDOW, STRIDE, LAST_START = 64, 32, 16
 DIGEST, WIDTH, INNER = 4 * HIDDEN, 192, 256
+WISH_SCALE = 5.0
 EVIDENCE_WEIGHTS = np.array([16.0, 20.0, 8.0], np.float32)
 FEEDBACK_WEIGHT, FEEDBACK_TEMPERATURE = 16.0, 1.0
 BASE_SCALE, BASE_BIAS = 0.22, -7.0
@@ -96,9 +97,11 @@ def digest_states(states: np.ndarray) -> np.ndarray:
 class Wish(nn.Module):
     """What the instruction asks of a document, in units of the score."""
 
-    def __init__(self, dropout: float = 0.2) -> None:
+    def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(DIGEST)
+        for name in ("document", "prefix"):
+            self.register_buffer(f"{name}_center", torch.zeros(DIGEST))
+            self.register_buffer(f"{name}_spread", torch.ones(DIGEST))
         self.document = nn.Linear(DIGEST, WIDTH)
         self.instruction = nn.Linear(DIGEST, WIDTH)
         self.query = nn.Linear(DIGEST, WIDTH)
@@ -109,12 +112,21 @@ class Wish(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
+    def standardise(self, documents: np.ndarray, prefixes: np.ndarray) -> None:
+        """Take means and standard deviations of the inputs from samples of digests."""
+        for name, sample in (("document", documents), ("prefix", prefixes)):
+            sample = sample.astype(np.float32)
+            getattr(self, f"{name}_center").copy_(torch.from_numpy(sample.mean(0)))
+            getattr(self, f"{name}_spread").copy_(torch.from_numpy(sample.std(0) + 1e-3))
+
     def forward(self, query: Tensor, instruction: Tensor, document: Tensor, scalars: Tensor) -> Tensor:
         """The wish for pairs: digests [pairs, DIGEST] and scalars [pairs, SCALARS]."""
-        q, i, d = self.query(self.norm(query)), self.instruction(self.norm(instruction)), self.document(self.norm(document))
+        query, instruction = ((x - self.prefix_center) / self.prefix_spread for x in (query, instruction))
+        document = (document - self.document_center) / self.document_spread
+        q, i, d = self.query(query), self.instruction(instruction), self.document(document)
         x = torch.cat([d, i, q, d * i, d * q, i * q, scalars], -1)
         x = self.dropout(F.gelu(self.first(self.dropout(x))))
-        return self.last(self.dropout(F.gelu(self.second(x))))[:, 0]
+        return WISH_SCALE * self.last(self.dropout(F.gelu(self.second(x))))[:, 0]
 
 
 class Gate(nn.Module):

@@ -32,7 +32,7 @@ ODDS_WEIGHT, SECOND_WEIGHT, NEUTRAL_WEIGHT = 0.5, 0.3, 0.5
 DOCUMENTS = 7
 ROWS = 48
 NEUTRAL_SHARE = 0.1
-RATE, WARM_UP, DECAY = 1e-3, 100, 0.05
+RATE, WARM_UP, DECAY = 2e-3, 60, 0.05
 AVERAGE = 0.995
 
 
@@ -285,6 +285,8 @@ def main() -> None:
     data = Data.read(options.data, options.weights, options.work, options.lexical)
     print(f"{len(data.groups)} groups, {sum(map(len, data.groups))} slates, {len(data.valid)} validation slates", flush=True)
     wish, average = Wish().to(options.device), Wish().to(options.device)
+    sample = sorted(data.features.prefixes[0].index)[::10]
+    wish.standardise(data.digests[::10], np.stack([data.features.digest(text) for text in sample]))
     average.load_state_dict(wish.state_dict())
     optimizer = torch.optim.AdamW(wish.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
     run = Run(wish, average, optimizer, random.Random(options.seed))
