@@ -13,7 +13,7 @@ import torch
 from encoder import HIDDEN, Encoder, pad
 from gate import padded
 from instructed import Row, twins
-from model import SCALARS, Gate, Reading, Wish, base_scores, digest_states, evidence, feedback
+from model import SCALARS, Gate, Pairs, Reading, Wish, base_scores, digest_states, evidence, feedback, token_similarities, unit_content
 from wordings import neutral_wordings
 
 
@@ -34,17 +34,24 @@ def check_encoder() -> None:
 
 
 def check_wish(rng: np.random.Generator) -> None:
-    """A document's wish does not depend on the others."""
+    """A document's wish does not depend on the others, nor on other requests in the batch."""
     wish = Wish().eval()
     torch.nn.init.normal_(wish.last.weight)
-    query, instruction = (np.repeat(digest_states(states(rng, n))[None], 3, 0) for n in (5, 9))
-    documents = np.stack([digest_states(states(rng, n)) for n in (3, 40, 17)])
-    scalars = rng.normal(size=(3, SCALARS)).astype(np.float32)
-    parts = [torch.from_numpy(x) for x in (query, instruction, documents, scalars)]
+    torch.nn.init.normal_(wish.token_last.weight)
+    rows = [states(rng, n) for n in (3, 40, 17)]
+    requests = []
+    for tokens in (9, 4):
+        query, instruction = states(rng, 5), states(rng, tokens)
+        similarities = np.stack([token_similarities(unit_content(instruction), unit_content(row)) for row in rows])
+        scalars = rng.normal(size=(3, SCALARS)).astype(np.float32)
+        digests = np.stack([digest_states(row) for row in rows])
+        requests.append((digest_states(query), digest_states(instruction), instruction, digests, scalars, similarities))
     with torch.no_grad():
-        together = wish(*parts)
-        for i in range(3):
-            assert torch.allclose(together[i], wish(*(x[i : i + 1] for x in parts))[0], atol=1e-5)
+        together = wish(Pairs.of(*zip(*requests, strict=True)))
+        for number, (q, i, s, d, x, t) in enumerate(requests):
+            for place in range(3):
+                alone = wish(Pairs.of([q], [i], [s], [d[place : place + 1]], [x[place : place + 1]], [t[place : place + 1]]))
+                assert torch.allclose(together[3 * number + place], alone[0], atol=1e-4)
 
 
 def check_gate(rng: np.random.Generator) -> None:

@@ -4,7 +4,8 @@
 
 Writes WORK/features.npz: `rows` (numbers of the rows in the file's English order), `ends` (documents
 so far), `base` [documents] and `scalars` [documents, 8]. Rows that it has are not computed again.
-WORK/digests.f16 has what the wish reads of each document in digests.json.
+WORK/digests.f16 has what the wish reads of each document in digests.json, WORK/similarities.npz the
+cosines of the instructions' tokens with the documents'.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from encoder import read_tokenizer, tokenize
-from instructed import Row, is_used, read_rows
+from instructed import DECIDING, PREFERENCE, Row, is_used, read_rows
 from lexical import Bag, LexicalTable
-from model import DIGEST, SCALARS, Reading, base_scores, digest_states, evidence, wish_scalars
+from model import DIGEST, SCALARS, Reading, base_scores, digest_states, evidence, token_similarities, unit_content, wish_scalars
 from states import Encoded
 
 
@@ -36,6 +37,7 @@ class Features:
         self.prefixes = [Encoded(work, name) for name in prefixes]
         self.document = lru_cache(4096)(self._document)
         self.prefix = lru_cache(4096)(self._prefix)
+        self.content = lru_cache(256)(lambda text: unit_content(self.documents[text]))
 
     def _document(self, text: str) -> tuple[Reading, Bag, int]:
         states = self.documents[text]
@@ -64,6 +66,11 @@ class Features:
         """What the wish reads of a query or an instruction."""
         return digest_states(self.prefix_states(text))
 
+    def similarities(self, instruction: str, documents: Sequence[str]) -> np.ndarray:
+        """[documents, content tokens of the instruction, 2]."""
+        content = unit_content(self.prefix_states(instruction))
+        return np.stack([token_similarities(content, self.content(text)) for text in documents])
+
     def base(self, evidences: Sequence[list[float]], documents: Sequence[str]) -> np.ndarray:
         """Base scores of a slate."""
         means = np.stack([self.document(text)[0].mean for text in documents])
@@ -77,6 +84,27 @@ def row_features(features: Features, row: Row) -> tuple[np.ndarray, np.ndarray]:
     if row.instruction:
         scalars[:] = [features.scalars(row.instruction, d, e) for d, e in zip(row.documents, evidences, strict=True)]
     return features.base(evidences, row.documents), scalars
+
+
+def write_similarities(features: Features, rows: list[Row], numbers: Iterable[int], work: Path) -> None:
+    """WORK/similarities.npz: `rows`, `ends` (numbers so far) and `values`, flat."""
+    path = work / "similarities.npz"
+    kept = read_similarities(path)
+    for number in numbers:
+        row = rows[number]
+        if number not in kept and row.family in (DECIDING, PREFERENCE):
+            kept[number] = features.similarities(row.instruction, row.documents).astype(np.float16).ravel()
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, rows=list(kept), ends=np.cumsum([len(v) for v in kept.values()]), values=np.concatenate(list(kept.values())))
+    os.replace(temporary, path)
+
+
+def read_similarities(path: Path) -> dict[int, np.ndarray]:
+    """Flat similarities by row number; nothing if there is no file."""
+    if not path.exists():
+        return {}
+    kept = np.load(path)
+    return dict(zip(map(int, kept["rows"]), np.split(kept["values"], kept["ends"][:-1]), strict=True))
 
 
 def write_digests(work: Path) -> None:
@@ -127,7 +155,8 @@ def main() -> None:
     features = Features(options.work, options.weights, options.lexical, "train-documents", ["train-prefixes"])
     path = options.work / "features.npz"
     found = read_features(path)
-    for number, row in enumerate(read_rows(options.data)):
+    rows = read_rows(options.data)
+    for number, row in enumerate(rows):
         if number not in found and is_used(row) and all(map(features.documents.has, row.documents)):
             found[number] = row_features(features, row)
             if len(found) % 2000 == 0:
@@ -135,6 +164,7 @@ def main() -> None:
                 write_features(path, found)
     write_features(path, found)
     write_digests(options.work)
+    write_similarities(features, rows, found, options.work)
     print(f"{len(found)} rows, {sum(len(base) for base, _ in found.values())} documents")
 
 

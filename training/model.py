@@ -8,6 +8,7 @@ after layers 3 and 6 side by side, [CLS] and [SEP] included.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from encoder import HIDDEN
 
 WINDOW, STRIDE, LAST_START = 64, 32, 16
 DIGEST, WIDTH, INNER = 4 * HIDDEN, 192, 256
+TOKEN_INNER = 64
 WISH_SCALE = 5.0
 EVIDENCE_WEIGHTS = np.array([16.0, 20.0, 8.0], np.float32)
 FEEDBACK_WEIGHT, FEEDBACK_TEMPERATURE = 16.0, 1.0
@@ -94,39 +96,113 @@ def digest_states(states: np.ndarray) -> np.ndarray:
     return np.concatenate([early.mean(0), early.max(0), early.min(0), states[:, HIDDEN:].mean(0)])
 
 
+def unit_content(states: np.ndarray) -> np.ndarray:
+    """[2, content tokens, HIDDEN]: states after layer 3 and after layer 6, of length 1."""
+    content = states[1:-1].astype(np.float32)
+    return unit(np.stack([content[:, :HIDDEN], content[:, HIDDEN:]]))
+
+
+def token_similarities(instruction: np.ndarray, document: np.ndarray) -> np.ndarray:
+    """[content tokens of the instruction, 2], of `unit_content`: the best cosine with a content token of the
+    document, after layer 3 and after layer 6; 0 where the document has none."""
+    if not document.shape[1] or not instruction.shape[1]:
+        return np.zeros((instruction.shape[1], 2), np.float32)
+    return (instruction @ document.transpose(0, 2, 1)).max(2).T
+
+
+@dataclass
+class Pairs:
+    """Inputs of the wish: instructions with their padded content tokens, and documents under them.
+
+    `owner` names each document's request; `tokens` [requests, longest, 2 * HIDDEN], `real` [requests,
+    longest], `similarities` [documents, longest, 2]; `query`, `instruction` [requests, DIGEST]."""
+
+    query: Tensor
+    instruction: Tensor
+    tokens: Tensor
+    real: Tensor
+    owner: Tensor
+    document: Tensor
+    scalars: Tensor
+    similarities: Tensor
+
+    @staticmethod
+    def of(
+        queries: Sequence[np.ndarray],
+        instructions: Sequence[np.ndarray],
+        states: Sequence[np.ndarray],
+        documents: Sequence[np.ndarray],
+        scalars: Sequence[np.ndarray],
+        similarities: Sequence[np.ndarray],
+        device: str = "cpu",
+    ) -> Pairs:
+        """One entry a request: digests of query and instruction, the instruction's states; [documents, DIGEST],
+        [documents, SCALARS] and [documents, content tokens, 2] of its documents."""
+        lengths = [len(s) - 2 for s in states]
+        longest = max(1, *lengths)
+        tokens = np.zeros((len(states), longest, 2 * HIDDEN), np.float32)
+        padded = np.zeros((sum(map(len, documents)), longest, 2), np.float32)
+        at = 0
+        for number, (own, length) in enumerate(zip(states, lengths, strict=True)):
+            tokens[number, :length] = own[1:-1]
+            padded[at : at + len(documents[number]), :length] = similarities[number]
+            at += len(documents[number])
+        parts = (
+            np.stack(queries).astype(np.float32),
+            np.stack(instructions).astype(np.float32),
+            tokens,
+            np.arange(longest)[None] < np.array(lengths)[:, None],
+            np.repeat(np.arange(len(documents)), [len(d) for d in documents]),
+            np.concatenate(documents).astype(np.float32),
+            np.concatenate(scalars).astype(np.float32),
+            padded,
+        )
+        return Pairs(*(torch.from_numpy(part).to(device) for part in parts))
+
+
 class Wish(nn.Module):
     """What the instruction asks of a document, in units of the score."""
 
-    def __init__(self, dropout: float = 0.1) -> None:
+    def __init__(self, dropout: float = 0.25) -> None:
         super().__init__()
-        for name in ("document", "prefix"):
-            self.register_buffer(f"{name}_center", torch.zeros(DIGEST))
-            self.register_buffer(f"{name}_spread", torch.ones(DIGEST))
+        for name, width in (("document", DIGEST), ("prefix", DIGEST), ("token", 2 * HIDDEN)):
+            self.register_buffer(f"{name}_center", torch.zeros(width))
+            self.register_buffer(f"{name}_spread", torch.ones(width))
         self.document = nn.Linear(DIGEST, WIDTH)
         self.instruction = nn.Linear(DIGEST, WIDTH)
         self.query = nn.Linear(DIGEST, WIDTH)
         self.first = nn.Linear(6 * WIDTH + SCALARS, INNER)
         self.second = nn.Linear(INNER, INNER // 2)
         self.last = nn.Linear(INNER // 2, 1)
+        self.token_first = nn.Linear(2 * HIDDEN, TOKEN_INNER)
+        self.token_last = nn.Linear(TOKEN_INNER, 2)
         self.dropout = nn.Dropout(dropout)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for layer in (self.last, self.token_last):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
-    def standardise(self, documents: np.ndarray, prefixes: np.ndarray) -> None:
-        """Take means and standard deviations of the inputs from samples of digests."""
-        for name, sample in (("document", documents), ("prefix", prefixes)):
+    def standardise(self, documents: np.ndarray, prefixes: np.ndarray, tokens: np.ndarray) -> None:
+        """Take means and standard deviations of the inputs from samples."""
+        for name, sample in (("document", documents), ("prefix", prefixes), ("token", tokens)):
             sample = sample.astype(np.float32)
             getattr(self, f"{name}_center").copy_(torch.from_numpy(sample.mean(0)))
             getattr(self, f"{name}_spread").copy_(torch.from_numpy(sample.std(0) + 1e-3))
 
-    def forward(self, query: Tensor, instruction: Tensor, document: Tensor, scalars: Tensor) -> Tensor:
-        """The wish for pairs: digests [pairs, DIGEST] and scalars [pairs, SCALARS]."""
-        query, instruction = ((x - self.prefix_center) / self.prefix_spread for x in (query, instruction))
-        document = (document - self.document_center) / self.document_spread
-        q, i, d = self.query(query), self.instruction(instruction), self.document(document)
-        x = torch.cat([d, i, q, d * i, d * q, i * q, scalars], -1)
+    def standard(self, name: str, x: Tensor) -> Tensor:
+        return (x - getattr(self, f"{name}_center")) / getattr(self, f"{name}_spread")
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        """The wish for each document."""
+        q = self.query(self.dropout(self.standard("prefix", pairs.query)))[pairs.owner]
+        i = self.instruction(self.dropout(self.standard("prefix", pairs.instruction)))[pairs.owner]
+        d = self.document(self.dropout(self.standard("document", pairs.document)))
+        x = torch.cat([d, i, q, d * i, d * q, i * q, pairs.scalars], -1)
         x = self.dropout(F.gelu(self.first(self.dropout(x))))
-        return WISH_SCALE * self.last(self.dropout(F.gelu(self.second(x))))[:, 0]
+        whole = self.last(self.dropout(F.gelu(self.second(x))))[:, 0]
+        weights = self.token_last(F.gelu(self.token_first(self.dropout(self.standard("token", pairs.tokens)))))
+        weights = weights * pairs.real[..., None]
+        words = (weights[pairs.owner] * (pairs.similarities - 0.5)).sum((1, 2))
+        return WISH_SCALE * (whole + words)
 
 
 class Gate(nn.Module):

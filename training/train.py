@@ -23,16 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from features import Features, read_features
+from features import Features, read_features, read_similarities
 from instructed import DECIDING, NEUTRAL, PREFERENCE, Row, read_rows
-from model import DIGEST, Wish
+from model import DIGEST, Pairs, Wish
 
 LISTWISE_SCALE = 3.0
 ODDS_WEIGHT, SECOND_WEIGHT, NEUTRAL_WEIGHT = 0.5, 0.3, 0.5
 DOCUMENTS = 7
 ROWS = 48
 NEUTRAL_SHARE = 0.1
-RATE, WARM_UP, DECAY = 2e-3, 60, 0.05
+RATE, WARM_UP, DECAY = 2e-3, 60, 0.2
 AVERAGE = 0.995
 
 
@@ -43,6 +43,7 @@ class Slate:
     row: Row
     base: np.ndarray
     scalars: np.ndarray
+    similarities: np.ndarray
 
 
 @dataclass
@@ -62,10 +63,11 @@ class Data:
     def read(data: Path, weights: Path, work: Path, lexical: Path) -> Data:
         rows = read_rows(data)
         together, valid = defaultdict(list), []
+        similarities = read_similarities(work / "similarities.npz")
         for number, (base, scalars) in read_features(work / "features.npz").items():
             row = rows[number]
             if row.family in (DECIDING, PREFERENCE):
-                slate = Slate(row, base, scalars)
+                slate = Slate(row, base, scalars, similarities[number].reshape(len(base), -1, 2))
                 if row.valid:
                     valid.append(slate)
                 else:
@@ -137,15 +139,25 @@ def scalars_of(data: Data, example: Example) -> np.ndarray:
     return np.array(found, np.float32)
 
 
-def collate(data: Data, examples: list[Example], device: str) -> list[Tensor]:
-    """The wish's four inputs, one row for each chosen document."""
-    counts = [len(e.chosen) for e in examples]
-    query = np.repeat([data.prefix(e.slate.row.query) for e in examples], counts, 0)
-    instruction = np.repeat([data.prefix(e.instruction) for e in examples], counts, 0)
-    places = [data.places[e.slate.row.documents[i]] for e in examples for i in e.chosen]
-    document = data.digests[places].astype(np.float32)
-    scalars = np.concatenate([scalars_of(data, e) for e in examples])
-    return [torch.from_numpy(x).to(device) for x in (query, instruction, document, scalars)]
+def similarities_of(data: Data, example: Example) -> np.ndarray:
+    """Similarities of the instruction's tokens; computed here only for an exchanged instruction."""
+    slate = example.slate
+    if not example.neutral:
+        return slate.similarities[example.chosen]
+    return data.features.similarities(example.instruction, [slate.row.documents[i] for i in example.chosen])
+
+
+def collate(data: Data, examples: list[Example], device: str) -> Pairs:
+    """The inputs of the wish for all chosen documents."""
+    return Pairs.of(
+        [data.prefix(e.slate.row.query) for e in examples],
+        [data.prefix(e.instruction) for e in examples],
+        [data.features.prefix_states(e.instruction) for e in examples],
+        [data.digests[[data.places[e.slate.row.documents[i]] for i in e.chosen]] for e in examples],
+        [scalars_of(data, e) for e in examples],
+        [similarities_of(data, e) for e in examples],
+        device,
+    )
 
 
 def listwise(scores: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
@@ -186,7 +198,7 @@ def score_valid(data: Data, wish: Wish, device: str, rows: int = 100) -> list[np
     for first in range(0, len(data.valid), rows):
         slates = data.valid[first : first + rows]
         examples = [Example(s, s.row.instruction, list(range(len(s.row.documents)))) for s in slates]
-        wishes = wish(*collate(data, examples, device)).cpu().numpy()
+        wishes = wish(collate(data, examples, device)).cpu().numpy()
         found += np.split(wishes, np.cumsum([len(e.chosen) for e in examples])[:-1])
     wish.train()
     return found
@@ -254,7 +266,7 @@ def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[
     for group in run.optimizer.param_groups:
         group["lr"] = RATE * share
     examples = draw(run.rng, data)
-    wishes = run.wish(*collate(data, examples, device))
+    wishes = run.wish(collate(data, examples, device))
     loss, report = loss_of(examples, wishes)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -286,7 +298,8 @@ def main() -> None:
     print(f"{len(data.groups)} groups, {sum(map(len, data.groups))} slates, {len(data.valid)} validation slates", flush=True)
     wish, average = Wish().to(options.device), Wish().to(options.device)
     sample = sorted(data.features.prefixes[0].index)[::10]
-    wish.standardise(data.digests[::10], np.stack([data.features.digest(text) for text in sample]))
+    tokens = np.concatenate([data.features.prefix_states(text)[1:-1] for text in sample])
+    wish.standardise(data.digests[::10], np.stack([data.features.digest(text) for text in sample]), tokens)
     average.load_state_dict(wish.state_dict())
     optimizer = torch.optim.AdamW(wish.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
     run = Run(wish, average, optimizer, random.Random(options.seed))
