@@ -25,7 +25,7 @@ from model import Gate
 from states import Encoded
 
 STEPS, BATCH, RATE = 500, 160, 1e-3
-SHARES = {"deciding": 0.28, "preference": 0.06, "asking": 0.16, "neutral": 0.22, "written": 0.28}
+SHARES = {"deciding": 0.3, "preference": 0.05, "asking": 0.1, "neutral": 0.2, "written": 0.35}
 POSITIVE = {"deciding": 1.0, "preference": 1.0, "asking": 1.0, "neutral": 0.0, "written": 0.0}
 
 
@@ -88,7 +88,7 @@ def main() -> None:
             group["lr"] = RATE * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
         chosen = rng.choices(list(SHARES), SHARES.values(), k=BATCH)
         block, real = padded([rng.choice(train[c]) for c in chosen])
-        block = F.dropout(block, 0.3)
+        block = F.dropout(block, 0.4)
         loss = F.binary_cross_entropy_with_logits(gate.logits(block, real), torch.tensor([POSITIVE[c] for c in chosen]))
         optimizer.zero_grad()
         loss.backward()

@@ -144,9 +144,11 @@ class Mini:
         )
         return self.wish(pairs).numpy(), np.array(scalars, np.float32)
 
-    def score(self, query: str, documents: Sequence[Document], instruction: str = "") -> Scored:
-        """Scores of a slate, in log odds of relevance before calibration."""
-        evidences = self.evidences(query, documents)
+    def score(
+        self, query: str, documents: Sequence[Document], instruction: str = "", evidences: np.ndarray | None = None
+    ) -> Scored:
+        """Scores of a slate, in log odds of relevance before calibration; `evidences` if they are known."""
+        evidences = self.evidences(query, documents) if evidences is None else evidences
         means = np.stack([d.reading.mean for d in documents])
         base = base_scores(evidences, means)
         first = evidences @ EVIDENCE_WEIGHTS

@@ -124,8 +124,39 @@ SENTENCES = (
     "Keep in mind that terms can have several meanings.", "Abbreviations may be spelled out in the text.",
     "Names may be written in several ways.", "A relevant text gives the fact, figure or reason that the query is after.",
     "The text should answer the question in full or in part.", "It is a plus when the text leaves no question open.",
+    "The user has never heard of the subject.", "Suppose that a colleague sends you this question.", "The reader has little time.",
+    "Pretend that a friend asks you.", "The user will read the first text only.", "Guess what the person has in mind.",
+    "A student needs help with this.", "A customer is waiting for the answer.", "Proof is what counts.", "Support for the answer.",
+    "Facts for an explanation.", "Material for a discussion.", "Points that people raise in this debate.", "Statements on this issue.",
+    "What do people say about this?", "What has been written on this?", "Let the best match lead the list.", "Top result first.",
+    "The best one goes to the top.", "Start with the one that fits best.", "The target of the search is the passage with the answer.",
+    "The goal is to collect what bears on the motion, whichever side it takes.", "Pro and con are the same to me.",
+    "Many texts are tempting because they name the same things, but only one has what is asked for.",
+    "Texts about the same person, event or firm that do not state the answer rank lower.", "The fact itself has to be in the text.",
+    "Whatever helps the user counts.", "The user wants to be helped.", "The aim is a complete explanation in several steps.",
     "A text on a neighbouring subject is not relevant.", "A text about another person or place is not relevant.",
     "Texts on other topics are noise.", "A text that contradicts itself is still relevant if it is on the topic.",
+)  # fmt: skip
+PLACES = (
+    ("annual reports", "table or paragraph"), ("company figures", "row or statement"), ("a conversation", "turns"),
+    ("a meeting", "part of the minutes"), ("a chat log", "messages"), ("a phone call", "pieces of the transcript"),
+    ("a contract", "clause"), ("terms of service", "provisions"), ("a privacy policy", "sentence"), ("a court case", "part of the ruling"),
+    ("a law", "article"), ("a recipe collection", "recipe"), ("a cookbook", "dish"), ("a manual", "section"), ("an API", "entry"),
+    ("a shell", "command"), ("a code base", "function"), ("a help centre", "page"), ("a forum", "reply"), ("a product", "review"),
+    ("a hotel", "comments of guests"), ("a film", "lines of the critics"), ("a disease", "answer"), ("a patient", "note"),
+    ("a drug", "leaflet paragraph"), ("a study", "abstract"), ("a theory", "paper"), ("a debate", "arguments"),
+    ("a controversial issue", "opinions"), ("a motion", "points that were made"), ("a claim", "evidence"), ("a story", "rule behind it"),
+    ("an event", "cause or consequence"), ("a science exercise", "facts"), ("a riddle", "solution"), ("a city", "paragraph"),
+    ("a person", "encyclopedia article"), ("a war", "passage"), ("a public office", "guidance"), ("a tax rule", "notice"),
+    ("a request", "question to ask back"), ("a message", "fitting response"), ("an image", "caption"), ("a song", "verse"),
+)  # fmt: skip
+LOCATED = (
+    "Given a {q} about {p}, retrieve the {u} that {r}.", "Given a {q} on {p}, find the {u} from which it can be answered.",
+    "The {q} is about {p}. Find the {u} that belongs to it.", "Which {u} belongs to the {q}?", "Find the {u} that states it.",
+    "You search in texts on {p}. The {u} that {r} is relevant.", "Search: {p}. Wanted: the {u} that {r}.",
+    "The documents are about {p}; a document is relevant if it is the {u} that the {q} asks for.",
+    "Retrieve the {u} in which the answer stands.", "Somebody asks about {p}. Show the {u} that tells the answer.",
+    "An expert on {p} needs the {u} behind the {q}.", "Point to the {u} where this is found.",
 )  # fmt: skip
 SYLLABLES = "ba be bi co da du el fa gi ho ja ka lo mu na ni or pa qui ra su ta ul vo wex yr zan".split()
 
@@ -139,11 +170,19 @@ def described(rng: random.Random) -> str:
     return text[0].upper() + text[1:] if rng.random() < 0.8 else text.lower()
 
 
+def located(rng: random.Random) -> str:
+    """A description of a search for a part of something."""
+    place, unit = rng.choice(PLACES)
+    query = rng.choice(QUERIES)
+    relation = rng.choice(RELATIONS).format(q=query)
+    return rng.choice(LOCATED).format(p=place, u=unit, q=query, r=relation)
+
+
 def combined(rng: random.Random) -> str:
     """One to four general sentences, at times with a description of the task."""
     parts = rng.sample(SENTENCES, rng.choice((1, 1, 2, 2, 3, 4)))
     if rng.random() < 0.3:
-        parts.insert(rng.randint(0, len(parts)), described(rng).rstrip(".") + ".")
+        parts.insert(rng.randint(0, len(parts)), rng.choice((described, located))(rng).rstrip(".") + ".")
     return " ".join(parts)
 
 
@@ -160,12 +199,15 @@ def nonsense(rng: random.Random, words: Sequence[str]) -> str:
 
 
 def neutral_wordings(seed: int, count: int, words: Sequence[str]) -> list[str]:
-    """Distinct wordings: all short ones, then descriptions, sentences and nonsense, 2 to 3 to 1."""
+    """Distinct wordings: all short ones, then descriptions of two kinds, sentences and nonsense, 3 to 3 to 4 to 2."""
     rng = random.Random(seed)
     found = dict.fromkeys((*SHORT, *SENTENCES))
     while len(found) < count:
         kind = rng.random()
-        found[described(rng) if kind < 1 / 3 else combined(rng) if kind < 5 / 6 else nonsense(rng, words)] = None
+        if kind < 1 / 2:
+            found[(described if kind < 1 / 4 else located)(rng)] = None
+        else:
+            found[combined(rng) if kind < 5 / 6 else nonsense(rng, words)] = None
     return list(found)
 
 
