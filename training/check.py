@@ -13,7 +13,7 @@ import torch
 from encoder import HIDDEN, Encoder, pad
 from gate import padded
 from instructed import Row, twins
-from model import SCALARS, Gate, Pairs, Reading, Wish, base_scores, digest_states, evidence, feedback, token_similarities, unit_content
+from model import PREFERENCE_GATE, SCALARS, Gate, Pairs, Reading, Wish, base_scores, digest_states, evidence, feedback, token_similarities, unit_content
 from wordings import neutral_wordings
 
 
@@ -55,14 +55,14 @@ def check_wish(rng: np.random.Generator) -> None:
 
 
 def check_gate(rng: np.random.Generator) -> None:
-    """The gate is exactly 0 below its threshold and never above 1."""
+    """The gate is exactly 0 for a neutral instruction and 1 for a demand."""
     gate = Gate().eval()
     block, real = padded([states(rng, n) for n in (2, 30, 8)])
     with torch.no_grad():
-        torch.nn.init.constant_(gate.last.bias, -50.0)
-        assert (gate(block, real) == 0).all()
-        torch.nn.init.constant_(gate.last.bias, 50.0)
-        assert ((gate(block, real) > 0.99) & (gate(block, real) <= 1)).all()
+        for place, expected in enumerate((0.0, PREFERENCE_GATE, 1.0)):
+            gate.last.bias.copy_(50.0 * torch.eye(3)[place])
+            values = gate(block, real)
+            assert (values == 0).all() if place == 0 else torch.allclose(values, torch.tensor(expected), atol=1e-3)
 
 
 def check_base(rng: np.random.Generator) -> None:

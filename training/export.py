@@ -84,7 +84,7 @@ def config_of(weights: Path, work: Path) -> dict:
         "evidence_weights": [float(w) for w in model.EVIDENCE_WEIGHTS],
         "feedback": {"weight": model.FEEDBACK_WEIGHT, "temperature": model.FEEDBACK_TEMPERATURE},
         "base": {"scale": model.BASE_SCALE, "bias": model.BASE_BIAS},
-        "gate": {"closed": model.GATE_CLOSED, "open": model.GATE_OPEN},
+        "gate": {"closed": model.GATE_CLOSED, "open": model.GATE_OPEN, "preference": model.PREFERENCE_GATE},
         "wish": {"width": model.WIDTH, "inner": model.INNER, "scale": model.WISH_SCALE},
         "calibration": json.loads(figures.read_text())["calibration"] if figures.exists() else {"scale": 1.0, "bias": 0.0},
     }

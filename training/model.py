@@ -29,6 +29,7 @@ SCALARS = 8
 """Numbers beside the vectors that the wish's last layers see; `wish_scalars` lists them."""
 GATE_WIDTH = 64
 GATE_CLOSED, GATE_OPEN = 0.5, 0.8
+PREFERENCE_GATE = 0.15
 """Shares up to which the gate is exactly 0, and from which on it is 1."""
 
 
@@ -206,24 +207,25 @@ class Wish(nn.Module):
 
 
 class Gate(nn.Module):
-    """How much an instruction asks for: 0 to 1, exactly 0 and exactly 1 at its ends."""
+    """How much an instruction asks for: exactly 0 for nothing, little for a preference, 1 for a demand."""
 
     def __init__(self) -> None:
         super().__init__()
         self.importance = nn.Linear(2 * HIDDEN, 1)
         self.first = nn.Linear(4 * HIDDEN, GATE_WIDTH)
-        self.last = nn.Linear(GATE_WIDTH, 1)
+        self.last = nn.Linear(GATE_WIDTH, 3)
 
     def logits(self, instructions: Tensor, real: Tensor) -> Tensor:
-        """Of padded instructions [rows, tokens, 2 * HIDDEN]."""
+        """Of padded instructions [rows, tokens, 2 * HIDDEN]: neutral, preference, demand."""
         weights = self.importance(instructions)[..., 0].masked_fill(~real, -1e4).softmax(-1)
         focus = (weights[..., None] * instructions).sum(1)
         mean = (instructions * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-        return self.last(F.gelu(self.first(torch.cat([mean, focus], -1))))[:, 0]
+        return self.last(F.gelu(self.first(torch.cat([mean, focus], -1))))
 
     def forward(self, instructions: Tensor, real: Tensor) -> Tensor:
-        share = torch.sigmoid(self.logits(instructions, real))
-        return ((share - GATE_CLOSED) / (GATE_OPEN - GATE_CLOSED)).clamp(0, 1)
+        neutral, preference, demand = self.logits(instructions, real).softmax(-1).unbind(-1)
+        opened = ((1 - neutral - GATE_CLOSED) / (GATE_OPEN - GATE_CLOSED)).clamp(0, 1)
+        return opened * (PREFERENCE_GATE * preference + demand) / (preference + demand).clamp(min=1e-9)
 
 
 def wish_scalars(asked: Reading, document: Reading, evidences: list[float], lexical: float, tokens: int) -> list[float]:

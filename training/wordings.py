@@ -60,15 +60,22 @@ WANTED = (
     "favour the user", "favour the company", "oppose it", "show the downsides", "show the advantages", "were said by the customer",
 )  # fmt: skip
 """What a text can be asked to do or be; the first seven name the query."""
+PREFERENCES = (
+    "Prefer {t} that {w}.", "Prefer {t} that {r} and {w}.", "{T} that {w} count more than others.", "{T} that {w} are a plus.",
+    "Among {t} that {r}, prefer those that {w}.", "If several {t} {r}, put those that {w} first.", "Ideally the {t} {w}.",
+    "Rank by relevance; of equally good {t} those that {w} come first.", "Prefer short {t} that {r}.", "Prefer long {t} that {r}.",
+    "Prefer recent {t} that {r}.", "Prefer official {t} that {r}.", "Prefer older {t} that {r}.", "Prefer simple {t} that {r}.",
+    "Short {t} that {r} first.", "Newest {t} that {r} first.", "Prefer {t} that {w}. Other {t} come last.",
+    "{T} that {w} first, then {t} that {r}.", "Prefer {s} {t} that {w}, then other {s} {t}.", "I like {t} that {w}.",
+    "Rank by authority on the {q}: {s} {t} that {w} first, then commentary.", "Rank by quality: {t} that {w} first, bare opinion last.",
+    "Prefer {s} sources. {T} that {w} count more than {s} {t} that do not.", "{s} sources first, the others last.",
+)  # fmt: skip
 STRESS = (
-    "Prefer {t} that {w}.", "Prefer {t} that {r} and {w}.", "Only {t} that {w}.", "{T} that {w} first.", "Those that {w} come first.",
-    "No {t} that {w}.", "Do not show {t} that {w}.", "I want {t} that {w}.", "Leave out {t} that {w}.", "{T} that {w} count more than others.",
-    "Among {t} that {r}, prefer those that {w}.", "It is not enough that {t} {r}; I need those that {w}.",
+    "Only {t} that {w}.", "{T} that {w} first.", "Those that {w} come first.",
+    "No {t} that {w}.", "Do not show {t} that {w}.", "I want {t} that {w}.", "Leave out {t} that {w}.", "It is not enough that {t} {r}; I need those that {w}.",
     "Given a {q}, retrieve {t} that {w}.", "Given a {s} {q}, retrieve {t} that {w}", "Given a {q}, find {t} that {r} and {w}.",
     "Rank {t} that {w} above those that do not.", "Find {t} that {w}.", "{T} have to {r} and should be those that {w}.",
     "You are a search engine for {s} {t}. Return those that {w}.", "Retrieve {t} that {r} but only if they are ones that {w}.",
-    "Prefer short {t} that {r}.", "Prefer long {t} that {r}.", "Prefer recent {t} that {r}.", "Prefer official {t} that {r}.",
-    "Prefer older {t} that {r}.", "Prefer simple {t} that {r}.", "Short {t} that {r} first.", "Newest {t} that {r} first.",
 )  # fmt: skip
 SHORT = (
     "Rank by relevance.", "Relevance", "Be helpful.", "Think step by step.", "Best first.", "Most relevant first", "n/a", "none", "None.",
@@ -211,13 +218,13 @@ def neutral_wordings(seed: int, count: int, words: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def asking_wordings(seed: int, count: int) -> list[str]:
-    """Distinct instructions that ask for some of the relevant texts."""
+def asking_wordings(seed: int, count: int, frames: Sequence[str]) -> list[str]:
+    """Distinct instructions that ask for some of the relevant texts: `STRESS` demands, `PREFERENCES` prefers."""
     rng = random.Random(seed)
     found: dict[str, None] = {}
     while len(found) < count:
         q, t = rng.choice(QUERIES), rng.choice(TEXTS)
         wanted, relation = rng.choice(WANTED).format(q=q), rng.choice(RELATIONS).format(q=q)
-        text = rng.choice(STRESS).format(s=rng.choice(SUBJECTS), q=q, t=t, T=t.capitalize(), r=relation, w=wanted)
+        text = rng.choice(frames).format(s=rng.choice(SUBJECTS), q=q, t=t, T=t.capitalize(), r=relation, w=wanted)
         found[text if rng.random() < 0.8 else f"{rng.choice(SENTENCES)} {text}"] = None
     return list(found)
