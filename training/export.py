@@ -137,7 +137,9 @@ def main() -> None:
     (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     read_tokenizer(options.weights).save(str(options.out / "tokenizer.json"), pretty=False)
     shutil.copyfile(options.lexical, options.out / "lexical.safetensors")
-    size = sum(file.stat().st_size for file in options.out.iterdir())
+    for file in options.out.iterdir():
+        file.chmod(0o644)
+    size = sum(file.stat().st_size for file in options.out.iterdir() if file.name != "README.md")
     print(f"{size} bytes")
     assert size <= LIMIT_BYTES, f"{size} bytes are over the limit of {LIMIT_BYTES}"
     if options.golden:

@@ -1,6 +1,6 @@
 """Trains the wish on slates with instructions; encoder and base stay as they are.
 
-    python train.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors [--steps 3000] [--seed 1]
+    python train.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors [--steps 2000] [--seed 1]
 
 Reads what states.py, gate.py and features.py left in WORK. A checkpoint is written every two
 minutes (WORK/wish-SEED.pt), and a run that was killed goes on from it.
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="the folder of all-MiniLM-L6-v2")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--lexical", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
