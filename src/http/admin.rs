@@ -8,17 +8,22 @@ use axum::http::Uri;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Service;
+use super::dialects::ListObject;
 use super::error::Failure;
+use super::routes::{ModelObject, model_state};
 use crate::models::ModelStatus;
 
 /// Their paths.
 pub const ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminModelList)]
 pub struct Models {
-    object: &'static str,
+    #[schema(inline)]
+    object: ListObject,
     data: Vec<Model>,
     /// Bytes of all loaded models: their weights, and the most that their prefix caches may hold.
     memory_bytes: u64,
@@ -26,15 +31,24 @@ pub struct Models {
     max_memory_bytes: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminModel)]
 pub struct Model {
     id: String,
-    object: &'static str,
+    #[schema(inline)]
+    object: ModelObject,
+    /// The names that requests may give it.
     names: Vec<String>,
+    #[schema(schema_with = model_state)]
     state: &'static str,
+    /// When it is loaded.
+    #[schema(pattern = "^(start|on_demand|off)$")]
     load: &'static str,
     memory_bytes: u64,
+    #[schema(required = true)]
     dtype: Option<String>,
+    /// Why it could not be loaded.
+    #[schema(required = true)]
     error: Option<String>,
 }
 
@@ -42,7 +56,7 @@ impl From<ModelStatus> for Model {
     fn from(status: ModelStatus) -> Self {
         Self {
             id: status.names.first().cloned().unwrap_or_default(),
-            object: "model",
+            object: ModelObject::Model,
             names: status.names,
             state: status.state,
             load: status.load.as_str(),
@@ -63,7 +77,7 @@ pub fn add(router: Router<Service>) -> Router<Service> {
 async fn models(State(service): State<Service>) -> Json<Models> {
     let (memory_bytes, max_memory_bytes) = service.models().memory();
     let data = service.models().statuses().into_iter().map(Model::from).collect();
-    Json(Models { object: "list", data, memory_bytes, max_memory_bytes })
+    Json(Models { object: ListObject::List, data, memory_bytes, max_memory_bytes })
 }
 
 type Name = Result<Path<String>, PathRejection>;

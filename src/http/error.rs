@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use tracing::Level;
 
+use super::fields::{ParseError, quoted};
 use crate::models::ModelError;
 use crate::rerank::RerankError;
 
@@ -181,11 +181,20 @@ const AUTHENTICATION: &str = "authentication_error";
 const RATE_LIMIT: &str = "rate_limit_error";
 const UNAVAILABLE: &str = "service_unavailable_error";
 
+impl From<ParseError> for Failure {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::MalformedJson { problem } => Self::MalformedJson { problem },
+            ParseError::NotAnObject(error) | ParseError::Field(error) => Self::Rerank(error),
+        }
+    }
+}
+
 impl Failure {
     /// There is nothing at this path.
     #[must_use]
     pub fn no_such_route(path: &str) -> Self {
-        Self::NoSuchRoute { path: super::fields::quoted(path) }
+        Self::NoSuchRoute { path: quoted(path) }
     }
 
     /// The row of this failure: one for each kind. 400 is a body that is not JSON, 422 is JSON that cannot be ranked.
@@ -310,87 +319,9 @@ impl IntoResponse for Failure {
     }
 }
 
-/// What clients of a dialect read of a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureShape {
-    /// What `OpenAI`'s, Cohere's, Jina's and most other clients look for, in one body: [`ErrorBody`].
-    Podium,
-    /// Voyage's: a `detail` alone. Its older clients fail on an `error` that is an object.
-    Voyage,
-    /// That of text-embeddings-inference: `error` is a text, beside an `error_type`.
-    Tei,
-}
-
-impl FailureShape {
-    /// The name of its responses in the API's description.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Podium => "podium",
-            Self::Voyage => "voyage",
-            Self::Tei => "tei",
-        }
-    }
-
-    /// The body for one failure of the request `id`.
-    #[must_use]
-    pub fn body(self, failure: &Failure, id: &str) -> Vec<u8> {
-        let (row, message) = (failure.row(), failure.to_string());
-        let body = match self {
-            Self::Podium => serde_json::to_vec(&ErrorBody::new(&message, &row, id)),
-            Self::Voyage => serde_json::to_vec(&serde_json::json!({ "detail": message })),
-            Self::Tei => {
-                let empty = matches!(failure, Failure::Rerank(RerankError::NoDocuments { .. }));
-                let error_type = tei_error_type(row.status, empty);
-                serde_json::to_vec(&serde_json::json!({ "error": message, "error_type": error_type }))
-            }
-        };
-        body.unwrap_or_default()
-    }
-}
-
-/// The kind of a failure in the words of text-embeddings-inference.
-fn tei_error_type(status: StatusCode, empty: bool) -> &'static str {
-    match status.as_u16() {
-        401 | 403 => "Unauthorized",
-        429 => "Overloaded",
-        503 => "Unhealthy",
-        500.. => "Backend",
-        _ if empty => "Empty",
-        _ => "Validation",
-    }
-}
-
 /// A wait as clients are told it: rounded up, and never nothing.
 fn whole_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
-}
-
-/// The body that most failures have: the shapes that `OpenAI`'s, Cohere's and Voyage's clients look for, in one.
-#[derive(Debug, Serialize)]
-pub struct ErrorBody<'a> {
-    error: ErrorFields<'a>,
-    message: &'a str,
-    detail: &'a str,
-    id: &'a str,
-}
-
-#[derive(Debug, Serialize)]
-struct ErrorFields<'a> {
-    message: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    param: Option<&'a str>,
-    code: &'a str,
-}
-
-impl<'a> ErrorBody<'a> {
-    /// The body for one failure of the request `id`.
-    #[must_use]
-    pub fn new(message: &'a str, row: &'a Row, id: &'a str) -> Self {
-        let error = ErrorFields { message, kind: row.kind, param: row.param.as_deref(), code: row.code };
-        Self { error, message, detail: message, id }
-    }
 }
 
 #[cfg(test)]

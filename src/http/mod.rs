@@ -10,12 +10,14 @@ mod connections;
 mod cors;
 pub mod dialects;
 mod error;
+mod error_body;
 pub mod fields;
 mod intake;
 mod observe;
 mod openapi;
 mod patience;
 mod routes;
+mod schemas;
 mod settings;
 
 use std::sync::Arc;
@@ -32,7 +34,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub use auth::{AuthSettings, Authenticator};
 pub use connections::serve_connections;
 pub use cors::cors_layer;
-pub use error::{ErrorBody, Failure, FailureShape, Row};
+pub use error::{Failure, Row};
+pub use error_body::ErrorShape;
 pub use settings::ServerSettings;
 
 use intake::Intake;
@@ -88,14 +91,14 @@ fn outcomes() -> Vec<Outcomes> {
 }
 
 /// A path that is served, as metrics are labelled with it, and what its failures look like before the body is read.
-fn known_route(matched: Option<&str>) -> (&'static str, FailureShape) {
+fn known_route(matched: Option<&str>) -> (&'static str, ErrorShape) {
     let ranking = dialects::ROUTES.iter().find(|route| Some(route.path) == matched);
     ranking.map_or_else(
         || {
             let other = OTHER_ROUTES.into_iter().chain(admin::ROUTES).find(|path| Some(*path) == matched);
-            (other.unwrap_or("other"), FailureShape::Podium)
+            (other.unwrap_or("other"), ErrorShape::Podium)
         },
-        |route| (route.path, route.dialect.failure),
+        |route| (route.path, route.dialect.errors),
     )
 }
 

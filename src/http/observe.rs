@@ -11,7 +11,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::auth::KeyName;
-use super::error::{Failure, FailureShape};
+use super::error::Failure;
+use super::error_body::ErrorShape;
 use super::{Service, known_route};
 use crate::telemetry::{FailureFacts, RankingFacts, RequestRecord, RequestTrace, TraceContext};
 
@@ -75,7 +76,7 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
 
     let failure = response.extensions_mut().remove::<Arc<Failure>>();
     if let Some(failure) = &failure {
-        let shape = response.extensions_mut().remove::<FailureShape>().unwrap_or(usual_shape);
+        let shape = response.extensions_mut().remove::<ErrorShape>().unwrap_or(usual_shape);
         write_failure(&mut response, shape.body(failure, id.as_str()));
     }
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {

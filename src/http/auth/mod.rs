@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use axum::Extension;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::Next;
@@ -278,14 +277,10 @@ pub async fn authenticate(State(service): State<Service>, request: Request, next
     response
 }
 
-/// The failure as the clients of the call's dialect read it, as far as that shows before the body is read as a whole.
+/// The failure, and the rest of the body thrown away.
 async fn refuse(failure: Failure, request: Request, service: &Service) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let start = discard(request, service.settings().max_body_bytes).await;
-    match super::dialects::shape_of(route.as_deref(), &start) {
-        Some(shape) => (Extension(shape), failure).into_response(),
-        None => failure.into_response(),
-    }
+    discard(request, service.settings().max_body_bytes).await;
+    failure.into_response()
 }
 
 fn identify(ring: &KeyRing, headers: &HeaderMap) -> Result<Client, Failure> {
