@@ -185,7 +185,10 @@ async fn an_instruction_may_be_sent_in_a_header() {
     assert_eq!(with("podium-profile", "legal").await.json()["meta"]["profile"], "legal");
     let message = "instruction: the header podium-instruction is not percent-encoded UTF-8";
     with("podium-instruction", "%ff").await.assert_failure(422, "invalid_value", Some("instruction"), message);
-    let twice = server.request(reqwest::Method::POST, "/v1/rerank").header("podium-instruction", "other").json(&with_instruction);
+    let twice = server
+        .request(reqwest::Method::POST, "/v1/rerank")
+        .header("podium-instruction", "other")
+        .json(&with_instruction);
     let message = "instruction: given in the body and in the header podium-instruction; give one of them";
     Answer::of(twice).await.assert_failure(422, "invalid_value", Some("instruction"), message);
 }

@@ -42,9 +42,8 @@ impl Field for Query {
 
 impl PartialSchema for Query {
     fn schema() -> RefOr<Schema> {
-        let with = |name: &str, schema: RefOr<Schema>| {
-            ObjectBuilder::new().property(name, schema).required(name).build()
-        };
+        let with =
+            |name: &str, schema: RefOr<Schema>| ObjectBuilder::new().property(name, schema).required(name).build();
         let part = with("text", not_blank().into());
         let parts = ArrayBuilder::new().items(part.clone()).min_items(Some(1));
         let content = AnyOfBuilder::new().item(not_blank()).item(parts);

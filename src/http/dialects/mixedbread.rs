@@ -2,10 +2,10 @@
 //! shared path where a body has `input`.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
+use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
-use utoipa::{PartialSchema, ToSchema};
 
 use super::documents::{Documents, Query, SentDocuments};
 use super::{Answer, Call, Dialect, ListObject, Reply, RequestOptions, TokenUsage, request};
@@ -56,14 +56,12 @@ impl Field for NotRewritten {
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
         match Flag::from_value(name, value)? {
             Flag(false) => Ok(Self),
-            Flag(true) => {
-                Err(RerankError::invalid(name, "queries are read as they are; leave it out or send false"))
-            }
+            Flag(true) => Err(RerankError::invalid(name, "queries are read as they are; leave it out or send false")),
         }
     }
 }
 
-impl PartialSchema for NotRewritten {
+impl utoipa::PartialSchema for NotRewritten {
     fn schema() -> RefOr<Schema> {
         let schema = ObjectBuilder::new().schema_type(SchemaType::new(Type::Boolean)).enum_values(Some([false]));
         schema.description(Some("Queries are read as they are.")).into()
@@ -115,8 +113,9 @@ struct MixedbreadUsage {
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
-    let (texts, sent) =
-        request.input.into_parts("input", request.rank_fields, flag_or(request.return_input, false))?;
+    // The type is the check.
+    let _checked = request.rewrite_query;
+    let (texts, sent) = request.input.into_parts("input", request.rank_fields, flag_or(request.return_input, false))?;
     let ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
     Ok(Call::new(ranking, "input", move |answer| reply(answer, &sent)))
 }

@@ -25,7 +25,7 @@ pub(super) use answer::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS, answer};
 
 use super::error::Failure;
 use super::error_body::ErrorShape;
-use super::fields::{Fields, Reader, request};
+use super::fields::{Fields, request};
 use super::schemas::SchemaOf;
 use crate::rerank::{Ranking, RerankError, RerankRequest};
 use options::RequestOptions;

@@ -1,7 +1,7 @@
 //! NVIDIA NIM's dialect: `/v1/ranking`. Its scores are logits; here they are the family's own scores.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};

@@ -1,7 +1,7 @@
 //! Pinecone's dialect, under `/pinecone`: records in, `data` with `score` and the record out.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query, SentDocuments};

@@ -10,7 +10,6 @@ use utoipa::ToSchema;
 use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
-use utoipa::PartialSchema;
 
 use super::documents::{Documents, Query, not_blank};
 use super::{Answer, Call, Dialect, ListObject, Reply, RequestOptions, TokenUsage, request};
@@ -75,7 +74,7 @@ impl Reader for Sides {
     }
 }
 
-impl PartialSchema for Sides {
+impl utoipa::PartialSchema for Sides {
     fn schema() -> RefOr<Schema> {
         let text = || ObjectBuilder::new().schema_type(Type::String).build();
         let many = ArrayBuilder::new().items(text()).min_items(Some(1));

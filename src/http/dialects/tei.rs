@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use axum::http::HeaderValue;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -94,6 +94,8 @@ struct TeiResult<'a> {
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
+    // The type is the check.
+    let _checked = request.truncation_direction;
     let raw_scores = flag_or(request.raw_scores, false);
     let (texts, sent) = request.texts.into_parts("texts", None, flag_or(request.return_text, false))?;
     let mut ranking = request.options.into_request(request.query.0, texts, request.top_n)?;

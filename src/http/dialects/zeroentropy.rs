@@ -1,7 +1,7 @@
 //! `ZeroEntropy`'s dialect: `/v1/models/rerank`.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};
@@ -93,6 +93,8 @@ struct ZeroEntropyResult {
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
+    // The type is the check.
+    let _checked = request.latency;
     let (texts, _) = request.documents.into_parts("documents", None, false)?;
     let query = request.query.0;
     let total_bytes = texts.iter().map(|text| BYTES_PER_DOCUMENT + query.len() + text.len()).sum();
@@ -102,10 +104,8 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 
 fn reply(answer: &Answer<'_>, total_bytes: usize) -> serde_json::Result<Reply> {
     let ranking = answer.ranking();
-    let results = ranking
-        .results
-        .iter()
-        .map(|row| ZeroEntropyResult { index: row.index, relevance_score: row.relevance_score });
+    let results =
+        ranking.results.iter().map(|row| ZeroEntropyResult { index: row.index, relevance_score: row.relevance_score });
     Reply::json(&ZeroEntropyReply {
         results: results.collect(),
         total_bytes,

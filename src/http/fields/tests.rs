@@ -22,7 +22,11 @@ fn a_count_may_be_written_in_every_way_that_json_has_for_whole_numbers() {
         ("99999999999999999999999", Some(usize::MAX)),
         ("1e300", Some(usize::MAX)),
     ] {
-        assert_eq!(fields(&format!(r#"{{"top_n":{json}}}"#)).read::<Option<usize>>(&["top_n"]).unwrap(), count, "{json}");
+        assert_eq!(
+            fields(&format!(r#"{{"top_n":{json}}}"#)).read::<Option<usize>>(&["top_n"]).unwrap(),
+            count,
+            "{json}"
+        );
     }
     assert_eq!(fields("{}").read::<Option<usize>>(&["top_n"]).unwrap(), None);
 }
@@ -44,9 +48,7 @@ fn every_other_value_of_a_count_is_an_error_that_names_the_field() {
 
 #[test]
 fn flags_may_be_written_as_strings() {
-    for (json, flag) in
-        [("true", true), ("\"true\"", true), ("\"True\"", true), ("\"false\"", false), ("null", true)]
-    {
+    for (json, flag) in [("true", true), ("\"true\"", true), ("\"True\"", true), ("\"false\"", false), ("null", true)] {
         let found = fields(&format!(r#"{{"truncation":{json}}}"#)).read(&["truncation"]).unwrap();
         assert_eq!(flag_or(found, true), flag, "{json}");
     }

@@ -75,7 +75,7 @@ fn get(operation: OperationBuilder) -> PathItem {
 fn model_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
     let mut describe = Describe { tag: "Models", schemas };
     let models = describe.json::<routes::Models>();
-    let models = describe.protected("Every name that a request may give a model", models, &[]);
+    let models = get(describe.protected("Every name that a request may give a model", models, &[]));
     let model = describe.json::<routes::Model>();
     let name = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9_.-]{1,64}$"));
     let name = parameter("model", ParameterIn::Path, name).example(Some("podium-nano".into()));
@@ -90,9 +90,9 @@ fn model_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
          that may be accepted and unfinished (`schedule.max_queued_requests`).",
     ));
     vec![
-        ("/v1/models", get(models.clone())),
-        ("/models", get(models.clone())),
-        ("/infinity/models", get(models)),
+        ("/v1/models", models.clone()),
+        ("/models", models.clone()),
+        ("/infinity/models", models),
         ("/v1/models/{model}", get(model)),
         ("/v1/instructions", get(profiles)),
         ("/info", get(info)),

@@ -9,11 +9,11 @@ mod reply;
 #[cfg(test)]
 mod tests;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-pub use reply::RerankReply;
 pub(super) use reply::RerankObject;
+pub use reply::RerankReply;
 
 use super::documents::{Documents, Query, SentDocuments};
 use super::{Call, Dialect, Reply, RequestOptions, request};
