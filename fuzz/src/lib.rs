@@ -42,8 +42,8 @@ pub fn requests(data: &[u8]) -> bool {
             true
         }
         Err(failure) => {
-            let (row, message) = (failure.row(), failure.to_string());
-            assert!(row.status.is_client_error(), "{message}");
+            let (spec, message) = (failure.spec(), failure.to_string());
+            assert!(spec.status.is_client_error(), "{message}");
             assert!(message.len() < MESSAGE_BYTES, "{message}");
             for shape in [ErrorShape::Podium, ErrorShape::Voyage, ErrorShape::Tei] {
                 let written: Value = serde_json::from_slice(&shape.body(&failure, "id")).expect("a failure is JSON");

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::error::{Failure, Row};
+use super::error::{ApiError, ErrorSpec};
 use super::schemas::SchemaOf;
 use crate::rerank::RerankError;
 
@@ -22,14 +22,14 @@ pub enum ErrorShape {
 impl ErrorShape {
     /// The body for an error of the request `id`.
     #[must_use]
-    pub fn body(self, failure: &Failure, id: &str) -> Vec<u8> {
-        let (row, message) = (failure.row(), failure.to_string());
+    pub fn body(self, error: &ApiError, id: &str) -> Vec<u8> {
+        let (spec, message) = (error.spec(), error.to_string());
         let body = match self {
-            Self::Podium => serde_json::to_vec(&ErrorBody::new(&message, &row, id)),
+            Self::Podium => serde_json::to_vec(&ErrorBody::new(&message, &spec, id)),
             Self::Voyage => serde_json::to_vec(&VoyageError { detail: &message }),
             Self::Tei => {
-                let is_empty = matches!(failure, Failure::Rerank(RerankError::NoDocuments { .. }));
-                let error_type = TeiErrorType::new(row.status, is_empty);
+                let is_empty = matches!(error, ApiError::Rerank(RerankError::NoDocuments { .. }));
+                let error_type = TeiErrorType::new(spec.status, is_empty);
                 serde_json::to_vec(&TeiError { error: &message, error_type })
             }
         };
@@ -84,8 +84,9 @@ struct ErrorFields<'a> {
 }
 
 impl<'a> ErrorBody<'a> {
-    fn new(message: &'a str, row: &'a Row, id: &'a str) -> Self {
-        let error = ErrorFields { message, kind: row.kind, param: row.param.as_deref(), code: row.code };
+    fn new(message: &'a str, spec: &'a ErrorSpec, id: &'a str) -> Self {
+        let (param, code) = (spec.param.as_deref(), spec.code.as_str());
+        let error = ErrorFields { message, kind: spec.kind, param, code };
         Self { error, message, detail: message, id }
     }
 }

@@ -6,7 +6,6 @@ use std::borrow::Cow;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::documents::SentDocuments;
 use super::podium::{self, RerankObject};
 use super::{Answer, Call, Dialect, Reply, TokenUsage, request};
 use crate::http::error_body::ErrorShape;
@@ -71,15 +70,15 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     podium::ignore_fields(fields);
     let raw_scores = flag_or(request.raw_scores, false);
     let (ranking, sent) = request.shared.into_request()?;
-    Ok(Call::new(ranking, "documents", move |answer| reply(answer, &sent, raw_scores)))
+    Ok(Call::new(ranking, "documents", sent, move |answer| reply(answer, raw_scores)))
 }
 
-fn reply(answer: &Answer<'_>, sent: &SentDocuments, raw_scores: bool) -> serde_json::Result<Reply> {
+fn reply(answer: &Answer<'_>, raw_scores: bool) -> serde_json::Result<Reply> {
     let ranking = answer.ranking();
     let results = ranking.results.iter().map(|row| InfinityResult {
         index: row.index,
         relevance_score: if raw_scores { row.raw_score } else { row.relevance_score },
-        document: sent.text(row.index),
+        document: answer.sent.text(row.index),
     });
     Reply::json(&InfinityReply {
         id: answer.id,

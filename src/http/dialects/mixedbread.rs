@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 
-use super::documents::{Documents, Query, SentDocuments};
+use super::documents::{Documents, Query};
 use super::{Answer, Call, Dialect, ListObject, Reply, RequestOptions, TokenUsage, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, flag_or};
@@ -117,15 +117,15 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let _checked = request.rewrite_query;
     let (texts, sent) = request.input.into_parts("input", request.rank_fields, flag_or(request.return_input, false))?;
     let ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
-    Ok(Call::new(ranking, "input", move |answer| reply(answer, &sent)))
+    Ok(Call::new(ranking, "input", sent, reply))
 }
 
-fn reply(answer: &Answer<'_>, sent: &SentDocuments) -> serde_json::Result<Reply> {
+fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
     let ranking = answer.ranking();
     let results = ranking.results.iter().map(|row| MixedbreadResult {
         index: row.index,
         score: row.relevance_score,
-        input: sent.document(row.index),
+        input: answer.sent.document(row.index),
         object: RankResultObject::RankResult,
     });
     Reply::json(&MixedbreadReply {
@@ -133,7 +133,7 @@ fn reply(answer: &Answer<'_>, sent: &SentDocuments) -> serde_json::Result<Reply>
         object: ListObject::List,
         model: &ranking.model,
         top_k: ranking.results.len(),
-        return_input: sent.is_returned(),
+        return_input: answer.sent.is_returned(),
         data: results.collect(),
         usage: MixedbreadUsage { usage: answer.token_usage(), completion_tokens: 0 },
         warnings: &ranking.warnings,

@@ -5,12 +5,12 @@
 //! and statuses are the same for all dialects and live elsewhere. The path decides the dialect; on
 //! the shared paths (`/rerank` and the like) the fields of the body do.
 
-mod answer;
 pub mod documents;
 mod infinity;
 mod mixedbread;
 mod nim;
 mod options;
+mod other_fields;
 mod pinecone;
 pub mod podium;
 mod score;
@@ -21,13 +21,14 @@ use axum::http::HeaderMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-pub(super) use answer::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS, answer};
+pub(super) use other_fields::{check_unread, take_headers};
 
-use super::error::Failure;
+use super::error::ApiError;
 use super::error_body::ErrorShape;
 use super::fields::{Fields, request};
 use super::schemas::SchemaOf;
 use crate::rerank::{Ranking, RerankError, RerankRequest};
+use documents::SentDocuments;
 use options::RequestOptions;
 
 /// How one API writes a rerank.
@@ -46,7 +47,7 @@ pub struct Dialect {
     /// The form of an error that its clients expect.
     pub(super) errors: ErrorShape,
     /// Reads a call from the fields of a body. Checks types, not limits.
-    read: fn(&mut Fields) -> Result<Call, RerankError>,
+    pub(super) read: fn(&mut Fields) -> Result<Call, RerankError>,
 }
 
 /// A path that ranks.
@@ -91,13 +92,13 @@ impl Route {
     ///
     /// # Errors
     /// The body is not a JSON object, or a field is missing or has the wrong type.
-    pub fn read(&self, body: &[u8]) -> Result<Call, Failure> {
+    pub fn read(&self, body: &[u8]) -> Result<Call, ApiError> {
         let mut fields = Fields::parse(body)?;
         Ok((self.dialect_of(&fields).read)(&mut fields)?)
     }
 
     /// The dialect of a body on this path.
-    fn dialect_of(&self, fields: &Fields) -> &'static Dialect {
+    pub(super) fn dialect_of(&self, fields: &Fields) -> &'static Dialect {
         if self.is_shared() { dialect_by_fields(fields) } else { self.dialect }
     }
 
@@ -126,31 +127,35 @@ pub struct Call {
     /// The rankings to make: one, or one for each pair to score.
     pub requests: Vec<RerankRequest>,
     /// The client's names for the query and the documents, for error messages.
-    field_names: (&'static str, &'static str),
-    write: WriteReply,
+    pub(super) field_names: (&'static str, &'static str),
+    /// The documents, if the reply returns them.
+    pub(super) sent: SentDocuments,
+    /// Writes the reply.
+    pub(super) write: Box<dyn FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send>,
 }
-
-type WriteReply = Box<dyn FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send>;
 
 impl Call {
     /// A call for one ranking, by a client that calls the documents `documents`.
     fn new(
         request: RerankRequest,
         documents: &'static str,
+        sent: SentDocuments,
         write: impl FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send + 'static,
     ) -> Self {
-        Self { requests: vec![request], field_names: ("query", documents), write: Box::new(write) }
+        Self { requests: vec![request], field_names: ("query", documents), sent, write: Box::new(write) }
     }
 }
 
 /// What a reply is made from.
-struct Answer<'a> {
+pub(super) struct Answer<'a> {
     /// The request's id.
-    id: &'a str,
+    pub id: &'a str,
     /// Seconds since 1970.
-    created: u64,
+    pub created: u64,
     /// One ranking for each of the call's requests; at least one.
-    rankings: &'a [Ranking],
+    pub rankings: &'a [Ranking],
+    /// The documents, if the reply returns them.
+    pub sent: &'a SentDocuments,
 }
 
 impl Answer<'_> {
@@ -183,9 +188,9 @@ pub(super) enum ListObject {
 }
 
 /// The body of a reply, and headers that only its dialect has.
-struct Reply {
-    body: Vec<u8>,
-    headers: HeaderMap,
+pub(super) struct Reply {
+    pub body: Vec<u8>,
+    pub headers: HeaderMap,
 }
 
 impl Reply {

@@ -81,10 +81,10 @@ struct NimResult {
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
-    let (texts, _) = request.passages.into_parts("passages", None, false)?;
+    let (texts, sent) = request.passages.into_parts("passages", None, false)?;
     let mut ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
     ranking.truncation = request.truncate == Some(Truncate::End);
-    Ok(Call::new(ranking, "passages", reply))
+    Ok(Call::new(ranking, "passages", sent, reply))
 }
 
 fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {

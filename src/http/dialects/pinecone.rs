@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::documents::{Documents, Query, SentDocuments};
+use super::documents::{Documents, Query};
 use super::{Answer, Call, Dialect, Reply, RequestOptions, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, expected, flag_or, quoted};
@@ -108,15 +108,15 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let (texts, sent) = request.documents.into_parts("documents", request.rank_fields, returned)?;
     let mut ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
     ranking.truncation = request.parameters.and_then(|parameters| parameters.truncate) != Some(Truncate::None);
-    Ok(Call::new(ranking, "documents", move |answer| reply(answer, &sent)))
+    Ok(Call::new(ranking, "documents", sent, reply))
 }
 
-fn reply(answer: &Answer<'_>, sent: &SentDocuments) -> serde_json::Result<Reply> {
+fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
     let ranking = answer.ranking();
     let results = ranking.results.iter().map(|row| PineconeResult {
         index: row.index,
         score: row.relevance_score,
-        document: sent.document(row.index),
+        document: answer.sent.document(row.index),
     });
     Reply::json(&PineconeReply {
         model: &ranking.model,

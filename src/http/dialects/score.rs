@@ -11,7 +11,7 @@ use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 
-use super::documents::{Documents, Query, not_blank};
+use super::documents::{Documents, Query, SentDocuments, not_blank};
 use super::{Answer, Call, Dialect, ListObject, Reply, RequestOptions, TokenUsage, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, flag_or};
@@ -161,7 +161,12 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     // A list of scores has no place to say that a text was not read.
     common.terms.budget.strict = true;
     let requests = pairs(request.sides, &common)?;
-    Ok(Call { requests, field_names, write: Box::new(move |answer| reply(answer, raw_scores)) })
+    Ok(Call {
+        requests,
+        field_names,
+        sent: SentDocuments::default(),
+        write: Box::new(move |answer| reply(answer, raw_scores)),
+    })
 }
 
 /// One request for one query against many texts, or one for each pair.

@@ -10,7 +10,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::documents::{Documents, Query, SentDocuments};
+use super::documents::{Documents, Query};
 use super::{Answer, Call, Dialect, Reply, RequestOptions, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, flag_or, quoted, text};
@@ -100,13 +100,13 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let (texts, sent) = request.texts.into_parts("texts", None, flag_or(request.return_text, false))?;
     let mut ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
     ranking.truncation = flag_or(request.truncate, true);
-    Ok(Call::new(ranking, "texts", move |answer| reply(answer, &sent, raw_scores)))
+    Ok(Call::new(ranking, "texts", sent, move |answer| reply(answer, raw_scores)))
 }
 
-fn reply(answer: &Answer<'_>, sent: &SentDocuments, raw_scores: bool) -> serde_json::Result<Reply> {
+fn reply(answer: &Answer<'_>, raw_scores: bool) -> serde_json::Result<Reply> {
     let results = answer.ranking().results.iter().map(|row| TeiResult {
         index: row.index,
-        text: sent.text(row.index),
+        text: answer.sent.text(row.index),
         score: if raw_scores { row.raw_score } else { row.relevance_score },
     });
     let mut reply = Reply::json(&Results(results.collect()))?;

@@ -95,11 +95,11 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
     // The type is the check.
     let _checked = request.latency;
-    let (texts, _) = request.documents.into_parts("documents", None, false)?;
+    let (texts, sent) = request.documents.into_parts("documents", None, false)?;
     let query = request.query.0;
     let total_bytes = texts.iter().map(|text| BYTES_PER_DOCUMENT + query.len() + text.len()).sum();
     let ranking = request.options.into_request(query, texts, request.top_n)?;
-    Ok(Call::new(ranking, "documents", move |answer| reply(answer, total_bytes)))
+    Ok(Call::new(ranking, "documents", sent, move |answer| reply(answer, total_bytes)))
 }
 
 fn reply(answer: &Answer<'_>, total_bytes: usize) -> serde_json::Result<Reply> {

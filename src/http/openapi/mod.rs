@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::Service;
 use super::admin;
-use super::error::Failure;
+use super::error::ApiError;
 
 /// The page: Swagger UI, from this server's own files.
 const PAGE: &str = r##"<!doctype html>
@@ -41,8 +41,8 @@ const FILES: [(&str, &str, &[u8]); 2] = [
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document::build);
 
 /// `GET /openapi.json`
-pub async fn document(State(service): State<Service>) -> Json<Value> {
-    Json(describe(&service))
+pub async fn document(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
+    describe(&service).map(Json)
 }
 
 /// `GET /docs`
@@ -51,9 +51,9 @@ pub async fn page() -> impl IntoResponse {
 }
 
 /// `GET /docs/{file}`
-pub async fn file(uri: Uri) -> Result<Response, Failure> {
+pub async fn file(uri: Uri) -> Result<Response, ApiError> {
     let found = FILES.iter().find(|(file, _, _)| uri.path().strip_prefix("/docs/") == Some(*file));
-    let (_, kind, packed) = found.ok_or_else(|| Failure::no_such_route(uri.path()))?;
+    let (_, kind, packed) = found.ok_or_else(|| ApiError::no_such_route(uri.path()))?;
     let headers: [(HeaderName, &str); 3] = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_ENCODING, "gzip"),
@@ -63,21 +63,21 @@ pub async fn file(uri: Uri) -> Result<Response, Failure> {
 }
 
 /// The description of this server.
-fn describe(service: &Service) -> Value {
+fn describe(service: &Service) -> Result<Value, ApiError> {
     let mut document = DOCUMENT.clone();
     if !service.authenticator().has_administrators()
         && let Some(paths) = document["paths"].as_object_mut()
     {
         paths.retain(|path, _| !admin::ROUTES.contains(&path.as_str()));
     }
-    let policy = service.reranker().policy();
+    let policy = service.reranker()?.policy();
     let profiles: Vec<&str> = policy.instructions.profiles().map(|(name, _)| name).collect();
-    let models: Vec<String> = service.models().statuses().into_iter().flat_map(|status| status.names).collect();
+    let models: Vec<String> = service.models()?.statuses().into_iter().flat_map(|status| status.names).collect();
     let schemas = &mut document["components"]["schemas"];
     schemas["Profile"]["enum"] = json!(profiles);
     schemas["Model"]["examples"] = json!(models);
     schemas["Documents"]["maxItems"] = json!(policy.limits.max_documents);
-    document
+    Ok(document)
 }
 
 #[cfg(test)]

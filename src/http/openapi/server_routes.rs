@@ -18,10 +18,11 @@ type Error = (&'static str, &'static str);
 
 const NO_KEY: Error = ("401", "A key is missing or wrong.");
 const RATE_LIMITED: Error = ("429", "The key has used up its rate limit. Retry-After says when to try again.");
+const LOADING: Error = ("503", "The models are loading. Retry-After says when to try again.");
 const NOT_READY: Error = (
     "503",
-    "The server is shutting down (shutting_down), its device has failed and it will end soon (device_lost), or a batch \
-     does not come back from the device (device_stalled).",
+    "The models are loading, the server is shutting down (shutting_down), its device has failed and it will end soon \
+     (device_lost), or a batch does not come back from the device (device_stalled).",
 );
 const NO_ADMIN_KEY: Error = ("401", "A key is missing or not an administrator's.");
 const UNKNOWN_MODEL: Error = ("404", "The model is not served here.");
@@ -56,7 +57,7 @@ impl Describe<'_> {
 
     /// An operation for administrators.
     fn administration(&mut self, summary: &str, reply: Response, more: &[Error]) -> OperationBuilder {
-        self.operation(summary, reply, &[&[NO_ADMIN_KEY], more].concat()).securities(Some(key()))
+        self.operation(summary, reply, &[&[NO_ADMIN_KEY, LOADING], more].concat()).securities(Some(key()))
     }
 }
 
@@ -75,15 +76,15 @@ fn get(operation: OperationBuilder) -> PathItem {
 fn model_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
     let mut describe = Describe { tag: "Models", schemas };
     let models = describe.json::<routes::Models>();
-    let models = get(describe.protected("Every name that a request may give a model", models, &[]));
+    let models = get(describe.protected("Every name that a request may give a model", models, &[LOADING]));
     let model = describe.json::<routes::Model>();
     let name = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9_.-]{1,64}$"));
     let name = parameter("model", ParameterIn::Path, name).example(Some("podium-nano".into()));
-    let model = describe.protected("One model", model, &[UNKNOWN_MODEL]).parameter(name);
+    let model = describe.protected("One model", model, &[UNKNOWN_MODEL, LOADING]).parameter(name);
     let profiles = describe.json::<routes::Profiles>();
-    let profiles = describe.protected("The stored instructions", profiles, &[]);
+    let profiles = describe.protected("The stored instructions", profiles, &[LOADING]);
     let info = reply(JSON, ObjectBuilder::new().schema_type(Type::Object));
-    let info = describe.protected("The model, as text-embeddings-inference describes it", info, &[]).description(Some(
+    let info = describe.protected("The model, as text-embeddings-inference describes it", info, &[LOADING]).description(Some(
         "`max_input_length` is the number of tokens that are read of a document by default, `max_client_batch_size` \
          the number of documents in one request (`limits.max_documents`), `max_batch_tokens` the number of tokens in \
          one batch on the device (`schedule.max_batch_tokens`), and `max_concurrent_requests` the number of requests \
@@ -110,12 +111,12 @@ fn server_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
     let (needs_key, version) = (describe.json::<routes::NeedsKey>(), describe.json::<routes::Version>());
     let metrics = "Metrics in Prometheus's text format; they need no key unless the operator protects them";
     vec![
-        ("/", get(describe.operation("Facts about this server; for browsers, the playground", index, &[]))),
+        ("/", get(describe.operation("Facts about this server; for browsers, the playground", index, &[LOADING]))),
         ("/health", get(describe.operation("The process is alive", alive.clone(), &[]))),
         ("/ping", get(describe.operation("The same as /health", alive, &[]))),
         ("/ready", get(describe.operation("New requests are accepted, or why not", ready, &[NOT_READY]))),
         ("/v1/cluster/auth", get(describe.operation("Whether requests need a key", needs_key, &[]))),
-        ("/openapi.json", get(describe.operation("This description", reply(JSON, object), &[]))),
+        ("/openapi.json", get(describe.operation("This description", reply(JSON, object), &[LOADING]))),
         ("/docs", get(describe.operation("This description as a page", reply("text/html", string()), &[]))),
         ("/version", get(describe.operation("The server's version", version, &[]))),
         ("/metrics", get(describe.protected(metrics, reply("text/plain", string()), &[]))),

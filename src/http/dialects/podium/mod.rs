@@ -128,8 +128,8 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
     ignore_fields(fields);
     let (ranking, sent) = request.into_request()?;
-    Ok(Call::new(ranking, "documents", move |answer| {
-        Reply::json(&RerankReply::new(answer.id, answer.ranking(), &sent))
+    Ok(Call::new(ranking, "documents", sent, |answer| {
+        Reply::json(&RerankReply::new(answer.id, answer.ranking(), answer.sent))
     }))
 }
 
