@@ -6,15 +6,16 @@ mod support;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use podium::rerank::Caller;
 use podium::runtime::fake::FakeRuntime;
-use podium::runtime::{ForwardPass, JointLayers, Mark, Probe};
+use podium::runtime::{CrossDocumentLayers, ForwardPass, Head, OutputSpec, TokenPosition, TokenTypes};
 use podium::schedule::{Arrival, Scheduler};
 
 fn pass() -> ForwardPass {
     ForwardPass {
-        trunk: vec![1; 100],
-        branches: Vec::new(),
-        joint_layers: JointLayers::default(),
-        probe: Probe::NextTokenLogits { after: vec![Mark::trunk(99)], token_ids: vec![1, 2] },
+        prefix: vec![1; 100],
+        suffixes: Vec::new(),
+        token_types: TokenTypes::Zero,
+        cross_document: CrossDocumentLayers::default(),
+        output: OutputSpec::listed(vec![TokenPosition::prefix(99)], Head::Vocabulary(vec![1, 2])),
     }
 }
 

@@ -185,9 +185,9 @@ impl Reranker {
             let started = Instant::now();
             let _scoring = tally.stages.begin(Stage::Score, None);
             runs = blocking(move || {
-                let mut readouts = executed.readouts.into_iter();
+                let mut outputs = executed.outputs.into_iter();
                 for (Run { planned, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
-                    planned.rounds.take(readouts.by_ref().take(count).collect())?;
+                    planned.rounds.take(outputs.by_ref().take(count).collect())?;
                     planned.round = planned.rounds.next_round()?;
                 }
                 Ok(runs)
