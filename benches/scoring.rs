@@ -11,7 +11,6 @@ use podium::runtime::{ForwardPass, Runtime};
 use podium::scoring::Rounds;
 
 fn scoring(criterion: &mut Criterion) {
-    let tokio = tokio::runtime::Runtime::new().expect("a runtime starts");
     let (prompter, limits) = (Arc::new(support::prompter()), support::settings().limits);
     let mut group = criterion.benchmark_group("scoring");
     for documents in [16, 64] {

@@ -158,7 +158,7 @@ pub(crate) fn bind(
     let families = Families::built_in().unwrap();
     let podium = PodiumConfig {
         family: family.into(),
-        cross_document_layers: 1,
+        joint_layers: 1,
         calibration: Some(Calibration { scale: 8.0, bias: -3.0 }),
     };
     let nano = family == "podium-nano";

@@ -1,9 +1,9 @@
 //! A pass gives the same numbers alone, in any batch, in any order, and as plain sequences.
 
-use podium::runtime::{CrossDocumentLayers, ForwardPass, Head, OutputSpec, TokenPosition, TokenTypes};
+use podium::runtime::{CrossDocumentLayers, ForwardPass, Head, OutputSpec, Runtime, TokenPosition, TokenTypes};
 
 use crate::deviation::{Table, largest_relative};
-use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, golden, load, rows, run_alone};
+use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, golden, load, run_alone};
 
 const TOLERANCE: f32 = 1e-5;
 

@@ -9,7 +9,7 @@ use podium::scoring::PlannedPass;
 use serde::Deserialize;
 
 use crate::deviation::{Table, largest, largest_of_row, largest_relative_of_row};
-use crate::fixtures::{folder, golden, rows};
+use crate::fixtures::{folder, golden};
 use crate::requests::{Loaded, Text, usual_limits};
 
 const FAMILIES: [&str; 5] = ["jina-v3", "first", "qwen3-reranker", "mxbai-v2", "zerank"];

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
-use podium::runtime::{Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, TokenPosition, TokenTypes};
+use podium::runtime::{
+    Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, Runtime, TokenPosition, TokenTypes,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 

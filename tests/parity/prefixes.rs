@@ -10,7 +10,7 @@ use podium::runtime::{
 };
 
 use crate::deviation::{Table, largest_relative, largest_relative_of_row};
-use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, folder, golden, load, load_as, rows, run_alone};
+use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, folder, golden, load, load_as, run_alone};
 use crate::requests::{Loaded, usual_limits};
 
 const TOLERANCE: f32 = 1e-5;
@@ -105,7 +105,7 @@ fn a_batch_may_mix_passes_that_are_found_with_others() {
             let batch: Vec<_> = order.iter().map(|&place| passes[place].clone()).collect();
             let outputs = cached.run(&batch).unwrap();
             for (&place, output) in order.iter().zip(outputs) {
-                table.note(case, &golden.shape, arrangement, largest_relative(&rows(output), &expected[place]));
+                table.note(case, &golden.shape, arrangement, largest_relative(&output, &expected[place]));
             }
             if arrangement == "some found" { order.reverse() } else { order.rotate_left(3) }
         }

@@ -48,7 +48,6 @@ struct PackedPass {
     marks: Vec<(usize, usize)>,
     /// Rows that marks see in joint layers, ascending.
     shared: Vec<usize>,
-    token_types: TokenTypes::Zero,
     cross_document: usize,
 }
 
