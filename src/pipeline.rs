@@ -21,7 +21,7 @@ use crate::rerank::{
     Caller, Instructions, JoinedText, LimitSettings, Mode, Progress, Ranking, RerankError, RerankRequest, Stages,
 };
 use crate::runtime::{ModelFacts, Runtime};
-use crate::schedule::{Arrival, BatchStatistics, DeviceGate, QueueStatus, ScheduleSettings, Scheduler};
+use crate::schedule::{AdmissionControl, AdmissionRequest, BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
 use crate::scoring::{PlannedPass, Rounds};
 
 /// What the model would read for a request, for people (`podium rerank --explain`).
@@ -94,7 +94,8 @@ impl Tally {
 
 impl Reranker {
     /// Puts a prompter and a runtime of the same model together. `names` are what the model answers
-    /// to, its own first; there must be one.
+    /// to, its own first; there must be one. Rerankers with the same admission control share its
+    /// limits and their device.
     ///
     /// # Panics
     /// Outside a tokio runtime, which runs the scheduler's worker.
@@ -103,29 +104,14 @@ impl Reranker {
         prompter: Prompter,
         runtime: impl Runtime,
         policy: Policy,
-        schedule: &ScheduleSettings,
-    ) -> Self {
-        Self::behind(DeviceGate::default(), names, prompter, runtime, policy, schedule)
-    }
-
-    /// As [`Reranker::new`], on a device that others who hold this gate use too.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime, which runs the scheduler's worker.
-    pub fn behind(
-        gate: DeviceGate,
-        names: Vec<String>,
-        prompter: Prompter,
-        runtime: impl Runtime,
-        policy: Policy,
-        schedule: &ScheduleSettings,
+        admission: &AdmissionControl,
     ) -> Self {
         Self {
             names,
             prompter: Arc::new(prompter),
             facts: runtime.facts().clone(),
             policy: RwLock::new(Arc::new(policy)),
-            scheduler: Scheduler::start_behind(gate, runtime, schedule),
+            scheduler: Scheduler::start(runtime, admission),
             drift: DriftWatch::default(),
         }
     }
@@ -173,15 +159,15 @@ impl Reranker {
         }
         let estimated = requests.iter().map(|request| estimate(request, &self.prompter, &policy.limits)).sum();
         let (since, stages, timeout) = (caller.since, caller.stages.clone(), terms.timeout);
-        let arrival = Arrival { caller, priority: terms.priority, tokens: estimated, timeout };
-        let admitted = Admitted { admission: self.scheduler.admit(&arrival)?, estimated, since };
-        let tally = Tally::of(requests.iter().map(|request| request.documents.len()).sum(), stages);
-        let all = self.rank(requests, &policy.limits, &admitted, &tally);
         let limit = [timeout, self.scheduler.settings().timeout()].into_iter().flatten().min();
         // A time that no clock reaches is no limit.
-        let Some((limit, deadline)) = limit.and_then(|limit| Some((limit, since.checked_add(limit)?))) else {
-            return all.await;
-        };
+        let deadline = limit.and_then(|limit| since.checked_add(limit));
+        let client = caller.key.into();
+        let request = AdmissionRequest { client, priority: terms.priority, tokens: estimated, deadline };
+        let admitted = Admitted { permit: self.scheduler.try_admit(&request)?, since };
+        let tally = Tally::of(requests.iter().map(|request| request.documents.len()).sum(), stages);
+        let all = self.rank(requests, &policy.limits, &admitted, &tally);
+        let Some((limit, deadline)) = limit.zip(deadline) else { return all.await };
         let ranked = tokio::time::timeout_at(deadline.into(), all).await;
         ranked.unwrap_or_else(|_| Err(RerankError::DeadlineExceeded { limit, done: tally.now() }))
     }

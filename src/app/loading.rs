@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use super::{check, families, policy, prompter_of};
 use crate::config::{ConfigError, Settings};
@@ -10,7 +9,7 @@ use crate::models::{ModelLoader, ModelSet, NamedModel};
 use crate::pipeline::Reranker;
 use crate::runtime::packed::{Arithmetic, PackedRuntime};
 use crate::runtime::{Checkpoint, ModelSettings, Runtime};
-use crate::schedule::DeviceGate;
+use crate::schedule::AdmissionControl;
 
 /// Loads the default model and puts everything that ranks together. To be called inside a tokio runtime.
 ///
@@ -32,7 +31,8 @@ pub fn load_reranker_with<R: Runtime>(
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = wrap(&checkpoint, load_runtime(&checkpoint, &settings.model)?)?;
     let names = default_names(&checkpoint, &settings.model);
-    assemble(names, &checkpoint, runtime, &settings.model.family, settings, DeviceGate::default())
+    let admission = AdmissionControl::new(&settings.schedule);
+    assemble(names, &checkpoint, runtime, &settings.model.family, settings, &admission)
 }
 
 /// The default model, loaded, and the others of the settings, which are not yet. To be called inside a tokio runtime.
@@ -41,13 +41,13 @@ pub fn load_reranker_with<R: Runtime>(
 /// Those of [`load_reranker`]; two models of one name.
 pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     check(settings)?;
-    let loader = PackedLoader { settings: settings.clone(), gates: Gates::default() };
+    let admission = AdmissionControl::new(&settings.schedule);
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = load_runtime(&checkpoint, &settings.model)?;
     let names = default_names(&checkpoint, &settings.model);
     each_once(&names, settings)?;
-    let gate = loader.gates.of(&runtime.facts().device);
-    let default = assemble(names, &checkpoint, runtime, &settings.model.family, settings, gate)?;
+    let default = assemble(names, &checkpoint, runtime, &settings.model.family, settings, &admission)?;
+    let loader = PackedLoader { settings: settings.clone(), admission };
     Ok(ModelSet::new(default, settings.models.clone(), loader))
 }
 
@@ -62,10 +62,10 @@ fn assemble(
     runtime: impl Runtime,
     family: &str,
     settings: &Settings,
-    gate: DeviceGate,
+    admission: &AdmissionControl,
 ) -> anyhow::Result<Reranker> {
     let prompter = prompter_of(&families(&settings.prompts)?, checkpoint, runtime.facts(), family)?;
-    Ok(Reranker::behind(gate, names, prompter, runtime, policy(settings)?, &settings.schedule))
+    Ok(Reranker::new(names, prompter, runtime, policy(settings)?, admission))
 }
 
 /// What the default model answers to: its own name, the hub's, and what the settings add.
@@ -99,21 +99,11 @@ fn each_once(default: &[String], settings: &Settings) -> Result<(), ConfigError>
     Ok(())
 }
 
-/// The doors of the devices: models on one device share one.
-#[derive(Default)]
-struct Gates(Mutex<BTreeMap<String, DeviceGate>>);
-
-impl Gates {
-    fn of(&self, device: &str) -> DeviceGate {
-        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.entry(device.to_owned()).or_default().clone()
-    }
-}
-
 /// Loads the named models of the settings.
 struct PackedLoader {
     settings: Settings,
-    gates: Gates,
+    /// Shared with the default model.
+    admission: AdmissionControl,
 }
 
 impl ModelLoader for PackedLoader {
@@ -127,7 +117,6 @@ impl ModelLoader for PackedLoader {
         let runtime = load_runtime(&checkpoint, model)?;
         let mut names = vec![name.to_owned()];
         add(&mut names, model);
-        let gate = self.gates.of(&runtime.facts().device);
-        assemble(names, &checkpoint, runtime, &model.family, &self.settings, gate)
+        assemble(names, &checkpoint, runtime, &model.family, &self.settings, &self.admission)
     }
 }

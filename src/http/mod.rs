@@ -251,7 +251,8 @@ mod tests {
         let instructions = Instructions::new(&settings.instructions, None).unwrap();
         let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };
-        let reranker = Reranker::new(vec!["a-model".to_owned()], prompter, runtime, policy, &settings.schedule);
+        let admission = crate::schedule::AdmissionControl::new(&settings.schedule);
+        let reranker = Reranker::new(vec!["a-model".to_owned()], prompter, runtime, policy, &admission);
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         Service::new(Arc::new(reranker), telemetry, authenticator, settings.server)
     }

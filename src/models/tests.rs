@@ -28,7 +28,8 @@ fn reranker(name: &str) -> (Reranker, FakeControls) {
     let controls = runtime.controls();
     let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
     let policy = crate::app::policy(&settings).unwrap();
-    (Reranker::new(vec![name.to_owned()], prompter, runtime, policy, &settings.schedule), controls)
+    let admission = crate::schedule::AdmissionControl::new(&settings.schedule);
+    (Reranker::new(vec![name.to_owned()], prompter, runtime, policy, &admission), controls)
 }
 
 /// What the loader and its test share.

@@ -12,14 +12,12 @@ use crate::rerank::{
     InstructionSource, LimitSettings, RankedDocument, Ranking, RerankError, RerankRequest, Stage, Timing, Usage,
 };
 use crate::runtime::ForwardPass;
-use crate::schedule::Admission;
+use crate::schedule::AdmissionPermit;
 use crate::scoring::Scores;
 
 /// Requests that were let in as one.
 pub(super) struct Admitted {
-    pub admission: Admission,
-    /// The tokens that they were let in with.
-    pub estimated: usize,
+    pub permit: AdmissionPermit,
     /// When they came.
     pub since: Instant,
 }
@@ -57,7 +55,7 @@ impl Reranker {
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
-        Admitted { admission, estimated, since }: &Admitted,
+        Admitted { permit, since }: &Admitted,
         tally: &Tally,
     ) -> Result<Vec<Ranking>, RerankError> {
         let mut timing = Timing::default();
@@ -68,7 +66,8 @@ impl Reranker {
         let tokenizing = tally.stages.begin(Stage::Tokenize, None);
         let mut read = self.read(requests, limits).await?;
         let documents = read.iter().map(|(_, planned)| planned.reading.documents.len()).sum();
-        let allowed = match Allowance::of(&budget, since.elapsed(), self.scheduler.forecast(admission)) {
+        let forecast = self.scheduler.forecast(permit).map(|forecast| (forecast.wait, forecast.tokens_per_second));
+        let allowed = match Allowance::of(&budget, since.elapsed(), forecast) {
             Some(allowance) => {
                 let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
                 let (request, planned) = read.swap_remove(0);
@@ -77,7 +76,7 @@ impl Reranker {
             None => read.into_iter().map(|(_, planned)| Allowed::all(planned)).collect(),
         };
         let tokens = allowed.iter().flat_map(|allowed| &allowed.planned).map(|planned| planned.tokens).sum();
-        admission.correct(*estimated, tokens, documents)?;
+        permit.set_exact_tokens(tokens, documents)?;
         timing.tokenize += started.elapsed();
         drop(tokenizing);
 
@@ -86,7 +85,7 @@ impl Reranker {
             runs.extend(planned.map(|planned| Run { planned, prompt_tokens: 0 }));
             rest.push((left, report));
         }
-        let mut scored = self.execute(runs, admission, tally, &mut timing).await?.into_iter();
+        let mut scored = self.execute(runs, permit, tally, &mut timing).await?.into_iter();
         timing.total = since.elapsed();
         let rankings = wanted.into_iter().zip(rest).map(|(wanted, (left, budget))| {
             let (mut mode, mut slates, mut warnings) = (left.mode, 0, left.warnings);
@@ -147,7 +146,7 @@ impl Reranker {
     async fn execute(
         &self,
         mut runs: Vec<Run>,
-        admission: &Admission,
+        permit: &AdmissionPermit,
         tally: &Tally,
         timing: &mut Timing,
     ) -> Result<Vec<(Arc<Reading>, Scores, usize)>, RerankError> {
@@ -178,14 +177,15 @@ impl Reranker {
                 });
             };
             let waiting = tally.stages.begin(Stage::Queue, Some(tokens));
-            let executed = self.scheduler.run(admission, passes, done).await?;
-            waiting.turn_into(executed.queued, Stage::Forward);
-            timing.queue += executed.queued;
-            timing.forward += executed.forward;
+            let completed = self.scheduler.run(permit, passes, done).await?;
+            let on_device = completed.device_intervals.iter().map(|interval| (interval.started, interval.ended));
+            waiting.interrupted_by(Stage::Forward, on_device);
+            timing.queue += completed.queue_time();
+            timing.forward += completed.forward_time();
             let started = Instant::now();
             let _scoring = tally.stages.begin(Stage::Score, None);
             runs = blocking(move || {
-                let mut readouts = executed.readouts.into_iter();
+                let mut readouts = completed.readouts.into_iter();
                 for (Run { planned, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
                     planned.rounds.take(readouts.by_ref().take(count).collect())?;
                     planned.round = planned.rounds.next_round()?;

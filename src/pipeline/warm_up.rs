@@ -6,12 +6,11 @@ use super::cost::estimate;
 use super::rank::Admitted;
 use super::{Reranker, Tally};
 use crate::rerank::{Caller, RerankError, RerankRequest};
-use crate::schedule::Arrival;
 
 impl Reranker {
     /// Ranks two short documents, and returns how long that took: a model that cannot rank shows it here, before it is
-    /// offered to anyone, and what only a first pass has to do is done. How fast the device was is forgotten again,
-    /// because a first pass says nothing of it.
+    /// offered to anyone, and what only a first pass has to do is done. The measured throughput of the device does not
+    /// change.
     ///
     /// # Errors
     /// What a ranking can end with.
@@ -23,10 +22,8 @@ impl Reranker {
         let tokens = estimate(&request, &self.prompter, &limits);
         let caller = Caller::nobody();
         let tally = Tally::of(request.documents.len(), caller.stages.clone());
-        let arrival = Arrival { caller, priority: 0, tokens, timeout: None };
-        let admitted = Admitted { admission: self.scheduler.admit(&arrival)?, estimated: tokens, since: started };
+        let admitted = Admitted { permit: self.scheduler.admit_warm_up(tokens), since: started };
         self.rank(vec![request], &limits, &admitted, &tally).await?;
-        self.scheduler.forget_rate();
         Ok(started.elapsed())
     }
 }
