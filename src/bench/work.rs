@@ -83,9 +83,9 @@ impl<R: Runtime> Runtime for Counted<R> {
         self.runtime.prefixes()
     }
 
-    async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
+    fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
         let operations: u64 = batch.iter().map(|pass| operations(&self.shape, pass)).sum();
-        let readouts = self.runtime.forward(batch).await?;
+        let readouts = self.runtime.run(batch)?;
         self.operations.fetch_add(operations, Ordering::Relaxed);
         Ok(readouts)
     }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -18,16 +18,34 @@ pub struct FakeRuntime {
     shared: Arc<Shared>,
 }
 
-/// What tests hold on to after the runtime has gone into a scheduler.
+/// Controls a [`FakeRuntime`] after it has gone into a scheduler. When the last clone is dropped, held
+/// batches are released, so that no thread waits after a test.
 #[derive(Clone)]
 pub struct FakeControls {
     shared: Arc<Shared>,
+    _release: Arc<ReleaseOnDrop>,
+}
+
+struct ReleaseOnDrop(Arc<Shared>);
+
+impl Drop for ReleaseOnDrop {
+    fn drop(&mut self) {
+        self.0.change_gate(|gate| gate.is_closed = false);
+    }
+}
+
+/// Holds batches back.
+#[derive(Default)]
+struct Gate {
+    is_closed: bool,
+    /// Batches up to this number pass though the gate is closed.
+    through: usize,
 }
 
 struct Shared {
-    /// Whether batches may finish.
-    open: watch::Sender<bool>,
-    /// Batches standing at the closed gate.
+    gate: Mutex<Gate>,
+    gate_changed: Condvar,
+    /// Batches that wait at the closed gate.
     held: watch::Sender<usize>,
     failures: Mutex<VecDeque<Failure>>,
     /// What befalls every batch with a pass that holds such a token.
@@ -37,8 +55,6 @@ struct Shared {
     calls: AtomicUsize,
     passes: AtomicUsize,
     tokens: AtomicUsize,
-    /// Batches up to this one may finish though the gate is closed.
-    through: watch::Sender<usize>,
     /// Tokens of each batch so far.
     batches: Mutex<Vec<usize>>,
 }
@@ -85,7 +101,8 @@ impl FakeRuntime {
     #[must_use]
     pub fn with_facts(facts: ModelFacts) -> Self {
         let shared = Shared {
-            open: watch::Sender::new(true),
+            gate: Mutex::default(),
+            gate_changed: Condvar::new(),
             held: watch::Sender::new(0),
             failures: Mutex::default(),
             poisons: Mutex::default(),
@@ -93,7 +110,6 @@ impl FakeRuntime {
             calls: AtomicUsize::new(0),
             passes: AtomicUsize::new(0),
             tokens: AtomicUsize::new(0),
-            through: watch::Sender::new(0),
             batches: Mutex::default(),
         };
         Self { facts, shared: Arc::new(shared) }
@@ -102,7 +118,8 @@ impl FakeRuntime {
     /// Hands out the controls; they stay valid when the runtime is moved.
     #[must_use]
     pub fn controls(&self) -> FakeControls {
-        FakeControls { shared: Arc::clone(&self.shared) }
+        let release = Arc::new(ReleaseOnDrop(Arc::clone(&self.shared)));
+        FakeControls { shared: Arc::clone(&self.shared), _release: release }
     }
 
     fn check(&self, index: usize, pass: &ForwardPass) -> Result<(), RuntimeError> {
@@ -168,24 +185,15 @@ impl Runtime for FakeRuntime {
         &self.facts
     }
 
-    async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
+    fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
         let shared = &self.shared;
-        let tokens = batch.iter().map(ForwardPass::tokens).sum();
+        let tokens: usize = batch.iter().map(ForwardPass::tokens).sum();
         let number = shared.calls.fetch_add(1, Ordering::Relaxed) + 1;
         shared.passes.fetch_add(batch.len(), Ordering::Relaxed);
         shared.tokens.fetch_add(tokens, Ordering::Relaxed);
         shared.batches.lock().unwrap_or_else(PoisonError::into_inner).push(tokens);
 
-        let mut open = shared.open.subscribe();
-        if !*open.borrow_and_update() {
-            let _standing = Standing::at(shared);
-            // The senders live in `shared`, so this ends only when the gate opens.
-            let mut through = shared.through.subscribe();
-            tokio::select! {
-                _opened = open.wait_for(|open| *open) => {}
-                _through = through.wait_for(|last| *last >= number) => {}
-            }
-        }
+        shared.wait_at_gate(number);
 
         let failure = shared.failures.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         match failure {
@@ -193,14 +201,13 @@ impl Runtime for FakeRuntime {
             Some(Failure::Panic(message)) => std::panic::panic_any(message),
             None => {}
         }
-        let tokens: usize = batch.iter().map(ForwardPass::tokens).sum();
         let memory = shared.memory.load(Ordering::Relaxed);
         if tokens > memory {
             return Err(RuntimeError::of_device(format!(
                 "CUDA_ERROR_OUT_OF_MEMORY: {tokens} tokens, room for {memory}"
             )));
         }
-        if let Some((pass, fault)) = self.poisoned(&batch) {
+        if let Some((pass, fault)) = self.poisoned(batch) {
             match fault {
                 Fault::Panic => std::panic::panic_any("poisoned"),
                 Fault::Device => return Err(RuntimeError::of_device("poisoned".to_owned())),
@@ -222,17 +229,18 @@ impl Runtime for FakeRuntime {
 impl FakeControls {
     /// Closes the gate: batches that start from now on wait.
     pub fn hold(&self) {
-        self.shared.open.send_replace(false);
+        self.shared.change_gate(|gate| gate.is_closed = true);
     }
 
     /// Opens the gate for the batches that wait and for all that follow.
     pub fn release(&self) {
-        self.shared.open.send_replace(true);
+        self.shared.change_gate(|gate| gate.is_closed = false);
     }
 
     /// Lets the batches through that have started; the gate stays closed for those that follow.
     pub fn let_through(&self) {
-        self.shared.through.send_replace(self.shared.calls.load(Ordering::Relaxed));
+        let started = self.shared.calls.load(Ordering::Relaxed);
+        self.shared.change_gate(|gate| gate.through = started);
     }
 
     /// Waits until at least `batches` stand at the gate.
@@ -286,19 +294,25 @@ impl FakeControls {
     }
 }
 
-/// Counts a batch at the gate for as long as it stands there, also when it is dropped.
-struct Standing<'a>(&'a Shared);
-
-impl<'a> Standing<'a> {
-    fn at(shared: &'a Shared) -> Self {
-        shared.held.send_modify(|held| *held += 1);
-        Self(shared)
+impl Shared {
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Drop for Standing<'_> {
-    fn drop(&mut self) {
-        self.0.held.send_modify(|held| *held -= 1);
+    fn change_gate(&self, change: impl FnOnce(&mut Gate)) {
+        change(&mut self.gate());
+        self.gate_changed.notify_all();
+    }
+
+    /// Blocks batch number `number` while the gate is closed to it.
+    fn wait_at_gate(&self, number: usize) {
+        let is_closed = |gate: &mut Gate| gate.is_closed && gate.through < number;
+        let mut gate = self.gate();
+        if is_closed(&mut gate) {
+            self.held.send_modify(|held| *held += 1);
+            drop(self.gate_changed.wait_while(gate, is_closed).unwrap_or_else(PoisonError::into_inner));
+            self.held.send_modify(|held| *held -= 1);
+        }
     }
 }
 
@@ -349,8 +363,8 @@ mod tests {
         }
     }
 
-    async fn vectors(runtime: &FakeRuntime, batch: Vec<ForwardPass>) -> Vec<Vec<f32>> {
-        let readouts = runtime.forward(batch).await.unwrap();
+    fn vectors(runtime: &FakeRuntime, batch: &[ForwardPass]) -> Vec<Vec<f32>> {
+        let readouts = runtime.run(batch).unwrap();
         readouts
             .into_iter()
             .flat_map(|readout| match readout {
@@ -360,46 +374,46 @@ mod tests {
             .collect()
     }
 
-    #[tokio::test]
-    async fn a_readout_does_not_depend_on_the_batch() {
+    #[test]
+    fn a_readout_does_not_depend_on_the_batch() {
         let runtime = FakeRuntime::new();
         let one = tree(&[1, 2], &[&[3, 4], &[5]], vec![Mark::branch(0, 1), Mark::branch(1, 0)]);
         let other = tree(&[9, 9, 9], &[], vec![Mark::trunk(2)]);
-        let alone = vectors(&runtime, vec![one.clone()]).await;
-        let together = vectors(&runtime, vec![other, one]).await;
+        let alone = vectors(&runtime, &[one.clone()]);
+        let together = vectors(&runtime, &[other, one]);
         assert_eq!(alone, together[1..]);
     }
 
-    #[tokio::test]
-    async fn a_mark_sees_the_trunk_and_its_own_branch_and_nothing_after_itself() {
+    #[test]
+    fn a_mark_sees_the_trunk_and_its_own_branch_and_nothing_after_itself() {
         let runtime = FakeRuntime::new();
-        let base = vectors(&runtime, vec![tree(&[1, 2], &[&[3, 4, 5], &[6]], vec![Mark::branch(0, 1)])]).await;
-        let neighbour = vectors(&runtime, vec![tree(&[1, 2], &[&[3, 4, 7], &[8]], vec![Mark::branch(0, 1)])]).await;
-        let trunk = vectors(&runtime, vec![tree(&[1, 3], &[&[3, 4, 5], &[6]], vec![Mark::branch(0, 1)])]).await;
-        let own = vectors(&runtime, vec![tree(&[1, 2], &[&[4, 3, 5], &[6]], vec![Mark::branch(0, 1)])]).await;
+        let base = vectors(&runtime, &[tree(&[1, 2], &[&[3, 4, 5], &[6]], vec![Mark::branch(0, 1)])]);
+        let neighbour = vectors(&runtime, &[tree(&[1, 2], &[&[3, 4, 7], &[8]], vec![Mark::branch(0, 1)])]);
+        let trunk = vectors(&runtime, &[tree(&[1, 3], &[&[3, 4, 5], &[6]], vec![Mark::branch(0, 1)])]);
+        let own = vectors(&runtime, &[tree(&[1, 2], &[&[4, 3, 5], &[6]], vec![Mark::branch(0, 1)])]);
         assert_eq!(base, neighbour);
         assert_ne!(base, trunk);
         assert_ne!(base, own);
     }
 
-    #[tokio::test]
-    async fn a_branch_reads_like_the_one_sequence_it_stands_for() {
+    #[test]
+    fn a_branch_reads_like_the_one_sequence_it_stands_for() {
         let runtime = FakeRuntime::new();
-        let branch = vectors(&runtime, vec![tree(&[1, 2], &[&[3, 4]], vec![Mark::branch(0, 1)])]).await;
-        let sequence = vectors(&runtime, vec![tree(&[1, 2, 3, 4], &[], vec![Mark::trunk(3)])]).await;
+        let branch = vectors(&runtime, &[tree(&[1, 2], &[&[3, 4]], vec![Mark::branch(0, 1)])]);
+        let sequence = vectors(&runtime, &[tree(&[1, 2, 3, 4], &[], vec![Mark::trunk(3)])]);
         assert_eq!(branch, sequence);
     }
 
-    #[tokio::test]
-    async fn vectors_have_unit_length_and_logits_come_one_per_token() {
+    #[test]
+    fn vectors_have_unit_length_and_logits_come_one_per_token() {
         let runtime = FakeRuntime::new();
-        let vector = vectors(&runtime, vec![tree(&[1], &[], vec![Mark::trunk(0)])]).await.remove(0);
+        let vector = vectors(&runtime, &[tree(&[1], &[], vec![Mark::trunk(0)])]).remove(0);
         let norm: f32 = vector.iter().map(|value| value * value).sum();
         assert!((norm - 1.0).abs() < 1e-5, "{norm}");
 
         let probe = Probe::NextTokenLogits { after: vec![Mark::trunk(0)], token_ids: vec![7, 8, 9] };
         let pass = ForwardPass { probe, ..tree(&[1], &[], Vec::new()) };
-        let Readout::NextTokenLogits(rows) = runtime.forward(vec![pass]).await.unwrap().remove(0) else {
+        let Readout::NextTokenLogits(rows) = runtime.run(&[pass]).unwrap().remove(0) else {
             panic!("logits were asked for");
         };
         assert_eq!(rows.len(), 1);
@@ -408,8 +422,8 @@ mod tests {
         assert_ne!(rows[0][0].to_bits(), rows[0][1].to_bits());
     }
 
-    #[tokio::test]
-    async fn passes_that_no_model_could_run_are_refused() {
+    #[test]
+    fn passes_that_no_model_could_run_are_refused() {
         let runtime = FakeRuntime::new();
         let vocabulary = runtime.facts().vocabulary as u32;
         for bad in [
@@ -420,7 +434,7 @@ mod tests {
             tree(&vec![1; runtime.facts().max_positions + 1], &[], Vec::new()),
         ] {
             let good = tree(&[1], &[], vec![Mark::trunk(0)]);
-            let error = runtime.forward(vec![good, bad]).await.unwrap_err();
+            let error = runtime.run(&[good, bad]).unwrap_err();
             assert!(matches!(error, RuntimeError::InvalidPass { pass: 1, .. }), "{error}");
         }
     }
@@ -430,9 +444,9 @@ mod tests {
         let runtime = Arc::new(FakeRuntime::new());
         let controls = runtime.controls();
         controls.hold();
-        let task = tokio::spawn({
+        let task = tokio::task::spawn_blocking({
             let runtime = Arc::clone(&runtime);
-            async move { runtime.forward(vec![tree(&[1, 2], &[&[3]], vec![Mark::trunk(0)])]).await }
+            move || runtime.run(&[tree(&[1, 2], &[&[3]], vec![Mark::trunk(0)])])
         });
         controls.held(1).await;
         assert!(!task.is_finished());
@@ -441,12 +455,12 @@ mod tests {
         assert_eq!((controls.calls(), controls.passes(), controls.tokens()), (1, 1, 3));
     }
 
-    #[tokio::test]
-    async fn a_failure_is_for_one_batch() {
+    #[test]
+    fn a_failure_is_for_one_batch() {
         let runtime = FakeRuntime::new();
         runtime.controls().fail_next(RuntimeError::Device("gone".to_owned()));
         let pass = tree(&[1], &[], vec![Mark::trunk(0)]);
-        assert!(matches!(runtime.forward(vec![pass.clone()]).await, Err(RuntimeError::Device(_))));
-        assert!(runtime.forward(vec![pass]).await.is_ok());
+        assert!(matches!(runtime.run(std::slice::from_ref(&pass)), Err(RuntimeError::Device(_))));
+        assert!(runtime.run(&[pass]).is_ok());
     }
 }

@@ -11,8 +11,6 @@ mod hub;
 pub mod packed;
 mod settings;
 
-use std::future::Future;
-
 pub use checkpoint::{Checkpoint, EMBEDDED_MODEL};
 pub use error::{LoadError, RuntimeError};
 pub use settings::ModelSettings;
@@ -188,8 +186,12 @@ pub trait Runtime: Send + Sync + 'static {
         PrefixStatistics::default()
     }
 
-    /// Runs a batch: one readout per pass, in order. A pass's readout does not depend on the batch.
-    fn forward(&self, batch: Vec<ForwardPass>) -> impl Future<Output = Result<Vec<Readout>, RuntimeError>> + Send;
+    /// Runs a batch on the calling thread: one readout per pass, in order. A pass's readout does not
+    /// depend on the batch.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; nothing is returned of a batch in which one pass fails.
+    fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError>;
 }
 
 #[cfg(test)]

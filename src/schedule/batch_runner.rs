@@ -45,15 +45,15 @@ impl QueuedPass {
 type BatchResult = Result<Vec<Readout>, RuntimeError>;
 
 /// Runs the batches of one model.
-pub(super) struct BatchRunner<R> {
-    runtime: Arc<R>,
+pub(super) struct BatchRunner {
+    runtime: Arc<dyn Runtime>,
     limit: AdaptiveBatchLimit,
     shared: Arc<Shared>,
 }
 
-impl<R: Runtime> BatchRunner<R> {
-    pub fn new(runtime: R, shared: Arc<Shared>) -> Self {
-        Self { runtime: Arc::new(runtime), limit: AdaptiveBatchLimit::default(), shared }
+impl BatchRunner {
+    pub fn new(runtime: Arc<dyn Runtime>, shared: Arc<Shared>) -> Self {
+        Self { runtime, limit: AdaptiveBatchLimit::default(), shared }
     }
 
     /// The most tokens that the next batch may have.
@@ -160,14 +160,13 @@ impl<R: Runtime> BatchRunner<R> {
         result
     }
 
-    /// Runs a group in a task of its own, so that a panic fails that group and not the worker. The
-    /// panic's message may hold a request's text and stays with the panic hook. The group keeps its
-    /// passes, to run again.
+    /// Runs a group on a blocking thread. A panic fails the group and not the worker; its message may
+    /// hold a request's text and stays with the panic hook. The group keeps its passes, to run again.
     async fn forward(&self, group: &[QueuedPass]) -> BatchResult {
         let passes: Vec<ForwardPass> = group.iter().map(|queued| queued.pass.clone()).collect();
         let count = passes.len();
         let runtime = Arc::clone(&self.runtime);
-        let task = tokio::spawn(async move { runtime.forward(passes).await });
+        let task = tokio::task::spawn_blocking(move || runtime.run(&passes));
         match self.join_within_limits(task).await? {
             Ok(Ok(readouts)) if readouts.len() == count => Ok(readouts),
             Ok(Ok(readouts)) => Err(RuntimeError::Device(format!(

@@ -121,7 +121,7 @@ impl Scheduler {
             requests: AtomicUsize::new(0),
             unanswered: watch::Sender::new(0),
         });
-        let runner = BatchRunner::new(runtime, Arc::clone(&shared));
+        let runner = BatchRunner::new(Arc::new(runtime), Arc::clone(&shared));
         let (ended, worker) = watch::channel(());
         tokio::spawn(worker::run(ended, runner, Arc::clone(&shared)));
         Self { shared, worker }

@@ -7,10 +7,9 @@ use tokio::sync::watch;
 
 use super::batch_runner::BatchRunner;
 use super::scheduler::Shared;
-use crate::runtime::Runtime;
 
 /// Runs until the scheduler is closed. `_ended` is dropped last, after the runtime.
-pub(super) async fn run(_ended: watch::Sender<()>, mut runner: BatchRunner<impl Runtime>, shared: Arc<Shared>) {
+pub(super) async fn run(_ended: watch::Sender<()>, mut runner: BatchRunner, shared: Arc<Shared>) {
     let _guard = CloseOnExit(&shared);
     while !shared.closed.load(Ordering::Acquire) {
         if shared.queue().passes() == 0 {

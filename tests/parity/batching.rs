@@ -1,6 +1,6 @@
 //! A pass gives the same numbers alone, in any batch, in any order, and as plain sequences.
 
-use podium::runtime::{ForwardPass, JointLayers, Mark, Probe};
+use podium::runtime::{ForwardPass, JointLayers, Mark, Probe, Runtime};
 
 use crate::deviation::{Table, largest_relative};
 use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, golden, load, rows, run_alone};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
-use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, Probe, Readout};
+use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, Probe, Readout, Runtime};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 

@@ -22,6 +22,7 @@ mod product;
 pub(super) mod weights;
 
 use std::io::IsTerminal;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -104,14 +105,6 @@ impl PackedRuntime {
         let numerics = arithmetic.resolve(&arithmetic.device()?, weights.stored(), processor(), written_out)?;
         Ok(bytes(weights.parameters(), &config, numerics))
     }
-
-    /// Runs a batch on the calling thread.
-    ///
-    /// # Errors
-    /// [`RuntimeError`]; nothing is returned of a batch in which one pass fails.
-    pub fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
-        run(&self.decoder, &self.prefixes, batch)
-    }
 }
 
 impl Runtime for PackedRuntime {
@@ -123,12 +116,11 @@ impl Runtime for PackedRuntime {
         self.prefixes.statistics()
     }
 
-    async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
-        let (decoder, prefixes) = (Arc::clone(&self.decoder), Arc::clone(&self.prefixes));
-        let ran = tokio::task::spawn_blocking(move || run(&decoder, &prefixes, &batch)).await;
-        ran.unwrap_or_else(|failure| {
-            let error =
-                failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic));
+    fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
+        // A panic leaves the decoder as it was, and the cache keeps whole blocks only.
+        let ran = catch_unwind(AssertUnwindSafe(|| run(&self.decoder, &self.prefixes, batch)));
+        ran.unwrap_or_else(|panic| {
+            let error = RuntimeError::of_panic(&*panic);
             if matches!(error, RuntimeError::OutOfMemory(_)) {
                 self.prefixes.clear();
             }
