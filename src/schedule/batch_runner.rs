@@ -146,10 +146,11 @@ impl BatchRunner {
         }
         let started = Instant::now();
         let result = self.forward(group).instrument(span.clone()).await;
-        let interval = DeviceInterval { started, ended: Instant::now() };
-        let time = interval.ended - started;
+        let ended = Instant::now();
+        let time = ended - started;
         self.shared.batches.record(group.len(), tokens, time, self.runtime.prefixes());
-        for (submission, passes, _) in submissions.values() {
+        for (submission, passes, tokens) in submissions.values() {
+            let interval = DeviceInterval { started, ended, tokens: *tokens };
             submission.end_forward(interval, if result.is_ok() { 0 } else { *passes });
         }
         let (requests, seconds) = (submissions.len(), time.as_secs_f64());

@@ -15,6 +15,8 @@ pub struct DeviceInterval {
     pub started: Instant,
     /// When it came back.
     pub ended: Instant,
+    /// Tokens of the request in it.
+    pub tokens: usize,
 }
 
 /// Passes that have run.

@@ -1,6 +1,6 @@
 //! Overload, deadlines, failing devices and shutdown. The fake runtime holds batches; no test sleeps.
 
-use podium::app::Farewell;
+use podium::app::ShutdownOutcome;
 use podium::runtime::RuntimeError;
 use serde_json::{Value, json};
 
@@ -93,7 +93,7 @@ async fn a_lost_device_is_503_and_ends_the_server() {
     server.controls.release();
     let message = "the device has failed, and the server has to be started again";
     accepted.await.unwrap().assert_failure(503, "device_lost", None, message);
-    assert_eq!(server.farewell().await, Farewell::DeviceLost("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned()));
+    assert_eq!(server.outcome().await, ShutdownOutcome::DeviceLost("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned()));
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn a_device_that_hangs_is_503_and_ends_the_server_as_a_lost_device_does() 
     let message = "the device has failed, and the server has to be started again";
     waiting.await.unwrap().assert_failure(503, "device_lost", None, message);
     let reason = "a batch has not come back for 2 s (schedule.hang_seconds)";
-    assert_eq!(server.farewell().await, Farewell::DeviceLost(reason.to_owned()));
+    assert_eq!(server.outcome().await, ShutdownOutcome::DeviceLost(reason.to_owned()));
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn an_idle_connection_does_not_delay_the_shutdown() {
     let idle = tokio::net::TcpStream::connect(&server.address).await.unwrap();
     assert_eq!(server.get("/health").await.header("connection"), "");
     server.stop();
-    assert_eq!(server.farewell().await, Farewell::Clean);
+    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
     drop(idle);
 }
 
@@ -165,7 +165,7 @@ async fn shutdown_finishes_accepted_requests_and_rejects_new_ones() {
     server.controls.release();
     assert_eq!(accepted.await.unwrap().status, 200);
     let address = server.address.clone();
-    assert_eq!(server.farewell().await, Farewell::Clean);
+    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the port is still open");
 }
 
@@ -185,6 +185,6 @@ async fn requests_that_outlast_the_shutdown_are_cut_off() {
     let request = server.rerank_later(&body());
     server.controls.held(1).await;
     server.stop();
-    assert_eq!(server.farewell().await, Farewell::CutOff);
+    assert_eq!(server.outcome().await, ShutdownOutcome::CutOff);
     assert!(request.await.is_err(), "the connection is closed without a response");
 }
