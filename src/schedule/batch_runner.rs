@@ -13,10 +13,10 @@ use super::device::DeviceLease;
 use super::scheduler::Shared;
 use super::settings::ScheduleSettings;
 use super::submission::{DeviceInterval, Submission};
-use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
+use crate::runtime::{ForwardPass, Output, Runtime, RuntimeError};
 
 /// What became of a pass.
-pub(super) type PassResult = Result<Readout, RuntimeError>;
+pub(super) type PassResult = Result<Output, RuntimeError>;
 
 /// A pass in the queue or on the device.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl QueuedPass {
     }
 }
 
-type BatchResult = Result<Vec<Readout>, RuntimeError>;
+type BatchResult = Result<Vec<Output>, RuntimeError>;
 
 /// Runs the batches of one model.
 pub(super) struct BatchRunner {
@@ -80,10 +80,10 @@ impl BatchRunner {
             }
             let tokens = group.iter().map(|pass| pass.tokens).sum();
             match self.run_group(&group, tokens).await {
-                Ok(readouts) => {
+                Ok(outputs) => {
                     self.record_success(&group, tokens, started.elapsed());
-                    for (pass, readout) in group.into_iter().zip(readouts) {
-                        pass.reply(Ok(readout));
+                    for (pass, output) in group.into_iter().zip(outputs) {
+                        pass.reply(Ok(output));
                     }
                 }
                 Err(error) => groups.extend(self.bisect_failed_batch(error, group, tokens)),
@@ -130,7 +130,7 @@ impl BatchRunner {
             | RuntimeError::Device(_)
             | RuntimeError::Panicked => {}
         }
-        let culprit = if group.len() == 1 { Some(0) } else { error.guilty().filter(|pass| *pass < group.len()) };
+        let culprit = if group.len() == 1 { Some(0) } else { error.culprit().filter(|pass| *pass < group.len()) };
         if let Some(culprit) = culprit {
             group.remove(culprit).reply(Err(error));
         }
@@ -148,7 +148,7 @@ impl BatchRunner {
         let result = self.forward(group).instrument(span.clone()).await;
         let ended = Instant::now();
         let time = ended - started;
-        self.shared.batches.record(group.len(), tokens, time, self.runtime.prefixes());
+        self.shared.batches.record(group.len(), tokens, time, self.runtime.prefix_cache());
         for (submission, passes, tokens) in submissions.values() {
             let interval = DeviceInterval { started, ended, tokens: *tokens };
             submission.end_forward(interval, if result.is_ok() { 0 } else { *passes });
@@ -169,14 +169,13 @@ impl BatchRunner {
         let runtime = Arc::clone(&self.runtime);
         let task = tokio::task::spawn_blocking(move || runtime.run(&passes));
         match self.join_within_limits(task).await? {
-            Ok(Ok(readouts)) if readouts.len() == count => Ok(readouts),
-            Ok(Ok(readouts)) => Err(RuntimeError::Device(format!(
-                "the runtime returned {} readouts for {count} passes",
-                readouts.len()
-            ))),
+            Ok(Ok(outputs)) if outputs.len() == count => Ok(outputs),
+            Ok(Ok(outputs)) => {
+                Err(RuntimeError::Device(format!("the runtime returned {} outputs for {count} passes", outputs.len())))
+            }
             Ok(Err(error)) => Err(error),
             Err(failure) => {
-                Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic)))
+                Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::from_panic(&*panic)))
             }
         }
     }

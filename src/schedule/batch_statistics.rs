@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::runtime::PrefixStatistics;
+use crate::runtime::PrefixCacheStatistics;
 
 const PASSES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 const TOKENS: [f64; 10] = [128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16_384.0, 32_768.0, 131_072.0];
@@ -64,13 +64,13 @@ pub struct BatchStatistics {
     /// Seconds that a batch took on the device.
     pub seconds: Distribution,
     /// Prefix-cache statistics, as the runtime counted them after the last batch.
-    pub prefixes: PrefixStatistics,
+    pub prefixes: PrefixCacheStatistics,
 }
 
 impl Default for BatchStatistics {
     fn default() -> Self {
         let [passes, tokens, seconds] = [&PASSES[..], &TOKENS, &SECONDS].map(Distribution::new);
-        Self { passes, tokens, seconds, prefixes: PrefixStatistics::default() }
+        Self { passes, tokens, seconds, prefixes: PrefixCacheStatistics::default() }
     }
 }
 
@@ -79,7 +79,7 @@ impl Default for BatchStatistics {
 pub(super) struct BatchRecorder(Mutex<BatchStatistics>);
 
 impl BatchRecorder {
-    pub fn record(&self, passes: usize, tokens: usize, time: Duration, prefixes: PrefixStatistics) {
+    pub fn record(&self, passes: usize, tokens: usize, time: Duration, prefixes: PrefixCacheStatistics) {
         let mut statistics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         statistics.passes.record(passes as f64);
         statistics.tokens.record(tokens as f64);
@@ -100,7 +100,7 @@ mod tests {
     fn a_value_counts_for_its_bound_and_all_larger_ones() {
         let recorder = BatchRecorder::default();
         for (passes, tokens) in [(1, 100), (2, 128), (3, 200_000)] {
-            let prefixes = PrefixStatistics { found_tokens: tokens as u64, ..PrefixStatistics::default() };
+            let prefixes = PrefixCacheStatistics { hit_tokens: tokens as u64, ..PrefixCacheStatistics::default() };
             recorder.record(passes, tokens, Duration::from_millis(10), prefixes);
         }
         let BatchStatistics { passes, tokens, seconds, prefixes } = recorder.statistics();
@@ -108,6 +108,6 @@ mod tests {
         assert_eq!((tokens.cumulative().next(), tokens.cumulative().last()), (Some((128.0, 2)), Some((131_072.0, 2))));
         assert_eq!((tokens.count(), seconds.count()), (3, 3));
         assert!((tokens.sum() - 200_228.0).abs() < 1e-9 && (seconds.sum() - 0.03).abs() < 1e-9);
-        assert_eq!(prefixes.found_tokens, 200_000, "the runtime's latest statistics replace earlier ones");
+        assert_eq!(prefixes.hit_tokens, 200_000, "the runtime's latest statistics replace earlier ones");
     }
 }

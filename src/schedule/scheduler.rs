@@ -196,7 +196,7 @@ impl Scheduler {
     ) -> Result<CompletedPasses, RerankError> {
         let reservation = permit.reservation();
         let submission = Submission::new(reservation, passes.len());
-        let mut readouts = Vec::with_capacity(passes.len());
+        let mut outputs = Vec::with_capacity(passes.len());
         let mut results = Vec::with_capacity(passes.len());
         let mut queued_passes = Vec::with_capacity(passes.len());
         for pass in passes {
@@ -209,12 +209,12 @@ impl Scheduler {
         self.push(reservation, queued_passes)?;
         for (index, (tokens, result)) in results.into_iter().enumerate() {
             let result = result.await.map_err(|_| worker_ended())?;
-            readouts.push(result.map_err(|error| rerank_error(error, tokens))?);
+            outputs.push(result.map_err(|error| rerank_error(error, tokens))?);
             reservation.update_tokens(|held| held.saturating_sub(tokens));
             on_pass_done(index);
         }
         let device_intervals = submission.take_device_intervals();
-        Ok(CompletedPasses { readouts, queued_at: submission.queued_at, device_intervals })
+        Ok(CompletedPasses { outputs, queued_at: submission.queued_at, device_intervals })
     }
 
     fn push(&self, reservation: &Reservation, passes: Vec<(usize, QueuedPass)>) -> Result<(), RerankError> {

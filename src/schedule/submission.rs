@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tracing::Span;
 
 use super::permit::Reservation;
-use crate::runtime::Readout;
+use crate::runtime::Output;
 
 /// The time of one batch that held passes of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct DeviceInterval {
 #[derive(Debug)]
 pub struct CompletedPasses {
     /// One per pass, in order.
-    pub readouts: Vec<Readout>,
+    pub outputs: Vec<Output>,
     /// When the passes were queued.
     pub queued_at: Instant,
     /// The batches that held passes of this request, in order. They do not overlap; between them

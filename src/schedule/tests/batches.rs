@@ -13,7 +13,7 @@ async fn passes_queued_behind_a_busy_device_run_together_up_to_the_limit() {
     assert_eq!(scheduler.status().waiting_tokens, 301);
     controls.release();
     for task in std::iter::once(first).chain(others) {
-        assert_eq!(task.await.unwrap().unwrap().readouts.len(), 1);
+        assert_eq!(task.await.unwrap().unwrap().outputs.len(), 1);
     }
     // [10], [60, 40], [1], [200]: the last pass exceeds the limit and runs alone.
     assert_eq!((controls.calls(), controls.passes()), (4, 5));
@@ -21,11 +21,11 @@ async fn passes_queued_behind_a_busy_device_run_together_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn readouts_do_not_depend_on_the_batch() {
+async fn outputs_do_not_depend_on_the_batch() {
     let (scheduler, _) = scheduler(8, 1000);
-    let together = run(&scheduler, vec![pass(5), pass(9), pass(3)]).await.unwrap().readouts;
+    let together = run(&scheduler, vec![pass(5), pass(9), pass(3)]).await.unwrap().outputs;
     for (tokens, expected) in [5, 9, 3].into_iter().zip(together) {
-        assert_eq!(run(&scheduler, vec![pass(tokens)]).await.unwrap().readouts, [expected]);
+        assert_eq!(run(&scheduler, vec![pass(tokens)]).await.unwrap().outputs, [expected]);
     }
 }
 

@@ -9,7 +9,7 @@ const POISON: u32 = 150_000;
 
 fn poisoned(tokens: usize) -> ForwardPass {
     let mut pass = pass(tokens);
-    pass.trunk[0] = POISON;
+    pass.prefix[0] = POISON;
     pass
 }
 
@@ -18,7 +18,7 @@ async fn only_the_culprit_of_a_failed_batch_fails() {
     let (scheduler, controls) = scheduler(8, 100);
     let first = spawn_held(&scheduler, &controls, vec![pass(10)]).await;
     let mut invalid = pass(4);
-    invalid.trunk[0] = 200_000;
+    invalid.prefix[0] = 200_000;
     let (good, bad) = (spawn(&scheduler, vec![pass(5)]), spawn(&scheduler, vec![invalid]));
     wait_for_queued(&scheduler, 2).await;
     controls.release();

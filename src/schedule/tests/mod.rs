@@ -12,15 +12,11 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::rerank::RerankError;
 use crate::runtime::fake::{FakeControls, FakeRuntime};
-use crate::runtime::{ForwardPass, JointLayers, Mark, Probe};
+use crate::runtime::{ForwardPass, Head, OutputSpec, TokenPosition};
 
 fn pass(tokens: usize) -> ForwardPass {
-    ForwardPass {
-        trunk: (0..tokens as u32).collect(),
-        branches: vec![],
-        joint_layers: JointLayers::default(),
-        probe: Probe::HiddenStates { marks: vec![Mark::trunk(tokens - 1)], project: false },
-    }
+    let output = OutputSpec::listed(vec![TokenPosition::prefix(tokens - 1)], Head::Hidden);
+    ForwardPass::sequence((0..tokens as u32).collect(), output)
 }
 
 fn settings(max_queued_requests: usize, max_batch_tokens: usize) -> ScheduleSettings {
