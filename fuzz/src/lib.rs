@@ -100,10 +100,10 @@ pub fn prompts(data: &[u8]) -> bool {
     };
     let harmless = self::passes(&harmless).expect("harmless texts have a prompt");
     let shape = |passes: &[ForwardPass]| -> Vec<(Vec<&str>, usize)> {
-        passes.iter().map(|pass| (controls(pass), pass.probe.marks().len())).collect()
+        passes.iter().map(|pass| (controls(pass), pass.output_rows())).collect()
     };
     assert_eq!(shape(&passes), shape(&harmless));
-    let marks: usize = passes.iter().map(|pass| pass.probe.marks().len()).sum();
+    let marks: usize = passes.iter().map(|pass| pass.output_rows()).sum();
     assert_eq!(marks, count + passes.len());
     true
 }
@@ -118,7 +118,7 @@ fn passes(request: &RerankRequest) -> Result<Vec<ForwardPass>, RerankError> {
 /// The control tokens of a pass, in order: by id, since ordinary tokens may spell one (a lower-casing tokenizer does that to
 /// capitals), and to the model that is text.
 fn controls(pass: &ForwardPass) -> Vec<&'static str> {
-    let ids = std::iter::once(&pass.trunk).chain(&pass.branches).flatten();
+    let ids = std::iter::once(&pass.prefix).chain(&pass.suffixes).flatten();
     ids.filter_map(|id| CONTROLS.get(&u64::from(*id)).map(String::as_str)).collect()
 }
 

@@ -24,10 +24,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware;
 use axum::routing::{get, post};
-use axum::Router;
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
@@ -252,7 +252,7 @@ mod tests {
     use crate::pipeline::{Policy, load_instructions};
     use crate::runtime::fake::FakeRuntime;
     use crate::runtime::{Checkpoint, Runtime};
-    use crate::schedule::DeviceGate;
+    use crate::schedule::AdmissionControl;
 
     fn service() -> Service {
         let settings = Configuration::load(&Sources::default()).unwrap().settings;
@@ -261,7 +261,13 @@ mod tests {
         let instructions = load_instructions(&settings.instructions, None).unwrap();
         let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };
-        let reranker = Reranker::new(DeviceGate::default(), vec!["a-model".to_owned()], prompter, runtime, policy, &settings.schedule);
+        let reranker = Reranker::new(
+            vec!["a-model".to_owned()],
+            prompter,
+            runtime,
+            policy,
+            &AdmissionControl::new(&settings.schedule),
+        );
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let service = Service::new(telemetry, authenticator, settings.server);
         service.set_models(reranker);
