@@ -22,10 +22,6 @@ const DISCARDED_LIMITS: usize = 8;
 /// The longest that the body of a refused request is read for.
 const DISCARD_FOR: Duration = Duration::from_secs(5);
 
-/// How much of a refused request's body is looked at, and for how long.
-const GLIMPSE_BYTES: usize = 64 * 1024;
-const GLIMPSE_FOR: Duration = Duration::from_millis(200);
-
 /// A JSON object from the body of a request.
 pub struct JsonBody {
     /// Its fields.
@@ -130,32 +126,21 @@ async fn collect(mut body: Body, limit: usize, mut received: Received) -> Result
     refused.map_or(Ok((collected, received)), Err)
 }
 
-/// Throws away, aside, what the client of a refused request still sends: one that sends everything before it reads would
-/// otherwise find the connection broken instead of its answer. It is bounded in bytes and in time, and a client that
-/// waits for leave to send is not given it.
-///
-/// What comes at once, up to [`GLIMPSE_BYTES`], is returned: enough to see in whose words the client talks.
-pub async fn discard(request: Request, limit: usize) -> Vec<u8> {
-    let mut start = Vec::new();
+/// Reads on, in the background, what the client of a rejected request still sends, and drops it: a client that sends
+/// everything before it reads would otherwise find a broken connection instead of its answer. Bounded in bytes
+/// (`limit`) and in time ([`DISCARD_FOR`]). A client that waits for `100 Continue` is not told to send.
+pub fn drain_body(request: Request, limit: usize) {
     if request.headers().contains_key(header::EXPECT) || request.body().is_end_stream() {
-        return start;
+        return;
     }
     let mut body = request.into_body();
-    let glimpse = async {
-        while start.len() < GLIMPSE_BYTES {
-            let Some(data) = next_data(&mut body).await else { break };
-            start.extend_from_slice(&data);
-        }
-    };
-    let _late = tokio::time::timeout(GLIMPSE_FOR, glimpse).await;
-    let mut left = limit.saturating_sub(start.len());
+    let mut left = limit;
     tokio::spawn(tokio::time::timeout(DISCARD_FOR, async move {
         while let Some(data) = next_data(&mut body).await {
             let Some(rest) = left.checked_sub(data.len()) else { break };
             left = rest;
         }
     }));
-    start
 }
 
 /// The next piece of a body; nothing at its end, or where it breaks.

@@ -146,13 +146,6 @@ fn by_fields(fields: &Fields) -> &'static Dialect {
     }
 }
 
-/// In which shape a refused call's client reads failures, if its path or what has come of its body tells.
-pub(super) fn shape_of(path: Option<&str>, body: &[u8]) -> Option<FailureShape> {
-    let route = ROUTES.iter().find(|route| Some(route.path) == path)?;
-    let fields = Fields::parse(body).ok()?;
-    Some(route.dialect_of(&fields).failure)
-}
-
 /// A request as a dialect spells it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
