@@ -2,10 +2,11 @@
 
 use strsim::levenshtein;
 
-/// The known name that is closest to `name`, if one is close: at most a third of its letters differ, or two.
+/// The known name that is closest to `name`, if one is close: at most a third of its letters
+/// differ, or two.
 ///
-/// Names may have sections, separated by dots. A right name in the wrong section is close, as is a misspelt name in the
-/// right section.
+/// Names may have sections, separated by dots. A right name in the wrong section is close, as is a
+/// misspelt name in the right section.
 #[must_use]
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let last = last_part(name);

@@ -104,7 +104,8 @@ fn write_other_models(out: &mut impl Write, models: &ModelSet) -> std::io::Resul
     Ok(())
 }
 
-/// Writes the settings as TOML that can be used as a configuration file, each value's source in a comment.
+/// Writes the settings as TOML that can be used as a configuration file, each value's source in a
+/// comment.
 fn write_settings(out: &mut impl Write, configuration: &Configuration) -> std::io::Result<()> {
     let lines: Vec<_> = configuration
         .entries()

@@ -39,10 +39,11 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// Rerank server: orders documents by their relevance to a query, following an instruction in plain language.
+/// Rerank server: orders documents by their relevance to a query, following an instruction in plain
+/// language.
 ///
-/// The model reads the query, the instruction and up to 64 documents in one pass. Without --model it is podium-nano, a
-/// small model that is compiled in.
+/// The model reads the query, the instruction and up to 64 documents in one pass. Without --model
+/// it is podium-nano, a small model that is compiled in.
 #[derive(Debug, Parser)]
 #[command(name = "podium", version, styles = STYLES, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "\
@@ -147,8 +148,8 @@ impl std::error::Error for UsageError {}
 
 /// Parses the command line, runs the command, and prints an error once, with its causes.
 ///
-/// Exit codes: 0 for success; 2 for an invalid command line, configuration or request; 69 for a lost device (a new
-/// process may find it again); 1 for every other error.
+/// Exit codes: 0 for success; 2 for an invalid command line, configuration or request; 69 for a
+/// lost device (a new process may find it again); 1 for every other error.
 #[must_use]
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {

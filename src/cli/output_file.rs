@@ -8,7 +8,8 @@ use tempfile::NamedTempFile;
 
 use super::UsageError;
 
-/// A file that is written at the end of a command. [`OutputFile::create`] fails early if it cannot be written.
+/// A file that is written at the end of a command. [`OutputFile::create`] fails early if it cannot
+/// be written.
 pub(super) struct OutputFile {
     path: PathBuf,
     temporary: NamedTempFile,

@@ -148,7 +148,8 @@ fn log_authentication(keys: usize, local: SocketAddr) {
     }
 }
 
-/// Reloads the settings on SIGHUP. Without any file to read again, SIGHUP keeps its default: it ends the process.
+/// Reloads the settings on SIGHUP. Without any file to read again, SIGHUP keeps its default: it
+/// ends the process.
 fn reload_on_hangup(reloader: Reloader) -> std::io::Result<()> {
     #[cfg(unix)]
     if reloader.has_files() {

@@ -1,5 +1,5 @@
-//! Environment variables that look like Podium's, but are not read. A misspelt variable must not silently leave a server
-//! open, or with a default.
+//! Environment variables that look like Podium's, but are not read. A misspelt variable must not
+//! silently leave a server open, or with a default.
 
 use super::error::ConfigError;
 use super::source::ENVIRONMENT_PREFIX;
@@ -7,11 +7,13 @@ use super::suggest::{VARIABLE_PREFIX, VARIABLES, suggest_variable};
 
 /// Returns the names of the variables that begin with `PODIUM_` and are not read.
 ///
-/// Variables that Kubernetes and container links set for a service called `podium` (`PODIUM_SERVICE_HOST`,
+/// Variables that Kubernetes and container links set for a service called `podium`
+/// (`PODIUM_SERVICE_HOST`,
 /// `PODIUM_PORT=tcp://...`) are not among them.
 ///
 /// # Errors
-/// [`ConfigError::Variable`] for a variable that is close to one of Podium's, or that has `KEY` in its name.
+/// [`ConfigError::Variable`] for a variable that is close to one of Podium's, or that has `KEY` in
+/// its name.
 pub(super) fn unknown_variables<'a>(
     environment: &'a [(String, String)],
     keys: &[&str],
@@ -31,7 +33,8 @@ pub(super) fn unknown_variables<'a>(
     Ok(unknown)
 }
 
-/// Whether Kubernetes or a container link sets this variable for a service whose name begins with `podium`.
+/// Whether Kubernetes or a container link sets this variable for a service whose name begins with
+/// `podium`.
 fn is_service_variable(rest: &str, value: &str) -> bool {
     let words: Vec<&str> = rest.split('_').collect();
     let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());

@@ -57,8 +57,8 @@ pub enum ConfigError {
         /// The values that are allowed.
         allowed: String,
     },
-    /// The path of a keys file is set to nothing, often by a variable that is not defined. Ignoring it would leave the
-    /// server open.
+    /// The path of a keys file is set to nothing, often by a variable that is not defined. Ignoring
+    /// it would leave the server open.
     #[error("`{key}` is empty ({origin}): give the path of a keys file, or remove this setting")]
     EmptyKeysFile {
         /// The key.

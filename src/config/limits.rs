@@ -19,7 +19,8 @@ const BOUNDS: [(&str, &str); 8] = [
     ("model.prefix_cache_bytes", "models.max_memory_bytes"),
 ];
 
-/// Refuses a limit above its bound, if the operator set it. A default above a lowered bound is harmless.
+/// Refuses a limit above its bound, if the operator set it. A default above a lowered bound is
+/// harmless.
 pub(super) fn check_limits(values: &Values) -> Result<(), ConfigError> {
     for (key, (value, origin)) in values {
         let (Some(value), false) = (value.as_integer(), *origin == Origin::Default) else { continue };

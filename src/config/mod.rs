@@ -1,8 +1,9 @@
-//! Configuration: the settings of all modules, from defaults, a file, environment variables and flags, in that order.
+//! Configuration: the settings of all modules, from defaults, a file, environment variables and
+//! flags, in that order.
 //!
-//! Every value is checked against the compiled-in defaults: an unknown key, a value of another type or out of its range
-//! is refused with the key, the value and where it came from. [`Settings`] has one struct per section, defined in the
-//! module that uses it.
+//! Every value is checked against the compiled-in defaults: an unknown key, a value of another type
+//! or out of its range is refused with the key, the value and where it came from. [`Settings`] has
+//! one struct per section, defined in the module that uses it.
 
 mod environment;
 mod error;
@@ -58,7 +59,8 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
 }
 
-/// A key whose value differs between two configurations. Values are TOML, with secrets in URLs masked.
+/// A key whose value differs between two configurations. Values are TOML, with secrets in URLs
+/// masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The key.
@@ -81,8 +83,8 @@ impl Configuration {
     /// Reads all sources.
     ///
     /// # Errors
-    /// A file that cannot be read or parsed, an unknown key, a value of the wrong type or out of range, a limit that
-    /// never takes effect.
+    /// A file that cannot be read or parsed, an unknown key, a value of the wrong type or out of
+    /// range, a limit that never takes effect.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         Self::from_values(values::read_sources(sources)?)
     }
@@ -125,8 +127,8 @@ impl Configuration {
         self.values.get(key).is_some_and(|(_, origin)| *origin == Origin::Default)
     }
 
-    /// Every key in alphabetical order, with its value and where the value came from. Values are TOML, with secrets in
-    /// URLs masked.
+    /// Every key in alphabetical order, with its value and where the value came from. Values are
+    /// TOML, with secrets in URLs masked.
     pub fn entries(&self) -> impl Iterator<Item = (&str, String, &Origin)> {
         self.values.iter().map(|(key, (value, origin))| (key.as_str(), values::printed(value), origin))
     }

@@ -12,7 +12,8 @@ use crate::models::{LoadWhen, ModelsSettings, NamedModel};
 pub(super) const SECTION: &str = "models.";
 /// The key that only named models have, as [`pattern`] returns it.
 pub(super) const LOAD: &str = "models.NAME.load";
-/// Fields that a named model takes from `[model]` unless it sets them; other fields take the defaults.
+/// Fields that a named model takes from `[model]` unless it sets them; other fields take the
+/// defaults.
 const SHARED: [&str; 3] = ["device", "cache", "offline"];
 /// Maximum length of a name, which appears in paths, logs and metrics.
 const MAX_NAME_BYTES: usize = 64;

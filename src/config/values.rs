@@ -1,4 +1,5 @@
-//! Settings as key-value pairs: read from one source, checked, and put in place of an earlier value.
+//! Settings as key-value pairs: read from one source, checked, and put in place of an earlier
+//! value.
 
 use std::path::{Path, PathBuf};
 
@@ -112,7 +113,8 @@ fn set(values: &mut Values, key: String, value: Value, origin: Origin) -> Result
     Ok(())
 }
 
-/// Whether the value is blank where a path was meant. A configuration file may say `""` for "none", as the defaults do.
+/// Whether the value is blank where a path was meant. A configuration file may say `""` for "none",
+/// as the defaults do.
 fn is_empty_setting(value: &Value, origin: &Origin) -> bool {
     let text = value.as_str().unwrap_or_default();
     text.trim().is_empty() && !(text.is_empty() && matches!(origin, Origin::File(_)))

@@ -16,8 +16,8 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 const ORIGINS: &str = "* or a list of origins separated by commas, each a scheme, a host and optionally a port in lower \
                        case, such as https://app.example.com";
 
-/// The layer that answers preflight requests and adds CORS headers; `None` for no origins. Credentials (cookies) are
-/// never allowed: a page sends its API key in a header.
+/// The layer that answers preflight requests and adds CORS headers; `None` for no origins.
+/// Credentials (cookies) are never allowed: a page sends its API key in a header.
 ///
 /// # Errors
 /// The valid values, if `origins` is not one.
@@ -38,7 +38,8 @@ pub fn cors_layer(origins: &str) -> Result<Option<CorsLayer>, String> {
     Ok(Some(layer.allow_headers(AllowHeaders::mirror_request()).expose_headers(exposed).max_age(MAX_AGE)))
 }
 
-/// Whether a browser can send this text as its origin. Origins are compared as text, and browsers write each in one way.
+/// Whether a browser can send this text as its origin. Origins are compared as text, and browsers
+/// write each in one way.
 fn is_origin(text: &str) -> bool {
     let Ok(uri) = text.parse::<Uri>() else { return false };
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return false };

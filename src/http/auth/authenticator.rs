@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 use super::AuthSettings;
 use super::keys::{Key, KeyError, KeyTable};
 
-/// Routes that never need a key. [`Authenticator::needs_key`] decides `/`, `/docs/…` and `/metrics`.
+/// Routes that never need a key. [`Authenticator::needs_key`] decides `/`, `/docs/…` and
+/// `/metrics`.
 const OPEN_ROUTES: [&str; 7] = ["/v1/cluster/auth", "/health", "/ready", "/ping", "/version", "/docs", "/openapi.json"];
 
 /// Prefix of the routes for administrators.
@@ -26,7 +27,8 @@ pub struct Authenticator {
     /// Keys from flags and the environment: they stay until the process ends.
     fixed_keys: Vec<Key>,
     table: RwLock<Arc<KeyTable>>,
-    /// What `table` was built from. The lock is held while the file is read, so that reloads happen one by one.
+    /// What `table` was built from. The lock is held while the file is read, so that reloads happen
+    /// one by one.
     loaded: Mutex<LoadedFrom>,
     /// The administrators' keys, if `auth.admin_keys_file` is set.
     administrators: Option<Box<Authenticator>>,
@@ -51,11 +53,12 @@ pub enum Reloaded {
 }
 
 impl Authenticator {
-    /// Loads the keys of `settings.keys_file` and adds `fixed_keys`, which come from flags and the environment.
+    /// Loads the keys of `settings.keys_file` and adds `fixed_keys`, which come from flags and the
+    /// environment.
     ///
     /// # Errors
-    /// A file that cannot be read, is empty or has an invalid line; a key given twice; a setting that needs keys where
-    /// there are none.
+    /// A file that cannot be read, is empty or has an invalid line; a key given twice; a setting
+    /// that needs keys where there are none.
     pub fn new(settings: &AuthSettings, fixed_keys: Vec<Key>) -> Result<Self, KeyError> {
         let administrators = (!settings.admin_keys_file.is_empty()).then(|| {
             let keys_file = settings.admin_keys_file.clone();
@@ -103,9 +106,11 @@ impl Authenticator {
         self.file.as_deref()
     }
 
-    /// Reads the keys files again; `requests_per_minute` replaces the limit of keys without their own.
+    /// Reads the keys files again; `requests_per_minute` replaces the limit of keys without their
+    /// own.
     ///
-    /// On an error nothing changes. A key whose limit stays the same keeps what it has used. Blocks on the disk.
+    /// On an error nothing changes. A key whose limit stays the same keeps what it has used. Blocks
+    /// on the disk.
     ///
     /// # Errors
     /// Those of [`Authenticator::new`].
@@ -113,7 +118,8 @@ impl Authenticator {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = requests_per_minute.unwrap_or(loaded.requests_per_minute);
         let changed = self.read_changed(*loaded, limit)?;
-        // Every other file is valid when the administrators' keys are replaced, so an error changes nothing.
+        // Every other file is valid when the administrators' keys are replaced, so an error changes
+        // nothing.
         let administrators = self.administrators.as_ref().map_or(Ok(Reloaded::Unchanged), |keys| keys.reload(None))?;
         match changed {
             Some((table, from)) => {
@@ -151,7 +157,8 @@ impl Authenticator {
         Ok(Some((KeyTable::new(&keys, requests_per_minute, &self.table())?, from)))
     }
 
-    /// Reads the keys files every few seconds, until the task is aborted. Logs each change, and each new problem once.
+    /// Reads the keys files every few seconds, until the task is aborted. Logs each change, and
+    /// each new problem once.
     ///
     /// Polling, because a mounted secret changes through a link in a folder above the file.
     pub async fn watch(self: Arc<Self>) {
@@ -189,7 +196,8 @@ impl Authenticator {
     /// The keys that give access to this route; `None` if the route needs no key.
     pub(super) fn keys_for(&self, method: &Method, route: Option<&str>) -> Option<Arc<KeyTable>> {
         if route.is_some_and(|route| route.starts_with(ADMIN_PREFIX)) {
-            // Without administrators the route does not exist; the empty table would reject every key.
+            // Without administrators the route does not exist; the empty table would reject every
+            // key.
             return Some(self.administrators.as_ref().map(|keys| keys.table()).unwrap_or_default());
         }
         Some(self.table()).filter(|table| !table.is_empty() && self.needs_key(method, route))
@@ -199,8 +207,8 @@ impl Authenticator {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether this route needs a key; a new route does by default. An unknown path needs none: its 404 reveals nothing
-    /// that `GET /` does not. `POST /` ranks, so it needs one.
+    /// Whether this route needs a key; a new route does by default. An unknown path needs none: its
+    /// 404 reveals nothing that `GET /` does not. `POST /` ranks, so it needs one.
     pub(super) fn needs_key(&self, method: &Method, route: Option<&str>) -> bool {
         match route {
             None => false,

@@ -1,7 +1,7 @@
 //! API keys: their syntax, the file format, and the lookup.
 //!
-//! Only [`Key::parse`] sees a key's text; what is stored is its SHA-256. Error messages never repeat a key, nor a word
-//! that may be one.
+//! Only [`Key::parse`] sees a key's text; what is stored is its SHA-256. Error messages never
+//! repeat a key, nor a word that may be one.
 
 use std::collections::{HashMap, hash_map};
 use std::fmt;
@@ -109,7 +109,8 @@ impl Key {
         }
     }
 
-    /// Parses the keys in the environment variable `variable`, separated by commas. The result is not empty.
+    /// Parses the keys in the environment variable `variable`, separated by commas. The result is
+    /// not empty.
     ///
     /// # Errors
     /// An invalid key, or no key at all.
@@ -121,7 +122,8 @@ impl Key {
         if keys.is_empty() { Err(KeyError::NoKeys { source_name: variable.to_owned() }) } else { Ok(keys) }
     }
 
-    /// Parses a keys file: one key per line, its attributes after it, comments after `#`. The result is not empty.
+    /// Parses a keys file: one key per line, its attributes after it, comments after `#`. The
+    /// result is not empty.
     ///
     /// # Errors
     /// An invalid line, or no key at all.
@@ -199,7 +201,8 @@ fn sha256(text: &[u8]) -> KeyDigest {
 
 /// The valid keys, by digest.
 ///
-/// The time of a lookup reveals nothing about a key: whoever guesses a key cannot choose its digest.
+/// The time of a lookup reveals nothing about a key: whoever guesses a key cannot choose its
+/// digest.
 #[derive(Default)]
 pub struct KeyTable {
     entries: HashMap<KeyDigest, KeyEntry>,
@@ -215,7 +218,8 @@ pub struct KeyEntry {
 }
 
 impl KeyTable {
-    /// The table of `keys`. A key that `previous` has with the same limit keeps its limiter, and so what it has used.
+    /// The table of `keys`. A key that `previous` has with the same limit keeps its limiter, and so
+    /// what it has used.
     ///
     /// # Errors
     /// A key that is given twice.

@@ -1,7 +1,7 @@
 //! Authentication: the layer that requires an API key and applies the key's rate limit.
 //!
-//! Without any key the server is open. The layer runs before every handler and rejects a request before its body is
-//! read. [`Authenticator`] decides which routes need a key.
+//! Without any key the server is open. The layer runs before every handler and rejects a request
+//! before its body is read. [`Authenticator`] decides which routes need a key.
 
 mod authenticator;
 mod keys;
@@ -32,8 +32,8 @@ pub(super) const API_KEY: HeaderName = HeaderName::from_static("api-key");
 /// Header that most other gateways use for a key.
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Name of the key that a request came with, set once the key is known. A request carries it from `observe`, which logs
-/// it, to here.
+/// Name of the key that a request came with, set once the key is known. A request carries it from
+/// `observe`, which logs it, to here.
 #[derive(Debug, Clone, Default)]
 pub struct KeyName(Arc<OnceLock<Arc<str>>>);
 

@@ -1,7 +1,7 @@
 //! The request limit of one API key, and the headers that report it.
 //!
-//! [`governor`] keeps the limit (GCRA): a full minute's requests may come at once, and each request becomes available
-//! again after `60 s / limit`.
+//! [`governor`] keeps the limit (GCRA): a full minute's requests may come at once, and each request
+//! becomes available again after `60 s / limit`.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -50,7 +50,8 @@ impl<C: Clock> RequestLimiter<C> {
         match self.limiter.check() {
             Ok(snapshot) => {
                 let remaining = snapshot.remaining_burst_capacity();
-                // governor reports whole requests, so this rounds up to the next whole refill interval.
+                // governor reports whole requests, so this rounds up to the next whole refill
+                // interval.
                 let reset = self.refill_interval * limit.saturating_sub(remaining);
                 RateLimitStatus { limit, remaining, reset, retry_after: None }
             }

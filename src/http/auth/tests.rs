@@ -167,7 +167,8 @@ fn an_invalid_or_missing_file_leaves_the_previous_keys_in_force() {
     assert!(authenticator.table().find(b"key-number-2").is_some());
 }
 
-/// Kubernetes mounts a secret like this: `keys` links to `..data/keys`, and an update replaces the link `..data`.
+/// Kubernetes mounts a secret like this: `keys` links to `..data/keys`, and an update replaces the
+/// link `..data`.
 #[cfg(unix)]
 #[test]
 fn a_swapped_symbolic_link_above_the_file_is_noticed() {
