@@ -60,7 +60,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let _inside = runtime.enter();
     let models = app::load_models(settings)?;
-    runtime.block_on(models.load_those_of_the_start())?;
+    runtime.block_on(models.load_start_models())?;
     write_default_model(&mut out, models.default_model(), settings)?;
     write_other_models(&mut out, &models)?;
     writeln!(out, "\nok: podium serve would listen on {address}")?;

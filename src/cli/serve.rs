@@ -10,7 +10,7 @@ use toml::Value;
 
 use super::keys::KeyArgs;
 use super::{SettingsArgs, warn_of_unknown_variables};
-use crate::app::{self, Farewell, Reloader};
+use crate::app::{self, Reloader, ShutdownOutcome};
 use crate::config::{Configuration, FlagValue, Sources};
 use crate::http::Authenticator;
 use crate::models::ModelSet;
@@ -83,31 +83,26 @@ async fn serve(
 ) -> anyhow::Result<()> {
     // Bind first: an address in use should fail before a model is loaded.
     let settings = configuration.settings.clone();
-    let address = &settings.server.listen;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = settings.server.listen.clone();
+    let listener = TcpListener::bind(&address).await.with_context(|| format!("cannot listen on {address}"))?;
     let local = listener.local_addr().context("cannot read the listener's address")?;
+    let reloader = Reloader::new(sources.clone(), configuration, Arc::clone(&authenticator));
+    let hangups = Hangups::new(&reloader).context("cannot wait for signals")?;
     let mut signals = Signals::new().context("cannot wait for signals")?;
 
-    let server = settings.server.clone();
-    let loading = async {
+    let (server, keys) = (settings.server.clone(), authenticator.key_count());
+    let loading = async move {
         let models = tokio::task::spawn_blocking(move || app::load_models(&settings)).await;
         let models = models.context("loading the model panicked")??;
-        models.load_those_of_the_start().await?;
-        anyhow::Ok(models)
+        models.load_start_models().await?;
+        log_start(&sources, &models);
+        hangups.reload_on_each(reloader, models.clone());
+        let default = models.default_model();
+        let names = default.names().join(", ");
+        tracing::info!(model = names, family = default.family(), "listening on http://{local}");
+        log_authentication(keys, local);
+        Ok(models)
     };
-    let models = tokio::select! {
-        loaded = loading => loaded?,
-        // The thread that loads the model cannot be stopped, so the process ends here.
-        () = signals.next() => std::process::exit(0),
-    };
-    log_start(&sources, &models);
-    let reloader = Reloader::new(sources, configuration, Arc::clone(&authenticator), models.clone());
-    reload_on_hangup(reloader).context("cannot wait for signals")?;
-    let default = models.default_model();
-    let names = default.names().join(", ");
-    tracing::info!(model = names, family = default.family(), "listening on http://{local}");
-    log_authentication(authenticator.key_count(), local);
-
     let shutdown = async move {
         signals.next().await;
         tokio::spawn(async move {
@@ -116,10 +111,10 @@ async fn serve(
             std::process::exit(1);
         });
     };
-    match app::serve(&server, plan, authenticator, models, listener, shutdown).await {
-        Farewell::Clean => Ok(()),
-        Farewell::DeviceLost(reason) => Err(RerankError::DeviceLost(reason.into()).into()),
-        Farewell::CutOff => anyhow::bail!(
+    match app::serve(&server, plan, authenticator, loading, listener, shutdown).await? {
+        ShutdownOutcome::Clean => Ok(()),
+        ShutdownOutcome::DeviceLost(reason) => Err(RerankError::DeviceLost(reason.into()).into()),
+        ShutdownOutcome::CutOff => anyhow::bail!(
             "requests were cut off {} s after the signal (server.shutdown_seconds)",
             server.shutdown_seconds
         ),
@@ -148,20 +143,38 @@ fn log_authentication(keys: usize, local: SocketAddr) {
     }
 }
 
-/// Reloads the settings on SIGHUP. Without any file to read again, SIGHUP keeps its default: it
-/// ends the process.
-fn reload_on_hangup(reloader: Reloader) -> std::io::Result<()> {
+/// SIGHUP: reloads the settings. Without any file to read again, SIGHUP keeps its default and ends
+/// the process.
+///
+/// The signal is caught from the start; while the models load, it waits until they are loaded.
+struct Hangups {
     #[cfg(unix)]
-    if reloader.has_files() {
-        let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
-        let reloader = Arc::new(reloader);
-        tokio::spawn(async move {
-            while hangups.recv().await.is_some() {
-                Arc::clone(&reloader).reload_and_log().await;
-            }
-        });
+    signal: Option<tokio::signal::unix::Signal>,
+}
+
+impl Hangups {
+    fn new(reloader: &Reloader) -> std::io::Result<Self> {
+        #[cfg(unix)]
+        let signal = || tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
+        #[cfg(not(unix))]
+        let _no_such_signal = reloader;
+        Ok(Self {
+            #[cfg(unix)]
+            signal: reloader.has_files().then(signal).transpose()?,
+        })
     }
-    Ok(())
+
+    fn reload_on_each(self, reloader: Reloader, models: ModelSet) {
+        #[cfg(unix)]
+        if let Some(mut signal) = self.signal {
+            let reloader = Arc::new(reloader);
+            tokio::spawn(async move {
+                while signal.recv().await.is_some() {
+                    Arc::clone(&reloader).reload_and_log(models.clone()).await;
+                }
+            });
+        }
+    }
 }
 
 /// The signals that stop the server: Ctrl-C and SIGTERM.

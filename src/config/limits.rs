@@ -8,7 +8,7 @@ use super::source::{Origin, Values};
 ///
 /// - A document has at least one token, so documents are bounded by tokens.
 /// - A request that waits as long as it may take in all misses its deadline first.
-const BOUNDS: [(&str, &str); 8] = [
+const BOUNDS: [(&str, &str); 9] = [
     ("server.max_body_bytes", "server.max_parsing_bytes"),
     ("limits.max_documents", "schedule.max_queued_tokens"),
     ("limits.max_slate_documents", "limits.max_documents"),
@@ -16,6 +16,7 @@ const BOUNDS: [(&str, &str); 8] = [
     ("limits.max_slate_tokens", "schedule.max_queued_tokens"),
     ("schedule.max_batch_tokens", "schedule.max_queued_tokens"),
     ("schedule.max_wait_seconds", "schedule.timeout_seconds"),
+    ("schedule.stall_seconds", "schedule.hang_seconds"),
     ("model.prefix_cache_bytes", "models.max_memory_bytes"),
 ];
 

@@ -10,7 +10,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, header};
@@ -24,32 +24,14 @@ pub use settings::AuthSettings;
 
 use super::Service;
 use super::body::drain_body;
-use super::error::Failure;
+use super::error::ApiError;
+use crate::context::{Client, ContextSlot};
 use keys::{KeyEntry, KeyTable};
 
 /// Header that Pinecone and Azure use for a key.
 pub(super) const API_KEY: HeaderName = HeaderName::from_static("api-key");
 /// Header that most other gateways use for a key.
 pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
-/// Name of the key that a request came with, set once the key is known. A request carries it from
-/// `observe`, which logs it, to here.
-#[derive(Debug, Clone, Default)]
-pub struct KeyName(Arc<OnceLock<Arc<str>>>);
-
-impl KeyName {
-    /// The name, if the request came with a key.
-    #[must_use]
-    pub fn get(&self) -> Option<&str> {
-        self.0.get().map(AsRef::as_ref)
-    }
-
-    /// The name, shared.
-    #[must_use]
-    pub fn shared(&self) -> Option<Arc<str>> {
-        self.0.get().map(Arc::clone)
-    }
-}
 
 /// Passes a request on if its route needs no key, or if its key is valid and within its rate limit.
 pub async fn authenticate(State(service): State<Service>, request: Request, next: Next) -> Response {
@@ -61,36 +43,36 @@ pub async fn authenticate(State(service): State<Service>, request: Request, next
         Ok(entry) => entry,
         Err(failure) => return reject(failure, request, &service),
     };
-    if let Some(name) = request.extensions().get::<KeyName>() {
-        name.0.get_or_init(|| Arc::clone(&entry.name));
+    if let Some(context) = request.extensions().get::<ContextSlot>() {
+        context.set_client(Client::named(Arc::clone(&entry.name)));
     }
     let Some(limiter) = &entry.limiter else { return next.run(request).await };
     let status = limiter.try_acquire();
     let mut response = match status.retry_after {
         None => next.run(request).await,
-        Some(wait) => reject(Failure::RateLimited { limit: status.limit, wait }, request, &service),
+        Some(wait) => reject(ApiError::RateLimited { limit: status.limit, wait }, request, &service),
     };
     status.write(response.headers_mut());
     response
 }
 
-/// The failure as a response. The path alone decides the shape of its body, in `observe`.
-fn reject(failure: Failure, request: Request, service: &Service) -> Response {
+/// The failure as a response. The path alone decides the shape of its body, in `access_log`.
+fn reject(failure: ApiError, request: Request, service: &Service) -> Response {
     drain_body(request, service.settings().max_body_bytes);
     failure.into_response()
 }
 
 /// The entry of the request's key. Several headers may carry the key if they agree.
-fn identify(keys: &KeyTable, headers: &HeaderMap) -> Result<KeyEntry, Failure> {
+fn identify(keys: &KeyTable, headers: &HeaderMap) -> Result<KeyEntry, ApiError> {
     let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer_token(value.as_bytes()));
     let plain = [API_KEY, X_API_KEY].map(|name| headers.get_all(name));
     let plain = plain.iter().flatten().map(|value| value.as_bytes().trim_ascii());
     let mut given = bearer.chain(plain).filter(|key| !key.is_empty());
-    let key = given.next().ok_or(Failure::MissingApiKey)?;
+    let key = given.next().ok_or(ApiError::MissingApiKey)?;
     if given.any(|other| other != key) {
-        return Err(Failure::ConflictingApiKeys);
+        return Err(ApiError::ConflictingApiKeys);
     }
-    keys.find(key).cloned().ok_or(Failure::InvalidApiKey)
+    keys.find(key).cloned().ok_or(ApiError::InvalidApiKey)
 }
 
 /// The token after the scheme `Bearer`, in upper or lower case.
