@@ -20,7 +20,7 @@ the model and prints its family, size, context and device. Secrets are not print
 
 Exit codes:
   0  podium serve with the same settings would start
-  2  a setting is invalid, or names a profile, a prompt family or a keys file that is
+  2  a setting, or a file that a setting names, is invalid
   1  the model cannot be loaded
 
 Examples:

@@ -52,7 +52,7 @@ Start with:
   podium rerank --help    to rank without a server
 
 Settings: later sources win.
-  built-in defaults < file (--config) < environment (PODIUM__SECTION__KEY) < flags
+  defaults < file (--config) < environment (PODIUM__SECTION__KEY) < flags
   podium check --no-model prints every setting, its value and its source.")]
 struct Cli {
     #[command(subcommand)]
