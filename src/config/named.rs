@@ -32,16 +32,16 @@ pub(super) fn pattern(key: &str) -> String {
     }
 }
 
-/// What is wrong with the model's name in `key`, if it has one.
-pub(super) fn name_problem(key: &str) -> Option<String> {
-    let (name, _) = split(key)?;
+/// Refuses a key of a named model whose name is invalid.
+pub(super) fn check_name(key: &str) -> Result<(), ConfigError> {
+    let Some((name, _)) = split(key) else { return Ok(()) };
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let is_name = !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(is_allowed);
-    (!is_name).then(|| {
-        format!(
-            "in a table whose name has 1 to {MAX_NAME_BYTES} letters (a-z, A-Z), digits, dots, hyphens or underscores"
-        )
-    })
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_allowed) {
+        return Ok(());
+    }
+    let problem =
+        format!("a model's name has 1 to {MAX_NAME_BYTES} letters (a-z, A-Z), digits, dots, hyphens or underscores");
+    Err(ConfigError::Unusable { key: format!("{SECTION}{name}"), problem })
 }
 
 /// The settings of the models beside the default one.

@@ -80,9 +80,6 @@ const RULES: &[(&str, Allowed)] = &[
 
 /// The values that `key` may have, if `value` is not one of them.
 pub(super) fn violated_rule(key: &str, value: &Value) -> Option<String> {
-    if let Some(problem) = named::name_problem(key) {
-        return Some(problem);
-    }
     let pattern = pattern(key);
     let allowed = RULES.iter().find_map(|(ruled, allowed)| (*ruled == pattern).then_some(allowed))?;
     let text = value.as_str().unwrap_or_default();

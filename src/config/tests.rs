@@ -149,7 +149,10 @@ fn an_error_in_a_named_model_names_the_key() {
         ("[models.legal]\nsource = \"a/b\"\nsorce = \"a/b\"\n", "unknown configuration key `models.legal.sorce`"),
         ("[models.legal]\nsource = 1\n", "`models.legal.source` must be a string"),
         ("[models.legal]\nsource = \"\"\n", "`models.legal.source` must be a text that is not empty"),
-        ("[models.\"a b\"]\nsource = \"a/b\"\n", "letters, digits, dots, hyphens or underscores"),
+        (
+            "[models.\"a b\"]\nsource = \"a/b\"\n",
+            "`models.a b`: a model's name has 1 to 64 letters (a-z, A-Z), digits, dots",
+        ),
         ("[models]\nmax_memory_bytes = -1\n", "`models.max_memory_bytes` must be between 0"),
     ] {
         let message = message(load_file(text));

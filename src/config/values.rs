@@ -100,6 +100,7 @@ fn set(values: &mut Values, key: String, value: Value, origin: Origin) -> Result
         (Value::Float(_), Value::Integer(number)) => Value::Float(number as f64),
         (_, value) => value,
     };
+    named::check_name(&key)?;
     if !example.same_type(&value) {
         return Err(ConfigError::WrongType { key, origin, expected: type_name(&example), value: printed(&value) });
     }
