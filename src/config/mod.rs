@@ -5,6 +5,7 @@
 //! or out of its range is refused with the key, the value and where it came from. [`Settings`] has
 //! one struct per section, defined in the module that uses it.
 
+mod bounds;
 mod environment;
 mod error;
 mod limits;
@@ -27,8 +28,9 @@ pub use values::DEFAULTS;
 
 use crate::http::{AuthSettings, ServerSettings};
 use crate::models::ModelsSettings;
+use crate::pipeline::InstructionSettings;
 use crate::prompt::PromptSettings;
-use crate::rerank::{InstructionSettings, LimitSettings};
+use crate::rerank::LimitSettings;
 use crate::runtime::ModelSettings;
 use crate::schedule::ScheduleSettings;
 use crate::telemetry::TelemetrySettings;
@@ -50,6 +52,7 @@ pub struct Settings {
     /// Prompt families beside the built-in ones.
     pub prompts: PromptSettings,
     /// Limits of one request.
+    #[serde(with = "limits::LimitSettingsDef")]
     pub limits: LimitSettings,
     /// Stored instructions.
     pub instructions: InstructionSettings,
@@ -90,7 +93,7 @@ impl Configuration {
     }
 
     fn from_values(values: Values) -> Result<Self, ConfigError> {
-        limits::check_limits(&values)?;
+        bounds::check_bounds(&values)?;
         Ok(Self { settings: deserialize(&values)?, values })
     }
 

@@ -249,8 +249,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Configuration, Sources};
-    use crate::pipeline::Policy;
-    use crate::rerank::Instructions;
+    use crate::pipeline::{Policy, load_instructions};
     use crate::runtime::fake::FakeRuntime;
     use crate::runtime::{Checkpoint, Runtime};
     use crate::schedule::AdmissionControl;
@@ -259,7 +258,7 @@ mod tests {
         let settings = Configuration::load(&Sources::default()).unwrap().settings;
         let runtime = FakeRuntime::new();
         let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
-        let instructions = Instructions::new(&settings.instructions, None).unwrap();
+        let instructions = load_instructions(&settings.instructions, None).unwrap();
         let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };
         let reranker = Reranker::new(
