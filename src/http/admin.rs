@@ -11,9 +11,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Service;
-use super::dialects::ListObject;
 use super::error::ApiError;
-use super::routes::{ModelObject, model_state};
+use super::schemas::{ListObject, ModelObject, model_state};
 use crate::models::ModelStatus;
 
 /// The paths of the routes.

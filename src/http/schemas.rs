@@ -2,11 +2,33 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::openapi::{Ref, RefOr, Schema};
 
 use super::fields::Reader;
+
+/// The `object` of a reply that is a list.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ListObject {
+    List,
+}
+
+/// The `object` of a reply that is a model.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelObject {
+    Model,
+}
+
+/// The schema of a model's state.
+pub fn model_state() -> Object {
+    let states = ["loaded", "loading", "unloading", "unloaded", "failed"];
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(states)).build()
+}
 
 /// The schema of a request or reply.
 #[derive(Debug, Clone, Copy)]

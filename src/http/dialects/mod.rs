@@ -26,7 +26,7 @@ pub(super) use other_fields::{check_unread, take_headers};
 use super::error::ApiError;
 use super::error_body::ErrorShape;
 use super::fields::{Fields, request};
-use super::schemas::SchemaOf;
+use super::schemas::{ListObject, SchemaOf};
 use crate::rerank::{Ranking, RerankError, RerankRequest};
 use documents::SentDocuments;
 use options::RequestOptions;
@@ -179,12 +179,6 @@ impl Answer<'_> {
 struct TokenUsage {
     prompt_tokens: usize,
     total_tokens: usize,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum ListObject {
-    List,
 }
 
 /// The body of a reply, and headers that only its dialect has.

@@ -8,8 +8,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use super::super::error_body::ErrorBody;
 use super::super::schemas::Schemas;
 use super::super::{admin, routes};
-use super::document::{key, key_or_none, parameter};
-use super::responses::{error, reply};
+use super::parts::{error, key, key_or_none, parameter, reply};
 
 const JSON: &str = "application/json";
 
