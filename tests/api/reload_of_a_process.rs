@@ -91,7 +91,7 @@ fn a_hangup_reads_limits_and_instructions_again_and_a_bad_file_changes_nothing()
         r#"changed setting="limits.max_documents" from="100" to="1""#,
         r#"changed setting="schedule.max_queued_requests" from="256" to="3""#,
         "the instructions' file has changed",
-        r#"it waits for a new start setting="server.max_body_bytes" running="16777216" wanted="2048""#,
+        r#"a change of this setting requires a restart setting="server.max_body_bytes" running="16777216" wanted="2048""#,
     ] {
         assert!(said.contains(words), "{words:?} is not in\n{said}");
     }
