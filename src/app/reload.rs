@@ -67,7 +67,7 @@ impl Reloader {
         // The last step that can fail, and the first that changes anything.
         let keys = self
             .authenticator
-            .reload_with(Some(next.settings.auth.requests_per_minute))
+            .reload(Some(next.settings.auth.requests_per_minute))
             .context("the keys are not taken")?;
 
         let before = models.default_model().policy();
