@@ -14,7 +14,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::exposition::{Exposition, Labels};
 use super::{ModelReport, Outcomes, RequestRecord, process};
-use crate::rerank::{DriftSample, Mode};
+use crate::pipeline::DriftSample;
+use crate::rerank::Mode;
 
 const REQUESTS: &str = "podium_requests_total";
 const ERRORS: &str = "podium_errors_total";
@@ -273,7 +274,7 @@ fn write_models(text: &mut Exposition, models: &[ModelReport<'_>]) {
     text.histograms(BATCH_SECONDS, "How long a batch kept the device.", seconds);
     let looked_up = all().map(|(labels, model)| (labels, model.batches.prefixes.looked_up_tokens as f64));
     text.counters(PREFIX_LOOKED_UP, "Tokens at the beginning of passes that were looked for.", looked_up);
-    let found = all().map(|(labels, model)| (labels, model.batches.prefixes.found_tokens as f64));
+    let found = all().map(|(labels, model)| (labels, model.batches.prefixes.hit_tokens as f64));
     text.counters(PREFIX_FOUND, "Those of them that were found, and not computed again.", found);
     let evicted = all().map(|(labels, model)| (labels, model.batches.prefixes.evicted_blocks as f64));
     text.counters(PREFIX_EVICTED, "Blocks of 16 tokens that made room for others.", evicted);
@@ -300,6 +301,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::context::RequestTimeline;
 
     #[test]
     fn names_that_keep_changing_do_not_make_series_without_end() {
@@ -315,6 +317,7 @@ mod tests {
                 elapsed: Duration::ZERO,
                 ranking: None,
                 failure: None,
+                timeline: &RequestTimeline::new(tracing::Span::none()),
                 trace: None,
             });
         }

@@ -7,6 +7,7 @@
 mod admission;
 mod auth;
 mod bad_input;
+mod body_memory;
 mod busy;
 mod command_line;
 mod contract;
@@ -15,5 +16,6 @@ mod keys_of_a_process;
 mod models;
 mod observing;
 mod reload_of_a_process;
+mod starting;
 mod support;
 mod traces;

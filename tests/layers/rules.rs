@@ -17,14 +17,16 @@ const RULES: &[Rule] = &[
     Rule { module: "schedule", may_import: &["rerank", "runtime"] },
     Rule { module: "context", may_import: &["rerank", "schedule"] },
     Rule { module: "pipeline", may_import: &["context", "rerank", "prompt", "scoring", "schedule", "runtime"] },
-    Rule { module: "telemetry", may_import: &["context", "rerank", "runtime", "schedule"] },
+    Rule { module: "telemetry", may_import: &["context", "rerank", "pipeline", "runtime", "schedule"] },
     Rule { module: "models", may_import: &["context", "rerank", "pipeline", "runtime", "schedule"] },
     Rule { module: "http", may_import: &["context", "rerank", "models", "pipeline", "spelling", "telemetry"] },
     Rule { module: "eval", may_import: &["rerank", "pipeline"] },
     Rule { module: "bench", may_import: &["eval", "pipeline", "prompt", "rerank", "runtime"] },
     Rule {
         module: "config",
-        may_import: &["http", "models", "prompt", "rerank", "runtime", "schedule", "spelling", "telemetry"],
+        may_import: &[
+            "http", "models", "pipeline", "prompt", "rerank", "runtime", "schedule", "spelling", "telemetry",
+        ],
     },
     Rule {
         module: "cli",
