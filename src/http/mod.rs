@@ -18,6 +18,7 @@ mod off_thread;
 mod openapi;
 mod rank;
 mod routes;
+mod schemas;
 mod settings;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,7 @@ pub use auth::{AuthSettings, Authenticator};
 pub use connections::serve_connections;
 pub use cors::cors_layer;
 pub use error::{ApiError, ErrorCode, ErrorSpec};
-pub use error_body::{ErrorBody, ErrorShape};
+pub use error_body::ErrorShape;
 pub use settings::ServerSettings;
 
 use body_memory::BodyMemoryLimit;
@@ -98,7 +99,7 @@ fn known_route(matched: Option<&str>) -> (&'static str, ErrorShape) {
             let other = OTHER_ROUTES.into_iter().chain(admin::ROUTES).find(|path| Some(*path) == matched);
             (other.unwrap_or("other"), ErrorShape::Podium)
         },
-        |route| (route.path, route.dialect.failure),
+        |route| (route.path, route.dialect.errors),
     )
 }
 
