@@ -32,7 +32,7 @@ fn schedule(criterion: &mut Criterion) {
                 |passes| {
                     tokio.block_on(async {
                         let admission = scheduler.admit(&arrival).expect("there is room");
-                        scheduler.run(&admission, passes, |_| {}).await.expect("they run")
+                        scheduler.run(&admission, passes, || {}, |_| {}).await.expect("they run")
                     })
                 },
                 BatchSize::SmallInput,

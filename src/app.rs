@@ -157,7 +157,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Farewell {
     let models = models.into();
-    let telemetry = Arc::new(Telemetry::default().tracing(plan.traces));
+    let telemetry = Arc::new(Telemetry::new(plan.traces));
     let sampled = Arc::clone(&telemetry);
     models.watch_drift(plan.drift_sample, move |sample| sampled.record_drift(sample));
     let watching = tokio::spawn(Arc::clone(&authenticator).watch());

@@ -177,13 +177,15 @@ impl Reranker {
         let admitted = Admitted { admission: self.scheduler.admit(&arrival)?, estimated, since };
         let tally = Tally::of(requests.iter().map(|request| request.documents.len()).sum(), stages);
         let all = self.rank(requests, &policy.limits, &admitted, &tally);
-        let limit = [timeout, self.scheduler.settings().timeout()].into_iter().flatten().min();
+        let server_limit = self.scheduler.settings().timeout();
+        let limit = [timeout, server_limit].into_iter().flatten().min();
+        let is_own = server_limit.is_none_or(|server_limit| timeout.is_some_and(|timeout| timeout < server_limit));
         // A time that no clock reaches is no limit.
         let Some((limit, deadline)) = limit.and_then(|limit| Some((limit, since.checked_add(limit)?))) else {
             return all.await;
         };
         let ranked = tokio::time::timeout_at(deadline.into(), all).await;
-        ranked.unwrap_or_else(|_| Err(RerankError::DeadlineExceeded { limit, done: tally.now() }))
+        ranked.unwrap_or_else(|_| Err(RerankError::DeadlineExceeded { limit, done: tally.now(), is_own }))
     }
 
     /// What can be said of a request before it is tokenised.

@@ -9,7 +9,7 @@ use super::keys::KeyArgs;
 use super::{SettingsArgs, start_quiet_logs, warn_of_unread};
 use crate::app;
 use crate::config::Configuration;
-use crate::telemetry::TelemetryPlan;
+use crate::telemetry::{TraceTarget, mask_url_secrets};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -32,7 +32,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let configuration = Configuration::load(&sources)?;
     let settings = &configuration.settings;
     let keys = args.keys.authenticator(settings)?.key_count();
-    TelemetryPlan::new(&settings.telemetry, |name| std::env::var(name).ok())?;
+    TraceTarget::find(&settings.telemetry, |name| std::env::var(name).ok())?;
     start_quiet_logs(&configuration)?;
     warn_of_unread(&unread);
     let mut out = std::io::stdout().lock();
@@ -92,7 +92,7 @@ fn write_settings(out: &mut impl Write, configuration: &Configuration) -> std::i
         .entries()
         .map(|(key, value, origin)| {
             let (section, name) = key.split_once('.').unwrap_or(("", key));
-            (section, format!("{name} = {value}"), origin.to_string())
+            (section, format!("{name} = {}", mask_url_secrets(&value)), origin.to_string())
         })
         .collect();
     let width = lines.iter().map(|(_, line, _)| line.chars().count()).max().unwrap_or(0);

@@ -60,7 +60,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let authenticator = Arc::new(args.keys.authenticator(&configuration.settings)?);
     let telemetry = &configuration.settings.telemetry;
     let plan = TelemetryPlan::new(telemetry, |name| std::env::var(name).ok())?;
-    start_logs(telemetry)?;
+    start_logs(telemetry, plan.traces.as_ref())?;
     warn_of_unread(&unread);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let served = runtime.block_on(serve(sources, configuration, plan, authenticator));

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::Service;
 use super::error::Failure;
 use crate::models::ModelStatus;
+use crate::telemetry::mask_url_secrets;
 
 /// Their paths.
 pub const ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
@@ -48,7 +49,7 @@ impl From<ModelStatus> for Model {
             load: status.load.as_str(),
             memory_bytes: status.memory_bytes,
             dtype: status.dtype,
-            error: status.error,
+            error: status.error.map(|error| mask_url_secrets(&error).into_owned()),
         }
     }
 }

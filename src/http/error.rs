@@ -14,6 +14,7 @@ use tracing::Level;
 
 use crate::models::ModelError;
 use crate::rerank::RerankError;
+use crate::telemetry::mask_url_secrets;
 
 /// When a client should come back to a server that is shutting down: to its successor.
 const RETRY_AFTER_DRAINING: Duration = Duration::from_secs(5);
@@ -139,8 +140,12 @@ pub struct Row {
     pub retry_after: Option<Duration>,
 }
 
-/// Every code that a [`Row`] may have.
-pub(super) const CODES: [&str; 32] = [
+/// A deadline that the request itself set, in logs, metrics and traces. Its reply has `deadline_exceeded`.
+const OWN_DEADLINE: &str = "own_deadline_exceeded";
+
+/// Every code that a [`Row`] may have, and [`OWN_DEADLINE`].
+pub(super) const CODES: [&str; 33] = [
+    OWN_DEADLINE,
     "invalid_value",
     "too_many_documents",
     "text_too_long",
@@ -186,6 +191,14 @@ impl Failure {
     #[must_use]
     pub fn no_such_route(path: &str) -> Self {
         Self::NoSuchRoute { path: super::fields::quoted(path) }
+    }
+
+    /// The code in logs, metrics and traces: that of the reply, but for a deadline that the request itself
+    /// set, which is nobody's fault here.
+    #[must_use]
+    pub fn telemetry_code(&self) -> &'static str {
+        let is_own_deadline = matches!(self, Self::Rerank(RerankError::DeadlineExceeded { is_own: true, .. }));
+        if is_own_deadline { OWN_DEADLINE } else { self.row().code }
     }
 
     /// The row of this failure: one for each kind. 400 is a body that is not JSON, 422 is JSON that cannot be ranked.
@@ -237,8 +250,9 @@ impl Failure {
                 retry_after: Some(*retry_after),
                 ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", RATE_LIMIT, Level::WARN)
             },
-            Self::Rerank(E::DeadlineExceeded { .. }) => {
-                row(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", "timeout_error", Level::WARN)
+            Self::Rerank(E::DeadlineExceeded { is_own, .. }) => {
+                let level = if *is_own { Level::INFO } else { Level::WARN };
+                row(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", "timeout_error", level)
             }
             Self::Rerank(E::Draining) => Row {
                 retry_after: Some(RETRY_AFTER_DRAINING),
@@ -335,7 +349,7 @@ impl FailureShape {
     /// The body for one failure of the request `id`.
     #[must_use]
     pub fn body(self, failure: &Failure, id: &str) -> Vec<u8> {
-        let (row, message) = (failure.row(), failure.to_string());
+        let (row, message) = (failure.row(), mask_url_secrets(&failure.to_string()).into_owned());
         let body = match self {
             Self::Podium => serde_json::to_vec(&ErrorBody::new(&message, &row, id)),
             Self::Voyage => serde_json::to_vec(&serde_json::json!({ "detail": message })),
@@ -421,7 +435,7 @@ mod tests {
                 && !word.ends_with("_error")
         };
         let mut found: Vec<&str> = row.split('"').skip(1).step_by(2).filter(is_code).collect();
-        found.push("internal_error");
+        found.extend(["internal_error", OWN_DEADLINE]);
         found.sort_unstable();
         found.dedup();
         let mut listed = CODES.to_vec();

@@ -9,18 +9,16 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tracing::Span;
 
 use super::auth::KeyName;
 use super::error::{Failure, FailureShape};
 use super::{Service, known_route};
-use crate::telemetry::{FailureFacts, RankingFacts, RequestRecord, RequestTrace, TraceContext};
+use crate::rerank::Stages;
+use crate::telemetry::{FailureFacts, RankingFacts, RequestRecord, Route, request_span};
 
 /// The header that carries the request's id, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The caller's trace, as the W3C has it.
-const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The longest id that is taken from a client.
 const REQUEST_ID_BYTES: usize = 128;
@@ -55,11 +53,13 @@ fn is_sane(id: &str) -> bool {
 pub async fn observe(State(service): State<Service>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let (route, usual_shape) = known_route(matched);
-    let trace = service.telemetry().follow(route, || caller_of(request.headers()));
+    let (route, usual_shape) = known_route(request.method(), matched);
+    let span = request_span(id.as_str(), request.method().as_str(), route, request.headers());
+    let stages = Stages::under(span.clone());
     let mut observation = Observation {
         route,
-        trace: trace.clone(),
+        span,
+        stages: stages.clone(),
         method: request.method().to_string(),
         id: id.clone(),
         key: KeyName::default(),
@@ -69,7 +69,7 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     };
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(observation.key.clone());
-    request.extensions_mut().insert(trace.map(|trace| trace.stages().clone()).unwrap_or_default());
+    request.extensions_mut().insert(stages);
 
     let mut response = next.run(request).await;
 
@@ -90,12 +90,6 @@ pub async fn observe(State(service): State<Service>, mut request: Request, next:
     response
 }
 
-/// The trace that the caller has begun.
-fn caller_of(headers: &HeaderMap) -> Option<TraceContext> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    TraceContext::read(text(TRACE_PARENT)?, text(TRACE_STATE))
-}
-
 fn write_failure(response: &mut Response, body: Vec<u8>) {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -114,8 +108,9 @@ struct Observation {
     id: RequestId,
     key: KeyName,
     method: String,
-    route: &'static str,
-    trace: Option<RequestTrace>,
+    route: Route,
+    span: Span,
+    stages: Stages,
     started: Instant,
     recorded: bool,
 }
@@ -125,7 +120,7 @@ impl Observation {
         self.recorded = true;
         let failure = failure.map(|failure| {
             let row = failure.row();
-            FailureFacts { code: row.code, param: row.param, level: row.level, cause: failure.cause() }
+            FailureFacts { code: failure.telemetry_code(), param: row.param, level: row.level, cause: failure.cause() }
         });
         self.service.telemetry().record(&RequestRecord {
             id: self.id.as_str(),
@@ -134,9 +129,10 @@ impl Observation {
             route: self.route,
             status,
             elapsed: self.started.elapsed(),
+            model: self.stages.model().as_deref(),
             ranking,
             failure: failure.as_ref(),
-            trace: self.trace.as_ref(),
+            span: &self.span,
         });
     }
 }

@@ -173,7 +173,7 @@ async fn a_followed_request_tells_which_model_it_is_for_also_where_that_is_not_t
         (Some("other"), Some("other")),
         (Some("nobody"), None),
     ] {
-        let caller = Caller { stages: Stages::recorded(), ..Caller::nobody() };
+        let caller = Caller { stages: Stages::default(), ..Caller::nobody() };
         let stages = caller.stages.clone();
         let request = RerankRequest { model: asked.map(Into::into), ..RerankRequest::new("q", vec!["one".to_owned()]) };
         let ranked = set.rerank_all(vec![request], caller).await;

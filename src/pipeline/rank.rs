@@ -177,9 +177,10 @@ impl Reranker {
                     progress.documents += new;
                 });
             };
-            let waiting = tally.stages.begin(Stage::Queue, Some(tokens));
-            let executed = self.scheduler.run(admission, passes, done).await?;
-            waiting.turn_into(executed.queued, Stage::Forward);
+            let mut stage = tally.stages.begin(Stage::Queue, Some(tokens));
+            let started = || stage = tally.stages.begin(Stage::Forward, Some(tokens));
+            let executed = self.scheduler.run(admission, passes, started, done).await?;
+            drop(stage);
             timing.queue += executed.queued;
             timing.forward += executed.forward;
             let started = Instant::now();

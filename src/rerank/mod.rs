@@ -21,7 +21,7 @@ pub use drift::{DriftSample, InstructionSource, agreement};
 pub use error::{Full, RerankError, shortened};
 pub use instructions::{InstructionSettings, Instructions, JoinedText, ProfileError, without_profile};
 pub use limits::LimitSettings;
-pub use stages::{OpenStage, Stage, StageTime, Stages};
+pub use stages::{OpenStage, Stage, Stages};
 pub use terms::{Budget, Caller, LEAST_URGENT, Progress, Terms};
 
 /// How a request wants its documents read, or how they were read.

@@ -31,7 +31,7 @@ use self::health::Health;
 use self::house::{Guest, House};
 use self::queue::{Owner, Queue};
 use self::rate::Rate;
-use self::worker::{Done, Job};
+use self::worker::{Done, FirstStart, Job};
 use crate::rerank::{Caller, RerankError};
 use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
 
@@ -248,7 +248,8 @@ impl Scheduler {
         Ok(Admission { shared: Arc::clone(shared), guest, number, booked: AtomicUsize::new(tokens) })
     }
 
-    /// Runs passes of an admitted request, once at a time, and waits for all of them; `done` hears of each that has run. Dropping the future takes those that
+    /// Runs passes of an admitted request, once at a time, and waits for all of them. Calls `on_start` when the device begins with the first of
+    /// them, and `done` for each that has run. Dropping the future takes those that
     /// have not started out of the queue.
     ///
     /// # Errors
@@ -258,16 +259,18 @@ impl Scheduler {
         &self,
         admission: &Admission,
         passes: Vec<ForwardPass>,
+        on_start: impl FnOnce(),
         mut done: impl FnMut(usize),
     ) -> Result<Executed, RerankError> {
         let submitted = Instant::now();
         let mut replies = Vec::with_capacity(passes.len());
         let mut jobs = Vec::with_capacity(passes.len());
+        let (first_start, started) = FirstStart::new();
         for pass in passes {
             let (reply, answer) = oneshot::channel();
             let tokens = pass.tokens();
             replies.push((tokens, answer));
-            jobs.push((tokens, Job { pass, tokens, reply }));
+            jobs.push((tokens, Job { pass, tokens, reply, first_start: first_start.clone() }));
         }
         let _waiting = Waiting(admission);
         {
@@ -278,7 +281,12 @@ impl Scheduler {
             }
             queue.push(&admission.owner(), jobs);
         }
+        drop(first_start);
         self.shared.bell.notify_one();
+        // An error if no pass was started; its reply says why.
+        if started.await.is_ok() {
+            on_start();
+        }
         let mut readouts = Vec::with_capacity(replies.len());
         let (mut first_start, mut last_end) = (None::<Instant>, submitted);
         for (index, (tokens, reply)) in replies.into_iter().enumerate() {

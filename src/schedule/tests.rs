@@ -43,7 +43,7 @@ fn arrival(tokens: usize) -> Arrival {
 async fn run(scheduler: &Scheduler, passes: Vec<ForwardPass>) -> Result<Executed, RerankError> {
     let tokens = passes.iter().map(ForwardPass::tokens).sum();
     let admission = scheduler.admit(&arrival(tokens))?;
-    scheduler.run(&admission, passes, |_| {}).await
+    scheduler.run(&admission, passes, || {}, |_| {}).await
 }
 
 fn spawn(
@@ -200,7 +200,7 @@ async fn the_book_follows_what_is_known_and_what_has_run() {
     let mut ran = Vec::new();
     controls.hold();
     {
-        let running = scheduler.run(&admission, vec![pass(10), pass(10), pass(10)], |pass| ran.push(pass));
+        let running = scheduler.run(&admission, vec![pass(10), pass(10), pass(10)], || {}, |pass| ran.push(pass));
         tokio::pin!(running);
         tokio::select! {
             _ = &mut running => panic!("the gate is closed"),
@@ -251,7 +251,7 @@ async fn a_more_urgent_request_overtakes_between_passes() {
         tokio::spawn(async move {
             let admission = scheduler.admit(&Arrival { priority, ..arrival(30) }).unwrap();
             let passes = vec![pass(10), pass(10), pass(10)];
-            scheduler.run(&admission, passes, |_| order.lock().unwrap().push(name)).await.unwrap();
+            scheduler.run(&admission, passes, || {}, |_| order.lock().unwrap().push(name)).await.unwrap();
         })
     };
     controls.hold();

@@ -48,7 +48,7 @@ async fn a_client_that_leaves_makes_room_and_is_counted() {
     server.controls.held(1).await;
     request.abort();
     server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 0"#).await;
-    server.until_metrics_say(r#"podium_requests_total{route="/v1/rerank",status="499"} 1"#).await;
+    server.until_metrics_say(r#"podium_requests_total{kind="rank",route="/v1/rerank",status="499"} 1"#).await;
     server.controls.release();
 }
 

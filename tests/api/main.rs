@@ -15,5 +15,6 @@ mod keys_of_a_process;
 mod models;
 mod observing;
 mod reload_of_a_process;
+mod secrets;
 mod support;
 mod traces;

@@ -33,7 +33,7 @@ use super::observe::RequestId;
 use crate::rerank::{
     Budget, Caller, LEAST_URGENT, Mode, Ranking, RerankError, RerankRequest, Stages, Terms, Timing, Usage,
 };
-use crate::telemetry::RankingFacts;
+use crate::telemetry::{RankingFacts, RouteKind};
 
 /// Headers for clients that cannot add a field to the body. The instruction is UTF-8, percent-encoded where it is not
 /// plain ASCII.
@@ -117,6 +117,12 @@ pub static ROUTES: [Route; 16] = [
 ];
 
 impl Route {
+    /// What requests to it are for.
+    #[must_use]
+    pub fn kind(&self) -> RouteKind {
+        if self.dialect.name == score::DIALECT.name { RouteKind::Score } else { RouteKind::Rank }
+    }
+
     /// What a body asks for on this path, and what its answer must know. Checks its shape alone.
     ///
     /// # Errors
