@@ -8,10 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podium::rerank::{DriftSample, InstructionSource, Mode, Timing, Usage};
+use podium::context::{RankingSummary, RequestTimeline};
+use podium::pipeline::{DriftSample, InstructionSource};
+use podium::rerank::{Mode, Timing, Usage};
 use podium::runtime::ModelFacts;
 use podium::schedule::{BatchStatistics, QueueStatus};
-use podium::telemetry::{ModelReport, RankingFacts, RequestRecord, Route, Telemetry};
+use podium::telemetry::{ModelReport, RequestRecord, Route, Telemetry};
 use serde_json::Value;
 
 fn read(path: &str) -> String {
@@ -46,7 +48,7 @@ fn exported() -> String {
         prefix_cache_bytes: 0,
     };
     let telemetry = Telemetry::default();
-    let ranking = RankingFacts {
+    let ranking = RankingSummary {
         mode: Mode::Listwise,
         documents: 3,
         slates: 1,
@@ -60,9 +62,9 @@ fn exported() -> String {
         route: Route::rank("/v1/rerank"),
         status: 200,
         elapsed: Duration::from_millis(5),
-        model: Some("a-model"),
         ranking: Some(&ranking),
         failure: None,
+        timeline: &RequestTimeline::new(tracing::Span::none()),
         span: &tracing::Span::none(),
     });
     telemetry.expect(&[], &["overloaded"]);

@@ -120,7 +120,6 @@ impl<R: Runtime> Executor<R> {
         let started = Instant::now();
         let passes: Vec<ForwardPass> = group.iter().map(|job| job.pass.clone()).collect();
         let count = passes.len();
-        group.iter().for_each(|job| job.first_start.notify());
         let runtime = Arc::clone(&self.runtime);
         let mut task = tokio::spawn(async move { runtime.forward(passes).await });
         let joined = match self.shared.settings().stall_limit() {

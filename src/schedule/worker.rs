@@ -1,7 +1,7 @@
 //! The worker: takes passes off the queue in its order, a batch at a time, and has them run.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
@@ -16,25 +16,6 @@ pub(super) struct Job {
     pub pass: ForwardPass,
     pub tokens: usize,
     pub reply: oneshot::Sender<Done>,
-    pub first_start: FirstStart,
-}
-
-/// Tells a request that the device has begun with the first of its passes. All of its passes share it.
-#[derive(Debug, Clone)]
-pub(super) struct FirstStart(Arc<Mutex<Option<oneshot::Sender<()>>>>);
-
-impl FirstStart {
-    pub fn new() -> (Self, oneshot::Receiver<()>) {
-        let (sender, started) = oneshot::channel();
-        (Self(Arc::new(Mutex::new(Some(sender)))), started)
-    }
-
-    /// Does nothing after the first time, or if the request has ended.
-    pub fn notify(&self) {
-        if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _unheard = sender.send(());
-        }
-    }
 }
 
 /// What became of a pass.

@@ -103,6 +103,9 @@ mod tests {
         let odd = Labels::new(&[("model", "C:\\models\n\"mine\"")]);
         assert_eq!(odd.in_brackets(), r#"{model="C:\\models\n\"mine\""}"#);
         assert_eq!(odd.with("le", 0.5), r#"{model="C:\\models\n\"mine\"",le="0.5"}"#);
-        assert_eq!((Labels::default().in_brackets(), Labels::default().with("le", 1)), (String::new(), r#"{le="1"}"#.into()));
+        assert_eq!(
+            (Labels::default().in_brackets(), Labels::default().with("le", 1)),
+            (String::new(), r#"{le="1"}"#.into())
+        );
     }
 }

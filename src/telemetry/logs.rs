@@ -148,6 +148,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::context::{RequestTimeline, Stage};
     use crate::telemetry::{Route, Telemetry, request_span};
 
     #[derive(Clone, Default)]
@@ -171,7 +172,9 @@ mod tests {
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let route = Route::rank("/v1/rerank");
             let span = request_span("my-id", "POST", route, &HeaderMap::new());
-            drop(tracing::info_span!(parent: &span, "tokenize", podium.tokens = 12_i64));
+            let timeline = RequestTimeline::new(span.clone());
+            timeline.note_model("a-model");
+            drop(timeline.begin(Stage::Tokenize, Some(12)));
             Telemetry::default().record(&RequestRecord {
                 id: "my-id",
                 key: None,
@@ -179,9 +182,9 @@ mod tests {
                 route,
                 status: 200,
                 elapsed: std::time::Duration::from_millis(5),
-                model: Some("a-model"),
                 ranking: None,
                 failure: None,
+                timeline: &timeline,
                 span: &span,
             });
         });

@@ -15,7 +15,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::exposition::{Exposition, Labels};
 use super::{ModelReport, Outcomes, RequestRecord, RouteKind, process};
-use crate::rerank::{DriftSample, Mode};
+use crate::pipeline::DriftSample;
+use crate::rerank::Mode;
 
 const REQUESTS: &str = "podium_requests_total";
 const ERRORS: &str = "podium_errors_total";
@@ -311,6 +312,7 @@ mod tests {
     use tracing::Span;
 
     use super::*;
+    use crate::context::RequestTimeline;
     use crate::telemetry::Route;
 
     #[test]
@@ -325,9 +327,9 @@ mod tests {
                 route: Route::rank("/v1/rerank"),
                 status: 200,
                 elapsed: Duration::ZERO,
-                model: None,
                 ranking: None,
                 failure: None,
+                timeline: &RequestTimeline::new(Span::none()),
                 span: &Span::none(),
             });
         }

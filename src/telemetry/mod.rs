@@ -21,7 +21,8 @@ pub use routes::{Route, RouteKind};
 pub use secrets::mask_url_secrets;
 pub use traces::{TraceError, TraceTarget, Traces, request_span};
 
-use crate::rerank::{DriftSample, Mode, Timing, Usage};
+use crate::context::{RankingSummary, RequestTimeline};
+use crate::pipeline::DriftSample;
 use crate::runtime::ModelFacts;
 use crate::schedule::{BatchStatistics, QueueStatus};
 use metrics::Metrics;
@@ -73,21 +74,6 @@ pub struct Outcomes {
     pub statuses: Vec<u16>,
 }
 
-/// A finished ranking, in numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RankingFacts {
-    /// How the documents were read.
-    pub mode: Mode,
-    /// Documents in the request.
-    pub documents: usize,
-    /// Slates that were read.
-    pub slates: usize,
-    /// Tokens that were read.
-    pub usage: Usage,
-    /// Where the time went.
-    pub timing: Timing,
-}
-
 /// A failure, without a caller's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureFacts {
@@ -117,12 +103,12 @@ pub struct RequestRecord<'a> {
     pub status: u16,
     /// The time from the request's head to its answer.
     pub elapsed: Duration,
-    /// The own name of the model that the request is for, once that is known.
-    pub model: Option<&'a str>,
     /// The ranking, if there is one.
-    pub ranking: Option<&'a RankingFacts>,
+    pub ranking: Option<&'a RankingSummary>,
     /// The failure, if there is one.
     pub failure: Option<&'a FailureFacts>,
+    /// What was done when, and for which model.
+    pub timeline: &'a RequestTimeline,
     /// The span that [`request_span`] made.
     pub span: &'a Span,
 }

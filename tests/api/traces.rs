@@ -14,7 +14,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use podium::app::Farewell;
+use podium::app::ShutdownOutcome;
 use podium::runtime::RuntimeError;
 use prost::Message;
 use reqwest::Method;
@@ -105,7 +105,7 @@ async fn a_request_is_a_span_of_its_callers_trace_with_a_child_for_each_stage() 
     assert_eq!(answer.status, 200, "{}", answer.text);
     server.get("/health").await;
     server.stop();
-    assert_eq!(server.farewell().await, Farewell::Clean);
+    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
 
     let spans = receiver.spans();
     let names: Vec<&str> = spans.iter().map(|(_, span)| span.name.as_str()).collect();
@@ -155,12 +155,12 @@ async fn a_failed_request_has_its_code_in_its_span_and_the_stages_that_it_reache
     assert_eq!(rerank_in_trace(&server, "01", "three", "auto").await.status, 504);
     server.controls.release();
     server.stop();
-    server.farewell().await;
+    server.outcome().await;
 
     let spans = receiver.spans();
     let names: Vec<&str> = spans.iter().map(|(_, span)| span.name.as_str()).collect();
     let own = "POST /v1/rerank";
-    assert_eq!(names, [own, "tokenize", "queue", "forward", own, own, "tokenize", "queue", "forward"]);
+    assert_eq!(names, [own, "tokenize", "queue", own, own, "tokenize", "queue"]);
     let failures =
         [("500", "internal_error", true), ("422", "invalid_value", false), ("504", "deadline_exceeded", true)];
     for ((_, span), (status, code, is_error)) in spans.iter().filter(|(_, span)| span.name == own).zip(failures) {
@@ -181,7 +181,7 @@ async fn the_caller_decides_for_its_requests_and_the_share_for_the_others() {
         rerank_in_trace(&server, "01", "sampled", "none").await;
         server.rerank(&json!({})).await;
         server.stop();
-        server.farewell().await;
+        server.outcome().await;
         assert_eq!(receiver.spans().len(), spans, "share {share}");
     }
 }
@@ -196,7 +196,7 @@ async fn a_receiver_that_never_answers_delays_no_request() {
     assert_eq!(rerank_in_trace(&server, "01", "last", "auto").await.status, 200);
     server.until_metrics_say(r#"podium_trace_spans_total{outcome="sent"} 0"#).await;
     server.stop();
-    assert_eq!(server.farewell().await, Farewell::Clean);
+    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn spans_that_the_receiver_rejects_are_counted_as_dropped() {
     }
     server.until_metrics_say(r#"podium_trace_spans_total{outcome="dropped"} 512"#).await;
     server.stop();
-    server.farewell().await;
+    server.outcome().await;
 }
 
 /// `podium serve` with these environment variables, and its address.
@@ -263,5 +263,8 @@ async fn the_variables_of_opentelemetry_reach_the_receiver() {
     assert_eq!(service["service.version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(service["deployment.environment.name"], "test");
     let headers = &receiver.requests.lock().unwrap()[0].0;
-    assert_eq!((&headers["x-scope"], &headers["authorization"]), (&"team a".parse().unwrap(), &"Basic abc".parse().unwrap()));
+    assert_eq!(
+        (&headers["x-scope"], &headers["authorization"]),
+        (&"team a".parse().unwrap(), &"Basic abc".parse().unwrap())
+    );
 }

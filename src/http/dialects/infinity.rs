@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Answer, Call, Dialect, TokenUsage, no_headers, podium};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::Fields;
 use crate::rerank::RerankError;
 
@@ -13,7 +13,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     read,
     write,
     headers: no_headers,
-    failure: FailureShape::Podium,
+    failure: ErrorShape::Podium,
 };
 
 #[derive(Serialize)]

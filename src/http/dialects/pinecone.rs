@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Answer, Call, Dialect, documents, no_headers, request};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, expected, quoted};
 use crate::rerank::RerankError;
 
@@ -14,7 +14,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     read,
     write,
     headers: no_headers,
-    failure: FailureShape::Podium,
+    failure: ErrorShape::Podium,
 };
 
 #[derive(Serialize)]

@@ -75,8 +75,8 @@ pub(in crate::telemetry) fn record_outcome(request: &RequestRecord<'_>) {
     if request.status >= 500 {
         span.record("otel.status_code", "ERROR");
     }
-    if let Some(model) = request.model {
-        span.record("podium.model", model);
+    if let Some(model) = request.timeline.model() {
+        span.record("podium.model", &*model);
     }
     if let Some(failure) = request.failure {
         span.record("error.type", failure.code);

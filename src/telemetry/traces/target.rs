@@ -197,7 +197,8 @@ mod tests {
     }
 
     fn find(endpoint: &str, variables: &[(&str, &str)]) -> Result<Option<TraceTarget>, String> {
-        let value = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let value =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         TraceTarget::find(&settings(endpoint), value).map_err(|error| error.to_string())
     }
 
