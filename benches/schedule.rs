@@ -5,16 +5,14 @@ mod support;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use podium::runtime::fake::FakeRuntime;
-use podium::runtime::{ForwardPass, JointLayers, Mark, Probe};
+use podium::runtime::{ForwardPass, Head, OutputSpec, TokenPosition};
 use podium::schedule::{AdmissionRequest, Client, Scheduler};
 
 fn pass() -> ForwardPass {
-    ForwardPass {
-        trunk: vec![1; 100],
-        branches: Vec::new(),
-        joint_layers: JointLayers::default(),
-        probe: Probe::NextTokenLogits { after: vec![Mark::trunk(99)], token_ids: vec![1, 2] },
-    }
+    ForwardPass::sequence(
+        vec![1; 100],
+        OutputSpec::listed(vec![TokenPosition::prefix(99)], Head::Vocabulary(vec![1, 2])),
+    )
 }
 
 fn schedule(criterion: &mut Criterion) {

@@ -157,9 +157,9 @@ async fn an_instruction_stands_in_the_prompt_and_changes_the_scores() {
     instructed.instruction = Some("prefer texts about satellite dishes.".into());
     let explained = reranker.explain(&instructed).unwrap();
     assert!(
-        explained.passes[0].trunk.contains("prefer texts about satellite dishes."),
+        explained.passes[0].prefix.contains("prefer texts about satellite dishes."),
         "{}",
-        explained.passes[0].trunk
+        explained.passes[0].prefix
     );
     let (plain, instructed) = (reranker.rerank(plain).await.unwrap(), reranker.rerank(instructed).await.unwrap());
     assert!(by_index(&plain).iter().zip(by_index(&instructed)).any(|(a, b)| (a - b).abs() > 1e-3));
@@ -188,11 +188,11 @@ async fn a_query_that_comes_again_is_not_computed_again_and_scores_the_same() {
     request.instruction =
         Some("Prefer texts that name a number, a year and whoever measured it, in that order.".into());
     let first = reranker.rerank(request.clone()).await.unwrap();
-    assert_eq!(reranker.batches().prefixes.found_tokens, 0);
+    assert_eq!(reranker.batches().prefixes.hit_tokens, 0);
     for _ in 0..2 {
         assert_same_scores(&reranker.rerank(request.clone()).await.unwrap(), &first);
     }
     let prefixes = reranker.batches().prefixes;
-    assert!(prefixes.found_tokens >= 16 && prefixes.found_tokens * 3 == prefixes.looked_up_tokens, "{prefixes:?}");
+    assert!(prefixes.hit_tokens >= 16 && prefixes.hit_tokens * 3 == prefixes.looked_up_tokens, "{prefixes:?}");
     assert!((1..1 << 26).contains(&prefixes.bytes));
 }

@@ -18,7 +18,7 @@ use podium::runtime::fake::FakeRuntime;
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Runtime};
 use podium::scoring::Rounds;
-use podium::telemetry::TraceContext;
+use podium::telemetry::mask_url_secrets;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,8 +31,8 @@ const SEPARATOR: char = '\u{1e}';
 /// A request's body, on the path that the first byte chooses (`0` is the first path).
 pub fn requests(data: &[u8]) -> bool {
     let Some((first, body)) = data.split_first() else { return false };
-    if let Ok(header) = str::from_utf8(body) {
-        let _caller = TraceContext::read(header, Some(header));
+    if let Ok(text) = str::from_utf8(body) {
+        let _masked = mask_url_secrets(text);
     }
     match ROUTES[usize::from(*first) % ROUTES.len()].read(body) {
         Ok(call) => {
@@ -99,10 +99,10 @@ pub fn prompts(data: &[u8]) -> bool {
     };
     let harmless = self::passes(&harmless).expect("harmless texts have a prompt");
     let shape = |passes: &[ForwardPass]| -> Vec<(Vec<&str>, usize)> {
-        passes.iter().map(|pass| (controls(pass), pass.probe.marks().len())).collect()
+        passes.iter().map(|pass| (controls(pass), pass.output_rows())).collect()
     };
     assert_eq!(shape(&passes), shape(&harmless));
-    let marks: usize = passes.iter().map(|pass| pass.probe.marks().len()).sum();
+    let marks: usize = passes.iter().map(|pass| pass.output_rows()).sum();
     assert_eq!(marks, count + passes.len());
     true
 }
@@ -117,7 +117,7 @@ fn passes(request: &RerankRequest) -> Result<Vec<ForwardPass>, RerankError> {
 /// The control tokens of a pass, in order: by id, since ordinary tokens may spell one (a lower-casing tokenizer does that to
 /// capitals), and to the model that is text.
 fn controls(pass: &ForwardPass) -> Vec<&'static str> {
-    let ids = std::iter::once(&pass.trunk).chain(&pass.branches).flatten();
+    let ids = std::iter::once(&pass.prefix).chain(&pass.suffixes).flatten();
     ids.filter_map(|id| CONTROLS.get(&u64::from(*id)).map(String::as_str)).collect()
 }
 

@@ -182,9 +182,9 @@ impl Reranker {
 
             let _scoring = timeline.begin(Stage::Score, None);
             (context, runs) = run_blocking(context, move |_| {
-                let mut readouts = executed.readouts.into_iter();
+                let mut outputs = executed.outputs.into_iter();
                 for (RunState { prepared, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
-                    prepared.rounds.take(readouts.by_ref().take(count).collect())?;
+                    prepared.rounds.take(outputs.by_ref().take(count).collect())?;
                     prepared.round = prepared.rounds.next_round()?;
                 }
                 Ok(runs)

@@ -5,7 +5,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::runtime::PrefixStatistics;
+use crate::runtime::PrefixCacheStatistics;
 
 const PASSES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 const TOKENS: [f64; 10] = [128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16_384.0, 32_768.0, 131_072.0];
@@ -62,13 +62,13 @@ pub struct BatchStatistics {
     /// How long a batch kept the device, in seconds.
     pub seconds: Distribution,
     /// What the batches took from earlier ones.
-    pub prefixes: PrefixStatistics,
+    pub prefixes: PrefixCacheStatistics,
 }
 
 impl Default for BatchStatistics {
     fn default() -> Self {
         let [passes, tokens, seconds] = [&PASSES[..], &TOKENS, &SECONDS].map(Distribution::new);
-        Self { passes, tokens, seconds, prefixes: PrefixStatistics::default() }
+        Self { passes, tokens, seconds, prefixes: PrefixCacheStatistics::default() }
     }
 }
 
@@ -77,7 +77,7 @@ impl Default for BatchStatistics {
 pub(super) struct Batches(Mutex<BatchStatistics>);
 
 impl Batches {
-    pub(super) fn record(&self, passes: usize, tokens: usize, time: Duration, prefixes: PrefixStatistics) {
+    pub(super) fn record(&self, passes: usize, tokens: usize, time: Duration, prefixes: PrefixCacheStatistics) {
         let mut statistics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         statistics.passes.record(passes as f64);
         statistics.tokens.record(tokens as f64);
@@ -98,7 +98,7 @@ mod tests {
     fn a_value_counts_for_its_bound_and_all_above() {
         let batches = Batches::default();
         for (passes, tokens) in [(1, 100), (2, 128), (3, 200_000)] {
-            let prefixes = PrefixStatistics { found_tokens: tokens as u64, ..PrefixStatistics::default() };
+            let prefixes = PrefixCacheStatistics { hit_tokens: tokens as u64, ..PrefixCacheStatistics::default() };
             batches.record(passes, tokens, Duration::from_millis(10), prefixes);
         }
         let BatchStatistics { passes, tokens, seconds, prefixes } = batches.statistics();
@@ -106,6 +106,6 @@ mod tests {
         assert_eq!((tokens.up_to().next(), tokens.up_to().last()), (Some((128.0, 2)), Some((131_072.0, 2))));
         assert_eq!((tokens.count(), seconds.count()), (3, 3));
         assert!((tokens.sum() - 200_228.0).abs() < 1e-9 && (seconds.sum() - 0.03).abs() < 1e-9);
-        assert_eq!(prefixes.found_tokens, 200_000, "the runtime counts, and its last word holds");
+        assert_eq!(prefixes.hit_tokens, 200_000, "the runtime counts, and its last word holds");
     }
 }

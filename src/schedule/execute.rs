@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Shared;
 use super::budget::Budget;
 use super::worker::{Done, Job};
-use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
+use crate::runtime::{ForwardPass, Output, Runtime, RuntimeError};
 
 /// The door of a device: one batch at a time goes through, whichever scheduler sends it, in the order of asking.
 #[derive(Debug, Clone)]
@@ -71,15 +71,15 @@ impl<R: Runtime> Executor<R> {
             }
             let tokens = group.iter().map(|job| job.tokens).sum();
             let (started, result) = self.forward(&group).await;
-            self.shared.batches.record(group.len(), tokens, started.elapsed(), self.runtime.prefixes());
+            self.shared.batches.record(group.len(), tokens, started.elapsed(), self.runtime.prefix_cache());
             match result {
-                Ok(readouts) => {
+                Ok(outputs) => {
                     let ended = Instant::now();
                     // From when the device was asked for: a device that others use too is slower.
                     self.shared.rate.record(tokens, ended - asked);
                     self.budget.note_success(self.shared.settings().max_batch_tokens, tokens);
-                    for (job, readout) in group.into_iter().zip(readouts) {
-                        job.answer(Ok(readout), started);
+                    for (job, output) in group.into_iter().zip(outputs) {
+                        job.answer(Ok(output), started);
                     }
                 }
                 Err(error) => groups.extend(self.judge(error, group, tokens, started)),
@@ -107,21 +107,21 @@ impl<R: Runtime> Executor<R> {
             | RuntimeError::Device(_)
             | RuntimeError::Panicked => {}
         }
-        let guilty = if group.len() == 1 { Some(0) } else { error.guilty().filter(|pass| *pass < group.len()) };
+        let guilty = if group.len() == 1 { Some(0) } else { error.culprit().filter(|pass| *pass < group.len()) };
         if let Some(guilty) = guilty {
             group.remove(guilty).answer(Err(error), started);
         }
         halves(group)
     }
 
-    /// Runs a group in a task of its own, so that a panic is an error of that group and not the worker's end. What it
+    /// Runs a group on a blocking thread; a panic there is an error of that group and does not end the worker. What it
     /// said may hold a request's text and stays with the panic hook. The passes stay, for another try.
-    async fn forward(&self, group: &[Job]) -> (Instant, Result<Vec<Readout>, RuntimeError>) {
+    async fn forward(&self, group: &[Job]) -> (Instant, Result<Vec<Output>, RuntimeError>) {
         let started = Instant::now();
         let passes: Vec<ForwardPass> = group.iter().map(|job| job.pass.clone()).collect();
         let count = passes.len();
         let runtime = Arc::clone(&self.runtime);
-        let mut task = tokio::spawn(async move { runtime.forward(passes).await });
+        let mut task = tokio::task::spawn_blocking(move || runtime.run(&passes));
         let joined = match self.shared.settings().stall_limit() {
             None => task.await,
             Some(limit) => match tokio::time::timeout(limit, &mut task).await {
@@ -137,13 +137,13 @@ impl<R: Runtime> Executor<R> {
             },
         };
         let result = match joined {
-            Ok(Ok(readouts)) if readouts.len() == count => Ok(readouts),
-            Ok(Ok(readouts)) => {
-                Err(RuntimeError::Device(format!("{} readouts came back for {count} passes", readouts.len())))
+            Ok(Ok(outputs)) if outputs.len() == count => Ok(outputs),
+            Ok(Ok(outputs)) => {
+                Err(RuntimeError::Device(format!("{} outputs came back for {count} passes", outputs.len())))
             }
             Ok(Err(error)) => Err(error),
             Err(failure) => {
-                Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic)))
+                Err(failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::from_panic(&*panic)))
             }
         };
         (started, result)
@@ -152,7 +152,7 @@ impl<R: Runtime> Executor<R> {
 
 impl Job {
     /// Whoever has stopped waiting does not need the answer.
-    fn answer(self, result: Result<Readout, RuntimeError>, started: Instant) {
+    fn answer(self, result: Result<Output, RuntimeError>, started: Instant) {
         let _ = self.reply.send(Done { result, started, ended: Instant::now() });
     }
 }

@@ -34,7 +34,7 @@ use self::queue::{Owner, Queue};
 use self::rate::Rate;
 use self::worker::{Done, Job};
 use crate::rerank::RerankError;
-use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
+use crate::runtime::{ForwardPass, Output, Runtime, RuntimeError};
 
 pub use batches::{BatchStatistics, Distribution};
 pub use client::Client;
@@ -171,7 +171,7 @@ impl Drop for Waiting<'_> {
 #[derive(Debug)]
 pub struct Executed {
     /// One per pass, in order.
-    pub readouts: Vec<Readout>,
+    pub outputs: Vec<Output>,
     /// From being queued until the first of them started.
     pub queued: Duration,
     /// From then until the last of them was done.
@@ -284,11 +284,11 @@ impl Scheduler {
             queue.push(&admission.owner(), jobs);
         }
         self.shared.bell.notify_one();
-        let mut readouts = Vec::with_capacity(replies.len());
+        let mut outputs = Vec::with_capacity(replies.len());
         let (mut first_start, mut last_end) = (None::<Instant>, submitted);
         for (index, (tokens, reply)) in replies.into_iter().enumerate() {
             let Done { result, started, ended } = reply.await.map_err(|_| worker_is_gone())?;
-            readouts.push(result.map_err(|error| failure(error, tokens))?);
+            outputs.push(result.map_err(|error| failure(error, tokens))?);
             admission.book(|booked| booked.saturating_sub(tokens));
             done(index);
             first_start = Some(first_start.map_or(started, |first| first.min(started)));
@@ -296,7 +296,7 @@ impl Scheduler {
         }
         let started = first_start.unwrap_or(submitted);
         Ok(Executed {
-            readouts,
+            outputs,
             queued: started.saturating_duration_since(submitted),
             forward: last_end.saturating_duration_since(started),
         })

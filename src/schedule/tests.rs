@@ -5,14 +5,15 @@ use std::time::Duration;
 use super::*;
 use crate::rerank::Full;
 use crate::runtime::fake::{FakeControls, FakeRuntime, Fault};
-use crate::runtime::{JointLayers, Mark, Probe, RuntimeError};
+use crate::runtime::{CrossDocumentLayers, ForwardPass, Head, OutputSpec, RuntimeError, TokenPosition, TokenTypes};
 
 fn pass(tokens: usize) -> ForwardPass {
     ForwardPass {
-        trunk: (0..tokens as u32).collect(),
-        branches: vec![],
-        joint_layers: JointLayers::default(),
-        probe: Probe::HiddenStates { marks: vec![Mark::trunk(tokens - 1)], project: false },
+        prefix: (0..tokens as u32).collect(),
+        suffixes: vec![],
+        token_types: TokenTypes::Zero,
+        cross_document: CrossDocumentLayers::default(),
+        output: OutputSpec::listed(vec![TokenPosition::prefix(tokens - 1)], Head::Hidden),
     }
 }
 
@@ -72,7 +73,7 @@ async fn passes_that_gather_behind_a_busy_device_run_together_up_to_the_budget()
     assert_eq!(scheduler.status().waiting_tokens, 301);
     controls.release();
     for task in std::iter::once(first).chain(others) {
-        assert_eq!(task.await.unwrap().unwrap().readouts.len(), 1);
+        assert_eq!(task.await.unwrap().unwrap().outputs.len(), 1);
     }
     // [10], [60, 40], [1], [200]: the last is over the budget and runs alone.
     assert_eq!((controls.calls(), controls.passes()), (4, 5));
@@ -82,9 +83,9 @@ async fn passes_that_gather_behind_a_busy_device_run_together_up_to_the_budget()
 #[tokio::test]
 async fn readouts_do_not_depend_on_the_batch() {
     let (scheduler, _) = scheduler(8, 1000);
-    let together = run(&scheduler, vec![pass(5), pass(9), pass(3)]).await.unwrap().readouts;
+    let together = run(&scheduler, vec![pass(5), pass(9), pass(3)]).await.unwrap().outputs;
     for (tokens, expected) in [5, 9, 3].into_iter().zip(together) {
-        assert_eq!(run(&scheduler, vec![pass(tokens)]).await.unwrap().readouts, [expected]);
+        assert_eq!(run(&scheduler, vec![pass(tokens)]).await.unwrap().outputs, [expected]);
     }
 }
 
@@ -169,7 +170,7 @@ async fn only_the_guilty_pass_of_a_failed_batch_fails() {
     let first = spawn(&scheduler, vec![pass(10)]);
     controls.held(1).await;
     let mut broken = pass(4);
-    broken.trunk[0] = 200_000;
+    broken.prefix[0] = 200_000;
     let (good, bad) = (spawn(&scheduler, vec![pass(5)]), spawn(&scheduler, vec![broken]));
     until_waiting(&scheduler, 2).await;
     controls.release();
@@ -270,7 +271,7 @@ const POISON: u32 = 150_000;
 
 fn poisoned(tokens: usize) -> ForwardPass {
     let mut pass = pass(tokens);
-    pass.trunk[0] = POISON;
+    pass.prefix[0] = POISON;
     pass
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::Shared;
 use super::execute::Executor;
-use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
+use crate::runtime::{ForwardPass, Output, Runtime, RuntimeError};
 
 /// A pass that waits, and who waits for it.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct Job {
 /// What became of a pass.
 #[derive(Debug)]
 pub(super) struct Done {
-    pub result: Result<Readout, RuntimeError>,
+    pub result: Result<Output, RuntimeError>,
     pub started: Instant,
     pub ended: Instant,
 }

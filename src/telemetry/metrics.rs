@@ -283,7 +283,7 @@ fn write_models(text: &mut Exposition, models: &[ModelReport<'_>]) {
     text.histograms(BATCH_SECONDS, "Time that a batch took on the device.", seconds);
     let looked_up = all().map(|(labels, model)| (labels, model.batches.prefixes.looked_up_tokens as f64));
     text.counters(PREFIX_LOOKED_UP, "Prefix tokens that were looked up in the prefix cache.", looked_up);
-    let found = all().map(|(labels, model)| (labels, model.batches.prefixes.found_tokens as f64));
+    let found = all().map(|(labels, model)| (labels, model.batches.prefixes.hit_tokens as f64));
     text.counters(PREFIX_FOUND, "Prefix tokens that the prefix cache had.", found);
     let evicted = all().map(|(labels, model)| (labels, model.batches.prefixes.evicted_blocks as f64));
     text.counters(PREFIX_EVICTED, "Blocks of 16 tokens that the prefix cache evicted.", evicted);
