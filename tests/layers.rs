@@ -30,7 +30,7 @@ const RULES: &[Rule] = &[
     Rule { room: "bench", may_import: &["eval", "pipeline", "prompt", "rerank", "runtime"] },
     Rule {
         room: "config",
-        may_import: &["http", "models", "prompt", "rerank", "runtime", "schedule", "spelling", "telemetry"],
+        may_import: &["http", "models", "pipeline", "prompt", "rerank", "runtime", "schedule", "spelling", "telemetry"],
     },
     Rule {
         room: "cli",

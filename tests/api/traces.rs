@@ -160,7 +160,7 @@ async fn a_failed_request_has_its_code_in_its_span_and_the_stages_that_it_reache
     let spans = receiver.spans();
     let names: Vec<&str> = spans.iter().map(|(_, span)| span.name.as_str()).collect();
     let own = "POST /v1/rerank";
-    assert_eq!(names, [own, "tokenize", "queue", own, own, "tokenize", "queue"]);
+    assert_eq!(names, [own, "tokenize", "queue", "forward", "queue", own, own, "tokenize", "queue", "forward"]);
     let failures =
         [("500", "internal_error", true), ("422", "invalid_value", false), ("504", "deadline_exceeded", true)];
     for ((_, span), (status, code, is_error)) in spans.iter().filter(|(_, span)| span.name == own).zip(failures) {

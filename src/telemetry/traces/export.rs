@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use opentelemetry::{Context, Value};
+use opentelemetry::Context;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor};
@@ -72,9 +72,8 @@ impl SpanProcessor for BoundedProcessor {
         self.batches.on_start(span, context);
     }
 
-    fn on_end(&self, mut span: SpanData) {
+    fn on_end(&self, span: SpanData) {
         if self.counts.try_enqueue() {
-            move_to_device_times(&mut span);
             self.batches.on_end(span);
         }
     }
@@ -89,23 +88,6 @@ impl SpanProcessor for BoundedProcessor {
 
     fn set_resource(&mut self, resource: &Resource) {
         self.batches.set_resource(resource);
-    }
-}
-
-/// Ends a `queue` span where the device began, and begins a `forward` span there.
-///
-/// Both are closed when the device has ended; `podium.device_us` is the time that it took.
-fn move_to_device_times(span: &mut SpanData) {
-    let Some(place) = span.attributes.iter().position(|attribute| attribute.key.as_str() == "podium.device_us") else {
-        return;
-    };
-    let Value::I64(microseconds) = span.attributes.swap_remove(place).value else { return };
-    let device_began = span.end_time.checked_sub(Duration::from_micros(microseconds.unsigned_abs()));
-    let Some(device_began) = device_began else { return };
-    if span.name == "forward" {
-        span.start_time = device_began;
-    } else {
-        span.end_time = device_began.max(span.start_time);
     }
 }
 

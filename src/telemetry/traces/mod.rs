@@ -17,7 +17,7 @@ use opentelemetry::{InstrumentationScope, Key, KeyValue};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::Subscriber;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::registry::LookupSpan;
@@ -62,7 +62,8 @@ impl Traces {
         Ok(Self { provider, counts })
     }
 
-    /// The layer of the subscriber that turns Podium's spans into spans of traces. Events stay in the log.
+    /// The layer of the subscriber that exports Podium's spans of level info. Spans of level debug, and
+    /// all events, are for the log alone.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -76,7 +77,9 @@ impl Traces {
             .with_target(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
-            .with_filter(FilterFn::new(|metadata| metadata.is_span() && metadata.target().starts_with("podium")))
+            .with_filter(FilterFn::new(|metadata| {
+                metadata.is_span() && metadata.target().starts_with("podium") && *metadata.level() <= Level::INFO
+            }))
     }
 
     /// Sends what is left, for a few seconds at most. Later spans are lost.
@@ -93,8 +96,8 @@ impl Traces {
     }
 }
 
-/// The attributes of the service. The SDK reads `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`;
-/// `service_name` overrides both, and `podium` is the name if nothing sets one.
+/// The attributes of the service. The SDK reads `OTEL_RESOURCE_ATTRIBUTES`; `service_name` overrides the
+/// name there, and `podium` is the name if nothing sets one.
 fn resource(service_name: Option<String>) -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let from_environment = Resource::builder().build().get(&Key::from_static_str("service.name"));

@@ -88,6 +88,8 @@ pub(in crate::telemetry) fn record_outcome(request: &RequestRecord<'_>) {
         span.record("podium.tokens", number(ranking.usage.prompt_tokens));
         span.record("podium.truncated_documents", number(ranking.usage.truncated_documents));
     }
+    // An exported span ends where it was left for the last time, which is now.
+    span.in_scope(|| ());
 }
 
 /// Traces have signed integers only; an unsigned one would become text.

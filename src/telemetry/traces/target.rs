@@ -1,7 +1,7 @@
 //! Where traces go and which requests are traced: the settings, and what `OpenTelemetry`'s environment
 //! variables say.
 //!
-//! The SDK reads `OTEL_EXPORTER_OTLP_[TRACES_]HEADERS`, `…_TIMEOUT`, `OTEL_SERVICE_NAME` and
+//! The SDK reads `OTEL_EXPORTER_OTLP_[TRACES_]HEADERS`, `…_TIMEOUT` and
 //! `OTEL_RESOURCE_ATTRIBUTES` itself. Values that it would ignore without a word are refused here.
 
 use std::collections::HashMap;
@@ -38,7 +38,7 @@ pub struct TraceTarget {
     /// The `authorization` header that user and password of the URL stand for.
     pub(super) headers: HashMap<String, String>,
     pub(super) sampler: RequestSampler,
-    /// The configured name of the service; `None` leaves it to the environment.
+    /// The name of the service; `None` leaves it to `OTEL_RESOURCE_ATTRIBUTES`.
     pub(super) service_name: Option<String>,
 }
 
@@ -87,7 +87,9 @@ impl TraceTarget {
         variables.check()?;
         let (endpoint, headers) = without_credentials(url);
         let sampler = RequestSampler(variables.sampler(settings.trace_sample)?);
-        let service_name = Some(settings.service_name.trim().to_owned()).filter(|name| !name.is_empty());
+        let configured = Some(settings.service_name.trim().to_owned()).filter(|name| !name.is_empty());
+        // The SDK prefers the `service.name` among OTEL_RESOURCE_ATTRIBUTES, against the specification.
+        let service_name = configured.or_else(|| variables.get("OTEL_SERVICE_NAME"));
         Ok(Some(Self { endpoint, headers, sampler, service_name }))
     }
 }
