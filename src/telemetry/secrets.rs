@@ -5,25 +5,24 @@ use std::io::{self, Write};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// What stands in a URL in place of user and password.
+/// Replacement for a secret.
 const MASK: &str = "***";
 
-/// The text, with `***` in place of the user and password of every URL in it.
+/// The text, with the user information and the query values of every URL in it replaced by `***`.
 ///
-/// A user without a password is masked as well: it may be a token.
+/// A token can stand in either part of the user information, so all of it is masked.
 #[must_use]
 pub fn mask_url_secrets(text: &str) -> Cow<'_, str> {
     const SCHEME_END: &str = "://";
     let mut masked = String::new();
     let mut rest = text;
     while let Some(scheme) = rest.find(SCHEME_END) {
-        let (before, url) = rest.split_at(scheme + SCHEME_END.len());
+        let (before, after) = rest.split_at(scheme + SCHEME_END.len());
         masked.push_str(before);
-        rest = url;
-        if let Some(user_info) = user_info(url) {
-            masked.push_str(MASK);
-            rest = &url[user_info.len()..];
-        }
+        let is_outside = |letter: char| letter.is_whitespace() || letter.is_control() || "\"'`<>\\".contains(letter);
+        let (url, behind) = after.split_at(after.find(is_outside).unwrap_or(after.len()));
+        push_masked(&mut masked, url);
+        rest = behind;
     }
     if masked.is_empty() {
         return Cow::Borrowed(text);
@@ -32,18 +31,37 @@ pub fn mask_url_secrets(text: &str) -> Cow<'_, str> {
     Cow::Owned(masked)
 }
 
-/// The user and password at the start of `url`, whose scheme was cut off.
-fn user_info(url: &str) -> Option<&str> {
-    let end = url.find(|letter: char| letter.is_whitespace() || "\"`<>".contains(letter)).unwrap_or(url.len());
-    let url = &url[..end];
-    let authority = url.find(['/', '?', '#', '\\']).map_or(url, |end| &url[..end]);
+/// Appends a URL, whose scheme was cut off, without its secrets.
+fn push_masked(masked: &mut String, url: &str) {
+    let (location, query) = url.split_once('?').map_or((url, None), |(location, query)| (location, Some(query)));
+    let location = match user_info(location) {
+        Some(user_info) => {
+            masked.push_str(MASK);
+            &location[user_info.len()..]
+        }
+        None => location,
+    };
+    masked.push_str(location);
+    for (number, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
+        masked.push(if number == 0 { '?' } else { '&' });
+        if let Some((name, _secret)) = pair.split_once('=') {
+            masked.push_str(name);
+            masked.push('=');
+        }
+        masked.push_str(MASK);
+    }
+}
+
+/// The user information at the start of `location`, up to its `@`.
+fn user_info(location: &str) -> Option<&str> {
+    let authority = location.find(['/', '#']).map_or(location, |end| &location[..end]);
     let at = authority.rfind('@').or_else(|| {
         // A password with a slash in it makes no URL, but it is in the message that says so.
         let (_, after_colon) = authority.split_once(':')?;
         let is_port = after_colon.bytes().all(|byte| byte.is_ascii_digit());
-        if is_port { None } else { url.rfind('@') }
+        if is_port { None } else { location.rfind('@') }
     })?;
-    Some(&url[..at])
+    Some(&location[..at])
 }
 
 /// A log's writer that masks secrets in every line.
@@ -78,14 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_and_password_of_every_url_are_masked() {
+    fn user_information_and_query_values_of_every_url_are_masked() {
         for (text, masked) in [
             ("http://user:secret@c:4318/v1", "http://***@c:4318/v1"),
             ("https://token@hub/a/b", "https://***@hub/a/b"),
-            ("a = \"http://u:p@x\" and socks5://v:q@[::1]:80?z", "a = \"http://***@x\" and socks5://***@[::1]:80?z"),
+            ("a = \"http://u:p@x\" and socks5://v:q@[::1]:80", "a = \"http://***@x\" and socks5://***@[::1]:80"),
             ("http://u:p@ss@x", "http://***@x"),
             ("http://u:p/ss@x", "http://***@x"),
             ("http://u:1,2;3@x", "http://***@x"),
+            ("http://host/v1?api-key=secret&x=secret", "http://host/v1?api-key=***&x=***"),
+            ("http://user:secret@host?secret", "http://***@host?***"),
+            (r#"{"to":"\"http://h?key=secret\""}"#, r#"{"to":"\"http://h?key=***\""}"#),
         ] {
             assert_eq!(mask_url_secrets(text), masked);
         }
@@ -93,7 +114,9 @@ mod tests {
 
     #[test]
     fn a_text_without_secrets_stays_as_it_is() {
-        for text in ["", "a@b", "http://c:4318/@scope/x", "https://h/a?b=c@d", "see http://c, or d@e", "://"] {
+        for text in
+            ["", "a@b?c=d", "http://c:4318/@scope/x", "https://a.example, http://b", "see http://c, or d@e", "://"]
+        {
             assert_eq!(mask_url_secrets(text), text);
         }
     }
