@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::Level;
 
+use super::fields::{ParseError, quoted};
 use crate::models::ModelError;
 use crate::rerank::RerankError;
 
@@ -231,6 +232,15 @@ impl ErrorSpec {
     }
 }
 
+impl From<ParseError> for ApiError {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::MalformedJson { problem } => Self::MalformedJson { problem },
+            ParseError::NotAnObject(error) | ParseError::Field(error) => Self::Rerank(error),
+        }
+    }
+}
+
 impl ApiError {
     /// The code in the log, metrics and traces: that of the response, except for a deadline which the
     /// request itself set.
@@ -243,7 +253,7 @@ impl ApiError {
     /// No route has this path.
     #[must_use]
     pub fn no_such_route(path: &str) -> Self {
-        Self::NoSuchRoute { path: super::fields::quoted(path) }
+        Self::NoSuchRoute { path: quoted(path) }
     }
 
     /// The status, code, retry and log level of this error.

@@ -18,6 +18,7 @@ mod off_thread;
 mod openapi;
 mod rank;
 mod routes;
+mod schemas;
 mod settings;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +38,7 @@ pub use auth::{AuthSettings, Authenticator};
 pub use connections::serve_connections;
 pub use cors::cors_layer;
 pub use error::{ApiError, ErrorCode, ErrorSpec};
-pub use error_body::{ErrorBody, ErrorShape};
+pub use error_body::ErrorShape;
 pub use settings::ServerSettings;
 
 use body_memory::BodyMemoryLimit;
@@ -98,7 +99,7 @@ fn known_route(method: &Method, matched: Option<&str>) -> (Route, ErrorShape) {
     let Some(path) = matched else { return (NO_ROUTE, ErrorShape::Podium) };
     let is_ranking = |route: &&dialects::Route| route.path == path && (path != INDEX.path || method == Method::POST);
     if let Some(route) = dialects::ROUTES.iter().find(is_ranking) {
-        return (telemetry_route(route), route.dialect.failure);
+        return (telemetry_route(route), route.dialect.errors);
     }
     let other = OTHER_ROUTES.into_iter().map(Route::other).chain([INDEX]);
     let known = other.chain(admin::ROUTES.map(admin_route)).find(|route| route.path == path);
