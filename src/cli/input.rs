@@ -9,8 +9,9 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::UsageError;
-use crate::http::dialects::{Call, documents, podium};
-use crate::http::fields::Fields;
+use crate::http::dialects::documents::Documents;
+use crate::http::dialects::podium;
+use crate::rerank::RerankRequest;
 
 /// Format of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,7 +32,7 @@ pub(super) enum Input {
     /// Documents.
     Documents(Vec<String>),
     /// A complete request.
-    Request(Box<Call>),
+    Request(Box<RerankRequest>),
 }
 
 /// Reads a file, or standard input for `-` or no file.
@@ -77,14 +78,13 @@ fn parse_json(text: &str) -> Result<Input, UsageError> {
     let refuse = |problem: &dyn std::fmt::Display| UsageError(format!("the input: {problem}"));
     let items = match serde_json::from_str(text).map_err(|error| refuse(&error))? {
         Value::Object(fields) if fields.contains_key("documents") => {
-            let mut fields = Fields::parse(text.as_bytes()).map_err(|failure| refuse(&failure))?;
-            let call = podium::read(&mut fields).map_err(|error| refuse(&error))?;
-            return Ok(Input::Request(Box::new(call)));
+            let request = podium::parse(text.as_bytes()).map_err(|error| refuse(&error))?;
+            return Ok(Input::Request(Box::new(request)));
         }
         Value::Array(items) => items,
         one @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => vec![one],
     };
-    documents::texts("documents", &items, None).map(Input::Documents).map_err(|error| refuse(&error))
+    Documents(items).into_texts().map(Input::Documents).map_err(|error| refuse(&error))
 }
 
 fn parse_lines_of_json(text: &str) -> Result<Input, UsageError> {
@@ -94,8 +94,7 @@ fn parse_lines_of_json(text: &str) -> Result<Input, UsageError> {
             .map_err(|error| UsageError(format!("line {} of the input: {error}", number + 1)))?;
         items.push(item);
     }
-    let texts = documents::texts("documents", &items, None);
-    texts.map(Input::Documents).map_err(|error| UsageError(format!("the input: {error}")))
+    Documents(items).into_texts().map(Input::Documents).map_err(|error| UsageError(format!("the input: {error}")))
 }
 
 #[cfg(test)]
@@ -128,11 +127,11 @@ mod tests {
 
     #[test]
     fn an_object_with_documents_is_a_request() {
-        let Ok(Input::Request(call)) = parse(r#"{"query":"q","documents":["a"],"top_n":1}"#, Format::Auto) else {
+        let Ok(Input::Request(request)) = parse(r#"{"query":"q","documents":["a"],"top_n":1}"#, Format::Auto) else {
             panic!("a request was expected");
         };
-        assert_eq!(call.requests[0].query, "q");
-        assert_eq!(call.requests[0].top_n, Some(1));
+        assert_eq!(request.query, "q");
+        assert_eq!(request.top_n, Some(1));
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde_json::Value;
 
 use super::input::{self, Format, Input};
 use super::{SettingsArgs, UsageError, output, start_quiet_logs};
 use crate::app;
-use crate::http::dialects::podium::Reply;
+use crate::http::dialects::documents::SentDocuments;
+use crate::http::dialects::podium::RerankReply;
 use crate::rerank::{Mode, RerankRequest};
 
 #[derive(Debug, Args)]
@@ -99,9 +99,9 @@ pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
     }
     let ranking = runtime.block_on(reranker.rerank(request))?;
     if json {
-        let sent: Vec<Value> = texts.iter().map(|text| Value::from(text.as_str())).collect();
+        let sent = SentDocuments::from(texts.as_slice());
         let id = uuid::Uuid::new_v4().to_string();
-        serde_json::to_writer_pretty(&mut out, &Reply::new(&id, &ranking, &texts, Some(&sent)))?;
+        serde_json::to_writer_pretty(&mut out, &RerankReply::new(&id, &ranking, &sent))?;
         writeln!(out)?;
     } else {
         output::write_ranking(&mut out, &ranking, &texts)?;
@@ -121,10 +121,7 @@ fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
     };
     let mut request = match base {
         Input::Documents(documents) => RerankRequest::new(String::new(), documents),
-        Input::Request(call) => {
-            let mut call = *call;
-            call.requests.swap_remove(0)
-        }
+        Input::Request(request) => *request,
     };
     if let Some(query) = args.query {
         request.query = query;
