@@ -15,6 +15,7 @@ use super::dialects::ListObject;
 use super::error::ApiError;
 use super::routes::{ModelObject, model_state};
 use crate::models::ModelStatus;
+use crate::telemetry::mask_url_secrets;
 
 /// The paths of the routes.
 pub const ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
@@ -62,7 +63,7 @@ impl From<ModelStatus> for Model {
             load: status.load.as_str(),
             memory_bytes: status.memory_bytes,
             dtype: status.dtype,
-            error: status.error,
+            error: status.error.map(|error| mask_url_secrets(&error).into_owned()),
         }
     }
 }
