@@ -54,6 +54,19 @@ pub enum LoadError {
         /// The shape by the configuration.
         expected: Vec<usize>,
     },
+    /// A file holds a tensor that no part of the model reads: it is another kind of model.
+    #[error(
+        "{}: tensor `{tensor}` is not part of a {architecture}; the checkpoint has a head or an adapter that would be \
+         ignored", path.display()
+    )]
+    UnreadTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The architecture that the configuration names.
+        architecture: String,
+    },
     /// A tensor holds NaN or infinity.
     #[error("{}: tensor `{tensor}` holds a non-finite value ({value} at element {element})", path.display())]
     NonFiniteWeight {
@@ -182,6 +195,17 @@ impl RuntimeError {
             Self::DeviceLost(_) => Self::DeviceLost(reported()),
             Self::InvalidPass { .. } | Self::NonFinite { .. } | Self::Device(_) | Self::Panicked => Self::Panicked,
         }
+    }
+
+    /// The error with its pass as a place in a batch, where it is one among those at `places`.
+    #[must_use]
+    pub(super) fn in_batch(mut self, places: &[usize]) -> Self {
+        if let Self::InvalidPass { pass, .. } | Self::NonFinite { pass, .. } = &mut self
+            && let Some(place) = places.get(*pass)
+        {
+            *pass = *place;
+        }
+        self
     }
 
     /// The pass that the error is about, by its place in the batch, where that is known.

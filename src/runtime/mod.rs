@@ -10,6 +10,8 @@ mod hub;
 pub mod packed;
 mod pass;
 mod settings;
+mod spec;
+mod tensors;
 
 use std::sync::Arc;
 

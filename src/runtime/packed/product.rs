@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
 
-use super::arithmetic::choose_device;
+use super::compute::find_device;
 use crate::runtime::LoadError;
 
 /// Rows, inner width and columns: the MLP of a 0.6B model over 2,048 tokens.
@@ -29,7 +29,7 @@ impl Product {
     /// # Errors
     /// [`LoadError::Device`] for a device that is not there or fails.
     pub fn new(device: &str) -> Result<Self, LoadError> {
-        let device = choose_device(device)?;
+        let device = find_device(device)?;
         let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
         let random = |rows, columns| {
             let values: Vec<f32> = (0..rows * columns).map(|n| (n * 7919 % 1009) as f32 / 1009. - 0.5).collect();

@@ -18,7 +18,7 @@ use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::super::layout::Span;
+use super::super::span::Span;
 use super::rows;
 use super::rows::{LANES, across, dot, exp, vectorised};
 use super::tile::{COLUMNS, Element, Left, ROWS, Target, Terms, TileProduct, multiplies_bf16, start_in_blocks};
@@ -57,6 +57,10 @@ pub(in crate::runtime::packed) struct Attention<'a> {
     pub kv_heads: usize,
     /// A multiple of [`Attention::DIM_MULTIPLE`].
     pub dim: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
 }
 
 /// What attention multiplies.
@@ -68,7 +72,7 @@ trait Number: Element<Left = Self> {
     fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]);
 
     /// `row` as numbers of this type, in `target` if they are not what `row` holds.
-    fn narrow_all<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self];
+    fn as_operand<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self];
 }
 
 /// Keys and values in panels. A [`KeyRun`] has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
@@ -84,8 +88,8 @@ struct KeyRun {
     /// Where its panels start.
     start: usize,
     length: usize,
-    /// Keys that every query of the span sees; query `i` sees the first `i + 1` of the others.
-    common: usize,
+    /// Place of its first key among the span's keys.
+    first: usize,
 }
 
 /// Some consecutive queries of one span and the part of the output that is theirs.
@@ -164,7 +168,7 @@ impl Attention<'_> {
         let mut starts = HashMap::new();
         let mut laid_out = Vec::new();
         let mut end = 0;
-        let mut run = |ranges: &[Range<usize>], causal: usize| {
+        let mut run = |ranges: &[Range<usize>], first: usize| {
             let length = ranges.iter().map(Range::len).sum::<usize>();
             let start = *starts.entry(ranges.to_vec()).or_insert_with(|| {
                 laid_out.push(ranges.to_vec());
@@ -172,19 +176,23 @@ impl Attention<'_> {
                 end += length.next_multiple_of(COLUMNS) * self.dim * self.kv_heads;
                 start
             });
-            KeyRun { start, length, common: length - causal }
+            KeyRun { start, length, first }
         };
         let few = |span: &Span| span.queries.len() * self.heads / self.kv_heads < FEW_LINES;
         let runs = spans.iter().map(|span| {
-            let (causal, own) = (span.causal.len(), std::slice::from_ref(&span.causal));
+            let own = span.keys.last().map_or(0, Range::len);
             if few(span) {
                 Vec::new()
-            } else if span.seen.iter().map(Range::len).sum::<usize>() <= GATHERED_ROWS {
-                vec![run(&[&span.seen, own].concat(), causal)]
+            } else if span.key_count() - own <= GATHERED_ROWS {
+                vec![run(&span.keys, 0)]
             } else {
-                let seen = span.seen.iter().map(|range| (std::slice::from_ref(range), 0));
-                let all = seen.chain([(own, causal)]).filter(|(ranges, _)| !ranges[0].is_empty());
-                all.map(|(ranges, causal)| run(ranges, causal)).collect()
+                let mut first = 0;
+                let mut runs = Vec::with_capacity(span.keys.len());
+                for range in span.keys.iter().filter(|range| !range.is_empty()) {
+                    runs.push(run(std::slice::from_ref(range), first));
+                    first += range.len();
+                }
+                runs
             }
         });
         (runs.collect(), laid_out)
@@ -237,14 +245,19 @@ impl Attention<'_> {
         let rows = tile.output.len() / (self.heads * self.dim);
         let lines = rows * group;
         vectorised!(self.take_queries(tile.span.queries.start + tile.first, rows, kv_head, scratch));
+        let key_count = tile.runs.iter().map(|run| run.length).sum();
         for run in tile.runs {
             let padded = run.length.next_multiple_of(COLUMNS) * self.dim;
             let of_head = run.start + kv_head * padded..run.start + (kv_head + 1) * padded;
-            // What the first `row + 1` queries of the tile see.
-            let seen = |row: usize| (run.common + tile.first + row + 1).min(run.length);
-            let seen = |row: usize| if run.common == run.length { run.length } else { seen(row) };
-            for start in (0..seen(rows - 1)).step_by(KEY_TILE) {
-                let keys = KEY_TILE.min(seen(rows - 1) - start);
+            // The keys of the run that a row of the tile sees.
+            let visible = |row: usize| {
+                let all = tile.span.visible(tile.first + row, key_count);
+                let within = |place: usize| place.saturating_sub(run.first).min(run.length);
+                within(all.start)..within(all.end)
+            };
+            let (first, end) = (visible(0).start / KEY_TILE * KEY_TILE, visible(rows - 1).end);
+            for start in (first..end).step_by(KEY_TILE) {
+                let keys = KEY_TILE.min(end - start);
                 Arch::new().dispatch(KeyTile {
                     key_panels: &panels.keys[of_head.clone()][start * self.dim..],
                     value_panels: &panels.values[of_head.clone()][start * COLUMNS..],
@@ -252,8 +265,13 @@ impl Attention<'_> {
                     dim: self.dim,
                     keys,
                     lines,
+                    soft_cap: self.soft_cap,
                     scratch,
-                    visible: |line: usize| seen(line / group).saturating_sub(start).min(keys),
+                    visible: |line: usize| {
+                        let seen = visible(line / group);
+                        let within = |place: usize| place.saturating_sub(start).min(keys);
+                        within(seen.start)..within(seen.end)
+                    },
                 });
             }
         }
@@ -265,12 +283,11 @@ impl Attention<'_> {
     fn take_queries<E: Number>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
-        let scale = (self.dim as f32).sqrt().recip();
         for row in 0..rows {
             let source = &self.q[(first + row) * width + kv_head * of_group..][..of_group];
             for (head, source) in source.chunks_exact(self.dim).enumerate() {
                 let line = row * of_group / self.dim + head;
-                E::scatter(source, scale, &mut scratch.queries[start_in_blocks::<E>(line, self.dim)..], ROWS);
+                E::scatter(source, self.scale, &mut scratch.queries[start_in_blocks::<E>(line, self.dim)..], ROWS);
             }
         }
         scratch.output.fill(0.);
@@ -300,16 +317,19 @@ impl Attention<'_> {
     /// As [`Self::tile`], for all heads of a run of few queries: a dot product for each key, in f32.
     fn few(&self, span: &Span, output: &mut [f32]) {
         let (dim, group) = (self.dim, self.heads / self.kv_heads);
-        let scale = (dim as f32).sqrt().recip();
         let queries = self.q[span.queries.start * self.heads * dim..].chunks_exact(dim);
+        let key_count = span.key_count();
         let mut weights = Vec::new();
         for (line, (query, target)) in queries.zip(output.chunks_exact_mut(dim)).enumerate() {
             let (row, kv_head) = (line / self.heads, line % self.heads / group);
-            let causal = span.causal.start..(span.causal.start + row + 1).min(span.causal.end);
-            let seen = || span.seen.iter().chain([&causal]).cloned().flatten();
+            let visible = span.visible(row, key_count);
+            let seen = || span.key_rows().skip(visible.start).take(visible.len());
             vectorised!({
                 weights.clear();
-                weights.extend(seen().map(|row| scale * dot(query, &self.k.from(row, kv_head)[..dim])));
+                weights.extend(seen().map(|row| self.scale * dot(query, &self.k.from(row, kv_head)[..dim])));
+                if let Some(cap) = self.soft_cap {
+                    rows::soft_cap(&mut weights, cap);
+                }
                 let largest = largest(&weights);
                 let normaliser = exponentials(&mut weights, largest).recip();
                 target.fill(0.);
@@ -332,11 +352,13 @@ struct KeyTile<'a, E, V> {
     dim: usize,
     keys: usize,
     lines: usize,
+    soft_cap: Option<f32>,
     scratch: &'a mut Scratch<E>,
+    /// The keys of the tile that a line sees.
     visible: V,
 }
 
-impl<E: Number, V: Fn(usize) -> usize> WithSimd for KeyTile<'_, E, V> {
+impl<E: Number, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
     type Output = ();
 
     #[inline(always)]
@@ -357,18 +379,22 @@ impl<E: Number, V: Fn(usize) -> usize> WithSimd for KeyTile<'_, E, V> {
         let depth = self.keys.next_multiple_of(E::UNIT);
         for (line, scores) in scores.chunks_exact_mut(KEY_TILE).take(lines).enumerate() {
             let visible = (self.visible)(line);
-            let (scores, hidden) = scores[..KEY_TILE].split_at_mut(visible.next_multiple_of(LANES));
-            // What is not seen gets no weight; whole vectors are faster than the rest of one.
-            scores[visible..].fill(f32::NEG_INFINITY);
-            hidden[..depth.saturating_sub(visible.next_multiple_of(LANES))].fill(0.);
+            let (scores, hidden) = scores[..KEY_TILE].split_at_mut(visible.end.next_multiple_of(LANES));
+            if let Some(cap) = self.soft_cap {
+                rows::soft_cap(scores, cap);
+            }
+            // A hidden key gets no weight; whole vectors are faster than the rest of one.
+            scores[..visible.start].fill(f32::NEG_INFINITY);
+            scores[visible.end..].fill(f32::NEG_INFINITY);
+            hidden[..depth.saturating_sub(visible.end.next_multiple_of(LANES))].fill(0.);
             let old = maximum[line];
             let new = largest(scores).max(old);
-            // A line that sees none of the keys so far keeps its nothing.
+            // A line that has seen no key so far has nothing to rescale.
             kept[line] = if new == f32::NEG_INFINITY { 1. } else { exp(old - new) };
             maximum[line] = new;
-            sum[line] = sum[line] * kept[line] + exponentials(scores, new);
+            sum[line] = sum[line] * kept[line] + exponentials(scores, if new == f32::NEG_INFINITY { 0. } else { new });
         }
-        let weights = E::narrow_all(&scores[..lines * KEY_TILE], weights);
+        let weights = E::as_operand(&scores[..lines * KEY_TILE], weights);
         for (number, right) in self.value_panels.chunks(self.value_panel_distance).enumerate() {
             let product = TileProduct {
                 depth,
@@ -396,7 +422,7 @@ impl Number for f32 {
     }
 
     #[inline(always)]
-    fn narrow_all<'a>(row: &'a [f32], _: &'a mut [Self]) -> &'a [Self] {
+    fn as_operand<'a>(row: &'a [f32], _: &'a mut [Self]) -> &'a [Self] {
         row
     }
 }
@@ -411,7 +437,7 @@ impl Number for bf16 {
             for (scaled, value) in scaled.iter_mut().zip(source) {
                 *scaled = value * scale;
             }
-            rows::narrow(&scaled, &mut narrowed);
+            rows::to_bf16(&scaled, &mut narrowed);
             let units = narrowed[..source.len()].chunks_exact(Self::UNIT);
             for (target, unit) in target.chunks_mut(Self::UNIT * distance).zip(units) {
                 target[..Self::UNIT].copy_from_slice(unit);
@@ -422,9 +448,9 @@ impl Number for bf16 {
     #[inline(always)]
     fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]) {
         let (mut narrow_first, mut narrow_second) = ([Self::ZERO; COLUMNS], [Self::ZERO; COLUMNS]);
-        rows::narrow(first, &mut narrow_first);
+        rows::to_bf16(first, &mut narrow_first);
         if let Some(second) = second {
-            rows::narrow(second, &mut narrow_second);
+            rows::to_bf16(second, &mut narrow_second);
         }
         for ((unit, first), second) in target.chunks_exact_mut(Self::UNIT).zip(narrow_first).zip(narrow_second) {
             unit.copy_from_slice(&[first, second]);
@@ -432,9 +458,9 @@ impl Number for bf16 {
     }
 
     #[inline(always)]
-    fn narrow_all<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self] {
+    fn as_operand<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self] {
         let target = &mut target[..row.len()];
-        rows::narrow(row, target);
+        rows::to_bf16(row, target);
         target
     }
 }

@@ -30,7 +30,7 @@ const TASKS_PER_THREAD: usize = 4;
 
 /// In which numbers products are computed. Sums are f32 or wider in all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::runtime::packed) enum Numbers {
+pub(in crate::runtime::packed) enum CpuDtype {
     F32,
     /// Weights and rows are rounded to bf16.
     Bf16,
@@ -73,7 +73,7 @@ pub(super) struct Products<'a> {
 
 impl Linear {
     /// From matrices of one width, `[outputs, inputs]` each, one below the other, and their biases if they have any.
-    pub fn new(parts: &[(Tensor, Option<Tensor>)], numbers: Numbers) -> Result<Self> {
+    pub fn new(parts: &[(Tensor, Option<Tensor>)], dtype: CpuDtype) -> Result<Self> {
         let inputs = parts[0].0.dim(1)?;
         let biases = parts.iter().filter_map(|(_, bias)| bias.as_ref());
         let bias: Vec<f32> =
@@ -82,15 +82,15 @@ impl Linear {
         for (part, _) in parts {
             rows.extend(part.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
         }
-        let weights = match numbers {
-            Numbers::F32 => Weights::F32(in_panels(&rows, inputs)),
-            Numbers::Bf16 => {
+        let weights = match dtype {
+            CpuDtype::F32 => Weights::F32(in_panels(&rows, inputs)),
+            CpuDtype::Bf16 => {
                 let mut narrow = vec![bf16::ZERO; rows.len()];
                 let chunks = rows.par_chunks(inputs).zip(narrow.par_chunks_mut(inputs));
-                chunks.for_each(|(row, narrow)| vectorised!(rows::narrow(row, narrow)));
+                chunks.for_each(|(row, narrow)| vectorised!(rows::to_bf16(row, narrow)));
                 Weights::Bf16(in_panels(&narrow, inputs))
             }
-            Numbers::Int8 => {
+            CpuDtype::Int8 => {
                 let mut integers = vec![0; rows.len()];
                 let chunks = rows.par_chunks(inputs).zip(integers.par_chunks_mut(inputs));
                 let quantised = chunks.map(|(row, integers)| {
@@ -128,7 +128,7 @@ impl Linear {
                     |wide, (task, target)| {
                         for (row, target) in target.chunks_exact_mut(distance).enumerate() {
                             make(task * TASK_ROWS + row, wide);
-                            vectorised!(rows::narrow(wide, &mut target[..width]));
+                            vectorised!(rows::to_bf16(wide, &mut target[..width]));
                             target[width..].fill(bf16::ZERO);
                         }
                     },
@@ -257,9 +257,13 @@ impl Products<'_> {
         }
     }
 
-    /// All outputs of a row, before a bias.
-    pub fn row(&self, row: usize) -> &[f32] {
-        &self.values[row * self.distance..][..self.distance]
+    /// Calls `use_row` with the first `width` outputs of a row, biases included.
+    pub fn with_row(&self, row: usize, width: usize, use_row: impl FnOnce(&[f32])) {
+        let values = &self.values[row * self.distance..][..width];
+        match self.bias {
+            None => use_row(values),
+            Some(bias) => use_row(&values.iter().zip(bias).map(|(value, bias)| value + bias).collect::<Vec<f32>>()),
+        }
     }
 
     /// Adds the product's rows to those of `target`, each `width` wide.
@@ -309,7 +313,7 @@ mod tests {
             let parts = [outputs.0, outputs.1].map(|count| matrix(seed + count as u32, count, inputs));
             let bias: Vec<f32> = (0..count).map(|n| value(seed, n)).collect();
             let weights = [parts[0].0.as_slice(), &parts[1].0].concat();
-            for (numbers, tolerance) in [(Numbers::F32, 1e-5), (Numbers::Bf16, 8e-3), (Numbers::Int8, 8e-3)] {
+            for (numbers, tolerance) in [(CpuDtype::F32, 1e-5), (CpuDtype::Bf16, 8e-3), (CpuDtype::Int8, 8e-3)] {
                 let of_bias = |range: Range<usize>| has_bias.then(|| Tensor::new(&bias[range], &Device::Cpu).unwrap());
                 let linear = Linear::new(
                     &[(parts[0].1.clone(), of_bias(0..outputs.0)), (parts[1].1.clone(), of_bias(outputs.0..count))],

@@ -1,18 +1,18 @@
-//! Where a model runs and in which numbers: from what was asked for, what the checkpoint stores and what the machine has.
+//! Where a model runs and in which precision: from the settings, the type of the stored weights and the machine.
 
 use candle_core::{DType, Device};
 use mistralrs_quant::IsqType;
 
-use super::cpu::Numbers;
+use super::cpu::CpuDtype;
 use crate::runtime::{LoadError, ModelSettings};
 
-/// Whether it was said already that there is no GPU.
+/// The warning that there is no GPU is logged once.
 #[cfg(feature = "cuda")]
-static TOLD: std::sync::Once = std::sync::Once::new();
+static REPORT_ONCE: std::sync::Once = std::sync::Once::new();
 
-/// What a configuration asks for.
+/// Device and precision as a configuration asks for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arithmetic {
+pub struct ComputeSettings {
     /// `auto`, `cpu`, `cuda` or `metal`.
     pub device: String,
     /// `auto`, `f32` or `bf16`.
@@ -21,118 +21,113 @@ pub struct Arithmetic {
     pub quantize: String,
 }
 
-/// What a processor has instructions for.
+/// The types that the processor multiplies with instructions of their own.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fast {
+pub(super) struct CpuFeatures {
     pub bf16: bool,
     /// 8-bit integers.
     pub int8: bool,
 }
 
-/// What that comes to for one checkpoint on one machine.
+/// Precision and backend for one checkpoint on one machine.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Numerics {
-    /// Of embeddings, and of weights that are not quantised.
+pub(super) struct Precision {
+    /// The type of embeddings, and of weights that are not quantised.
     pub dtype: DType,
-    pub products: Products,
+    pub backend: Backend,
 }
 
-/// Who multiplies.
+/// Which layers multiply.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Products {
-    /// The layers written for CPUs.
-    Cpu(Numbers),
-    /// mistral.rs's linear layers, quantised by it or not.
+pub(super) enum Backend {
+    /// [`super::cpu`].
+    Cpu(CpuDtype),
+    /// [`super::candle_layers`], with linear layers that mistral.rs quantises or not.
     Device(Option<IsqType>),
 }
 
-impl Arithmetic {
-    /// What `settings` say.
+impl ComputeSettings {
+    /// The settings of a model.
     #[must_use]
     pub fn of(settings: &ModelSettings) -> Self {
         Self { device: settings.device.clone(), dtype: settings.dtype.clone(), quantize: settings.quantize.clone() }
     }
 
-    /// Everything in f32 on a CPU: the reference.
+    /// f32 on a CPU: the reference.
     #[must_use]
     pub fn reference() -> Self {
         Self { device: "cpu".to_owned(), dtype: "f32".to_owned(), quantize: "none".to_owned() }
     }
 
     pub(super) fn device(&self) -> Result<Device, LoadError> {
-        choose_device(&self.device)
+        find_device(&self.device)
     }
 
-    /// `stored` is the type of the checkpoint's matrices, U8 for integers of 8 bits; `fast` what the processor has, if it is that which
-    /// multiplies; `written_out` whether the layers for CPUs know this decoder.
+    /// Resolves `auto`. `stored` is the type of the checkpoint's matrices, U8 for 8-bit integers; `has_cpu_kernels` whether
+    /// [`super::cpu`] can run the model.
+    ///
+    /// # Errors
+    /// [`LoadError::Device`] for settings that are unknown or do not fit the device or the model.
     pub(super) fn resolve(
         &self,
         device: &Device,
         stored: DType,
-        fast: Fast,
-        written_out: bool,
-    ) -> Result<Numerics, LoadError> {
+        cpu_features: CpuFeatures,
+        has_cpu_kernels: bool,
+    ) -> Result<Precision, LoadError> {
         let refuse = |problem: String| Err(LoadError::Device(problem));
         let on_cpu = device.is_cpu();
         let dtype = match (self.dtype.as_str(), on_cpu) {
             ("bf16", _) | ("auto", false) => DType::BF16,
-            ("auto", true) if stored == DType::BF16 && fast.bf16 => DType::BF16,
+            ("auto", true) if stored == DType::BF16 && cpu_features.bf16 => DType::BF16,
             ("f32", _) | ("auto", true) => DType::F32,
             (other, _) => return refuse(format!("model.dtype `{other}` is none of auto, f32, bf16")),
         };
-        if self.quantize == "int8" && !(on_cpu && written_out) {
-            return refuse("model.quantize `int8` is for CPUs; q8_0 is its like on other devices".to_owned());
+        if self.quantize == "int8" && !(on_cpu && has_cpu_kernels) {
+            return refuse("model.quantize `int8` is for CPUs; use q8_0 on other devices".to_owned());
         }
-        let products = match (self.quantize.as_str(), dtype) {
-            ("int8", _) => Products::Cpu(Numbers::Int8),
+        let backend = match (self.quantize.as_str(), dtype) {
+            ("int8", _) => Backend::Cpu(CpuDtype::Int8),
             // The weights are such integers already.
-            ("none", _) if self.dtype == "auto" && stored == DType::U8 && fast.int8 && on_cpu && written_out => {
-                Products::Cpu(Numbers::Int8)
+            ("none", _) if self.dtype == "auto" && stored == DType::U8 && cpu_features.int8 && on_cpu && has_cpu_kernels => {
+                Backend::Cpu(CpuDtype::Int8)
             }
-            ("none", DType::BF16) if on_cpu && written_out => Products::Cpu(Numbers::Bf16),
-            ("none", _) if on_cpu && written_out => Products::Cpu(Numbers::F32),
-            ("none", _) => Products::Device(None),
+            ("none", DType::BF16) if on_cpu && has_cpu_kernels => Backend::Cpu(CpuDtype::Bf16),
+            ("none", _) if on_cpu && has_cpu_kernels => Backend::Cpu(CpuDtype::F32),
+            ("none", _) => Backend::Candle(None),
             (name, _) => {
                 let Some(isq) = isq_type(name) else {
                     let known = ModelSettings::QUANTISED.join(", ");
                     return refuse(format!("model.quantize `{name}` is none of {known}"));
                 };
-                Products::Device(Some(isq))
+                Backend::Candle(Some(isq))
             }
         };
         // mistral.rs's quantised layers take f32 on a CPU, and candle multiplies no bf16 there.
-        let dtype = if on_cpu && matches!(products, Products::Device(_)) { DType::F32 } else { dtype };
-        Ok(Numerics { dtype, products })
+        let dtype = if on_cpu && matches!(backend, Backend::Candle(_)) { DType::F32 } else { dtype };
+        Ok(Precision { dtype, backend })
     }
 }
 
-impl Numerics {
-    /// The name that people read.
+impl Precision {
+    /// The name in logs and in `ModelFacts`.
     pub fn name(self) -> String {
-        match self.products {
-            Products::Cpu(Numbers::Int8) => "int8".to_owned(),
-            Products::Device(Some(isq)) => format!("{isq:?}").to_lowercase(),
-            Products::Cpu(Numbers::F32 | Numbers::Bf16) | Products::Device(None) => self.dtype.as_str().to_owned(),
+        match self.backend {
+            Backend::Cpu(CpuDtype::Int8) => "int8".to_owned(),
+            Backend::Candle(Some(isq)) => format!("{isq:?}").to_lowercase(),
+            Backend::Cpu(CpuDtype::F32 | CpuDtype::Bf16) | Backend::Candle(None) => self.dtype.as_str().to_owned(),
         }
     }
 
-    /// Of a weight in a linear layer, its share of scales included, rounded up.
+    /// Bits of a weight in a linear layer, its share of scales included, rounded up.
     pub fn bits_per_weight(self) -> u64 {
-        match self.products {
-            Products::Cpu(Numbers::F32) => 32,
-            Products::Cpu(Numbers::Bf16) => 16,
-            Products::Cpu(Numbers::Int8) => 9,
-            Products::Device(None) => 8 * self.dtype.size_in_bytes() as u64,
-            // mistral.rs knows what its packed forms weigh: the share of an f32 that remains.
-            Products::Device(Some(isq)) => 32_u64.div_ceil(isq.pack_factor(DType::F32).max(1) as u64),
-        }
-    }
-
-    /// Of the rotary tables.
-    pub fn table_type(self) -> DType {
-        match self.products {
-            Products::Cpu(_) => DType::F32,
-            Products::Device(_) => self.dtype,
+        match self.backend {
+            Backend::Cpu(CpuDtype::F32) => 32,
+            Backend::Cpu(CpuDtype::Bf16) => 16,
+            Backend::Cpu(CpuDtype::Int8) => 9,
+            Backend::Candle(None) => 8 * self.dtype.size_in_bytes() as u64,
+            // `pack_factor` is the fraction of an f32 that remains.
+            Backend::Candle(Some(isq)) => 32_u64.div_ceil(isq.pack_factor(DType::F32).max(1) as u64),
         }
     }
 }
@@ -154,12 +149,12 @@ fn isq_type(name: &str) -> Option<IsqType> {
     })
 }
 
-pub(super) fn choose_device(name: &str) -> Result<Device, LoadError> {
+pub(super) fn find_device(name: &str) -> Result<Device, LoadError> {
     match name {
         "cpu" => Ok(Device::Cpu),
         #[cfg(feature = "cuda")]
         "auto" => Ok(super::cuda::device()?.unwrap_or_else(|| {
-            TOLD.call_once(|| tracing::warn!("the driver shows no GPU: models run on the CPU"));
+            REPORT_ONCE.call_once(|| tracing::warn!("the driver shows no GPU: models run on the CPU"));
             Device::Cpu
         })),
         #[cfg(feature = "cuda")]
@@ -185,10 +180,10 @@ pub(super) fn choose_device(name: &str) -> Result<Device, LoadError> {
 mod tests {
     use super::*;
 
-    fn resolved(dtype: &str, quantize: &str, stored: DType, fast: bool) -> Result<String, String> {
-        let asked = Arithmetic { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..Arithmetic::reference() };
-        let numerics = asked.resolve(&Device::Cpu, stored, Fast { bf16: fast, int8: fast }, true);
-        numerics.map(Numerics::name).map_err(|error| error.to_string())
+    fn resolved(dtype: &str, quantize: &str, stored: DType, cpu_features: bool) -> Result<String, String> {
+        let asked = ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() };
+        let precision = asked.resolve(&Device::Cpu, stored, CpuFeatures { bf16: cpu_features, int8: cpu_features }, true);
+        precision.map(Precision::name).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -209,9 +204,9 @@ mod tests {
     fn what_is_not_known_is_named_with_what_would_be() {
         assert!(resolved("f64", "none", DType::F32, true).unwrap_err().contains("`f64` is none of auto, f32, bf16"));
         assert!(resolved("auto", "q9", DType::F32, true).unwrap_err().contains("`q9` is none of none, int8, q8_0"));
-        let elsewhere = Arithmetic { quantize: "int8".to_owned(), ..Arithmetic::reference() };
+        let elsewhere = ComputeSettings { quantize: "int8".to_owned(), ..ComputeSettings::reference() };
         let refused = elsewhere
-            .resolve(&Device::Cpu, DType::F32, Fast { bf16: true, int8: true }, false)
+            .resolve(&Device::Cpu, DType::F32, CpuFeatures { bf16: true, int8: true }, false)
             .unwrap_err()
             .to_string();
         assert!(refused.contains("is for CPUs"), "{refused}");
@@ -220,14 +215,14 @@ mod tests {
     #[cfg(not(any(feature = "cuda", feature = "metal")))]
     #[test]
     fn a_device_that_was_not_built_in_is_refused_with_what_helps() {
-        let refused = |name| choose_device(name).unwrap_err().to_string();
+        let refused = |name| find_device(name).unwrap_err().to_string();
         assert_eq!(
             refused("cuda"),
             "device: this podium was built without CUDA: build it with `--features cuda,flash-attn`, or use the CUDA image"
         );
         assert!(refused("metal").contains("built without Metal"));
         assert!(refused("tpu").contains("`tpu` is none of auto, cpu, cuda, metal"));
-        assert!(choose_device("auto").unwrap().is_cpu());
+        assert!(find_device("auto").unwrap().is_cpu());
     }
 
     #[test]
