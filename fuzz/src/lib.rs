@@ -15,7 +15,7 @@ use podium::http::dialects::ROUTES;
 use podium::prompt::{LexicalTable, PodiumConfig, Prompter, Tokenizer};
 use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, RerankError, RerankRequest};
 use podium::runtime::fake::FakeRuntime;
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Runtime};
 use podium::scoring::Rounds;
 use podium::telemetry::TraceContext;
@@ -155,7 +155,7 @@ fn loads_with(name: &str, bytes: &[u8]) -> bool {
     let before = fs::read(&path).ok();
     fs::write(&path, bytes).expect("the file is written");
     let loaded = Checkpoint::folder(folder.path())
-        .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &Arithmetic::reference()));
+        .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &ComputeSettings::reference()));
     match before {
         Some(before) => fs::write(&path, before),
         None => fs::remove_file(&path),

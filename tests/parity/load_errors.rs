@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, LoadError};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -28,7 +28,7 @@ fn copy(case: &str) -> TempDir {
 /// What loading says, by value and in words.
 fn refusal(folder: &Path) -> (LoadError, String) {
     let loaded =
-        Checkpoint::folder(folder).and_then(|checkpoint| PackedRuntime::load(&checkpoint, &Arithmetic::reference()));
+        Checkpoint::folder(folder).and_then(|checkpoint| PackedRuntime::load(&checkpoint, &ComputeSettings::reference()));
     let error = loaded.err().expect("it should not load");
     let text = error.to_string();
     (error, text)

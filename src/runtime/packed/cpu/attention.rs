@@ -1,6 +1,6 @@
 //! Attention on a CPU: tiles of queries against tiles of keys with an online softmax, in products of f32 or bf16.
 //!
-//! For each tile of queries the running maximum, the running sum and the unnormalised output are kept, and rescaled when
+//! For each tile of queries the running maximum, the running sum and the unnormalised output are rescale, and rescaled when
 //! a later tile of keys raises the maximum (Milakov and Gimelshein 2018; Dao et al. 2022). Query heads that share a key
 //! head form one tall tile, so keys and values are read once per group and never repeated in memory.
 //!
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::super::span::Span;
 use super::rows;
 use super::rows::{LANES, across, dot, exp, vectorised};
-use super::tile::{COLUMNS, Element, Left, ROWS, Target, Terms, TileProduct, multiplies_bf16, start_in_blocks};
+use super::gemm::{COLUMNS, Element, Lhs, ROWS, OutputTile, Epilogue, TileProduct, multiplies_bf16, start_in_blocks};
 
 /// Keys of one tile.
 const KEY_TILE: usize = 4 * COLUMNS;
@@ -64,7 +64,7 @@ pub(in crate::runtime::packed) struct Attention<'a> {
 }
 
 /// What attention multiplies.
-trait Number: Element<Left = Self> {
+trait Operand: Element<Lhs = Self> {
     /// Puts the units of a row, scaled, so many units apart.
     fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize);
 
@@ -110,7 +110,7 @@ struct Scratch<E> {
     output: Vec<f32>,
     maximum: Vec<f32>,
     sum: Vec<f32>,
-    kept: Vec<f32>,
+    rescale: Vec<f32>,
 }
 
 impl Attention<'_> {
@@ -127,7 +127,7 @@ impl Attention<'_> {
         }
     }
 
-    fn run_in<E: Number>(&self, spans: &[Span], output: &mut [f32]) {
+    fn run_in<E: Operand>(&self, spans: &[Span], output: &mut [f32]) {
         let group = self.heads / self.kv_heads;
         let (runs, ranges) = self.key_runs(spans);
         let panels: Panels<E> = self.lay_out(&ranges);
@@ -151,7 +151,7 @@ impl Attention<'_> {
             output: vec![0.; height * self.dim],
             maximum: vec![0.; height],
             sum: vec![0.; height],
-            kept: vec![0.; height],
+            rescale: vec![0.; height],
         };
         tiles.into_par_iter().for_each_init(scratch, |scratch, mut tile| {
             if tile.runs.is_empty() {
@@ -199,7 +199,7 @@ impl Attention<'_> {
     }
 
     /// Keys and values in panels, a run for each list of ranges.
-    fn lay_out<E: Number>(&self, runs: &[Vec<Range<usize>>]) -> Panels<E> {
+    fn lay_out<E: Operand>(&self, runs: &[Vec<Range<usize>>]) -> Panels<E> {
         let rows = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
         let padded = runs.iter().map(|ranges| rows(ranges).next_multiple_of(COLUMNS)).sum::<usize>();
         let length = padded * self.dim * self.kv_heads;
@@ -240,11 +240,11 @@ impl Attention<'_> {
     }
 
     /// One tile of queries for the heads that read `kv_head`.
-    fn tile<E: Number>(&self, tile: &mut QueryTile<'_>, kv_head: usize, panels: &Panels<E>, scratch: &mut Scratch<E>) {
+    fn tile<E: Operand>(&self, tile: &mut QueryTile<'_>, kv_head: usize, panels: &Panels<E>, scratch: &mut Scratch<E>) {
         let group = self.heads / self.kv_heads;
         let rows = tile.output.len() / (self.heads * self.dim);
         let lines = rows * group;
-        vectorised!(self.take_queries(tile.span.queries.start + tile.first, rows, kv_head, scratch));
+        vectorised!(self.load_queries(tile.span.queries.start + tile.first, rows, kv_head, scratch));
         let key_count = tile.runs.iter().map(|run| run.length).sum();
         for run in tile.runs {
             let padded = run.length.next_multiple_of(COLUMNS) * self.dim;
@@ -275,12 +275,12 @@ impl Attention<'_> {
                 });
             }
         }
-        vectorised!(self.give_output(rows, kv_head, scratch, tile.output));
+        vectorised!(self.store_output(rows, kv_head, scratch, tile.output));
     }
 
     /// The scaled queries of the heads that read `kv_head`, one line each, and nothing summed yet.
     #[inline(always)]
-    fn take_queries<E: Number>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
+    fn load_queries<E: Operand>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
         for row in 0..rows {
@@ -297,7 +297,7 @@ impl Attention<'_> {
 
     /// The normalised output of the heads that read `kv_head`.
     #[inline(always)]
-    fn give_output<E>(&self, rows: usize, kv_head: usize, scratch: &Scratch<E>, output: &mut [f32]) {
+    fn store_output<E>(&self, rows: usize, kv_head: usize, scratch: &Scratch<E>, output: &mut [f32]) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
         for row in 0..rows {
@@ -358,21 +358,21 @@ struct KeyTile<'a, E, V> {
     visible: V,
 }
 
-impl<E: Number, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
+impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Scratch { queries, scores, weights, output, maximum, sum, kept } = self.scratch;
+        let Scratch { queries, scores, weights, output, maximum, sum, rescale } = self.scratch;
         let lines = self.lines;
         let panels = self.key_panels.chunks(COLUMNS * self.dim).take(self.keys.div_ceil(COLUMNS));
         for (number, right) in panels.enumerate() {
             let product = TileProduct {
                 depth: self.dim,
-                left: Left::Blocks { values: queries },
+                left: Lhs::Blocks { values: queries },
                 right,
-                target: Target::new(&mut scores[number * COLUMNS..], lines, COLUMNS, KEY_TILE),
-                terms: Terms::Nothing,
+                target: OutputTile::new(&mut scores[number * COLUMNS..], lines, COLUMNS, KEY_TILE),
+                epilogue: Epilogue::None,
             };
             E::multiply(product, simd);
         }
@@ -390,25 +390,25 @@ impl<E: Number, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
             let old = maximum[line];
             let new = largest(scores).max(old);
             // A line that has seen no key so far has nothing to rescale.
-            kept[line] = if new == f32::NEG_INFINITY { 1. } else { exp(old - new) };
+            rescale[line] = if new == f32::NEG_INFINITY { 1. } else { exp(old - new) };
             maximum[line] = new;
-            sum[line] = sum[line] * kept[line] + exponentials(scores, if new == f32::NEG_INFINITY { 0. } else { new });
+            sum[line] = sum[line] * rescale[line] + exponentials(scores, if new == f32::NEG_INFINITY { 0. } else { new });
         }
         let weights = E::as_operand(&scores[..lines * KEY_TILE], weights);
         for (number, right) in self.value_panels.chunks(self.value_panel_distance).enumerate() {
             let product = TileProduct {
                 depth,
-                left: Left::Rows { values: weights, distance: KEY_TILE },
+                left: Lhs::Rows { values: weights, distance: KEY_TILE },
                 right,
-                target: Target::new(&mut output[number * COLUMNS..], lines, COLUMNS, self.dim),
-                terms: Terms::Kept(kept),
+                target: OutputTile::new(&mut output[number * COLUMNS..], lines, COLUMNS, self.dim),
+                epilogue: Epilogue::Rescale(rescale),
             };
             E::multiply(product, simd);
         }
     }
 }
 
-impl Number for f32 {
+impl Operand for f32 {
     #[inline(always)]
     fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
         for (target, value) in target.iter_mut().step_by(distance).zip(row) {
@@ -427,18 +427,18 @@ impl Number for f32 {
     }
 }
 
-impl Number for bf16 {
+impl Operand for bf16 {
     #[inline(always)]
     fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
         // Narrowed in vectors, then moved a unit at a time.
-        let (mut scaled, mut narrowed) = ([0.; COLUMNS], [Self::ZERO; COLUMNS]);
+        let (mut scaled, mut rounded) = ([0.; COLUMNS], [Self::ZERO; COLUMNS]);
         let targets = target.chunks_mut(COLUMNS * distance);
         for (source, target) in row.chunks(COLUMNS).zip(targets) {
             for (scaled, value) in scaled.iter_mut().zip(source) {
                 *scaled = value * scale;
             }
-            rows::to_bf16(&scaled, &mut narrowed);
-            let units = narrowed[..source.len()].chunks_exact(Self::UNIT);
+            rows::to_bf16(&scaled, &mut rounded);
+            let units = rounded[..source.len()].chunks_exact(Self::UNIT);
             for (target, unit) in target.chunks_mut(Self::UNIT * distance).zip(units) {
                 target[..Self::UNIT].copy_from_slice(unit);
             }
@@ -447,12 +447,12 @@ impl Number for bf16 {
 
     #[inline(always)]
     fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]) {
-        let (mut narrow_first, mut narrow_second) = ([Self::ZERO; COLUMNS], [Self::ZERO; COLUMNS]);
-        rows::to_bf16(first, &mut narrow_first);
+        let (mut first_bf16, mut second_bf16) = ([Self::ZERO; COLUMNS], [Self::ZERO; COLUMNS]);
+        rows::to_bf16(first, &mut first_bf16);
         if let Some(second) = second {
-            rows::to_bf16(second, &mut narrow_second);
+            rows::to_bf16(second, &mut second_bf16);
         }
-        for ((unit, first), second) in target.chunks_exact_mut(Self::UNIT).zip(narrow_first).zip(narrow_second) {
+        for ((unit, first), second) in target.chunks_exact_mut(Self::UNIT).zip(first_bf16).zip(second_bf16) {
             unit.copy_from_slice(&[first, second]);
         }
     }

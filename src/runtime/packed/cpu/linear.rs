@@ -1,7 +1,7 @@
 //! Matrix products with weights, in f32, bf16 or 8-bit integers.
 //!
 //! Rows come in as f32 and go out as f32; in between an [`Input`] holds them in the type that the product reads. Weights are
-//! laid out once, when they are loaded, in the panels that the inner loop of [`super::tile`] walks through.
+//! laid out once, when they are loaded, in the panels that the inner loop of [`super::gemm`] walks through.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::at_least;
 use super::rows::{self, vectorised};
-use super::tile::{COLUMNS, Element, Left, ROWS, Scales, Target, Terms, TileProduct};
+use super::gemm::{COLUMNS, Element, Lhs, ROWS, Scales, OutputTile, Epilogue, TileProduct};
 
 /// Rows that one task prepares or takes at a time.
 const TASK_ROWS: usize = 16;
@@ -45,14 +45,14 @@ pub(super) struct Linear {
     inputs: usize,
 }
 
-/// `[outputs / 32, inputs, 32]`, in the units of [`super::tile`]; rows and columns are filled up with zeros.
+/// `[outputs / 32, inputs, 32]`, in the units of [`super::gemm`]; rows and columns are filled up with zeros.
 enum Weights {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
     Int8 { panels: Vec<i8>, scales: Vec<f32>, offsets: Vec<i32> },
 }
 
-/// Rows in the type that a product reads; memory is kept from one product to the next.
+/// Rows in the type that a product reads; memory is rescale from one product to the next.
 #[derive(Default)]
 pub(super) struct Input {
     rows: usize,
@@ -155,14 +155,14 @@ impl Linear {
     pub fn multiply<'a>(&'a self, columns: Range<usize>, input: &'a Input, output: &'a mut Vec<f32>) -> Products<'a> {
         let distance = columns.len().next_multiple_of(COLUMNS);
         let values = at_least(output, input.rows * distance);
-        let target = Target::new(&mut *values, input.rows, distance, distance);
+        let target = OutputTile::new(&mut *values, input.rows, distance, distance);
         let first = columns.start;
         match &self.weights {
-            Weights::F32(panels) => self.run(panels, first, &input.f32, target, |_, _| Terms::Nothing),
-            Weights::Bf16(panels) => self.run(panels, first, &input.bf16, target, |_, _| Terms::Nothing),
+            Weights::F32(panels) => self.run(panels, first, &input.f32, target, |_, _| Epilogue::None),
+            Weights::Bf16(panels) => self.run(panels, first, &input.bf16, target, |_, _| Epilogue::None),
             Weights::Int8 { panels, scales, offsets } => {
                 self.run(panels, first, &input.int8, target, |row, column| {
-                    Terms::Scaled(Scales {
+                    Epilogue::Scaled(Scales {
                         rows: &input.scales[row..],
                         columns: &scales[column..],
                         offsets: &offsets[column..],
@@ -173,15 +173,15 @@ impl Linear {
         Products { values, distance, bias: self.bias.as_ref().map(|bias| &bias[columns]) }
     }
 
-    /// Fills `target` with products of rows of `left` with the panels from output `first` on; `terms` belong to a tile's first
+    /// Fills `target` with products of rows of `left` with the panels from output `first` on; `epilogue` belong to a tile's first
     /// row and output.
     fn run<'a, E: Element>(
         &self,
         panels: &'a [E],
         first: usize,
-        left: &'a [E::Left],
-        target: Target<'a>,
-        terms: impl Fn(usize, usize) -> Terms<'a> + Sync,
+        left: &'a [E::Lhs],
+        target: OutputTile<'a>,
+        epilogue: impl Fn(usize, usize) -> Epilogue<'a> + Sync,
     ) {
         assert!(first.is_multiple_of(COLUMNS), "a product begins at output {first}");
         let depth = self.inputs.next_multiple_of(E::UNIT);
@@ -198,10 +198,10 @@ impl Linear {
                 let output = first + column + inner;
                 Arch::new().dispatch(Run(TileProduct {
                     depth,
-                    left: Left::Rows { values: &left[row * depth..], distance: depth },
+                    left: Lhs::Rows { values: &left[row * depth..], distance: depth },
                     right: &panels[output * depth..][..COLUMNS * depth],
                     target,
-                    terms: terms(row, output),
+                    epilogue: epilogue(row, output),
                 }));
             }
         });
@@ -313,11 +313,11 @@ mod tests {
             let parts = [outputs.0, outputs.1].map(|count| matrix(seed + count as u32, count, inputs));
             let bias: Vec<f32> = (0..count).map(|n| value(seed, n)).collect();
             let weights = [parts[0].0.as_slice(), &parts[1].0].concat();
-            for (numbers, tolerance) in [(CpuDtype::F32, 1e-5), (CpuDtype::Bf16, 8e-3), (CpuDtype::Int8, 8e-3)] {
+            for (dtype, tolerance) in [(CpuDtype::F32, 1e-5), (CpuDtype::Bf16, 8e-3), (CpuDtype::Int8, 8e-3)] {
                 let of_bias = |range: Range<usize>| has_bias.then(|| Tensor::new(&bias[range], &Device::Cpu).unwrap());
                 let linear = Linear::new(
                     &[(parts[0].1.clone(), of_bias(0..outputs.0)), (parts[1].1.clone(), of_bias(outputs.0..count))],
-                    numbers,
+                    dtype,
                 );
                 let linear = linear.unwrap();
                 let (mut input, mut output) = (Input::default(), Vec::new());
@@ -331,14 +331,14 @@ mod tests {
                 for row in 0..rows {
                     products.read(row, 0..columns.len(), &mut made);
                     for (place, column) in columns.clone().enumerate() {
-                        let terms = x[row * inputs..][..inputs].iter().zip(&weights[column * inputs..]);
-                        let exact = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>()
+                        let epilogue = x[row * inputs..][..inputs].iter().zip(&weights[column * inputs..]);
+                        let exact = epilogue.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>()
                             + if has_bias { f64::from(bias[column]) } else { 0. };
                         // Each term is off by its own rounding, and all of them may point the same way.
                         let allowed = tolerance * (1. + inputs as f64);
-                        prop_assert!((f64::from(made[place]) - exact).abs() < allowed, "{numbers:?} {row} {column}");
+                        prop_assert!((f64::from(made[place]) - exact).abs() < allowed, "{dtype:?} {row} {column}");
                         let sum = f64::from(sums[row * columns.len() + place]) - 1.;
-                        prop_assert!((sum - exact).abs() < allowed, "{numbers:?} {row} {column}");
+                        prop_assert!((sum - exact).abs() < allowed, "{dtype:?} {row} {column}");
                     }
                 }
             }

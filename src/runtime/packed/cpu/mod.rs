@@ -12,7 +12,7 @@ mod embeddings;
 mod layer;
 mod linear;
 mod rows;
-mod tile;
+mod gemm;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -27,7 +27,7 @@ use self::layer::{Layer, Norm};
 pub(super) use self::linear::CpuDtype;
 use self::linear::{Input, Linear, Products};
 use self::rows::vectorised;
-pub(super) use self::tile::{multiplies_bf16, multiplies_i8};
+pub(super) use self::gemm::{multiplies_bf16, multiplies_i8};
 use super::layout::Packed;
 use super::span::Span;
 use super::weights::WeightFiles;

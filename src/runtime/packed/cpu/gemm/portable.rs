@@ -4,14 +4,14 @@
 
 use half::bf16;
 
-use super::{Registers, Scales};
+use super::{MicroKernel, Scales};
 
 #[derive(Clone, Copy)]
-pub(super) struct Pairs {
-    pub kept: Option<*const f32>,
+pub(super) struct Bf16Kernel {
+    pub rescale: Option<*const f32>,
 }
 
-impl Registers for Pairs {
+impl MicroKernel for Bf16Kernel {
     type Unit = [bf16; 2];
     type Sum = [f32; 8];
     type Right = [[bf16; 2]; 8];
@@ -22,15 +22,15 @@ impl Registers for Pairs {
     }
 
     #[inline(always)]
-    fn keeps(self) -> bool {
-        self.kept.is_some()
+    fn rescales(self) -> bool {
+        self.rescale.is_some()
     }
 
     #[inline(always)]
-    unsafe fn kept(self, row: usize, from: *const f32) -> [f32; 8] {
-        let Some(kept) = self.kept else { return self.zero() };
+    unsafe fn rescale(self, row: usize, from: *const f32) -> [f32; 8] {
+        let Some(rescale) = self.rescale else { return self.zero() };
         // SAFETY: the caller's.
-        unsafe { from.cast::<[f32; 8]>().read_unaligned().map(|value| value * *kept.add(row)) }
+        unsafe { from.cast::<[f32; 8]>().read_unaligned().map(|value| value * *rescale.add(row)) }
     }
 
     #[inline(always)]
@@ -57,11 +57,11 @@ impl Registers for Pairs {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Quads<'a> {
+pub(super) struct Int8Kernel<'a> {
     pub scales: Scales<'a>,
 }
 
-impl Registers for Quads<'_> {
+impl MicroKernel for Int8Kernel<'_> {
     type Unit = [u8; 4];
     type Sum = [i32; 8];
     type Right = [[i8; 4]; 8];
@@ -72,12 +72,12 @@ impl Registers for Quads<'_> {
     }
 
     #[inline(always)]
-    fn keeps(self) -> bool {
+    fn rescales(self) -> bool {
         false
     }
 
     #[inline(always)]
-    unsafe fn kept(self, _: usize, _: *const f32) -> [i32; 8] {
+    unsafe fn rescale(self, _: usize, _: *const f32) -> [i32; 8] {
         self.zero()
     }
 

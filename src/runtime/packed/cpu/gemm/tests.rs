@@ -26,8 +26,8 @@ struct Case<E: Element> {
     depth: usize,
     distance: usize,
     target_distance: usize,
-    as_rows: Vec<E::Left>,
-    as_blocks: Vec<E::Left>,
+    as_rows: Vec<E::Lhs>,
+    as_blocks: Vec<E::Lhs>,
     panel: Vec<E>,
     /// `[rows, 32]`.
     exact: Vec<f64>,
@@ -37,15 +37,15 @@ impl<E: Element> Case<E> {
     fn new(
         (rows, units, gap): (usize, usize, usize),
         seed: u32,
-        (left, left_exact): Conversions<E::Left>,
+        (left, left_exact): Conversions<E::Lhs>,
         (right, right_exact): Conversions<E>,
     ) -> Self {
         let (depth, gap) = (units * E::UNIT, gap * E::UNIT);
         let (distance, target_distance) = (depth + gap, COLUMNS + gap);
         let left_at = |row: usize, place: usize| left(value(seed, row * 131 + place));
         let right_at = |place: usize, column: usize| right(value(seed, place * 137 + column + 7));
-        let mut as_rows = vec![E::Left::default(); rows * distance];
-        let mut as_blocks = vec![E::Left::default(); rows.next_multiple_of(ROWS) * depth];
+        let mut as_rows = vec![E::Lhs::default(); rows * distance];
+        let mut as_blocks = vec![E::Lhs::default(); rows.next_multiple_of(ROWS) * depth];
         let mut panel = vec![E::default(); depth * COLUMNS];
         for place in 0..depth {
             for row in 0..rows {
@@ -67,17 +67,17 @@ impl<E: Element> Case<E> {
     }
 
     /// Runs it both ways of holding the left side. Between rows nothing may be written.
-    fn check(&self, terms: Terms<'_>, expected: impl Fn(usize, usize, f64, f64) -> f64, scalar: bool) {
+    fn check(&self, epilogue: Epilogue<'_>, expected: impl Fn(usize, usize, f64, f64) -> f64, scalar: bool) {
         let before: Vec<f32> = (0..self.rows * self.target_distance).map(|n| value(13, n)).collect();
-        let blocks = Left::Blocks { values: &self.as_blocks };
-        for left in [Left::Rows { values: &self.as_rows, distance: self.distance }, blocks] {
+        let blocks = Lhs::Blocks { values: &self.as_blocks };
+        for left in [Lhs::Rows { values: &self.as_rows, distance: self.distance }, blocks] {
             let mut target = before.clone();
             let product = TileProduct {
                 depth: self.depth,
                 left,
                 right: &self.panel,
-                target: Target::new(&mut target, self.rows, COLUMNS, self.target_distance),
-                terms,
+                target: OutputTile::new(&mut target, self.rows, COLUMNS, self.target_distance),
+                epilogue,
             };
             if scalar {
                 E::multiply(product, Scalar::new());
@@ -101,30 +101,30 @@ impl<E: Element> Case<E> {
 proptest! {
     #[test]
     fn every_way_of_multiplying_numbers_is_the_definition(
-        rows in 0usize..40, units in 0usize..70, gap in 0usize..5, keeps: bool, seed in 0u32..1000,
+        rows in 0usize..40, units in 0usize..70, gap in 0usize..5, rescales: bool, seed in 0u32..1000,
     ) {
-        let kept: Vec<f32> = (0..rows).map(|n| value(seed, n + 19)).collect();
+        let rescale: Vec<f32> = (0..rows).map(|n| value(seed, n + 19)).collect();
         let expected = |row: usize, _: usize, before: f64, exact: f64| {
-            exact + if keeps { before * f64::from(kept[row]) } else { 0. }
+            exact + if rescales { before * f64::from(rescale[row]) } else { 0. }
         };
-        let terms = if keeps { Terms::Kept(&kept) } else { Terms::Nothing };
+        let epilogue = if rescales { Epilogue::Rescale(&rescale) } else { Epilogue::None };
         let whole: Conversions<f32> = (|value| value, f64::from);
         let case = Case::<f32>::new((rows, units, gap), seed, whole, whole);
-        case.check(terms, expected, true);
-        case.check(terms, expected, false);
+        case.check(epilogue, expected, true);
+        case.check(epilogue, expected, false);
         let half: Conversions<bf16> = (bf16::from_f32, bf16::to_f64);
         let case = Case::<bf16>::new((rows, units, gap), seed, half, half);
-        case.check(terms, expected, false);
+        case.check(epilogue, expected, false);
         let mut made = vec![0f32; rows * COLUMNS];
         let product = TileProduct::<bf16> {
             depth: case.depth,
-            left: Left::Rows { values: &case.as_rows, distance: case.distance },
+            left: Lhs::Rows { values: &case.as_rows, distance: case.distance },
             right: &case.panel,
-            target: Target::new(&mut made, rows, COLUMNS, COLUMNS),
-            terms: Terms::Nothing,
+            target: OutputTile::new(&mut made, rows, COLUMNS, COLUMNS),
+            epilogue: Epilogue::None,
         };
         // SAFETY: the case is whole; 4 * 8 is COLUMNS.
-        unsafe { product.run::<_, 1, 4>(plain::Pairs { kept: None }) };
+        unsafe { product.run::<_, 1, 4>(portable::Bf16Kernel { rescale: None }) };
         for (made, exact) in made.iter().zip(&case.exact) {
             prop_assert!((f64::from(*made) - exact).abs() < 1e-4);
         }
@@ -148,17 +148,17 @@ proptest! {
             exact * f64::from(row_scales[row]) * f64::from(columns[column])
         };
         let scales = Scales { rows: &row_scales, columns: &columns, offsets: &offsets };
-        case.check(Terms::Scaled(scales), expected, false);
+        case.check(Epilogue::Scaled(scales), expected, false);
         let mut made = vec![0f32; rows * COLUMNS];
         let product = TileProduct::<i8> {
             depth: case.depth,
-            left: Left::Rows { values: &case.as_rows, distance: case.distance },
+            left: Lhs::Rows { values: &case.as_rows, distance: case.distance },
             right: &case.panel,
-            target: Target::new(&mut made, rows, COLUMNS, COLUMNS),
-            terms: Terms::Scaled(scales),
+            target: OutputTile::new(&mut made, rows, COLUMNS, COLUMNS),
+            epilogue: Epilogue::Scaled(scales),
         };
         // SAFETY: the case is whole; 4 * 8 is COLUMNS.
-        unsafe { product.run::<_, 1, 4>(plain::Quads { scales }) };
+        unsafe { product.run::<_, 1, 4>(portable::Int8Kernel { scales }) };
         for (place, (made, exact)) in made.iter().zip(&case.exact).enumerate() {
             let expected = expected(place / COLUMNS, place % COLUMNS, 0., *exact);
             prop_assert!((f64::from(*made) - expected).abs() < 1e-4);
@@ -169,15 +169,15 @@ proptest! {
 #[test]
 fn the_parts_of_a_target_cover_it_once() {
     let mut values = vec![0f32; 10 * 100];
-    for ((row, column), part) in Target::new(&mut values, 10, 96, 100).parts(4, 32) {
+    for ((row, column), part) in OutputTile::new(&mut values, 10, 96, 100).parts(4, 32) {
         assert_eq!(part.rows(), if row == 8 { 2 } else { 4 });
-        let kept = [1.; 4];
+        let rescale = [1.; 4];
         let one = TileProduct::<f32> {
             depth: 1,
-            left: Left::Rows { values: &[1.; 4], distance: 1 },
+            left: Lhs::Rows { values: &[1.; 4], distance: 1 },
             right: &[(column / 32 + 1) as f32; COLUMNS],
             target: part,
-            terms: Terms::Kept(&kept),
+            epilogue: Epilogue::Rescale(&rescale),
         };
         Arch::new().dispatch(one);
     }

@@ -1,4 +1,4 @@
-//! The inner loop of all products on a CPU: small tiles whose sums stay in registers.
+//! The inner loop of all products on a CPU: small tiles whose sums stay in kernel.
 //!
 //! Right sides lie in panels of 32 columns, in the order in which the loop reads them. There are three makes: f32 on every processor; bf16
 //! with sums in f32, by `vdpbf16ps` where the processor has it, which multiplies two neighbours along the depth at once; and 8-bit integers
@@ -8,8 +8,8 @@
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
 #[cfg(target_arch = "x86_64")]
-mod fast;
-mod plain;
+mod avx512;
+mod portable;
 #[cfg(test)]
 mod tests;
 
@@ -20,13 +20,13 @@ use pulp::Simd;
 
 /// Columns of the right side and of the target.
 pub(super) const COLUMNS: usize = 32;
-/// Rows of the left side that are multiplied at a time where registers allow it.
+/// Rows of the left side that are multiplied at a time where kernel allow it.
 pub(super) const ROWS: usize = 12;
 
 /// What is multiplied: an element of the right side.
 pub(super) trait Element: Copy + Default + Send + Sync + 'static {
     /// An element of the left side.
-    type Left: Copy + Default + Send + Sync + 'static;
+    type Lhs: Copy + Default + Send + Sync + 'static;
     /// Elements of a unit.
     const UNIT: usize;
 
@@ -36,11 +36,11 @@ pub(super) trait Element: Copy + Default + Send + Sync + 'static {
 
 /// What else goes into a target, for all rows of a tile and its 32 columns.
 #[derive(Clone, Copy)]
-pub(super) enum Terms<'a> {
+pub(super) enum Epilogue<'a> {
     /// The product of numbers as it is.
     Nothing,
-    /// How much is kept of each row of the target, which the product of numbers is added to.
-    Kept(&'a [f32]),
+    /// How much is rescale of each row of the target, which the product of numbers is added to.
+    Rescale(&'a [f32]),
     Scaled(Scales<'a>),
 }
 
@@ -55,20 +55,20 @@ pub(super) struct Scales<'a> {
 
 /// The left side of a product.
 #[derive(Clone, Copy)]
-pub(super) enum Left<'a, E> {
+pub(super) enum Lhs<'a, E> {
     /// Rows, so many elements apart.
     Rows { values: &'a [E], distance: usize },
     /// `[rows / 12, depth, 12]`: units of the same place in 12 rows lie side by side.
     Blocks { values: &'a [E] },
 }
 
-/// Where a row starts in [`Left::Blocks`]; its units follow 12 units apart.
+/// Where a row starts in [`Lhs::Blocks`]; its units follow 12 units apart.
 pub(super) fn start_in_blocks<E: Element>(row: usize, depth: usize) -> usize {
     row / ROWS * ROWS * depth + row % ROWS * E::UNIT
 }
 
 /// A rectangle of a matrix, borrowed for writing: rows that are so many numbers apart.
-pub(super) struct Target<'a> {
+pub(super) struct OutputTile<'a> {
     first: *mut f32,
     rows: usize,
     columns: usize,
@@ -77,9 +77,9 @@ pub(super) struct Target<'a> {
 }
 
 // SAFETY: it is a `&mut [f32]` with gaps.
-unsafe impl Send for Target<'_> {}
+unsafe impl Send for OutputTile<'_> {}
 
-impl<'a> Target<'a> {
+impl<'a> OutputTile<'a> {
     /// # Panics
     /// When the values are too few, or rows would overlap.
     #[inline(always)]
@@ -118,57 +118,57 @@ impl<'a> Target<'a> {
     }
 }
 
-/// `target [rows, 32] = left [rows, depth] * right [depth, 32]`, and its terms.
+/// `target [rows, 32] = left [rows, depth] * right [depth, 32]`, and its epilogue.
 pub(super) struct TileProduct<'a, E: Element> {
     /// In elements; whole units.
     pub depth: usize,
-    pub left: Left<'a, E::Left>,
+    pub left: Lhs<'a, E::Lhs>,
     /// `[depth, 32]`: units of the same place in 32 columns lie side by side.
     pub right: &'a [E],
-    pub target: Target<'a>,
-    /// [`Terms::Scaled`] for integers and only for them.
-    pub terms: Terms<'a>,
+    pub target: OutputTile<'a>,
+    /// [`Epilogue::Scaled`] for integers and only for them.
+    pub epilogue: Epilogue<'a>,
 }
 
 impl Element for f32 {
-    type Left = Self;
+    type Lhs = Self;
     const UNIT: usize = 1;
 
     #[inline(always)]
     fn multiply<S: Simd>(product: TileProduct<'_, Self>, simd: S) {
-        let kept = product.check_numbers();
+        let rescale = product.check_numbers();
         // SAFETY: just checked; lanes times vectors is COLUMNS.
         unsafe {
-            // As many sums as there are vector registers, less those for a row of the right side and a unit of the left.
+            // As many sums as there are vector kernel, less those for a row of the right side and a unit of the left.
             match S::F32_LANES {
-                16 => product.run::<_, 12, 2>(Singles { simd, kept }),
-                8 => product.run::<_, 3, 4>(Singles { simd, kept }),
-                4 => product.run::<_, 3, 8>(Singles { simd, kept }),
-                _ => product.run::<_, 1, COLUMNS>(Singles { simd: pulp::Scalar, kept }),
+                16 => product.run::<_, 12, 2>(F32Kernel { simd, rescale }),
+                8 => product.run::<_, 3, 4>(F32Kernel { simd, rescale }),
+                4 => product.run::<_, 3, 8>(F32Kernel { simd, rescale }),
+                _ => product.run::<_, 1, COLUMNS>(F32Kernel { simd: pulp::Scalar, rescale }),
             }
         }
     }
 }
 
 impl Element for bf16 {
-    type Left = Self;
+    type Lhs = Self;
     const UNIT: usize = 2;
 
     #[inline(always)]
     fn multiply<S: Simd>(product: TileProduct<'_, Self>, _: S) {
-        let kept = product.check_numbers();
+        let rescale = product.check_numbers();
         if multiplies_bf16() {
             // SAFETY: just checked; the processor was asked; 2 * 16 is COLUMNS.
-            unsafe { fast::pairs(&product, kept) }
+            unsafe { avx512::multiply_bf16(&product, rescale) }
         } else {
             // SAFETY: just checked; 4 * 8 is COLUMNS.
-            unsafe { product.run::<_, 1, 4>(plain::Pairs { kept }) }
+            unsafe { product.run::<_, 1, 4>(portable::Bf16Kernel { rescale }) }
         }
     }
 }
 
 impl Element for i8 {
-    type Left = u8;
+    type Lhs = u8;
     const UNIT: usize = 4;
 
     #[inline(always)]
@@ -176,26 +176,26 @@ impl Element for i8 {
         let scales = product.check_integers();
         if multiplies_i8() {
             // SAFETY: just checked; the processor was asked; 2 * 16 is COLUMNS.
-            unsafe { fast::quads(&product, scales) }
+            unsafe { avx512::multiply_int8(&product, scales) }
         } else {
             // SAFETY: just checked; 4 * 8 is COLUMNS.
-            unsafe { product.run::<_, 1, 4>(plain::Quads { scales }) }
+            unsafe { product.run::<_, 1, 4>(portable::Int8Kernel { scales }) }
         }
     }
 }
 
 impl<E: Element> TileProduct<'_, E> {
-    /// [`Self::check`] for numbers: what is kept.
+    /// [`Self::check`] for dtype: what is rescale.
     #[inline(always)]
     fn check_numbers(&self) -> Option<*const f32> {
         self.check();
-        match self.terms {
-            Terms::Nothing => None,
-            Terms::Kept(kept) => {
-                assert!(kept.len() >= self.target.rows);
-                Some(kept.as_ptr())
+        match self.epilogue {
+            Epilogue::None => None,
+            Epilogue::Rescale(rescale) => {
+                assert!(rescale.len() >= self.target.rows);
+                Some(rescale.as_ptr())
             }
-            Terms::Scaled(_) => panic!("a product of numbers has no scales"),
+            Epilogue::Scaled(_) => panic!("a product of numbers has no scales"),
         }
     }
 
@@ -203,7 +203,7 @@ impl<E: Element> TileProduct<'_, E> {
     #[inline(always)]
     fn check_integers(&self) -> Scales<'_> {
         self.check();
-        let Terms::Scaled(scales) = self.terms else { panic!("a product of integers needs scales") };
+        let Epilogue::Scaled(scales) = self.epilogue else { panic!("a product of integers needs scales") };
         assert!(scales.rows.len() >= self.target.rows);
         assert!(scales.columns.len() >= COLUMNS && scales.offsets.len() >= COLUMNS);
         scales
@@ -213,37 +213,37 @@ impl<E: Element> TileProduct<'_, E> {
     /// When a matrix is shorter than its rows say, or the last unit is not whole.
     #[inline(always)]
     fn check(&self) {
-        let Target { rows, columns, .. } = self.target;
+        let OutputTile { rows, columns, .. } = self.target;
         assert!(columns == COLUMNS && self.depth.is_multiple_of(E::UNIT));
         assert!(match self.left {
-            Left::Rows { values, distance } => {
+            Lhs::Rows { values, distance } => {
                 distance.is_multiple_of(E::UNIT) && (rows == 0 || (rows - 1) * distance + self.depth <= values.len())
             }
-            Left::Blocks { values } => rows.next_multiple_of(ROWS) * self.depth <= values.len(),
+            Lhs::Blocks { values } => rows.next_multiple_of(ROWS) * self.depth <= values.len(),
         });
         assert!(self.depth * COLUMNS <= self.right.len());
     }
 
-    /// `HEIGHT` rows at a time, with their sums in `HEIGHT` times `VECTORS` registers, then the rest in smaller steps.
+    /// `HEIGHT` rows at a time, with their sums in `HEIGHT` times `VECTORS` kernel, then the rest in smaller steps.
     ///
     /// # Safety
     /// [`Self::check`] has passed, and `VECTORS` vectors are [`COLUMNS`] wide.
     #[inline(always)]
-    unsafe fn run<R: Registers, const HEIGHT: usize, const VECTORS: usize>(&self, registers: R) {
+    unsafe fn run<R: MicroKernel, const HEIGHT: usize, const VECTORS: usize>(&self, kernel: R) {
         let rows = self.target.rows;
         let mut first = 0;
         // SAFETY: the caller's; no step goes beyond the last row.
         unsafe {
             while first + HEIGHT <= rows {
-                self.step::<R, HEIGHT, VECTORS>(registers, first);
+                self.step::<R, HEIGHT, VECTORS>(kernel, first);
                 first += HEIGHT;
             }
             while HEIGHT > 4 && first + 4 <= rows {
-                self.step::<R, 4, VECTORS>(registers, first);
+                self.step::<R, 4, VECTORS>(kernel, first);
                 first += 4;
             }
             while first < rows {
-                self.step::<R, 1, VECTORS>(registers, first);
+                self.step::<R, 1, VECTORS>(kernel, first);
                 first += 1;
             }
         }
@@ -252,35 +252,35 @@ impl<E: Element> TileProduct<'_, E> {
     /// # Safety
     /// As for [`Self::run`]; `HEIGHT` rows from `first` on are there, and in one block where there are blocks.
     #[inline(always)]
-    unsafe fn step<R: Registers, const HEIGHT: usize, const VECTORS: usize>(&self, registers: R, first: usize) {
+    unsafe fn step<R: MicroKernel, const HEIGHT: usize, const VECTORS: usize>(&self, kernel: R, first: usize) {
         // SAFETY: what the check has found: every row lies inside its slice.
         unsafe {
             let target = self.target.first.add(first * self.target.distance);
             let place = |row: usize, vector: usize| target.add(row * self.target.distance + vector * COLUMNS / VECTORS);
-            let mut sums = [[registers.zero(); VECTORS]; HEIGHT];
-            if registers.keeps() {
+            let mut sums = [[kernel.zero(); VECTORS]; HEIGHT];
+            if kernel.rescales() {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (vector, sum) in sums.iter_mut().enumerate() {
-                        *sum = registers.kept(first + row, place(row, vector));
+                        *sum = kernel.rescale(first + row, place(row, vector));
                     }
                 }
             }
             // One loop for each, so that distances are known where they can be.
             match self.left {
-                Left::Rows { values, distance } => {
+                Lhs::Rows { values, distance } => {
                     let left = values.as_ptr().add(first * distance).cast::<R::Unit>();
                     let distance = distance / E::UNIT;
-                    self.sum(registers, &mut sums, |row, unit| left.add(row * distance + unit).read_unaligned());
+                    self.sum(kernel, &mut sums, |row, unit| left.add(row * distance + unit).read_unaligned());
                 }
-                Left::Blocks { values } => {
+                Lhs::Blocks { values } => {
                     let block = values.as_ptr().add(first / ROWS * ROWS * self.depth).cast::<R::Unit>();
                     let left = block.add(first % ROWS);
-                    self.sum(registers, &mut sums, |row, unit| left.add(unit * ROWS + row).read_unaligned());
+                    self.sum(kernel, &mut sums, |row, unit| left.add(unit * ROWS + row).read_unaligned());
                 }
             }
             for (row, sums) in sums.iter().enumerate() {
                 for (vector, sum) in sums.iter().enumerate() {
-                    registers.end(*sum, first + row, vector * COLUMNS / VECTORS, place(row, vector));
+                    kernel.end(*sum, first + row, vector * COLUMNS / VECTORS, place(row, vector));
                 }
             }
         }
@@ -291,9 +291,9 @@ impl<E: Element> TileProduct<'_, E> {
     /// # Safety
     /// As for [`Self::run`].
     #[inline(always)]
-    unsafe fn sum<R: Registers, const HEIGHT: usize, const VECTORS: usize>(
+    unsafe fn sum<R: MicroKernel, const HEIGHT: usize, const VECTORS: usize>(
         &self,
-        registers: R,
+        kernel: R,
         sums: &mut [[R::Sum; VECTORS]; HEIGHT],
         left: impl Fn(usize, usize) -> R::Unit,
     ) {
@@ -301,12 +301,12 @@ impl<E: Element> TileProduct<'_, E> {
         for unit in 0..self.depth / E::UNIT {
             // SAFETY: the check has found `depth` rows of COLUMNS elements on the right side.
             let vectors: [R::Right; VECTORS] = std::array::from_fn(|vector| unsafe {
-                registers.read(right.add(unit * COLUMNS + vector * COLUMNS / VECTORS))
+                kernel.read(right.add(unit * COLUMNS + vector * COLUMNS / VECTORS))
             });
             for (row, sums) in sums.iter_mut().enumerate() {
                 let value = left(row, unit);
                 for (sum, vector) in sums.iter_mut().zip(vectors) {
-                    *sum = registers.add_product(*sum, value, vector);
+                    *sum = kernel.add_product(*sum, value, vector);
                 }
             }
         }
@@ -314,7 +314,7 @@ impl<E: Element> TileProduct<'_, E> {
 }
 
 /// How a processor multiplies units. Pointers need no alignment and are those that [`TileProduct::check`] has looked at.
-trait Registers: Copy {
+trait MicroKernel: Copy {
     type Unit: Copy;
     /// Several sums.
     type Sum: Copy;
@@ -322,10 +322,10 @@ trait Registers: Copy {
     type Right: Copy;
 
     fn zero(self) -> Self::Sum;
-    /// Whether something of the target is kept.
-    fn keeps(self) -> bool;
-    /// What is kept of a row, if anything is.
-    unsafe fn kept(self, row: usize, from: *const f32) -> Self::Sum;
+    /// Whether something of the target is rescale.
+    fn rescales(self) -> bool;
+    /// What is rescale of a row, if anything is.
+    unsafe fn rescale(self, row: usize, from: *const f32) -> Self::Sum;
     unsafe fn read(self, from: *const Self::Unit) -> Self::Right;
     fn add_product(self, sum: Self::Sum, left: Self::Unit, right: Self::Right) -> Self::Sum;
     /// Writes the sums of a row, from a column on.
@@ -334,12 +334,12 @@ trait Registers: Copy {
 
 /// Numbers in f32, one at a time.
 #[derive(Clone, Copy)]
-struct Singles<S> {
+struct F32Kernel<S> {
     simd: S,
-    kept: Option<*const f32>,
+    rescale: Option<*const f32>,
 }
 
-impl<S: Simd> Registers for Singles<S> {
+impl<S: Simd> MicroKernel for F32Kernel<S> {
     type Unit = f32;
     type Sum = S::f32s;
     type Right = S::f32s;
@@ -350,15 +350,15 @@ impl<S: Simd> Registers for Singles<S> {
     }
 
     #[inline(always)]
-    fn keeps(self) -> bool {
-        self.kept.is_some()
+    fn rescales(self) -> bool {
+        self.rescale.is_some()
     }
 
     #[inline(always)]
-    unsafe fn kept(self, row: usize, from: *const f32) -> S::f32s {
-        let Some(kept) = self.kept else { return self.zero() };
+    unsafe fn rescale(self, row: usize, from: *const f32) -> S::f32s {
+        let Some(rescale) = self.rescale else { return self.zero() };
         // SAFETY: the caller's.
-        let (factor, sum) = unsafe { (*kept.add(row), from.cast::<S::f32s>().read_unaligned()) };
+        let (factor, sum) = unsafe { (*rescale.add(row), from.cast::<S::f32s>().read_unaligned()) };
         self.simd.mul_f32s(sum, self.simd.splat_f32s(factor))
     }
 
@@ -382,12 +382,12 @@ impl<S: Simd> Registers for Singles<S> {
 
 /// Whether this processor has instructions for products of bf16.
 pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
-    fast::has_pairs()
+    avx512::has_bf16()
 }
 
 /// Whether this processor has instructions for products of 8-bit integers, in vectors of 512 bits.
 pub(in crate::runtime::packed) fn multiplies_i8() -> bool {
-    fast::has_quads()
+    avx512::has_int8()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -396,19 +396,19 @@ mod fast {
 
     use super::{Scales, TileProduct};
 
-    pub(super) fn has_pairs() -> bool {
+    pub(super) fn has_bf16() -> bool {
         false
     }
 
-    pub(super) fn has_quads() -> bool {
+    pub(super) fn has_int8() -> bool {
         false
     }
 
-    pub(super) unsafe fn pairs(_: &TileProduct<'_, bf16>, _: Option<*const f32>) {
-        unreachable!("only where `has_pairs` says so");
+    pub(super) unsafe fn multiply_bf16(_: &TileProduct<'_, bf16>, _: Option<*const f32>) {
+        unreachable!("only where `has_bf16` says so");
     }
 
-    pub(super) unsafe fn quads(_: &TileProduct<'_, i8>, _: Scales<'_>) {
-        unreachable!("only where `has_quads` says so");
+    pub(super) unsafe fn multiply_int8(_: &TileProduct<'_, i8>, _: Scales<'_>) {
+        unreachable!("only where `has_int8` says so");
     }
 }

@@ -10,59 +10,59 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
-use super::{Registers, Scales, TileProduct};
+use super::{MicroKernel, Scales, TileProduct};
 
-pub(super) fn has_pairs() -> bool {
+pub(super) fn has_bf16() -> bool {
     std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512f")
 }
 
-pub(super) fn has_quads() -> bool {
+pub(super) fn has_int8() -> bool {
     std::arch::is_x86_feature_detected!("avx512vnni") && std::arch::is_x86_feature_detected!("avx512f")
 }
 
 /// # Safety
-/// The processor [has them](has_pairs), and the product was checked.
+/// The processor [has them](has_bf16), and the product was checked.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) unsafe fn pairs(product: &TileProduct<'_, bf16>, kept: Option<*const f32>) {
+pub(super) unsafe fn multiply_bf16(product: &TileProduct<'_, bf16>, rescale: Option<*const f32>) {
     // SAFETY: the caller's.
-    unsafe { product.run::<_, 12, 2>(Pairs { kept }) }
+    unsafe { product.run::<_, 12, 2>(Bf16Kernel { rescale }) }
 }
 
 /// # Safety
-/// The processor [has them](has_quads), and the product was checked.
+/// The processor [has them](has_int8), and the product was checked.
 #[target_feature(enable = "avx512f,avx512vnni")]
-pub(super) unsafe fn quads(product: &TileProduct<'_, i8>, scales: Scales<'_>) {
+pub(super) unsafe fn multiply_int8(product: &TileProduct<'_, i8>, scales: Scales<'_>) {
     // SAFETY: the caller's.
-    unsafe { product.run::<_, 12, 2>(Quads { scales }) }
+    unsafe { product.run::<_, 12, 2>(Int8Kernel { scales }) }
 }
 
 /// Two numbers in bf16 at a time. Only to be used where the processor has the instruction.
 #[derive(Clone, Copy)]
-struct Pairs {
-    kept: Option<*const f32>,
+struct Bf16Kernel {
+    rescale: Option<*const f32>,
 }
 
-impl Registers for Pairs {
+impl MicroKernel for Bf16Kernel {
     type Unit = i32;
     type Sum = __m512;
     type Right = __m512bh;
 
     #[inline(always)]
     fn zero(self) -> __m512 {
-        // SAFETY: the processor has it, or nobody holds a `Pairs`.
+        // SAFETY: the processor has it, or nobody holds a `Bf16Kernel`.
         unsafe { _mm512_setzero_ps() }
     }
 
     #[inline(always)]
-    fn keeps(self) -> bool {
-        self.kept.is_some()
+    fn rescales(self) -> bool {
+        self.rescale.is_some()
     }
 
     #[inline(always)]
-    unsafe fn kept(self, row: usize, from: *const f32) -> __m512 {
-        let Some(kept) = self.kept else { return self.zero() };
+    unsafe fn rescale(self, row: usize, from: *const f32) -> __m512 {
+        let Some(rescale) = self.rescale else { return self.zero() };
         // SAFETY: the caller's, and as above.
-        unsafe { _mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(*kept.add(row))) }
+        unsafe { _mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(*rescale.add(row))) }
     }
 
     #[inline(always)]
@@ -89,28 +89,28 @@ impl Registers for Pairs {
 
 /// Four 8-bit integers at a time. Only to be used where the processor has the instruction.
 #[derive(Clone, Copy)]
-struct Quads<'a> {
+struct Int8Kernel<'a> {
     scales: Scales<'a>,
 }
 
-impl Registers for Quads<'_> {
+impl MicroKernel for Int8Kernel<'_> {
     type Unit = i32;
     type Sum = __m512i;
     type Right = __m512i;
 
     #[inline(always)]
     fn zero(self) -> __m512i {
-        // SAFETY: the processor has it, or nobody holds a `Quads`.
+        // SAFETY: the processor has it, or nobody holds a `Int8Kernel`.
         unsafe { _mm512_setzero_si512() }
     }
 
     #[inline(always)]
-    fn keeps(self) -> bool {
+    fn rescales(self) -> bool {
         false
     }
 
     #[inline(always)]
-    unsafe fn kept(self, _: usize, _: *const f32) -> __m512i {
+    unsafe fn rescale(self, _: usize, _: *const f32) -> __m512i {
         self.zero()
     }
 
