@@ -6,7 +6,6 @@
 mod checkpoint;
 mod error;
 pub mod fake;
-mod hub;
 pub mod packed;
 mod pass;
 mod settings;

@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::runtime::LoadError;
-use crate::runtime::checkpoint::{Checkpoint, Weights};
+use crate::runtime::checkpoint::{self, Checkpoint, Weights};
 use crate::runtime::spec::ModelSpec;
 use crate::runtime::tensors::{TensorSlice, TensorTable, is_ignored};
 
@@ -66,6 +66,9 @@ pub(in crate::runtime) fn open(checkpoint: &Checkpoint) -> Result<WeightFiles, L
 
 fn map(path: &Path) -> Result<WeightFile, LoadError> {
     let length = std::fs::metadata(path).map_err(|source| LoadError::File { path: path.to_path_buf(), source })?.len();
+    if let Some(problem) = checkpoint::lfs_pointer(path, length) {
+        return Err(LoadError::Malformed { path: path.to_path_buf(), problem });
+    }
     // SAFETY: a mapped file must not shrink or change while it is mapped. Checkpoints are written once, by a download that
     // renames into place; the documentation warns against editing one under a running server.
     let tensors = unsafe { MmapedSafetensors::new(path) }.map_err(|error| LoadError::Malformed {

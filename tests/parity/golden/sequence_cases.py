@@ -25,12 +25,12 @@ ENCODER = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
-    "intermediate_size": 93,
+    "intermediate_size": 96,
     "pad_token_id": 1,
     "id2label": {"0": "LABEL_0"},
     "initializer_range": 0.02,
 } | SHORT
-DECODER = ENCODER | {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu"}
+DECODER = ENCODER | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "hidden_act": "silu"}
 MODERN = ENCODER | {
     "num_hidden_layers": 5,
     "global_attn_every_n_layers": 3,
@@ -71,7 +71,7 @@ class Shape:
 CLASSIFIER = "ForSequenceClassification"
 SHAPES = {
     "bert-classifier": Shape("Bert" + CLASSIFIER, ENCODER | {"type_vocab_size": 2}),
-    "bert-bare-bf16": Shape("BertModel", ENCODER | {"num_attention_heads": 1, "hidden_act": "gelu_new"}, "BF16"),
+    "bert-bare-bf16": Shape("BertModel", ENCODER | {"num_attention_heads": 4, "hidden_act": "gelu_new"}, "BF16"),
     "xlm-roberta-classifier": Shape(
         "XLMRoberta" + CLASSIFIER, ENCODER | {"type_vocab_size": 1, "layer_norm_eps": 1e-5}, "F16"
     ),
@@ -86,33 +86,33 @@ SHAPES = {
         | {"classifier_bias": True, "local_rope_theta": None},
         "BF16",
     ),
-    "modernbert-bare": Shape("ModernBertModel", MODERN | {"num_attention_heads": 1}),
+    "modernbert-bare": Shape("ModernBertModel", MODERN | {"num_attention_heads": 4}),
     "llama3-rope": Shape("LlamaForCausalLM", DECODER | {"rope_theta": 500000.0, "rope_scaling": LLAMA3}, "BF16"),
     "llama-linear-rope-biases": Shape(
         "LlamaForCausalLM",
         DECODER
         | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}, "attention_bias": True, "mlp_bias": True}
-        | {"tie_word_embeddings": True},
+        | {"tie_word_embeddings": True, "head_dim": 16},
     ),
     "llama-bidirectional": Shape(
         "LlamaBidirectional" + CLASSIFIER,
         DECODER | {"rope_theta": 500000.0, "rope_scaling": LLAMA3},
         extra={"pooling": "avg", "temperature": 2.0, "model_type": "llama_bidirec"},
     ),
-    "mistral-window": Shape("MistralForCausalLM", DECODER | {"head_dim": 32, "sliding_window": 24}),
+    "mistral-window": Shape("MistralForCausalLM", DECODER | {"sliding_window": 24}),
     "qwen3-window": Shape(
         "Qwen3ForCausalLM",
         DECODER
-        | {"head_dim": 32, "use_sliding_window": True, "sliding_window": 20, "layer_types": SLIDING}
+        | {"use_sliding_window": True, "sliding_window": 20, "layer_types": SLIDING}
         | {"rope_theta": 1e6, "tie_word_embeddings": True},
     ),
     "qwen2-window-yarn": Shape(
         "Qwen2ForCausalLM",
         DECODER
-        | {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1, "num_attention_heads": 2}
+        | {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1, "num_attention_heads": 2, "head_dim": 32}
         | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 80}},
     ),
-    "qwen3-classifier": Shape("Qwen3" + CLASSIFIER, DECODER | {"head_dim": 32}, "BF16"),
+    "qwen3-classifier": Shape("Qwen3" + CLASSIFIER, DECODER, "BF16"),
 }
 
 
@@ -174,13 +174,13 @@ def make(folder: Path, shape: Shape, seed: int, tokenizer: Path) -> torch.nn.Mod
 @torch.no_grad()
 def run(model: torch.nn.Module, shape: Shape, tokens: list[int], pair: int | None) -> tuple[torch.Tensor, list[float]]:
     """Final states of a sequence, and its classes if there are any."""
-    named = {"input_ids": torch.tensor([tokens])}
+    named = {"input_ids": torch.tensor([tokens]), "attention_mask": torch.ones(1, len(tokens), dtype=torch.long)}
     if pair is not None:
         named["token_type_ids"] = torch.tensor([[0] * pair + [1] * (len(tokens) - pair)])
-    trunk = getattr(model, model.base_model_prefix, model) if model.base_model_prefix else model
+    body = getattr(model, model.base_model_prefix, model)  # a bare model is its own
     if shape.bidirectional:
         named["attention_mask"] = torch.zeros(1, 1, len(tokens), len(tokens))
-    states = trunk(**named).last_hidden_state[0]
+    states = body(**named).last_hidden_state[0]
     if CLASSIFIER not in shape.architecture:
         return states, []
     if shape.bidirectional:

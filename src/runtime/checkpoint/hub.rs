@@ -10,12 +10,10 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::checkpoint::shard_names;
-use super::{LoadError, ModelSettings};
+use super::shards::{INDEX, SINGLE, shard_names};
+use crate::runtime::{LoadError, ModelSettings};
 
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
-/// What families with lexical evidence have besides.
+/// A file that families with lexical evidence have besides.
 const LEXICAL: &str = "lexical.safetensors";
 
 /// Whether `source` has the form of a hub id: `owner/name`.

@@ -1,16 +1,19 @@
 //! A checkpoint's files, wherever they come from: the binary itself, a folder, or the hub.
 
-use std::collections::BTreeSet;
+mod diagnosis;
+mod hub;
+mod shards;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::hub;
+use self::shards::{INDEX, SINGLE, shard_names};
 use super::{LoadError, ModelSettings};
 
 /// The name of the model that is compiled in.
 pub const EMBEDDED_MODEL: &str = "podium-nano";
 
-/// What the runtime and the prompt need of a model, before anything is computed.
+/// The files of a model, before anything is computed.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// The model's name: as it was asked for, without the path.
@@ -23,12 +26,12 @@ pub struct Checkpoint {
     pub tokenizer: Vec<u8>,
     /// `lexical.safetensors`, where the family uses lexical evidence.
     pub lexical: Option<Vec<u8>>,
-    pub(super) weights: Weights,
+    pub(in crate::runtime) weights: Weights,
 }
 
 /// Where the tensors are.
 #[derive(Debug, Clone)]
-pub(super) enum Weights {
+pub(in crate::runtime) enum Weights {
     Files(Vec<PathBuf>),
     Embedded(&'static [u8]),
 }
@@ -45,6 +48,9 @@ impl Checkpoint {
         let folder = Path::new(&settings.source);
         if folder.is_dir() {
             return Self::folder(folder);
+        }
+        if folder.is_file() {
+            return Err(LoadError::Malformed { path: folder.to_path_buf(), problem: diagnosis::of_file(folder) });
         }
         if !hub::is_hub_id(&settings.source) {
             return Err(LoadError::Malformed {
@@ -65,10 +71,10 @@ impl Checkpoint {
         Self {
             name: EMBEDDED_MODEL.to_owned(),
             location: PathBuf::from(format!("(embedded)/{EMBEDDED_MODEL}")),
-            config: include_bytes!("../../models/podium-nano/config.json").to_vec(),
-            tokenizer: include_bytes!("../../models/podium-nano/tokenizer.json").to_vec(),
-            lexical: Some(include_bytes!("../../models/podium-nano/lexical.safetensors").to_vec()),
-            weights: Weights::Embedded(include_bytes!("../../models/podium-nano/model.safetensors")),
+            config: include_bytes!("../../../models/podium-nano/config.json").to_vec(),
+            tokenizer: include_bytes!("../../../models/podium-nano/tokenizer.json").to_vec(),
+            lexical: Some(include_bytes!("../../../models/podium-nano/lexical.safetensors").to_vec()),
+            weights: Weights::Embedded(include_bytes!("../../../models/podium-nano/model.safetensors")),
         }
     }
 
@@ -78,9 +84,19 @@ impl Checkpoint {
     /// # Errors
     /// [`LoadError::File`] for a missing file, [`LoadError::Malformed`] for an unreadable index.
     pub fn folder(folder: &Path) -> Result<Self, LoadError> {
+        let malformed = |path: PathBuf, problem: String| LoadError::Malformed { path, problem };
         let read = |name: &str| {
             let path = folder.join(name);
-            fs::read(&path).map_err(|source| LoadError::File { path, source })
+            match fs::read(&path) {
+                Ok(bytes) => match diagnosis::of_contents(&bytes) {
+                    Some(problem) => Err(malformed(path, problem)),
+                    None => Ok(bytes),
+                },
+                Err(source) => Err(match diagnosis::of_folder(folder) {
+                    Some(problem) => malformed(folder.to_path_buf(), problem),
+                    None => LoadError::File { path, source },
+                }),
+            }
         };
         let lexical = folder.join("lexical.safetensors");
         let canonical = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
@@ -96,39 +112,23 @@ impl Checkpoint {
 }
 
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
-    let index = folder.join("model.safetensors.index.json");
+    let index = folder.join(INDEX);
     if !index.exists() {
-        return Ok(vec![folder.join("model.safetensors")]);
+        let single = folder.join(SINGLE);
+        return match diagnosis::of_folder(folder).filter(|_| !single.exists()) {
+            Some(problem) => Err(LoadError::Malformed { path: folder.to_path_buf(), problem }),
+            None => Ok(vec![single]),
+        };
     }
     let json = fs::read(&index).map_err(|source| LoadError::File { path: index.clone(), source })?;
     let shards = shard_names(&json).map_err(|problem| LoadError::Malformed { path: index, problem })?;
     Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
 }
 
-/// The files that an index names, each once.
-pub(super) fn shard_names(index: &[u8]) -> Result<BTreeSet<String>, String> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_slice(index).map_err(|error| error.to_string())?;
-    let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-    match shards.iter().find(|shard| shard.contains(['/', '\\']) || shard.starts_with('.')) {
-        Some(shard) => Err(format!("names `{shard}`, which is not a file beside it")),
-        None if shards.is_empty() => Err("names no files".to_owned()),
-        None => Ok(shards),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_index_names_each_shard_once_and_none_elsewhere() {
-        let index = br#"{"metadata": {}, "weight_map": {"a": "m-1.safetensors", "b": "m-1.safetensors", "c": "m-2.safetensors"}}"#;
-        assert_eq!(shard_names(index).unwrap().into_iter().collect::<Vec<_>>(), ["m-1.safetensors", "m-2.safetensors"]);
-        assert!(shard_names(br#"{"weight_map": {"a": "../secret"}}"#).unwrap_err().contains("`../secret`"));
-        assert!(shard_names(br#"{"weight_map": {}}"#).unwrap_err().contains("no files"));
-    }
+/// The problem with a weight file of this length that is a Git LFS pointer; nothing for other files.
+pub(super) fn lfs_pointer(path: &Path, length: u64) -> Option<String> {
+    /// Pointers are about 130 bytes.
+    const MAX_POINTER: u64 = 1024;
+    let bytes = if length <= MAX_POINTER { fs::read(path).ok()? } else { return None };
+    diagnosis::of_contents(&bytes)
 }
