@@ -10,7 +10,7 @@ use toml::Value;
 
 use super::keys::KeyArgs;
 use super::{SettingsArgs, warn_of_unread};
-use crate::app::{self, ShutdownOutcome, Reloader};
+use crate::app::{self, Reloader, ShutdownOutcome};
 use crate::config::{Configuration, FlagValue, Sources};
 use crate::http::Authenticator;
 use crate::models::ModelSet;

@@ -160,7 +160,10 @@ mod tests {
         drop(waited);
         let hurried = BodyMemoryLimit { max_wait: Duration::ZERO, ..memory };
         let _permit = hurried.reserve_parsing(1 << 19, 0).await.unwrap();
-        assert!(matches!(hurried.reserve_parsing(2000, 0).await, Err(ApiError::BodyMemoryFull { stage: "parsed", .. })));
+        assert!(matches!(
+            hurried.reserve_parsing(2000, 0).await,
+            Err(ApiError::BodyMemoryFull { stage: "parsed", .. })
+        ));
     }
 
     #[tokio::test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use tower_http_cors::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::auth::{LIMIT, REMAINING, RESET};
 use super::access_log::REQUEST_ID;
+use super::auth::{LIMIT, REMAINING, RESET};
 use super::rank::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS};
 
 /// How long a browser may remember what it is allowed.

@@ -24,10 +24,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware;
 use axum::routing::{get, post};
-use axum::Router;
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
@@ -262,7 +262,14 @@ mod tests {
         let instructions = Instructions::new(&settings.instructions, None).unwrap();
         let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };
-        let reranker = Reranker::new(DeviceGate::default(), vec!["a-model".to_owned()], prompter, runtime, policy, &settings.schedule);
+        let reranker = Reranker::new(
+            DeviceGate::default(),
+            vec!["a-model".to_owned()],
+            prompter,
+            runtime,
+            policy,
+            &settings.schedule,
+        );
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let service = Service::new(telemetry, authenticator, settings.server);
         service.set_models(reranker);

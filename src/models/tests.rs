@@ -29,7 +29,10 @@ fn reranker(name: &str) -> (Reranker, FakeControls) {
     let controls = runtime.controls();
     let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
     let policy = crate::app::policy(&settings).unwrap();
-    (Reranker::new(DeviceGate::default(), vec![name.to_owned()], prompter, runtime, policy, &settings.schedule), controls)
+    (
+        Reranker::new(DeviceGate::default(), vec![name.to_owned()], prompter, runtime, policy, &settings.schedule),
+        controls,
+    )
 }
 
 /// What the loader and its test share.

@@ -226,7 +226,8 @@ mod tests {
             let prompter = Arc::new(testing::prompter(family));
             let documents: Vec<String> = (0..20).map(|index| "7".repeat(20 + 10 * (index % 7))).collect();
             let request = RerankRequest::new("query", documents);
-            let planned = || PreparedRequest::new(Arc::clone(&prompter), prompter.read(&request, &limits).unwrap()).unwrap();
+            let planned =
+                || PreparedRequest::new(Arc::clone(&prompter), prompter.read(&request, &limits).unwrap()).unwrap();
             let whole = planned().tokens;
             for (parts, cut) in [(9, true), (7, true), (4, true), (9, false), (4, false)] {
                 let most = whole * parts / 10;

@@ -128,7 +128,8 @@ pub(super) fn is_ignored(name: &str, spec: &ModelSpec) -> bool {
     let is_bare_encoder = !spec.causal && spec.classifier.is_none();
     buffer.iter().any(|end| name.ends_with(end))
         || (spec.output == OutputMatrix::Tied && name == "lm_head.weight")
-        || (is_bare_encoder && (name.contains("pooler.dense.") || masked_lm.iter().any(|start| name.starts_with(start))))
+        || (is_bare_encoder
+            && (name.contains("pooler.dense.") || masked_lm.iter().any(|start| name.starts_with(start))))
 }
 
 fn slice(name: String, shape: &[usize]) -> TensorSlice {
@@ -176,8 +177,7 @@ fn llama(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> TensorTable {
     let (attention, mlp) = (&spec.attention, &spec.mlp);
     let layer = |number: usize| {
         let path = |name: &str| format!("{prefix}layers.{number}.{name}");
-        let head_norm =
-            |name: &str| attention.qk_norm.map(|of| norm(&path(name), attention.head_dim, of));
+        let head_norm = |name: &str| attention.qk_norm.map(|of| norm(&path(name), attention.head_dim, of));
         LayerTensors {
             attention_norm: Some(norm(&path("input_layernorm"), hidden, spec.norm)),
             query: linear(&path("self_attn.q_proj"), query, hidden, attention.qkv_bias),
@@ -240,8 +240,11 @@ fn bert(spec: &ModelSpec, shape_of: ShapeOf<'_>, prefix: &str) -> TensorTable {
         }
     };
     let pooler = format!("{prefix}pooler.dense");
-    let (dense, out) =
-        if spec.names == Names::Bert { (pooler.as_str(), "classifier") } else { ("classifier.dense", "classifier.out_proj") };
+    let (dense, out) = if spec.names == Names::Bert {
+        (pooler.as_str(), "classifier")
+    } else {
+        ("classifier.dense", "classifier.out_proj")
+    };
     TensorTable {
         words: embedding("word_embeddings", spec.vocabulary),
         positions: spec.embedding.positions.map(|of| embedding("position_embeddings", of.rows)),
@@ -259,8 +262,7 @@ fn bert(spec: &ModelSpec, shape_of: ShapeOf<'_>, prefix: &str) -> TensorTable {
 /// Jina's XLM-RoBERTa with the names of `FlashAttention`'s BERT: query, key and value are one matrix.
 fn jina_roberta(spec: &ModelSpec) -> TensorTable {
     let (hidden, intermediate) = (spec.hidden_size, spec.mlp.intermediate);
-    let embedding =
-        |name: &str, rows: usize| slice(format!("roberta.embeddings.{name}.weight"), &[rows, hidden]);
+    let embedding = |name: &str, rows: usize| slice(format!("roberta.embeddings.{name}.weight"), &[rows, hidden]);
     let layer = |number: usize| {
         let path = |name: &str| format!("roberta.encoder.layers.{number}.{name}");
         let [query, key, value] = fused(&path("mixer.Wqkv"), [hidden; 3], hidden, true);
@@ -305,9 +307,7 @@ fn modern_bert(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> TensorTable {
         let [query, key, value] = fused(&path("attn.Wqkv"), [hidden; 3], hidden, spec.attention.qkv_bias);
         let [gate, up] = fused(&path("mlp.Wi"), [intermediate; 2], hidden, spec.mlp.bias);
         LayerTensors {
-            attention_norm: spec.layers[number]
-                .attention_norm
-                .then(|| norm(&path("attn_norm"), hidden, spec.norm)),
+            attention_norm: spec.layers[number].attention_norm.then(|| norm(&path("attn_norm"), hidden, spec.norm)),
             query,
             key,
             value,

@@ -27,8 +27,8 @@ fn copy(case: &str) -> TempDir {
 
 /// What loading says, by value and in words.
 fn refusal(folder: &Path) -> (LoadError, String) {
-    let loaded =
-        Checkpoint::folder(folder).and_then(|checkpoint| PackedRuntime::load(&checkpoint, &ComputeSettings::reference()));
+    let loaded = Checkpoint::folder(folder)
+        .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &ComputeSettings::reference()));
     let error = loaded.err().expect("it should not load");
     let text = error.to_string();
     (error, text)
@@ -260,5 +260,8 @@ fn a_weight_file_that_is_a_git_lfs_pointer_is_named() {
     let folder = copy(CASE);
     fs::write(folder.path().join("model.safetensors"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
     let (_, text) = refusal(folder.path());
-    assert!(text.contains("model.safetensors: is a Git LFS pointer, not the file itself; run `git lfs pull`"), "{text}");
+    assert!(
+        text.contains("model.safetensors: is a Git LFS pointer, not the file itself; run `git lfs pull`"),
+        "{text}"
+    );
 }

@@ -202,7 +202,8 @@ fn every_family_and_mode_scores_the_same_cold_and_warm() {
             _ => Checkpoint::folder(&folder(family)).unwrap(),
         };
         let plain = Loaded::new(&checkpoint, family);
-        let runtime = PackedRuntime::load(&checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(PLENTY);
+        let runtime =
+            PackedRuntime::load(&checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(PLENTY);
         let cached = Loaded { runtime, prompter: Arc::clone(&plain.prompter) };
         for place in [0, 1, 2, 3, 0, 2, 1, 3, 0] {
             let request = RerankRequest { mode, ..requests[place].clone() };

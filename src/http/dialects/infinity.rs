@@ -7,14 +7,8 @@ use crate::http::error_body::ErrorShape;
 use crate::http::fields::Fields;
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect = Dialect {
-    name: "infinity",
-    documents: "documents",
-    read,
-    write,
-    headers: no_headers,
-    failure: ErrorShape::Podium,
-};
+pub(super) const DIALECT: Dialect =
+    Dialect { name: "infinity", documents: "documents", read, write, headers: no_headers, failure: ErrorShape::Podium };
 
 #[derive(Serialize)]
 struct Reply<'a> {

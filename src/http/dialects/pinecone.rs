@@ -8,14 +8,8 @@ use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, expected, quoted};
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect = Dialect {
-    name: "pinecone",
-    documents: "documents",
-    read,
-    write,
-    headers: no_headers,
-    failure: ErrorShape::Podium,
-};
+pub(super) const DIALECT: Dialect =
+    Dialect { name: "pinecone", documents: "documents", read, write, headers: no_headers, failure: ErrorShape::Podium };
 
 #[derive(Serialize)]
 struct Reply<'a> {

@@ -77,12 +77,7 @@ struct LayerRows<'a> {
 
 impl CandleLayers {
     /// Reads the layers, quantised as they come. `progress` is called with the number of layers that are loaded, after each.
-    pub fn load(
-        spec: &ModelSpec,
-        tensors: &TensorTable,
-        loader: Loader<'_>,
-        progress: &dyn Fn(usize),
-    ) -> Result<Self> {
+    pub fn load(spec: &ModelSpec, tensors: &TensorTable, loader: Loader<'_>, progress: &dyn Fn(usize)) -> Result<Self> {
         // cuBLASLt takes products of three dimensions only, and ours have two: with biases and in fp8 mistral.rs would hand
         // it those and fail. Without it they are cuBLAS's.
         CUBLASLT_CONTROLLER.set_inhibit(true);
@@ -94,8 +89,9 @@ impl CandleLayers {
         let half = spec.attention.head_dim / 2;
         let table = |rotary: &crate::runtime::spec::RotarySpec| {
             let (cos, sin) = rotary.table(spec.attention.head_dim, spec.max_positions);
-            let tensor =
-                |table: Vec<f32>| Tensor::from_vec(table, ((), half), &Device::Cpu)?.to_dtype(loader.dtype)?.to_device(loader.device);
+            let tensor = |table: Vec<f32>| {
+                Tensor::from_vec(table, ((), half), &Device::Cpu)?.to_dtype(loader.dtype)?.to_device(loader.device)
+            };
             Ok((tensor(cos)?, tensor(sin)?))
         };
         attention::check(&spec.attention, loader.dtype, loader.device)?;
@@ -123,9 +119,8 @@ impl CandleLayers {
         let device = words.device().clone();
         let mut x = self.embeddings.embed(words, packed)?;
         let positions = Tensor::new(packed.positions.as_slice(), &device)?;
-        let select = |(cos, sin): &(Tensor, Tensor)| {
-            Ok((cos.index_select(&positions, 0)?, sin.index_select(&positions, 0)?))
-        };
+        let select =
+            |(cos, sin): &(Tensor, Tensor)| Ok((cos.index_select(&positions, 0)?, sin.index_select(&positions, 0)?));
         let rotary: Vec<(Tensor, Tensor)> = self.rotary.iter().map(select).collect::<Result<_>>()?;
         let read = if packed.reads_all_rows() { None } else { Some(Tensor::new(packed.read_rows(), &device)?) };
         let mut blocks = Blocks::new(packed, cached, &device)?;
@@ -199,13 +194,7 @@ impl Layer {
     }
 
     /// The layer's output for the rows that are read.
-    fn run(
-        &self,
-        spec: &ModelSpec,
-        x: &Tensor,
-        rows: &LayerRows<'_>,
-        blocks: &mut Blocks,
-    ) -> Result<Tensor> {
+    fn run(&self, spec: &ModelSpec, x: &Tensor, rows: &LayerRows<'_>, blocks: &mut Blocks) -> Result<Tensor> {
         let is_pre = spec.placement == NormPlacement::Pre;
         let normed = match self.attention_norm.as_ref().filter(|_| is_pre) {
             Some(norm) => norm.forward(x)?,
@@ -223,13 +212,7 @@ impl Layer {
     }
 
     /// Attention of the rows that are read over the keys of all rows and of the cached ones.
-    fn attend(
-        &self,
-        spec: &ModelSpec,
-        normed: &Tensor,
-        rows: &LayerRows<'_>,
-        blocks: &mut Blocks,
-    ) -> Result<Tensor> {
+    fn attend(&self, spec: &ModelSpec, normed: &Tensor, rows: &LayerRows<'_>, blocks: &mut Blocks) -> Result<Tensor> {
         let attention = &spec.attention;
         let select = |x: &Tensor| rows.read.map_or_else(|| Ok(x.clone()), |read| x.index_select(read, 0));
         let transform = |x: Tensor, heads: usize, norm: &Option<Norm>, angles: Option<(Tensor, Tensor)>| {
@@ -240,10 +223,12 @@ impl Layer {
                 None => Ok(x),
             }
         };
-        let k = transform(self.key.forward_autocast(normed)?, attention.kv_heads, &self.key_norm, rows.rotary.cloned())?;
+        let k =
+            transform(self.key.forward_autocast(normed)?, attention.kv_heads, &self.key_norm, rows.rotary.cloned())?;
         let v = self.value.forward_autocast(normed)?.reshape(((), attention.kv_heads, attention.head_dim))?;
         let (k, v) = (blocks.exchange(k)?, blocks.exchange(v)?);
-        let angles = rows.rotary.map(|(cos, sin)| Ok::<_, candle_core::Error>((select(cos)?, select(sin)?))).transpose()?;
+        let angles =
+            rows.rotary.map(|(cos, sin)| Ok::<_, candle_core::Error>((select(cos)?, select(sin)?))).transpose()?;
         let q = transform(self.query.forward_autocast(&select(normed)?)?, attention.heads, &self.query_norm, angles)?;
         self.output.forward_autocast(&rows.plan.attend(&q, &k, &v)?)
     }

@@ -43,7 +43,7 @@ pub(super) enum Backend {
     /// [`super::cpu`].
     Cpu(CpuDtype),
     /// [`super::candle_layers`], with linear layers that mistral.rs quantises or not.
-    Device(Option<IsqType>),
+    Candle(Option<IsqType>),
 }
 
 impl ComputeSettings {
@@ -89,7 +89,9 @@ impl ComputeSettings {
         let backend = match (self.quantize.as_str(), dtype) {
             ("int8", _) => Backend::Cpu(CpuDtype::Int8),
             // The weights are such integers already.
-            ("none", _) if self.dtype == "auto" && stored == DType::U8 && cpu_features.int8 && on_cpu && has_cpu_kernels => {
+            ("none", _)
+                if self.dtype == "auto" && stored == DType::U8 && cpu_features.int8 && on_cpu && has_cpu_kernels =>
+            {
                 Backend::Cpu(CpuDtype::Int8)
             }
             ("none", DType::BF16) if on_cpu && has_cpu_kernels => Backend::Cpu(CpuDtype::Bf16),
@@ -181,8 +183,10 @@ mod tests {
     use super::*;
 
     fn resolved(dtype: &str, quantize: &str, stored: DType, cpu_features: bool) -> Result<String, String> {
-        let asked = ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() };
-        let precision = asked.resolve(&Device::Cpu, stored, CpuFeatures { bf16: cpu_features, int8: cpu_features }, true);
+        let asked =
+            ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() };
+        let precision =
+            asked.resolve(&Device::Cpu, stored, CpuFeatures { bf16: cpu_features, int8: cpu_features }, true);
         precision.map(Precision::name).map_err(|error| error.to_string())
     }
 

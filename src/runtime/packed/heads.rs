@@ -58,9 +58,7 @@ impl Heads {
     pub fn apply(&self, head: &Head, states: &Tensor) -> Result<Tensor> {
         match (head, &self.projector, &self.output, &self.classifier) {
             (Head::Hidden, ..) => Ok(states.clone()),
-            (Head::Projector, Some([first, second]), ..) => {
-                states.matmul(&first.t()?)?.relu()?.matmul(&second.t()?)
-            }
+            (Head::Projector, Some([first, second]), ..) => states.matmul(&first.t()?)?.relu()?.matmul(&second.t()?),
             (Head::Vocabulary(token_ids), _, Some(output), _) => {
                 let ids = Tensor::new(token_ids.as_slice(), output.device())?;
                 states.matmul(&output.index_select(&ids, 0)?.to_dtype(DType::F32)?.t()?)

@@ -6,7 +6,7 @@ use super::config::{Config, MAX_LAYERS, MAX_POSITIONS, MAX_ROWS};
 use super::decoders::{activation, layer_types};
 use super::{
     Activation, AttentionSpec, ClassifierSpec, DenseSpec, EmbeddingSpec, LayerSpec, LearnedPositions, MlpSpec,
-    ModelSpec, NormKind, NormPlacement, NormSpec, OutputMatrix, RotarySpec, RotaryScaling, Task, Window,
+    ModelSpec, NormKind, NormPlacement, NormSpec, OutputMatrix, RotaryScaling, RotarySpec, Task, Window,
 };
 use crate::runtime::Pooling;
 use crate::runtime::tensors::Names;
@@ -108,8 +108,7 @@ pub(super) fn modern_bert(config: &mut Config, task: Task) -> Result<ModelSpec, 
     let max_positions = config.size("max_position_embeddings", MAX_POSITIONS, Some(8192))?;
     let (norm_bias, mlp_bias) = (config.flag("norm_bias", false)?, config.flag("mlp_bias", false)?);
     let attention_bias = config.flag("attention_bias", false)?;
-    let norm =
-        NormSpec { kind: NormKind::Layer { bias: norm_bias }, eps: config.number("norm_eps")?.unwrap_or(1e-5) };
+    let norm = NormSpec { kind: NormKind::Layer { bias: norm_bias }, eps: config.number("norm_eps")?.unwrap_or(1e-5) };
     // Written beside norm_eps, and not read by the reference either.
     config.take("layer_norm_eps");
     config.take("position_embedding_type");

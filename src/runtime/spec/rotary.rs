@@ -16,17 +16,30 @@ pub(in crate::runtime) struct RotarySpec {
 pub(in crate::runtime) enum RotaryScaling {
     None,
     /// Positions are divided by the factor.
-    Linear { factor: f64 },
+    Linear {
+        factor: f64,
+    },
     /// Llama 3.1: low frequencies are divided by the factor, high ones kept, those between interpolated.
-    Llama3 { factor: f64, low: f64, high: f64, original: f64 },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original: f64,
+    },
     /// Peng et al. 2023, by the count of turns over the original context; angles' cosines and sines are scaled besides.
-    Yarn { factor: f64, beta_fast: f64, beta_slow: f64, original: f64, attention: f64 },
+    Yarn {
+        factor: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        original: f64,
+        attention: f64,
+    },
 }
 
 impl RotarySpec {
     /// The tables that a decoder's configuration asks for, from `rope_theta` and `rope_scaling`, or `rope_parameters` of
     /// transformers 5.
-    pub fn parse(config: &mut Config, default_theta: f64, max_positions: usize) -> Result<Self, String> {
+    pub(super) fn parse(config: &mut Config, default_theta: f64, max_positions: usize) -> Result<Self, String> {
         let flat = config.number("rope_theta")?;
         let mut spec = None;
         for key in ["rope_parameters", "rope_scaling"] {
@@ -39,7 +52,7 @@ impl RotarySpec {
     }
 
     /// A table from an object such as `{"rope_type": "linear", "factor": 2.0}`, all keys of which must be known.
-    pub fn of_parameters(name: &str, parameters: Value, theta: f64, max_positions: usize) -> Result<Self, String> {
+    pub(super) fn of_parameters(name: &str, parameters: Value, theta: f64, max_positions: usize) -> Result<Self, String> {
         let Value::Object(mut keys) = parameters else { return Err(format!("{name} is not an object")) };
         let mut number = |key: &str| match keys.remove(key) {
             None | Some(Value::Null) => Ok(None),
@@ -116,9 +129,8 @@ impl RotarySpec {
                 }
                 RotaryScaling::Yarn { factor, beta_fast, beta_slow, original, .. } => {
                     // The pair whose frequency makes so many turns over the original context.
-                    let pair_of = |turns: f64| {
-                        dim * (original / (turns * std::f64::consts::TAU)).ln() / (2. * self.theta.ln())
-                    };
+                    let pair_of =
+                        |turns: f64| dim * (original / (turns * std::f64::consts::TAU)).ln() / (2. * self.theta.ln());
                     let first = pair_of(beta_fast).floor().max(0.);
                     let last = pair_of(beta_slow).ceil().min(dim - 1.);
                     let width = if last - first < 0.001 { 0.001 } else { last - first };

@@ -206,11 +206,15 @@ fn what_would_be_computed_wrongly_is_rejected_by_name() {
     assert!(rejected(|json| json["rope_scaling"] = json!({"type": "dynamic", "factor": 2.0})).contains("`dynamic`"));
     assert!(rejected(|json| json["rope_scaling"] = json!({"type": "linear"})).contains("rope_scaling has no factor"));
     assert!(rejected(|json| json["num_key_value_heads"] = 3.into()).contains("multiple"));
-    assert!(rejected(|json| json["hidden_size"] = "wide".into()).contains("hidden_size is \"wide\", not a whole number"));
+    assert!(
+        rejected(|json| json["hidden_size"] = "wide".into()).contains("hidden_size is \"wide\", not a whole number")
+    );
     assert!(rejected(|json| json["scale_emb"] = 12.into()).contains("scale_emb is 12: this key is not supported"));
     assert!(rejected(|json| json["quantization_config"] = json!({"quant_method": "gptq"})).contains("`gptq`"));
     assert!(parse(bert("BertModel"), |json| json["position_embedding_type"] = "relative_key".into()).is_err());
-    assert!(parse(bert("BertModel"), |json| json["hidden_act"] = "quick_gelu".into()).unwrap_err().contains("quick_gelu"));
+    assert!(
+        parse(bert("BertModel"), |json| json["hidden_act"] = "quick_gelu".into()).unwrap_err().contains("quick_gelu")
+    );
 }
 
 #[test]

@@ -50,7 +50,7 @@ SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
 class Shape:
     architecture: str
     config: dict
-    stored: str = "F32"
+    stored: str = "BF16"
     jina_names: bool = False
     extra: dict = field(default_factory=dict)  # keys that only the written config.json has
 
@@ -70,7 +70,7 @@ class Shape:
 
 CLASSIFIER = "ForSequenceClassification"
 SHAPES = {
-    "bert-classifier": Shape("Bert" + CLASSIFIER, ENCODER | {"type_vocab_size": 2}),
+    "bert-classifier": Shape("Bert" + CLASSIFIER, ENCODER | {"type_vocab_size": 2}, "F32"),
     "bert-bare-bf16": Shape("BertModel", ENCODER | {"num_attention_heads": 4, "hidden_act": "gelu_new"}, "BF16"),
     "xlm-roberta-classifier": Shape(
         "XLMRoberta" + CLASSIFIER, ENCODER | {"type_vocab_size": 1, "layer_norm_eps": 1e-5}, "F16"

@@ -119,15 +119,15 @@ mod tests {
 
     #[test]
     fn sequences_end_to_end_see_one_range_of_keys() {
-        let plain = [0..4, 4..9, 9..10].map(|rows| Span { queries: rows.clone(), keys: vec![rows], mask: Mask::CAUSAL });
+        let plain =
+            [0..4, 4..9, 9..10].map(|rows| Span { queries: rows.clone(), keys: vec![rows], mask: Mask::CAUSAL });
         assert_eq!(groups(&plain, 100)[0].keys, vec![0..10]);
         assert_eq!(groups(&plain, 6).iter().map(|group| group.keys.clone()).collect::<Vec<_>>(), [[0..4], [4..10]]);
     }
 
     #[test]
     fn a_call_takes_no_more_sequences_than_the_grid_has_room_for() {
-        let spans: Vec<Span> =
-            (0..=MAX_SEQUENCES).map(|row| Span::single(row, vec![0..1])).collect();
+        let spans: Vec<Span> = (0..=MAX_SEQUENCES).map(|row| Span::single(row, vec![0..1])).collect();
         let groups = groups(&spans, usize::MAX);
         assert_eq!(groups.iter().map(|group| group.queries.len()).collect::<Vec<_>>(), [MAX_SEQUENCES, 1]);
     }

@@ -32,7 +32,8 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], scores:
             } else {
                 None
             };
-            outputs.push(attend_tile(&q, &part(&k)?, &part(&v)?, mask.as_ref(), scores)?.reshape((queries, heads * dim))?);
+            outputs
+                .push(attend_tile(&q, &part(&k)?, &part(&v)?, mask.as_ref(), scores)?.reshape((queries, heads * dim))?);
         }
     }
     Tensor::cat(&outputs, 0)?.to_dtype(q.dtype())

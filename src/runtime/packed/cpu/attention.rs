@@ -19,9 +19,9 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::super::span::Span;
+use super::gemm::{COLUMNS, Element, Epilogue, Lhs, OutputTile, ROWS, TileProduct, multiplies_bf16, start_in_blocks};
 use super::rows;
 use super::rows::{LANES, across, dot, exp, vectorised};
-use super::gemm::{COLUMNS, Element, Lhs, ROWS, OutputTile, Epilogue, TileProduct, multiplies_bf16, start_in_blocks};
 
 /// Keys of one tile.
 const KEY_TILE: usize = 4 * COLUMNS;
@@ -392,7 +392,8 @@ impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
             // A line that has seen no key so far has nothing to rescale.
             rescale[line] = if new == f32::NEG_INFINITY { 1. } else { exp(old - new) };
             maximum[line] = new;
-            sum[line] = sum[line] * rescale[line] + exponentials(scores, if new == f32::NEG_INFINITY { 0. } else { new });
+            sum[line] =
+                sum[line] * rescale[line] + exponentials(scores, if new == f32::NEG_INFINITY { 0. } else { new });
         }
         let weights = E::as_operand(&scores[..lines * KEY_TILE], weights);
         for (number, right) in self.value_panels.chunks(self.value_panel_distance).enumerate() {

@@ -1,9 +1,9 @@
 //! The inner loop of all products on a CPU: small tiles whose sums stay in kernel.
 //!
-//! Right sides lie in panels of 32 columns, in the order in which the loop reads them. There are three makes: f32 on every processor; bf16
-//! with sums in f32, by `vdpbf16ps` where the processor has it, which multiplies two neighbours along the depth at once; and 8-bit integers
-//! with sums in 32 bits, by `vpdpbusd`, which takes four. What is multiplied at once is called a unit here. Without the instruction, the
-//! same numbers come from plain loops, slowly.
+//! Right sides lie in panels of 32 columns, in the order in which the loop reads them. There are three kernels: f32 on every
+//! processor; bf16 with sums in f32, by `vdpbf16ps` where the processor has it, which multiplies two neighbours along the
+//! depth at once; and 8-bit integers with sums in 32 bits, by `vpdpbusd`, which takes four. The elements that are multiplied
+//! at once are a unit. Without the instruction the same results come from plain loops, slowly.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
@@ -23,7 +23,7 @@ pub(super) const COLUMNS: usize = 32;
 /// Rows of the left side that are multiplied at a time where kernel allow it.
 pub(super) const ROWS: usize = 12;
 
-/// What is multiplied: an element of the right side.
+/// An element of the right side.
 pub(super) trait Element: Copy + Default + Send + Sync + 'static {
     /// An element of the left side.
     type Lhs: Copy + Default + Send + Sync + 'static;
@@ -34,17 +34,18 @@ pub(super) trait Element: Copy + Default + Send + Sync + 'static {
     fn multiply<S: Simd>(product: TileProduct<'_, Self>, simd: S);
 }
 
-/// What else goes into a target, for all rows of a tile and its 32 columns.
+/// What happens to the sums of a tile before they are stored.
 #[derive(Clone, Copy)]
 pub(super) enum Epilogue<'a> {
-    /// The product of numbers as it is.
-    Nothing,
-    /// How much is rescale of each row of the target, which the product of numbers is added to.
+    /// They are stored as they are.
+    None,
+    /// They are added to the output's rows, each of which is multiplied by its factor first.
     Rescale(&'a [f32]),
+    /// Sums of integers become numbers.
     Scaled(Scales<'a>),
 }
 
-/// What makes numbers of sums of integers. The left side's integers are stored with 128 added.
+/// The scales of 8-bit integers. The left side's integers are stored with 128 added.
 #[derive(Clone, Copy)]
 pub(super) struct Scales<'a> {
     pub rows: &'a [f32],

@@ -13,8 +13,8 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::at_least;
+use super::gemm::{COLUMNS, Element, Epilogue, Lhs, OutputTile, ROWS, Scales, TileProduct};
 use super::rows::{self, vectorised};
-use super::gemm::{COLUMNS, Element, Lhs, ROWS, Scales, OutputTile, Epilogue, TileProduct};
 
 /// Rows that one task prepares or takes at a time.
 const TASK_ROWS: usize = 16;

@@ -9,10 +9,10 @@
 mod attention;
 mod blocks;
 mod embeddings;
+mod gemm;
 mod layer;
 mod linear;
 mod rows;
-mod gemm;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -23,11 +23,11 @@ use rayon::prelude::*;
 pub(super) use self::attention::{Attention, Heads};
 use self::blocks::Blocks;
 pub(super) use self::embeddings::CpuEmbeddings;
+pub(super) use self::gemm::{multiplies_bf16, multiplies_i8};
 use self::layer::{Layer, Norm};
 pub(super) use self::linear::CpuDtype;
 use self::linear::{Input, Linear, Products};
 use self::rows::vectorised;
-pub(super) use self::gemm::{multiplies_bf16, multiplies_i8};
 use super::layout::Packed;
 use super::span::Span;
 use super::weights::WeightFiles;

@@ -14,6 +14,10 @@ fn packed(passes: &[ForwardPass]) -> Packed {
     Packed::new(passes, &CacheLookup::none(passes.len()), true)
 }
 
+fn packed_crossing(cross_document: CrossDocumentLayers) -> Packed {
+    packed(&[ForwardPass { cross_document, ..isolated() }])
+}
+
 fn run(queries: Range<usize>, mut keys: Vec<Range<usize>>, mask: Mask) -> Span {
     keys.push(queries.clone());
     Span { queries, keys, mask }
@@ -70,12 +74,12 @@ fn layers_share_their_spans_until_a_pass_crosses_documents() {
     assert_eq!(made.len(), 4);
     assert!(Arc::ptr_eq(&made[0], &made[1]) && Arc::ptr_eq(&made[0], &made[2]));
     let cross_document = CrossDocumentLayers { count: 2, ..isolated().cross_document };
-    let packed = super::tests::packed(&[ForwardPass { cross_document, ..isolated() }]);
-    let made: Vec<_> = packed.layers(&specs).collect();
+    let crossing = packed_crossing(cross_document);
+    let made: Vec<_> = crossing.layers(&specs).collect();
     assert!(Arc::ptr_eq(&made[0], &made[1]));
-    assert_eq!(*made[2], packed.spans(2, &specs));
+    assert_eq!(*made[2], crossing.spans(2, &specs));
     assert_ne!(made[1], made[2]);
-    assert_eq!(*made[3], packed.read_spans(&specs));
+    assert_eq!(*made[3], crossing.read_spans(&specs));
 }
 
 #[test]

@@ -22,9 +22,10 @@ fn pass(blocks: &[u32]) -> ForwardPass {
 /// Runs a batch whose blocks hold the numbers of their last block, and says what was found of each pass.
 fn run(cache: &PrefixCache, batch: &[ForwardPass]) -> Vec<Vec<u32>> {
     let lookup = cache.look_up(batch);
-    let found = lookup.hits.iter().map(|places| {
-        places.iter().map(|&place| lookup.blocks[place].to_scalar::<u32>().unwrap()).collect::<Vec<_>>()
-    });
+    let found = lookup
+        .hits
+        .iter()
+        .map(|places| places.iter().map(|&place| lookup.blocks[place].to_scalar::<u32>().unwrap()).collect::<Vec<_>>());
     let found = found.collect();
     let new_blocks = lookup.to_store.iter().flat_map(|(place, blocks)| {
         let prefix = shareable(&batch[*place]);
@@ -159,7 +160,7 @@ fn what_is_kept_makes_room_where_memory_is_short() {
     }
     let fits_alone = |lookup: &CacheLookup| if lookup.blocks.is_empty() { Ok(()) } else { short(lookup) };
     let ((), used) = cache.run_with(&batch, fits_alone).unwrap();
-    assert_eq!((held.take().as_slice(), used.found.as_slice()), ([2].as_slice(), [vec![]].as_slice()));
+    assert_eq!((held.take().as_slice(), used.hits.as_slice()), ([2].as_slice(), [vec![]].as_slice()));
     assert_eq!(cache.statistics().bytes, 0);
 }
 
