@@ -10,7 +10,7 @@ use podium::pipeline::{Policy, Reranker};
 use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, Ranking, RerankRequest};
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, Runtime};
-use podium::schedule::{DeviceGate, ScheduleSettings};
+use podium::schedule::{AdmissionControl, ScheduleSettings};
 
 fn embedded() -> Arc<Reranker> {
     let checkpoint = Checkpoint::embedded();
@@ -25,9 +25,10 @@ fn embedded() -> Arc<Reranker> {
         max_batch_tokens: 16_384,
         timeout_seconds: 0,
         stall_seconds: 0,
+        hang_seconds: 0,
     };
     let policy = Policy { limits, instructions };
-    Arc::new(Reranker::new(DeviceGate::default(), vec![checkpoint.name.clone()], prompter, runtime, policy, &schedule))
+    Arc::new(Reranker::new(vec![checkpoint.name.clone()], prompter, runtime, policy, &AdmissionControl::new(&schedule)))
 }
 
 #[derive(serde::Deserialize)]

@@ -253,7 +253,7 @@ mod tests {
     use crate::rerank::Instructions;
     use crate::runtime::fake::FakeRuntime;
     use crate::runtime::{Checkpoint, Runtime};
-    use crate::schedule::DeviceGate;
+    use crate::schedule::AdmissionControl;
 
     fn service() -> Service {
         let settings = Configuration::load(&Sources::default()).unwrap().settings;
@@ -263,12 +263,11 @@ mod tests {
         let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };
         let reranker = Reranker::new(
-            DeviceGate::default(),
             vec!["a-model".to_owned()],
             prompter,
             runtime,
             policy,
-            &settings.schedule,
+            &AdmissionControl::new(&settings.schedule),
         );
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let service = Service::new(telemetry, authenticator, settings.server);

@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::allowance::{Allowance, Allowed, Left};
 use super::cost::{PreparedRequest, estimate};
 use super::drift::InstructionSource;
@@ -52,20 +54,30 @@ impl ResponseOptions {
 }
 
 impl Reranker {
-    /// Ranks validated requests. Only a single request can have a budget.
+    /// Admits validated requests as one and ranks them. Only a single request can have a budget.
     pub(super) async fn admit_and_rank(
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
-        mut context: RequestContext,
+        context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
-        let estimated = requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum();
         let permit = self.scheduler.try_admit(&AdmissionRequest {
             client: context.client.clone(),
             priority: context.priority.0,
-            tokens: estimated,
+            tokens: requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum(),
             deadline: context.deadline,
         })?;
+        self.rank(requests, limits, permit, context).await
+    }
+
+    /// Ranks admitted requests.
+    pub(super) async fn rank(
+        &self,
+        requests: Vec<RerankRequest>,
+        limits: &LimitSettings,
+        permit: AdmissionPermit,
+        mut context: RequestContext,
+    ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
         context.hold_admission(permit.clone());
         let documents = requests.iter().map(|request| request.documents.len()).sum();
         let options: Vec<ResponseOptions> =
@@ -74,7 +86,7 @@ impl Reranker {
         let tokenizing = context.timeline.begin(Stage::Tokenize, None);
         let (context, allowed) = self.tokenize_and_plan(requests, limits, &permit, context).await?;
         let tokens = allowed.iter().flat_map(|allowed| &allowed.planned).map(|prepared| prepared.tokens).sum();
-        permit.correct(estimated, tokens, documents)?;
+        permit.set_exact_tokens(tokens, documents)?;
         drop(tokenizing);
 
         let (mut runs, mut rest) = (Vec::new(), Vec::new());
@@ -105,7 +117,7 @@ impl Reranker {
     ) -> Result<(RequestContext, Vec<Allowed>), RerankError> {
         let budget = requests.first().map(|request| request.terms.budget).unwrap_or_default();
         let (context, mut read) = self.tokenize(requests, limits, context).await?;
-        let forecast = self.scheduler.forecast(permit);
+        let forecast = self.scheduler.forecast(permit).map(|forecast| (forecast.wait, forecast.tokens_per_second));
         match Allowance::of(&budget, context.received_at.elapsed(), forecast) {
             Some(allowance) => {
                 let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
@@ -177,12 +189,13 @@ impl Reranker {
                 });
             };
             let waiting = timeline.begin(Stage::Queue, Some(tokens));
-            let executed = self.scheduler.run(permit, passes, on_pass_done).await?;
-            waiting.end_with_forward(executed.forward);
+            let running = self.scheduler.run(permit, passes, on_pass_done);
+            let completed = running.instrument(context.span.clone()).await?;
+            waiting.end_with_batches(&completed.device_intervals);
 
             let _scoring = timeline.begin(Stage::Score, None);
             (context, runs) = run_blocking(context, move |_| {
-                let mut outputs = executed.outputs.into_iter();
+                let mut outputs = completed.outputs.into_iter();
                 for (RunState { prepared, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
                     prepared.rounds.take(outputs.by_ref().take(count).collect())?;
                     prepared.round = prepared.rounds.next_round()?;
