@@ -15,7 +15,7 @@ use crate::fixtures::folder;
 const CASE: &str = "qwen3-mha-f32";
 const QUERY: &str = "model.layers.1.self_attn.q_proj.weight";
 
-/// A copy of a fixture, to be spoilt.
+/// A copy of a fixture, to be damaged.
 fn copy(case: &str) -> TempDir {
     let copy = tempfile::tempdir().expect("a folder for the copy");
     for file in fs::read_dir(folder(case)).expect("the fixture's folder") {
@@ -25,7 +25,7 @@ fn copy(case: &str) -> TempDir {
     copy
 }
 
-/// What loading says, by value and in words.
+/// The error of loading a folder, and its message.
 fn refusal(folder: &Path) -> (LoadError, String) {
     let loaded = Checkpoint::folder(folder)
         .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &ComputeSettings::reference()));

@@ -1,4 +1,4 @@
-//! What other numbers than f32 cost: the same checkpoints in bf16, in 8-bit integers and in mistral.rs's quantised forms.
+//! The deviation of bf16, int8 and mistral.rs's quantised forms on the same checkpoints.
 
 use podium::runtime::packed::ComputeSettings;
 use podium::runtime::{Checkpoint, Runtime};
@@ -14,7 +14,7 @@ fn numbers(dtype: &str, quantize: &str) -> ComputeSettings {
     ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() }
 }
 
-/// The root mean square of what `found` is off by.
+/// The root mean square of the differences.
 fn error(found: impl IntoIterator<Item = f32>, expected: impl IntoIterator<Item = f32>) -> f32 {
     let squares: Vec<f32> =
         found.into_iter().zip(expected).map(|(found, expected)| (found - expected).powi(2)).collect();

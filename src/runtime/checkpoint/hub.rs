@@ -26,7 +26,7 @@ pub(super) fn is_hub_id(source: &str) -> bool {
     matches!(source.split_once('/'), Some((owner, name)) if plain(owner) && plain(name))
 }
 
-/// Makes sure that the model's files are in the cache and returns the folder that holds them.
+/// Downloads the model's files unless they are in the cache, and returns the folder that holds them.
 pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
     let repository = Repo::with_revision(settings.source.clone(), RepoType::Model, settings.revision.clone());
     let cache =
@@ -95,7 +95,7 @@ impl Files for Offline {
 
 struct Online {
     repository: ApiRepo,
-    /// The repository's file names, once asked for.
+    /// The repository's file names, once they were listed.
     names: Option<Vec<String>>,
 }
 
@@ -113,7 +113,7 @@ impl Files for Online {
     }
 }
 
-/// What the hub's answer means for the person at the keyboard.
+/// An error of the hub with what to do about it.
 fn explain(error: &ApiError) -> String {
     let text = error.to_string();
     if text.contains("401") || text.contains("403") {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn offline_says_which_file_is_missing_where() {
+    fn offline_names_the_missing_file_and_the_cache() {
         let folder = tempfile::tempdir().unwrap();
         let settings = ModelSettings {
             served_names: String::new(),

@@ -1,4 +1,4 @@
-//! What the device can do at best: one large matrix product.
+//! The device's peak rate: one large matrix product.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ const SIZES: (usize, usize, usize) = (2048, 1024, 3072);
 /// Operations of one product.
 const OPERATIONS: usize = 2 * SIZES.0 * SIZES.1 * SIZES.2;
 
-/// Products of one measurement on a device: one takes tens of microseconds there, less than starting and waiting does.
+/// Products of one measurement on a device. One takes tens of microseconds there, less than launching and waiting for it.
 const REPEATS: u32 = 2000;
 
-/// A large matrix product in the type that weights have on a device, for comparison with what a model achieves there.
+/// A large matrix product in the type of the weights, to compare with the rate that a model reaches.
 pub struct Product {
     left: Tensor,
     right: Tensor,

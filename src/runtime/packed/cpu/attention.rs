@@ -1,15 +1,18 @@
 //! Attention on a CPU: tiles of queries against tiles of keys with an online softmax, in products of f32 or bf16.
 //!
-//! For each tile of queries the running maximum, the running sum and the unnormalised output are rescale, and rescaled when
-//! a later tile of keys raises the maximum (Milakov and Gimelshein 2018; Dao et al. 2022). Query heads that share a key
-//! head form one tall tile, so keys and values are read once per group and never repeated in memory.
+//! Each tile of queries has a running maximum, a running sum and an unnormalised output, which are rescaled when a later tile
+//! of keys raises the maximum (Milakov and Gimelshein 2018; Dao et al. 2022). Query heads that share a key head form one tall
+//! tile, so keys and values are read once per group and never repeated in memory. Tiles of keys that no query of a tile sees
+//! are skipped.
 //!
-//! Keys and values are first laid out as the inner loop reads them, once for each range of rows that some span sees: in
-//! panels, of 32 keys by all dimensions and of 32 dimensions by all values, so that it walks through memory in order. A
-//! short beginning that a span sees is laid out again before the span's own rows, so that both are one tile. Runs of few
-//! queries do without and take one dot product after the other. Memory is linear in the rows; nothing is ever quadratic.
+//! Keys and values are first copied into panels, once for each range of rows that some span sees: 32 keys by all dimensions,
+//! and 32 dimensions by all values, so that the inner loop reads memory in order. A short prefix is copied again before the
+//! span's own rows, so that both are one tile. Spans of few queries take plain dot products instead. Memory is linear in the
+//! rows; nothing is ever quadratic.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
+
+mod operand;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,18 +21,19 @@ use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use self::operand::Operand;
 use super::super::span::Span;
-use super::gemm::{COLUMNS, Element, Epilogue, Lhs, OutputTile, ROWS, TileProduct, multiplies_bf16, start_in_blocks};
+use super::gemm::{COLUMNS, Epilogue, Lhs, OutputTile, ROWS, TileProduct, multiplies_bf16, start_in_blocks};
 use super::rows;
 use super::rows::{LANES, across, dot, exp, vectorised};
 
-/// Keys of one tile.
+/// Keys of a tile.
 const KEY_TILE: usize = 4 * COLUMNS;
-/// Query rows times heads of a group, of one tile, about.
+/// Lines of a tile, about. A line is a query of one head.
 const QUERY_TILE: usize = 4 * ROWS;
-/// Rows that a span sees beside its own are laid out with them if they are no more than this.
+/// Rows that a span sees before its own are laid out with them if they are at most this many.
 const GATHERED_ROWS: usize = 2 * COLUMNS;
-/// Runs with fewer lines (queries times heads of a group) than this are not worth laying out keys for.
+/// Spans with fewer lines per group than this are not worth laying out keys for.
 const FEW_LINES: usize = ROWS;
 
 /// Keys or values: the row of `head` at `row` starts at `row * row_distance + head * head_distance`.
@@ -47,7 +51,7 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// What attention reads, all f32.
+/// The inputs of attention, all f32.
 pub(in crate::runtime::packed) struct Attention<'a> {
     /// `[queries, heads, dim]`.
     pub q: &'a [f32],
@@ -61,18 +65,6 @@ pub(in crate::runtime::packed) struct Attention<'a> {
     pub scale: f32,
     /// Scores become `cap * tanh(score / cap)`.
     pub soft_cap: Option<f32>,
-}
-
-/// What attention multiplies.
-trait Operand: Element<Lhs = Self> {
-    /// Puts the units of a row, scaled, so many units apart.
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize);
-
-    /// Neighbours along the depth as units side by side; where there is no second one, or no room for it, the first alone.
-    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]);
-
-    /// `row` as numbers of this type, in `target` if they are not what `row` holds.
-    fn as_operand<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self];
 }
 
 /// Keys and values in panels. A [`KeyRun`] has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
@@ -117,10 +109,10 @@ impl Attention<'_> {
     /// What the width of a head must be a multiple of.
     pub const DIM_MULTIPLE: usize = COLUMNS;
 
-    /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order. With `narrow`, products are of bf16,
+    /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order. With `in_bf16`, products are of bf16,
     /// where the processor has them.
-    pub fn run(&self, spans: &[Span], narrow: bool, output: &mut [f32]) {
-        if narrow && multiplies_bf16() {
+    pub fn run(&self, spans: &[Span], in_bf16: bool, output: &mut [f32]) {
+        if in_bf16 && multiplies_bf16() {
             self.run_in::<bf16>(spans, output);
         } else {
             self.run_in::<f32>(spans, output);
@@ -406,63 +398,6 @@ impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
             };
             E::multiply(product, simd);
         }
-    }
-}
-
-impl Operand for f32 {
-    #[inline(always)]
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
-        for (target, value) in target.iter_mut().step_by(distance).zip(row) {
-            *target = value * scale;
-        }
-    }
-
-    #[inline(always)]
-    fn interleave(first: &[f32], _: Option<&[f32]>, target: &mut [Self]) {
-        target.copy_from_slice(first);
-    }
-
-    #[inline(always)]
-    fn as_operand<'a>(row: &'a [f32], _: &'a mut [Self]) -> &'a [Self] {
-        row
-    }
-}
-
-impl Operand for bf16 {
-    #[inline(always)]
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
-        // Narrowed in vectors, then moved a unit at a time.
-        let (mut scaled, mut rounded) = ([0.; COLUMNS], [Self::ZERO; COLUMNS]);
-        let targets = target.chunks_mut(COLUMNS * distance);
-        for (source, target) in row.chunks(COLUMNS).zip(targets) {
-            for (scaled, value) in scaled.iter_mut().zip(source) {
-                *scaled = value * scale;
-            }
-            rows::to_bf16(&scaled, &mut rounded);
-            let units = rounded[..source.len()].chunks_exact(Self::UNIT);
-            for (target, unit) in target.chunks_mut(Self::UNIT * distance).zip(units) {
-                target[..Self::UNIT].copy_from_slice(unit);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]) {
-        let (mut first_bf16, mut second_bf16) = ([Self::ZERO; COLUMNS], [Self::ZERO; COLUMNS]);
-        rows::to_bf16(first, &mut first_bf16);
-        if let Some(second) = second {
-            rows::to_bf16(second, &mut second_bf16);
-        }
-        for ((unit, first), second) in target.chunks_exact_mut(Self::UNIT).zip(first_bf16).zip(second_bf16) {
-            unit.copy_from_slice(&[first, second]);
-        }
-    }
-
-    #[inline(always)]
-    fn as_operand<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self] {
-        let target = &mut target[..row.len()];
-        rows::to_bf16(row, target);
-        target
     }
 }
 

@@ -1,4 +1,4 @@
-//! The inner loop of all products on a CPU: small tiles whose sums stay in kernel.
+//! The inner loop of all matrix products on a CPU (GEMM): small tiles whose sums stay in registers.
 //!
 //! Right sides lie in panels of 32 columns, in the order in which the loop reads them. There are three kernels: f32 on every
 //! processor; bf16 with sums in f32, by `vdpbf16ps` where the processor has it, which multiplies two neighbours along the
@@ -20,7 +20,7 @@ use pulp::Simd;
 
 /// Columns of the right side and of the target.
 pub(super) const COLUMNS: usize = 32;
-/// Rows of the left side that are multiplied at a time where kernel allow it.
+/// Rows of the left side that are multiplied at a time, if there are enough registers.
 pub(super) const ROWS: usize = 12;
 
 /// An element of the right side.
@@ -57,7 +57,7 @@ pub(super) struct Scales<'a> {
 /// The left side of a product.
 #[derive(Clone, Copy)]
 pub(super) enum Lhs<'a, E> {
-    /// Rows, so many elements apart.
+    /// Rows that are `distance` elements apart.
     Rows { values: &'a [E], distance: usize },
     /// `[rows / 12, depth, 12]`: units of the same place in 12 rows lie side by side.
     Blocks { values: &'a [E] },
@@ -68,7 +68,7 @@ pub(super) fn start_in_blocks<E: Element>(row: usize, depth: usize) -> usize {
     row / ROWS * ROWS * depth + row % ROWS * E::UNIT
 }
 
-/// A rectangle of a matrix, borrowed for writing: rows that are so many numbers apart.
+/// A rectangle of a matrix, borrowed for writing. Its rows are `distance` elements apart.
 pub(super) struct OutputTile<'a> {
     first: *mut f32,
     rows: usize,
@@ -89,8 +89,7 @@ impl<'a> OutputTile<'a> {
         Self { first: values.as_mut_ptr(), rows, columns, distance, of: PhantomData }
     }
 
-    /// Its parts of so many rows and columns, the last ones smaller, with the place of their first number: those of the same
-    /// columns one after the other.
+    /// Splits it into parts of at most `rows` by `columns`, with the row and column of their first element, in column order.
     pub fn parts(self, rows: usize, columns: usize) -> Vec<((usize, usize), Self)> {
         let mut parts = Vec::new();
         for column in (0..self.columns).step_by(columns) {
@@ -186,7 +185,7 @@ impl Element for i8 {
 }
 
 impl<E: Element> TileProduct<'_, E> {
-    /// [`Self::check`] for dtype: what is rescale.
+    /// [`Self::check`] for floats: the factors of the output's rows, if they are rescaled.
     #[inline(always)]
     fn check_numbers(&self) -> Option<*const f32> {
         self.check();
@@ -225,7 +224,7 @@ impl<E: Element> TileProduct<'_, E> {
         assert!(self.depth * COLUMNS <= self.right.len());
     }
 
-    /// `HEIGHT` rows at a time, with their sums in `HEIGHT` times `VECTORS` kernel, then the rest in smaller steps.
+    /// `HEIGHT` rows at a time, with their sums in `HEIGHT` times `VECTORS` registers, then the rest in smaller steps.
     ///
     /// # Safety
     /// [`Self::check`] has passed, and `VECTORS` vectors are [`COLUMNS`] wide.
@@ -314,7 +313,7 @@ impl<E: Element> TileProduct<'_, E> {
     }
 }
 
-/// How a processor multiplies units. Pointers need no alignment and are those that [`TileProduct::check`] has looked at.
+/// How a processor multiplies units. Pointers need no alignment; [`TileProduct::check`] has checked them.
 trait MicroKernel: Copy {
     type Unit: Copy;
     /// Several sums.
@@ -323,9 +322,9 @@ trait MicroKernel: Copy {
     type Right: Copy;
 
     fn zero(self) -> Self::Sum;
-    /// Whether something of the target is rescale.
+    /// Whether the output's rows are rescaled and added to.
     fn rescales(self) -> bool;
-    /// What is rescale of a row, if anything is.
+    /// A row of the output times its factor; zeros if rows are not rescaled.
     unsafe fn rescale(self, row: usize, from: *const f32) -> Self::Sum;
     unsafe fn read(self, from: *const Self::Unit) -> Self::Right;
     fn add_product(self, sum: Self::Sum, left: Self::Unit, right: Self::Right) -> Self::Sum;
@@ -333,7 +332,7 @@ trait MicroKernel: Copy {
     unsafe fn end(self, sum: Self::Sum, row: usize, column: usize, to: *mut f32);
 }
 
-/// Numbers in f32, one at a time.
+/// f32, a unit of one element.
 #[derive(Clone, Copy)]
 struct F32Kernel<S> {
     simd: S,

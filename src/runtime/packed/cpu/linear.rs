@@ -16,19 +16,19 @@ use super::at_least;
 use super::gemm::{COLUMNS, Element, Epilogue, Lhs, OutputTile, ROWS, Scales, TileProduct};
 use super::rows::{self, vectorised};
 
-/// Rows that one task prepares or takes at a time.
+/// Rows that one task prepares or copies at a time.
 const TASK_ROWS: usize = 16;
-/// Bytes of the left side that one task of a product multiplies, and of the right side, about. It reads the left side for each
-/// panel, and the tasks after it read the same panels for other rows, so both should stay in a cache.
+/// Bytes of the left side that one task of a product multiplies, and of the right side, about. A task reads the left side once
+/// per panel, and the next tasks read the same panels for other rows: both should stay in a cache.
 const PRODUCT_BYTES: usize = 384 << 10;
-/// Rows that it multiplies at most.
+/// Most rows of a task.
 const PRODUCT_ROWS: usize = 16 * ROWS;
-/// Panels that it multiplies them with at most.
+/// Most panels of a task.
 const PRODUCT_PANELS: usize = 8;
 /// Tasks for each thread, so that all end at about the same time.
 const TASKS_PER_THREAD: usize = 4;
 
-/// In which numbers products are computed. Sums are f32 or wider in all of them.
+/// The type in which products are computed. Sums are f32 or wider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::runtime::packed) enum CpuDtype {
     F32,
@@ -52,7 +52,7 @@ enum Weights {
     Int8 { panels: Vec<i8>, scales: Vec<f32>, offsets: Vec<i32> },
 }
 
-/// Rows in the type that a product reads; memory is rescale from one product to the next.
+/// Rows in the type that a product reads. The memory is reused by the next product.
 #[derive(Default)]
 pub(super) struct Input {
     rows: usize,
@@ -64,7 +64,7 @@ pub(super) struct Input {
     scales: Vec<f32>,
 }
 
-/// What a product made, `[rows, columns]`; rows are a multiple of 32 numbers apart.
+/// The result of a product, `[rows, columns]`, before its bias. Rows are a multiple of 32 elements apart.
 pub(super) struct Products<'a> {
     values: &'a [f32],
     distance: usize,
@@ -72,7 +72,7 @@ pub(super) struct Products<'a> {
 }
 
 impl Linear {
-    /// From matrices of one width, `[outputs, inputs]` each, one below the other, and their biases if they have any.
+    /// Joins matrices of equal width, `[outputs, inputs]` each, and their biases, one below the other.
     pub fn new(parts: &[(Tensor, Option<Tensor>)], dtype: CpuDtype) -> Result<Self> {
         let inputs = parts[0].0.dim(1)?;
         let biases = parts.iter().filter_map(|(_, bias)| bias.as_ref());
@@ -173,8 +173,8 @@ impl Linear {
         Products { values, distance, bias: self.bias.as_ref().map(|bias| &bias[columns]) }
     }
 
-    /// Fills `target` with products of rows of `left` with the panels from output `first` on; `epilogue` belong to a tile's first
-    /// row and output.
+    /// Fills `target` with products of rows of `left` with the panels from output `first` on. `epilogue` makes a tile's, from its
+    /// first row and output.
     fn run<'a, E: Element>(
         &self,
         panels: &'a [E],
@@ -219,7 +219,7 @@ impl<E: Element> WithSimd for Run<'_, E> {
     }
 }
 
-/// An integer as left sides hold it.
+/// An integer as left sides store it.
 #[inline(always)]
 fn biased(value: i32) -> u8 {
     (value + 128) as u8

@@ -1,4 +1,4 @@
-//! The instructions of AVX-512 for products of small numbers.
+//! Kernels with the AVX-512 instructions for bf16 and 8-bit integers.
 
 #![expect(clippy::inline_always, reason = "what has an instruction set must be inlined into what enables it")]
 

@@ -1,4 +1,4 @@
-//! Eight sums at a time in plain loops, for processors without the instructions of `fast`.
+//! Kernels of plain loops, eight sums at a time, for processors without the instructions of `avx512`.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
