@@ -8,6 +8,7 @@ mod allowance;
 mod cost;
 mod drift;
 mod explain;
+mod profiles;
 mod rank;
 mod warm_up;
 
@@ -23,6 +24,7 @@ use crate::schedule::{AdmissionControl, BatchStatistics, QueueStatus, ScheduleSe
 
 pub use drift::{DriftSample, InstructionSource};
 pub use explain::{ExplainedPass, Explanation};
+pub use profiles::{InstructionSettings, ProfileError, load_instructions};
 
 /// What requests may ask for, and the stored instructions.
 ///

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use podium::app;
-use podium::pipeline::{Policy, Reranker};
-use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, Ranking, RerankRequest};
+use podium::pipeline::{InstructionSettings, Policy, Reranker, load_instructions};
+use podium::rerank::{LimitSettings, Mode, Ranking, RerankRequest};
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, Runtime};
 use podium::schedule::{AdmissionControl, ScheduleSettings};
@@ -16,7 +16,7 @@ fn embedded() -> Arc<Reranker> {
     let checkpoint = Checkpoint::embedded();
     let runtime = PackedRuntime::load(&checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(1 << 26);
     let prompter = app::prompter(&checkpoint, runtime.facts(), "auto").unwrap();
-    let instructions = Instructions::new(&InstructionSettings::default(), None).unwrap();
+    let instructions = load_instructions(&InstructionSettings::default(), None).unwrap();
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
     let schedule = ScheduleSettings {
         max_queued_requests: 64,

@@ -13,7 +13,8 @@ use podium::config::{Configuration, Sources};
 use podium::http::ErrorShape;
 use podium::http::dialects::ROUTES;
 use podium::prompt::{LexicalTable, PodiumConfig, Prompter, Tokenizer};
-use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, RerankError, RerankRequest};
+use podium::pipeline::{InstructionSettings, load_instructions};
+use podium::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 use podium::runtime::fake::FakeRuntime;
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Runtime};
@@ -37,9 +38,6 @@ pub fn requests(data: &[u8]) -> bool {
     match ROUTES[usize::from(*first) % ROUTES.len()].read(body) {
         Ok(call) => {
             assert!(!call.requests.is_empty());
-            if let Some(echo) = &call.echo {
-                assert_eq!(echo.len(), call.requests[0].documents.len());
-            }
             // One query may go with many texts, but no text is repeated more often than the body has bytes.
             assert!(call.requests.len() <= body.len());
             true
@@ -172,7 +170,7 @@ static FILE: LazyLock<Mutex<tempfile::NamedTempFile>> =
 pub fn settings(data: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(data) else { return false };
     if let Some(profiles) = text.strip_prefix("#instructions\n") {
-        return Instructions::new(&InstructionSettings::default(), Some(profiles)).is_ok();
+        return load_instructions(&InstructionSettings::default(), Some(profiles)).is_ok();
     }
     let file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
     fs::write(file.path(), text).expect("the file is written");

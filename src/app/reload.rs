@@ -66,7 +66,7 @@ impl Reloader {
         // The last that can fail, and the first that changes something.
         let keys = self
             .authenticator
-            .reload_with(Some(next.settings.auth.requests_per_minute))
+            .reload(Some(next.settings.auth.requests_per_minute))
             .context("the keys are not taken")?;
 
         let before = models.default_model().policy();

@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::Level;
 
+use super::fields::{ParseError, quoted};
 use crate::models::ModelError;
 use crate::rerank::RerankError;
 
@@ -227,11 +228,20 @@ impl ErrorSpec {
     }
 }
 
+impl From<ParseError> for ApiError {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::MalformedJson { problem } => Self::MalformedJson { problem },
+            ParseError::NotAnObject(error) | ParseError::Field(error) => Self::Rerank(error),
+        }
+    }
+}
+
 impl ApiError {
     /// No route has this path.
     #[must_use]
     pub fn no_such_route(path: &str) -> Self {
-        Self::NoSuchRoute { path: super::fields::quoted(path) }
+        Self::NoSuchRoute { path: quoted(path) }
     }
 
     /// The status, code, retry and log level of this error.

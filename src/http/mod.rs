@@ -18,6 +18,7 @@ mod off_thread;
 mod openapi;
 mod rank;
 mod routes;
+mod schemas;
 mod settings;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,7 @@ pub use auth::{AuthSettings, Authenticator};
 pub use connections::serve_connections;
 pub use cors::cors_layer;
 pub use error::{ApiError, ErrorCode, ErrorSpec};
-pub use error_body::{ErrorBody, ErrorShape};
+pub use error_body::ErrorShape;
 pub use settings::ServerSettings;
 
 use body_memory::BodyMemoryLimit;
@@ -98,7 +99,7 @@ fn known_route(matched: Option<&str>) -> (&'static str, ErrorShape) {
             let other = OTHER_ROUTES.into_iter().chain(admin::ROUTES).find(|path| Some(*path) == matched);
             (other.unwrap_or("other"), ErrorShape::Podium)
         },
-        |route| (route.path, route.dialect.failure),
+        |route| (route.path, route.dialect.errors),
     )
 }
 
@@ -249,8 +250,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Configuration, Sources};
-    use crate::pipeline::Policy;
-    use crate::rerank::Instructions;
+    use crate::pipeline::{Policy, load_instructions};
     use crate::runtime::fake::FakeRuntime;
     use crate::runtime::{Checkpoint, Runtime};
     use crate::schedule::AdmissionControl;
@@ -259,7 +259,7 @@ mod tests {
         let settings = Configuration::load(&Sources::default()).unwrap().settings;
         let runtime = FakeRuntime::new();
         let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
-        let instructions = Instructions::new(&settings.instructions, None).unwrap();
+        let instructions = load_instructions(&settings.instructions, None).unwrap();
         let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };
         let reranker = Reranker::new(

@@ -1,4 +1,4 @@
-//! The small routes: what is here, whether it lives, whether it takes work, how it does.
+//! The routes that do not rank: index, health, readiness, models, instructions, metrics.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -7,7 +7,10 @@ use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
+use super::dialects::ListObject;
 use super::error::ApiError;
 use super::{OTHER_ROUTES, Service, admin, dialects};
 use crate::models::{ModelSet, ModelStatus};
@@ -15,15 +18,16 @@ use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
 use crate::telemetry::ModelReport;
 
-/// The page: one file, with everything in it.
+/// The playground: one self-contained page.
 const PLAYGROUND: &str = include_str!("playground.html");
 
 const PLAYGROUND_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                                  connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                                  frame-ancestors 'none'";
 
-#[derive(Serialize)]
-struct Index<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct Index<'a> {
+    #[schema(pattern = "^podium$")]
     name: &'static str,
     version: &'static str,
     model: String,
@@ -31,32 +35,51 @@ struct Index<'a> {
     routes: Vec<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Status {
     status: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelList)]
 pub struct Models {
-    object: &'static str,
+    #[schema(inline)]
+    object: ListObject,
     data: Vec<Model>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelObject {
+    Model,
+}
+
+/// The schema of a model's state.
+pub fn model_state() -> Object {
+    let states = ["loaded", "loading", "unloading", "unloaded", "failed"];
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(states)).build()
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelInfo)]
 pub struct Model {
     id: String,
-    object: &'static str,
+    #[schema(inline)]
+    object: ModelObject,
     created: u64,
     owned_by: &'static str,
-    /// What Xinference's clients look for.
+    /// Xinference's clients look for it.
     #[serde(rename = "model_type")]
+    #[schema(pattern = "^rerank$")]
     kind: &'static str,
-    /// `loaded`, or why it is not.
+    /// Whether the model takes requests now.
+    #[schema(schema_with = model_state)]
     state: &'static str,
-    /// Bytes that it takes now: its weights, and the most that its prefix cache may hold.
+    /// The bytes that it takes now: its weights and the limit of its prefix cache.
     memory_bytes: u64,
-    /// Tokens that are read of a document.
+    /// The tokens that are read of a document by default.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     max_tokens_per_doc: Option<usize>,
 }
 
@@ -64,7 +87,7 @@ impl Model {
     fn new(service: &Service, name: &str, status: &ModelStatus) -> Self {
         Self {
             id: name.to_owned(),
-            object: "model",
+            object: ModelObject::Model,
             created: service.started(),
             owned_by: "podium",
             kind: "rerank",
@@ -75,29 +98,37 @@ impl Model {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProfileList)]
 pub struct Profiles {
-    object: &'static str,
+    #[schema(inline)]
+    object: ListObject,
     data: Vec<Profile>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProfileInfo)]
 struct Profile {
     id: String,
     text: String,
     default: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Version {
     version: &'static str,
 }
 
-/// `GET /`: the playground for browsers, facts for everyone else.
+#[derive(Serialize, ToSchema)]
+pub struct NeedsKey {
+    auth: bool,
+}
+
+/// `GET /`: the playground for browsers, JSON for all other clients.
 pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Response {
-    let reads_pages = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
+    let accepts_html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
     let vary = (header::VARY, HeaderValue::from_static("accept"));
-    if headers.get(header::ACCEPT).is_some_and(reads_pages) {
+    if headers.get(header::ACCEPT).is_some_and(accepts_html) {
         let policy = (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PLAYGROUND_POLICY));
         return ([vary, policy], Html(PLAYGROUND)).into_response();
     }
@@ -117,20 +148,20 @@ pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Respon
     ([vary], Json(index)).into_response()
 }
 
-/// `GET /health`: the process lives and answers.
+/// `GET /health`: the process is alive.
 pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// `GET /ready`: new requests are welcome, or why not.
+/// `GET /ready`: the server takes requests, or why it does not.
 pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, ApiError> {
     service.ready()?;
     Ok(Json(Status { status: "ready" }))
 }
 
-/// `GET /v1/models`, as `OpenAI` has it: every name that a request may give.
+/// `GET /v1/models`, in `OpenAI`'s shape: every name that a request may give.
 pub async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError> {
-    Ok(Json(Models { object: "list", data: all_models(&service)? }))
+    Ok(Json(Models { object: ListObject::List, data: all_models(&service)? }))
 }
 
 fn all_models(service: &Service) -> Result<Vec<Model>, ApiError> {
@@ -141,7 +172,7 @@ fn all_models(service: &Service) -> Result<Vec<Model>, ApiError> {
     Ok(service.models()?.statuses().into_iter().flat_map(under_every_name).collect())
 }
 
-/// `GET /v1/models/{model}`; a hub id has a slash in it.
+/// `GET /v1/models/{model}`; a hub id contains a slash.
 pub async fn model(
     State(service): State<Service>,
     uri: Uri,
@@ -156,7 +187,7 @@ pub async fn model(
     Err(RerankError::unknown_model(&name, &names).into())
 }
 
-/// `GET /v1/instructions`: the stored ones.
+/// `GET /v1/instructions`: the stored instructions.
 pub async fn instructions(State(service): State<Service>) -> Result<Json<Profiles>, ApiError> {
     let policy = service.reranker()?.policy();
     let instructions = &policy.instructions;
@@ -165,7 +196,7 @@ pub async fn instructions(State(service): State<Service>) -> Result<Json<Profile
         text: text.to_owned(),
         default: instructions.default() == Some(name),
     };
-    Ok(Json(Profiles { object: "list", data: instructions.profiles().map(profile).collect() }))
+    Ok(Json(Profiles { object: ListObject::List, data: instructions.profiles().map(profile).collect() }))
 }
 
 /// `GET /version`
@@ -173,12 +204,12 @@ pub async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION") })
 }
 
-/// `GET /v1/cluster/auth`: Xinference's clients send their key only to a server that says that it wants one.
-pub async fn needs_key(State(service): State<Service>) -> Json<Value> {
-    Json(json!({"auth": service.authenticator().has_keys()}))
+/// `GET /v1/cluster/auth`: Xinference's clients send their key only to a server that requires one.
+pub async fn needs_key(State(service): State<Service>) -> Json<NeedsKey> {
+    Json(NeedsKey { auth: service.authenticator().has_keys() })
 }
 
-/// `GET /info`, as text-embeddings-inference has it.
+/// `GET /info`, in text-embeddings-inference's shape.
 pub async fn info(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
     let reranker = service.reranker()?;
     let (facts, policy) = (reranker.facts(), reranker.policy());

@@ -81,7 +81,7 @@ fn settings(dtype: &str, quantize: &str) -> ComputeSettings {
     ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() }
 }
 
-/// The pooling that a checkpoint's classifier reads.
+/// The classes of a sequence, from the positions that the checkpoint's classifier reads.
 fn classes(runtime: &PackedRuntime, sequence: &Sequence) -> Vec<Vec<f32>> {
     let classifier = runtime.facts().classifier.expect("the checkpoint has a classifier");
     run_alone(runtime, sequence.read(OutputSpec::pooled(classifier.pooling, Head::Classifier)))
@@ -176,20 +176,20 @@ fn candles_layers_stay_near_in_q8_0() {
 
 #[test]
 fn bf16_and_int8_stay_near_f32() {
-    let mut table = Table::default();
-    for case in CASES.into_iter().filter(|case| !ON_CANDLE.contains(case)) {
-        let golden = golden::<SequenceGolden>(case);
-        for (dtype, quantize, column) in [("bf16", "none", "bf16"), ("f32", "int8", "int8")] {
-            let runtime = load_as(case, &settings(dtype, quantize));
-            assert_eq!(runtime.facts().dtype, column, "{case} is not computed in f32 instead");
+    // Final states have a root mean square of about 1, and random weights forgive less than trained ones.
+    for (dtype, quantize, name, limit) in [("bf16", "none", "bf16", 0.03), ("f32", "int8", "int8", 0.12)] {
+        let mut table = Table::default();
+        for case in CASES.into_iter().filter(|case| !ON_CANDLE.contains(case)) {
+            let (golden, runtime) = (golden::<SequenceGolden>(case), load_as(case, &settings(dtype, quantize)));
+            assert_eq!(runtime.facts().dtype, name, "{case} is not computed in f32 instead");
             for sequence in &golden.sequences {
                 let found = run_alone(&runtime, sequence.read_states());
-                table.note(case, &golden.shape, column, root_mean_square(&found, &sequence.states));
+                table.note(case, &golden.shape, name, root_mean_square(&found, &sequence.states));
             }
         }
+        println!("\nroot mean square of the deviation from transformers in f32\n{}", table.to_text());
+        table.assert_within(limit);
     }
-    println!("\nroot mean square of the deviation from transformers in f32\n{}", table.to_text());
-    table.assert_within(0.1);
 }
 
 #[test]
