@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use super::Client;
 use crate::rerank::{Mode, Progress, Timing, Usage};
-use crate::schedule::DeviceInterval;
+use crate::schedule::{Client, DeviceInterval};
 
 /// A request of many pairs or rounds has many stages; later ones count in the sums only.
 const MAX_LISTED_STAGES: usize = 64;

@@ -87,7 +87,7 @@ fn sighup_reloads_limits_and_instructions_and_an_invalid_file_changes_nothing() 
         r#"changed setting="limits.max_documents" from="100" to="1""#,
         r#"changed setting="schedule.max_queued_requests" from="256" to="3""#,
         "the instructions' file has changed",
-        r#"it waits for a new start setting="server.max_body_bytes" running="16777216" wanted="2048""#,
+        r#"a change of this setting requires a restart setting="server.max_body_bytes" running="16777216" wanted="2048""#,
     ] {
         assert!(log.contains(words), "{words:?} is not in\n{log}");
     }
