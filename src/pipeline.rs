@@ -103,7 +103,9 @@ impl Reranker {
         let policy = self.policy();
         prepare(&mut requests, &policy)?;
         let terms = requests.first().map(|request| request.terms).unwrap_or_default();
-        let limit = [terms.timeout, self.scheduler.settings().timeout()].into_iter().flatten().min();
+        let server_limit = self.scheduler.settings().timeout();
+        let limit = [terms.timeout, server_limit].into_iter().flatten().min();
+        let is_own = server_limit.is_none_or(|server_limit| terms.timeout.is_some_and(|own| own < server_limit));
         if let Some(limit) = limit {
             context.set_time_limit(limit);
         }
@@ -115,7 +117,8 @@ impl Reranker {
         let ranked = self.admit_and_rank(requests, &policy.limits, context);
         let (Some(limit), Some(deadline)) = (limit, deadline) else { return ranked.await };
         let ranked = tokio::time::timeout_at(deadline.into(), ranked).await;
-        ranked.unwrap_or_else(|_elapsed| Err(RerankError::DeadlineExceeded { limit, done: timeline.progress() }))
+        ranked
+            .unwrap_or_else(|_elapsed| Err(RerankError::DeadlineExceeded { limit, done: timeline.progress(), is_own }))
     }
 
     /// The names that this model answers to; the first is its own.
@@ -264,6 +267,8 @@ async fn run_blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     #[tokio::test]
@@ -271,5 +276,21 @@ mod tests {
         let failed = run_blocking::<()>(RequestContext::internal(), |_| panic!("tokenizing")).await;
         assert!(matches!(failed, Err(RerankError::Internal(_))));
         assert!(run_blocking(RequestContext::internal(), |_| Ok(1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn work_that_outlives_its_request_keeps_what_the_request_holds() {
+        let memory = Arc::new(Semaphore::new(1));
+        let mut context = RequestContext::internal();
+        context.hold_body_memory(Arc::clone(&memory).try_acquire_owned().unwrap().into());
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let work = run_blocking(context, move |_| {
+            finished.recv().ok();
+            Ok(())
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(10), work).await.is_err());
+        assert_eq!(memory.available_permits(), 0, "the deadline passed, and the work goes on");
+        drop(finish);
+        assert!(memory.acquire().await.is_ok());
     }
 }

@@ -12,14 +12,14 @@ use podium::app;
 use podium::config::{Configuration, Sources};
 use podium::http::ErrorShape;
 use podium::http::dialects::ROUTES;
-use podium::prompt::{LexicalTable, PodiumConfig, Prompter, Tokenizer};
 use podium::pipeline::{InstructionSettings, load_instructions};
+use podium::prompt::{LexicalTable, PodiumConfig, Prompter, Tokenizer};
 use podium::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 use podium::runtime::fake::FakeRuntime;
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Runtime};
 use podium::scoring::Rounds;
-use podium::telemetry::TraceContext;
+use podium::telemetry::mask_url_secrets;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -32,8 +32,8 @@ const SEPARATOR: char = '\u{1e}';
 /// A request's body, on the path that the first byte chooses (`0` is the first path).
 pub fn requests(data: &[u8]) -> bool {
     let Some((first, body)) = data.split_first() else { return false };
-    if let Ok(header) = str::from_utf8(body) {
-        let _caller = TraceContext::read(header, Some(header));
+    if let Ok(text) = str::from_utf8(body) {
+        let _masked = mask_url_secrets(text);
     }
     match ROUTES[usize::from(*first) % ROUTES.len()].read(body) {
         Ok(call) => {
@@ -153,7 +153,7 @@ fn loads_with(name: &str, bytes: &[u8]) -> bool {
     let before = fs::read(&path).ok();
     fs::write(&path, bytes).expect("the file is written");
     let loaded = Checkpoint::folder(folder.path())
-        .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &Arithmetic::reference()));
+        .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &ComputeSettings::reference()));
     match before {
         Some(before) => fs::write(&path, before),
         None => fs::remove_file(&path),

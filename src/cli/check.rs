@@ -11,7 +11,7 @@ use crate::app;
 use crate::config::{Configuration, Settings};
 use crate::models::ModelSet;
 use crate::pipeline::Reranker;
-use crate::telemetry::TelemetryPlan;
+use crate::telemetry::TraceTarget;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -42,7 +42,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let configuration = Configuration::load(&sources)?;
     let settings = &configuration.settings;
     let keys = args.keys.authenticator(settings)?.key_count();
-    TelemetryPlan::new(&settings.telemetry, |name| std::env::var(name).ok())?;
+    TraceTarget::find(&settings.telemetry, |name| std::env::var(name).ok())?;
     start_quiet_logs(&configuration)?;
     warn_of_unknown_variables(&unknown);
     let mut out = std::io::stdout().lock();

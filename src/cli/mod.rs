@@ -31,7 +31,7 @@ use crate::eval::run::QueryFailure;
 use crate::eval::system::SystemError;
 use crate::http::auth::KeyError;
 use crate::rerank::RerankError;
-use crate::telemetry::{LogError, TraceError, start_logs};
+use crate::telemetry::{LogError, TraceError, mask_url_secrets, start_logs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -158,7 +158,7 @@ pub fn main() -> ExitCode {
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
             // A failure to write to standard error cannot be reported anywhere.
-            let _unwritten = writeln!(io::stderr(), "error: {error:#}");
+            let _unwritten = writeln!(io::stderr(), "error: {}", mask_url_secrets(&format!("{error:#}")));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -180,7 +180,7 @@ fn start_quiet_logs(configuration: &Configuration) -> anyhow::Result<()> {
     if configuration.is_default("telemetry.log_level") {
         "warn".clone_into(&mut settings.log_level);
     }
-    Ok(start_logs(&settings)?)
+    Ok(start_logs(&settings, None)?)
 }
 
 /// Warns of environment variables that begin with `PODIUM_` and are not read.
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn flags_set_their_keys() {
         let cli = Cli::parse_from(["podium", "check", "--model", "a/b", "--device", "cpu", "--offline"]);
-        let Command::Check(args) = cli.command else { panic!("check was asked for") };
+        let Command::Check(args) = cli.command else { panic!("expected the command check") };
         let settings = args.settings.configuration(Vec::new()).unwrap().settings;
         assert_eq!(settings.model.source, "a/b");
         assert_eq!(settings.model.device, "cpu");

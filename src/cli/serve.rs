@@ -66,7 +66,7 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let authenticator = Arc::new(args.keys.authenticator(&configuration.settings)?);
     let telemetry = &configuration.settings.telemetry;
     let plan = TelemetryPlan::new(telemetry, |name| std::env::var(name).ok())?;
-    start_logs(telemetry)?;
+    start_logs(telemetry, plan.traces.as_ref())?;
     warn_of_unknown_variables(&unknown);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let served = runtime.block_on(serve(sources, configuration, plan, authenticator));

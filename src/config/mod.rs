@@ -9,7 +9,6 @@ mod bounds;
 mod environment;
 mod error;
 mod limits;
-mod mask;
 mod named;
 mod rules;
 mod source;
@@ -22,7 +21,6 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 pub use error::ConfigError;
-pub use mask::mask_url_secrets;
 pub use source::{ENVIRONMENT_PREFIX, FlagValue, Origin, Sources};
 pub use values::DEFAULTS;
 

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::error::ConfigError;
-use super::mask::mask_url_secrets;
 use super::named::{self, LOAD, pattern};
 use super::rules::violated_rule;
 use super::source::{ENVIRONMENT_PREFIX, Origin, Sources, Values};
 use super::suggest::suggest_key;
 use crate::models::LoadWhen;
+use crate::telemetry::mask_url_secrets;
 
 /// Every key with its comment and default: the operator's reference.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -51,7 +51,7 @@ pub(super) fn read_sources(sources: &Sources) -> Result<Values, ConfigError> {
 
 /// A value as TOML, with secrets in URLs masked.
 pub(super) fn printed(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), |text| Value::from(mask_url_secrets(text)).to_string())
+    value.as_str().map_or_else(|| value.to_string(), |text| Value::from(mask_url_secrets(text).as_ref()).to_string())
 }
 
 fn parse_toml(text: &str, path: &Path) -> Result<Vec<(String, Value)>, ConfigError> {

@@ -38,11 +38,13 @@ impl Stage {
     }
 
     fn span(self, parent: &Span, tokens: Option<usize>) -> Span {
+        // Traces have signed integers only; an unsigned one would become text.
+        let tokens = tokens.and_then(|tokens| i64::try_from(tokens).ok());
         match self {
-            Self::Tokenize => tracing::info_span!(parent: parent, "tokenize", tokens),
+            Self::Tokenize => tracing::info_span!(parent: parent, "tokenize", podium.tokens = tokens),
             // The scheduler opens the spans of these: it knows when the device runs the passes.
             Self::Queue | Self::Forward => Span::none(),
-            Self::Score => tracing::info_span!(parent: parent, "score", tokens),
+            Self::Score => tracing::info_span!(parent: parent, "score", podium.tokens = tokens),
         }
     }
 }

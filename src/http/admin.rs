@@ -10,13 +10,12 @@ use axum::{Json, Router};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Service;
 use super::error::ApiError;
+use super::route_table::ADMIN_ROUTES;
 use super::schemas::{ListObject, ModelObject, model_state};
+use super::service::Service;
 use crate::models::ModelStatus;
-
-/// The paths of the routes.
-pub const ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
+use crate::telemetry::mask_url_secrets;
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdminModelList)]
@@ -61,14 +60,14 @@ impl From<ModelStatus> for Model {
             load: status.load.as_str(),
             memory_bytes: status.memory_bytes,
             dtype: status.dtype,
-            error: status.error,
+            error: status.error.map(|error| mask_url_secrets(&error).into_owned()),
         }
     }
 }
 
 /// Adds the routes.
 pub fn add(router: Router<Service>) -> Router<Service> {
-    let [list_path, load_path, unload_path] = ROUTES;
+    let [list_path, load_path, unload_path] = ADMIN_ROUTES;
     router.route(list_path, get(models)).route(load_path, post(load)).route(unload_path, post(unload))
 }
 

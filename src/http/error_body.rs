@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorSpec};
 use super::schemas::SchemaOf;
 use crate::rerank::RerankError;
+use crate::telemetry::mask_url_secrets;
 
 /// The form of an error's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +24,7 @@ impl ErrorShape {
     /// The body for an error of the request `id`.
     #[must_use]
     pub fn body(self, error: &ApiError, id: &str) -> Vec<u8> {
-        let (spec, message) = (error.spec(), error.to_string());
+        let (spec, message) = (error.spec(), mask_url_secrets(&error.to_string()).into_owned());
         let body = match self {
             Self::Podium => serde_json::to_vec(&ErrorBody::new(&message, &spec, id)),
             Self::Voyage => serde_json::to_vec(&VoyageError { detail: &message }),

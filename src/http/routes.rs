@@ -9,9 +9,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::dialects;
 use super::error::ApiError;
+use super::route_table::{ADMIN_ROUTES, OTHER_ROUTES};
 use super::schemas::{ListObject, ModelObject, model_state};
-use super::{OTHER_ROUTES, Service, admin, dialects};
+use super::service::Service;
 use crate::models::{ModelSet, ModelStatus};
 use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
@@ -124,7 +126,7 @@ pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Respon
         Err(loading) => return loading.into_response(),
     };
     let has_administrators = service.authenticator().has_administrators();
-    let administration = admin::ROUTES.into_iter().filter(|_| has_administrators);
+    let administration = ADMIN_ROUTES.into_iter().filter(|_| has_administrators);
     let index = Index {
         name: "podium",
         version: env!("CARGO_PKG_VERSION"),

@@ -28,6 +28,7 @@ use super::error_body::ErrorShape;
 use super::fields::{Fields, request};
 use super::schemas::{ListObject, SchemaOf};
 use crate::rerank::{Ranking, RerankError, RerankRequest};
+use crate::telemetry::RouteKind;
 use documents::SentDocuments;
 use options::RequestOptions;
 
@@ -83,6 +84,12 @@ pub static ROUTES: [Route; 16] = [
 static SHARED: [&Dialect; 4] = [&podium::DIALECT, &podium::VOYAGE, &tei::DIALECT, &mixedbread::DIALECT];
 
 impl Route {
+    /// What requests to it are for.
+    #[must_use]
+    pub fn kind(&self) -> RouteKind {
+        if self.dialect.name == score::DIALECT.name { RouteKind::Score } else { RouteKind::Rank }
+    }
+
     /// The dialects that a body on this path may be in.
     pub(super) fn dialects(&self) -> &[&'static Dialect] {
         if self.is_shared() { &SHARED } else { std::slice::from_ref(&self.dialect) }
