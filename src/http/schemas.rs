@@ -62,7 +62,8 @@ impl SchemaOf {
 /// Schemas by name.
 #[derive(Default)]
 pub struct Schemas {
-    schemas: Vec<(String, RefOr<Schema>)>,
+    /// Names and schemas, in the order they were added; a name may be there twice.
+    added: Vec<(String, RefOr<Schema>)>,
     /// The names that operations refer to.
     roots: BTreeSet<String>,
     /// For a request's name, the fields that have a second name.
@@ -78,8 +79,8 @@ impl Schemas {
     fn add_type<T: ToSchema>(&mut self) -> String {
         let name = T::name().into_owned();
         self.roots.insert(name.clone());
-        self.schemas.push((name.clone(), T::schema()));
-        T::schemas(&mut self.schemas);
+        self.added.push((name.clone(), T::schema()));
+        T::schemas(&mut self.added);
         name
     }
 
@@ -94,7 +95,7 @@ impl Schemas {
     /// Types that are only taken in are left out.
     pub fn into_json(self) -> Map<String, Value> {
         let mut schemas = Map::new();
-        for (name, schema) in self.schemas {
+        for (name, schema) in self.added {
             schemas.entry(name).or_insert_with(|| json!(schema));
         }
         let mut complete: Map<String, Value> =

@@ -138,8 +138,10 @@ pub struct Call {
     /// The documents, if the reply returns them.
     pub(super) sent: SentDocuments,
     /// Writes the reply.
-    pub(super) write: Box<dyn FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send>,
+    pub(super) write: WriteReply,
 }
+
+type WriteReply = Box<dyn FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send>;
 
 impl Call {
     /// A call for one ranking, by a client that calls the documents `documents`.

@@ -66,9 +66,9 @@ pub fn build() -> Value {
         .build();
     let mut document = json!(document);
     document["info"]["summary"] = json!("A rerank server with instructions");
-    let schemes: serde_json::Map<String, Value> =
+    let security: serde_json::Map<String, Value> =
         parts::security_schemes().into_iter().map(|(name, scheme)| (name.to_owned(), json!(scheme))).collect();
-    document["components"] = json!({"schemas": schemas.into_json(), "securitySchemes": schemes});
+    document["components"] = json!({"schemas": schemas.into_json(), "securitySchemes": security});
     document
 }
 

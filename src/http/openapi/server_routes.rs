@@ -105,7 +105,7 @@ fn server_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
     let string = || ObjectBuilder::new().schema_type(Type::String);
     let object = ObjectBuilder::new().schema_type(Type::Object);
     let mut index = describe.json::<routes::Index>();
-    index.description = "JSON, or the page if the client prefers text/html.".to_owned();
+    index.description = "JSON, or the page if the client prefers text/html.".into();
     index.content.extend(reply("text/html", string()).content);
     let (alive, ready) = (describe.json::<routes::Status>(), describe.json::<routes::Status>());
     let (needs_key, version) = (describe.json::<routes::NeedsKey>(), describe.json::<routes::Version>());
