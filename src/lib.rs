@@ -7,11 +7,12 @@
 //! | room | question |
 //! |---|---|
 //! | [`http`] | how do clients talk? wire JSON to a [`rerank::RerankRequest`] and back |
+//! | [`context`] | what does one request hold? id, client, times, span, timeline, permits |
 //! | [`models`] | which models are there? by name; loaded and unloaded |
 //! | [`pipeline`] | what happens to one request? validate, admit, plan, render, schedule, score, rank |
 //! | [`rerank`] | what is a rerank? requests, rankings, slates, errors; pure |
 //! | [`prompt`] | what does the model read? templates to token ids and marks |
-//! | [`scoring`] | what do the numbers mean? readouts to relevance scores |
+//! | [`scoring`] | what do the numbers mean? outputs to relevance scores |
 //! | [`schedule`] | who runs when? admission, queue, batches |
 //! | [`runtime`] | tokens to numbers, on mistral.rs's parts |
 //! | [`eval`] | is it any good? labelled data to measures, against BM25, with their uncertainty |
@@ -24,6 +25,7 @@ pub mod app;
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod context;
 pub mod eval;
 pub mod http;
 pub mod models;

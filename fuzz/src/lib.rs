@@ -10,15 +10,16 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use podium::app;
 use podium::config::{Configuration, Sources};
-use podium::http::FailureShape;
+use podium::http::ErrorShape;
 use podium::http::dialects::ROUTES;
+use podium::pipeline::{InstructionSettings, load_instructions};
 use podium::prompt::{LexicalTable, PodiumConfig, Prompter, Tokenizer};
-use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, RerankError, RerankRequest};
+use podium::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 use podium::runtime::fake::FakeRuntime;
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Runtime};
 use podium::scoring::Rounds;
-use podium::telemetry::TraceContext;
+use podium::telemetry::mask_url_secrets;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -31,24 +32,21 @@ const SEPARATOR: char = '\u{1e}';
 /// A request's body, on the path that the first byte chooses (`0` is the first path).
 pub fn requests(data: &[u8]) -> bool {
     let Some((first, body)) = data.split_first() else { return false };
-    if let Ok(header) = str::from_utf8(body) {
-        let _caller = TraceContext::read(header, Some(header));
+    if let Ok(text) = str::from_utf8(body) {
+        let _masked = mask_url_secrets(text);
     }
     match ROUTES[usize::from(*first) % ROUTES.len()].read(body) {
         Ok(call) => {
             assert!(!call.requests.is_empty());
-            if let Some(echo) = &call.echo {
-                assert_eq!(echo.len(), call.requests[0].documents.len());
-            }
             // One query may go with many texts, but no text is repeated more often than the body has bytes.
             assert!(call.requests.len() <= body.len());
             true
         }
         Err(failure) => {
-            let (row, message) = (failure.row(), failure.to_string());
-            assert!(row.status.is_client_error(), "{message}");
+            let (spec, message) = (failure.spec(), failure.to_string());
+            assert!(spec.status.is_client_error(), "{message}");
             assert!(message.len() < MESSAGE_BYTES, "{message}");
-            for shape in [FailureShape::Podium, FailureShape::Voyage, FailureShape::Tei] {
+            for shape in [ErrorShape::Podium, ErrorShape::Voyage, ErrorShape::Tei] {
                 let written: Value = serde_json::from_slice(&shape.body(&failure, "id")).expect("a failure is JSON");
                 assert!(written.is_object());
             }
@@ -99,10 +97,10 @@ pub fn prompts(data: &[u8]) -> bool {
     };
     let harmless = self::passes(&harmless).expect("harmless texts have a prompt");
     let shape = |passes: &[ForwardPass]| -> Vec<(Vec<&str>, usize)> {
-        passes.iter().map(|pass| (controls(pass), pass.probe.marks().len())).collect()
+        passes.iter().map(|pass| (controls(pass), pass.output_rows())).collect()
     };
     assert_eq!(shape(&passes), shape(&harmless));
-    let marks: usize = passes.iter().map(|pass| pass.probe.marks().len()).sum();
+    let marks: usize = passes.iter().map(|pass| pass.output_rows()).sum();
     assert_eq!(marks, count + passes.len());
     true
 }
@@ -117,7 +115,7 @@ fn passes(request: &RerankRequest) -> Result<Vec<ForwardPass>, RerankError> {
 /// The control tokens of a pass, in order: by id, since ordinary tokens may spell one (a lower-casing tokenizer does that to
 /// capitals), and to the model that is text.
 fn controls(pass: &ForwardPass) -> Vec<&'static str> {
-    let ids = std::iter::once(&pass.trunk).chain(&pass.branches).flatten();
+    let ids = std::iter::once(&pass.prefix).chain(&pass.suffixes).flatten();
     ids.filter_map(|id| CONTROLS.get(&u64::from(*id)).map(String::as_str)).collect()
 }
 
@@ -155,7 +153,7 @@ fn loads_with(name: &str, bytes: &[u8]) -> bool {
     let before = fs::read(&path).ok();
     fs::write(&path, bytes).expect("the file is written");
     let loaded = Checkpoint::folder(folder.path())
-        .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &Arithmetic::reference()));
+        .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &ComputeSettings::reference()));
     match before {
         Some(before) => fs::write(&path, before),
         None => fs::remove_file(&path),
@@ -172,7 +170,7 @@ static FILE: LazyLock<Mutex<tempfile::NamedTempFile>> =
 pub fn settings(data: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(data) else { return false };
     if let Some(profiles) = text.strip_prefix("#instructions\n") {
-        return Instructions::new(&InstructionSettings::default(), Some(profiles)).is_ok();
+        return load_instructions(&InstructionSettings::default(), Some(profiles)).is_ok();
     }
     let file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
     fs::write(file.path(), text).expect("the file is written");

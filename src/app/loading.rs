@@ -1,18 +1,18 @@
-//! From settings to models: checkpoint, runtime, prompts and scheduler, put together.
+//! Loads models as the settings describe them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
-use super::{check, families, policy, prompter_of};
+use super::settings::{check, families, policy, prompter_of};
 use crate::config::{ConfigError, Settings};
 use crate::models::{ModelLoader, ModelSet, NamedModel};
-use crate::pipeline::Reranker;
-use crate::runtime::packed::{Arithmetic, PackedRuntime};
+use crate::pipeline::{Policy, Reranker};
+use crate::prompt::PromptSettings;
+use crate::runtime::packed::{ComputeSettings, PackedRuntime};
 use crate::runtime::{Checkpoint, ModelSettings, Runtime};
-use crate::schedule::DeviceGate;
+use crate::schedule::AdmissionControl;
 
-/// Loads the default model and puts everything that ranks together. To be called inside a tokio runtime.
+/// Loads the default model. Call it inside a tokio runtime.
 ///
 /// # Errors
 /// A checkpoint that cannot be loaded, a family that is unknown or does not fit it.
@@ -20,10 +20,10 @@ pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
     load_reranker_with(settings, |_, runtime| Ok(runtime))
 }
 
-/// As [`load_reranker`], with something around the runtime: what runs instead of it is what `wrap` returns.
+/// As [`load_reranker`], on the runtime that `wrap` makes of the loaded one.
 ///
 /// # Errors
-/// Those of [`load_reranker`], and what `wrap` refuses.
+/// Those of [`load_reranker`] and of `wrap`.
 pub fn load_reranker_with<R: Runtime>(
     settings: &Settings,
     wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
@@ -32,53 +32,65 @@ pub fn load_reranker_with<R: Runtime>(
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = wrap(&checkpoint, load_runtime(&checkpoint, &settings.model)?)?;
     let names = default_names(&checkpoint, &settings.model);
-    assemble(names, &checkpoint, runtime, &settings.model.family, settings, DeviceGate::default())
+    let admission = AdmissionControl::new(&settings.schedule);
+    let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
+    assemble(names, &checkpoint, runtime, &settings.model.family, environment)
 }
 
-/// The default model, loaded, and the others of the settings, which are not yet. To be called inside a tokio runtime.
+/// Loads the default model; the named models of the settings are not loaded yet. Call it inside a
+/// tokio runtime.
 ///
 /// # Errors
 /// Those of [`load_reranker`]; two models of one name.
 pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     check(settings)?;
-    let loader = PackedLoader { settings: settings.clone(), gates: Gates::default() };
+    let admission = AdmissionControl::new(&settings.schedule);
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = load_runtime(&checkpoint, &settings.model)?;
     let names = default_names(&checkpoint, &settings.model);
-    each_once(&names, settings)?;
-    let gate = loader.gates.of(&runtime.facts().device);
-    let default = assemble(names, &checkpoint, runtime, &settings.model.family, settings, gate)?;
+    check_names_unique(&names, settings)?;
+    let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
+    let default = assemble(names, &checkpoint, runtime, &settings.model.family, environment)?;
+    let loader = PackedLoader { prompts: settings.prompts.clone(), admission };
     Ok(ModelSet::new(default, settings.models.clone(), loader))
 }
 
 fn load_runtime(checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Result<PackedRuntime> {
-    let runtime = PackedRuntime::load(checkpoint, &Arithmetic::of(model))?;
+    let runtime = PackedRuntime::load(checkpoint, &ComputeSettings::of(model))?;
     Ok(runtime.with_prefix_cache(model.prefix_cache_bytes))
 }
 
+/// Puts a checkpoint and its runtime together under these names.
 fn assemble(
     names: Vec<String>,
     checkpoint: &Checkpoint,
     runtime: impl Runtime,
     family: &str,
-    settings: &Settings,
-    gate: DeviceGate,
+    environment: Environment<'_>,
 ) -> anyhow::Result<Reranker> {
-    let prompter = prompter_of(&families(&settings.prompts)?, checkpoint, runtime.facts(), family)?;
-    Ok(Reranker::behind(gate, names, prompter, runtime, policy(settings)?, &settings.schedule))
+    let Environment { prompts, policy, admission } = environment;
+    let prompter = prompter_of(&families(prompts)?, checkpoint, runtime.facts(), family)?;
+    Ok(Reranker::new(names, prompter, runtime, policy, admission))
 }
 
-/// What the default model answers to: its own name, the hub's, and what the settings add.
+/// What the models of a server share.
+struct Environment<'a> {
+    prompts: &'a PromptSettings,
+    policy: Policy,
+    admission: &'a AdmissionControl,
+}
+
+/// The names of the default model: its own, the hub's, and those of the settings.
 fn default_names(checkpoint: &Checkpoint, model: &ModelSettings) -> Vec<String> {
     let mut names = vec![checkpoint.name.clone()];
     if model.source.contains('/') && !Path::new(&model.source).is_dir() {
         names.insert(0, model.source.clone());
     }
-    add(&mut names, model);
+    add_served_names(&mut names, model);
     names
 }
 
-fn add(names: &mut Vec<String>, model: &ModelSettings) {
+fn add_served_names(names: &mut Vec<String>, model: &ModelSettings) {
     for name in model.served().map(str::to_owned) {
         if !names.contains(&name) {
             names.push(name);
@@ -86,7 +98,8 @@ fn add(names: &mut Vec<String>, model: &ModelSettings) {
     }
 }
 
-fn each_once(default: &[String], settings: &Settings) -> Result<(), ConfigError> {
+/// Refuses a name that two models answer to.
+fn check_names_unique(default: &[String], settings: &Settings) -> Result<(), ConfigError> {
     let mut owners: BTreeMap<&str, &str> = default.iter().map(|name| (name.as_str(), "the default model")).collect();
     for (own, named) in &settings.models.named {
         for name in std::iter::once(own.as_str()).chain(named.model.served().filter(|name| name != own)) {
@@ -99,35 +112,25 @@ fn each_once(default: &[String], settings: &Settings) -> Result<(), ConfigError>
     Ok(())
 }
 
-/// The doors of the devices: models on one device share one.
-#[derive(Default)]
-struct Gates(Mutex<BTreeMap<String, DeviceGate>>);
-
-impl Gates {
-    fn of(&self, device: &str) -> DeviceGate {
-        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.entry(device.to_owned()).or_default().clone()
-    }
-}
-
 /// Loads the named models of the settings.
 struct PackedLoader {
-    settings: Settings,
-    gates: Gates,
+    prompts: PromptSettings,
+    /// Shared with the default model.
+    admission: AdmissionControl,
 }
 
 impl ModelLoader for PackedLoader {
     fn memory_bytes(&self, NamedModel { model, .. }: &NamedModel) -> anyhow::Result<u64> {
         let checkpoint = Checkpoint::open(model)?;
-        Ok(PackedRuntime::weight_bytes(&checkpoint, &Arithmetic::of(model))? + model.prefix_cache_bytes)
+        Ok(PackedRuntime::weight_bytes(&checkpoint, &ComputeSettings::of(model))? + model.prefix_cache_bytes)
     }
 
-    fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel) -> anyhow::Result<Reranker> {
+    fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel, policy: Policy) -> anyhow::Result<Reranker> {
         let checkpoint = Checkpoint::open(model)?;
         let runtime = load_runtime(&checkpoint, model)?;
         let mut names = vec![name.to_owned()];
-        add(&mut names, model);
-        let gate = self.gates.of(&runtime.facts().device);
-        assemble(names, &checkpoint, runtime, &model.family, &self.settings, gate)
+        add_served_names(&mut names, model);
+        let environment = Environment { prompts: &self.prompts, policy, admission: &self.admission };
+        assemble(names, &checkpoint, runtime, &model.family, environment)
     }
 }

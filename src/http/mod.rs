@@ -1,275 +1,35 @@
-//! How clients talk: routes, bodies, failures. The only room that names axum.
+//! How clients talk to the server. The only module that names axum.
 //!
-//! A dialect turns its wire JSON into a [`RerankRequest`](crate::rerank::RerankRequest) and the ranking back, in one
-//! file of [`dialects`] each; what is the same for all of them is here. What a ranking is lies in `pipeline`.
+//! [`router()`] puts the routes and the middleware together. `rank` is the handler of every route
+//! that ranks; a dialect turns its JSON into a [`RerankRequest`](crate::rerank::RerankRequest) and
+//! the ranking back, in one file of [`dialects`] each.
 
+mod access_log;
 mod admin;
 pub mod auth;
 mod body;
+mod body_memory;
 mod connections;
 mod cors;
 pub mod dialects;
 mod error;
+mod error_body;
 pub mod fields;
-mod intake;
-mod observe;
+mod off_thread;
 mod openapi;
-mod patience;
+mod rank;
+mod route_table;
+mod router;
 mod routes;
+mod schemas;
+mod service;
 mod settings;
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use axum::extract::{Request, State};
-use axum::middleware;
-use axum::routing::{get, post};
-use axum::{Extension, Router};
-use tower::util::option_layer;
-use tower_http::catch_panic::CatchPanicLayer;
 
 pub use auth::{AuthSettings, Authenticator};
 pub use connections::serve_connections;
 pub use cors::cors_layer;
-pub use error::{ErrorBody, Failure, FailureShape, Row};
+pub use error::{ApiError, ErrorCode, ErrorSpec};
+pub use error_body::ErrorShape;
+pub use router::router;
+pub use service::Service;
 pub use settings::ServerSettings;
-
-use intake::Intake;
-use observe::RequestId;
-
-use crate::models::ModelSet;
-use crate::pipeline::Reranker;
-use crate::rerank::{RerankError, Stages};
-use crate::telemetry::{Outcomes, Telemetry};
-
-/// The routes that do not rank; those that do are [`dialects::ROUTES`].
-const OTHER_ROUTES: [&str; 15] = [
-    "/v1/instructions",
-    "/v1/models",
-    "/v1/models/{*model}",
-    "/models",
-    "/v1/cluster/auth",
-    "/infinity/models",
-    "/info",
-    "/health",
-    "/ping",
-    "/ready",
-    "/version",
-    "/metrics",
-    "/openapi.json",
-    "/docs",
-    "/docs/{file}",
-];
-
-/// What a ranking may end in, 499 (the client left) included.
-const RANKING_STATUSES: [u16; 14] = [200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503, 504];
-
-/// What every other request may end in.
-const OTHER_STATUSES: [u16; 4] = [200, 405, 499, 500];
-
-/// What requests may end in, for each path that metrics are labelled with.
-fn outcomes() -> Vec<Outcomes> {
-    let ranking = dialects::ROUTES.iter().map(|route| (route.path, RANKING_STATUSES.to_vec()));
-    let other = OTHER_ROUTES.iter().map(|route| {
-        let more: &[u16] = match *route {
-            "/ready" => &[503],
-            "/docs/{file}" => &[404],
-            "/v1/models/{*model}" => &[401, 404, 429],
-            "/metrics" | "/v1/instructions" | "/v1/models" | "/models" | "/infinity/models" | "/info" => &[401, 429],
-            _ => &[],
-        };
-        (*route, [&OTHER_STATUSES, more].concat())
-    });
-    let admin = admin::ROUTES.iter().map(|route| (*route, [&OTHER_STATUSES[..], &[401, 404, 409, 429]].concat()));
-    let nowhere = [("other", vec![404, 499, 500])];
-    let all = ranking.chain(other).chain(admin).chain(nowhere);
-    all.map(|(route, statuses)| Outcomes { route, statuses }).collect()
-}
-
-/// A path that is served, as metrics are labelled with it, and what its failures look like before the body is read.
-fn known_route(matched: Option<&str>) -> (&'static str, FailureShape) {
-    let ranking = dialects::ROUTES.iter().find(|route| Some(route.path) == matched);
-    ranking.map_or_else(
-        || {
-            let other = OTHER_ROUTES.into_iter().chain(admin::ROUTES).find(|path| Some(*path) == matched);
-            (other.unwrap_or("other"), FailureShape::Podium)
-        },
-        |route| (route.path, route.dialect.failure),
-    )
-}
-
-/// What the handlers share.
-#[derive(Clone)]
-pub struct Service {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    models: ModelSet,
-    telemetry: Arc<Telemetry>,
-    authenticator: Arc<Authenticator>,
-    settings: ServerSettings,
-    intake: Intake,
-    leaving: AtomicBool,
-    started: u64,
-}
-
-impl Service {
-    /// A service that is ready.
-    #[must_use]
-    pub fn new(
-        models: impl Into<ModelSet>,
-        telemetry: Arc<Telemetry>,
-        authenticator: Arc<Authenticator>,
-        settings: ServerSettings,
-    ) -> Self {
-        let models = models.into();
-        telemetry.expect(&outcomes(), &error::CODES);
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        let leaving = AtomicBool::new(false);
-        let intake = Intake::new(settings.max_parsing_bytes);
-        Self { inner: Arc::new(Inner { models, telemetry, authenticator, settings, intake, leaving, started }) }
-    }
-
-    /// Makes `/ready` fail from now on. Requests are still taken.
-    pub fn leave(&self) {
-        self.inner.leaving.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether new requests are welcome here.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn ready(&self) -> Result<(), RerankError> {
-        // Why the device fails it says also while the server leaves because of it.
-        self.inner.models.ready()?;
-        if self.is_leaving() { Err(RerankError::Draining) } else { Ok(()) }
-    }
-
-    /// Whether the server was told to stop.
-    fn is_leaving(&self) -> bool {
-        self.inner.leaving.load(Ordering::Relaxed)
-    }
-
-    fn models(&self) -> &ModelSet {
-        &self.inner.models
-    }
-
-    /// The default model.
-    fn reranker(&self) -> &Reranker {
-        self.inner.models.default_model()
-    }
-
-    fn telemetry(&self) -> &Telemetry {
-        &self.inner.telemetry
-    }
-
-    fn authenticator(&self) -> &Authenticator {
-        &self.inner.authenticator
-    }
-
-    fn settings(&self) -> &ServerSettings {
-        &self.inner.settings
-    }
-
-    fn intake(&self) -> &Intake {
-        &self.inner.intake
-    }
-
-    /// When the service started, in seconds since 1970.
-    fn started(&self) -> u64 {
-        self.inner.started
-    }
-}
-
-/// All routes over a service.
-pub fn router(service: Service) -> Router {
-    let mut router = Router::new();
-    for route in &dialects::ROUTES {
-        let handler =
-            move |State(service): State<Service>,
-                  Extension(id): Extension<RequestId>,
-                  Extension(stages): Extension<Stages>,
-                  request: Request| { dialects::answer(route, service, id, stages, request) };
-        router = router.route(route.path, post(handler));
-    }
-    router = router
-        .route("/", get(routes::index))
-        .route("/v1/instructions", get(routes::instructions))
-        .route("/v1/models", get(routes::models))
-        .route("/v1/models/{*model}", get(routes::model))
-        .route("/models", get(routes::models))
-        .route("/v1/cluster/auth", get(routes::needs_key))
-        .route("/infinity/models", get(routes::models))
-        .route("/info", get(routes::info))
-        .route("/health", get(routes::health))
-        .route("/ping", get(routes::health))
-        .route("/version", get(routes::version))
-        .route("/ready", get(routes::ready))
-        .route("/metrics", get(routes::metrics))
-        .route("/openapi.json", get(openapi::document))
-        .route("/docs", get(openapi::page))
-        .route("/docs/{file}", get(openapi::file))
-        .fallback(routes::no_such_route)
-        .method_not_allowed_fallback(routes::method_not_allowed);
-    if service.authenticator().has_administrators() {
-        router = admin::add(router);
-    }
-    surround(router, service)
-}
-
-/// What stands around every route: whoever panics within is one 500, and the record of it is kept outside.
-fn surround(router: Router<Service>, service: Service) -> Router {
-    // Whether the origins are origins was asked when the settings were read.
-    let cors = cors_layer(&service.settings().cors_origins).unwrap_or_default();
-    router
-        .layer(middleware::from_fn_with_state(service.clone(), auth::authenticate))
-        .layer(option_layer(cors))
-        .layer(CatchPanicLayer::custom(observe::panicked))
-        .layer(middleware::from_fn_with_state(service.clone(), observe::observe))
-        .with_state(service)
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::body::{Body, to_bytes};
-    use axum::http::StatusCode;
-    use tower::ServiceExt;
-
-    use super::*;
-    use crate::config::{Configuration, Sources};
-    use crate::pipeline::Policy;
-    use crate::rerank::Instructions;
-    use crate::runtime::fake::FakeRuntime;
-    use crate::runtime::{Checkpoint, Runtime};
-
-    fn service() -> Service {
-        let settings = Configuration::load(&Sources::default()).unwrap().settings;
-        let runtime = FakeRuntime::new();
-        let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
-        let instructions = Instructions::new(&settings.instructions, None).unwrap();
-        let telemetry = Arc::<Telemetry>::default();
-        let policy = Policy { limits: settings.limits, instructions };
-        let reranker = Reranker::new(vec!["a-model".to_owned()], prompter, runtime, policy, &settings.schedule);
-        let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
-        Service::new(Arc::new(reranker), telemetry, authenticator, settings.server)
-    }
-
-    #[tokio::test]
-    async fn a_handler_that_panics_is_one_500_with_an_id_and_the_next_request_is_served() {
-        async fn broken() -> StatusCode {
-            std::panic::panic_any("a bug")
-        }
-        let router =
-            surround(Router::new().route("/health", get(broken)).route("/ping", get(routes::health)), service());
-        let ask = |path: &str| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
-        let failed = ask("/health").await.unwrap();
-        assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert!(failed.headers().contains_key("x-request-id"));
-        let body = to_bytes(failed.into_body(), usize::MAX).await.unwrap();
-        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((&body["error"]["code"], &body["message"]), (&"internal_error".into(), &"internal error".into()));
-        assert_eq!(ask("/ping").await.unwrap().status(), StatusCode::OK);
-    }
-}

@@ -1,4 +1,4 @@
-//! The small routes: what is here, whether it lives, whether it takes work, how it does.
+//! The routes that do not rank: index, health, readiness, models, instructions, metrics.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -7,23 +7,28 @@ use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::error::Failure;
-use super::{OTHER_ROUTES, Service, admin, dialects};
-use crate::models::ModelStatus;
+use super::dialects;
+use super::error::ApiError;
+use super::route_table::{ADMIN_ROUTES, OTHER_ROUTES};
+use super::schemas::{ListObject, ModelObject, model_state};
+use super::service::Service;
+use crate::models::{ModelSet, ModelStatus};
 use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
 use crate::telemetry::ModelReport;
 
-/// The page: one file, with everything in it.
+/// The playground: one self-contained page.
 const PLAYGROUND: &str = include_str!("playground.html");
 
 const PLAYGROUND_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                                  connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                                  frame-ancestors 'none'";
 
-#[derive(Serialize)]
-struct Index<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct Index<'a> {
+    #[schema(pattern = "^podium$")]
     name: &'static str,
     version: &'static str,
     model: String,
@@ -31,32 +36,39 @@ struct Index<'a> {
     routes: Vec<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Status {
     status: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelList)]
 pub struct Models {
-    object: &'static str,
+    #[schema(inline)]
+    object: ListObject,
     data: Vec<Model>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelInfo)]
 pub struct Model {
     id: String,
-    object: &'static str,
+    #[schema(inline)]
+    object: ModelObject,
     created: u64,
     owned_by: &'static str,
-    /// What Xinference's clients look for.
+    /// Xinference's clients look for it.
     #[serde(rename = "model_type")]
+    #[schema(pattern = "^rerank$")]
     kind: &'static str,
-    /// `loaded`, or why it is not.
+    /// Whether the model takes requests now.
+    #[schema(schema_with = model_state)]
     state: &'static str,
-    /// Bytes that it takes now: its weights, and the most that its prefix cache may hold.
+    /// The bytes that it takes now: its weights and the limit of its prefix cache.
     memory_bytes: u64,
-    /// Tokens that are read of a document.
+    /// The tokens that are read of a document by default.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     max_tokens_per_doc: Option<usize>,
 }
 
@@ -64,7 +76,7 @@ impl Model {
     fn new(service: &Service, name: &str, status: &ModelStatus) -> Self {
         Self {
             id: name.to_owned(),
-            object: "model",
+            object: ModelObject::Model,
             created: service.started(),
             owned_by: "podium",
             kind: "rerank",
@@ -75,35 +87,46 @@ impl Model {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProfileList)]
 pub struct Profiles {
-    object: &'static str,
+    #[schema(inline)]
+    object: ListObject,
     data: Vec<Profile>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProfileInfo)]
 struct Profile {
     id: String,
     text: String,
     default: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Version {
     version: &'static str,
 }
 
-/// `GET /`: the playground for browsers, facts for everyone else.
+#[derive(Serialize, ToSchema)]
+pub struct NeedsKey {
+    auth: bool,
+}
+
+/// `GET /`: the playground for browsers, JSON for all other clients.
 pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Response {
-    let reads_pages = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
+    let accepts_html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
     let vary = (header::VARY, HeaderValue::from_static("accept"));
-    if headers.get(header::ACCEPT).is_some_and(reads_pages) {
+    if headers.get(header::ACCEPT).is_some_and(accepts_html) {
         let policy = (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PLAYGROUND_POLICY));
         return ([vary, policy], Html(PLAYGROUND)).into_response();
     }
-    let reranker = service.reranker();
+    let reranker = match service.reranker() {
+        Ok(reranker) => reranker,
+        Err(loading) => return loading.into_response(),
+    };
     let has_administrators = service.authenticator().has_administrators();
-    let administration = admin::ROUTES.into_iter().filter(|_| has_administrators);
+    let administration = ADMIN_ROUTES.into_iter().filter(|_| has_administrators);
     let index = Index {
         name: "podium",
         version: env!("CARGO_PKG_VERSION"),
@@ -114,38 +137,38 @@ pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Respon
     ([vary], Json(index)).into_response()
 }
 
-/// `GET /health`: the process lives and answers.
+/// `GET /health`: the process is alive.
 pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// `GET /ready`: new requests are welcome, or why not.
-pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, Failure> {
+/// `GET /ready`: the server takes requests, or why it does not.
+pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, ApiError> {
     service.ready()?;
     Ok(Json(Status { status: "ready" }))
 }
 
-/// `GET /v1/models`, as `OpenAI` has it: every name that a request may give.
-pub async fn models(State(service): State<Service>) -> Json<Models> {
-    Json(Models { object: "list", data: all_models(&service) })
+/// `GET /v1/models`, in `OpenAI`'s shape: every name that a request may give.
+pub async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError> {
+    Ok(Json(Models { object: ListObject::List, data: all_models(&service)? }))
 }
 
-fn all_models(service: &Service) -> Vec<Model> {
-    let of = |status: ModelStatus| {
+fn all_models(service: &Service) -> Result<Vec<Model>, ApiError> {
+    let under_every_name = |status: ModelStatus| {
         let names = status.names.iter();
         names.map(|name| Model::new(service, name, &status)).collect::<Vec<_>>()
     };
-    service.models().statuses().into_iter().flat_map(of).collect()
+    Ok(service.models()?.statuses().into_iter().flat_map(under_every_name).collect())
 }
 
-/// `GET /v1/models/{model}`; a hub id has a slash in it.
+/// `GET /v1/models/{model}`; a hub id contains a slash.
 pub async fn model(
     State(service): State<Service>,
     uri: Uri,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Model>, Failure> {
-    let Path(name) = name.map_err(|_| Failure::no_such_route(uri.path()))?;
-    let mut models = all_models(&service);
+) -> Result<Json<Model>, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::no_such_route(uri.path()))?;
+    let mut models = all_models(&service)?;
     if let Some(place) = models.iter().position(|model| model.id == name) {
         return Ok(Json(models.swap_remove(place)));
     }
@@ -153,16 +176,16 @@ pub async fn model(
     Err(RerankError::unknown_model(&name, &names).into())
 }
 
-/// `GET /v1/instructions`: the stored ones.
-pub async fn instructions(State(service): State<Service>) -> Json<Profiles> {
-    let policy = service.reranker().policy();
+/// `GET /v1/instructions`: the stored instructions.
+pub async fn instructions(State(service): State<Service>) -> Result<Json<Profiles>, ApiError> {
+    let policy = service.reranker()?.policy();
     let instructions = &policy.instructions;
     let profile = |(name, text): (&str, &str)| Profile {
         id: name.to_owned(),
         text: text.to_owned(),
         default: instructions.default() == Some(name),
     };
-    Json(Profiles { object: "list", data: instructions.profiles().map(profile).collect() })
+    Ok(Json(Profiles { object: ListObject::List, data: instructions.profiles().map(profile).collect() }))
 }
 
 /// `GET /version`
@@ -170,18 +193,18 @@ pub async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION") })
 }
 
-/// `GET /v1/cluster/auth`: Xinference's clients send their key only to a server that says that it wants one.
-pub async fn needs_key(State(service): State<Service>) -> Json<Value> {
-    Json(json!({"auth": service.authenticator().has_keys()}))
+/// `GET /v1/cluster/auth`: Xinference's clients send their key only to a server that requires one.
+pub async fn needs_key(State(service): State<Service>) -> Json<NeedsKey> {
+    Json(NeedsKey { auth: service.authenticator().has_keys() })
 }
 
-/// `GET /info`, as text-embeddings-inference has it.
-pub async fn info(State(service): State<Service>) -> Json<Value> {
-    let reranker = service.reranker();
+/// `GET /info`, in text-embeddings-inference's shape.
+pub async fn info(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
+    let reranker = service.reranker()?;
     let (facts, policy) = (reranker.facts(), reranker.policy());
     let limits = &policy.limits;
     let name = reranker.names().first();
-    Json(json!({
+    Ok(Json(json!({
         "model_id": name,
         "model_sha": null,
         "model_dtype": facts.dtype,
@@ -197,18 +220,18 @@ pub async fn info(State(service): State<Service>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "sha": null,
         "docker_label": null,
-    }))
+    })))
 }
 
 /// `GET /metrics`, in Prometheus's text format.
 pub async fn metrics(State(service): State<Service>) -> impl IntoResponse {
-    let models = service.models();
-    for status in models.statuses() {
+    let models = service.models().ok();
+    for status in models.into_iter().flat_map(ModelSet::statuses) {
         let name = status.names.first().map_or("", String::as_str);
         service.telemetry().set_model_memory(name, status.memory_bytes);
     }
-    let present = models.present();
-    let reports: Vec<ModelReport<'_>> = present.iter().map(|reranker| report(reranker)).collect();
+    let in_memory = models.map(ModelSet::in_memory).unwrap_or_default();
+    let reports: Vec<ModelReport<'_>> = in_memory.iter().map(|reranker| report(reranker)).collect();
     let text = service.telemetry().render(&reports, service.ready().is_ok());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
@@ -223,10 +246,10 @@ fn report(reranker: &Reranker) -> ModelReport<'_> {
     }
 }
 
-pub async fn no_such_route(uri: Uri) -> Failure {
-    Failure::no_such_route(uri.path())
+pub async fn no_such_route(uri: Uri) -> ApiError {
+    ApiError::no_such_route(uri.path())
 }
 
-pub async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
-    Failure::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
+pub async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
 }

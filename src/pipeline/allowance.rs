@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cost::Planned;
+use super::cost::PreparedRequest;
 use crate::prompt::{Plan, Prompter, Reading};
 use crate::rerank::budget::{BudgetReport, Share};
 use crate::rerank::{Budget, LimitSettings, Mode, RerankError, RerankRequest};
@@ -33,7 +33,7 @@ pub(super) struct Allowance {
 /// What may run, and what is left out.
 pub(super) struct Allowed {
     /// Nothing, where not even one document may be read.
-    pub planned: Option<Planned>,
+    pub planned: Option<PreparedRequest>,
     pub left: Left,
     pub report: Option<BudgetReport>,
 }
@@ -50,7 +50,7 @@ pub(super) struct Left {
 
 impl Allowed {
     /// Everything is read.
-    pub fn all(planned: Planned) -> Self {
+    pub fn all(planned: PreparedRequest) -> Self {
         let left = Left { mode: planned.reading.mode, documents: Vec::new(), warnings: Vec::new() };
         Self { planned: Some(planned), left, report: None }
     }
@@ -97,7 +97,7 @@ impl Allowance {
     pub fn apply(
         self,
         request: &RerankRequest,
-        planned: Planned,
+        planned: PreparedRequest,
         prompter: &Arc<Prompter>,
         limits: &LimitSettings,
     ) -> Result<Allowed, RerankError> {
@@ -173,7 +173,7 @@ fn shrink(
     most: usize,
     prompter: &Arc<Prompter>,
     limits: &LimitSettings,
-) -> Result<Option<(Planned, Share)>, RerankError> {
+) -> Result<Option<(PreparedRequest, Share)>, RerankError> {
     let lengths: Vec<usize> = before.documents.iter().map(|document| document.tokens_read).collect();
     let read = lengths.iter().sum::<usize>().max(1);
     // Windows read a document more than once: what counts there is the proportion.
@@ -191,7 +191,7 @@ fn shrink(
             low = target;
         } else {
             let reading = prompter.read_less(request, before, share, limits)?;
-            let planned = Planned::new(Arc::clone(prompter), reading)?;
+            let planned = PreparedRequest::new(Arc::clone(prompter), reading)?;
             if planned.tokens <= most {
                 best = Some((planned, share));
                 low = target;
@@ -226,7 +226,8 @@ mod tests {
             let prompter = Arc::new(testing::prompter(family));
             let documents: Vec<String> = (0..20).map(|index| "7".repeat(20 + 10 * (index % 7))).collect();
             let request = RerankRequest::new("query", documents);
-            let planned = || Planned::new(Arc::clone(&prompter), prompter.read(&request, &limits).unwrap()).unwrap();
+            let planned =
+                || PreparedRequest::new(Arc::clone(&prompter), prompter.read(&request, &limits).unwrap()).unwrap();
             let whole = planned().tokens;
             for (parts, cut) in [(9, true), (7, true), (4, true), (9, false), (4, false)] {
                 let most = whole * parts / 10;

@@ -31,7 +31,7 @@ pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &Li
 }
 
 /// A request that is ready to run.
-pub(super) struct Planned {
+pub(super) struct PreparedRequest {
     pub rounds: Rounds,
     /// The first round's passes.
     pub round: Option<Vec<PlannedPass>>,
@@ -40,7 +40,7 @@ pub(super) struct Planned {
     pub tokens: usize,
 }
 
-impl Planned {
+impl PreparedRequest {
     /// Renders the first round.
     pub fn new(prompter: Arc<Prompter>, reading: Reading) -> Result<Self, RerankError> {
         let reading = Arc::new(reading);

@@ -1,45 +1,47 @@
-//! Admitted requests to rankings: read, plan, run, score.
+//! Validated requests to rankings: admit, tokenize, plan, run, score, order.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::allowance::{Allowance, Allowed};
-use super::cost::Planned;
-use super::{Reranker, Tally, blocking, of_one};
+use tracing::Instrument;
+
+use super::allowance::{Allowance, Allowed, Left};
+use super::cost::{PreparedRequest, estimate};
+use super::drift::InstructionSource;
+use super::{Reranker, error_of_request, run_blocking};
+use crate::context::{RankingSummary, RequestContext, Stage};
 use crate::prompt::Reading;
 use crate::rerank::{
-    InstructionSource, LimitSettings, RankedDocument, Ranking, RerankError, RerankRequest, Stage, Timing, Usage,
+    BudgetReport, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
 };
 use crate::runtime::ForwardPass;
-use crate::schedule::Admission;
+use crate::schedule::{AdmissionPermit, AdmissionRequest};
 use crate::scoring::Scores;
 
-/// Requests that were let in as one.
-pub(super) struct Admitted {
-    pub admission: Admission,
-    /// The tokens that they were let in with.
-    pub estimated: usize,
-    /// When they came.
-    pub since: Instant,
-}
-
-/// What of a request its answer needs.
-struct Wanted {
+/// What the response needs to know of a request.
+struct ResponseOptions {
     model: String,
     profile: Option<String>,
     instruction: InstructionSource,
     top_n: usize,
 }
 
-/// What has run of a request, and what came of it.
-struct Run {
-    planned: Planned,
+/// A request whose passes are running.
+struct RunState {
+    prepared: PreparedRequest,
+    /// Tokens of the passes that were sent to the device.
     prompt_tokens: usize,
 }
 
-impl Wanted {
-    fn of(request: &RerankRequest, default_model: &str) -> Self {
+/// A request whose passes have all run.
+struct Scored {
+    reading: Arc<Reading>,
+    scores: Scores,
+    prompt_tokens: usize,
+}
+
+impl ResponseOptions {
+    fn new(request: &RerankRequest, default_model: &str) -> Self {
         let profile = request.profile.as_deref().map(str::to_owned);
         let instruction = match (&profile, &request.instruction) {
             (Some(name), _) => InstructionSource::Profile(name.clone()),
@@ -52,114 +54,123 @@ impl Wanted {
 }
 
 impl Reranker {
-    /// One ranking for each request, in order. There is a budget only where there is one request.
+    /// Admits validated requests as one and ranks them. Only a single request can have a budget.
+    pub(super) async fn admit_and_rank(
+        &self,
+        requests: Vec<RerankRequest>,
+        limits: &LimitSettings,
+        context: RequestContext,
+    ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
+        let permit = self.scheduler.try_admit(&AdmissionRequest {
+            client: context.client.clone(),
+            priority: context.priority.0,
+            tokens: requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum(),
+            deadline: context.deadline,
+        })?;
+        self.rank(requests, limits, permit, context).await
+    }
+
+    /// Ranks admitted requests.
     pub(super) async fn rank(
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
-        Admitted { admission, estimated, since }: &Admitted,
-        tally: &Tally,
-    ) -> Result<Vec<Ranking>, RerankError> {
-        let mut timing = Timing::default();
-        let wanted: Vec<Wanted> = requests.iter().map(|request| Wanted::of(request, self.name())).collect();
-        let budget = requests.first().map(|request| request.terms.budget).unwrap_or_default();
+        permit: AdmissionPermit,
+        mut context: RequestContext,
+    ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
+        context.hold_admission(permit.clone());
+        let documents = requests.iter().map(|request| request.documents.len()).sum();
+        let options: Vec<ResponseOptions> =
+            requests.iter().map(|request| ResponseOptions::new(request, self.name())).collect();
 
-        let started = Instant::now();
-        let tokenizing = tally.stages.begin(Stage::Tokenize, None);
-        let mut read = self.read(requests, limits).await?;
-        let documents = read.iter().map(|(_, planned)| planned.reading.documents.len()).sum();
-        let allowed = match Allowance::of(&budget, since.elapsed(), self.scheduler.forecast(admission)) {
-            Some(allowance) => {
-                let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
-                let (request, planned) = read.swap_remove(0);
-                vec![blocking(move || allowance.apply(&request, planned, &prompter, &limits)).await?]
-            }
-            None => read.into_iter().map(|(_, planned)| Allowed::all(planned)).collect(),
-        };
-        let tokens = allowed.iter().flat_map(|allowed| &allowed.planned).map(|planned| planned.tokens).sum();
-        admission.correct(*estimated, tokens, documents)?;
-        timing.tokenize += started.elapsed();
+        let tokenizing = context.timeline.begin(Stage::Tokenize, None);
+        let (context, allowed) = self.tokenize_and_plan(requests, limits, &permit, context).await?;
+        let tokens = allowed.iter().flat_map(|allowed| &allowed.planned).map(|prepared| prepared.tokens).sum();
+        permit.set_exact_tokens(tokens, documents)?;
         drop(tokenizing);
 
         let (mut runs, mut rest) = (Vec::new(), Vec::new());
         for Allowed { planned, left, report } in allowed {
-            runs.extend(planned.map(|planned| Run { planned, prompt_tokens: 0 }));
+            runs.extend(planned.map(|prepared| RunState { prepared, prompt_tokens: 0 }));
             rest.push((left, report));
         }
-        let mut scored = self.execute(runs, admission, tally, &mut timing).await?.into_iter();
-        timing.total = since.elapsed();
-        let rankings = wanted.into_iter().zip(rest).map(|(wanted, (left, budget))| {
-            let (mut mode, mut slates, mut warnings) = (left.mode, 0, left.warnings);
-            let (mut results, mut usage) = (Vec::new(), Usage::default());
-            if let Some((reading, scores, prompt_tokens)) = scored.next() {
-                results = ranked(&reading, &scores);
-                if left.documents.is_empty() {
-                    self.drift.look_at(self.name(), &wanted.instruction, &reading, &results);
-                }
-                let truncated_documents = results.iter().filter(|result| result.truncated()).count();
-                usage = Usage { prompt_tokens, truncated_documents };
-                (mode, slates) = (scores.mode, scores.slates);
-                warnings.extend(reading.warnings.iter().cloned());
-            }
-            let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
-            results.extend(left.documents.into_iter().map(|(index, tokens)| RankedDocument {
-                index,
-                relevance_score: 0.0,
-                raw_score: lowest,
-                tokens,
-                tokens_read: 0,
-            }));
-            let documents = results.len();
-            results.truncate(wanted.top_n);
-            let Wanted { model, profile, .. } = wanted;
-            Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, timing }
-        });
-        Ok(rankings.collect())
+        let (mut context, scored) = self.run_passes(runs, &permit, context).await?;
+        context.release_admission();
+        let timing = context.timeline.timing(context.received_at.elapsed());
+        let mut scored = scored.into_iter();
+        let rankings: Vec<Ranking> = options
+            .into_iter()
+            .zip(rest)
+            .map(|(options, (left, budget))| self.make_ranking(options, left, budget, scored.next(), timing))
+            .collect();
+        note_rankings(&context, &rankings, timing);
+        Ok((context, rankings))
     }
 
-    /// Tokenises requests and plans their first rounds. What comes back of a request has no documents any more.
-    async fn read(
+    /// Tokenizes the requests, fits a budget, and plans their first rounds.
+    async fn tokenize_and_plan(
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
-    ) -> Result<Vec<(RerankRequest, Planned)>, RerankError> {
+        permit: &AdmissionPermit,
+        context: RequestContext,
+    ) -> Result<(RequestContext, Vec<Allowed>), RerankError> {
+        let budget = requests.first().map(|request| request.terms.budget).unwrap_or_default();
+        let (context, mut read) = self.tokenize(requests, limits, context).await?;
+        let forecast = self.scheduler.forecast(permit).map(|forecast| (forecast.wait, forecast.tokens_per_second));
+        match Allowance::of(&budget, context.received_at.elapsed(), forecast) {
+            Some(allowance) => {
+                let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
+                let (request, prepared) = read.swap_remove(0);
+                let apply = move |_: &RequestContext| allowance.apply(&request, prepared, &prompter, &limits);
+                let (context, allowed) = run_blocking(context, apply).await?;
+                Ok((context, vec![allowed]))
+            }
+            None => Ok((context, read.into_iter().map(|(_, prepared)| Allowed::all(prepared)).collect())),
+        }
+    }
+
+    /// Tokenizes the requests on a blocking thread, and gives them back without their documents.
+    async fn tokenize(
+        &self,
+        requests: Vec<RerankRequest>,
+        limits: &LimitSettings,
+        context: RequestContext,
+    ) -> Result<(RequestContext, Vec<(RerankRequest, PreparedRequest)>), RerankError> {
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
         let waiting = Arc::new(());
         let waited_for = Arc::downgrade(&waiting);
-        let read = blocking(move || {
+        let read = run_blocking(context, move |_| {
             let count = requests.len();
-            let one = |(index, request): (usize, RerankRequest)| {
+            let tokenize_one = |(index, request): (usize, RerankRequest)| {
                 let reading = prompter.read_while(&request, &limits, &|| waited_for.strong_count() > 0);
-                let planned = reading.and_then(|reading| Planned::new(Arc::clone(&prompter), reading));
-                let planned = planned.map_err(|error| of_one(index, count, error))?;
-                // The texts as they were sent are not needed any more.
-                Ok((RerankRequest { documents: Vec::new(), ..request }, planned))
+                let prepared = reading.and_then(|reading| PreparedRequest::new(Arc::clone(&prompter), reading));
+                let prepared = prepared.map_err(|error| error_of_request(index, count, error))?;
+                Ok((RerankRequest { documents: Vec::new(), ..request }, prepared))
             };
-            requests.into_iter().enumerate().map(one).collect()
+            requests.into_iter().enumerate().map(tokenize_one).collect()
         })
         .await;
         drop(waiting);
         read
     }
 
-    /// Runs the passes of planned requests, round by round, those of all requests together. Their readings and scores, and
-    /// the tokens of what was run for each.
-    async fn execute(
+    /// Runs the passes of all requests round by round, those of one round together.
+    async fn run_passes(
         &self,
-        mut runs: Vec<Run>,
-        admission: &Admission,
-        tally: &Tally,
-        timing: &mut Timing,
-    ) -> Result<Vec<(Arc<Reading>, Scores, usize)>, RerankError> {
-        let passes_to_come =
-            |Run { planned, .. }: &Run| planned.round.as_ref().map_or(0, Vec::len) * (1 + planned.rounds.to_come());
-        tally.change(|progress| progress.of_passes += runs.iter().map(passes_to_come).sum::<usize>());
+        mut runs: Vec<RunState>,
+        permit: &AdmissionPermit,
+        mut context: RequestContext,
+    ) -> Result<(RequestContext, Vec<Scored>), RerankError> {
+        let timeline = context.timeline.clone();
+        let planned_passes = runs.iter().map(RunState::planned_passes).sum::<usize>();
+        timeline.update_progress(|progress| progress.of_passes += planned_passes);
         let mut read: Vec<Vec<bool>> =
-            runs.iter().map(|run| vec![false; run.planned.reading.documents.len()]).collect();
-        while runs.iter().any(|run| run.planned.round.is_some()) {
+            runs.iter().map(|run| vec![false; run.prepared.reading.documents.len()]).collect();
+        while runs.iter().any(|run| run.prepared.round.is_some()) {
             let (mut passes, mut documents, mut counts) = (Vec::new(), Vec::new(), Vec::new());
             for (number, run) in runs.iter_mut().enumerate() {
-                let round = run.planned.round.take().unwrap_or_default();
+                let round = run.prepared.round.take().unwrap_or_default();
                 counts.push(round.len());
                 for planned in round {
                     run.prompt_tokens += planned.pass.tokens();
@@ -168,42 +179,103 @@ impl Reranker {
                 }
             }
             let tokens = passes.iter().map(ForwardPass::tokens).sum::<usize>();
-            let done = |pass: usize| {
+            let on_pass_done = |pass: usize| {
                 let (run, documents) = &documents[pass];
                 let first_time = |index: &&usize| !std::mem::replace(&mut read[*run][**index], true);
                 let new = documents.iter().filter(first_time).count();
-                tally.change(|progress| {
+                timeline.update_progress(|progress| {
                     progress.passes += 1;
                     progress.documents += new;
                 });
             };
-            let waiting = tally.stages.begin(Stage::Queue, Some(tokens));
-            let executed = self.scheduler.run(admission, passes, done).await?;
-            waiting.turn_into(executed.queued, Stage::Forward);
-            timing.queue += executed.queued;
-            timing.forward += executed.forward;
-            let started = Instant::now();
-            let _scoring = tally.stages.begin(Stage::Score, None);
-            runs = blocking(move || {
-                let mut readouts = executed.readouts.into_iter();
-                for (Run { planned, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
-                    planned.rounds.take(readouts.by_ref().take(count).collect())?;
-                    planned.round = planned.rounds.next_round()?;
+            let waiting = timeline.begin(Stage::Queue, Some(tokens));
+            let running = self.scheduler.run(permit, passes, on_pass_done);
+            let completed = running.instrument(context.span.clone()).await?;
+            waiting.end_with_batches(&completed.device_intervals);
+
+            let _scoring = timeline.begin(Stage::Score, None);
+            (context, runs) = run_blocking(context, move |_| {
+                let mut outputs = completed.outputs.into_iter();
+                for (RunState { prepared, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
+                    prepared.rounds.take(outputs.by_ref().take(count).collect())?;
+                    prepared.round = prepared.rounds.next_round()?;
                 }
                 Ok(runs)
             })
             .await?;
-            timing.tokenize += started.elapsed();
         }
-        let finished = |Run { planned: Planned { rounds, reading, .. }, prompt_tokens }| {
-            rounds.finish().map(|scores| (reading, scores, prompt_tokens))
-        };
-        runs.into_iter().map(finished).collect()
+        let scored = runs.into_iter().map(RunState::finish).collect::<Result<_, _>>()?;
+        Ok((context, scored))
+    }
+
+    fn make_ranking(
+        &self,
+        options: ResponseOptions,
+        left: Left,
+        budget: Option<BudgetReport>,
+        scored: Option<Scored>,
+        timing: Timing,
+    ) -> Ranking {
+        let (mut mode, mut slates, mut warnings) = (left.mode, 0, left.warnings);
+        let (mut results, mut usage) = (Vec::new(), Usage::default());
+        if let Some(Scored { reading, scores, prompt_tokens }) = scored {
+            results = sort_by_relevance(&reading, &scores);
+            if left.documents.is_empty() {
+                self.drift.maybe_sample(self.name(), &options.instruction, &reading, &results);
+            }
+            let truncated_documents = results.iter().filter(|result| result.truncated()).count();
+            usage = Usage { prompt_tokens, truncated_documents };
+            (mode, slates) = (scores.mode, scores.slates);
+            warnings.extend(reading.warnings.iter().cloned());
+        }
+        let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
+        results.extend(left.documents.into_iter().map(|(index, tokens)| RankedDocument {
+            index,
+            relevance_score: 0.0,
+            raw_score: lowest,
+            tokens,
+            tokens_read: 0,
+        }));
+        let documents = results.len();
+        results.truncate(options.top_n);
+        let ResponseOptions { model, profile, .. } = options;
+        Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, timing }
     }
 }
 
+impl RunState {
+    /// Passes of all rounds; where there are several, each is taken to be like the first.
+    fn planned_passes(&self) -> usize {
+        let PreparedRequest { round, rounds, .. } = &self.prepared;
+        round.as_ref().map_or(0, Vec::len) * (1 + rounds.to_come())
+    }
+
+    fn finish(self) -> Result<Scored, RerankError> {
+        let PreparedRequest { rounds, reading, .. } = self.prepared;
+        Ok(Scored { scores: rounds.finish()?, reading, prompt_tokens: self.prompt_tokens })
+    }
+}
+
+/// Notes what the log and the metrics need, over all rankings of a call.
+fn note_rankings(context: &RequestContext, rankings: &[Ranking], timing: Timing) {
+    let mut summary = RankingSummary {
+        mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
+        documents: 0,
+        slates: 0,
+        usage: Usage::default(),
+        timing,
+    };
+    for ranking in rankings {
+        summary.documents += ranking.documents;
+        summary.slates += ranking.slates;
+        summary.usage.prompt_tokens += ranking.usage.prompt_tokens;
+        summary.usage.truncated_documents += ranking.usage.truncated_documents;
+    }
+    context.timeline.note_ranking(summary);
+}
+
 /// The documents that were read, best first; equal scores keep the request's order.
-fn ranked(reading: &Reading, scores: &Scores) -> Vec<RankedDocument> {
+fn sort_by_relevance(reading: &Reading, scores: &Scores) -> Vec<RankedDocument> {
     let texts = reading.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
     let mut results: Vec<RankedDocument> = texts
         .enumerate()

@@ -40,6 +40,6 @@ pub use lexical::{LexicalTable, lexical_scores};
 pub use plan::Plan;
 pub use prompter::{Answers, Identifier, ModelLimits, Prompter, Relevance, SlateScore};
 pub use read::{DocumentText, Reading};
-pub use render::{Place, Rendering};
+pub use render::Rendering;
 pub use settings::PromptSettings;
 pub use tokenizer::Tokenizer;

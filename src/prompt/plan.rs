@@ -66,7 +66,7 @@ impl Prompter {
         let mut documents = self.documents(request, &intake, warnings)?;
         warn_of_want(request, room.document, &documents, warnings);
         if isolated {
-            mark_branches(listwise, &texts.query, &mut documents);
+            mark_suffixes(listwise, &texts.query, &mut documents);
         }
         if request.mode == Mode::Pointwise {
             return Ok((Mode::Pointwise, documents, one_by_one(count)));
@@ -169,12 +169,12 @@ impl Prompter {
         limits: &LimitSettings,
         texts: &ShortTexts,
     ) -> Result<Room, RerankError> {
-        let (trunk, closing) = self.isolated_ends(listwise, texts)?;
+        let (prefix, closing) = self.isolated_ends(listwise, texts)?;
         let before = self.before_document(listwise).map_err(RerankError::internal)?;
-        let (trunk, closing) = (trunk.len(), closing.len());
-        let fixed = trunk + closing;
-        // A document's branch ends with its mark.
-        let document = self.context.saturating_sub(trunk + 1).min(limits.max_slate_tokens.saturating_sub(fixed + 1));
+        let (prefix, closing) = (prefix.len(), closing.len());
+        let fixed = prefix + closing;
+        // A document's suffix ends with its mark.
+        let document = self.context.saturating_sub(prefix + 1).min(limits.max_slate_tokens.saturating_sub(fixed + 1));
         let limit = self.context.min(limits.max_slate_tokens);
         if document == 0 || fixed > self.context {
             return Err(RerankError::PromptTooLong { field: "query".into(), tokens: fixed + 2, limit });
@@ -211,9 +211,9 @@ fn one_by_one(count: usize) -> Plan {
     Plan::Slates((0..count).map(|index| index..index + 1).collect())
 }
 
-/// Ends each document's branch with its mark: the bucket of its lexical evidence, if the family has
+/// Ends each document's suffix with its mark: the bucket of its lexical evidence, if the family has
 /// such marks.
-fn mark_branches(listwise: &Listwise, query: &str, documents: &mut [DocumentText]) {
+fn mark_suffixes(listwise: &Listwise, query: &str, documents: &mut [DocumentText]) {
     let Some(marks) = &listwise.marks else { return };
     let evidence = marks.evidence.as_ref().map(|table| (table, table.query(query)));
     let bytes = documents.iter().map(|document| document.text.len()).sum();

@@ -39,7 +39,7 @@ pub enum SlateScore {
         /// How a cosine becomes a relevance.
         relevance: Relevance,
         /// The model's layers, from the last, in which marks see each other.
-        joint_layers: usize,
+        cross_document_layers: usize,
     },
     /// The logits of identifiers; document `i` of a window has identifier `i`.
     FirstToken {
@@ -188,9 +188,9 @@ impl Prompter {
                 let parts = match listwise.facts.layout {
                     Layout::Causal => template.render(scene, &self.tokenizer)?,
                     Layout::Isolated => {
-                        let [trunk, document, closing] = ["trunk", "document", "closing"]
+                        let [prefix, document, closing] = ["prefix", "document", "closing"]
                             .map(|block| template.render_block(block, scene, &self.tokenizer));
-                        let (trunk, document, closing) = (trunk?, document?, closing?);
+                        let (prefix, document, closing) = (prefix?, document?, closing?);
                         check_document_block(&document).map_err(|problem| template.problem(problem))?;
                         let mut second = document.clone();
                         for part in &mut second {
@@ -199,7 +199,7 @@ impl Prompter {
                             }
                         }
                         let documents = [document, second].into_iter().take(documents).flatten();
-                        trunk.into_iter().chain(documents).chain(closing).collect()
+                        prefix.into_iter().chain(documents).chain(closing).collect()
                     }
                 };
                 if let Some(marks) = &listwise.marks {
@@ -317,7 +317,7 @@ impl Lookup<'_> {
                 let calibration = podium.and_then(|podium| podium.calibration);
                 let score = SlateScore::LateInteraction {
                     relevance: calibration.map_or(Relevance::HalfShift, Relevance::Sigmoid),
-                    joint_layers: podium.map_or(0, |podium| podium.joint_layers),
+                    cross_document_layers: podium.map_or(0, |podium| podium.joint_layers),
                 };
                 Ok(Listwise { facts, template, score, identifiers: Vec::new(), marks: Some(marks) })
             }

@@ -44,7 +44,7 @@ pub struct DocumentText {
     pub tokens: usize,
     /// Tokens of it that are read; fewer than `tokens` exactly when it was cut.
     pub tokens_read: usize,
-    /// Its branch of an isolated slate, or its whole pointwise sequence; empty for causal slates.
+    /// Its suffix of an isolated slate, or its whole pointwise sequence; empty for causal slates.
     pub(super) ids: Vec<u32>,
 }
 

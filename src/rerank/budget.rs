@@ -1,38 +1,38 @@
-//! What is given up when a request's budget does not suffice: first the ends of long documents, then documents at the
-//! end of the list.
+//! What to read if a request's budget is not enough for everything: the ends of long documents are
+//! left out first, then documents at the end of the list.
 //!
-//! Pure arithmetic over lengths. The rule: every document is read, up to as many tokens as the budget allows; if that
-//! would be fewer than [`LEAST_TOKENS`] of each, so many tokens are read of as many documents as there is room for, from
-//! the head of the list, which is where a first stage puts what it thinks best. The others keep their order behind them.
+//! Pure arithmetic over token counts. Every document is read up to the same limit. If that limit
+//! would be below [`LEAST_TOKENS`], so many tokens are read of as many documents as fit, from the
+//! head of the list, where a first stage puts its best. The others keep their order behind them.
 
-/// The fewest tokens of a document that are worth reading: about two sentences.
+/// The fewest tokens of a document worth reading: about two sentences.
 pub const LEAST_TOKENS: usize = 48;
 
-/// What of a list is read.
+/// How much of a list is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// The most tokens of each document; `None` is all of it.
+    /// The most tokens of each document; `None` is all.
     pub tokens_per_document: Option<usize>,
-    /// How many documents, from the head of the list.
+    /// Documents from the head of the list.
     pub documents: usize,
 }
 
-/// What a ranking gave up to keep to its budget.
+/// What a ranking left out to keep its budget.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct BudgetReport {
-    /// The most tokens that were read of each document, where the budget lowered that.
+    /// The most tokens that were read of each document, if the budget lowered the limit.
     pub tokens_per_document: Option<usize>,
     /// Documents that the model read.
     pub documents_read: usize,
-    /// Documents that stand behind them in the request's order, with a score of 0.
+    /// Documents that were not read: they keep the request's order with a score of 0.
     pub documents_left_in_input_order: usize,
-    /// Why, in numbers.
+    /// The reason, in numbers.
     pub reason: String,
 }
 
 impl Share {
-    /// What fits `tokens`: of documents with these `lengths`, with `overhead` more tokens for each that is read. Only
-    /// where they `may_be_cut` is less than a whole document read.
+    /// The most that fits into `tokens`, of documents of these `lengths`, with `overhead` more tokens
+    /// for each document that is read. Unless they `may_be_cut`, documents are read whole or not.
     #[must_use]
     pub fn that_fits(lengths: &[usize], overhead: usize, may_be_cut: bool, tokens: usize) -> Self {
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -67,7 +67,7 @@ impl Share {
     }
 }
 
-/// Tokens of a list of which at most `limit` tokens a document are read.
+/// Tokens of a list if at most `limit` tokens of each document are read.
 fn cost(lengths: &[usize], overhead: usize, limit: usize) -> usize {
     lengths.iter().fold(0, |sum: usize, length| sum.saturating_add((*length).min(limit) + overhead))
 }

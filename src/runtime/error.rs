@@ -1,4 +1,4 @@
-//! What can go wrong below the seam: while loading a checkpoint, and while running a pass.
+//! Errors of loading a checkpoint and of running passes.
 
 use std::any::Any;
 use std::path::PathBuf;
@@ -14,25 +14,25 @@ pub enum LoadError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file is there, but not what it should be.
+    /// A file or folder is not what it should be.
     #[error("{}: {problem}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with it, and what to do.
         problem: String,
     },
-    /// The configuration names an architecture that this runtime has no code for.
+    /// The architecture that the configuration names is not supported.
     #[error("{}: architecture `{architecture}` is not supported; supported: {}", path.display(), supported.join(", "))]
     UnknownArchitecture {
         /// The configuration file.
         path: PathBuf,
         /// What it names.
         architecture: String,
-        /// What would work.
+        /// The architectures that are.
         supported: &'static [&'static str],
     },
-    /// A tensor that the architecture needs is in no file.
+    /// No file has a tensor that the architecture needs.
     #[error("{}: tensor `{tensor}` is missing (expected shape {expected:?})", path.display())]
     MissingTensor {
         /// The file or folder searched.
@@ -54,6 +54,19 @@ pub enum LoadError {
         /// The shape by the configuration.
         expected: Vec<usize>,
     },
+    /// A file holds a tensor that no part of the model reads: it is another kind of model.
+    #[error(
+        "{}: tensor `{tensor}` is not part of a {architecture}; the checkpoint has a head or an adapter that would be \
+         ignored", path.display()
+    )]
+    UnreadTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The architecture that the configuration names.
+        architecture: String,
+    },
     /// A tensor holds NaN or infinity.
     #[error("{}: tensor `{tensor}` holds a non-finite value ({value} at element {element})", path.display())]
     NonFiniteWeight {
@@ -63,7 +76,7 @@ pub enum LoadError {
         tensor: String,
         /// The value.
         value: f32,
-        /// Its place in the flattened tensor.
+        /// Its index in the flattened tensor.
         element: usize,
     },
     /// A checkpoint could not be fetched from the hub.
@@ -76,7 +89,7 @@ pub enum LoadError {
         /// What went wrong, and what helps.
         problem: String,
     },
-    /// The device refused.
+    /// The device or precision is not available, or the device failed.
     #[error("device: {0}")]
     Device(String),
 }
@@ -84,26 +97,26 @@ pub enum LoadError {
 /// A pass that could not be run.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RuntimeError {
-    /// The pass itself is not one: an empty trunk, a mark outside it, an unknown token.
+    /// The pass is invalid: it has no tokens, a position outside it, an unknown token.
     #[error("invalid pass {pass}: {problem}")]
     InvalidPass {
-        /// The pass's place in the batch.
+        /// Index of the pass in the batch.
         pass: usize,
         /// What is wrong.
         problem: String,
     },
-    /// A number that was asked for is NaN or infinite.
-    #[error("pass {pass} produced a non-finite value at mark {mark}")]
+    /// A number of an output is NaN or infinite.
+    #[error("pass {pass} produced a non-finite value in row {row} of its output")]
     NonFinite {
-        /// The pass's place in the batch.
+        /// Index of the pass in the batch.
         pass: usize,
-        /// The mark's place in the probe.
-        mark: usize,
+        /// The row of the pass's output.
+        row: usize,
     },
     /// The device has no memory left for the batch; a smaller one may fit.
     #[error("the device is out of memory: {0}")]
     OutOfMemory(String),
-    /// The device is gone: whatever runs on it from now on fails too, until the process is started anew.
+    /// The device is lost: every later batch fails too, until the process restarts.
     #[error("the device is lost: {0}")]
     DeviceLost(String),
     /// The device failed.
@@ -114,7 +127,7 @@ pub enum RuntimeError {
     Panicked,
 }
 
-/// What drivers and their libraries say where memory is short, in lower case: CUDA, cuBLAS, Metal.
+/// Parts of out-of-memory messages of CUDA, cuBLAS and Metal, in lower case.
 const OUT_OF_MEMORY: [&str; 6] = [
     "out_of_memory",
     "out of memory",
@@ -124,8 +137,8 @@ const OUT_OF_MEMORY: [&str; 6] = [
     "memory allocation failed",
 ];
 
-/// Errors after which a CUDA context is of no further use (the driver's manual: "the process must be terminated and
-/// relaunched"), and those of a device that is not there any more.
+/// Errors after which a CUDA context cannot be used (the driver's manual: "the process must be terminated and relaunched"), and
+/// those of a device that has gone.
 const DEVICE_LOST: [&str; 20] = [
     "cuda_error_illegal_address",
     "cuda_error_illegal_instruction",
@@ -149,13 +162,13 @@ const DEVICE_LOST: [&str; 20] = [
     "device removed",
 ];
 
-/// How the errors of drivers begin, in panics of their bindings.
+/// Beginnings of driver errors in panics of their bindings.
 const DRIVERS: [&str; 2] = ["CUDA_ERROR_", "CUBLAS_STATUS_"];
 
 impl RuntimeError {
-    /// Sorts what a device said while it ran a batch: a lack of memory, the end of the device, or anything else.
+    /// Classifies a device's message: out of memory, device lost, or another failure.
     #[must_use]
-    pub fn of_device(message: String) -> Self {
+    pub fn from_device_message(message: String) -> Self {
         let said = message.to_lowercase();
         let any = |words: &[&str]| words.iter().any(|word| said.contains(word));
         if any(&OUT_OF_MEMORY) {
@@ -167,26 +180,37 @@ impl RuntimeError {
         }
     }
 
-    /// What a panic of the code that runs a batch was about: bindings of drivers panic here and there where the device
-    /// fails. Anything else is a bug of that code. The message itself is not kept.
+    /// Classifies a panic of the code that ran a batch. Driver bindings panic in places where the device fails; any other panic
+    /// is a bug. The message is dropped: it may hold a request's text.
     #[must_use]
-    pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
+    pub fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&'static str>().copied()).unwrap_or_default();
         if !DRIVERS.iter().any(|driver| text.contains(driver)) {
             return Self::Panicked;
         }
         let reported = || "a panic reported it".to_owned();
-        match Self::of_device(text.to_owned()) {
+        match Self::from_device_message(text.to_owned()) {
             Self::OutOfMemory(_) => Self::OutOfMemory(reported()),
             Self::DeviceLost(_) => Self::DeviceLost(reported()),
             Self::InvalidPass { .. } | Self::NonFinite { .. } | Self::Device(_) | Self::Panicked => Self::Panicked,
         }
     }
 
-    /// The pass that the error is about, by its place in the batch, where that is known.
+    /// The error with its pass as a place in a batch, where it is one among those at `places`.
     #[must_use]
-    pub const fn guilty(&self) -> Option<usize> {
+    pub(super) fn in_batch(mut self, places: &[usize]) -> Self {
+        if let Self::InvalidPass { pass, .. } | Self::NonFinite { pass, .. } = &mut self
+            && let Some(place) = places.get(*pass)
+        {
+            *pass = *place;
+        }
+        self
+    }
+
+    /// Index of the pass that caused the error, where that is known.
+    #[must_use]
+    pub const fn culprit(&self) -> Option<usize> {
         match self {
             Self::InvalidPass { pass, .. } | Self::NonFinite { pass, .. } => Some(*pass),
             Self::OutOfMemory(_) | Self::DeviceLost(_) | Self::Device(_) | Self::Panicked => None,
@@ -199,13 +223,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_device_says_is_sorted() {
+    fn device_messages_are_classified() {
         for memory in [
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
             "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
             "Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
         ] {
-            assert!(matches!(RuntimeError::of_device(memory.to_owned()), RuntimeError::OutOfMemory(_)), "{memory}");
+            assert!(
+                matches!(RuntimeError::from_device_message(memory.to_owned()), RuntimeError::OutOfMemory(_)),
+                "{memory}"
+            );
         }
         for lost in [
             "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")",
@@ -213,15 +240,18 @@ mod tests {
             "DriverError(CUDA_ERROR_LAUNCH_FAILED, \"unspecified launch failure\")",
             "Device lost",
         ] {
-            assert!(matches!(RuntimeError::of_device(lost.to_owned()), RuntimeError::DeviceLost(_)), "{lost}");
+            assert!(
+                matches!(RuntimeError::from_device_message(lost.to_owned()), RuntimeError::DeviceLost(_)),
+                "{lost}"
+            );
         }
-        let panicked = |text: &str| RuntimeError::of_panic(&text.to_owned());
+        let panicked = |text: &str| RuntimeError::from_panic(&text.to_owned());
         assert!(matches!(panicked("unwrap: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)"), RuntimeError::DeviceLost(_)));
         assert!(matches!(panicked("CUDA_ERROR_OUT_OF_MEMORY"), RuntimeError::OutOfMemory(_)));
         assert!(matches!(panicked("out of memory"), RuntimeError::Panicked), "whoever said that was no driver");
-        assert!(matches!(RuntimeError::of_panic(&"CUDA_ERROR_INVALID_VALUE"), RuntimeError::Panicked));
+        assert!(matches!(RuntimeError::from_panic(&"CUDA_ERROR_INVALID_VALUE"), RuntimeError::Panicked));
         for other in ["shape mismatch in matmul", "DriverError(CUDA_ERROR_INVALID_VALUE, \"invalid argument\")", ""] {
-            assert!(matches!(RuntimeError::of_device(other.to_owned()), RuntimeError::Device(_)), "{other}");
+            assert!(matches!(RuntimeError::from_device_message(other.to_owned()), RuntimeError::Device(_)), "{other}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Readouts that are no scores. All of these are faults of the server, not of a request.
+//! Outputs that are no scores. All of these are faults of the server, not of a request.
 
 /// What is wrong with what came back from the model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -11,9 +11,9 @@ pub enum ScoringError {
         /// Its score.
         value: f32,
     },
-    /// The readouts are not those that were asked for.
+    /// The outputs are not those that were asked for.
     #[error("asked for {expected}, got {found}")]
-    WrongReadout {
+    WrongOutput {
         /// What the passes asked for.
         expected: String,
         /// What came back.

@@ -1,4 +1,4 @@
-//! The loop from a reading to scores: which passes run next, and what is made of their readouts.
+//! The loop from a reading to scores: which passes run next, and what is made of their outputs.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::first_token::{SlidingOrder, log_probabilities};
 use super::late_interaction::{self, SlateVectors};
 use super::{Scores, ScoringError, pointwise};
-use crate::prompt::{Answers, Identifier, Place, Plan, Prompter, Reading, Relevance, Rendering, SlateScore};
+use crate::prompt::{Answers, Identifier, Plan, Prompter, Reading, Relevance, Rendering, SlateScore};
 use crate::rerank::slates::windows;
 use crate::rerank::{Mode, RerankError};
-use crate::runtime::{ForwardPass, JointLayers, Mark, Probe, Readout};
+use crate::runtime::{CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, TokenTypes};
 
 /// A pass, and the documents it reads.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +38,7 @@ pub struct Rounds {
 
 #[derive(Debug)]
 enum Scorer {
-    LateInteraction { relevance: Relevance, joint_layers: usize, slates: Vec<(Vec<usize>, SlateVectors)> },
+    LateInteraction { relevance: Relevance, cross_document_layers: usize, slates: Vec<(Vec<usize>, SlateVectors)> },
     FirstToken { identifiers: Vec<Identifier>, order: SlidingOrder, places: Range<usize> },
     Pointwise { answers: Answers, raw: Vec<Option<f32>> },
 }
@@ -51,9 +51,9 @@ impl Rounds {
     pub fn begin(prompter: Arc<Prompter>, reading: Arc<Reading>) -> Result<Self, RerankError> {
         let count = reading.documents.len();
         let (scorer, rounds) = match (&reading.plan, prompter.slate_score(), prompter.answers()) {
-            (Plan::Slates(slates), Some(SlateScore::LateInteraction { relevance, joint_layers }), _) => {
-                let (relevance, joint_layers) = (*relevance, *joint_layers);
-                (Scorer::LateInteraction { relevance, joint_layers, slates: Vec::new() }, vec![slates.clone()])
+            (Plan::Slates(slates), Some(SlateScore::LateInteraction { relevance, cross_document_layers }), _) => {
+                let (relevance, cross_document_layers) = (*relevance, *cross_document_layers);
+                (Scorer::LateInteraction { relevance, cross_document_layers, slates: Vec::new() }, vec![slates.clone()])
             }
             (Plan::Windows(window), Some(SlateScore::FirstToken { identifiers }), _) => {
                 let order = SlidingOrder::new(count);
@@ -100,19 +100,19 @@ impl Rounds {
         Ok(Some(passes))
     }
 
-    /// Takes the readouts of the passes of the last [`Rounds::next_round`], in their order.
+    /// Takes the outputs of the passes of the last [`Rounds::next_round`], in their order.
     ///
     /// # Errors
     /// [`RerankError::Internal`] with a [`ScoringError`] when they are not what was asked for, or a
     /// score is not finite.
-    pub fn take(&mut self, readouts: Vec<Readout>) -> Result<(), RerankError> {
+    pub fn take(&mut self, outputs: Vec<Output>) -> Result<(), RerankError> {
         let out = std::mem::take(&mut self.out);
-        if out.len() != readouts.len() {
-            return Err(wrong(format!("{} readouts", out.len()), readouts.len().to_string()));
+        if out.len() != outputs.len() {
+            return Err(wrong(format!("{} outputs", out.len()), outputs.len().to_string()));
         }
-        for (documents, readout) in out.into_iter().zip(readouts) {
+        for (documents, output) in out.into_iter().zip(outputs) {
             self.slates += if matches!(self.reading.plan, Plan::Pairs(_)) { documents.len() } else { 1 };
-            self.scorer.take(documents, readout)?;
+            self.scorer.take(documents, output)?;
         }
         Ok(())
     }
@@ -137,32 +137,31 @@ impl Rounds {
 
 impl Scorer {
     fn pass(&self, rendering: Rendering, documents: usize) -> ForwardPass {
-        let Rendering { trunk, branches, marks } = rendering;
-        let marks: Vec<Mark> = marks.into_iter().map(|Place { segment, offset }| Mark { segment, offset }).collect();
-        let (joint_layers, probe) = match self {
-            Self::LateInteraction { joint_layers, .. } => {
-                let joint = if branches.is_empty() {
-                    JointLayers::default()
-                } else {
-                    JointLayers { count: *joint_layers, shared: marks[..documents].to_vec() }
-                };
-                (joint, Probe::HiddenStates { marks, project: true })
+        let Rendering { prefix, suffixes, marks } = rendering;
+        let mut cross_document = CrossDocumentLayers::default();
+        let head = match self {
+            Self::LateInteraction { cross_document_layers, .. } => {
+                if !suffixes.is_empty() {
+                    cross_document.count = *cross_document_layers;
+                    cross_document.shared = marks[..documents].to_vec();
+                }
+                Head::Projector
             }
             Self::FirstToken { identifiers, .. } => {
-                let token_ids = identifiers.iter().take(documents).map(|identifier| identifier.id).collect();
-                (JointLayers::default(), Probe::NextTokenLogits { after: marks, token_ids })
+                Head::Vocabulary(identifiers.iter().take(documents).map(|identifier| identifier.id).collect())
             }
             Self::Pointwise { answers, .. } => {
-                let token_ids = std::iter::once(answers.positive).chain(answers.negative).collect();
-                (JointLayers::default(), Probe::NextTokenLogits { after: marks, token_ids })
+                Head::Vocabulary(std::iter::once(answers.positive).chain(answers.negative).collect())
             }
         };
-        ForwardPass { trunk, branches, joint_layers, probe }
+        let output = OutputSpec::listed(marks, head);
+        ForwardPass { prefix, suffixes, token_types: TokenTypes::Zero, cross_document, output }
     }
 
-    fn take(&mut self, documents: Vec<usize>, readout: Readout) -> Result<(), RerankError> {
-        match (self, readout) {
-            (Self::LateInteraction { slates, .. }, Readout::HiddenStates(mut vectors)) => {
+    fn take(&mut self, documents: Vec<usize>, output: Output) -> Result<(), RerankError> {
+        match self {
+            Self::LateInteraction { slates, .. } => {
+                let mut vectors = output;
                 let found = vectors.len();
                 let query = vectors.pop().filter(|_| found == documents.len() + 1);
                 let query =
@@ -181,7 +180,7 @@ impl Scorer {
                 }
                 slates.push((documents, SlateVectors { documents: vectors, query }));
             }
-            (Self::FirstToken { order, places, .. }, Readout::NextTokenLogits(rows)) => match rows.as_slice() {
+            Self::FirstToken { order, places, .. } => match output.as_slice() {
                 [logits] if logits.len() == documents.len() => {
                     if let Some(at) = logits.iter().position(|logit| !logit.is_finite()) {
                         let error = ScoringError::NonFinite { document: documents[at], value: logits[at] };
@@ -190,25 +189,19 @@ impl Scorer {
                     order.reorder(places.clone(), &log_probabilities(logits));
                 }
                 _ => {
-                    let widths: Vec<usize> = rows.iter().map(Vec::len).collect();
+                    let widths: Vec<usize> = output.iter().map(Vec::len).collect();
                     return Err(wrong(format!("one row of {} logits", documents.len()), format!("rows of {widths:?}")));
                 }
             },
-            (Self::Pointwise { answers, raw }, Readout::NextTokenLogits(rows)) => {
+            Self::Pointwise { answers, raw } => {
                 let width = 1 + usize::from(answers.negative.is_some());
-                if rows.len() != documents.len() || rows.iter().any(|row| row.len() != width) {
-                    let widths: Vec<usize> = rows.iter().map(Vec::len).collect();
+                if output.len() != documents.len() || output.iter().any(|row| row.len() != width) {
+                    let widths: Vec<usize> = output.iter().map(Vec::len).collect();
                     return Err(wrong(format!("{} rows of {width}", documents.len()), format!("rows of {widths:?}")));
                 }
-                for (document, row) in documents.into_iter().zip(rows) {
+                for (document, row) in documents.into_iter().zip(output) {
                     raw[document] = Some(pointwise::raw(&row));
                 }
-            }
-            (Self::LateInteraction { .. }, Readout::NextTokenLogits(_)) => {
-                return Err(wrong("hidden states".into(), "logits".into()));
-            }
-            (Self::FirstToken { .. } | Self::Pointwise { .. }, Readout::HiddenStates(_)) => {
-                return Err(wrong("logits".into(), "hidden states".into()));
             }
         }
         Ok(())
@@ -250,5 +243,5 @@ fn complete(raw: Vec<Option<f32>>) -> Result<Vec<f32>, RerankError> {
 }
 
 fn wrong(expected: String, found: String) -> RerankError {
-    RerankError::internal(ScoringError::WrongReadout { expected, found })
+    RerankError::internal(ScoringError::WrongOutput { expected, found })
 }

@@ -7,13 +7,17 @@
 mod admission;
 mod auth;
 mod bad_input;
+mod body_memory;
 mod busy;
 mod command_line;
+mod connections;
 mod contract;
 mod dialects;
 mod keys_of_a_process;
 mod models;
 mod observing;
 mod reload_of_a_process;
+mod secrets;
+mod starting;
 mod support;
 mod traces;

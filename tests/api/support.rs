@@ -3,20 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use podium::app::{self, Farewell};
+use podium::app::{self, ShutdownOutcome};
 use podium::config::{Configuration, Settings, Sources};
 use podium::http::Authenticator;
 use podium::models::ModelSet;
 use podium::pipeline::Reranker;
 use podium::runtime::fake::{FakeControls, FakeRuntime};
 use podium::runtime::{Checkpoint, Runtime};
-use podium::telemetry::TelemetryPlan;
+use podium::schedule::AdmissionControl;
+use podium::telemetry::{TelemetryPlan, Traces};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Something that should happen at once, and does not, fails its test after this.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,7 +32,8 @@ pub fn fake_reranker(names: &[&str], settings: &Settings) -> (Reranker, FakeCont
     let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
     let names = names.iter().map(|name| (*name).to_owned()).collect();
     let policy = app::policy(settings).unwrap();
-    (Reranker::new(names, prompter, runtime, policy, &settings.schedule), controls)
+    let admission = AdmissionControl::new(&settings.schedule);
+    (Reranker::new(names, prompter, runtime, policy, &admission), controls)
 }
 
 /// A running server.
@@ -38,7 +43,9 @@ pub struct Server {
     pub authenticator: Arc<Authenticator>,
     client: Client,
     stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<Farewell>,
+    task: JoinHandle<ShutdownOutcome>,
+    /// Hands the spans of this thread, on which the server's tasks run, to the server's traces.
+    _spans: Option<DefaultGuard>,
 }
 
 impl Server {
@@ -57,21 +64,31 @@ impl Server {
 
     /// A server of these models.
     pub async fn over(models: impl Into<ModelSet>, controls: FakeControls, settings: &Settings) -> Self {
+        let models = models.into();
+        Self::start_loading(async { Ok(models) }, controls, settings).await
+    }
+
+    /// A server whose models are there when `loading` has ended.
+    pub async fn start_loading(
+        loading: impl Future<Output = anyhow::Result<ModelSet>> + Send + 'static,
+        controls: FakeControls,
+        settings: &Settings,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let door = Arc::clone(&authenticator);
         let plan = TelemetryPlan::new(&settings.telemetry, |_| None).unwrap();
+        let layer = plan.traces.as_ref().map(Traces::layer);
+        let spans = layer.map(|layer| tracing_subscriber::registry().with(layer).set_default());
         let (stop, stopped) = oneshot::channel();
-        let (models, settings) = (models.into(), settings.server.clone());
+        let settings = settings.server.clone();
         let task = tokio::spawn(async move {
-            app::serve(&settings, plan, door, models, listener, async {
-                stopped.await.unwrap();
-            })
-            .await
+            let stopped = async { stopped.await.unwrap() };
+            app::serve(&settings, plan, door, loading, listener, stopped).await.unwrap()
         });
         let client = Client::builder().no_proxy().build().unwrap();
-        Self { address, controls, authenticator, client, stop: Some(stop), task }
+        Self { address, controls, authenticator, client, stop: Some(stop), task, _spans: spans }
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -108,7 +125,7 @@ impl Server {
     }
 
     /// Waits until the server has stopped.
-    pub async fn farewell(self) -> Farewell {
+    pub async fn outcome(self) -> ShutdownOutcome {
         tokio::time::timeout(PATIENCE, self.task).await.expect("the server does not stop").unwrap()
     }
 

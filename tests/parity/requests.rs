@@ -5,8 +5,8 @@ use std::sync::Arc;
 use podium::app;
 use podium::prompt::Prompter;
 use podium::rerank::{LimitSettings, RerankRequest};
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
-use podium::runtime::{Checkpoint, ForwardPass, Readout, Runtime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
+use podium::runtime::{Checkpoint, ForwardPass, Output, Runtime};
 use podium::scoring::{PlannedPass, Rounds, Scores};
 use serde::Deserialize;
 
@@ -37,27 +37,27 @@ pub struct Loaded {
 impl Loaded {
     /// Loads a checkpoint on the CPU; `family` is its family's name, or `auto`.
     pub fn new(checkpoint: &Checkpoint, family: &str) -> Self {
-        Self::new_as(checkpoint, family, &Arithmetic::reference())
+        Self::new_as(checkpoint, family, &ComputeSettings::reference())
     }
 
     /// As [`Self::new`], in other numbers.
-    pub fn new_as(checkpoint: &Checkpoint, family: &str, arithmetic: &Arithmetic) -> Self {
-        let runtime = PackedRuntime::load(checkpoint, arithmetic).unwrap_or_else(|error| panic!("{error}"));
+    pub fn new_as(checkpoint: &Checkpoint, family: &str, settings: &ComputeSettings) -> Self {
+        let runtime = PackedRuntime::load(checkpoint, settings).unwrap_or_else(|error| panic!("{error}"));
         let prompter = app::prompter(checkpoint, runtime.facts(), family).unwrap_or_else(|error| panic!("{error:#}"));
         Self { runtime, prompter: Arc::new(prompter) }
     }
 
-    /// Runs a request: every pass with its readout, and the scores.
-    pub fn run(&self, request: &RerankRequest, limits: &LimitSettings) -> (Vec<(PlannedPass, Readout)>, Scores) {
+    /// Runs a request: every pass with its output, and the scores.
+    pub fn run(&self, request: &RerankRequest, limits: &LimitSettings) -> (Vec<(PlannedPass, Output)>, Scores) {
         let reading = self.prompter.read(request, limits).unwrap_or_else(|error| panic!("{error}"));
         let rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::new(reading));
         let mut rounds = rounds.unwrap_or_else(|error| panic!("{error}"));
         let mut ran = Vec::new();
         while let Some(planned) = rounds.next_round().unwrap_or_else(|error| panic!("{error}")) {
             let passes: Vec<ForwardPass> = planned.iter().map(|planned| planned.pass.clone()).collect();
-            let readouts = self.runtime.run(&passes).unwrap_or_else(|error| panic!("{error}"));
-            ran.extend(planned.into_iter().zip(readouts.iter().cloned()));
-            rounds.take(readouts).unwrap_or_else(|error| panic!("{error}"));
+            let outputs = self.runtime.run(&passes).unwrap_or_else(|error| panic!("{error}"));
+            ran.extend(planned.into_iter().zip(outputs.iter().cloned()));
+            rounds.take(outputs).unwrap_or_else(|error| panic!("{error}"));
         }
         (ran, rounds.finish().unwrap_or_else(|error| panic!("{error}")))
     }

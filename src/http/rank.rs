@@ -1,0 +1,138 @@
+//! The handler of every route that ranks: reads a call in its dialect, ranks, writes the response.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+
+use super::body::read_json;
+use super::dialects::{Answer, Call, Dialect, Reply, Route, check_unread, take_headers};
+use super::error::ApiError;
+use super::error_body::ErrorShape;
+use super::fields::Fields;
+use super::off_thread::{FreeOffThread, run_blocking};
+use super::service::Service;
+use crate::context::{ContextSlot, RankingSummary, RequestContext};
+use crate::rerank::{Ranking, RerankError};
+
+/// Documents of which the end was cut off.
+pub(super) const TRUNCATED_DOCUMENTS: HeaderName = HeaderName::from_static("podium-truncated-documents");
+/// The number of warnings; not every dialect has a field for their texts.
+pub(super) const WARNINGS: HeaderName = HeaderName::from_static("podium-warnings");
+/// Where the time went.
+pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// A call whose requests are being ranked.
+struct PendingCall {
+    call: Call,
+    /// Warnings about its fields.
+    warnings: Vec<String>,
+}
+
+/// Reads a call, ranks, and writes the response, in the dialect of its path or body.
+pub(super) async fn rank(route: &'static Route, service: Service, request: Request) -> Response {
+    let mut shape = route.dialect.errors;
+    let ranked = rank_in_dialect(route, &service, request, &mut shape).await;
+    ranked.unwrap_or_else(|failure| (Extension(shape), failure).into_response())
+}
+
+/// As [`rank`]. `shape` becomes the shape of errors in the call's dialect once the body is parsed.
+async fn rank_in_dialect(
+    route: &'static Route,
+    service: &Service,
+    request: Request,
+    shape: &mut ErrorShape,
+) -> Result<Response, ApiError> {
+    let models = service.models()?;
+    let context = request.extensions().get::<ContextSlot>().and_then(ContextSlot::take);
+    let context = context.ok_or_else(|| RerankError::internal("the request has no context"))?;
+    let (headers, strict) = (request.headers().clone(), service.settings().refuse_unknown_fields);
+    let parse = move |fields| parse_call(route, fields, &headers, strict);
+    let (mut context, (dialect, parsed)) = read_json(request, service, context, parse).await?;
+    *shape = dialect.errors;
+    let mut pending = parsed?;
+    let returns_documents = pending.call.sent.is_returned();
+    if !returns_documents {
+        context.release_body_memory();
+    }
+    let requests = std::mem::take(&mut pending.call.requests);
+    let (query, documents) = pending.call.field_names;
+    let mut pending = FreeOffThread::new(pending);
+
+    let ranked = models.rerank_all(requests, context).await;
+    let (context, rankings) = ranked.map_err(|error| error.in_words_of(query, documents))?;
+
+    let pending = pending.take().ok_or_else(|| RerankError::internal("the call was taken before"))?;
+    if returns_documents {
+        return run_blocking(move || write_response(pending, rankings, context)).await?;
+    }
+    write_response(pending, rankings, context)
+}
+
+/// The call of a body, if its fields have the right types.
+fn parse_call(
+    route: &'static Route,
+    mut fields: Fields,
+    headers: &HeaderMap,
+    refuse_unknown_fields: bool,
+) -> (&'static Dialect, Result<PendingCall, RerankError>) {
+    let dialect = route.dialect_of(&fields);
+    let parsed = take_headers(headers, &mut fields).and_then(|()| {
+        let call = (dialect.read)(&mut fields)?;
+        let warnings = check_unread(&mut fields, refuse_unknown_fields)?;
+        Ok(PendingCall { call, warnings })
+    });
+    (dialect, parsed)
+}
+
+/// Writes the response. Its bytes hold the context until the last of them is sent.
+fn write_response(
+    PendingCall { call, mut warnings }: PendingCall,
+    mut rankings: Vec<Ranking>,
+    context: RequestContext,
+) -> Result<Response, ApiError> {
+    if let Some(ranking) = rankings.first_mut() {
+        ranking.warnings.append(&mut warnings);
+    }
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    let answer = Answer { id: context.id.as_str(), created, rankings: &rankings, sent: &call.sent };
+    let Reply { body, headers: more } = (call.write)(&answer).map_err(RerankError::internal)?;
+    let summary = context.timeline.ranking();
+    let mut headers = ranking_headers(summary.as_ref());
+    let warnings: usize = rankings.iter().map(|ranking| ranking.warnings.len()).sum();
+    headers.insert(WARNINGS, HeaderValue::from(warnings));
+    headers.extend(more);
+    let body = Bytes::from_owner(ResponseBytes { body, _context: context });
+    Ok((headers, Body::from(body)).into_response())
+}
+
+/// A response's body, and the context of its request: the client may read slowly, and the body's
+/// memory stays counted until it has read everything.
+struct ResponseBytes {
+    body: Vec<u8>,
+    _context: RequestContext,
+}
+
+impl AsRef<[u8]> for ResponseBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// The headers of every ranking, whatever its dialect has fields for.
+fn ranking_headers(summary: Option<&RankingSummary>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let Some(RankingSummary { usage, timing, .. }) = summary else { return headers };
+    headers.insert(TRUNCATED_DOCUMENTS, HeaderValue::from(usage.truncated_documents));
+    let stages =
+        [("queue", timing.queue), ("tokenize", timing.tokenize), ("forward", timing.forward), ("total", timing.total)];
+    let stages = stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1000.0)).join(", ");
+    if let Ok(value) = HeaderValue::from_str(&stages) {
+        headers.insert(SERVER_TIMING, value);
+    }
+    headers
+}
