@@ -1,8 +1,8 @@
-"""What a pass must give, by a plain masked transformers forward on one flat sequence.
+"""The expected output of a pass, by a masked transformers forward on one flat sequence.
 
-A pass is a prefix, suffixes that see the prefix and themselves, and perhaps joint last layers in which
-the probed marks also see the shared marks. The reference writes that as explicit 4-D masks, one for
-the lower layers and one for the joint layers; suffix positions continue from the prefix's end.
+A pass is a prefix, suffixes that see the prefix and themselves, and perhaps cross-document last layers,
+in which the read positions also see the shared ones. The reference uses explicit 4-D masks, one for the
+lower layers and one for the cross-document layers; suffix positions continue from the prefix's end.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ def flatten(item: Pass) -> tuple[list[int], list[int], list[int]]:
 
 
 def visibility(item: Pass) -> tuple[torch.Tensor, torch.Tensor]:
-    """Who sees whom: `[token, token]` booleans of the lower and of the joint layers."""
+    """Visibility masks, `[token, token]`, of the lower and of the cross-document layers."""
     tokens, _, owners = flatten(item)
     owner = torch.tensor(owners)
     earlier = torch.ones(len(tokens), len(tokens), dtype=torch.bool).tril()
@@ -84,7 +84,7 @@ def hidden_states(model: torch.nn.Module, item: Pass) -> torch.Tensor:
 
 @torch.no_grad()
 def hidden_states_apart(model: torch.nn.Module, item: Pass) -> torch.Tensor:
-    """The same without masks: prefix and suffix as one sequence each. Only without joint layers."""
+    """The same without masks: prefix and suffix as one sequence each. Only without cross-document layers."""
     assert item.joint == 0
     rows = []
     for segment, offset in item.marks:
