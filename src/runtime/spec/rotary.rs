@@ -1,5 +1,6 @@
 //! Rotary position embeddings: the angle per position of each pair of a head's values.
 
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::config::Config;
@@ -110,7 +111,8 @@ impl RotarySpec {
             RotaryScaling::Yarn { attention, .. } => attention as f32,
             RotaryScaling::None | RotaryScaling::Linear { .. } | RotaryScaling::Llama3 { .. } => 1.,
         };
-        let angles = (0..positions).flat_map(|position| frequencies.iter().map(move |turn| position as f32 * turn));
+        let angles = |position: usize| frequencies.iter().map(move |turn| position as f32 * turn);
+        let angles = (0..positions).into_par_iter().flat_map_iter(angles);
         angles.map(|angle| (angle.cos() * attention, angle.sin() * attention)).unzip()
     }
 
