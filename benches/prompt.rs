@@ -14,12 +14,12 @@ fn prompt(criterion: &mut Criterion) {
         let request = support::request(documents);
         group.throughput(Throughput::Elements(documents as u64));
         group.bench_with_input(BenchmarkId::new("read", documents), &request, |bencher, request| {
-            bencher.iter(|| prompter.read(request, &limits).expect("it is read"));
+            bencher.iter(|| prompter.tokenize(request, &limits, &|| false).expect("it is read"));
         });
-        let reading = Arc::new(prompter.read(&request, &limits).expect("it is read"));
+        let prepared = Arc::new(prompter.tokenize(&request, &limits, &|| false).expect("it is read"));
         let all: Vec<usize> = (0..documents).collect();
         group.bench_with_input(BenchmarkId::new("render", documents), &all, |bencher, all| {
-            bencher.iter(|| prompter.render(&reading, all).expect("it is rendered"));
+            bencher.iter(|| prompter.render(&prepared, all).expect("it is rendered"));
         });
     }
     group.finish();

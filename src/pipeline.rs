@@ -4,10 +4,11 @@
 //! here is the order of things. What a request will cost is in `cost`, what its budget leaves of it in `allowance`, and the
 //! way of admitted requests to rankings in `rank`.
 
-mod allowance;
+mod budget;
 mod cost;
 mod drift;
 mod rank;
+mod tokenize_pool;
 mod warm_up;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -228,7 +229,7 @@ impl Reranker {
         let mut request = request.clone();
         policy.instructions.resolve(&mut request, &self.names, &mut JoinedText::default())?;
         self.validate(&request, &policy.limits)?;
-        let reading = Arc::new(self.prompter.read(&request, &policy.limits)?);
+        let reading = Arc::new(self.prompter.tokenize(&request, &policy.limits, &|| false)?);
         let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&reading))?;
         let passes = rounds.next_round()?.unwrap_or_default();
         Ok(Explanation {

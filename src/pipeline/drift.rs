@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Reranker;
-use crate::prompt::{Reading, lexical_scores};
+use crate::prompt::{PreparedTexts, lexical_scores};
 use crate::rerank::{DriftSample, InstructionSource, RankedDocument, agreement};
 
 /// Who wants samples, if anyone does.
@@ -42,7 +42,7 @@ impl DriftWatch {
         &self,
         model: &str,
         instruction: &InstructionSource,
-        reading: &Arc<Reading>,
+        reading: &Arc<PreparedTexts>,
         results: &[RankedDocument],
     ) {
         let Some(watch) = self.0.get() else { return };
@@ -62,7 +62,7 @@ impl DriftWatch {
 fn measure(
     model: String,
     instruction: InstructionSource,
-    reading: &Reading,
+    reading: &PreparedTexts,
     results: &[RankedDocument],
 ) -> DriftSample {
     let count = results.len();

@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::allowance::{Allowance, Allowed};
-use super::cost::Planned;
+use super::budget::{BudgetedPlan, TokenBudget};
+use super::cost::PreparedRequest;
+use super::tokenize_pool::TokenizePool;
 use super::{Reranker, Tally, blocking, of_one};
-use crate::prompt::Reading;
+use crate::prompt::PreparedTexts;
 use crate::rerank::{
     InstructionSource, LimitSettings, RankedDocument, Ranking, RerankError, RerankRequest, Stage, Timing, Usage,
 };
@@ -34,7 +35,7 @@ struct Wanted {
 
 /// What has run of a request, and what came of it.
 struct Run {
-    planned: Planned,
+    planned: PreparedRequest,
     prompt_tokens: usize,
 }
 
@@ -67,14 +68,18 @@ impl Reranker {
         let started = Instant::now();
         let tokenizing = tally.stages.begin(Stage::Tokenize, None);
         let mut read = self.read(requests, limits).await?;
-        let documents = read.iter().map(|(_, planned)| planned.reading.documents.len()).sum();
-        let allowed = match Allowance::of(&budget, since.elapsed(), self.scheduler.forecast(admission)) {
-            Some(allowance) => {
-                let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
+        let documents = read.iter().map(|(_, planned)| planned.texts.documents.len()).sum();
+        let allowed = match TokenBudget::new(&budget, self.scheduler.forecast(admission)) {
+            Some(budget) => {
+                let (prompter, limits, since) = (Arc::clone(&self.prompter), limits.clone(), *since);
                 let (request, planned) = read.swap_remove(0);
-                vec![blocking(move || allowance.apply(&request, planned, &prompter, &limits)).await?]
+                let bytes = planned.texts.documents.iter().map(|document| document.text.len()).sum();
+                let work = move |(): &(), _: crate::prompt::IsCancelled<'_>| {
+                    budget.enforce(planned, request.truncation, &prompter, &limits, &|| since.elapsed())
+                };
+                vec![TokenizePool::of_process().run((), bytes, work).await?.1]
             }
-            None => read.into_iter().map(|(_, planned)| Allowed::all(planned)).collect(),
+            None => read.into_iter().map(|(_, planned)| BudgetedPlan::whole(planned)).collect(),
         };
         let tokens = allowed.iter().flat_map(|allowed| &allowed.planned).map(|planned| planned.tokens).sum();
         admission.correct(*estimated, tokens, documents)?;
@@ -82,7 +87,7 @@ impl Reranker {
         drop(tokenizing);
 
         let (mut runs, mut rest) = (Vec::new(), Vec::new());
-        for Allowed { planned, left, report } in allowed {
+        for BudgetedPlan { planned, skipped: left, report } in allowed {
             runs.extend(planned.map(|planned| Run { planned, prompt_tokens: 0 }));
             rest.push((left, report));
         }
@@ -122,24 +127,21 @@ impl Reranker {
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
-    ) -> Result<Vec<(RerankRequest, Planned)>, RerankError> {
+    ) -> Result<Vec<(RerankRequest, PreparedRequest)>, RerankError> {
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
-        let waiting = Arc::new(());
-        let waited_for = Arc::downgrade(&waiting);
-        let read = blocking(move || {
+        let bytes = requests.iter().flat_map(|request| &request.documents).map(String::len).sum();
+        let work = move |(): &(), is_cancelled: crate::prompt::IsCancelled<'_>| {
             let count = requests.len();
             let one = |(index, request): (usize, RerankRequest)| {
-                let reading = prompter.read_while(&request, &limits, &|| waited_for.strong_count() > 0);
-                let planned = reading.and_then(|reading| Planned::new(Arc::clone(&prompter), reading));
+                let reading = prompter.tokenize(&request, &limits, is_cancelled);
+                let planned = reading.and_then(|reading| PreparedRequest::new(Arc::clone(&prompter), reading));
                 let planned = planned.map_err(|error| of_one(index, count, error))?;
                 // The texts as they were sent are not needed any more.
                 Ok((RerankRequest { documents: Vec::new(), ..request }, planned))
             };
             requests.into_iter().enumerate().map(one).collect()
-        })
-        .await;
-        drop(waiting);
-        read
+        };
+        Ok(TokenizePool::of_process().run((), bytes, work).await?.1)
     }
 
     /// Runs the passes of planned requests, round by round, those of all requests together. Their readings and scores, and
@@ -150,12 +152,11 @@ impl Reranker {
         admission: &Admission,
         tally: &Tally,
         timing: &mut Timing,
-    ) -> Result<Vec<(Arc<Reading>, Scores, usize)>, RerankError> {
+    ) -> Result<Vec<(Arc<PreparedTexts>, Scores, usize)>, RerankError> {
         let passes_to_come =
-            |Run { planned, .. }: &Run| planned.round.as_ref().map_or(0, Vec::len) * (1 + planned.rounds.to_come());
+            |Run { planned, .. }: &Run| planned.round.as_ref().map_or(0, Vec::len) * (1 + planned.rounds.remaining());
         tally.change(|progress| progress.of_passes += runs.iter().map(passes_to_come).sum::<usize>());
-        let mut read: Vec<Vec<bool>> =
-            runs.iter().map(|run| vec![false; run.planned.reading.documents.len()]).collect();
+        let mut read: Vec<Vec<bool>> = runs.iter().map(|run| vec![false; run.planned.texts.documents.len()]).collect();
         while runs.iter().any(|run| run.planned.round.is_some()) {
             let (mut passes, mut documents, mut counts) = (Vec::new(), Vec::new(), Vec::new());
             for (number, run) in runs.iter_mut().enumerate() {
@@ -187,7 +188,7 @@ impl Reranker {
             runs = blocking(move || {
                 let mut readouts = executed.readouts.into_iter();
                 for (Run { planned, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
-                    planned.rounds.take(readouts.by_ref().take(count).collect())?;
+                    planned.rounds.add_outputs(readouts.by_ref().take(count).collect())?;
                     planned.round = planned.rounds.next_round()?;
                 }
                 Ok(runs)
@@ -195,7 +196,7 @@ impl Reranker {
             .await?;
             timing.tokenize += started.elapsed();
         }
-        let finished = |Run { planned: Planned { rounds, reading, .. }, prompt_tokens }| {
+        let finished = |Run { planned: PreparedRequest { rounds, texts: reading, .. }, prompt_tokens }| {
             rounds.finish().map(|scores| (reading, scores, prompt_tokens))
         };
         runs.into_iter().map(finished).collect()
@@ -203,7 +204,7 @@ impl Reranker {
 }
 
 /// The documents that were read, best first; equal scores keep the request's order.
-fn ranked(reading: &Reading, scores: &Scores) -> Vec<RankedDocument> {
+fn ranked(reading: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
     let texts = reading.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
     let mut results: Vec<RankedDocument> = texts
         .enumerate()

@@ -1,8 +1,8 @@
-//! A rendered template with query and instruction in their places, ready for documents: runs of
-//! text that are encoded as one string, with the control tokens between them.
+//! A rendered template with the query and the instruction in place, ready for documents: runs of
+//! text, each encoded as one string, and the control tokens between them.
 
+use super::parallel;
 use super::template::Part;
-use super::threads;
 use super::tokenizer::Tokenizer;
 
 /// The steps of a prompt, in order.
@@ -155,8 +155,8 @@ impl Filled {
     }
 }
 
-/// The ids of each text, on several threads where that pays.
-pub(super) fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>, tokenizers::Error> {
+/// The ids of each text, on several threads where that is faster.
+fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>, tokenizers::Error> {
     let bytes = texts.iter().map(String::len).sum();
-    threads::map(texts, bytes, |text| tokenizer.encode(text)).into_iter().collect()
+    parallel::map(texts.iter().collect(), bytes, |text: &String| tokenizer.encode(text)).into_iter().collect()
 }

@@ -120,6 +120,11 @@ pub(crate) fn tokenizer_json(without: &[&str]) -> Value {
     })
 }
 
+/// Bytes of text that this thread has encoded so far.
+pub(crate) fn encoded_bytes() -> usize {
+    super::tokenizer::ENCODED_BYTES.get()
+}
+
 /// The whole tokenizer, as the reference implementations use it.
 pub(crate) fn whole_tokenizer() -> tokenizers::Tokenizer {
     tokenizers::Tokenizer::from_bytes(tokenizer_json(&[]).to_string()).unwrap()

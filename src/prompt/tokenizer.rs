@@ -13,6 +13,22 @@ use super::PromptError;
 /// No vocabulary is so large; an id beyond it is a mistake, and a table up to it would be too.
 const HIGHEST_ID: u32 = 1 << 24;
 
+/// The most bytes of text that are encoded in one call: some ten milliseconds of work.
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How much of a text is encoded to cut it: at least this many bytes,
+const MIN_CUT_BYTES: usize = 256;
+/// this many for each token of the limit,
+const CUT_TOKEN_BYTES: usize = 8;
+/// and this many tokens beyond the limit, which the end of the encoded text may change.
+const CUT_MARGIN: usize = 8;
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes of text that this thread has encoded.
+    pub(super) static ENCODED_BYTES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// A tokenizer read from `tokenizer.json`.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
@@ -130,6 +146,8 @@ impl Tokenizer {
         if text.is_empty() {
             return Ok(Vec::new());
         }
+        #[cfg(test)]
+        ENCODED_BYTES.set(ENCODED_BYTES.get() + text.len());
         Ok(self.plain.encode_fast(text, false)?.get_ids().to_vec())
     }
 
@@ -153,27 +171,59 @@ impl Tokenizer {
         PromptError::Tokenizer { file: self.file.clone(), problem: error.to_string() }
     }
 
-    /// As [`Tokenizer::cut`], of a text whose ids are known: a long text is not encoded a second time.
+    /// The ids of the beginning of a text: more than `limit` of them, or those of the whole text.
+    /// Also returns how many bytes they were made of. Encodes in chunks.
+    pub(super) fn encode_until(
+        &self,
+        text: &str,
+        limit: usize,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<(Vec<u32>, usize), tokenizers::Error> {
+        let mut end = chunk_end(text, CHUNK_BYTES);
+        let mut ids = self.encode(&text[..end])?;
+        while end < text.len() && ids.len() <= limit {
+            if is_cancelled() {
+                return Err("cancelled".into());
+            }
+            let chunk = &text[end..end + chunk_end(&text[end..], CHUNK_BYTES)];
+            ids.extend(self.encode(chunk)?);
+            end += chunk.len();
+        }
+        Ok((ids, end))
+    }
+
+    /// As [`Tokenizer::cut`] for a text whose ids are known: encodes nothing in most cases.
     pub(super) fn cut_encoded(&self, text: &str, ids: &[u32], limit: usize) -> Result<Cut, tokenizers::Error> {
         let limit = limit.min(ids.len());
-        // The tokens that are kept spell the text's start, unless the last of them end within a character, of at most
-        // four bytes: then what they spell ends with U+FFFD. A text that holds that itself, or that the tokenizer changes,
-        // goes the long way.
+        // The kept tokens spell the beginning of the text, unless the last of them end within a
+        // character of at most four bytes: then the decoded text ends with U+FFFD. A text that
+        // contains U+FFFD, or that the tokenizer changes otherwise, is encoded again.
         for tokens in (limit.saturating_sub(3)..=limit).rev() {
             let start = self.plain.decode(&ids[..tokens], false)?;
             let whole = start.trim_end_matches(char::REPLACEMENT_CHARACTER);
-            match (text.starts_with(&start), whole.len() < start.len()) {
-                (true, false) => return Ok(Cut { bytes: start.len(), ids: ids[..tokens].to_vec() }),
-                (false, true) if text.starts_with(whole) => {}
-                (true | false, _) => break,
+            match (spelled_bytes(text, &start), whole.len() < start.len()) {
+                (Some(bytes), false) => return Ok(Cut { bytes, ids: ids[..tokens].to_vec() }),
+                (None, true) if spelled_bytes(text, whole).is_some() => {}
+                (Some(_) | None, _) => break,
             }
         }
         self.cut(text, limit)
     }
 
     /// Where a text ends when at most `limit` tokens of it are kept: never inside a character.
+    /// Encodes no more of the text than the limit needs.
     pub(super) fn cut(&self, text: &str, limit: usize) -> Result<Cut, tokenizers::Error> {
-        let encoding = self.plain.encode(text, false)?;
+        let mut bytes = MIN_CUT_BYTES.max(limit.saturating_mul(CUT_TOKEN_BYTES));
+        let (text, encoding) = loop {
+            let beginning = &text[..chunk_end(text, bytes)];
+            #[cfg(test)]
+            ENCODED_BYTES.set(ENCODED_BYTES.get() + beginning.len());
+            let encoding = self.plain.encode(beginning, false)?;
+            if beginning.len() == text.len() || encoding.len() > limit + CUT_MARGIN {
+                break (beginning, encoding);
+            }
+            bytes = bytes.saturating_mul(4);
+        };
         let offsets = encoding.get_offsets();
         let mut tokens = limit.min(offsets.len());
         // Tokens of one character's bytes all span that character.
@@ -208,6 +258,47 @@ impl Tokenizer {
         }
         text
     }
+}
+
+/// The end of the beginning of a text that has at most `max_bytes` bytes and, where the text allows
+/// it, the same tokens alone as within the text.
+///
+/// It ends before a single space between two letters or digits: byte-level BPE, `WordPiece` and
+/// Metaspace tokenizers split there. A text without such a place in the last half of `max_bytes`
+/// is split between two characters, which may cost a token more.
+pub(super) fn chunk_end(text: &str, max_bytes: usize) -> usize {
+    if text.len() <= max_bytes {
+        return text.len();
+    }
+    let is_between_words = |space: &usize| {
+        text.as_bytes()[*space] == b' '
+            && text[..*space].chars().next_back().is_some_and(char::is_alphanumeric)
+            && text[space + 1..].chars().next().is_some_and(char::is_alphanumeric)
+    };
+    let between_words = (max_bytes / 2 + 1..=max_bytes).rev().find(is_between_words);
+    let at_a_character = || (0..=max_bytes).rev().find(|end| text.is_char_boundary(*end));
+    between_words.or_else(at_a_character).unwrap_or(text.len())
+}
+
+/// How many bytes of `text` the decoded `start` stands for, if it is its beginning: in the same
+/// letters, or in lower case.
+fn spelled_bytes(text: &str, start: &str) -> Option<usize> {
+    if text.starts_with(start) {
+        return Some(start.len());
+    }
+    let mut start = start.chars().peekable();
+    let mut bytes = 0;
+    for letter in text.chars() {
+        if start.peek().is_none() {
+            break;
+        }
+        if start.next_if_eq(&letter).is_none() && !letter.to_lowercase().all(|lower| start.next_if_eq(&lower).is_some())
+        {
+            return None;
+        }
+        bytes += letter.len_utf8();
+    }
+    start.peek().is_none().then_some(bytes)
 }
 
 fn control_token(token: &Value) -> Option<ControlToken> {
@@ -257,17 +348,52 @@ mod tests {
         assert_eq!(tokenizer.cut(text, all).unwrap().bytes, text.len());
     }
 
+    /// The test tokenizer, in lower case.
+    fn lowercase_tokenizer() -> super::Tokenizer {
+        let mut json = testing::tokenizer_json(&[]);
+        json["normalizer"] = serde_json::json!({"type": "Lowercase"});
+        super::Tokenizer::from_bytes(json.to_string().as_bytes(), "test/lowercase.json").unwrap()
+    }
+
     proptest::proptest! {
-        /// Also of texts that normalise to something else, and of those that hold what half a character decodes to.
+        /// Also for texts that the tokenizer normalizes, and for texts with the character that half a character decodes to.
         #[test]
-        fn a_cut_by_known_ids_is_the_cut(text in testing::nasty_text(), limit in 0_usize..40) {
-            let tokenizer = testing::tokenizer();
-            for text in [text.clone(), format!("{text}\u{fffd}e\u{301}漢\u{fffd}{text}")] {
-                let ids = tokenizer.encode(&text).unwrap();
-                let cut = tokenizer.cut_encoded(&text, &ids, limit).unwrap();
-                proptest::prop_assert_eq!(cut, tokenizer.cut(&text, limit).unwrap());
+        fn a_cut_by_known_ids_equals_the_cut(text in testing::nasty_text(), limit in 0_usize..40) {
+            for tokenizer in [testing::tokenizer(), lowercase_tokenizer()] {
+                for text in [text.clone(), format!("{text}\u{fffd}e\u{301}漢ÄİΣ\u{fffd}{text}")] {
+                    let ids = tokenizer.encode(&text).unwrap();
+                    let cut = tokenizer.cut_encoded(&text, &ids, limit).unwrap();
+                    proptest::prop_assert_eq!(cut, tokenizer.cut(&text, limit).unwrap());
+                }
             }
         }
+
+        #[test]
+        fn chunks_of_words_have_the_tokens_of_the_whole(
+            words in proptest::collection::vec("[a-zA-Zé漢0-9.,?\n]{1,9}", 1..400), max_bytes in 64_usize..400,
+        ) {
+            let (tokenizer, text) = (testing::tokenizer(), words.join(" "));
+            let (mut rest, mut ids, mut is_exact) = (text.as_str(), Vec::new(), true);
+            while !rest.is_empty() {
+                let (chunk, others) = rest.split_at(super::chunk_end(rest, max_bytes));
+                proptest::prop_assert!(!chunk.is_empty() && chunk.len() <= max_bytes);
+                is_exact &= others.is_empty() || others.starts_with(' ');
+                ids.extend(tokenizer.encode(chunk).unwrap());
+                rest = others;
+            }
+            if is_exact {
+                proptest::prop_assert_eq!(ids, tokenizer.encode(&text).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_encodes_no_more_of_a_long_text_than_the_limit_needs() {
+        let (tokenizer, text) = (testing::tokenizer(), "e\u{301} the end".repeat(100_000));
+        let before = testing::encoded_bytes();
+        let cut = tokenizer.cut(&text, 20).unwrap();
+        assert_eq!(cut.ids.len(), 20);
+        assert!(testing::encoded_bytes() - before < 2000);
     }
 
     #[test]

@@ -326,7 +326,7 @@ async fn a_budget_that_suffices_says_so_and_no_budget_says_nothing() {
 async fn a_budget_of_time_goes_by_the_measured_rate() {
     let server = Server::start().await;
     let reply = server.rerank(&with(ten(), &json!({"max_latency_ms": 5000}))).await.json();
-    let unknown = "everything was read: no rate is measured yet that max_latency_ms could be planned with";
+    let unknown = "max_latency_ms was ignored: throughput has not been measured yet";
     assert_eq!(reply["meta"]["budget"]["reason"], unknown);
     assert_eq!(reply["meta"]["warnings"], json!([unknown]));
     // Now there is one, and a thousand documents cannot even be tokenised in a millisecond.
