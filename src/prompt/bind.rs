@@ -7,19 +7,19 @@ use super::lexical::LexicalTable;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
 
-/// How the readouts of slates become scores.
+/// How a listwise family turns outputs into scores.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SlateScore {
     /// Cosines between projected states.
     LateInteraction {
-        /// How a cosine becomes a relevance.
+        /// Turns a cosine into a relevance.
         relevance: Relevance,
-        /// The model's layers, from the last, in which marks see each other.
+        /// In how many of the last layers marks see each other.
         joint_layers: usize,
     },
     /// The logits of identifiers; document `i` of a window has identifier `i`.
     FirstToken {
-        /// As many as a window can have documents.
+        /// As many as a window has documents at most.
         identifiers: Vec<Identifier>,
     },
 }
@@ -33,10 +33,10 @@ pub enum Relevance {
     Sigmoid(Calibration),
 }
 
-/// The name of a document in a window: a single token.
+/// The name of a document in a window, which is a single token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identifier {
-    /// As the prompt spells it.
+    /// Its spelling in the prompt.
     pub text: String,
     /// Its id.
     pub id: u32,
@@ -48,7 +48,7 @@ pub struct Identifier {
 pub struct Answers {
     /// Id of the answer for a relevant document.
     pub positive: u32,
-    /// Id of the answer for an irrelevant one, where it counts.
+    /// Id of the answer for an irrelevant one, where it is part of the score.
     pub negative: Option<u32>,
     /// Scale and bias.
     pub calibration: Calibration,
@@ -59,13 +59,13 @@ pub(super) struct Listwise {
     pub facts: ListwiseFacts,
     pub template: Template,
     pub score: SlateScore,
-    /// What documents are called in the prompt, if they are.
+    /// The documents' names in the prompt; empty for families that do not name them.
     pub identifiers: Vec<String>,
-    /// For late interaction.
+    /// `None` for families without late interaction.
     pub marks: Option<Marks>,
 }
 
-/// The control tokens whose positions are read.
+/// The control tokens at whose positions the model's states are read.
 #[derive(Debug)]
 pub(super) struct Marks {
     /// One, or one per bucket of evidence.
@@ -133,7 +133,7 @@ impl TokenLookup<'_> {
 
     /// The id of an ordinary token.
     fn answer(&self, token: &str) -> Result<u32, PromptError> {
-        self.tokenizer.single(token).ok_or_else(|| self.problem(token, "it is not a single token".into()))
+        self.tokenizer.single_token(token).ok_or_else(|| self.problem(token, "it is not a single token".into()))
     }
 
     /// The answers of a pointwise family, with the calibration for a checkpoint of this name.
@@ -200,7 +200,7 @@ impl TokenLookup<'_> {
     fn identifiers(&self, ranges: &[String], most: usize) -> Result<Vec<Identifier>, PromptError> {
         let mut found: Vec<Identifier> = Vec::new();
         for text in ranges.iter().flat_map(|range| names_in(range)) {
-            if let Some(id) = self.tokenizer.single(&text)
+            if let Some(id) = self.tokenizer.single_token(&text)
                 && found.iter().all(|identifier| identifier.id != id)
             {
                 found.push(Identifier { text, id });

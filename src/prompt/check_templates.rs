@@ -4,7 +4,7 @@ use super::PromptError;
 use super::bind::{Listwise, Marks};
 use super::family::Layout;
 use super::prompter::Prompter;
-use super::template::{Part, Scene, Template};
+use super::template::{Part, Template, TemplateInputs};
 
 impl Prompter {
     /// Renders every template with and without an instruction, with one document and with two, and
@@ -14,8 +14,8 @@ impl Prompter {
         let mut takes_instruction = true;
         for (instruction, documents) in [(false, 1), (false, 2), (true, 1), (true, 2)] {
             if let Some(listwise) = &self.listwise {
-                let scene = Scene { instruction, documents, identifiers: &listwise.identifiers };
-                let parts = self.listwise_parts(listwise, scene)?;
+                let inputs = TemplateInputs { instruction, documents, identifiers: &listwise.identifiers };
+                let parts = self.listwise_parts(listwise, inputs)?;
                 if let Some(marks) = &listwise.marks {
                     check_marks(&parts, documents, marks).map_err(|problem| listwise.template.problem(problem))?;
                 }
@@ -23,8 +23,8 @@ impl Prompter {
                 takes_instruction &= !instruction || parts.contains(&Part::Instruction);
             }
             if let Some(pointwise) = &self.pointwise {
-                let scene = Scene { instruction, documents: 1, identifiers: &[] };
-                let parts = pointwise.template.render(scene, &self.tokenizer)?;
+                let inputs = TemplateInputs { instruction, documents: 1, identifiers: &[] };
+                let parts = pointwise.template.render(inputs, &self.tokenizer)?;
                 self.check_parts(&pointwise.template, &parts, 1, vocabulary)?;
                 takes_instruction &= !instruction || parts.contains(&Part::Instruction);
             }
@@ -33,15 +33,15 @@ impl Prompter {
     }
 
     /// A slate's whole prompt. The blocks of an isolated one are put together in order.
-    fn listwise_parts(&self, listwise: &Listwise, scene: Scene) -> Result<Vec<Part>, PromptError> {
+    fn listwise_parts(&self, listwise: &Listwise, inputs: TemplateInputs) -> Result<Vec<Part>, PromptError> {
         let template = &listwise.template;
         if listwise.facts.layout == Layout::Causal {
-            return template.render(scene, &self.tokenizer);
+            return template.render(inputs, &self.tokenizer);
         }
-        let block = |name| template.render_block(name, scene, &self.tokenizer);
+        let block = |name| template.render_block(name, inputs, &self.tokenizer);
         let (mut parts, document) = (block("trunk")?, block("document")?);
         check_document_block(&document).map_err(|problem| template.problem(problem))?;
-        for place in 0..scene.documents {
+        for place in 0..inputs.documents {
             parts.extend(document.iter().cloned().map(|part| match part {
                 Part::Document(_) => Part::Document(place),
                 other => other,

@@ -9,7 +9,7 @@ use super::frame::{Frame, Run, Step};
 use super::parallel;
 use super::prepared::{DocumentText, PairFrame, Plan, PreparedTexts};
 use super::prompter::Prompter;
-use super::template::Scene;
+use super::template::TemplateInputs;
 use super::truncate::{DocumentOptions, IsCancelled, warn_of_max_tokens_per_doc};
 use crate::rerank::slates::{self, SlateLimits};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
@@ -74,8 +74,8 @@ impl Prompter {
         limits: &LimitSettings,
         prepared: &mut PreparedTexts,
     ) -> Result<PairFrame, RerankError> {
-        let scene = Scene { instruction: !prepared.instruction.is_empty(), documents: 1, identifiers: &[] };
-        let parts = pointwise.template.render(scene, &self.tokenizer).map_err(RerankError::internal)?;
+        let inputs = TemplateInputs { instruction: !prepared.instruction.is_empty(), documents: 1, identifiers: &[] };
+        let parts = pointwise.template.render(inputs, &self.tokenizer).map_err(RerankError::internal)?;
         let steps = Frame::new(parts, &prepared.query, &prepared.instruction).steps;
         let position =
             |is_it: &dyn Fn(&Run) -> bool| steps.iter().position(|step| matches!(step, Step::Run(run) if is_it(run)));

@@ -1,4 +1,5 @@
-//! A family bound to a tokenizer and a model: every declared token found, every template tried.
+//! A family bound to a tokenizer and a model, with every declared token found and every template
+//! tried.
 
 use super::PromptError;
 use super::bind::{Answers, Listwise, Pointwise, SlateScore, TokenLookup};
@@ -8,38 +9,38 @@ use super::lexical::LexicalTable;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
 
-/// Turns requests into what one model reads.
+/// Turns requests into the token sequences of one model.
 #[derive(Debug)]
 pub struct Prompter {
     pub(super) facts: FamilyFacts,
     pub(super) tokenizer: Tokenizer,
-    /// Positions of a sequence: the model's, or fewer if the family was trained for fewer.
+    /// The longest sequence: the model's context, or the family's where that is shorter.
     pub(super) context: usize,
-    /// Whether the templates have a place for an instruction.
+    /// Whether the templates hold an instruction.
     pub(super) takes_instruction: bool,
     pub(super) listwise: Option<Listwise>,
     pub(super) pointwise: Option<Pointwise>,
 }
 
-/// What a prompter must know of the model.
+/// The facts of a model that limit its prompts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelLimits {
     /// The checkpoint's hub id or folder.
     pub name: String,
-    /// Positions the model was made for.
+    /// The model's context, in tokens.
     pub context: usize,
     /// Rows of its embedding matrix.
     pub vocabulary: usize,
 }
 
 impl Prompter {
-    /// Binds a family to a checkpoint's tokenizer and numbers. `podium` is what its configuration
-    /// says under that key; `evidence` its table, for families with lexical evidence.
+    /// Binds a family to a checkpoint. `podium` is that key of its configuration, `evidence` its
+    /// table for families with lexical evidence.
     ///
     /// # Errors
-    /// [`PromptError::Token`] when a declared token is no single id below the vocabulary's size;
+    /// [`PromptError::Token`] when a declared token is no single id of the model's vocabulary;
     /// [`PromptError::Template`] when a template does not render or its marks do not add up;
-    /// [`PromptError::Evidence`] when the family needs a table and there is none.
+    /// [`PromptError::Evidence`] when the family needs a table and the checkpoint has none.
     pub fn new(
         family: &Family,
         tokenizer: Tokenizer,
@@ -85,19 +86,19 @@ impl Prompter {
         &self.facts
     }
 
-    /// How slates are scored, if the family reads documents together.
+    /// How slates are scored; `None` for a pointwise family.
     #[must_use]
     pub fn slate_score(&self) -> Option<&SlateScore> {
         self.listwise.as_ref().map(|listwise| &listwise.score)
     }
 
-    /// How documents are scored one by one, if the family has a prompt for that.
+    /// How documents are scored one by one; `None` for a family without a pointwise prompt.
     #[must_use]
     pub fn answers(&self) -> Option<&Answers> {
         self.pointwise.as_ref().map(|pointwise| &pointwise.answers)
     }
 
-    /// The text of some ids, control tokens spelled out.
+    /// Decodes ids to text, with control tokens spelled out.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
         self.tokenizer.decode(ids)
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_calibration_goes_by_the_checkpoints_name() {
+    fn the_checkpoints_name_chooses_the_calibration() {
         for (name, bias) in
             [("mixedbread-ai/mxbai-rerank-base-v2", -4.5), ("mixedbread-ai/mxbai-rerank-large-v2", -6.0)]
         {

@@ -2,10 +2,10 @@
 
 use super::PromptError;
 use super::bind::Listwise;
-use super::frame::{Filled, Frame};
+use super::frame::{EncodedPrompt, Frame};
 use super::prepared::ShortTexts;
 use super::prompter::Prompter;
-use super::template::{Part, Scene};
+use super::template::{Part, TemplateInputs};
 use crate::rerank::RerankError;
 
 impl Prompter {
@@ -17,8 +17,8 @@ impl Prompter {
         texts: ShortTexts,
     ) -> Result<Frame, PromptError> {
         let instruction = !texts.instruction.is_empty();
-        let scene = Scene { instruction, documents, identifiers: &listwise.identifiers };
-        let parts = listwise.template.render(scene, &self.tokenizer)?;
+        let inputs = TemplateInputs { instruction, documents, identifiers: &listwise.identifiers };
+        let parts = listwise.template.render(inputs, &self.tokenizer)?;
         Ok(Frame::new(parts, texts.query, texts.instruction))
     }
 
@@ -29,8 +29,8 @@ impl Prompter {
         texts: ShortTexts,
     ) -> Result<(Vec<u32>, Vec<u32>), RerankError> {
         let block = |name: &str| -> Result<Vec<u32>, RerankError> {
-            let scene = Scene { instruction: !texts.instruction.is_empty(), documents: 1, identifiers: &[] };
-            let parts = listwise.template.render_block(name, scene, &self.tokenizer).map_err(RerankError::internal)?;
+            let inputs = TemplateInputs { instruction: !texts.instruction.is_empty(), documents: 1, identifiers: &[] };
+            let parts = listwise.template.render_block(name, inputs, &self.tokenizer).map_err(RerankError::internal)?;
             let filled = Frame::new(parts, texts.query, texts.instruction)
                 .fill(&self.tokenizer, |_| "", |_| 0)
                 .map_err(RerankError::internal)?;
@@ -42,8 +42,8 @@ impl Prompter {
 
     /// The text that block `document` has before the document, in the same run.
     pub(super) fn text_before_document(&self, listwise: &Listwise) -> Result<String, PromptError> {
-        let scene = Scene { instruction: false, documents: 1, identifiers: &[] };
-        let parts = listwise.template.render_block("document", scene, &self.tokenizer)?;
+        let inputs = TemplateInputs { instruction: false, documents: 1, identifiers: &[] };
+        let parts = listwise.template.render_block("document", inputs, &self.tokenizer)?;
         Ok(match parts.first() {
             Some(Part::Text(before)) => before.clone(),
             _ => String::new(),
@@ -63,7 +63,7 @@ impl Prompter {
 
 impl Listwise {
     /// Drops what follows the query's mark: under causal attention it cannot change the output.
-    pub(super) fn end_at_query_mark(&self, mut filled: Filled) -> Filled {
+    pub(super) fn end_at_query_mark(&self, mut filled: EncodedPrompt) -> EncodedPrompt {
         if let Some(marks) = &self.marks {
             filled.end_after(marks.query);
         }

@@ -1,16 +1,16 @@
-//! The tokenizer: text to ids and back, and the control tokens apart from both.
+//! Encodes text to ids, and decodes ids.
 //!
-//! Text is encoded by a copy of the tokenizer that knows no added token at all. So whatever a text
-//! spells, alone, together with its neighbours in the template or after normalisation, it becomes
-//! ordinary tokens; control tokens are put in by id, where a template's own letters say so. For
-//! text without control tokens the ids are those of the whole tokenizer on the whole prompt, which
-//! also splits at added tokens first and encodes what lies between on its own.
+//! The tokenizer that encodes text knows no added token. So any text becomes ordinary tokens,
+//! alone, beside its neighbours in the template, and after normalization. Control tokens enter a
+//! prompt by their id, where the template has them. For texts without control tokens the ids equal
+//! those of the complete tokenizer on the whole prompt, which also splits at added tokens first and
+//! encodes the text between them on its own.
 
 use serde_json::Value;
 
 use super::PromptError;
 
-/// No vocabulary is so large; an id beyond it is a mistake, and a table up to it would be too.
+/// The highest id of a control token: no vocabulary is larger, and the table of ids grows with it.
 const HIGHEST_ID: u32 = 1 << 24;
 
 /// The most bytes of text that are encoded in one call: some ten milliseconds of work.
@@ -34,9 +34,9 @@ thread_local! {
 pub struct Tokenizer {
     plain: tokenizers::Tokenizer,
     controls: Vec<ControlToken>,
-    /// One bit per id: is it a control token?
+    /// One bit for each id: whether it is a control token.
     control_bits: Vec<u64>,
-    /// By byte: does the text of some control token end in it?
+    /// By byte: whether the text of a control token ends with it.
     control_ends: [bool; 256],
     file: String,
 }
@@ -46,11 +46,11 @@ pub struct Tokenizer {
 pub(super) struct ControlToken {
     pub text: String,
     pub id: u32,
-    /// Takes the white space beside it, which Podium's encoding does not reproduce.
+    /// Whether it takes the white space beside it, which Podium's encoding does not reproduce.
     pub strips: bool,
 }
 
-/// A text's end after cutting.
+/// The beginning of a text after truncation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cut {
     /// Bytes of the text that are kept.
@@ -60,10 +60,10 @@ pub(super) struct Cut {
 }
 
 impl Tokenizer {
-    /// Reads the bytes of a `tokenizer.json`; `file` is its name in errors.
+    /// Reads a `tokenizer.json`; errors call it `file`.
     ///
     /// # Errors
-    /// [`PromptError::Tokenizer`] when the bytes are no tokenizer.
+    /// [`PromptError::Tokenizer`] when the file is malformed.
     pub fn from_bytes(bytes: &[u8], file: impl Into<String>) -> Result<Self, PromptError> {
         let file = file.into();
         let problem = |problem: String| PromptError::Tokenizer { file: file.clone(), problem };
@@ -71,7 +71,7 @@ impl Tokenizer {
             serde_json::from_slice(bytes).map_err(|error| problem(format!("not a tokenizer: {error}")))?;
         let fields = json.as_object_mut().ok_or_else(|| problem("not a tokenizer: no JSON object".into()))?;
         let added = fields.insert("added_tokens".into(), Value::Array(Vec::new())).unwrap_or_default();
-        // Podium cuts and packs itself.
+        // Podium truncates and pads on its own.
         fields.insert("truncation".into(), Value::Null);
         fields.insert("padding".into(), Value::Null);
         let controls = match added {
@@ -89,8 +89,7 @@ impl Tokenizer {
         if let Some(token) = controls.iter().find(|token| token.id > HIGHEST_ID) {
             return Err(problem(format!("added token {:?} has the id {}, over {HIGHEST_ID}", token.text, token.id)));
         }
-        // By value: the BPE model's own reader takes both old and new spellings of merges.
-        // Some malformed parts make its reader panic.
+        // The library's reader panics on some malformed files.
         let json = json.to_string();
         let plain = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
             .map_err(|_| problem("not a tokenizer: its reader panicked".into()))?
@@ -106,19 +105,19 @@ impl Tokenizer {
         Ok(Self { plain, controls, control_bits, control_ends, file })
     }
 
-    /// The name of the file it came from.
+    /// The name of its file.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// One above the highest id of an ordinary token.
+    /// The highest id of an ordinary token, plus 1.
     pub(super) fn ordinary_end(&self) -> u32 {
         self.plain.get_vocab(false).into_values().max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// The added tokens, special or not.
-    pub(super) fn controls(&self) -> &[ControlToken] {
+    pub(super) fn control_tokens(&self) -> &[ControlToken] {
         &self.controls
     }
 
@@ -127,21 +126,21 @@ impl Tokenizer {
         self.controls.iter().find(|token| token.text == text)
     }
 
-    /// The added token whose text these bytes end with.
-    pub(super) fn control_at_end_of(&self, bytes: &[u8]) -> Option<&ControlToken> {
+    /// The added token that these bytes end with.
+    pub(super) fn control_token_at_end(&self, bytes: &[u8]) -> Option<&ControlToken> {
         if !self.control_ends[usize::from(*bytes.last()?)] {
             return None;
         }
         self.controls.iter().find(|token| bytes.ends_with(token.text.as_bytes()))
     }
 
-    /// Whether an id is an added token's.
+    /// Whether an id belongs to an added token.
     pub(super) fn is_control(&self, id: u32) -> bool {
         self.control_bits.get(id as usize / 64).is_some_and(|bits| bits >> (id % 64) & 1 == 1)
     }
 
-    /// The ids of a text. None of them is a control token's, unless the tokenizer's model itself
-    /// makes one from text; renderings are checked for that.
+    /// Encodes a text. No id belongs to a control token, unless the tokenizer's model makes one from
+    /// text; prompts are checked for that.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
         if text.is_empty() {
             return Ok(Vec::new());
@@ -151,7 +150,7 @@ impl Tokenizer {
         Ok(self.plain.encode_fast(text, false)?.get_ids().to_vec())
     }
 
-    /// How many tokens a text has.
+    /// Counts the tokens of a text.
     ///
     /// # Errors
     /// [`PromptError::Tokenizer`] when the tokenizer fails on it.
@@ -159,7 +158,7 @@ impl Tokenizer {
         self.encode(text).map(|ids| ids.len()).map_err(|error| self.failed(&error))
     }
 
-    /// The start of a text that has at most `limit` tokens; never half a character.
+    /// The beginning of a text that has at most `limit` tokens; it ends with a whole character.
     ///
     /// # Errors
     /// [`PromptError::Tokenizer`] when the tokenizer fails on it.
@@ -237,16 +236,15 @@ impl Tokenizer {
         Ok(Cut { bytes, ids: encoding.get_ids()[..tokens].to_vec() })
     }
 
-    /// The single id of an ordinary token.
-    pub(super) fn single(&self, text: &str) -> Option<u32> {
+    /// The id of a text that is a single ordinary token.
+    pub(super) fn single_token(&self, text: &str) -> Option<u32> {
         match self.encode(text).ok()?.as_slice() {
             [id] if self.plain.id_to_token(*id).is_some() => Some(*id),
             _ => None,
         }
     }
 
-    /// The text of some ids, control tokens spelled out. Bytes that are no UTF-8 (half a character)
-    /// become U+FFFD.
+    /// Decodes ids to text, with control tokens spelled out. Half a character becomes U+FFFD.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut text = String::new();
@@ -317,7 +315,7 @@ mod tests {
     #[test]
     fn a_text_never_encodes_to_a_control_token() {
         let tokenizer = testing::tokenizer();
-        for token in tokenizer.controls() {
+        for token in tokenizer.control_tokens() {
             let ids = tokenizer.encode(&format!("a{}b", token.text)).unwrap();
             assert!(ids.iter().all(|id| !tokenizer.is_control(*id)), "{}", token.text);
             assert!(tokenizer.is_control(token.id));

@@ -12,6 +12,7 @@ mod command_line;
 mod contract;
 mod dialects;
 mod keys_of_a_process;
+mod long_texts;
 mod models;
 mod observing;
 mod reload_of_a_process;
