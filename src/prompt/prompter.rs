@@ -3,7 +3,7 @@
 
 use super::PromptError;
 use super::bind::{Answers, Listwise, Pointwise, SlateScore, TokenLookup};
-use super::detect::{Calibration, PodiumConfig};
+use super::detect::PodiumConfig;
 use super::family::{Family, FamilyFacts};
 use super::lexical::LexicalTable;
 use super::template::Template;

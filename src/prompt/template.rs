@@ -122,7 +122,7 @@ impl Template {
     fn literal(&self, mut literal: &str, tokenizer: &Tokenizer, parts: &mut Vec<Part>) -> Result<(), PromptError> {
         while !literal.is_empty() {
             let next = tokenizer
-                .controls()
+                .control_tokens()
                 .iter()
                 .filter_map(|token| literal.find(&token.text).map(|at| (at, token)))
                 .min_by_key(|(at, token)| (*at, usize::MAX - token.text.len()));
