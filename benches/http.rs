@@ -18,7 +18,9 @@ fn http(criterion: &mut Criterion) {
     let telemetry = Arc::<Telemetry>::default();
     let settings = support::settings();
     let door = Arc::new(Authenticator::new(&settings.auth, Vec::new()).expect("no keys are no problem"));
-    let router = router(Service::new(Arc::clone(&reranker), telemetry, door, settings.server));
+    let service = Service::new(telemetry, door, settings.server);
+    service.set_models(Arc::clone(&reranker));
+    let router = router(service);
     let mut group = criterion.benchmark_group("http");
     for documents in [1, 64] {
         let request = support::request(documents);

@@ -4,10 +4,9 @@
 mod support;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use podium::rerank::Caller;
 use podium::runtime::fake::FakeRuntime;
 use podium::runtime::{ForwardPass, JointLayers, Mark, Probe};
-use podium::schedule::{Arrival, Scheduler};
+use podium::schedule::{AdmissionRequest, Client, Scheduler};
 
 fn pass() -> ForwardPass {
     ForwardPass {
@@ -24,14 +23,15 @@ fn schedule(criterion: &mut Criterion) {
     let scheduler = Scheduler::start(FakeRuntime::new(), &support::settings().schedule);
     let mut group = criterion.benchmark_group("schedule");
     for passes in [1, 64] {
-        let arrival = Arrival { caller: Caller::nobody(), priority: 0, tokens: 100 * passes, timeout: None };
+        let tokens = 100 * passes;
+        let arrival = AdmissionRequest { client: Client::anonymous(), priority: 0, tokens, deadline: None };
         group.throughput(Throughput::Elements(passes as u64));
         group.bench_function(BenchmarkId::new("passes", passes), |bencher| {
             bencher.iter_batched(
                 || vec![pass(); passes],
                 |passes| {
                     tokio.block_on(async {
-                        let admission = scheduler.admit(&arrival).expect("there is room");
+                        let admission = scheduler.try_admit(&arrival).expect("there is room");
                         scheduler.run(&admission, passes, |_| {}).await.expect("they run")
                     })
                 },

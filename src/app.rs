@@ -2,39 +2,22 @@
 
 mod loading;
 mod reload;
+mod serve;
 
 use std::fmt::Display;
-use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConfigError, Settings};
-use crate::http::{self, Authenticator, ServerSettings, Service};
-use crate::models::ModelSet;
 use crate::pipeline::Policy;
 use crate::prompt::{
     ANY_FAMILY, CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter, Tokenizer,
 };
 use crate::rerank::{InstructionSettings, Instructions, ProfileError};
 use crate::runtime::{Checkpoint, ModelFacts};
-use crate::telemetry::{Telemetry, TelemetryPlan};
 
 pub use loading::{load_models, load_reranker, load_reranker_with};
 pub use reload::{Reload, Reloader};
-
-/// How often metrics are folded.
-const FOLD_EVERY: Duration = Duration::from_secs(5);
-
-/// How long answers may take to reach their clients when the time for the work itself is over.
-const LAST_BYTES: Duration = Duration::from_secs(2);
-
-/// How long a server whose device is gone takes for its farewell: there is nothing to wait for but the last answers.
-const FAREWELL_WITHOUT_DEVICE: Duration = Duration::from_secs(5);
+pub use serve::{ShutdownOutcome, serve};
 
 /// What can be told of settings before a model is there: that what they name (profiles, prompt families) exists.
 ///
@@ -131,82 +114,4 @@ pub fn prompter_of(
     let limits =
         ModelLimits { name: checkpoint.name.clone(), context: facts.max_positions, vocabulary: facts.vocabulary };
     Ok(Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?)
-}
-
-/// What a server did with the requests that it had accepted when it was told to stop.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Farewell {
-    /// All of them are answered.
-    Clean,
-    /// Some took longer than `shutdown_seconds` and were cut off.
-    CutOff,
-    /// The device is gone, and nobody told the server to stop. Why.
-    DeviceLost(String),
-}
-
-/// Serves on `listener` until `shutdown`, then leaves in this order: `/ready` fails; after `drain_delay_seconds` new
-/// requests are refused; accepted ones finish, for at most `shutdown_seconds`; connections are closed.
-///
-/// It leaves by itself, and within seconds, where the device is gone: what was accepted is answered with 503.
-pub async fn serve(
-    settings: &ServerSettings,
-    plan: TelemetryPlan,
-    authenticator: Arc<Authenticator>,
-    models: impl Into<ModelSet>,
-    listener: TcpListener,
-    shutdown: impl Future<Output = ()>,
-) -> Farewell {
-    let models = models.into();
-    let telemetry = Arc::new(Telemetry::default().tracing(plan.traces));
-    let sampled = Arc::clone(&telemetry);
-    models.watch_drift(plan.drift_sample, move |sample| sampled.record_drift(sample));
-    let watching = tokio::spawn(Arc::clone(&authenticator).watch());
-    let service = Service::new(models.clone(), Arc::clone(&telemetry), authenticator, settings.clone());
-
-    let stop = CancellationToken::new();
-    let router = http::router(service.clone());
-    let (timeouts, stopped) = (settings.clone(), stop.clone());
-    let serving = async move { http::serve_connections(listener, router, &timeouts, stopped).await };
-    let connections = tokio::spawn(serving);
-    let folded = Arc::clone(&telemetry);
-    let folding = tokio::spawn(async move {
-        let mut tick = tokio::time::interval(FOLD_EVERY);
-        loop {
-            tick.tick().await;
-            folded.fold();
-        }
-    });
-
-    let lost = tokio::select! {
-        () = shutdown => None,
-        reason = models.lost() => Some(reason),
-    };
-    tracing::info!("shutting down: not ready any more");
-    service.leave();
-    let limit = if lost.is_some() {
-        settings.shutdown_limit().min(FAREWELL_WITHOUT_DEVICE)
-    } else {
-        tokio::time::sleep(settings.drain_delay()).await;
-        settings.shutdown_limit()
-    };
-
-    let deadline = Instant::now() + limit;
-    let answered = timeout_at(deadline, models.drain()).await.is_ok();
-    stop.cancel();
-    let abort = connections.abort_handle();
-    let closed = timeout_at(deadline.max(Instant::now() + LAST_BYTES), connections).await.is_ok();
-    abort.abort();
-    telemetry.flush().await;
-    folding.abort();
-    watching.abort();
-    if let Some(reason) = lost {
-        tracing::error!(reason, "stopped, because the device is lost");
-        Farewell::DeviceLost(reason)
-    } else if answered && closed {
-        tracing::info!("every accepted request is answered");
-        Farewell::Clean
-    } else {
-        tracing::warn!(seconds = settings.shutdown_seconds, "accepted requests did not finish in time and are cut off");
-        Farewell::CutOff
-    }
 }

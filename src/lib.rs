@@ -7,6 +7,7 @@
 //! | room | question |
 //! |---|---|
 //! | [`http`] | how do clients talk? wire JSON to a [`rerank::RerankRequest`] and back |
+//! | [`context`] | what does one request hold? id, client, times, span, timeline, permits |
 //! | [`models`] | which models are there? by name; loaded and unloaded |
 //! | [`pipeline`] | what happens to one request? validate, admit, plan, render, schedule, score, rank |
 //! | [`rerank`] | what is a rerank? requests, rankings, slates, errors; pure |
@@ -24,6 +25,7 @@ pub mod app;
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod context;
 pub mod eval;
 pub mod http;
 pub mod models;

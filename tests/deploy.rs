@@ -8,10 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use podium::rerank::{DriftSample, InstructionSource, Mode, Timing, Usage};
+use podium::context::{RankingSummary, RequestTimeline};
+use podium::pipeline::{DriftSample, InstructionSource};
+use podium::rerank::{Mode, Timing, Usage};
 use podium::runtime::ModelFacts;
 use podium::schedule::{BatchStatistics, QueueStatus};
-use podium::telemetry::{ModelReport, RankingFacts, RequestRecord, Telemetry};
+use podium::telemetry::{ModelReport, RequestRecord, Telemetry};
 use serde_json::Value;
 
 fn read(path: &str) -> String {
@@ -46,7 +48,7 @@ fn exported() -> String {
         prefix_cache_bytes: 0,
     };
     let telemetry = Telemetry::default();
-    let ranking = RankingFacts {
+    let ranking = RankingSummary {
         mode: Mode::Listwise,
         documents: 3,
         slates: 1,
@@ -62,6 +64,7 @@ fn exported() -> String {
         elapsed: Duration::from_millis(5),
         ranking: Some(&ranking),
         failure: None,
+        timeline: &RequestTimeline::new(tracing::Span::none()),
         trace: None,
     });
     telemetry.expect(&[], &["overloaded"]);

@@ -10,7 +10,7 @@ use podium::pipeline::{Policy, Reranker};
 use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, Ranking, RerankRequest};
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, Runtime};
-use podium::schedule::ScheduleSettings;
+use podium::schedule::{DeviceGate, ScheduleSettings};
 
 fn embedded() -> Arc<Reranker> {
     let checkpoint = Checkpoint::embedded();
@@ -27,7 +27,7 @@ fn embedded() -> Arc<Reranker> {
         stall_seconds: 0,
     };
     let policy = Policy { limits, instructions };
-    Arc::new(Reranker::new(vec![checkpoint.name.clone()], prompter, runtime, policy, &schedule))
+    Arc::new(Reranker::new(DeviceGate::default(), vec![checkpoint.name.clone()], prompter, runtime, policy, &schedule))
 }
 
 #[derive(serde::Deserialize)]

@@ -1,72 +1,95 @@
-"""Self-check: the fast forward agrees with its definition, whatever shares the batch, and the
-lexical rules give what the fixture says.
+"""Self-check with random weights, without data: what the definition promises holds.
 
-    python check.py [--model MODEL] [--fixture FIXTURE]
+    python check.py
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-from pathlib import Path
 
+import numpy as np
 import torch
 
-from export import read_model
-from lexical import Bag, LexicalTable, bucket
-from model import Controls, Reranker, Shape, Slate
+from encoder import HIDDEN, Encoder, pad
+from gate import padded
+from instructed import Row, twins
+from model import SCALARS, Batch, Gate, Reading, Wish, base_scores, evidence, feedback
+from wordings import neutral_wordings
 
 
-def random_slates(rng: random.Random, vocabulary: int) -> list[Slate]:
-    """Slates of several sizes, with and without instruction, of ordinary token ids."""
-
-    def text(longest: int) -> list[int]:
-        return [rng.randrange(300, vocabulary) for _ in range(rng.randint(1, longest))]
-
-    slates = []
-    for k in (1, 2, 5, 9):
-        documents = [text(40) for _ in range(k)]
-        slates.append(Slate(text(9), documents, [rng.randrange(32) for _ in documents], text(6) if k % 2 else []))
-    return slates
+def states(rng: np.random.Generator, tokens: int) -> np.ndarray:
+    """Random states of a row."""
+    return rng.normal(size=(tokens, 2 * HIDDEN)).astype(np.float16)
 
 
-@torch.no_grad()
-def largest_difference(model: Reranker, slates: list[Slate]) -> float:
-    """Between scores in a batch, alone, and by the definition."""
-    batched = model.scores(slates)
-    largest = 0.0
-    for row, slate in enumerate(slates):
-        own = batched[row, : len(slate.documents)]
-        largest = max(largest, float((model.flat_scores(slate) - own).abs().max()))
-        largest = max(largest, float((model.scores([slate])[0] - own).abs().max()))
-    return largest
+def check_encoder() -> None:
+    """Padding changes nothing."""
+    encoder = Encoder(vocabulary=200).eval()
+    rows = [[1, 5, 9, 2], [1, 7, 2]]
+    with torch.no_grad():
+        together = encoder(*pad(rows), (3, 6))
+        for i, row in enumerate(rows):
+            for both, own in zip(together, encoder(*pad([row]), (3, 6)), strict=True):
+                assert torch.allclose(both[i, : len(row)], own[0], atol=1e-5)
+
+
+def check_wish(rng: np.random.Generator) -> None:
+    """A document's wish does not depend on the others, nor on their order."""
+    wish = Wish().eval()
+    torch.nn.init.normal_(wish.last.weight)
+    query, instruction = states(rng, 5), states(rng, 9)
+    documents = [states(rng, n) for n in (3, 40, 17)]
+    scalars = rng.normal(size=(3, SCALARS)).astype(np.float32)
+    with torch.no_grad():
+        together = wish(Batch.of([query], [instruction], [documents], scalars))
+        for i, document in enumerate(documents):
+            alone = wish(Batch.of([query], [instruction], [[document]], scalars[i : i + 1]))
+            assert torch.allclose(together[i], alone[0], atol=1e-4)
+
+
+def check_gate(rng: np.random.Generator) -> None:
+    """The gate is exactly 0 below its threshold and never above 1."""
+    gate = Gate().eval()
+    block, real = padded([states(rng, n) for n in (2, 30, 8)])
+    with torch.no_grad():
+        torch.nn.init.constant_(gate.last.bias, -50.0)
+        assert (gate(block, real) == 0).all()
+        torch.nn.init.constant_(gate.last.bias, 50.0)
+        assert ((gate(block, real) > 0.99) & (gate(block, real) <= 1)).all()
+
+
+def check_base(rng: np.random.Generator) -> None:
+    """Base scores follow their documents when the slate is shuffled; one document has no feedback."""
+    query = Reading.of(states(rng, 6), np.ones(4, np.float32))
+    readings = [Reading.of(states(rng, n)) for n in (2, 90, 30, 200)]
+    evidences = np.array([evidence(query, r, 0.1 * i) for i, r in enumerate(readings)], np.float32)
+    means = np.stack([r.mean for r in readings])
+    order = [2, 0, 3, 1]
+    assert np.allclose(base_scores(evidences, means)[order], base_scores(evidences[order], means[order]), atol=1e-4)
+    assert np.allclose(feedback(np.ones(1, np.float32), means[:1]), 0)
+    longer = Reading.of(np.concatenate([states(rng, 1), np.zeros((0, 2 * HIDDEN), np.float16), states(rng, 300)]))
+    assert len(longer.windows) == 9
+
+
+def check_data() -> None:
+    """Written instructions are distinct; twins share query and documents."""
+    wordings = neutral_wordings(0, 600, ["one", "two", "three"])
+    assert len(set(wordings)) == len(wordings) == 600
+    row = Row(1, "stance", "for", "q", ("a", "b"), (3, 1), "g", False)
+    other = Row(1, "stance", "against", "q", ("b", "a"), (3, 1), "g", False)
+    assert twins([row, other, Row(1, "stance", "for", "r", ("a", "b"), (3, 1), "g", False)]) == [[row, other]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="an exported model; without it, random weights")
-    parser.add_argument("--fixture", type=Path)
-    options = parser.parse_args()
     torch.manual_seed(0)
-    if options.model:
-        model = read_model(options.model)[0]
-    else:
-        model = Reranker(Shape(vocab_size=1000), Controls(1, 2, 3, 4, 900))
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.data.normal_(0, 0.3)
-    # Below the control tokens, whichever end of the vocabulary those take.
-    slates = random_slates(random.Random(0), model.controls.embed - 40)
-    difference = largest_difference(model.eval(), slates)
-    print(f"largest difference of a score: {difference:.2e}")
-    assert difference < 2e-5
-    if options.fixture and options.model:
-        table = LexicalTable.load(options.model / "lexical.safetensors")
-        for case in json.loads(options.fixture.read_text(encoding="utf-8")):
-            score = table.score(table.weights(case["query"]), Bag.of(case["document"]))
-            assert abs(score - case["score"]) < 1e-6 and bucket(score) == case["bucket"], case
-        print("lexical fixture holds")
+    random.seed(0)
+    rng = np.random.default_rng(0)
+    check_encoder()
+    check_wish(rng)
+    check_gate(rng)
+    check_base(rng)
+    check_data()
+    print("5 checks passed")
 
 
 if __name__ == "__main__":

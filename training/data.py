@@ -134,6 +134,7 @@ def background_texts(folder: Path) -> Iterator[tuple[str, str]]:
 class RankingTask:
     """One query of an evaluation set: BM25's ranking (ids) and the graded judgements."""
 
+    id: str
     query: str
     run: list[str]
     relevance: dict[str, float]
@@ -152,7 +153,7 @@ def read_eval(folder: Path, name: str) -> tuple[dict[str, str], list[RankingTask
         query_id, document, grade = line.split("\t")
         judged[query_id][document] = max(0.0, float(grade))
     tasks = [
-        RankingTask(r["text"], [d for _, d in sorted(runs[r["_id"]])], judged[r["_id"]])
+        RankingTask(r["_id"], r["text"], [d for _, d in sorted(runs[r["_id"]])], judged[r["_id"]])
         for r in read_lines(root / "queries.jsonl")
         if any(judged[r["_id"]].values())
     ]

@@ -1,34 +1,41 @@
-"""Writes the files of the model: 8-bit weights, config, tokenizer, background table.
+"""Writes the files of podium-mini: 8-bit weights, config, tokenizer, background table; and golden values.
 
-    python export.py --data DATA --work WORK --out OUT --blend 1.0
+    python export.py --weights MINILM --work WORK --lexical LEXICAL.safetensors --out OUT [--seed 1] [--golden FILE]
+
+The calibration is the one in WORK/figures.json, if measure.py has written it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer
 
-from lexical import LexicalTable, write_fixture
-from model import Controls, Reranker, Shape
-from slates import SlateMaker
-from tokenizer import EMBED, END, INSTRUCT, RERANK, START
-from train import Workspace, blend, controls_of, untrained
+import model
+from encoder import HIDDEN, LAYERS, read_tokenizer, tokenize
+from mini import PASSAGE_TOKENS, PREFIX_TOKENS, Mini, read_exported
+from states import LAYERS as KEPT_LAYERS
 
-LIMIT_BYTES = 16 * 1024 * 1024
-JOINT_LAYERS = 1
-CALIBRATION_SLATES = 160
-HELD_OUT_SLATES = 150
-BLENDS = (0.0, 0.5, 0.75, 1.0)
+LIMIT_BYTES = 26_000_000
+GOLDEN = (
+    ("capital of france", "", ("Paris is the capital of France.", "Berlin is the capital of Germany.", "Bananas are yellow.", "")),
+    ("capital of france", "Given a web search query, retrieve relevant passages that answer the query", ("Paris is the capital of France.", "Bananas are yellow.")),
+    ("Should school uniforms be compulsory?", "Only arguments against it, please.", (
+        "Uniforms make pupils feel equal, because nobody can show off expensive clothes.",
+        "Uniforms take away a pupil's freedom to express who they are, and they cost families money.",
+        "The school bus leaves at half past seven.",
+    )),
+    ("ibuprofen", "No texts about side effects.", (
+        "Ibuprofen can cause stomach pain, nausea and dizziness.",
+        "Ibuprofen is a medicine against pain, fever and inflammation. " + "It belongs to the anti-inflammatory drugs. " * 40,
+    )),
+    ("how do I list files", "Prefer short documents that answer the question directly.", ("ls lists files.",)),
+)  # fmt: skip
 
 
 def quantise(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,125 +45,104 @@ def quantise(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(matrix / scale[:, None]), -127, 127).astype(np.int8), scale.astype(np.float32)
 
 
-def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
-    """`model.safetensors`: I8 matrices with F32 `<name>.scale`, F32 norms."""
-    tensors: dict[str, np.ndarray] = {}
-    for name, tensor in state.items():
-        array = tensor.float().cpu().numpy()
-        if array.ndim == 2:
-            tensors[name], tensors[f"{name}.scale"] = quantise(array)
-        else:
-            tensors[name] = array
-    save_file(tensors, str(path), {"format": "pt"})
-
-
-def read_model(folder: Path) -> tuple[Reranker, Tokenizer, LexicalTable, dict]:
-    """An exported model, its weights back in float32, and its config."""
-    config = json.loads((folder / "config.json").read_text())
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    names = Shape.__dataclass_fields__
-    controls = Controls(*[tokenizer.token_to_id(t) for t in (START, END, RERANK, INSTRUCT, EMBED[0])])
-    model = Reranker(Shape(**{k: v for k, v in config.items() if k in names}), controls)
-    tensors = load_file(str(folder / "model.safetensors"))
-    state = {}
+def write_weights(tensors: dict[str, np.ndarray], path: Path) -> None:
+    """I8 matrices with F32 `<name>.scale`; everything else as it is."""
+    packed = {}
     for name, array in tensors.items():
-        if not name.endswith(".scale"):
-            value = array.astype(np.float32)
-            if array.dtype == np.int8:
-                value = value * tensors[f"{name}.scale"][:, None]
-            state[name] = torch.from_numpy(value)
-    model.load_state_dict(state)
-    return model.eval(), tokenizer, LexicalTable.load(folder / "lexical.safetensors"), config
+        if array.ndim == 2:
+            packed[name], packed[f"{name}.scale"] = quantise(array.astype(np.float32))
+        else:
+            packed[name] = array
+    save_file(packed, str(path), {"format": "pt"})
 
 
-def fit_calibration(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """(scale, bias) of the logistic curve that fits the labels best (Newton's method)."""
-    design = np.stack([scores, np.ones_like(scores)], 1)
-    weight = np.zeros(2)
-    for _ in range(50):
-        share = 1 / (1 + np.exp(-design @ weight))
-        curve = (design * (share * (1 - share))[:, None]).T @ design + 1e-6 * np.eye(2)
-        weight += np.linalg.solve(curve, design.T @ (labels - share) - 1e-6 * weight)
-    return float(weight[0]), float(weight[1])
+def all_tensors(weights: Path, work: Path, seed: int) -> dict[str, np.ndarray]:
+    """Encoder with Hugging Face's names (no pooler), gate, averaged wish, token weights."""
+    tensors = {}
+    for name, array in load_file(str(weights / "model.safetensors")).items():
+        name = name.removeprefix("bert.")
+        if name.startswith(("embeddings.", "encoder.")) and not name.endswith("position_ids"):
+            tensors[name] = array.astype(np.float32)
+    for name, array in load_file(str(work / "gate.safetensors")).items():
+        tensors[f"gate.{name}"] = array
+    for name, tensor in torch.load(work / f"wish-{seed}.pt", weights_only=False)["average"].items():
+        tensors[f"wish.{name}"] = tensor.float().cpu().numpy()
+    tensors["token_weight"] = np.load(work / "token-weights.npy")
+    return tensors
 
 
-@torch.no_grad()
-def held_out_scores(model: Reranker, maker: SlateMaker, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and labels of plain slates from held-out articles."""
-    rng = random.Random(seed)
-    scores, labels = [], []
-    for _ in range(CALIBRATION_SLATES):
-        example = maker.plain(rng, rng.choice((4, 8, 16)), rng.choice((64, 96, 160)), held_out=True)
-        scores.append(model.scores([example.slate])[0].numpy())
-        labels.append(np.isin(np.arange(len(example.rows)), example.right).astype(float))
-    return np.concatenate(scores), np.concatenate(labels)
+def config_of(weights: Path, work: Path) -> dict:
+    """The encoder's config and the constants of the score."""
+    published = json.loads((weights / "config.json").read_text())
+    left_out = ("_name_or_path", "transformers_version", "gradient_checkpointing", "use_cache", "classifier_dropout", "position_embedding_type")
+    config = {k: v for k, v in published.items() if k not in left_out}
+    figures = work / "figures.json"
+    config["podium"] = {
+        "family": "podium-mini",
+        "states_after_layers": list(KEPT_LAYERS),
+        "window": {"tokens": model.WINDOW, "stride": model.STRIDE, "last_start": model.LAST_START},
+        "evidence_weights": [float(w) for w in model.EVIDENCE_WEIGHTS],
+        "feedback": {"weight": model.FEEDBACK_WEIGHT, "temperature": model.FEEDBACK_TEMPERATURE},
+        "base": {"scale": model.BASE_SCALE, "bias": model.BASE_BIAS},
+        "gate_threshold": model.GATE_THRESHOLD,
+        "wish": {"width": model.WIDTH, "heads": model.HEADS, "inner": model.INNER, "layers": model.CROSS_LAYERS},
+        "calibration": json.loads(figures.read_text())["calibration"] if figures.exists() else {"scale": 1.0, "bias": 0.0},
+    }
+    assert published["hidden_size"] == HIDDEN and published["num_hidden_layers"] == LAYERS
+    return config
 
 
-@torch.no_grad()
-def held_out_figures(model: Reranker, maker: SlateMaker, seed: int) -> dict[str, float]:
-    """On held-out articles: mean reciprocal rank of plain slates by source, and share of
-    instruction cases with an instructed document first."""
-    rng = random.Random(seed)
-    found: dict[str, list[float]] = {}
-    for _ in range(HELD_OUT_SLATES):
-        example = maker.plain(rng, 16, 96, held_out=True)
-        scores = model.scores([example.slate])[0]
-        rank = 1 + int((scores > scores[example.right[0]]).sum())
-        source = maker.corpus.passages[example.rows[0]].source
-        found.setdefault("plain", []).append(1 / rank)
-        found.setdefault(source, []).append(1 / rank)
-        example = maker.instructed(rng, 6, 96, held_out=True)
-        hit = int(model.scores([example.slate])[0].argmax()) in example.right
-        found.setdefault("instructed", []).append(float(hit))
-    return {k: round(float(np.mean(v)), 3) for k, v in found.items()}
+def golden_values(mini: Mini, config: dict) -> list[dict]:
+    """Requests with every number between the text and the score, computed in f32 from the exported weights."""
+    calibration, cases = config["podium"]["calibration"], []
+    for query, instruction, texts in GOLDEN:
+        documents = [mini.document(text, 2 * PASSAGE_TOKENS) for text in texts]
+        scored = mini.score(query, documents, instruction)
+        states = mini.encode(query, PREFIX_TOKENS)[0]
+        case = {
+            "query": query,
+            "instruction": instruction,
+            "documents": list(texts),
+            "query_ids": tokenize(mini.tokenizer, [query], PREFIX_TOKENS)[0],
+            "query_states_first_token": {
+                str(layer): [float(x) for x in states[0, i * HIDDEN : i * HIDDEN + 4]] for i, layer in enumerate(KEPT_LAYERS)
+            },
+            "evidences": scored.evidences.tolist(),
+            "feedback": scored.feedback.tolist(),
+            "base": scored.base.tolist(),
+            "gate": scored.gate,
+            "scalars": scored.scalars.tolist(),
+            "wish": scored.wish.tolist(),
+            "scores": scored.scores.tolist(),
+        }
+        share = 1 / (1 + np.exp(-(calibration["scale"] * scored.scores + calibration["bias"])))
+        case["relevance"] = share.tolist()
+        cases.append(case)
+    return cases
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="the folder that train.py filled")
+    parser.add_argument("--weights", type=Path, required=True, help="the folder of all-MiniLM-L6-v2")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--lexical", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, help="default: WORK/reranker.pt")
-    parser.add_argument(
-        "--blend", type=float, help="share of the trained weights, the rest being the warm start; none: show figures"
-    )
-    parser.add_argument("--fixture", type=Path, help="also write the cases that test a port of lexical.py")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--golden", type=Path)
     options = parser.parse_args()
-
-    space = Workspace(options.data, options.work, options.seed, 0, "cpu")
-    maker = space.slates()
-    shape = Shape(vocab_size=space.tokenizer.get_vocab_size())
-    state = torch.load(options.weights or options.work / "reranker.pt", map_location="cpu")
-    first = untrained(space.tokenizer, space.static, options.seed).state_dict()
-    if options.blend is None:
-        for share in BLENDS:
-            model = Reranker(shape, controls_of(space.tokenizer)).eval()
-            model.load_state_dict(blend(first, state, share))
-            print(f"blend {share}:", held_out_figures(model, maker, options.seed), flush=True)
-        return
-    state = blend(first, state, options.blend)
+    torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=options.out.parent) as name:
-        folder = Path(name)
-        write_weights(state, folder / "model.safetensors")
-        space.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-        shutil.copy(options.work / "lexical.safetensors", folder)
-        config = shape.config() | {"podium": {"family": "podium-nano", "joint_layers": JOINT_LAYERS}}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        # Calibrate the weights as they will run.
-        model, *_ = read_model(folder)
-        scale, bias = fit_calibration(*held_out_scores(model, maker, options.seed))
-        config["podium"]["calibration"] = {"scale": round(scale, 4), "bias": round(bias, 4)}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        size = sum(f.stat().st_size for f in folder.iterdir())
-        assert size <= LIMIT_BYTES, f"{size} bytes are over the limit of {LIMIT_BYTES}"
-        for file in folder.iterdir():
-            file.chmod(0o644)
-            os.replace(file, options.out / file.name)
-    if options.fixture:
-        write_fixture(space.table, options.fixture)
-    print(f"{size} bytes, calibration {scale:.3f} {bias:.3f}")
+    write_weights(all_tensors(options.weights, options.work, options.seed), options.out / "model.safetensors")
+    config = config_of(options.weights, options.work)
+    (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    read_tokenizer(options.weights).save(str(options.out / "tokenizer.json"), pretty=False)
+    shutil.copyfile(options.lexical, options.out / "lexical.safetensors")
+    size = sum(file.stat().st_size for file in options.out.iterdir())
+    print(f"{size} bytes")
+    assert size <= LIMIT_BYTES, f"{size} bytes are over the limit of {LIMIT_BYTES}"
+    if options.golden:
+        cases = golden_values(read_exported(options.out), config)
+        options.golden.write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

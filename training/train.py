@@ -1,13 +1,9 @@
-"""Trains podium-nano: tokenizer, background table, teacher vectors, static stage, reranker.
+"""Trains the wish on slates with instructions; encoder and base stay as they are.
 
-    python train.py --data DATA --work WORK --minutes 60
+    python train.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors [--steps 3000] [--seed 1]
 
-The reranker learns from three kinds of batches at once: texts of all kinds, whose teacher
-vectors it is to reproduce (`texts.py`); plain slates, ranked by teacher, evidence and label; and
-instructed slates. Texts dominate at first, slates at the end (`kind_shares`).
-
-Every stage leaves its result in WORK and is skipped if it is there. `export.py` turns
-WORK/reranker.pt into the files of the model.
+Reads what states.py, gate.py and features.py left in WORK. A checkpoint is written every two
+minutes (WORK/wish-SEED.pt), and a run that was killed goes on from it.
 """
 
 from __future__ import annotations
@@ -15,331 +11,301 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import pickle
+import os
 import random
 import time
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from data import Corpus, background_texts, read_corpus
-from lexical import LexicalTable
-from model import Controls, Reranker, Shape
-from slates import Example, SlateMaker
-from static import Bags, Static, initial_vectors, token_texts, train_static
-from teacher import cached_vectors
-from texts import TextPool, read_texts
-from tokenizer import EMBED, END, INSTRUCT, RERANK, START, encode_all, train_tokenizer
-from warm_start import warm_start
+from features import Features
+from instructed import DECIDING, NEUTRAL, PREFERENCE, Row, read_rows
+from model import Batch, Wish
 
-EMBEDDING_RATE = 0.375
-WARM_UP = 30
-AVERAGE_EVERY = 8
-BATCH_TOKENS = 2400
-TEACHER_SHARPNESS, EVIDENCE_SHARPNESS, LABEL_BONUS = 16.0, 7.0, 2.0
-DISTIL_WEIGHT, LABEL_WEIGHT = 1.0, 0.3
-VECTOR_WEIGHT, SIMILARITY_WEIGHT = 3.0, 1.0
-SCALE = 20.0
-NEGATIONS = (
-    "not", "no", "without", "never", "none", "nothing", "neither", "nor", "except", "excluding", "exclude", "avoid",
-    "omit", "ignore", "skip", "leave", "unless", "instead", "don", "doesn", "isn", "aren", "shouldn",
-)  # fmt: skip
-LENGTHS = ((48, 0.2), (64, 0.25), (96, 0.25), (160, 0.15), (320, 0.1), (512, 0.05))
+LISTWISE_SCALE = 3.0
+ODDS_WEIGHT, SECOND_WEIGHT, NEUTRAL_WEIGHT = 0.5, 0.3, 0.5
+DOCUMENTS = 7
+ROWS = 14
+TOKENS, LONGER_SHARE = 64, 0.25
+"""States of a document that a step reads; this share of the steps reads all."""
+NEUTRAL_SHARE = 0.1
+RATE, WARM_UP, DECAY = 1.2e-3, 100, 0.02
+AVERAGE = 0.995
 
 
-def controls_of(tokenizer: Tokenizer) -> Controls:
-    """Ids of the control tokens."""
-    ids = [tokenizer.token_to_id(t) for t in (START, END, RERANK, INSTRUCT, EMBED[0])]
-    return Controls(*ids)
+@dataclass
+class Slate:
+    """A row ready to train on: states are looked up by `row`'s texts; `base` is the base score."""
+
+    row: Row
+    base: np.ndarray
+    scalars: np.ndarray
 
 
-def negations_of(tokenizer: Tokenizer) -> list[int]:
-    """Ids of the tokens that are words of negation."""
-    ids = (tokenizer.token_to_id("\u0120" + word) for word in NEGATIONS)
-    return [i for i in ids if i is not None]
+@dataclass
+class Data:
+    """Slates by split, training slates grouped by query and documents; neutral instructions."""
+
+    groups: list[list[Slate]]
+    valid: list[Slate]
+    features: Features
+    neutral: list[str]
+    written: list[str]
+
+    @staticmethod
+    def read(data: Path, weights: Path, work: Path, lexical: Path) -> Data:
+        rows, kept = read_rows(data), np.load(work / "features.npz")
+        bases, ends, scalars = kept["base"], kept["ends"], kept["scalars"]
+        starts = np.concatenate([[0], ends[:-1]])
+        together, valid = defaultdict(list), []
+        for number, start, end in zip(kept["rows"], starts, ends, strict=True):
+            row = rows[number]
+            if row.family in (DECIDING, PREFERENCE):
+                slate = Slate(row, bases[start:end], scalars[start:end])
+                if row.valid:
+                    valid.append(slate)
+                else:
+                    together[row.query, frozenset(row.documents)].append(slate)
+        held = {row.instruction for row in rows if row.valid}
+        neutral = sorted({row.instruction for row in rows if row.family == NEUTRAL} - held)
+        features = Features(work, weights, lexical, "train-documents", ["train-prefixes", "gate-wordings"])
+        return Data(list(together.values()), valid, features, neutral, features.prefixes[1].texts)
 
 
-def untrained(tokenizer: Tokenizer, static: dict, seed: int) -> Reranker:
-    """The reranker at its warm start."""
-    shape = Shape(vocab_size=tokenizer.get_vocab_size())
-    vectors, importance = static["vectors"], static["importance"]
-    return warm_start(shape, controls_of(tokenizer), vectors, importance, negations_of(tokenizer), seed)
+@dataclass
+class Example:
+    """A slate's chosen documents under an instruction; `neutral` if the instruction was exchanged for a neutral one."""
+
+    slate: Slate
+    instruction: str
+    chosen: list[int]
+    neutral: bool = False
 
 
-class Workspace:
-    """The stages before the reranker, each kept in the work folder."""
-
-    def __init__(self, data: Path, work: Path, seed: int, static_epochs: int, device: str) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        self.work, self.seed = work, seed
-        self.corpus: Corpus = read_corpus(data)
-        passages = self.corpus.passages
-        if not (work / "tokenizer.json").exists():
-            train_tokenizer(self.corpus, seed).save(str(work / "tokenizer.json"), pretty=False)
-        self.tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
-        if not (work / "lexical.safetensors").exists():
-            LexicalTable.build(background_texts(data)).save(work / "lexical.safetensors")
-        self.table = LexicalTable.load(work / "lexical.safetensors")
-        english = [p.text if p.language == "en" else "" for p in passages]
-        self.passage_teacher = cached_vectors(english, work / "passages.npy", device)
-        queries = sorted({p.query for p in self.corpus.pairs if english[p.passage]})
-        vectors = cached_vectors(queries, work / "queries.npy", device)
-        self.query_teacher = dict(zip(queries, vectors, strict=True))
-        self.static = self.static_stage(static_epochs, device)
-        if not (work / TextPool.FILE).exists():
-            TextPool.build(read_texts(self.corpus, work), self.corpus, self.tokenizer, self.query_teacher, work, device)
-
-    def static_stage(self, epochs: int, device: str) -> dict:
-        """The static model's vectors and importances, trained on first use."""
-        kept = self.work / "static.pt"
-        if kept.exists():
-            return torch.load(kept)
-        tokenizer, corpus = self.tokenizer, self.corpus
-        token_teacher = cached_vectors(token_texts(tokenizer), self.work / "tokens.npy", device)
-        documents = Bags([np.array(x) for x in encode_all(tokenizer, [p.text for p in corpus.passages], 512)])
-        queries = sorted({p.query for p in corpus.pairs})
-        place = {q: i for i, q in enumerate(queries)}
-        query_bags = Bags([np.array(x) for x in encode_all(tokenizer, queries, 64)])
-        counts = np.ones(tokenizer.get_vocab_size())
-        for ids in documents.ids:
-            np.add.at(counts, ids, 1)
-        query_teacher = torch.zeros(len(queries), 384)
-        for query, vector in self.query_teacher.items():
-            query_teacher[place[query]] = torch.from_numpy(vector.astype(np.float32))
-        model = Static(initial_vectors(tokenizer, token_teacher, counts), counts)
-        pairs = [(place[p.query], p.passage) for p in corpus.pairs if not corpus.passages[p.passage].held_out]
-        document_teacher = torch.from_numpy(self.passage_teacher.astype(np.float32))
-        train_static(model, documents, query_bags, pairs, document_teacher, query_teacher, epochs, self.seed)
-        result = model.cut(counts)
-        torch.save(result, kept)
-        return result
-
-    def slates(self) -> SlateMaker:
-        """The maker of training slates, kept for the workers."""
-        kept = self.work / "slates.pickle"
-        if kept.exists():
-            return pickle.loads(kept.read_bytes())
-        maker = SlateMaker(self.corpus, self.tokenizer, self.table, self.passage_teacher, self.query_teacher.get)
-        kept.write_bytes(pickle.dumps(maker))
-        return maker
+def choose(rng: random.Random, group: list[Slate]) -> list[str]:
+    """Documents of a group of twins: those right under one of the instructions first, `DOCUMENTS` at most."""
+    best: dict[str, int] = defaultdict(int)
+    for slate in group:
+        for document, grade in zip(slate.row.documents, slate.row.grades, strict=True):
+            best[document] = max(best[document], grade)
+    texts = list(best)
+    rng.shuffle(texts)
+    right = [t for t in texts if best[t] == 3][: DOCUMENTS - 2]
+    second = [t for t in texts if best[t] in (1, 2)]
+    others = [t for t in texts if best[t] == 0]
+    room = DOCUMENTS - len(right)
+    some = second[: max(room - 2, room - len(others))]
+    return right + some + others[: room - len(some)]
 
 
-def kind_shares(progress: float) -> dict[str, float]:
-    """How often each kind of batch comes, from the start (0) to the end (1) of a run."""
-    return {"texts": 0.72 - 0.44 * progress, "plain": 0.1 + 0.24 * progress, "instructed": 0.18 + 0.2 * progress}
-
-
-def draw_batch(maker: SlateMaker, rng: random.Random, kind: str, blind: float) -> list[Example]:
-    """Plain or instructed slates of one length class, up to BATCH_TOKENS tokens; a share of the
-    plain ones `blind`."""
-    limit = rng.choices([n for n, _ in LENGTHS], [w for _, w in LENGTHS])[0]
-    k = rng.choice((4, 8, 8, 16, 24)) if limit <= 64 else rng.choice((4, 6, 8, 12)) if limit <= 160 else rng.choice((3, 4))
-    count = max(1, round(BATCH_TOKENS / (k * limit)))
-    batch = []
-    for _ in range(count):
-        if kind == "instructed":
-            batch.append(maker.instructed(rng, min(k, 8), limit))
-        else:
-            batch.append(maker.plain(rng, k, limit, blind=rng.random() < blind))
+def draw(rng: random.Random, data: Data) -> list[Example]:
+    """A batch: groups of twins until it has `ROWS` slates."""
+    batch: list[Example] = []
+    while len(batch) < ROWS:
+        group = rng.choice(data.groups)
+        chosen = set(choose(rng, group))
+        for slate in rng.sample(group, min(3, len(group))):
+            places = [i for i, text in enumerate(slate.row.documents) if text in chosen]
+            if not any(slate.row.grades[i] == 3 for i in places):
+                continue
+            batch.append(Example(slate, slate.row.instruction, places))
+            if rng.random() < NEUTRAL_SHARE:
+                text = rng.choice(data.neutral if rng.random() < 0.5 else data.written)
+                batch.append(Example(slate, text, places, True))
     return batch
 
 
-def target_of(maker: SlateMaker, example: Example) -> torch.Tensor | None:
-    """The ensemble's distribution over the documents: teacher cosine, lexical score and label.
-    None where the teacher has no say."""
-    vector = maker.query_teacher(example.query)
-    if example.kind != "plain" or vector is None:
-        return None
-    cosine = maker.passage_teacher[example.rows].astype(np.float32) @ vector.astype(np.float32)
-    weights = maker.table.weights(example.query)
-    lexical = np.array([maker.table.score(weights, maker.bags[r]) for r in example.rows])
-    logits = TEACHER_SHARPNESS * cosine + (0 if example.blind else EVIDENCE_SHARPNESS) * lexical
-    logits[example.right] += LABEL_BONUS
-    return torch.softmax(torch.tensor(logits, dtype=torch.float32), 0)
+def scalars_of(data: Data, example: Example) -> np.ndarray:
+    """The wish's scalars; computed here only for an exchanged instruction."""
+    slate = example.slate
+    if not example.neutral:
+        return slate.scalars[example.chosen]
+    texts = [slate.row.documents[i] for i in example.chosen]
+    query = slate.row.query
+    found = [data.features.scalars(example.instruction, t, data.features.evidence(query, t)) for t in texts]
+    return np.array(found, np.float32)
 
 
-def loss_of(model: Reranker, maker: SlateMaker, batch: list[Example], device: str) -> tuple[torch.Tensor, dict]:
-    """Mean loss of a batch: cross-entropy to the ensemble and to the right documents."""
-    with torch.autocast(device, torch.bfloat16):
-        documents, queries, real = model([e.slate for e in batch])
-    scores = torch.einsum("skd,sd->sk", documents, queries) * SCALE
-    log_share = F.log_softmax(scores.masked_fill(~real, -1e4), -1)
-    total = torch.zeros((), device=device)
-    facts: dict[str, list[float]] = {}
-    for row, example in enumerate(batch):
-        k = len(example.rows)
-        right = -torch.logsumexp(log_share[row, example.right], 0)
-        target = target_of(maker, example)
-        if target is None:
-            total = total + right
-        else:
-            target = target.to(device)
-            distil = (target * (target.clamp(min=1e-9).log() - log_share[row, :k])).sum()
-            total = total + DISTIL_WEIGHT * distil + LABEL_WEIGHT * right
-            facts.setdefault("distil", []).append(distil.item())
-        hit = float(int(log_share[row].argmax()) in example.right)
-        facts.setdefault(example.kind, []).append(hit)
-    return total / len(batch), facts
+def collate(data: Data, examples: list[Example], device: str, tokens: int | None = None) -> Batch:
+    """The batch's states and scalars; of each document the first `tokens` states."""
+    read = data.features
+    return Batch.of(
+        [read.prefix_states(e.slate.row.query) for e in examples],
+        [read.prefix_states(e.instruction) for e in examples],
+        [[read.documents[e.slate.row.documents[i]][:tokens] for i in e.chosen] for e in examples],
+        np.concatenate([scalars_of(data, e) for e in examples]),
+        device,
+    )
 
 
-def text_loss(model: Reranker, teacher_map: nn.Linear, pool: TextPool, rng: random.Random, device: str) -> tuple[Tensor, dict]:
-    """How far the marks' vectors, mapped, are from the teacher's, and how far the similarities of
-    all queries and texts of the batch are from the teacher's."""
-    slates, taught_queries, taught_texts = pool.draw(rng, BATCH_TOKENS)
-    with torch.autocast(device, torch.bfloat16):
-        documents, queries, _ = model(slates)
-    documents = documents.flatten(0, 1)
-    taught_queries, taught_texts = taught_queries.to(device), taught_texts.to(device)
-    near = F.cosine_similarity(teacher_map(documents), taught_texts).mean()
-    near_queries = F.cosine_similarity(teacher_map(queries), taught_queries).mean()
-    share = F.log_softmax(queries @ documents.T * SCALE, -1)
-    target = F.softmax(taught_queries @ taught_texts.T * SCALE, -1)
-    similar = F.kl_div(share, target, reduction="batchmean")
-    loss = VECTOR_WEIGHT * (1.5 - near - 0.5 * near_queries) + SIMILARITY_WEIGHT * similar
-    return loss, {"text": [near.item()], "query": [near_queries.item()], "similar": [similar.item()]}
+def listwise(scores: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
+    """Each right document against all wrong ones, averaged over the right ones."""
+    against = torch.logsumexp(scores[wrong], 0)
+    return (torch.logaddexp(scores[right], against) - scores[right]).mean()
+
+
+def loss_of(examples: list[Example], wishes: Tensor) -> tuple[Tensor, dict[str, list[float]]]:
+    """The mean loss of the examples, and what to report."""
+    total, at, report = wishes.new_zeros(()), 0, defaultdict(list)
+    for example in examples:
+        wish = wishes[at : at + len(example.chosen)]
+        at += len(example.chosen)
+        if example.neutral:
+            total = total + NEUTRAL_WEIGHT * wish.square().mean()
+            report["neutral size"].append(float(wish.detach().abs().mean()))
+            continue
+        row = example.slate.row
+        grades = torch.tensor([row.grades[i] for i in example.chosen], device=wish.device)
+        scores = torch.from_numpy(example.slate.base[example.chosen]).to(wish.device) + wish
+        if bool((grades < 3).any()):
+            total = total + listwise(LISTWISE_SCALE * scores, grades == 3, grades < 3)
+        if bool((grades == 2).any()) and bool((grades < 2).any()):
+            total = total + SECOND_WEIGHT * listwise(LISTWISE_SCALE * scores, grades == 2, grades < 2)
+        target = (grades >= 2).float()
+        total = total + ODDS_WEIGHT * F.binary_cross_entropy_with_logits(scores, target)
+        name = "deciding" if row.family == DECIDING else "preference"
+        report[name].append(float(grades[scores.argmax()] == 3))
+    return total / len(examples), report
 
 
 @torch.no_grad()
-def fitted_map(model: Reranker, pool: TextPool, rng: random.Random, device: str) -> nn.Linear:
-    """The linear map that takes the model's vectors nearest to the teacher's (least squares)."""
-    ours, taught = [], []
-    for _ in range(24):
-        slates, queries, texts = pool.draw(rng, BATCH_TOKENS)
-        documents, asked, _ = model(slates)
-        ours += [documents.flatten(0, 1), asked]
-        taught += [texts.to(device), queries.to(device)]
-    ours, taught = torch.cat(ours), torch.cat(taught)
-    square = ours.T @ ours + 1e-2 * torch.eye(ours.shape[1], device=device)
-    found = nn.Linear(ours.shape[1], taught.shape[1], bias=False, device=device)
-    found.weight.copy_(torch.linalg.solve(square, ours.T @ taught).T)
+def score_valid(data: Data, wish: Wish, device: str, rows: int = 12) -> list[np.ndarray]:
+    """The wish for every document of the validation slates."""
+    wish.eval()
+    found = []
+    for first in range(0, len(data.valid), rows):
+        slates = data.valid[first : first + rows]
+        examples = [Example(s, s.row.instruction, list(range(len(s.row.documents)))) for s in slates]
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+            wishes = wish(collate(data, examples, device)).cpu().numpy()
+        found += np.split(wishes, np.cumsum([len(e.chosen) for e in examples])[:-1])
+    wish.train()
     return found
 
 
-def blend(first: dict, trained: dict, share: float) -> dict:
-    """Weights between `first` (share 0) and `trained` (share 1)."""
-    return {k: (1 - share) * first[k] + share * trained[k] for k in trained}
+def is_right(scores: np.ndarray, grades: tuple[int, ...]) -> bool:
+    """Whether the first document has grade 3."""
+    return grades[int(np.argmax(scores))] == 3
 
 
-def factor(step: int, progress: float) -> float:
-    """Share of the peak rate: warm-up, then a cosine over the run to 3 %."""
-    return min(1.0, (step + 1) / WARM_UP) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * progress)))
+def summary(data: Data, wishes: list[np.ndarray]) -> dict[str, float]:
+    """Hit@1 with and without the wish, and the share of twins that are both right."""
+    right, twins = defaultdict(list), defaultdict(list)
+    for slate, wish in zip(data.valid, wishes, strict=True):
+        row = slate.row
+        name = "deciding" if row.family == DECIDING else "preference"
+        good = is_right(slate.base + wish, row.grades)
+        right[name].append(good)
+        right[name + " without"].append(is_right(slate.base, row.grades))
+        right[row.kind].append(good)
+        if row.family == DECIDING:
+            twins[row.query, frozenset(row.documents)].append(good)
+    both = [all(goods) for goods in twins.values() if len(goods) > 1]
+    return {**{k: round(float(np.mean(v)), 3) for k, v in sorted(right.items())}, "twins": round(float(np.mean(both)), 3)}
 
 
-def train_reranker(rank: int, options: argparse.Namespace) -> None:
-    """One worker's run. Workers draw their own slates and average weights every few steps."""
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
-    workers = options.workers
-    if workers > 1:
-        dist.init_process_group("gloo", init_method=f"file://{options.work}/rendezvous", rank=rank, world_size=workers)
-    maker = pickle.loads((options.work / "slates.pickle").read_bytes())
-    static = torch.load(options.work / "static.pt")
-    model = untrained(maker.tokenizer, static, options.seed).to(options.device)
-    if options.start:
-        trained = torch.load(options.start, map_location=options.device)
-        model.load_state_dict(blend(model.state_dict(), trained, options.start_share))
-    pool = TextPool.load(options.work)
-    teacher_map = fitted_map(model, pool, random.Random(options.seed), options.device)
-    rng = random.Random(1000 * options.seed + rank)
-    table = model.embed_tokens.weight
-    body = [p for p in model.parameters() if p is not table]
-    trained = [*model.parameters(), *teacher_map.parameters()]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [*body, *teacher_map.parameters()], "peak": options.rate},
-            {"params": [table], "peak": EMBEDDING_RATE * options.rate},
-        ],
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-        fused=True,
-    )
-    started, tokens, recent = time.time(), 0, {}
-    step, progress = 0, 0.0
-    while progress < 1:
-        shares = kind_shares(progress)
-        kind = rng.choices(list(shares), list(shares.values()))[0]
-        for group in optimiser.param_groups:
-            group["lr"] = group["peak"] * factor(step, progress)
-        if kind == "texts":
-            loss, facts = text_loss(model, teacher_map, pool, rng, options.device)
-            tokens += BATCH_TOKENS
-        else:
-            batch = draw_batch(maker, rng, kind, options.blind)
-            loss, facts = loss_of(model, maker, batch, options.device)
-            tokens += sum(len(d) for e in batch for d in e.slate.documents)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        for kind, values in facts.items():
-            recent.setdefault(kind, []).extend(values)
-        step += 1
-        if step % AVERAGE_EVERY == 0:
-            spent = (time.time() - started) / (60 * options.minutes) if options.minutes else 0.0
-            progress = max(step / options.steps, spent)
-            if workers > 1:
-                average(trained, workers)
-                progress = agree(progress)
-        if rank == 0 and step % 24 == 0:
-            shown = " ".join(f"{k} {np.mean(v[-200:]):.3f}" for k, v in sorted(recent.items()))
-            rate = workers * tokens / (time.time() - started)
-            print(f"step {step} {progress:.3f} {time.time() - started:.0f} s {rate:.0f} tokens/s | {shown}", flush=True)
-            recent = {k: v[-200:] for k, v in recent.items()}
-        if rank == 0 and (step % 96 == 0 or progress >= 1):
-            torch.save(model.state_dict(), options.work / "reranker.pt")
-    if rank == 0:
-        facts = {"steps": step, "tokens": workers * tokens, "seconds": round(time.time() - started)}
-        (options.work / "run.json").write_text(json.dumps(facts))
-        print(facts, flush=True)
+@dataclass
+class Run:
+    """The state of a training run, as a checkpoint holds it."""
+
+    wish: Wish
+    average: Wish
+    optimizer: torch.optim.Optimizer
+    rng: random.Random
+    step: int = 0
+    seconds: float = 0.0
+
+    def save(self, path: Path) -> None:
+        temporary = path.with_suffix(".tmp")
+        state = {
+            "wish": self.wish.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.getstate(),
+            "torch": torch.get_rng_state(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=False)
+        self.wish.load_state_dict(state["wish"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.rng.setstate(state["rng"])
+        torch.set_rng_state(state["torch"])
+        self.step, self.seconds = state["step"], state["seconds"]
 
 
-def agree(progress: float) -> float:
-    """The first worker's progress, so that all stop together."""
-    value = torch.tensor([progress], dtype=torch.float64)
-    dist.broadcast(value, 0)
-    return value.item()
-
-
-@torch.no_grad()
-def average(parameters: list[Tensor], workers: int) -> None:
-    """Replace the weights by their mean over the workers."""
-    flat = torch.cat([p.data.reshape(-1) for p in parameters])
-    dist.all_reduce(flat)
-    flat /= workers
-    start = 0
-    for parameter in parameters:
-        parameter.data.copy_(flat[start : start + parameter.numel()].view_as(parameter))
-        start += parameter.numel()
+def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[float]]:
+    """One step of AdamW under a cosine schedule; the averaged weights follow."""
+    share = min(1, (run.step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.step / steps)))
+    for group in run.optimizer.param_groups:
+        group["lr"] = RATE * share
+    examples = draw(run.rng, data)
+    tokens = None if run.rng.random() < LONGER_SHARE else TOKENS
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+        wishes = run.wish(collate(data, examples, device, tokens))
+    loss, report = loss_of(examples, wishes)
+    run.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(run.wish.parameters(), 1.0)
+    run.optimizer.step()
+    run.step += 1
+    with torch.no_grad():
+        keep = min(AVERAGE, run.step / (run.step + 20))
+        for mean, current in zip(run.average.parameters(), run.wish.parameters(), strict=True):
+            mean.lerp_(current, 1 - keep)
+    report["loss"].append(loss.item())
+    return report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the training files")
-    parser.add_argument("--work", type=Path, required=True, help="folder for intermediate results")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="the folder of all-MiniLM-L6-v2")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--lexical", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--static-epochs", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=1400, help="steps of each worker, a multiple of 8")
-    parser.add_argument("--rate", type=float, default=3e-4, help="peak rate of the layers")
-    parser.add_argument("--blind", type=float, default=0.4, help="share of plain slates without the lexical evidence")
-    parser.add_argument("--start", type=Path, help="go on from these weights instead of the warm start")
-    parser.add_argument("--start-share", type=float, default=1.0, help="their share; the rest is the warm start")
-    parser.add_argument("--minutes", type=float, default=0, help="stop sooner, after so many minutes")
-    parser.add_argument("--workers", type=int, default=2, help="processes that average their weights")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each worker")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    options.work = options.work.resolve()
-    Workspace(options.data, options.work, options.seed, options.static_epochs, options.device).slates()
-    (options.work / "rendezvous").unlink(missing_ok=True)
-    if options.workers > 1:
-        torch.multiprocessing.spawn(train_reranker, (options,), nprocs=options.workers)
-    else:
-        train_reranker(0, options)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_flush_denormal(True)
+    torch.manual_seed(options.seed)
+    data = Data.read(options.data, options.weights, options.work, options.lexical)
+    print(f"{len(data.groups)} groups, {sum(map(len, data.groups))} slates, {len(data.valid)} validation slates", flush=True)
+    wish, average = Wish().to(options.device), Wish().to(options.device)
+    average.load_state_dict(wish.state_dict())
+    optimizer = torch.optim.AdamW(wish.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
+    run = Run(wish, average, optimizer, random.Random(options.seed))
+    checkpoint = options.work / f"wish-{options.seed}.pt"
+    if checkpoint.exists():
+        run.load(checkpoint)
+        print(f"resumed at step {run.step}", flush=True)
+    recent, saved = defaultdict(list), time.time()
+    while run.step < options.steps:
+        began = time.time()
+        for name, values in train_step(run, data, options.steps, options.device).items():
+            recent[name] += values
+        run.seconds += time.time() - began
+        if run.step % 50 == 0:
+            shown = " ".join(f"{k} {np.mean(v[-400:]):.3f}" for k, v in sorted(recent.items()))
+            print(f"step {run.step} {run.seconds:.0f} s {shown}", flush=True)
+            recent = defaultdict(list, {k: v[-400:] for k, v in recent.items()})
+        if time.time() - saved > 120:
+            run.save(checkpoint)
+            saved = time.time()
+        if run.step % 500 == 0 or run.step == options.steps:
+            print(json.dumps(summary(data, score_valid(data, run.average, options.device))), flush=True)
+    run.save(checkpoint)
 
 
 if __name__ == "__main__":

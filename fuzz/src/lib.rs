@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use podium::app;
 use podium::config::{Configuration, Sources};
-use podium::http::FailureShape;
+use podium::http::ErrorShape;
 use podium::http::dialects::ROUTES;
 use podium::prompt::{LexicalTable, PodiumConfig, Prompter, Tokenizer};
 use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, RerankError, RerankRequest};
@@ -45,10 +45,10 @@ pub fn requests(data: &[u8]) -> bool {
             true
         }
         Err(failure) => {
-            let (row, message) = (failure.row(), failure.to_string());
-            assert!(row.status.is_client_error(), "{message}");
+            let (spec, message) = (failure.spec(), failure.to_string());
+            assert!(spec.status.is_client_error(), "{message}");
             assert!(message.len() < MESSAGE_BYTES, "{message}");
-            for shape in [FailureShape::Podium, FailureShape::Voyage, FailureShape::Tei] {
+            for shape in [ErrorShape::Podium, ErrorShape::Voyage, ErrorShape::Tei] {
                 let written: Value = serde_json::from_slice(&shape.body(&failure, "id")).expect("a failure is JSON");
                 assert!(written.is_object());
             }

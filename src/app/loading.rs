@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use super::{check, families, policy, prompter_of};
 use crate::config::{ConfigError, Settings};
 use crate::models::{ModelLoader, ModelSet, NamedModel};
-use crate::pipeline::Reranker;
+use crate::pipeline::{Policy, Reranker};
+use crate::prompt::PromptSettings;
 use crate::runtime::packed::{Arithmetic, PackedRuntime};
 use crate::runtime::{Checkpoint, ModelSettings, Runtime};
-use crate::schedule::DeviceGate;
+use crate::schedule::{DeviceGate, ScheduleSettings};
 
 /// Loads the default model and puts everything that ranks together. To be called inside a tokio runtime.
 ///
@@ -32,7 +33,8 @@ pub fn load_reranker_with<R: Runtime>(
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = wrap(&checkpoint, load_runtime(&checkpoint, &settings.model)?)?;
     let names = default_names(&checkpoint, &settings.model);
-    assemble(names, &checkpoint, runtime, &settings.model.family, settings, DeviceGate::default())
+    let environment = Environment::new(settings, DeviceGate::default())?;
+    assemble(names, &checkpoint, runtime, &settings.model.family, environment)
 }
 
 /// The default model, loaded, and the others of the settings, which are not yet. To be called inside a tokio runtime.
@@ -41,13 +43,13 @@ pub fn load_reranker_with<R: Runtime>(
 /// Those of [`load_reranker`]; two models of one name.
 pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     check(settings)?;
-    let loader = PackedLoader { settings: settings.clone(), gates: Gates::default() };
+    let loader = PackedLoader { prompts: settings.prompts.clone(), gates: Gates::default() };
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = load_runtime(&checkpoint, &settings.model)?;
     let names = default_names(&checkpoint, &settings.model);
     each_once(&names, settings)?;
-    let gate = loader.gates.of(&runtime.facts().device);
-    let default = assemble(names, &checkpoint, runtime, &settings.model.family, settings, gate)?;
+    let environment = Environment::new(settings, loader.gates.of_device(&runtime.facts().device))?;
+    let default = assemble(names, &checkpoint, runtime, &settings.model.family, environment)?;
     Ok(ModelSet::new(default, settings.models.clone(), loader))
 }
 
@@ -56,16 +58,32 @@ fn load_runtime(checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Resul
     Ok(runtime.with_prefix_cache(model.prefix_cache_bytes))
 }
 
+/// Puts a checkpoint and its runtime together under these names.
 fn assemble(
     names: Vec<String>,
     checkpoint: &Checkpoint,
     runtime: impl Runtime,
     family: &str,
-    settings: &Settings,
-    gate: DeviceGate,
+    environment: Environment<'_>,
 ) -> anyhow::Result<Reranker> {
-    let prompter = prompter_of(&families(&settings.prompts)?, checkpoint, runtime.facts(), family)?;
-    Ok(Reranker::behind(gate, names, prompter, runtime, policy(settings)?, &settings.schedule))
+    let Environment { prompts, policy, schedule, gate } = environment;
+    let prompter = prompter_of(&families(prompts)?, checkpoint, runtime.facts(), family)?;
+    Ok(Reranker::new(gate, names, prompter, runtime, policy, schedule))
+}
+
+/// What a model shares with the others of its server.
+struct Environment<'a> {
+    prompts: &'a PromptSettings,
+    policy: Policy,
+    schedule: &'a ScheduleSettings,
+    gate: DeviceGate,
+}
+
+impl<'a> Environment<'a> {
+    fn new(settings: &'a Settings, gate: DeviceGate) -> Result<Self, ConfigError> {
+        let policy = policy(settings)?;
+        Ok(Self { prompts: &settings.prompts, policy, schedule: &settings.schedule, gate })
+    }
 }
 
 /// What the default model answers to: its own name, the hub's, and what the settings add.
@@ -74,11 +92,11 @@ fn default_names(checkpoint: &Checkpoint, model: &ModelSettings) -> Vec<String> 
     if model.source.contains('/') && !Path::new(&model.source).is_dir() {
         names.insert(0, model.source.clone());
     }
-    add(&mut names, model);
+    add_served_names(&mut names, model);
     names
 }
 
-fn add(names: &mut Vec<String>, model: &ModelSettings) {
+fn add_served_names(names: &mut Vec<String>, model: &ModelSettings) {
     for name in model.served().map(str::to_owned) {
         if !names.contains(&name) {
             names.push(name);
@@ -99,12 +117,12 @@ fn each_once(default: &[String], settings: &Settings) -> Result<(), ConfigError>
     Ok(())
 }
 
-/// The doors of the devices: models on one device share one.
+/// The gates of the devices: models on one device share one.
 #[derive(Default)]
 struct Gates(Mutex<BTreeMap<String, DeviceGate>>);
 
 impl Gates {
-    fn of(&self, device: &str) -> DeviceGate {
+    fn of_device(&self, device: &str) -> DeviceGate {
         let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         gates.entry(device.to_owned()).or_default().clone()
     }
@@ -112,7 +130,7 @@ impl Gates {
 
 /// Loads the named models of the settings.
 struct PackedLoader {
-    settings: Settings,
+    prompts: PromptSettings,
     gates: Gates,
 }
 
@@ -122,12 +140,19 @@ impl ModelLoader for PackedLoader {
         Ok(PackedRuntime::weight_bytes(&checkpoint, &Arithmetic::of(model))? + model.prefix_cache_bytes)
     }
 
-    fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel) -> anyhow::Result<Reranker> {
+    fn load(
+        &self,
+        name: &str,
+        NamedModel { model, .. }: &NamedModel,
+        policy: Policy,
+        schedule: &ScheduleSettings,
+    ) -> anyhow::Result<Reranker> {
         let checkpoint = Checkpoint::open(model)?;
         let runtime = load_runtime(&checkpoint, model)?;
         let mut names = vec![name.to_owned()];
-        add(&mut names, model);
-        let gate = self.gates.of(&runtime.facts().device);
-        assemble(names, &checkpoint, runtime, &model.family, &self.settings, gate)
+        add_served_names(&mut names, model);
+        let gate = self.gates.of_device(&runtime.facts().device);
+        let environment = Environment { prompts: &self.prompts, policy, schedule, gate };
+        assemble(names, &checkpoint, runtime, &model.family, environment)
     }
 }

@@ -23,7 +23,6 @@ pub struct Reloader {
     /// What is in force. Held while the sources are read, so that two readers cannot cross.
     running: Mutex<Configuration>,
     authenticator: Arc<Authenticator>,
-    models: ModelSet,
 }
 
 /// What reading the settings again came to.
@@ -42,8 +41,8 @@ pub struct Reload {
 impl Reloader {
     /// For a server that runs with what `sources` gave.
     #[must_use]
-    pub fn new(sources: Sources, running: Configuration, authenticator: Arc<Authenticator>, models: ModelSet) -> Self {
-        Self { sources, running: Mutex::new(running), authenticator, models }
+    pub fn new(sources: Sources, running: Configuration, authenticator: Arc<Authenticator>) -> Self {
+        Self { sources, running: Mutex::new(running), authenticator }
     }
 
     /// Whether there is anything that could be read again.
@@ -59,7 +58,7 @@ impl Reloader {
     ///
     /// # Errors
     /// A file that is wrong: with its name, the key and the value. Nothing has changed then.
-    pub fn reload(&self) -> anyhow::Result<Reload> {
+    pub fn reload(&self, models: &ModelSet) -> anyhow::Result<Reload> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let found = Configuration::load(&self.sources)?;
         let next = running.with(&found, is_live)?;
@@ -70,18 +69,18 @@ impl Reloader {
             .reload_with(Some(next.settings.auth.requests_per_minute))
             .context("the keys are not taken")?;
 
-        let before = self.models.default_model().policy();
+        let before = models.default_model().policy();
         let instructions =
             policy.instructions != before.instructions && next.settings.instructions == running.settings.instructions;
-        self.models.reconfigure(&policy, &next.settings.schedule);
+        models.reconfigure(&policy, &next.settings.schedule);
         let (changed, waiting) = running.changes_in(&found).into_iter().partition(|change| is_live(&change.key));
         *running = next;
         Ok(Reload { changed, waiting, instructions, keys })
     }
 
     /// [`Reloader::reload`] off the async threads; the log says what came of it.
-    pub async fn reload_and_log(self: Arc<Self>) {
-        match tokio::task::spawn_blocking(move || self.reload()).await {
+    pub async fn reload_and_log(self: Arc<Self>, models: ModelSet) {
+        match tokio::task::spawn_blocking(move || self.reload(&models)).await {
             Ok(Ok(reload)) => log(&reload),
             Ok(Err(error)) => {
                 tracing::warn!(problem = format!("{error:#}"), "the settings are not taken: nothing has changed");

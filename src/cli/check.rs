@@ -48,7 +48,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let _inside = runtime.enter();
     let models = app::load_models(settings)?;
-    runtime.block_on(models.load_those_of_the_start())?;
+    runtime.block_on(models.load_start_models())?;
     let reranker = models.default_model();
     let facts = reranker.facts();
     let families = app::families(&settings.prompts)?;

@@ -10,7 +10,7 @@ use toml::Value;
 
 use super::keys::KeyArgs;
 use super::{SettingsArgs, warn_of_unread};
-use crate::app::{self, Farewell, Reloader};
+use crate::app::{self, Reloader, ShutdownOutcome};
 use crate::config::{Configuration, FlagValue, Sources};
 use crate::http::Authenticator;
 use crate::models::ModelSet;
@@ -77,43 +77,39 @@ async fn serve(
 ) -> anyhow::Result<()> {
     // First, because it is the quickest thing to fail.
     let settings = configuration.settings.clone();
-    let address = &settings.server.listen;
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = settings.server.listen.clone();
+    let listener = TcpListener::bind(&address).await.with_context(|| format!("cannot listen on {address}"))?;
     let local = listener.local_addr().context("cannot tell the listener's address")?;
+    let reloader = Reloader::new(sources.clone(), configuration, Arc::clone(&authenticator));
+    let hangups = Hangups::new(&reloader).context("cannot wait for signals")?;
     let mut signals = Signals::new().context("cannot wait for signals")?;
 
-    let (server, auth) = (settings.server.clone(), settings.auth.clone());
-    let loading = async {
+    let (server, keys) = (settings.server.clone(), authenticator.key_count());
+    let loading = async move {
+        let requests_per_minute = settings.auth.requests_per_minute;
         let models = tokio::task::spawn_blocking(move || app::load_models(&settings)).await;
         let models = models.context("loading the model panicked")??;
-        models.load_those_of_the_start().await?;
-        anyhow::Ok(models)
+        models.load_start_models().await?;
+        say_what_runs(&sources, &models);
+        hangups.reload_on_each(reloader, models.clone());
+        let default = models.default_model();
+        let names = default.names().join(", ");
+        tracing::info!(model = names, family = default.family(), "listening on http://{local}");
+        say_who_may_ask(keys, requests_per_minute, local);
+        Ok(models)
     };
-    let models = tokio::select! {
-        loaded = loading => loaded?,
-        // The thread that loads cannot be stopped, and nobody needs what it makes.
-        () = signals.next() => std::process::exit(0),
-    };
-    say_what_runs(&sources, &models);
-    let reloader = Reloader::new(sources, configuration, Arc::clone(&authenticator), models.clone());
-    reload_on_hangup(reloader).context("cannot wait for signals")?;
-    let default = models.default_model();
-    let names = default.names().join(", ");
-    tracing::info!(model = names, family = default.family(), "listening on http://{local}");
-    say_who_may_ask(authenticator.key_count(), auth.requests_per_minute, local);
-
     let shutdown = async move {
         signals.next().await;
         tokio::spawn(async move {
-            // Who asks twice does not want to wait.
+            // A second signal asks not to wait.
             signals.next().await;
             std::process::exit(1);
         });
     };
-    match app::serve(&server, plan, authenticator, models, listener, shutdown).await {
-        Farewell::Clean => Ok(()),
-        Farewell::DeviceLost(reason) => Err(RerankError::DeviceLost(reason.into()).into()),
-        Farewell::CutOff => anyhow::bail!("requests were cut off after {} s", server.shutdown_seconds),
+    match app::serve(&server, plan, authenticator, loading, listener, shutdown).await? {
+        ShutdownOutcome::Clean => Ok(()),
+        ShutdownOutcome::DeviceLost(reason) => Err(RerankError::DeviceLost(reason.into()).into()),
+        ShutdownOutcome::CutOff => anyhow::bail!("requests were cut off after {} s", server.shutdown_seconds),
     }
 }
 
@@ -144,19 +140,37 @@ fn say_who_may_ask(keys: usize, requests_per_minute: u32, local: SocketAddr) {
     }
 }
 
-/// Reads the settings again on SIGHUP. Where no file gave any, that signal means what it always does.
-fn reload_on_hangup(reloader: Reloader) -> std::io::Result<()> {
+/// SIGHUP: reads the settings again. If no file gave any, the signal ends the process, as usual.
+///
+/// The signal is caught from the start, also while the models load, and acted on after that.
+struct Hangups {
     #[cfg(unix)]
-    if reloader.has_files() {
-        let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
-        let reloader = Arc::new(reloader);
-        tokio::spawn(async move {
-            while hangups.recv().await.is_some() {
-                Arc::clone(&reloader).reload_and_log().await;
-            }
-        });
+    signal: Option<tokio::signal::unix::Signal>,
+}
+
+impl Hangups {
+    fn new(reloader: &Reloader) -> std::io::Result<Self> {
+        #[cfg(unix)]
+        let signal = || tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup());
+        #[cfg(not(unix))]
+        let _no_such_signal = reloader;
+        Ok(Self {
+            #[cfg(unix)]
+            signal: reloader.has_files().then(signal).transpose()?,
+        })
     }
-    Ok(())
+
+    fn reload_on_each(self, reloader: Reloader, models: ModelSet) {
+        #[cfg(unix)]
+        if let Some(mut signal) = self.signal {
+            let reloader = Arc::new(reloader);
+            tokio::spawn(async move {
+                while signal.recv().await.is_some() {
+                    Arc::clone(&reloader).reload_and_log(models.clone()).await;
+                }
+            });
+        }
+    }
 }
 
 /// The ways in which a process is asked to stop.

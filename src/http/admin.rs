@@ -1,6 +1,6 @@
-//! Routes for administrators: which models there are, and loading and unloading them.
+//! Routes for administrators: list, load and unload models.
 //!
-//! They exist only where there are keys for them; `auth` asks for those.
+//! They exist only if there are administrators' keys, which `auth` requires.
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -10,19 +10,19 @@ use axum::{Json, Router};
 use serde::Serialize;
 
 use super::Service;
-use super::error::Failure;
+use super::error::ApiError;
 use crate::models::ModelStatus;
 
-/// Their paths.
+/// The paths of the routes.
 pub const ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
 
 #[derive(Serialize)]
 pub struct Models {
     object: &'static str,
     data: Vec<Model>,
-    /// Bytes of all loaded models: their weights, and the most that their prefix caches may hold.
+    /// Bytes of all loaded models: their weights and the limits of their prefix caches.
     memory_bytes: u64,
-    /// What they may take together; 0 is no limit.
+    /// `models.max_memory_bytes`; 0 is no limit.
     max_memory_bytes: u64,
 }
 
@@ -55,27 +55,28 @@ impl From<ModelStatus> for Model {
 
 /// Adds the routes.
 pub fn add(router: Router<Service>) -> Router<Service> {
-    let [list, in_, out] = ROUTES;
-    router.route(list, get(models)).route(in_, post(load)).route(out, post(unload))
+    let [list_path, load_path, unload_path] = ROUTES;
+    router.route(list_path, get(models)).route(load_path, post(load)).route(unload_path, post(unload))
 }
 
 /// `GET /admin/models`
-async fn models(State(service): State<Service>) -> Json<Models> {
-    let (memory_bytes, max_memory_bytes) = service.models().memory();
-    let data = service.models().statuses().into_iter().map(Model::from).collect();
-    Json(Models { object: "list", data, memory_bytes, max_memory_bytes })
+async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError> {
+    let models = service.models()?;
+    let (memory_bytes, max_memory_bytes) = models.memory();
+    let data = models.statuses().into_iter().map(Model::from).collect();
+    Ok(Json(Models { object: "list", data, memory_bytes, max_memory_bytes }))
 }
 
 type Name = Result<Path<String>, PathRejection>;
 
 /// `POST /admin/models/{model}/load`: answers when the model is loaded.
-async fn load(State(service): State<Service>, uri: Uri, name: Name) -> Result<Json<Model>, Failure> {
-    let Path(name) = name.map_err(|_| Failure::no_such_route(uri.path()))?;
-    Ok(Json(service.models().load(&name).await?.into()))
+async fn load(State(service): State<Service>, uri: Uri, name: Name) -> Result<Json<Model>, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::no_such_route(uri.path()))?;
+    Ok(Json(service.models()?.load(&name).await?.into()))
 }
 
 /// `POST /admin/models/{model}/unload`: answers when the requests that the model had accepted are answered.
-async fn unload(State(service): State<Service>, uri: Uri, name: Name) -> Result<Json<Model>, Failure> {
-    let Path(name) = name.map_err(|_| Failure::no_such_route(uri.path()))?;
-    Ok(Json(service.models().unload(&name).await?.into()))
+async fn unload(State(service): State<Service>, uri: Uri, name: Name) -> Result<Json<Model>, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::no_such_route(uri.path()))?;
+    Ok(Json(service.models()?.unload(&name).await?.into()))
 }

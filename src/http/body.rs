@@ -1,164 +1,153 @@
-//! Reading a JSON body: what it claims to be, how long it is, how long it takes, whether there is room for it.
+//! Reading a JSON body: its content type, its length, the time it takes, and memory for it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{FromRequest, Request};
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 
 use super::Service;
-use super::error::Failure;
+use super::body_memory::{ReceivingPermit, count_values};
+use super::error::ApiError;
 use super::fields::Fields;
-use super::intake::{Received, Room, values_in};
+use super::off_thread::run_blocking;
+use crate::context::RequestContext;
 
-/// Bodies above this are parsed off the async threads.
+/// Longer bodies are parsed off the async threads, and their memory is counted.
 const LONG_BODY_BYTES: usize = 64 * 1024;
 
-/// A body that is too long is read, and thrown away, up to so many times the limit.
-const DISCARDED_LIMITS: usize = 8;
+/// A body that is too long is read and thrown away up to so many times the limit.
+const DRAINED_LIMITS: usize = 8;
 
-/// The longest that the body of a refused request is read for.
-const DISCARD_FOR: Duration = Duration::from_secs(5);
+/// The longest that the body of a rejected request is read for.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// How much of a refused request's body is looked at, and for how long.
-const GLIMPSE_BYTES: usize = 64 * 1024;
-const GLIMPSE_FOR: Duration = Duration::from_millis(200);
-
-/// A JSON object from the body of a request.
-pub struct JsonBody {
-    /// Its fields.
-    pub fields: Fields,
-    /// When the body was there: the request's time counts from then.
-    pub since: Instant,
-    /// The room that the fields take up.
-    pub room: Option<Room>,
-}
-
-impl FromRequest<Service> for JsonBody {
-    type Rejection = Failure;
-
-    async fn from_request(request: Request, service: &Service) -> Result<Self, Failure> {
-        check_headers(request.headers())?;
-        let (body, received) = read(request, service).await?;
-        let since = Instant::now();
-        if body.len() <= LONG_BODY_BYTES {
-            return Ok(Self { fields: Fields::parse(&body)?, since, room: None });
-        }
-        // The room goes with the work: where the client leaves, it is free when the memory is.
-        let (body, received, values) = aside(move || {
-            let values = values_in(&body);
-            (body, received, values)
-        })
-        .await?;
-        let room = service.intake().room_for(body.len(), values).await?;
-        let (fields, room) = aside(move || {
-            let fields = Fields::parse(&body);
-            drop((body, received));
-            (fields, room)
-        })
-        .await?;
-        Ok(Self { fields: fields?, since, room: Some(room) })
+/// Reads the request's body, a JSON object, and makes something of its fields.
+///
+/// The memory that the fields occupy is held by the context that comes back. The context's time
+/// counts from the body's arrival.
+///
+/// # Errors
+/// A body that does not claim to be JSON or is none, that is too long or too slow, or finds no memory.
+pub async fn read_json<T: Send + 'static>(
+    request: Request,
+    service: &Service,
+    mut context: RequestContext,
+    parse: impl FnOnce(Fields) -> T + Send + 'static,
+) -> Result<(RequestContext, T), ApiError> {
+    check_headers(request.headers())?;
+    let (body, receiving) = receive(request, service).await?;
+    context.received_at = Instant::now();
+    if body.len() <= LONG_BODY_BYTES {
+        return Ok((context, parse(Fields::parse(&body)?)));
     }
+    // Permits move with the work: if the client disconnects, they are given back when the memory is.
+    let (context, body, receiving, values) = run_blocking(move || {
+        let values = count_values(&body);
+        (context, body, receiving, values)
+    })
+    .await?;
+    let permit = service.body_memory().reserve_parsing(body.len(), values).await?;
+    let (context, parsed) = run_blocking(move || {
+        let mut context = context;
+        context.hold_body_memory(permit);
+        let fields = Fields::parse(&body);
+        drop((body, receiving));
+        (context, fields.map(parse))
+    })
+    .await?;
+    Ok((context, parsed?))
 }
 
-/// Does work off the async threads.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Failure::Panicked)
-}
-
-/// Anything but JSON is refused before it is read: also because a page in a browser can send a form anywhere, but
-/// JSON only where it may.
-fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
+/// Refuses anything but JSON before it is read: also because a page in a browser can send a form to
+/// any server, but JSON only where CORS allows it.
+fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let essence = content_type.as_deref().and_then(|value| value.split(';').next()).unwrap_or_default().trim();
     let subtype = essence.to_ascii_lowercase().strip_prefix("application/").map(ToOwned::to_owned);
     if !subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json")) {
-        return Err(Failure::NotJson { found: content_type.map(|value| super::fields::quoted(&value)) });
+        return Err(ApiError::NotJson { found: content_type.map(|value| super::fields::quoted(&value)) });
     }
     match headers.get(header::CONTENT_ENCODING) {
         Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(Failure::EncodedBody { found: super::fields::quoted(&String::from_utf8_lossy(encoding.as_bytes())) })
+            Err(ApiError::EncodedBody { found: super::fields::quoted(&String::from_utf8_lossy(encoding.as_bytes())) })
         }
         _ => Ok(()),
     }
 }
 
-async fn read(request: Request, service: &Service) -> Result<(Vec<u8>, Received), Failure> {
+async fn receive(request: Request, service: &Service) -> Result<(Vec<u8>, ReceivingPermit), ApiError> {
     let settings = service.settings();
     let limit = settings.max_body_bytes;
     let headers = request.headers();
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let waits_for_leave = headers.contains_key(header::EXPECT);
-    if waits_for_leave && declared.is_some_and(|length: u64| length > limit as u64) {
-        return Err(Failure::BodyTooLarge { limit });
+    let expects_continue = headers.contains_key(header::EXPECT);
+    if expects_continue && declared.is_some_and(|length: u64| length > limit as u64) {
+        return Err(ApiError::BodyTooLarge { limit });
     }
     let timeout = settings.body_timeout();
-    let received = service.intake().received();
-    tokio::time::timeout(timeout, collect(request.into_body(), limit, received))
+    let permit = service.body_memory().start_receiving();
+    tokio::time::timeout(timeout, collect(request.into_body(), limit, permit))
         .await
-        .unwrap_or(Err(Failure::BodyTimeout { limit: timeout }))
+        .unwrap_or(Err(ApiError::BodyTimeout { limit: timeout }))
 }
 
-/// The body, if it is within the limit. One that is not is read on for a while and thrown away: a client that is
-/// still sending when the connection closes would see a broken connection instead of the answer.
-async fn collect(mut body: Body, limit: usize, mut received: Received) -> Result<(Vec<u8>, Received), Failure> {
+/// Collects the body if it is within the limit. A longer one is read on for a while and thrown away:
+/// a client that is still sending when the connection closes would see a broken connection instead
+/// of the response.
+async fn collect(
+    mut body: Body,
+    limit: usize,
+    mut permit: ReceivingPermit,
+) -> Result<(Vec<u8>, ReceivingPermit), ApiError> {
     let mut collected = Vec::new();
     let mut length = 0_usize;
     let mut refused = None;
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-        let Ok(data) = frame.map_err(|_| Failure::BodyIncomplete)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| ApiError::BodyIncomplete)?.into_data() else { continue };
         length = length.saturating_add(data.len());
         if length > limit {
-            refused = Some(Failure::BodyTooLarge { limit });
+            refused = Some(ApiError::BodyTooLarge { limit });
         } else if refused.is_none()
             && length > LONG_BODY_BYTES
-            && let Err(full) = received.grow(length)
+            && let Err(full) = permit.grow(length)
         {
             refused = Some(full);
         }
         if refused.is_none() {
             collected.extend_from_slice(&data);
         } else {
-            (collected, received) = (Vec::new(), received.given_back());
-            if length > limit.saturating_mul(DISCARDED_LIMITS) {
+            collected = Vec::new();
+            permit.release();
+            if length > limit.saturating_mul(DRAINED_LIMITS) {
                 break;
             }
         }
     }
-    refused.map_or(Ok((collected, received)), Err)
+    refused.map_or(Ok((collected, permit)), Err)
 }
 
-/// Throws away, aside, what the client of a refused request still sends: one that sends everything before it reads would
-/// otherwise find the connection broken instead of its answer. It is bounded in bytes and in time, and a client that
-/// waits for leave to send is not given it.
-///
-/// What comes at once, up to [`GLIMPSE_BYTES`], is returned: enough to see in whose words the client talks.
-pub async fn discard(request: Request, limit: usize) -> Vec<u8> {
-    let mut start = Vec::new();
+/// Reads on, in the background, what the client of a rejected request still sends, and drops it: a
+/// client that sends everything before it reads would otherwise find a broken connection instead of
+/// its response. Bounded in bytes (`limit`) and in time. A client that waits for `100 Continue` is
+/// not told to send.
+pub fn drain_body(request: Request, limit: usize) {
     if request.headers().contains_key(header::EXPECT) || request.body().is_end_stream() {
-        return start;
+        return;
     }
     let mut body = request.into_body();
-    let glimpse = async {
-        while start.len() < GLIMPSE_BYTES {
-            let Some(data) = next_data(&mut body).await else { break };
-            start.extend_from_slice(&data);
-        }
-    };
-    let _late = tokio::time::timeout(GLIMPSE_FOR, glimpse).await;
-    let mut left = limit.saturating_sub(start.len());
-    tokio::spawn(tokio::time::timeout(DISCARD_FOR, async move {
+    let mut left = limit;
+    tokio::spawn(tokio::time::timeout(DRAIN_TIME, async move {
         while let Some(data) = next_data(&mut body).await {
             let Some(rest) = left.checked_sub(data.len()) else { break };
             left = rest;
         }
     }));
-    start
 }
 
-/// The next piece of a body; nothing at its end, or where it breaks.
+/// The next piece of a body; `None` at its end, or if the connection breaks.
 async fn next_data(body: &mut Body) -> Option<Bytes> {
     loop {
         let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await?.ok()?;

@@ -13,10 +13,10 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 
 use super::ServerSettings;
-use super::patience::Patient;
 
 /// How long to wait when the system has no more sockets to give.
 const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(500);
@@ -99,7 +99,10 @@ async fn serve_connection(stream: TcpStream, router: Router, timeouts: Timeouts,
     let _unset = stream.set_nodelay(true);
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.header);
-    let stream = TokioIo::new(Patient::new(stream, timeouts.write));
+    // A client that asks and never reads would hold its response in memory for good.
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(timeouts.write));
+    let stream = TokioIo::new(Box::pin(stream));
     let mut connection = pin!(builder.serve_connection(stream, TowerToHyperService::new(router)));
     // An error here is the client's: it left, or it does not speak HTTP. Requests are recorded by `observe`.
     tokio::select! {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use tower_http_cors::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use super::access_log::REQUEST_ID;
 use super::auth::{LIMIT, REMAINING, RESET};
-use super::dialects::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS};
-use super::observe::REQUEST_ID;
+use super::rank::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS};
 
 /// How long a browser may remember what it is allowed.
 const MAX_AGE: Duration = Duration::from_secs(600);

@@ -1,7 +1,8 @@
-//! Failures on the wire: the one place that gives a [`RerankError`] its status, code, retry and log level.
+//! Errors of the HTTP API, and the one place that gives each its status, code, retry and log level.
 //!
-//! A handler returns a [`Failure`]; as a response it is a status and headers, with the failure itself attached. The
-//! body is written by `observe`, which knows the request's id, and it is logged and counted there: nowhere else.
+//! A handler returns an [`ApiError`]; as a response it is a status and headers, with the error itself
+//! attached. The `access_log` middleware writes the body, because it knows the request's id, and logs
+//! and counts the error: nothing else does.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -9,24 +10,24 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use tracing::Level;
 
 use crate::models::ModelError;
 use crate::rerank::RerankError;
 
-/// When a client should come back to a server that is shutting down: to its successor.
+/// `Retry-After` while the models load.
+const RETRY_AFTER_LOADING: Duration = Duration::from_secs(5);
+/// `Retry-After` of a server that is shutting down: its successor may be there by then.
 const RETRY_AFTER_DRAINING: Duration = Duration::from_secs(5);
-
-/// When there may be room again for a body: parsing takes less.
-const RETRY_AFTER_INTAKE: Duration = Duration::from_secs(1);
-/// When to come back to a device that failed or hangs: a process needs about so long to start.
+/// `Retry-After` when no memory for bodies is left: parsing takes less.
+const RETRY_AFTER_BODY_MEMORY: Duration = Duration::from_secs(1);
+/// `Retry-After` of a device that failed or hangs: about the time that a process takes to start.
 const RETRY_AFTER_DEVICE: Duration = Duration::from_secs(10);
 
-/// Everything that can go wrong with a call.
+/// Everything that can go wrong with a request.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The call was understood, and there is no ranking.
+pub enum ApiError {
+    /// The request was understood, and there is no ranking.
     #[error(transparent)]
     Rerank(#[from] RerankError),
     /// A model was not loaded or unloaded.
@@ -35,10 +36,10 @@ pub enum Failure {
     /// The body is not JSON.
     #[error("the body is not valid JSON: {problem}")]
     MalformedJson {
-        /// What and where.
+        /// What is wrong, and where.
         problem: String,
     },
-    /// The body does not claim to be JSON.
+    /// The content type is not JSON.
     #[error("content-type must be application/json, not {}", found.as_deref().unwrap_or("missing"))]
     NotJson {
         /// The header's value.
@@ -50,49 +51,49 @@ pub enum Failure {
         /// The header's value.
         found: String,
     },
-    /// The body is longer than this server takes.
+    /// The body is over the limit on its length.
     #[error("the body is over the limit of {limit} bytes")]
     BodyTooLarge {
-        /// The limit.
+        /// `server.max_body_bytes`.
         limit: usize,
     },
-    /// The body has so many values that parsing it would take more memory than there is for that.
+    /// The body has so many values that parsing it would take more memory than all bodies may.
     #[error("the body holds {values} values; parsing it would take {bytes} bytes, over the limit of {limit}")]
     BodyTooComplex {
         /// Values in the body.
         values: usize,
-        /// What they would take.
+        /// Bytes that they would take.
         bytes: usize,
-        /// The limit.
+        /// `server.max_parsing_bytes`.
         limit: usize,
     },
-    /// So much is being received or parsed that there is no room for this body.
+    /// Other bodies take all memory that there is for bodies.
     #[error(
         "the server is at capacity: bodies that are being {stage} take up all of {limit} bytes; try again in {} s",
-        whole_seconds(RETRY_AFTER_INTAKE)
+        whole_seconds(RETRY_AFTER_BODY_MEMORY)
     )]
-    IntakeFull {
-        /// What is done with them: `received` or `parsed`.
+    BodyMemoryFull {
+        /// What is done with the bodies: `received` or `parsed`.
         stage: &'static str,
-        /// The limit.
+        /// `server.max_parsing_bytes`.
         limit: usize,
     },
     /// The body did not arrive in time.
     #[error("the body did not arrive within {} s", limit.as_secs())]
     BodyTimeout {
-        /// The limit.
+        /// `server.body_timeout_seconds`.
         limit: Duration,
     },
     /// The connection broke within the body.
     #[error("the body ended early")]
     BodyIncomplete,
-    /// There is nothing at this path.
+    /// No route has this path.
     #[error("there is no route {path}; GET / lists the routes")]
     NoSuchRoute {
-        /// The path.
+        /// The path; a long one is cut.
         path: String,
     },
-    /// There is something at this path, but not for this method.
+    /// The route of this path has other methods.
     #[error("{method} is not allowed on {path}; the allow header lists what is")]
     MethodNotAllowed {
         /// The method.
@@ -100,38 +101,41 @@ pub enum Failure {
         /// The path.
         path: String,
     },
-    /// There is no key, and one is needed.
+    /// The route needs an API key, and there is none.
     #[error("no API key; send one as authorization: Bearer KEY, as x-api-key: KEY or as api-key: KEY")]
     MissingApiKey,
-    /// There is a key that nobody has.
+    /// No client has this API key.
     #[error("the API key is not valid")]
     InvalidApiKey,
-    /// There are several keys, and they differ.
+    /// The headers hold different API keys.
     #[error("different API keys in one request; authorization, x-api-key and api-key must agree")]
     ConflictingApiKeys,
-    /// The key has asked too often.
+    /// The key is over its rate limit.
     #[error("this key's limit of {limit} requests per minute is used up; try again in {} s", whole_seconds(*wait))]
     RateLimited {
         /// Requests per minute.
         limit: u32,
-        /// When one will be taken again.
+        /// Until the next request is accepted.
         wait: Duration,
     },
+    /// The server has started, and its models are still loading.
+    #[error("the server is loading its models; try again in {} s", RETRY_AFTER_LOADING.as_secs())]
+    ModelsLoading,
     /// A handler panicked.
     #[error("internal error")]
     Panicked,
 }
 
-/// What a failure is to a client and to an operator.
+/// What an error is to a client and to an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// The status.
+pub struct ErrorSpec {
+    /// The status of the response.
     pub status: StatusCode,
-    /// The word that programs look for.
-    pub code: &'static str,
-    /// The kind, in OpenAI's words.
+    /// The code in the response's body, the log and the metrics.
+    pub code: ErrorCode,
+    /// The kind of error, in OpenAI's words.
     pub kind: &'static str,
-    /// How loud the log is about it.
+    /// The level of the log line.
     pub level: Level,
     /// The field at fault.
     pub param: Option<String>,
@@ -139,154 +143,134 @@ pub struct Row {
     pub retry_after: Option<Duration>,
 }
 
-/// Every code that a [`Row`] may have.
-pub(super) const CODES: [&str; 32] = [
-    "invalid_value",
-    "too_many_documents",
-    "text_too_long",
-    "prompt_too_long",
-    "unsupported_mode",
-    "model_not_found",
-    "overloaded",
-    "deadline_exceeded",
-    "shutting_down",
-    "internal_error",
-    "malformed_json",
-    "incomplete_body",
-    "unsupported_media_type",
-    "body_too_large",
-    "body_timeout",
-    "route_not_found",
-    "method_not_allowed",
-    "missing_api_key",
-    "invalid_api_key",
-    "conflicting_api_keys",
-    "rate_limit_exceeded",
-    "too_many_tokens",
-    "over_budget",
-    "body_too_complex",
-    "model_unavailable",
-    "default_model",
-    "model_busy",
-    "over_memory_limit",
-    "model_not_loaded",
-    "too_large_for_device",
-    "device_lost",
-    "device_stalled",
-];
+/// Defines [`ErrorCode`] and what all errors of a code have in common.
+macro_rules! error_codes {
+    ($($name:ident $code:literal $status:ident $kind:ident $level:ident;)*) => {
+        /// The word for a kind of error that programs look for: stable, one for each row of the table.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[expect(missing_docs, reason = "the codes say what they mean")]
+        pub enum ErrorCode { $($name),* }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The code on the wire.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+
+            /// The specification of errors with this code; `param` and `retry_after` are each error's own.
+            fn spec(self) -> ErrorSpec {
+                let (status, kind, level) = match self {
+                    $(Self::$name => (StatusCode::$status, $kind, Level::$level)),*
+                };
+                ErrorSpec { status, code: self, kind, level, param: None, retry_after: None }
+            }
+        }
+    };
+}
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+const TIMEOUT: &str = "timeout_error";
 const AUTHENTICATION: &str = "authentication_error";
 const RATE_LIMIT: &str = "rate_limit_error";
 const UNAVAILABLE: &str = "service_unavailable_error";
 
-impl Failure {
-    /// There is nothing at this path.
+// 400 is a body that is not JSON, 422 is JSON that cannot be ranked. A model that was not loaded is logged where it
+// was loaded.
+error_codes! {
+    InvalidValue "invalid_value" UNPROCESSABLE_ENTITY INVALID INFO;
+    TooManyDocuments "too_many_documents" UNPROCESSABLE_ENTITY INVALID INFO;
+    TextTooLong "text_too_long" UNPROCESSABLE_ENTITY INVALID INFO;
+    PromptTooLong "prompt_too_long" UNPROCESSABLE_ENTITY INVALID INFO;
+    UnsupportedMode "unsupported_mode" UNPROCESSABLE_ENTITY INVALID INFO;
+    OverBudget "over_budget" UNPROCESSABLE_ENTITY INVALID INFO;
+    ModelNotFound "model_not_found" NOT_FOUND INVALID INFO;
+    TooManyTokens "too_many_tokens" PAYLOAD_TOO_LARGE INVALID INFO;
+    TooLargeForDevice "too_large_for_device" PAYLOAD_TOO_LARGE INVALID WARN;
+    BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE INVALID INFO;
+    BodyTooComplex "body_too_complex" PAYLOAD_TOO_LARGE INVALID INFO;
+    MalformedJson "malformed_json" BAD_REQUEST INVALID INFO;
+    IncompleteBody "incomplete_body" BAD_REQUEST INVALID INFO;
+    UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE INVALID INFO;
+    BodyTimeout "body_timeout" REQUEST_TIMEOUT INVALID INFO;
+    RouteNotFound "route_not_found" NOT_FOUND INVALID INFO;
+    MethodNotAllowed "method_not_allowed" METHOD_NOT_ALLOWED INVALID INFO;
+    MissingApiKey "missing_api_key" UNAUTHORIZED AUTHENTICATION INFO;
+    InvalidApiKey "invalid_api_key" UNAUTHORIZED AUTHENTICATION INFO;
+    ConflictingApiKeys "conflicting_api_keys" UNAUTHORIZED AUTHENTICATION INFO;
+    RateLimitExceeded "rate_limit_exceeded" TOO_MANY_REQUESTS RATE_LIMIT INFO;
+    Overloaded "overloaded" TOO_MANY_REQUESTS RATE_LIMIT WARN;
+    DefaultModel "default_model" CONFLICT INVALID INFO;
+    ModelBusy "model_busy" CONFLICT INVALID INFO;
+    OverMemoryLimit "over_memory_limit" CONFLICT INVALID INFO;
+    ModelUnavailable "model_unavailable" SERVICE_UNAVAILABLE UNAVAILABLE INFO;
+    ModelsLoading "models_loading" SERVICE_UNAVAILABLE UNAVAILABLE INFO;
+    ShuttingDown "shutting_down" SERVICE_UNAVAILABLE UNAVAILABLE INFO;
+    DeviceLost "device_lost" SERVICE_UNAVAILABLE UNAVAILABLE ERROR;
+    DeviceStalled "device_stalled" SERVICE_UNAVAILABLE UNAVAILABLE WARN;
+    DeadlineExceeded "deadline_exceeded" GATEWAY_TIMEOUT TIMEOUT WARN;
+    ModelNotLoaded "model_not_loaded" INTERNAL_SERVER_ERROR SERVER INFO;
+    InternalError "internal_error" INTERNAL_SERVER_ERROR SERVER ERROR;
+}
+
+impl ErrorSpec {
+    fn with_param(self, field: impl Into<String>) -> Self {
+        Self { param: Some(field.into()), ..self }
+    }
+
+    fn with_retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+}
+
+impl ApiError {
+    /// No route has this path.
     #[must_use]
     pub fn no_such_route(path: &str) -> Self {
         Self::NoSuchRoute { path: super::fields::quoted(path) }
     }
 
-    /// The row of this failure: one for each kind. 400 is a body that is not JSON, 422 is JSON that cannot be ranked.
+    /// The status, code, retry and log level of this error.
     #[must_use]
-    pub fn row(&self) -> Row {
-        use RerankError as E;
-        let row = |status, code, kind, level| Row { status, code, kind, level, param: None, retry_after: None };
-        let bad = |status, code| row(status, code, INVALID, Level::INFO);
-        let bad_field =
-            |code, field: &str| Row { param: Some(field.to_owned()), ..bad(StatusCode::UNPROCESSABLE_ENTITY, code) };
-        let unknown = |code| row(StatusCode::UNAUTHORIZED, code, AUTHENTICATION, Level::INFO);
+    pub fn spec(&self) -> ErrorSpec {
+        use ErrorCode as Code;
         match self {
-            Self::Rerank(E::InvalidField { field, .. } | E::NoDocuments { field }) => bad_field("invalid_value", field),
-            Self::Rerank(E::TooManyDocuments { field, .. }) => bad_field("too_many_documents", field),
-            Self::Rerank(E::TextTooLong { field, .. }) => bad_field("text_too_long", field),
-            Self::Rerank(E::PromptTooLong { field, .. }) => bad_field("prompt_too_long", field),
-            Self::Rerank(E::UnsupportedMode { .. }) => bad_field("unsupported_mode", "mode"),
-            Self::Rerank(E::UnknownModel { .. }) => {
-                Row { status: StatusCode::NOT_FOUND, ..bad_field("model_not_found", "model") }
-            }
-            Self::Rerank(E::TooManyTokens { .. }) => {
-                Row { status: StatusCode::PAYLOAD_TOO_LARGE, ..bad_field("too_many_tokens", "documents") }
-            }
-            Self::Rerank(E::OverBudget { field, retry_after: None, .. }) => bad_field("over_budget", field),
-            Self::Rerank(E::OverBudget { field, retry_after, .. }) => Row {
-                param: Some((*field).to_owned()),
-                retry_after: *retry_after,
-                ..row(StatusCode::TOO_MANY_REQUESTS, "over_budget", RATE_LIMIT, Level::INFO)
-            },
-            Self::BodyTooComplex { .. } => bad(StatusCode::PAYLOAD_TOO_LARGE, "body_too_complex"),
-            Self::IntakeFull { .. } => Row {
-                retry_after: Some(RETRY_AFTER_INTAKE),
-                ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", RATE_LIMIT, Level::WARN)
-            },
-            Self::Rerank(E::ModelUnavailable { retry_after, .. }) => Row {
-                param: Some("model".to_owned()),
-                retry_after: Some(*retry_after),
-                ..row(StatusCode::SERVICE_UNAVAILABLE, "model_unavailable", UNAVAILABLE, Level::INFO)
-            },
-            Self::Model(ModelError::Unknown { .. }) => bad(StatusCode::NOT_FOUND, "model_not_found"),
-            Self::Model(ModelError::Default { .. }) => bad(StatusCode::CONFLICT, "default_model"),
-            Self::Model(ModelError::Busy { .. }) => bad(StatusCode::CONFLICT, "model_busy"),
-            Self::Model(ModelError::NoRoom { .. }) => bad(StatusCode::CONFLICT, "over_memory_limit"),
-            // It was logged where it was loaded.
-            Self::Model(ModelError::Failed { .. }) => {
-                row(StatusCode::INTERNAL_SERVER_ERROR, "model_not_loaded", SERVER, Level::INFO)
-            }
-            Self::Rerank(E::Overloaded { retry_after, .. }) => Row {
-                retry_after: Some(*retry_after),
-                ..row(StatusCode::TOO_MANY_REQUESTS, "overloaded", RATE_LIMIT, Level::WARN)
-            },
-            Self::Rerank(E::DeadlineExceeded { .. }) => {
-                row(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", "timeout_error", Level::WARN)
-            }
-            Self::Rerank(E::Draining) => Row {
-                retry_after: Some(RETRY_AFTER_DRAINING),
-                ..row(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", UNAVAILABLE, Level::INFO)
-            },
-            Self::Rerank(E::TooLargeForDevice { .. }) => Row {
-                status: StatusCode::PAYLOAD_TOO_LARGE,
-                level: Level::WARN,
-                ..bad_field("too_large_for_device", "documents")
-            },
-            Self::Rerank(E::DeviceLost(_)) => Row {
-                retry_after: Some(RETRY_AFTER_DEVICE),
-                ..row(StatusCode::SERVICE_UNAVAILABLE, "device_lost", UNAVAILABLE, Level::ERROR)
-            },
-            Self::Rerank(E::Stalled { .. }) => Row {
-                retry_after: Some(RETRY_AFTER_DEVICE),
-                ..row(StatusCode::SERVICE_UNAVAILABLE, "device_stalled", UNAVAILABLE, Level::WARN)
-            },
-            Self::Rerank(E::Internal(_)) | Self::Panicked => {
-                row(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", SERVER, Level::ERROR)
-            }
-            Self::MalformedJson { .. } => bad(StatusCode::BAD_REQUEST, "malformed_json"),
-            Self::BodyIncomplete => bad(StatusCode::BAD_REQUEST, "incomplete_body"),
-            Self::NotJson { .. } | Self::EncodedBody { .. } => {
-                bad(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type")
-            }
-            Self::BodyTooLarge { .. } => bad(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
-            Self::BodyTimeout { .. } => bad(StatusCode::REQUEST_TIMEOUT, "body_timeout"),
-            Self::NoSuchRoute { .. } => bad(StatusCode::NOT_FOUND, "route_not_found"),
-            Self::MethodNotAllowed { .. } => bad(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::MissingApiKey => unknown("missing_api_key"),
-            Self::InvalidApiKey => unknown("invalid_api_key"),
-            Self::ConflictingApiKeys => unknown("conflicting_api_keys"),
-            Self::RateLimited { wait, .. } => Row {
-                retry_after: Some(*wait),
-                ..row(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", RATE_LIMIT, Level::INFO)
-            },
+            Self::Rerank(error) => rerank_spec(error),
+            Self::Model(ModelError::Unknown { .. }) => Code::ModelNotFound.spec(),
+            Self::Model(ModelError::Default { .. }) => Code::DefaultModel.spec(),
+            Self::Model(ModelError::Busy { .. }) => Code::ModelBusy.spec(),
+            Self::Model(ModelError::NoRoom { .. }) => Code::OverMemoryLimit.spec(),
+            Self::Model(ModelError::Failed { .. }) => Code::ModelNotLoaded.spec(),
+            Self::MalformedJson { .. } => Code::MalformedJson.spec(),
+            Self::BodyIncomplete => Code::IncompleteBody.spec(),
+            Self::NotJson { .. } | Self::EncodedBody { .. } => Code::UnsupportedMediaType.spec(),
+            Self::BodyTooLarge { .. } => Code::BodyTooLarge.spec(),
+            Self::BodyTooComplex { .. } => Code::BodyTooComplex.spec(),
+            Self::BodyMemoryFull { .. } => Code::Overloaded.spec().with_retry_after(RETRY_AFTER_BODY_MEMORY),
+            Self::BodyTimeout { .. } => Code::BodyTimeout.spec(),
+            Self::NoSuchRoute { .. } => Code::RouteNotFound.spec(),
+            Self::MethodNotAllowed { .. } => Code::MethodNotAllowed.spec(),
+            Self::MissingApiKey => Code::MissingApiKey.spec(),
+            Self::InvalidApiKey => Code::InvalidApiKey.spec(),
+            Self::ConflictingApiKeys => Code::ConflictingApiKeys.spec(),
+            Self::RateLimited { wait, .. } => Code::RateLimitExceeded.spec().with_retry_after(*wait),
+            Self::ModelsLoading => Code::ModelsLoading.spec().with_retry_after(RETRY_AFTER_LOADING),
+            Self::Panicked => Code::InternalError.spec(),
         }
     }
 
-    /// What lies behind a fault of this server: for the log only.
+    /// The chain of causes of an internal error: for the log only.
     #[must_use]
     pub fn cause(&self) -> Option<String> {
         let Self::Rerank(RerankError::Internal(cause) | RerankError::DeviceLost(cause)) = self else { return None };
         let mut links = Vec::new();
         let mut next: Option<&(dyn StdError + 'static)> = Some(cause.as_ref());
         while let Some(link) = next {
-            // A panic's message may hold a caller's text; the line that the panic itself left in the log does not.
+            // A panic's message may hold a client's text; the panic hook has logged the place.
             let panicked = link.downcast_ref::<tokio::task::JoinError>().is_some_and(tokio::task::JoinError::is_panic);
             links.push(if panicked { "a task panicked".to_owned() } else { link.to_string() });
             next = link.source();
@@ -295,14 +279,45 @@ impl Failure {
     }
 }
 
-impl IntoResponse for Failure {
+fn rerank_spec(error: &RerankError) -> ErrorSpec {
+    use ErrorCode as Code;
+    use RerankError as E;
+    match error {
+        E::InvalidField { field, .. } | E::NoDocuments { field } => Code::InvalidValue.spec().with_param(field),
+        E::TooManyDocuments { field, .. } => Code::TooManyDocuments.spec().with_param(field),
+        E::TextTooLong { field, .. } => Code::TextTooLong.spec().with_param(field),
+        E::PromptTooLong { field, .. } => Code::PromptTooLong.spec().with_param(field),
+        E::UnsupportedMode { .. } => Code::UnsupportedMode.spec().with_param("mode"),
+        E::UnknownModel { .. } => Code::ModelNotFound.spec().with_param("model"),
+        E::ModelUnavailable { retry_after, .. } => {
+            Code::ModelUnavailable.spec().with_param("model").with_retry_after(*retry_after)
+        }
+        E::TooManyTokens { .. } => Code::TooManyTokens.spec().with_param("documents"),
+        E::TooLargeForDevice { .. } => Code::TooLargeForDevice.spec().with_param("documents"),
+        E::OverBudget { field, retry_after: None, .. } => Code::OverBudget.spec().with_param(*field),
+        // Only the requests of others are in the way.
+        E::OverBudget { field, retry_after: Some(wait), .. } => ErrorSpec {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            kind: RATE_LIMIT,
+            ..Code::OverBudget.spec().with_param(*field).with_retry_after(*wait)
+        },
+        E::Overloaded { retry_after, .. } => Code::Overloaded.spec().with_retry_after(*retry_after),
+        E::DeadlineExceeded { .. } => Code::DeadlineExceeded.spec(),
+        E::Draining => Code::ShuttingDown.spec().with_retry_after(RETRY_AFTER_DRAINING),
+        E::DeviceLost(_) => Code::DeviceLost.spec().with_retry_after(RETRY_AFTER_DEVICE),
+        E::Stalled { .. } => Code::DeviceStalled.spec().with_retry_after(RETRY_AFTER_DEVICE),
+        E::Internal(_) => Code::InternalError.spec(),
+    }
+}
+
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let row = self.row();
-        let mut response = row.status.into_response();
-        if let Some(wait) = row.retry_after {
+        let spec = self.spec();
+        let mut response = spec.status.into_response();
+        if let Some(wait) = spec.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
-        if row.status == StatusCode::UNAUTHORIZED {
+        if spec.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(Arc::new(self));
@@ -310,87 +325,9 @@ impl IntoResponse for Failure {
     }
 }
 
-/// What clients of a dialect read of a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureShape {
-    /// What `OpenAI`'s, Cohere's, Jina's and most other clients look for, in one body: [`ErrorBody`].
-    Podium,
-    /// Voyage's: a `detail` alone. Its older clients fail on an `error` that is an object.
-    Voyage,
-    /// That of text-embeddings-inference: `error` is a text, beside an `error_type`.
-    Tei,
-}
-
-impl FailureShape {
-    /// The name of its responses in the API's description.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Podium => "podium",
-            Self::Voyage => "voyage",
-            Self::Tei => "tei",
-        }
-    }
-
-    /// The body for one failure of the request `id`.
-    #[must_use]
-    pub fn body(self, failure: &Failure, id: &str) -> Vec<u8> {
-        let (row, message) = (failure.row(), failure.to_string());
-        let body = match self {
-            Self::Podium => serde_json::to_vec(&ErrorBody::new(&message, &row, id)),
-            Self::Voyage => serde_json::to_vec(&serde_json::json!({ "detail": message })),
-            Self::Tei => {
-                let empty = matches!(failure, Failure::Rerank(RerankError::NoDocuments { .. }));
-                let error_type = tei_error_type(row.status, empty);
-                serde_json::to_vec(&serde_json::json!({ "error": message, "error_type": error_type }))
-            }
-        };
-        body.unwrap_or_default()
-    }
-}
-
-/// The kind of a failure in the words of text-embeddings-inference.
-fn tei_error_type(status: StatusCode, empty: bool) -> &'static str {
-    match status.as_u16() {
-        401 | 403 => "Unauthorized",
-        429 => "Overloaded",
-        503 => "Unhealthy",
-        500.. => "Backend",
-        _ if empty => "Empty",
-        _ => "Validation",
-    }
-}
-
-/// A wait as clients are told it: rounded up, and never nothing.
+/// A wait in whole seconds: rounded up, and at least one.
 fn whole_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
-}
-
-/// The body that most failures have: the shapes that `OpenAI`'s, Cohere's and Voyage's clients look for, in one.
-#[derive(Debug, Serialize)]
-pub struct ErrorBody<'a> {
-    error: ErrorFields<'a>,
-    message: &'a str,
-    detail: &'a str,
-    id: &'a str,
-}
-
-#[derive(Debug, Serialize)]
-struct ErrorFields<'a> {
-    message: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    param: Option<&'a str>,
-    code: &'a str,
-}
-
-impl<'a> ErrorBody<'a> {
-    /// The body for one failure of the request `id`.
-    #[must_use]
-    pub fn new(message: &'a str, row: &'a Row, id: &'a str) -> Self {
-        let error = ErrorFields { message, kind: row.kind, param: row.param.as_deref(), code: row.code };
-        Self { error, message, detail: message, id }
-    }
 }
 
 #[cfg(test)]
@@ -399,34 +336,22 @@ mod tests {
     use crate::rerank::Full;
 
     #[tokio::test]
-    async fn the_log_has_the_whole_cause_but_no_panics_words() {
+    async fn the_log_has_the_whole_cause_but_no_text_of_a_panic() {
         let cause = anyhow::anyhow!("disk on fire").context("cannot read").context("cannot rank");
-        let failure = Failure::Rerank(RerankError::Internal(cause.into()));
-        assert_eq!(failure.cause().unwrap(), "cannot rank: cannot read: disk on fire");
-        assert_eq!(failure.to_string(), "internal error");
+        let error = ApiError::Rerank(RerankError::Internal(cause.into()));
+        assert_eq!(error.cause().unwrap(), "cannot rank: cannot read: disk on fire");
+        assert_eq!(error.to_string(), "internal error");
 
-        let panic = tokio::spawn(async { panic!("{}", "a caller's text") }).await.unwrap_err();
-        assert_eq!(Failure::Rerank(RerankError::internal(panic)).cause().unwrap(), "a task panicked");
+        let panic = tokio::spawn(async { panic!("{}", "a client's text") }).await.unwrap_err();
+        assert_eq!(ApiError::Rerank(RerankError::internal(panic)).cause().unwrap(), "a task panicked");
     }
 
-    /// Every quoted word in the source of [`Failure::row`] that is a code: a row that is added needs its place in
-    /// [`CODES`], so that its counter stands at 0 before it happens.
     #[test]
-    fn every_code_of_a_row_is_in_the_list_and_every_code_of_the_list_has_a_row() {
-        let source = include_str!("error.rs");
-        let row = source.split("pub fn row(").nth(1).unwrap().split("/// What lies behind").next().unwrap();
-        let is_code = |word: &&str| {
-            !["mode", "model", "documents"].contains(word)
-                && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-                && !word.ends_with("_error")
-        };
-        let mut found: Vec<&str> = row.split('"').skip(1).step_by(2).filter(is_code).collect();
-        found.push("internal_error");
-        found.sort_unstable();
-        found.dedup();
-        let mut listed = CODES.to_vec();
-        listed.sort_unstable();
-        assert_eq!(found, listed);
+    fn every_code_is_a_different_word() {
+        let mut words: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), ErrorCode::ALL.len());
     }
 
     #[test]
@@ -434,7 +359,7 @@ mod tests {
         for (wait, seconds) in [(0, "1"), (400, "1"), (1000, "1"), (1001, "2")] {
             let retry_after = Duration::from_millis(wait);
             let full = Full::Requests { queued: 1, limit: 1 };
-            let response = Failure::from(RerankError::Overloaded { full, retry_after }).into_response();
+            let response = ApiError::from(RerankError::Overloaded { full, retry_after }).into_response();
             assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
         }
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::error::Failure;
+use super::error::ApiError;
 use crate::rerank::RerankError;
 use crate::spelling::nearest;
 
@@ -29,16 +29,16 @@ impl Fields {
     /// Reads a body.
     ///
     /// # Errors
-    /// [`Failure::MalformedJson`] for what is not JSON (NaN, invalid UTF-8 and nesting deeper than 128 levels are not),
+    /// [`ApiError::MalformedJson`] for what is not JSON (NaN, invalid UTF-8 and nesting deeper than 128 levels are not),
     /// [`RerankError::InvalidField`] for JSON that is not an object.
-    pub fn parse(body: &[u8]) -> Result<Self, Failure> {
+    pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         if body.iter().all(u8::is_ascii_whitespace) {
-            return Err(Failure::MalformedJson { problem: "it is empty; expected an object".to_owned() });
+            return Err(ApiError::MalformedJson { problem: "it is empty; expected an object".to_owned() });
         }
         serde_json::from_slice(body).map_err(|error| match serde_json::from_slice::<Value>(body) {
-            Ok(other) if error.is_data() => Failure::Rerank(expected("body", "an object", &other)),
-            Ok(_) => Failure::MalformedJson { problem: error.to_string() },
-            Err(error) => Failure::MalformedJson { problem: error.to_string() },
+            Ok(other) if error.is_data() => ApiError::Rerank(expected("body", "an object", &other)),
+            Ok(_) => ApiError::MalformedJson { problem: error.to_string() },
+            Err(error) => ApiError::MalformedJson { problem: error.to_string() },
         })
     }
 
@@ -381,12 +381,12 @@ mod tests {
     #[test]
     fn what_is_not_json_is_told_from_json_of_the_wrong_kind() {
         for malformed in ["", "  ", "{", "{\"a\":NaN}", "{\"a\":1e999}", "{} {}", "{'a':1}", "\u{feff}{}"] {
-            assert!(matches!(Fields::parse(malformed.as_bytes()), Err(Failure::MalformedJson { .. })), "{malformed}");
+            assert!(matches!(Fields::parse(malformed.as_bytes()), Err(ApiError::MalformedJson { .. })), "{malformed}");
         }
-        assert!(matches!(Fields::parse(b"{\"a\":\"\xff\"}"), Err(Failure::MalformedJson { .. })));
-        assert!(matches!(Fields::parse(b"{\"a\":\"\\ud800\"}"), Err(Failure::MalformedJson { .. })));
+        assert!(matches!(Fields::parse(b"{\"a\":\"\xff\"}"), Err(ApiError::MalformedJson { .. })));
+        assert!(matches!(Fields::parse(b"{\"a\":\"\\ud800\"}"), Err(ApiError::MalformedJson { .. })));
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(matches!(Fields::parse(deep.as_bytes()), Err(Failure::MalformedJson { .. })));
+        assert!(matches!(Fields::parse(deep.as_bytes()), Err(ApiError::MalformedJson { .. })));
         for (other, found) in [
             ("[]", "an array of 0 items"),
             ("[{}]", "an array of 1 item"),

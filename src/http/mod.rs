@@ -3,44 +3,47 @@
 //! A dialect turns its wire JSON into a [`RerankRequest`](crate::rerank::RerankRequest) and the ranking back, in one
 //! file of [`dialects`] each; what is the same for all of them is here. What a ranking is lies in `pipeline`.
 
+mod access_log;
 mod admin;
 pub mod auth;
 mod body;
+mod body_memory;
 mod connections;
 mod cors;
 pub mod dialects;
 mod error;
+mod error_body;
 pub mod fields;
-mod intake;
-mod observe;
+mod off_thread;
 mod openapi;
-mod patience;
+mod rank;
 mod routes;
 mod settings;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware;
 use axum::routing::{get, post};
-use axum::{Extension, Router};
 use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 
 pub use auth::{AuthSettings, Authenticator};
 pub use connections::serve_connections;
 pub use cors::cors_layer;
-pub use error::{ErrorBody, Failure, FailureShape, Row};
+pub use error::{ApiError, ErrorCode, ErrorSpec};
+pub use error_body::{ErrorBody, ErrorShape};
 pub use settings::ServerSettings;
 
-use intake::Intake;
-use observe::RequestId;
+use body_memory::BodyMemoryLimit;
 
 use crate::models::ModelSet;
 use crate::pipeline::Reranker;
-use crate::rerank::{RerankError, Stages};
+use crate::rerank::RerankError;
 use crate::telemetry::{Outcomes, Telemetry};
 
 /// The routes that do not rank; those that do are [`dialects::ROUTES`].
@@ -88,12 +91,12 @@ fn outcomes() -> Vec<Outcomes> {
 }
 
 /// A path that is served, as metrics are labelled with it, and what its failures look like before the body is read.
-fn known_route(matched: Option<&str>) -> (&'static str, FailureShape) {
+fn known_route(matched: Option<&str>) -> (&'static str, ErrorShape) {
     let ranking = dialects::ROUTES.iter().find(|route| Some(route.path) == matched);
     ranking.map_or_else(
         || {
             let other = OTHER_ROUTES.into_iter().chain(admin::ROUTES).find(|path| Some(*path) == matched);
-            (other.unwrap_or("other"), FailureShape::Podium)
+            (other.unwrap_or("other"), ErrorShape::Podium)
         },
         |route| (route.path, route.dialect.failure),
     )
@@ -106,45 +109,46 @@ pub struct Service {
 }
 
 struct Inner {
-    models: ModelSet,
+    /// Empty while they load.
+    models: OnceLock<ModelSet>,
     telemetry: Arc<Telemetry>,
     authenticator: Arc<Authenticator>,
     settings: ServerSettings,
-    intake: Intake,
+    body_memory: BodyMemoryLimit,
     leaving: AtomicBool,
     started: u64,
 }
 
 impl Service {
-    /// A service that is ready.
+    /// A service without models: it answers `/health`, and every request that needs one gets 503.
     #[must_use]
-    pub fn new(
-        models: impl Into<ModelSet>,
-        telemetry: Arc<Telemetry>,
-        authenticator: Arc<Authenticator>,
-        settings: ServerSettings,
-    ) -> Self {
-        let models = models.into();
-        telemetry.expect(&outcomes(), &error::CODES);
+    pub fn new(telemetry: Arc<Telemetry>, authenticator: Arc<Authenticator>, settings: ServerSettings) -> Self {
+        let codes: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        telemetry.expect(&outcomes(), &codes);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        let leaving = AtomicBool::new(false);
-        let intake = Intake::new(settings.max_parsing_bytes);
-        Self { inner: Arc::new(Inner { models, telemetry, authenticator, settings, intake, leaving, started }) }
+        let body_memory = BodyMemoryLimit::new(settings.max_parsing_bytes);
+        let (models, leaving) = (OnceLock::new(), AtomicBool::new(false));
+        Self { inner: Arc::new(Inner { models, telemetry, authenticator, settings, body_memory, leaving, started }) }
     }
 
-    /// Makes `/ready` fail from now on. Requests are still taken.
-    pub fn leave(&self) {
+    /// Serves these models from now on. Only the first call counts.
+    pub fn set_models(&self, models: impl Into<ModelSet>) {
+        let _first = self.inner.models.set(models.into());
+    }
+
+    /// Makes `/ready` fail from now on. Requests are still accepted.
+    pub fn start_leaving(&self) {
         self.inner.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Whether new requests are welcome here.
+    /// Whether the server takes new requests.
     ///
     /// # Errors
-    /// Why not.
-    pub fn ready(&self) -> Result<(), RerankError> {
-        // Why the device fails it says also while the server leaves because of it.
-        self.inner.models.ready()?;
-        if self.is_leaving() { Err(RerankError::Draining) } else { Ok(()) }
+    /// Why it does not.
+    pub fn ready(&self) -> Result<(), ApiError> {
+        // A device failure comes first: it may be why the server leaves.
+        self.models()?.ready()?;
+        if self.is_leaving() { Err(RerankError::Draining.into()) } else { Ok(()) }
     }
 
     /// Whether the server was told to stop.
@@ -152,13 +156,20 @@ impl Service {
         self.inner.leaving.load(Ordering::Relaxed)
     }
 
-    fn models(&self) -> &ModelSet {
-        &self.inner.models
+    /// The models.
+    ///
+    /// # Errors
+    /// [`ApiError::ModelsLoading`].
+    fn models(&self) -> Result<&ModelSet, ApiError> {
+        self.inner.models.get().ok_or(ApiError::ModelsLoading)
     }
 
     /// The default model.
-    fn reranker(&self) -> &Reranker {
-        self.inner.models.default_model()
+    ///
+    /// # Errors
+    /// [`ApiError::ModelsLoading`].
+    fn reranker(&self) -> Result<&Reranker, ApiError> {
+        Ok(self.models()?.default_model())
     }
 
     fn telemetry(&self) -> &Telemetry {
@@ -173,8 +184,8 @@ impl Service {
         &self.inner.settings
     }
 
-    fn intake(&self) -> &Intake {
-        &self.inner.intake
+    fn body_memory(&self) -> &BodyMemoryLimit {
+        &self.inner.body_memory
     }
 
     /// When the service started, in seconds since 1970.
@@ -187,11 +198,7 @@ impl Service {
 pub fn router(service: Service) -> Router {
     let mut router = Router::new();
     for route in &dialects::ROUTES {
-        let handler =
-            move |State(service): State<Service>,
-                  Extension(id): Extension<RequestId>,
-                  Extension(stages): Extension<Stages>,
-                  request: Request| { dialects::answer(route, service, id, stages, request) };
+        let handler = move |State(service): State<Service>, request: Request| rank::rank(route, service, request);
         router = router.route(route.path, post(handler));
     }
     router = router
@@ -216,18 +223,21 @@ pub fn router(service: Service) -> Router {
     if service.authenticator().has_administrators() {
         router = admin::add(router);
     }
-    surround(router, service)
+    with_middleware(router, service)
 }
 
-/// What stands around every route: whoever panics within is one 500, and the record of it is kept outside.
-fn surround(router: Router<Service>, service: Service) -> Router {
+/// The middleware around every route, the innermost first.
+fn with_middleware(router: Router<Service>, service: Service) -> Router {
     // Whether the origins are origins was asked when the settings were read.
     let cors = cors_layer(&service.settings().cors_origins).unwrap_or_default();
     router
         .layer(middleware::from_fn_with_state(service.clone(), auth::authenticate))
         .layer(option_layer(cors))
-        .layer(CatchPanicLayer::custom(observe::panicked))
-        .layer(middleware::from_fn_with_state(service.clone(), observe::observe))
+        .layer(CatchPanicLayer::custom(access_log::respond_to_panic))
+        .layer(middleware::from_fn_with_state(service.clone(), access_log::access_log))
+        .layer(PropagateRequestIdLayer::new(access_log::REQUEST_ID))
+        .layer(SetRequestIdLayer::new(access_log::REQUEST_ID, MakeRequestUuid))
+        .layer(middleware::map_request(access_log::remove_unsafe_request_id))
         .with_state(service)
 }
 
@@ -243,6 +253,7 @@ mod tests {
     use crate::rerank::Instructions;
     use crate::runtime::fake::FakeRuntime;
     use crate::runtime::{Checkpoint, Runtime};
+    use crate::schedule::DeviceGate;
 
     fn service() -> Service {
         let settings = Configuration::load(&Sources::default()).unwrap().settings;
@@ -251,9 +262,18 @@ mod tests {
         let instructions = Instructions::new(&settings.instructions, None).unwrap();
         let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };
-        let reranker = Reranker::new(vec!["a-model".to_owned()], prompter, runtime, policy, &settings.schedule);
+        let reranker = Reranker::new(
+            DeviceGate::default(),
+            vec!["a-model".to_owned()],
+            prompter,
+            runtime,
+            policy,
+            &settings.schedule,
+        );
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
-        Service::new(Arc::new(reranker), telemetry, authenticator, settings.server)
+        let service = Service::new(telemetry, authenticator, settings.server);
+        service.set_models(reranker);
+        service
     }
 
     #[tokio::test]
@@ -262,7 +282,7 @@ mod tests {
             std::panic::panic_any("a bug")
         }
         let router =
-            surround(Router::new().route("/health", get(broken)).route("/ping", get(routes::health)), service());
+            with_middleware(Router::new().route("/health", get(broken)).route("/ping", get(routes::health)), service());
         let ask = |path: &str| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
         let failed = ask("/health").await.unwrap();
         assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);

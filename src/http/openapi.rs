@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::Service;
 use super::admin;
 use super::dialects;
-use super::error::Failure;
+use super::error::ApiError;
 
 const PARTS: &str = include_str!("openapi.json");
 
@@ -35,8 +35,8 @@ const FILES: [(&str, &str, &[u8]); 2] = [
 ];
 
 /// `GET /openapi.json`
-pub async fn document(State(service): State<Service>) -> Json<Value> {
-    Json(describe(&service))
+pub async fn document(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
+    describe(&service).map(Json)
 }
 
 /// `GET /docs`
@@ -45,9 +45,9 @@ pub async fn page() -> impl IntoResponse {
 }
 
 /// `GET /docs/{file}`
-pub async fn file(uri: Uri) -> Result<Response, Failure> {
+pub async fn file(uri: Uri) -> Result<Response, ApiError> {
     let found = FILES.iter().find(|(file, _, _)| uri.path().strip_prefix("/docs/") == Some(*file));
-    let (_, kind, packed) = found.ok_or_else(|| Failure::no_such_route(uri.path()))?;
+    let (_, kind, packed) = found.ok_or_else(|| ApiError::no_such_route(uri.path()))?;
     let headers: [(HeaderName, &str); 3] = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_ENCODING, "gzip"),
@@ -57,7 +57,7 @@ pub async fn file(uri: Uri) -> Result<Response, Failure> {
 }
 
 /// The whole description, for this server.
-fn describe(service: &Service) -> Value {
+fn describe(service: &Service) -> Result<Value, ApiError> {
     let mut document: Value = serde_json::from_str(PARTS).unwrap_or_default();
     let operations = document["x-operations"].take();
     let other = document["x-paths"].take();
@@ -80,18 +80,18 @@ fn describe(service: &Service) -> Value {
     }
     document["paths"] = Value::Object(paths);
 
-    let reranker = service.reranker();
+    let reranker = service.reranker()?;
     let policy = reranker.policy();
     let schemas = &mut document["components"]["schemas"];
     let profiles: Vec<&str> = policy.instructions.profiles().map(|(name, _)| name).collect();
     schemas["Profile"]["enum"] = profiles.into_iter().map(Value::from).chain([Value::Null]).collect();
-    let names: Vec<String> = service.models().statuses().into_iter().flat_map(|status| status.names).collect();
+    let names: Vec<String> = service.models()?.statuses().into_iter().flat_map(|status| status.names).collect();
     schemas["Model"]["examples"] = json!(names);
     let most = policy.limits.max_documents;
     for list in ["Documents", "Texts", "Passages"] {
         schemas[list]["maxItems"] = json!(most);
     }
-    document
+    Ok(document)
 }
 
 #[cfg(test)]

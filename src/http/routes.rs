@@ -8,9 +8,9 @@ use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::error::Failure;
+use super::error::ApiError;
 use super::{OTHER_ROUTES, Service, admin, dialects};
-use crate::models::ModelStatus;
+use crate::models::{ModelSet, ModelStatus};
 use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
 use crate::telemetry::ModelReport;
@@ -101,7 +101,10 @@ pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Respon
         let policy = (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PLAYGROUND_POLICY));
         return ([vary, policy], Html(PLAYGROUND)).into_response();
     }
-    let reranker = service.reranker();
+    let reranker = match service.reranker() {
+        Ok(reranker) => reranker,
+        Err(loading) => return loading.into_response(),
+    };
     let has_administrators = service.authenticator().has_administrators();
     let administration = admin::ROUTES.into_iter().filter(|_| has_administrators);
     let index = Index {
@@ -120,22 +123,22 @@ pub async fn health() -> Json<Status> {
 }
 
 /// `GET /ready`: new requests are welcome, or why not.
-pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, Failure> {
+pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, ApiError> {
     service.ready()?;
     Ok(Json(Status { status: "ready" }))
 }
 
 /// `GET /v1/models`, as `OpenAI` has it: every name that a request may give.
-pub async fn models(State(service): State<Service>) -> Json<Models> {
-    Json(Models { object: "list", data: all_models(&service) })
+pub async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError> {
+    Ok(Json(Models { object: "list", data: all_models(&service)? }))
 }
 
-fn all_models(service: &Service) -> Vec<Model> {
-    let of = |status: ModelStatus| {
+fn all_models(service: &Service) -> Result<Vec<Model>, ApiError> {
+    let under_every_name = |status: ModelStatus| {
         let names = status.names.iter();
         names.map(|name| Model::new(service, name, &status)).collect::<Vec<_>>()
     };
-    service.models().statuses().into_iter().flat_map(of).collect()
+    Ok(service.models()?.statuses().into_iter().flat_map(under_every_name).collect())
 }
 
 /// `GET /v1/models/{model}`; a hub id has a slash in it.
@@ -143,9 +146,9 @@ pub async fn model(
     State(service): State<Service>,
     uri: Uri,
     name: Result<Path<String>, PathRejection>,
-) -> Result<Json<Model>, Failure> {
-    let Path(name) = name.map_err(|_| Failure::no_such_route(uri.path()))?;
-    let mut models = all_models(&service);
+) -> Result<Json<Model>, ApiError> {
+    let Path(name) = name.map_err(|_| ApiError::no_such_route(uri.path()))?;
+    let mut models = all_models(&service)?;
     if let Some(place) = models.iter().position(|model| model.id == name) {
         return Ok(Json(models.swap_remove(place)));
     }
@@ -154,15 +157,15 @@ pub async fn model(
 }
 
 /// `GET /v1/instructions`: the stored ones.
-pub async fn instructions(State(service): State<Service>) -> Json<Profiles> {
-    let policy = service.reranker().policy();
+pub async fn instructions(State(service): State<Service>) -> Result<Json<Profiles>, ApiError> {
+    let policy = service.reranker()?.policy();
     let instructions = &policy.instructions;
     let profile = |(name, text): (&str, &str)| Profile {
         id: name.to_owned(),
         text: text.to_owned(),
         default: instructions.default() == Some(name),
     };
-    Json(Profiles { object: "list", data: instructions.profiles().map(profile).collect() })
+    Ok(Json(Profiles { object: "list", data: instructions.profiles().map(profile).collect() }))
 }
 
 /// `GET /version`
@@ -176,12 +179,12 @@ pub async fn needs_key(State(service): State<Service>) -> Json<Value> {
 }
 
 /// `GET /info`, as text-embeddings-inference has it.
-pub async fn info(State(service): State<Service>) -> Json<Value> {
-    let reranker = service.reranker();
+pub async fn info(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
+    let reranker = service.reranker()?;
     let (facts, policy) = (reranker.facts(), reranker.policy());
     let limits = &policy.limits;
     let name = reranker.names().first();
-    Json(json!({
+    Ok(Json(json!({
         "model_id": name,
         "model_sha": null,
         "model_dtype": facts.dtype,
@@ -197,18 +200,18 @@ pub async fn info(State(service): State<Service>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "sha": null,
         "docker_label": null,
-    }))
+    })))
 }
 
 /// `GET /metrics`, in Prometheus's text format.
 pub async fn metrics(State(service): State<Service>) -> impl IntoResponse {
-    let models = service.models();
-    for status in models.statuses() {
+    let models = service.models().ok();
+    for status in models.into_iter().flat_map(ModelSet::statuses) {
         let name = status.names.first().map_or("", String::as_str);
         service.telemetry().set_model_memory(name, status.memory_bytes);
     }
-    let present = models.present();
-    let reports: Vec<ModelReport<'_>> = present.iter().map(|reranker| report(reranker)).collect();
+    let in_memory = models.map(ModelSet::in_memory).unwrap_or_default();
+    let reports: Vec<ModelReport<'_>> = in_memory.iter().map(|reranker| report(reranker)).collect();
     let text = service.telemetry().render(&reports, service.ready().is_ok());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
@@ -223,10 +226,10 @@ fn report(reranker: &Reranker) -> ModelReport<'_> {
     }
 }
 
-pub async fn no_such_route(uri: Uri) -> Failure {
-    Failure::no_such_route(uri.path())
+pub async fn no_such_route(uri: Uri) -> ApiError {
+    ApiError::no_such_route(uri.path())
 }
 
-pub async fn method_not_allowed(method: Method, uri: Uri) -> Failure {
-    Failure::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
+pub async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
 }

@@ -1,4 +1,4 @@
-//! More models in one process, as they are configured.
+//! The configuration of named models.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::runtime::ModelSettings;
 
-/// When a model is loaded.
+/// When a named model is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadWhen {
-    /// With the server.
+    /// When the server starts.
     Start,
-    /// With the first request for it, which is told to come back.
+    /// At the first request for it, which is told when to try again.
     OnDemand,
-    /// When an administrator says so.
+    /// When an administrator asks for it.
     Off,
 }
 
@@ -43,14 +43,14 @@ impl TryFrom<toml::Value> for LoadWhen {
 pub struct NamedModel {
     /// When it is loaded.
     pub load: LoadWhen,
-    /// Which one it is.
+    /// Its checkpoint and how to run it.
     pub model: ModelSettings,
 }
 
 /// The models beside the default one (`[models]` in the configuration).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelsSettings {
-    /// Bytes that all loaded models may take together, weights and what they may keep; 0 is no limit.
+    /// Bytes that all loaded models may take, weights and prefix caches; 0 is no limit.
     pub max_memory_bytes: u64,
     /// The models, by name.
     pub named: BTreeMap<String, NamedModel>,

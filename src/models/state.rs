@@ -1,4 +1,4 @@
-//! What can be said of one model: its state, its memory, and why it is not there.
+//! The state of one named model, its memory, and its errors.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,24 +11,40 @@ use crate::rerank::shortened;
 /// The states of the named models.
 pub(super) type States = BTreeMap<String, State>;
 
-/// Where a named model is.
+/// The state of a named model.
 #[derive(Clone, Default)]
 pub(super) enum State {
-    /// Not here.
+    /// Not in memory.
     #[default]
     Unloaded,
-    /// On its way in; its bytes are taken as soon as they are known.
+    /// Loading; `bytes` is 0 until they are known.
     Loading { bytes: u64 },
-    /// Here.
+    /// Takes requests.
     Loaded(Arc<Reranker>),
-    /// Finishing what it accepted.
+    /// Takes no requests, and finishes those that it has accepted.
     Unloading(Arc<Reranker>),
     /// It could not be loaded.
     Failed { error: Arc<ModelError>, at: Instant },
 }
 
 impl State {
-    /// Bytes that are taken.
+    /// The model, if it takes requests.
+    pub fn loaded(&self) -> Option<&Arc<Reranker>> {
+        match self {
+            Self::Loaded(reranker) => Some(reranker),
+            Self::Unloaded | Self::Loading { .. } | Self::Unloading(_) | Self::Failed { .. } => None,
+        }
+    }
+
+    /// The model, if it is in memory.
+    pub fn in_memory(&self) -> Option<&Arc<Reranker>> {
+        match self {
+            Self::Loaded(reranker) | Self::Unloading(reranker) => Some(reranker),
+            Self::Unloaded | Self::Loading { .. } | Self::Failed { .. } => None,
+        }
+    }
+
+    /// Bytes that count towards the limit.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Unloaded | Self::Failed { .. } => 0,
@@ -48,54 +64,54 @@ impl State {
     }
 }
 
-/// How much memory there is for models.
-pub(super) struct Room {
-    /// All there may be; 0 is no limit.
+/// The memory for models, in bytes.
+pub(super) struct MemoryLimit {
+    /// `models.max_memory_bytes`; 0 is no limit.
     pub limit: u64,
-    /// What is taken.
+    /// What the loaded and loading models take.
     pub used: u64,
 }
 
-impl Room {
-    /// Whether there is room for so many bytes more.
-    pub fn has(&self, bytes: u64) -> bool {
+impl MemoryLimit {
+    /// Whether so many bytes more are within the limit.
+    pub fn fits(&self, bytes: u64) -> bool {
         self.limit == 0 || self.used.saturating_add(bytes) <= self.limit
     }
 }
 
-/// Why a model was not loaded or unloaded.
+/// A model was not loaded or unloaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ModelError {
     /// The configuration has no such model.
     #[error("model: `{name}` is not configured; there are: {}", available.join(", "))]
     Unknown {
-        /// The name that was asked for, cut where it is long.
+        /// The name in the request; a long one is cut.
         name: String,
-        /// The names there are.
+        /// The configured names.
         available: Vec<String>,
     },
-    /// The default model stays.
+    /// The default model cannot be unloaded.
     #[error("model: `{name}` is the default model, which is loaded as long as the server runs")]
     Default {
         /// Its name.
         name: String,
     },
-    /// The model is on its way in or out.
+    /// The model is loading or unloading.
     #[error("model: `{name}` is being loaded or unloaded; try again when that is done")]
     Busy {
         /// Its name.
         name: String,
     },
-    /// It is over the limit.
+    /// The model is over the limit on memory.
     #[error(
         "model: `{name}` takes {bytes} bytes; {used} of models.max_memory_bytes = {limit} are taken; unload another first"
     )]
     NoRoom {
         /// Its name.
         name: String,
-        /// What it takes.
+        /// Bytes that it takes.
         bytes: u64,
-        /// What the loaded models take.
+        /// Bytes that the loaded models take.
         used: u64,
         /// The limit.
         limit: u64,
@@ -105,7 +121,7 @@ pub enum ModelError {
     Failed {
         /// Its name.
         name: String,
-        /// What is wrong.
+        /// The error.
         problem: String,
     },
 }
@@ -116,22 +132,22 @@ impl ModelError {
     }
 }
 
-/// A model, for people.
+/// A model in the lists that clients and administrators see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelStatus {
-    /// What it answers to, its own name first.
+    /// The names that it answers to, its own first.
     pub names: Vec<String>,
     /// `loaded`, `loading`, `unloading`, `unloaded` or `failed`.
     pub state: &'static str,
     /// When it is loaded.
     pub load: LoadWhen,
-    /// Bytes that it takes now: its weights, and what it may keep.
+    /// Bytes that it takes now: its weights and the limit of its prefix cache.
     pub memory_bytes: u64,
-    /// The weights' type, where it is loaded.
+    /// The type of the weights, if it is loaded.
     pub dtype: Option<String>,
-    /// Tokens that are read of a document, where it is loaded.
+    /// Tokens that it reads of a document, if it is loaded.
     pub document_tokens: Option<usize>,
-    /// Why it could not be loaded. For administrators: it names files.
+    /// Why it could not be loaded. Only for administrators: it names files.
     pub error: Option<String>,
 }
 
@@ -149,10 +165,7 @@ impl ModelStatus {
     }
 
     pub(super) fn of_named(name: &str, model: &NamedModel, state: &State) -> Self {
-        let reranker = match state {
-            State::Loaded(reranker) | State::Unloading(reranker) => Some(reranker),
-            State::Unloaded | State::Loading { .. } | State::Failed { .. } => None,
-        };
+        let reranker = state.in_memory();
         let error = match state {
             State::Failed { error, .. } => Some(error.to_string()),
             State::Unloaded | State::Loading { .. } | State::Loaded(_) | State::Unloading(_) => None,

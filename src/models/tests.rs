@@ -5,9 +5,10 @@ use std::sync::{Condvar, Mutex};
 
 use super::*;
 use crate::config::{Configuration, Settings, Sources};
-use crate::rerank::Stages;
+use crate::context::RequestContext;
 use crate::runtime::fake::{FakeControls, FakeRuntime};
 use crate::runtime::{Checkpoint, ModelFacts, Runtime, RuntimeError};
+use crate::schedule::DeviceGate;
 
 /// Parameters of every fake model, and the bytes that they take.
 const PARAMETERS: usize = 100;
@@ -28,7 +29,10 @@ fn reranker(name: &str) -> (Reranker, FakeControls) {
     let controls = runtime.controls();
     let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
     let policy = crate::app::policy(&settings).unwrap();
-    (Reranker::new(vec![name.to_owned()], prompter, runtime, policy, &settings.schedule), controls)
+    (
+        Reranker::new(DeviceGate::default(), vec![name.to_owned()], prompter, runtime, policy, &settings.schedule),
+        controls,
+    )
 }
 
 /// What the loader and its test share.
@@ -65,7 +69,7 @@ impl ModelLoader for Loader {
         Ok(BYTES)
     }
 
-    fn load(&self, name: &str, _: &NamedModel) -> anyhow::Result<Reranker> {
+    fn load(&self, name: &str, _: &NamedModel, _: Policy, _: &ScheduleSettings) -> anyhow::Result<Reranker> {
         let closed = self.0.closed.lock().unwrap();
         drop(self.0.moved.wait_while(closed, |closed| *closed).unwrap());
         if let Some(problem) = *self.0.broken.lock().unwrap() {
@@ -93,7 +97,8 @@ fn house(others: &[(&str, LoadWhen)], max_memory_bytes: u64) -> (ModelSet, Arc<D
 async fn ask(set: &ModelSet, model: Option<&str>) -> Result<String, RerankError> {
     let mut request = RerankRequest::new("q", vec!["one".to_owned(), "two".to_owned()]);
     request.model = model.map(Into::into);
-    set.rerank_all(vec![request], Caller::nobody()).await.map(|mut rankings| rankings.swap_remove(0).model)
+    let ranked = set.rerank_all(vec![request], RequestContext::internal()).await;
+    ranked.map(|(_, mut rankings)| rankings.swap_remove(0).model)
 }
 
 fn state(set: &ModelSet, name: &str) -> &'static str {
@@ -108,7 +113,7 @@ fn assert_unavailable(result: &Result<String, RerankError>, because: &str) {
 #[tokio::test]
 async fn a_request_gets_the_model_that_it_names_and_the_default_one_otherwise() {
     let (set, _) = house(&[("legal", LoadWhen::Start), ("other", LoadWhen::Off)], 0);
-    set.load_those_of_the_start().await.unwrap();
+    set.load_start_models().await.unwrap();
     assert_eq!(ask(&set, None).await.unwrap(), "main");
     assert_eq!(ask(&set, Some("main")).await.unwrap(), "main");
     assert_eq!(ask(&set, Some("legal")).await.unwrap(), "legal");
@@ -147,7 +152,7 @@ async fn a_model_that_loads_but_cannot_rank_is_offered_to_nobody() {
     let (main, controls) = reranker("main");
     controls.fail_next(RuntimeError::Device("no kernel for this device".to_owned()));
     let set = ModelSet::new(main, ModelsSettings::default(), Loader(door));
-    let failed = set.load_those_of_the_start().await.unwrap_err().to_string();
+    let failed = set.load_start_models().await.unwrap_err().to_string();
     assert_eq!(failed, format!("model: `main` {expected}"));
 }
 
@@ -166,18 +171,18 @@ async fn what_a_first_ranking_took_is_no_measure_of_the_ones_after_it() {
 #[tokio::test]
 async fn a_followed_request_tells_which_model_it_is_for_also_where_that_is_not_there() {
     let (set, _) = house(&[("legal", LoadWhen::Start), ("other", LoadWhen::Off)], 0);
-    set.load_those_of_the_start().await.unwrap();
+    set.load_start_models().await.unwrap();
     for (asked, model) in [
         (None, Some("main")),
         (Some("legal@brief"), Some("legal")),
         (Some("other"), Some("other")),
         (Some("nobody"), None),
     ] {
-        let caller = Caller { stages: Stages::recorded(), ..Caller::nobody() };
-        let stages = caller.stages.clone();
+        let context = RequestContext::internal();
+        let timeline = context.timeline.clone();
         let request = RerankRequest { model: asked.map(Into::into), ..RerankRequest::new("q", vec!["one".to_owned()]) };
-        let ranked = set.rerank_all(vec![request], caller).await;
-        assert_eq!((stages.model().as_deref(), ranked.is_ok()), (model, matches!(asked, None | Some("legal@brief"))));
+        let ranked = set.rerank_all(vec![request], context).await;
+        assert_eq!((timeline.model().as_deref(), ranked.is_ok()), (model, matches!(asked, None | Some("legal@brief"))));
     }
 }
 
@@ -271,7 +276,7 @@ async fn a_device_that_one_model_loses_is_lost_to_all_and_unloading_loses_none()
 #[tokio::test]
 async fn leaving_waits_for_every_model() {
     let (set, door) = house(&[("legal", LoadWhen::Start)], 0);
-    set.load_those_of_the_start().await.unwrap();
+    set.load_start_models().await.unwrap();
     let controls = door.controls("legal");
     controls.hold();
     let accepted = tokio::spawn({
@@ -279,7 +284,7 @@ async fn leaving_waits_for_every_model() {
         async move { ask(&set, Some("legal")).await }
     });
     controls.held(1).await;
-    let requests = |set: &ModelSet| set.present().iter().map(|model| model.queue().requests).collect::<Vec<_>>();
+    let requests = |set: &ModelSet| set.in_memory().iter().map(|model| model.queue().requests).collect::<Vec<_>>();
     assert_eq!(requests(&set), [0, 1]);
     let leaving = tokio::spawn({
         let set = set.clone();

@@ -25,10 +25,13 @@ pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &Li
         + request.instruction.as_deref().map_or(0, |text| typical(text, facts.instruction));
     let slates = request.documents.len().div_ceil(limits.max_slate_documents.max(1));
     let tokens = (documents + query * slates).min(request.terms.budget.max_total_tokens.unwrap_or(usize::MAX));
-    let held = request.documents.iter().map(String::len).sum::<usize>()
-        + request.query.len()
-        + request.instruction.as_deref().map_or(0, str::len);
-    tokens.max(held / HELD_TOKEN_BYTES)
+    tokens.max(text_bytes(request) / HELD_TOKEN_BYTES)
+}
+
+/// Bytes of all texts of a request.
+pub(super) fn text_bytes(request: &RerankRequest) -> usize {
+    let short = request.query.len() + request.instruction.as_deref().map_or(0, str::len);
+    request.documents.iter().map(String::len).sum::<usize>() + short
 }
 
 /// A request that is ready to run.

@@ -1,60 +1,123 @@
-//! Samples of rankings for the metrics of drift: taken beside the answers and never before one.
+//! Samples of rankings for the drift metrics: measured after the response and beside it, so that no
+//! request waits for one.
+//!
+//! If these numbers drift over weeks, the requests have changed, or the model no longer suits them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cmp::Ordering;
+use std::sync::atomic::{self, AtomicBool};
 use std::sync::{Arc, OnceLock};
 
 use super::Reranker;
 use crate::prompt::{PreparedTexts, lexical_scores};
-use crate::rerank::{DriftSample, InstructionSource, RankedDocument, agreement};
+use crate::rerank::RankedDocument;
 
-/// Who wants samples, if anyone does.
+/// Longer lists are compared by their first documents: the pairs grow with the square.
+const MAX_COMPARED_DOCUMENTS: usize = 512;
+
+/// Where a request's instruction came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstructionSource {
+    /// There was none.
+    None,
+    /// The request's own text.
+    Own,
+    /// A stored instruction, by its name.
+    Profile(String),
+}
+
+impl InstructionSource {
+    /// The label in metrics. The set is closed: the operator defines the profiles.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        match self {
+            Self::None => "none",
+            Self::Own => "own",
+            Self::Profile(name) => name,
+        }
+    }
+}
+
+/// The measurements of one ranking.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DriftSample {
+    /// The own name of the model that ranked.
+    pub model: String,
+    /// Where the instruction came from.
+    pub instruction: InstructionSource,
+    /// The relevance of every document, best first.
+    pub scores: Vec<f32>,
+    /// Agreement of the ranking with the order of the request; `None` for a single document.
+    pub input_agreement: Option<f64>,
+    /// Agreement of the ranking with BM25; `None` if BM25 scores all documents alike.
+    pub lexical_agreement: Option<f64>,
+    /// The share of documents that were truncated.
+    pub truncated: f64,
+}
+
+impl DriftSample {
+    /// The relevance of the best document.
+    #[must_use]
+    pub fn top(&self) -> Option<f32> {
+        self.scores.first().copied()
+    }
+
+    /// The relevance of the best document less that of the second.
+    #[must_use]
+    pub fn lead(&self) -> Option<f32> {
+        Some(self.scores.first()? - self.scores.get(1)?)
+    }
+}
+
+/// Takes samples, if anyone wants them.
 #[derive(Default)]
-pub(super) struct DriftWatch(OnceLock<Watch>);
+pub(super) struct DriftSampler(OnceLock<Sampling>);
 
-struct Watch {
+struct Sampling {
+    /// The share of rankings that are measured, in [0, 1].
     share: f64,
-    take: Arc<dyn Fn(&DriftSample) + Send + Sync>,
-    /// Whether a sample is being measured. One at a time: where rankings come faster, they are passed over.
+    record: Arc<dyn Fn(&DriftSample) + Send + Sync>,
+    /// Whether a sample is being measured. One at a time: rankings that end meanwhile are skipped.
     busy: Arc<AtomicBool>,
 }
 
-/// Makes room for the next sample, whatever became of this one.
-struct Turn(Arc<AtomicBool>);
+/// Allows the next sample when it is dropped, also after a panic.
+struct SampleGuard(Arc<AtomicBool>);
 
-impl Drop for Turn {
+impl Drop for SampleGuard {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.0.store(false, atomic::Ordering::Release);
     }
 }
 
 impl Reranker {
     /// Measures this share of the rankings, in [0, 1], from now on. Only the first call counts.
-    pub fn watch_drift(&self, share: f64, take: impl Fn(&DriftSample) + Send + Sync + 'static) {
+    pub fn sample_drift(&self, share: f64, record: impl Fn(&DriftSample) + Send + Sync + 'static) {
         if share > 0.0 {
-            let _first = self.drift.0.set(Watch { share, take: Arc::new(take), busy: Arc::default() });
+            let _first = self.drift.0.set(Sampling { share, record: Arc::new(record), busy: Arc::default() });
         }
     }
 }
 
-impl DriftWatch {
-    /// Measures this ranking (`results` are all of its documents, best first) on a blocking thread, if its turn is now.
-    pub(super) fn look_at(
+impl DriftSampler {
+    /// Measures this ranking on a blocking thread, if it falls into the sample. `results` are all of
+    /// its documents, best first.
+    pub(super) fn maybe_sample(
         &self,
         model: &str,
         instruction: &InstructionSource,
-        reading: &Arc<PreparedTexts>,
+        texts: &Arc<PreparedTexts>,
         results: &[RankedDocument],
     ) {
-        let Some(watch) = self.0.get() else { return };
-        if rand::random::<f64>() >= watch.share || watch.busy.swap(true, Ordering::Acquire) {
+        let Some(sampling) = self.0.get() else { return };
+        if rand::random::<f64>() >= sampling.share || sampling.busy.swap(true, atomic::Ordering::Acquire) {
             return;
         }
-        let turn = Turn(Arc::clone(&watch.busy));
-        let (take, reading) = (Arc::clone(&watch.take), Arc::clone(reading));
+        let guard = SampleGuard(Arc::clone(&sampling.busy));
+        let (record, texts) = (Arc::clone(&sampling.record), Arc::clone(texts));
         let (model, instruction, results) = (model.to_owned(), instruction.clone(), results.to_vec());
         tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            take(&measure(model, instruction, &reading, &results));
+            let _guard = guard;
+            record(&measure(model, instruction, &texts, &results));
         });
     }
 }
@@ -62,7 +125,7 @@ impl DriftWatch {
 fn measure(
     model: String,
     instruction: InstructionSource,
-    reading: &PreparedTexts,
+    prepared: &PreparedTexts,
     results: &[RankedDocument],
 ) -> DriftSample {
     let count = results.len();
@@ -70,16 +133,69 @@ fn measure(
     for result in results {
         relevance[result.index] = f64::from(result.relevance_score);
     }
-    // The first document that came is the best in the input's order.
+    // In the request's order, the first document is the best.
     let input: Vec<f64> = (0..count).map(|index| -(index as f64)).collect();
-    let texts: Vec<&str> = reading.documents.iter().map(|document| document.text.as_str()).collect();
+    let texts: Vec<&str> = prepared.documents.iter().map(|document| document.text.as_str()).collect();
     let truncated = results.iter().filter(|result| result.truncated()).count();
     DriftSample {
         model,
         instruction,
         scores: results.iter().map(|result| result.relevance_score).collect(),
-        input_agreement: agreement(&relevance, &input),
-        lexical_agreement: agreement(&relevance, &lexical_scores(&reading.query, &texts)),
+        input_agreement: order_agreement(&relevance, &input),
+        lexical_agreement: order_agreement(&relevance, &lexical_scores(&prepared.query, &texts)),
         truncated: truncated as f64 / count.max(1) as f64,
+    }
+}
+
+/// Kendall's tau-b of two scorings of the same documents, scaled to [0, 1]: 1 is the same order, 0
+/// the reverse, one half no relation. `None` if one of them is all ties.
+fn order_agreement(left: &[f64], right: &[f64]) -> Option<f64> {
+    let count = left.len().min(right.len()).min(MAX_COMPARED_DOCUMENTS);
+    let (mut balance, mut left_pairs, mut right_pairs) = (0_i64, 0_i64, 0_i64);
+    for first in 0..count {
+        for second in first + 1..count {
+            let (a, b) = (sign(left[first], left[second]), sign(right[first], right[second]));
+            balance += a * b;
+            left_pairs += a.abs();
+            right_pairs += b.abs();
+        }
+    }
+    let scale = (left_pairs as f64 * right_pairs as f64).sqrt();
+    (scale > 0.0).then(|| f64::midpoint(1.0, balance as f64 / scale).clamp(0.0, 1.0))
+}
+
+fn sign(first: f64, second: f64) -> i64 {
+    match first.partial_cmp(&second) {
+        Some(Ordering::Less) => -1,
+        Some(Ordering::Greater) => 1,
+        Some(Ordering::Equal) | None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_order_agrees_wholly_and_its_reverse_not_at_all() {
+        let up = [1.0, 2.0, 3.0, 4.0];
+        assert_eq!(order_agreement(&up, &[10.0, 20.0, 30.0, 40.0]), Some(1.0));
+        assert_eq!(order_agreement(&up, &[4.0, 3.0, 2.0, 1.0]), Some(0.0));
+        assert_eq!(order_agreement(&up, &[2.0, 1.0, 4.0, 3.0]), Some(f64::midpoint(1.0, 2.0 / 6.0)));
+    }
+
+    #[test]
+    fn ties_count_as_in_tau_b() {
+        // By hand: 4 of 5 pairs agree, one is a tie on the left, one disagrees.
+        let tau: f64 = 3.0 / (5.0_f64 * 6.0).sqrt();
+        let found = order_agreement(&[1.0, 1.0, 2.0, 3.0], &[1.0, 2.0, 4.0, 3.0]).unwrap();
+        assert!((found - f64::midpoint(1.0, tau)).abs() < 1e-12, "{found}");
+    }
+
+    #[test]
+    fn one_document_or_only_ties_have_no_agreement() {
+        assert_eq!(order_agreement(&[1.0], &[1.0]), None);
+        assert_eq!(order_agreement(&[1.0, 1.0], &[1.0, 2.0]), None);
+        assert_eq!(order_agreement(&[], &[]), None);
     }
 }

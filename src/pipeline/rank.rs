@@ -1,46 +1,46 @@
-//! Admitted requests to rankings: read, plan, run, score.
+//! Validated requests to rankings: admit, tokenize, plan, run, score, order.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::budget::{BudgetedPlan, TokenBudget};
-use super::cost::PreparedRequest;
-use super::tokenize_pool::TokenizePool;
-use super::{Reranker, Tally, blocking, of_one};
-use crate::prompt::PreparedTexts;
+use super::budget::{BudgetedPlan, Skipped, TokenBudget};
+use super::cost::{PreparedRequest, estimate, text_bytes};
+use super::drift::InstructionSource;
+use super::tokenize_pool::{Job, TokenizePool};
+use super::{Reranker, error_of_request};
+use crate::context::{RankingSummary, RequestContext, Stage};
+use crate::prompt::{IsCancelled, PreparedTexts};
 use crate::rerank::{
-    InstructionSource, LimitSettings, RankedDocument, Ranking, RerankError, RerankRequest, Stage, Timing, Usage,
+    BudgetReport, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
 };
 use crate::runtime::ForwardPass;
-use crate::schedule::Admission;
+use crate::schedule::{AdmissionPermit, AdmissionRequest};
 use crate::scoring::Scores;
 
-/// Requests that were let in as one.
-pub(super) struct Admitted {
-    pub admission: Admission,
-    /// The tokens that they were let in with.
-    pub estimated: usize,
-    /// When they came.
-    pub since: Instant,
-}
-
-/// What of a request its answer needs.
-struct Wanted {
+/// What the response needs to know of a request.
+struct ResponseOptions {
     model: String,
     profile: Option<String>,
     instruction: InstructionSource,
     top_n: usize,
 }
 
-/// What has run of a request, and what came of it.
-struct Run {
-    planned: PreparedRequest,
+/// A request whose passes are running.
+struct RunState {
+    prepared: PreparedRequest,
+    /// Tokens of the passes that were sent to the device.
     prompt_tokens: usize,
 }
 
-impl Wanted {
-    fn of(request: &RerankRequest, default_model: &str) -> Self {
+/// A request whose passes have all run.
+struct Scored {
+    texts: Arc<PreparedTexts>,
+    scores: Scores,
+    prompt_tokens: usize,
+}
+
+impl ResponseOptions {
+    fn new(request: &RerankRequest, default_model: &str) -> Self {
         let profile = request.profile.as_deref().map(str::to_owned);
         let instruction = match (&profile, &request.instruction) {
             (Some(name), _) => InstructionSource::Profile(name.clone()),
@@ -53,114 +53,110 @@ impl Wanted {
 }
 
 impl Reranker {
-    /// One ranking for each request, in order. There is a budget only where there is one request.
-    pub(super) async fn rank(
+    /// Ranks validated requests. Only a single request can have a budget.
+    pub(super) async fn admit_and_rank(
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
-        Admitted { admission, estimated, since }: &Admitted,
-        tally: &Tally,
-    ) -> Result<Vec<Ranking>, RerankError> {
-        let mut timing = Timing::default();
-        let wanted: Vec<Wanted> = requests.iter().map(|request| Wanted::of(request, self.name())).collect();
-        let budget = requests.first().map(|request| request.terms.budget).unwrap_or_default();
+        mut context: RequestContext,
+    ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
+        let estimated = requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum();
+        let permit = self.scheduler.try_admit(&AdmissionRequest {
+            client: context.client.clone(),
+            priority: context.priority.0,
+            tokens: estimated,
+            deadline: context.deadline,
+        })?;
+        context.hold_admission(permit.clone());
+        let documents = requests.iter().map(|request| request.documents.len()).sum();
+        let options: Vec<ResponseOptions> =
+            requests.iter().map(|request| ResponseOptions::new(request, self.name())).collect();
 
-        let started = Instant::now();
-        let tokenizing = tally.stages.begin(Stage::Tokenize, None);
-        let mut read = self.read(requests, limits).await?;
-        let documents = read.iter().map(|(_, planned)| planned.texts.documents.len()).sum();
-        let allowed = match TokenBudget::new(&budget, self.scheduler.forecast(admission)) {
-            Some(budget) => {
-                let (prompter, limits, since) = (Arc::clone(&self.prompter), limits.clone(), *since);
-                let (request, planned) = read.swap_remove(0);
-                let bytes = planned.texts.documents.iter().map(|document| document.text.len()).sum();
-                let work = move |(): &(), _: crate::prompt::IsCancelled<'_>| {
-                    budget.enforce(planned, request.truncation, &prompter, &limits, &|| since.elapsed())
-                };
-                vec![TokenizePool::of_process().run((), bytes, work).await?.1]
-            }
-            None => read.into_iter().map(|(_, planned)| BudgetedPlan::whole(planned)).collect(),
-        };
-        let tokens = allowed.iter().flat_map(|allowed| &allowed.planned).map(|planned| planned.tokens).sum();
-        admission.correct(*estimated, tokens, documents)?;
-        timing.tokenize += started.elapsed();
+        let tokenizing = context.timeline.begin(Stage::Tokenize, None);
+        let (context, plans) = self.tokenize_and_plan(requests, limits, &permit, context).await?;
+        let tokens = plans.iter().flat_map(|plan| &plan.planned).map(|prepared| prepared.tokens).sum();
+        permit.correct(estimated, tokens, documents)?;
         drop(tokenizing);
 
         let (mut runs, mut rest) = (Vec::new(), Vec::new());
-        for BudgetedPlan { planned, skipped: left, report } in allowed {
-            runs.extend(planned.map(|planned| Run { planned, prompt_tokens: 0 }));
-            rest.push((left, report));
+        for BudgetedPlan { planned, skipped, report } in plans {
+            runs.extend(planned.map(|prepared| RunState { prepared, prompt_tokens: 0 }));
+            rest.push((skipped, report));
         }
-        let mut scored = self.execute(runs, admission, tally, &mut timing).await?.into_iter();
-        timing.total = since.elapsed();
-        let rankings = wanted.into_iter().zip(rest).map(|(wanted, (left, budget))| {
-            let (mut mode, mut slates, mut warnings) = (left.mode, 0, left.warnings);
-            let (mut results, mut usage) = (Vec::new(), Usage::default());
-            if let Some((reading, scores, prompt_tokens)) = scored.next() {
-                results = ranked(&reading, &scores);
-                if left.documents.is_empty() {
-                    self.drift.look_at(self.name(), &wanted.instruction, &reading, &results);
-                }
-                let truncated_documents = results.iter().filter(|result| result.truncated()).count();
-                usage = Usage { prompt_tokens, truncated_documents };
-                (mode, slates) = (scores.mode, scores.slates);
-                warnings.extend(reading.warnings.iter().cloned());
-            }
-            let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
-            results.extend(left.documents.into_iter().map(|(index, tokens)| RankedDocument {
-                index,
-                relevance_score: 0.0,
-                raw_score: lowest,
-                tokens,
-                tokens_read: 0,
-            }));
-            let documents = results.len();
-            results.truncate(wanted.top_n);
-            let Wanted { model, profile, .. } = wanted;
-            Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, timing }
-        });
-        Ok(rankings.collect())
+        let (mut context, scored) = self.run_passes(runs, &permit, context).await?;
+        context.release_admission();
+        let timing = context.timeline.timing(context.received_at.elapsed());
+        let mut scored = scored.into_iter();
+        let rankings: Vec<Ranking> = options
+            .into_iter()
+            .zip(rest)
+            .map(|(options, (skipped, budget))| self.make_ranking(options, skipped, budget, scored.next(), timing))
+            .collect();
+        note_rankings(&context, &rankings, timing);
+        Ok((context, rankings))
     }
 
-    /// Tokenises requests and plans their first rounds. What comes back of a request has no documents any more.
-    async fn read(
+    /// Tokenizes the requests, plans their first rounds, and fits them into their budget.
+    async fn tokenize_and_plan(
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
-    ) -> Result<Vec<(RerankRequest, PreparedRequest)>, RerankError> {
-        let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
-        let bytes = requests.iter().flat_map(|request| &request.documents).map(String::len).sum();
-        let work = move |(): &(), is_cancelled: crate::prompt::IsCancelled<'_>| {
-            let count = requests.len();
-            let one = |(index, request): (usize, RerankRequest)| {
-                let reading = prompter.tokenize(&request, &limits, is_cancelled);
-                let planned = reading.and_then(|reading| PreparedRequest::new(Arc::clone(&prompter), reading));
-                let planned = planned.map_err(|error| of_one(index, count, error))?;
-                // The texts as they were sent are not needed any more.
-                Ok((RerankRequest { documents: Vec::new(), ..request }, planned))
-            };
-            requests.into_iter().enumerate().map(one).collect()
+        permit: &AdmissionPermit,
+        context: RequestContext,
+    ) -> Result<(RequestContext, Vec<BudgetedPlan>), RerankError> {
+        let (budget, may_truncate) =
+            requests.first().map(|request| (request.terms.budget, request.truncation)).unwrap_or_default();
+        let bytes = requests.iter().map(text_bytes).sum();
+        let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
+        let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
+            return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
         };
-        Ok(TokenizePool::of_process().run((), bytes, work).await?.1)
+        let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
+        let prepared = prepared.swap_remove(0);
+        let enforce = move |context: &RequestContext, _: IsCancelled| {
+            let elapsed = || context.received_at.elapsed();
+            budget.enforce(prepared, may_truncate, &prompter, &limits, &elapsed)
+        };
+        let (context, plan) = TokenizePool::of_process().run(context, Job::Tokenize { bytes }, enforce).await?;
+        Ok((context, vec![plan]))
     }
 
-    /// Runs the passes of planned requests, round by round, those of all requests together. Their readings and scores, and
-    /// the tokens of what was run for each.
-    async fn execute(
+    /// Tokenizes the requests in the tokenizing pool, which also frees their texts.
+    async fn tokenize(
         &self,
-        mut runs: Vec<Run>,
-        admission: &Admission,
-        tally: &Tally,
-        timing: &mut Timing,
-    ) -> Result<Vec<(Arc<PreparedTexts>, Scores, usize)>, RerankError> {
-        let passes_to_come =
-            |Run { planned, .. }: &Run| planned.round.as_ref().map_or(0, Vec::len) * (1 + planned.rounds.remaining());
-        tally.change(|progress| progress.of_passes += runs.iter().map(passes_to_come).sum::<usize>());
-        let mut read: Vec<Vec<bool>> = runs.iter().map(|run| vec![false; run.planned.texts.documents.len()]).collect();
-        while runs.iter().any(|run| run.planned.round.is_some()) {
+        requests: Vec<RerankRequest>,
+        limits: &LimitSettings,
+        bytes: usize,
+        context: RequestContext,
+    ) -> Result<(RequestContext, Vec<PreparedRequest>), RerankError> {
+        let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
+        let tokenize = move |_: &RequestContext, is_cancelled: IsCancelled| {
+            let count = requests.len();
+            let tokenize_one = |(index, request): (usize, RerankRequest)| {
+                let texts = prompter.tokenize(&request, &limits, is_cancelled);
+                let prepared = texts.and_then(|texts| PreparedRequest::new(Arc::clone(&prompter), texts));
+                prepared.map_err(|error| error_of_request(index, count, error))
+            };
+            requests.into_iter().enumerate().map(tokenize_one).collect()
+        };
+        TokenizePool::of_process().run(context, Job::Tokenize { bytes }, tokenize).await
+    }
+
+    /// Runs the passes of all requests round by round, those of one round together.
+    async fn run_passes(
+        &self,
+        mut runs: Vec<RunState>,
+        permit: &AdmissionPermit,
+        mut context: RequestContext,
+    ) -> Result<(RequestContext, Vec<Scored>), RerankError> {
+        let timeline = context.timeline.clone();
+        let planned_passes = runs.iter().map(RunState::planned_passes).sum::<usize>();
+        timeline.update_progress(|progress| progress.of_passes += planned_passes);
+        let mut read: Vec<Vec<bool>> = runs.iter().map(|run| vec![false; run.prepared.texts.documents.len()]).collect();
+        while runs.iter().any(|run| run.prepared.round.is_some()) {
             let (mut passes, mut documents, mut counts) = (Vec::new(), Vec::new(), Vec::new());
             for (number, run) in runs.iter_mut().enumerate() {
-                let round = run.planned.round.take().unwrap_or_default();
+                let round = run.prepared.round.take().unwrap_or_default();
                 counts.push(round.len());
                 for planned in round {
                     run.prompt_tokens += planned.pass.tokens();
@@ -169,43 +165,106 @@ impl Reranker {
                 }
             }
             let tokens = passes.iter().map(ForwardPass::tokens).sum::<usize>();
-            let done = |pass: usize| {
+            let on_pass_done = |pass: usize| {
                 let (run, documents) = &documents[pass];
                 let first_time = |index: &&usize| !std::mem::replace(&mut read[*run][**index], true);
                 let new = documents.iter().filter(first_time).count();
-                tally.change(|progress| {
+                timeline.update_progress(|progress| {
                     progress.passes += 1;
                     progress.documents += new;
                 });
             };
-            let waiting = tally.stages.begin(Stage::Queue, Some(tokens));
-            let executed = self.scheduler.run(admission, passes, done).await?;
-            waiting.turn_into(executed.queued, Stage::Forward);
-            timing.queue += executed.queued;
-            timing.forward += executed.forward;
-            let started = Instant::now();
-            let _scoring = tally.stages.begin(Stage::Score, None);
-            runs = blocking(move || {
-                let mut readouts = executed.readouts.into_iter();
-                for (Run { planned, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
-                    planned.rounds.add_outputs(readouts.by_ref().take(count).collect())?;
-                    planned.round = planned.rounds.next_round()?;
-                }
-                Ok(runs)
-            })
-            .await?;
-            timing.tokenize += started.elapsed();
+            let waiting = timeline.begin(Stage::Queue, Some(tokens));
+            let executed = self.scheduler.run(permit, passes, on_pass_done).await?;
+            waiting.end_with_forward(executed.forward);
+
+            let _scoring = timeline.begin(Stage::Score, None);
+            (context, runs) = TokenizePool::of_process()
+                .run(context, Job::Score, move |_, _| {
+                    let mut readouts = executed.readouts.into_iter();
+                    for (RunState { prepared, .. }, count) in
+                        runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0)
+                    {
+                        prepared.rounds.add_outputs(readouts.by_ref().take(count).collect())?;
+                        prepared.round = prepared.rounds.next_round()?;
+                    }
+                    Ok(runs)
+                })
+                .await?;
         }
-        let finished = |Run { planned: PreparedRequest { rounds, texts: reading, .. }, prompt_tokens }| {
-            rounds.finish().map(|scores| (reading, scores, prompt_tokens))
-        };
-        runs.into_iter().map(finished).collect()
+        let scored = runs.into_iter().map(RunState::finish).collect::<Result<_, _>>()?;
+        Ok((context, scored))
+    }
+
+    fn make_ranking(
+        &self,
+        options: ResponseOptions,
+        skipped: Skipped,
+        budget: Option<BudgetReport>,
+        scored: Option<Scored>,
+        timing: Timing,
+    ) -> Ranking {
+        let (mut mode, mut slates, mut warnings) = (skipped.mode, 0, skipped.warnings);
+        let (mut results, mut usage) = (Vec::new(), Usage::default());
+        if let Some(Scored { texts, scores, prompt_tokens }) = scored {
+            results = sort_by_relevance(&texts, &scores);
+            if skipped.documents.is_empty() {
+                self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
+            }
+            let truncated_documents = results.iter().filter(|result| result.truncated()).count();
+            usage = Usage { prompt_tokens, truncated_documents };
+            (mode, slates) = (scores.mode, scores.slates);
+            warnings.extend(texts.warnings.iter().cloned());
+        }
+        let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
+        results.extend(skipped.documents.into_iter().map(|(index, tokens)| RankedDocument {
+            index,
+            relevance_score: 0.0,
+            raw_score: lowest,
+            tokens,
+            tokens_read: 0,
+        }));
+        let documents = results.len();
+        results.truncate(options.top_n);
+        let ResponseOptions { model, profile, .. } = options;
+        Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, timing }
     }
 }
 
+impl RunState {
+    /// Passes of all rounds; where there are several, each is taken to be like the first.
+    fn planned_passes(&self) -> usize {
+        let PreparedRequest { round, rounds, .. } = &self.prepared;
+        round.as_ref().map_or(0, Vec::len) * (1 + rounds.remaining())
+    }
+
+    fn finish(self) -> Result<Scored, RerankError> {
+        let PreparedRequest { rounds, texts, .. } = self.prepared;
+        Ok(Scored { scores: rounds.finish()?, texts, prompt_tokens: self.prompt_tokens })
+    }
+}
+
+/// Notes what the log and the metrics need, over all rankings of a call.
+fn note_rankings(context: &RequestContext, rankings: &[Ranking], timing: Timing) {
+    let mut summary = RankingSummary {
+        mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
+        documents: 0,
+        slates: 0,
+        usage: Usage::default(),
+        timing,
+    };
+    for ranking in rankings {
+        summary.documents += ranking.documents;
+        summary.slates += ranking.slates;
+        summary.usage.prompt_tokens += ranking.usage.prompt_tokens;
+        summary.usage.truncated_documents += ranking.usage.truncated_documents;
+    }
+    context.timeline.note_ranking(summary);
+}
+
 /// The documents that were read, best first; equal scores keep the request's order.
-fn ranked(reading: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
-    let texts = reading.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
+fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
+    let texts = prepared.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
     let mut results: Vec<RankedDocument> = texts
         .enumerate()
         .map(|(index, (document, (&relevance_score, &raw_score)))| RankedDocument {

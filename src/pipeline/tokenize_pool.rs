@@ -34,6 +34,28 @@ const MAX_QUEUED_JOBS: usize = 256;
 /// The shortest time after which a refused client should try again.
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// What a job does, which decides where it waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Job {
+    /// Tokenizes texts of this size in all, in bytes.
+    Tokenize {
+        /// Bytes of all texts.
+        bytes: usize,
+    },
+    /// Turns outputs into scores and renders the next round. Never refused, because the passes of
+    /// its request have run, and never behind a job that tokenizes.
+    Score,
+}
+
+impl Job {
+    const fn is_long(self) -> bool {
+        match self {
+            Self::Tokenize { bytes } => bytes > LONG_JOB_BYTES,
+            Self::Score => false,
+        }
+    }
+}
+
 /// A pool of tokenizing threads. They end when the pool is dropped and its jobs are done.
 pub(super) struct TokenizePool {
     shared: Arc<Shared>,
@@ -49,8 +71,8 @@ struct Shared {
 
 #[derive(Default)]
 struct Queues {
-    short: VecDeque<Job>,
-    long: VecDeque<Job>,
+    short: VecDeque<Queued>,
+    long: VecDeque<Queued>,
     running_long: usize,
     is_closed: bool,
     finished: u32,
@@ -58,11 +80,11 @@ struct Queues {
     busy: Duration,
 }
 
-struct Job {
+struct Queued {
     run: Box<dyn FnOnce() + Send>,
     /// Alive as long as a client waits for the result.
     client: Weak<()>,
-    is_long: bool,
+    job: Job,
 }
 
 impl TokenizePool {
@@ -90,9 +112,8 @@ impl TokenizePool {
         Self { shared }
     }
 
-    /// Runs `work` on a thread of the pool and returns the context with its result. `bytes` is the
-    /// size of the texts. `work` should stop early when the function that it gets returns true: the
-    /// caller of `run` has stopped waiting.
+    /// Runs `work` on a thread of the pool and returns the context with its result. `work` should
+    /// stop early when the function that it gets returns true: the caller has stopped waiting.
     ///
     /// # Errors
     /// [`RerankError::Overloaded`] when the queue is full, [`RerankError::Internal`] when `work`
@@ -100,7 +121,7 @@ impl TokenizePool {
     pub async fn run<C: Send + 'static, T: Send + 'static>(
         &self,
         context: C,
-        bytes: usize,
+        job: Job,
         work: impl FnOnce(&C, IsCancelled) -> Result<T, RerankError> + Send + 'static,
     ) -> Result<(C, T), RerankError> {
         let client = Arc::new(());
@@ -116,7 +137,7 @@ impl TokenizePool {
                 let _ = reply.send(worked.map(|value| (context, value)));
             })
         };
-        self.shared.push(Job { run, client: waiting, is_long: bytes > LONG_JOB_BYTES })?;
+        self.shared.push(Queued { run, client: waiting, job })?;
         let result = result.await.unwrap_or_else(|_closed| Err(RerankError::internal("the tokenizing pool has ended")));
         drop(client);
         result
@@ -135,28 +156,35 @@ impl Shared {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, job: Job) -> Result<(), RerankError> {
+    fn push(&self, queued: Queued) -> Result<(), RerankError> {
         let mut queues = self.queues();
-        let retry_after = queues.mean_job_time();
-        let queue = if job.is_long { &mut queues.long } else { &mut queues.short };
+        if let Job::Score = queued.job {
+            queues.short.push_front(queued);
+            self.work_available.notify_one();
+            return Ok(());
+        }
+        let mean_job_time = queues.busy / queues.finished.max(1);
+        let queue = if queued.job.is_long() { &mut queues.long } else { &mut queues.short };
         if queue.len() >= self.max_queued {
             // Jobs that nobody waits for give way first.
             queue.retain(|queued| queued.client.strong_count() > 0);
         }
-        let queued = queue.len();
-        if queued >= self.max_queued {
-            let retry_after = (retry_after * queued as u32 / self.threads as u32).max(MIN_RETRY_AFTER);
-            let full = Full::Requests { queued, limit: self.max_queued };
-            return Err(RerankError::Overloaded { full, retry_after });
+        let waiting = queue.len();
+        if waiting >= self.max_queued {
+            let retry_after = (mean_job_time * waiting as u32 / self.threads as u32).max(MIN_RETRY_AFTER);
+            return Err(RerankError::Overloaded {
+                full: Full::Requests { queued: waiting, limit: self.max_queued },
+                retry_after,
+            });
         }
-        queue.push_back(job);
+        queue.push_back(queued);
         self.work_available.notify_one();
         Ok(())
     }
 
     /// The life of a thread: jobs until the pool is dropped.
     fn work(&self) {
-        while let Some(Job { run, client, is_long }) = self.next_job() {
+        while let Some(Queued { run, client, job }) = self.next_job() {
             let started = Instant::now();
             let is_wanted = client.strong_count() > 0;
             if is_wanted {
@@ -165,19 +193,19 @@ impl Shared {
                 drop(run);
             }
             let mut queues = self.queues();
-            queues.running_long -= usize::from(is_long);
+            queues.running_long -= usize::from(job.is_long());
             if is_wanted {
                 queues.finished += 1;
                 queues.busy += started.elapsed();
             }
-            if is_long {
+            if job.is_long() {
                 self.work_available.notify_one();
             }
         }
     }
 
     /// Waits for a job; `None` when the pool is dropped.
-    fn next_job(&self) -> Option<Job> {
+    fn next_job(&self) -> Option<Queued> {
         let mut queues = self.queues();
         loop {
             let may_run_long = queues.running_long < self.threads / 2;
@@ -197,12 +225,6 @@ impl Shared {
     }
 }
 
-impl Queues {
-    fn mean_job_time(&self) -> Duration {
-        self.busy / self.finished.max(1)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -210,8 +232,8 @@ mod tests {
 
     use super::*;
 
-    const SHORT: usize = 100;
-    const LONG: usize = LONG_JOB_BYTES + 1;
+    const SHORT: Job = Job::Tokenize { bytes: 100 };
+    const LONG: Job = Job::Tokenize { bytes: LONG_JOB_BYTES + 1 };
 
     /// Counts how many of them are alive.
     struct Counted(Arc<AtomicUsize>);
@@ -299,7 +321,13 @@ mod tests {
         let RerankError::Overloaded { full, retry_after } = refused else { panic!("{refused:?}") };
         assert_eq!(full, Full::Requests { queued: 3, limit: 3 });
         assert!(retry_after >= MIN_RETRY_AFTER);
+        let scoring = {
+            let pool = Arc::clone(&pool);
+            tokio::spawn(async move { pool.run((), Job::Score, |(), _| Ok(())).await })
+        };
+        until(|| pool.shared.queues().short.len() == 4).await;
         drop(open);
+        scoring.await.unwrap().unwrap();
         for job in jobs {
             job.await.unwrap().unwrap();
         }

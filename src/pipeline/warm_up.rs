@@ -1,31 +1,25 @@
-//! The first ranking of a model, before anyone asks for one.
+//! The first ranking of a model, before any request.
 
 use std::time::{Duration, Instant};
 
-use super::cost::estimate;
-use super::rank::Admitted;
-use super::{Reranker, Tally};
-use crate::rerank::{Caller, RerankError, RerankRequest};
-use crate::schedule::Arrival;
+use super::Reranker;
+use crate::context::RequestContext;
+use crate::rerank::{RerankError, RerankRequest};
 
 impl Reranker {
-    /// Ranks two short documents, and returns how long that took: a model that cannot rank shows it here, before it is
-    /// offered to anyone, and what only a first pass has to do is done. How fast the device was is forgotten again,
-    /// because a first pass says nothing of it.
+    /// Ranks two short documents, and returns how long that took.
+    ///
+    /// A model that cannot rank fails here and is never served, and what only a first pass does is
+    /// done. The throughput of a first pass is no measurement: it is forgotten.
     ///
     /// # Errors
-    /// What a ranking can end with.
+    /// Those of a ranking.
     pub async fn warm_up(&self) -> Result<Duration, RerankError> {
         let started = Instant::now();
         let documents = ["The tide comes in twice a day.", "Bread is baked in an oven."].map(str::to_owned);
         let request = RerankRequest::new("What does the sea do?", documents.to_vec());
         let limits = self.policy().limits.clone();
-        let tokens = estimate(&request, &self.prompter, &limits);
-        let caller = Caller::nobody();
-        let tally = Tally::of(request.documents.len(), caller.stages.clone());
-        let arrival = Arrival { caller, priority: 0, tokens, timeout: None };
-        let admitted = Admitted { admission: self.scheduler.admit(&arrival)?, estimated: tokens, since: started };
-        self.rank(vec![request], &limits, &admitted, &tally).await?;
+        self.admit_and_rank(vec![request], &limits, RequestContext::internal()).await?;
         self.scheduler.forget_rate();
         Ok(started.elapsed())
     }

@@ -15,9 +15,6 @@ use super::{RerankError, RerankRequest};
 /// The profiles that are compiled in.
 const BUILT_IN: &str = include_str!("../../prompts/instructions.toml");
 
-/// Separates a model's name from a profile's.
-const PROFILE_MARK: char = '@';
-
 /// Which instructions there are (`[instructions]` in the configuration).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -116,19 +113,15 @@ impl Instructions {
         self.default.as_deref()
     }
 
-    /// Puts a request's instruction together, with what the call's other requests `joined` already, and moves it where the model reads it: `profile` is what was asked for or
-    /// the default, `instruction` its text and then the request's own. An empty instruction is none, not the default.
+    /// Puts a request's instruction together, where the model reads it.
+    ///
+    /// Afterwards `profile` is the one that was asked for or the default, and `instruction` its text
+    /// followed by the request's own. An empty instruction is none, and keeps the default away.
+    /// `joined` keeps what the requests of one call share.
     ///
     /// # Errors
-    /// A profile that there is not; one that is asked for in two ways; an instruction in the query beside one in its
-    /// own field.
-    pub fn resolve(
-        &self,
-        request: &mut RerankRequest,
-        models: &[String],
-        joined: &mut JoinedText,
-    ) -> Result<(), RerankError> {
-        take_from_model(request, models)?;
+    /// An unknown profile; an instruction in the query beside one in its own field.
+    pub fn resolve(&self, request: &mut RerankRequest, joined: &mut JoinedText) -> Result<(), RerankError> {
         if self.in_query {
             take_from_query(request)?;
         }
@@ -150,29 +143,6 @@ impl Instructions {
         request.instruction = Some(own.map_or_else(|| text.clone(), |own| joined.of(text, &own)));
         Ok(())
     }
-}
-
-/// `podium-nano@legal` is the model `podium-nano` with the profile `legal`.
-fn take_from_model(request: &mut RerankRequest, models: &[String]) -> Result<(), RerankError> {
-    let unknown = |given: &&Arc<str>| !models.iter().any(|name| **name == ***given);
-    let Some(given) = request.model.as_ref().filter(unknown) else { return Ok(()) };
-    let (model, Some(profile)) = without_profile(given) else { return Ok(()) };
-    if !models.iter().any(|name| name == model) {
-        return Ok(());
-    }
-    if request.profile.as_deref().is_some_and(|other| other != profile) {
-        let problem =
-            format!("differs from the one behind the model's name, `{}`; give one of them", shortened(profile));
-        return Err(RerankError::invalid("profile", problem));
-    }
-    (request.model, request.profile) = (Some(model.into()), Some(profile.into()));
-    Ok(())
-}
-
-/// A model's name without the profile that may stand behind it, and that.
-#[must_use]
-pub fn without_profile(name: &str) -> (&str, Option<&str>) {
-    name.rsplit_once(PROFILE_MARK).map_or((name, None), |(model, profile)| (model, Some(profile)))
 }
 
 fn read(text: &str) -> Result<BTreeMap<Arc<str>, Arc<str>>, ProfileError> {
@@ -257,8 +227,8 @@ mod tests {
     fn resolved(instructions: &Instructions, change: impl FnOnce(&mut RerankRequest)) -> Result<RerankRequest, String> {
         let mut request = RerankRequest::new("q", vec!["a".to_owned()]);
         change(&mut request);
-        let models = ["nano".to_owned(), "me@home".to_owned()];
-        instructions.resolve(&mut request, &models, &mut JoinedText::default()).map_err(|e| e.to_string())?;
+        request.resolve_model(&["nano".to_owned(), "me@home".to_owned()]).map_err(|e| e.to_string())?;
+        instructions.resolve(&mut request, &mut JoinedText::default()).map_err(|e| e.to_string())?;
         Ok(request)
     }
 
@@ -272,13 +242,13 @@ mod tests {
         };
         let [first, second] = [(); 2].map(|()| {
             let mut request = shared.clone();
-            house.resolve(&mut request, &[], &mut joined).unwrap();
+            house.resolve(&mut request, &mut joined).unwrap();
             request.instruction.unwrap()
         });
         assert_eq!(&*first, "Prefer our own pages. i");
         assert!(Arc::ptr_eq(&first, &second));
         let mut other = RerankRequest { instruction: Some("j".into()), ..shared };
-        house.resolve(&mut other, &[], &mut joined).unwrap();
+        house.resolve(&mut other, &mut joined).unwrap();
         assert_eq!(other.instruction.as_deref(), Some("Prefer our own pages. j"));
     }
 
@@ -314,26 +284,10 @@ mod tests {
     }
 
     #[test]
-    fn a_model_may_carry_a_profile() {
-        let house = instructions("", false);
-        let request = resolved(&house, |r| r.model = Some("nano@house".into())).unwrap();
-        assert_eq!((request.model.as_deref(), request.profile.as_deref()), (Some("nano"), Some("house")));
-        // A name that is served as it stands, and one that is not served at all, stay.
-        for name in ["me@home", "other@house"] {
-            let request = resolved(&house, |r| r.model = Some(name.into())).unwrap();
-            assert_eq!((request.model.as_deref(), request.profile.as_deref()), (Some(name), None));
-        }
-    }
-
-    #[test]
-    fn an_unknown_profile_and_a_contradiction_are_refused() {
+    fn an_unknown_profile_is_refused() {
         let house = instructions("", false);
         let unknown = resolved(&house, |r| r.profile = Some("nosuch".into())).unwrap_err();
         assert!(unknown.starts_with("profile: there is no profile `nosuch`; there are argument, "), "{unknown}");
-        let two = resolved(&house, |r| {
-            (r.model, r.profile) = (Some("nano@legal".into()), Some("house".into()));
-        });
-        assert!(two.unwrap_err().starts_with("profile: differs from the one behind the model's name"));
     }
 
     #[test]

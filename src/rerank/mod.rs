@@ -4,12 +4,11 @@
 //! [`slates`]; how a client spells a request lives in `http`, and what a model reads in `prompt`.
 
 pub mod budget;
-mod drift;
 mod error;
 mod instructions;
 mod limits;
+mod model_name;
 pub mod slates;
-mod stages;
 mod terms;
 
 use std::fmt;
@@ -17,12 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use budget::BudgetReport;
-pub use drift::{DriftSample, InstructionSource, agreement};
 pub use error::{Full, RerankError, shortened};
-pub use instructions::{InstructionSettings, Instructions, JoinedText, ProfileError, without_profile};
+pub use instructions::{InstructionSettings, Instructions, JoinedText, ProfileError};
 pub use limits::LimitSettings;
-pub use stages::{OpenStage, Stage, StageTime, Stages};
-pub use terms::{Budget, Caller, LEAST_URGENT, Progress, Terms};
+pub use terms::{Budget, LEAST_URGENT, Progress, Terms};
 
 /// How a request wants its documents read, or how they were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]

@@ -1,9 +1,6 @@
-//! On which terms a request asks: how urgent it is, how long it may take, what it may cost, and who asks.
+//! The constraints of a request: how urgent it is, how long it may take, what it may cost.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use super::Stages;
+use std::time::Duration;
 
 /// The largest priority, which is the least urgent.
 pub const LEAST_URGENT: u16 = 999;
@@ -35,25 +32,6 @@ impl Budget {
     #[must_use]
     pub const fn is_set(&self) -> bool {
         self.max_latency.is_some() || self.max_total_tokens.is_some()
-    }
-}
-
-/// Who asks, and since when. Requests without a key are one caller.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The name of the key.
-    pub key: Option<Arc<str>>,
-    /// When the request was here: its time counts from then.
-    pub since: Instant,
-    /// Notes what is done when, also for a request that fails or is dropped.
-    pub stages: Stages,
-}
-
-impl Caller {
-    /// Someone without a key who asks now.
-    #[must_use]
-    pub fn nobody() -> Self {
-        Self { key: None, since: Instant::now(), stages: Stages::default() }
     }
 }
 

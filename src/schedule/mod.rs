@@ -8,6 +8,7 @@
 
 mod batches;
 mod budget;
+mod client;
 mod execute;
 mod health;
 mod house;
@@ -32,10 +33,11 @@ use self::house::{Guest, House};
 use self::queue::{Owner, Queue};
 use self::rate::Rate;
 use self::worker::{Done, Job};
-use crate::rerank::{Caller, RerankError};
+use crate::rerank::RerankError;
 use crate::runtime::{ForwardPass, Readout, Runtime, RuntimeError};
 
 pub use batches::{BatchStatistics, Distribution};
+pub use client::Client;
 pub use execute::DeviceGate;
 pub use settings::ScheduleSettings;
 
@@ -95,22 +97,25 @@ pub struct Scheduler {
     worker: watch::Receiver<()>,
 }
 
-/// A request at the door.
+/// A request that asks for admission.
 #[derive(Debug, Clone)]
-pub struct Arrival {
-    /// Who asks, and since when.
-    pub caller: Caller,
+pub struct AdmissionRequest {
+    /// Who asks.
+    pub client: Client,
     /// 0 is the most urgent.
     pub priority: u16,
-    /// Tokens that the model will read for it, as far as can be told.
+    /// Estimate of the tokens that the model will read for it.
     pub tokens: usize,
-    /// How long it may take in all, if it says so itself.
-    pub timeout: Option<Duration>,
+    /// When it must be answered.
+    pub deadline: Option<Instant>,
 }
 
-/// A place in the house: held by a request from before its first work until it is answered.
+/// A request's place in the queue and its tokens. Clones share them; they are given back when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct AdmissionPermit(Arc<Admission>);
+
 #[derive(Debug)]
-pub struct Admission {
+struct Admission {
     shared: Arc<Shared>,
     guest: Guest,
     number: u64,
@@ -118,13 +123,13 @@ pub struct Admission {
     booked: AtomicUsize,
 }
 
-impl Admission {
+impl AdmissionPermit {
     /// Corrects the estimate that the request was let in with.
     ///
     /// # Errors
     /// [`RerankError::TooManyTokens`] when so many never fit.
     pub fn correct(&self, estimated: usize, exact: usize, documents: usize) -> Result<(), RerankError> {
-        let limit = self.shared.settings().max_queued_tokens;
+        let limit = self.0.shared.settings().max_queued_tokens;
         if exact > limit {
             return Err(RerankError::TooManyTokens { tokens: exact, documents, limit });
         }
@@ -134,15 +139,15 @@ impl Admission {
     }
 
     fn book(&self, change: impl FnOnce(usize) -> usize) {
-        let mut house = self.shared.house();
-        let from = self.booked.load(Ordering::Relaxed);
+        let mut house = self.0.shared.house();
+        let from = self.0.booked.load(Ordering::Relaxed);
         let to = change(from);
-        self.booked.store(to, Ordering::Relaxed);
-        house.book(&self.guest, from, to);
+        self.0.booked.store(to, Ordering::Relaxed);
+        house.book(&self.0.guest, from, to);
     }
 
     fn owner(&self) -> Owner {
-        Owner { request: self.number, priority: self.guest.priority, key: self.guest.key.clone() }
+        Owner { request: self.0.number, priority: self.0.guest.priority, key: self.0.guest.key.clone() }
     }
 }
 
@@ -154,11 +159,11 @@ impl Drop for Admission {
 }
 
 /// Takes a request's passes out of the queue when nobody waits for them any more.
-struct Waiting<'a>(&'a Admission);
+struct Waiting<'a>(&'a AdmissionPermit);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.shared.queue().remove(self.0.number);
+        self.0.0.shared.queue().remove(self.0.0.number);
     }
 }
 
@@ -224,16 +229,15 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`RerankError::Draining`], [`RerankError::DeviceLost`] and [`RerankError::Overloaded`].
-    pub fn admit(&self, arrival: &Arrival) -> Result<Admission, RerankError> {
+    pub fn try_admit(&self, request: &AdmissionRequest) -> Result<AdmissionPermit, RerankError> {
         let shared = &self.shared;
         if let Some(reason) = shared.health.lost() {
             return Err(RerankError::DeviceLost(reason.into()));
         }
         let settings = shared.settings();
-        let guest = Guest { key: arrival.caller.key.clone(), priority: arrival.priority };
-        let tokens = arrival.tokens.min(settings.max_queued_tokens);
-        let timeout = [arrival.timeout, settings.timeout()].into_iter().flatten().min();
-        let patience = timeout.map(|timeout| timeout.saturating_sub(arrival.caller.since.elapsed()));
+        let guest = Guest { key: request.client.name().map(Arc::from), priority: request.priority };
+        let tokens = request.tokens.min(settings.max_queued_tokens);
+        let patience = request.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         {
             let mut house = shared.house();
             // Under the lock, so that nobody slips in once it has begun, and is not waited for.
@@ -245,7 +249,8 @@ impl Scheduler {
             shared.requests.send_modify(|count| *count += 1);
         }
         let number = shared.arrivals.fetch_add(1, Ordering::Relaxed);
-        Ok(Admission { shared: Arc::clone(shared), guest, number, booked: AtomicUsize::new(tokens) })
+        let booked = AtomicUsize::new(tokens);
+        Ok(AdmissionPermit(Arc::new(Admission { shared: Arc::clone(shared), guest, number, booked })))
     }
 
     /// Runs passes of an admitted request, once at a time, and waits for all of them; `done` hears of each that has run. Dropping the future takes those that
@@ -256,7 +261,7 @@ impl Scheduler {
     /// [`RerankError::DeviceLost`], and [`RerankError::Internal`] for everything else.
     pub async fn run(
         &self,
-        admission: &Admission,
+        admission: &AdmissionPermit,
         passes: Vec<ForwardPass>,
         mut done: impl FnMut(usize),
     ) -> Result<Executed, RerankError> {
@@ -300,9 +305,9 @@ impl Scheduler {
     /// How long the passes of an admitted request will wait for others, and how many tokens the device reads in a
     /// second; nothing before anything was measured.
     #[must_use]
-    pub fn forecast(&self, admission: &Admission) -> Option<(Duration, f64)> {
-        let booked = admission.booked.load(Ordering::Relaxed);
-        let ahead = self.shared.house().ahead(&admission.guest, booked, booked);
+    pub fn forecast(&self, admission: &AdmissionPermit) -> Option<(Duration, f64)> {
+        let booked = admission.0.booked.load(Ordering::Relaxed);
+        let ahead = self.shared.house().ahead(&admission.0.guest, booked, booked);
         self.shared.rate.seconds_for(ahead).zip(self.shared.rate.get())
     }
 

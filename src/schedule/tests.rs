@@ -35,14 +35,14 @@ fn scheduler(max_queued_requests: usize, max_batch_tokens: usize) -> (Arc<Schedu
 }
 
 /// A request of nobody in particular.
-fn arrival(tokens: usize) -> Arrival {
-    Arrival { caller: Caller::nobody(), priority: 0, tokens, timeout: None }
+fn arrival(tokens: usize) -> AdmissionRequest {
+    AdmissionRequest { client: Client::anonymous(), priority: 0, tokens, deadline: None }
 }
 
 /// Lets a request in and runs its passes.
 async fn run(scheduler: &Scheduler, passes: Vec<ForwardPass>) -> Result<Executed, RerankError> {
     let tokens = passes.iter().map(ForwardPass::tokens).sum();
-    let admission = scheduler.admit(&arrival(tokens))?;
+    let admission = scheduler.try_admit(&arrival(tokens))?;
     scheduler.run(&admission, passes, |_| {}).await
 }
 
@@ -91,22 +91,22 @@ async fn readouts_do_not_depend_on_the_batch() {
 #[tokio::test]
 async fn a_full_house_says_when_to_try_again() {
     let (scheduler, _) = scheduler(2, 100);
-    let guests = (scheduler.admit(&arrival(1)).unwrap(), scheduler.admit(&arrival(1)).unwrap());
-    let refused = scheduler.admit(&arrival(1)).unwrap_err();
+    let guests = (scheduler.try_admit(&arrival(1)).unwrap(), scheduler.try_admit(&arrival(1)).unwrap());
+    let refused = scheduler.try_admit(&arrival(1)).unwrap_err();
     assert!(
         matches!(refused, RerankError::Overloaded { full: Full::Requests { queued: 2, limit: 2 }, retry_after } if retry_after >= Duration::from_secs(1)),
         "{refused}"
     );
     drop(guests);
-    assert!(scheduler.admit(&arrival(1)).is_ok());
+    assert!(scheduler.try_admit(&arrival(1)).is_ok());
 }
 
 #[tokio::test]
 async fn draining_refuses_new_requests_and_waits_for_the_accepted_ones() {
     let (scheduler, _) = scheduler(2, 100);
-    let admission = scheduler.admit(&arrival(1)).unwrap();
+    let admission = scheduler.try_admit(&arrival(1)).unwrap();
     scheduler.start_draining();
-    assert!(matches!(scheduler.admit(&arrival(1)), Err(RerankError::Draining)));
+    assert!(matches!(scheduler.try_admit(&arrival(1)), Err(RerankError::Draining)));
     let waiting = tokio::spawn({
         let scheduler = Arc::clone(&scheduler);
         async move { scheduler.drained().await }
@@ -127,7 +127,7 @@ async fn who_is_let_in_while_draining_begins_is_waited_for() {
             let (scheduler, gone) = (Arc::clone(&scheduler), Arc::clone(&gone));
             move || {
                 asking.send(()).unwrap();
-                while let Ok(inside) = scheduler.admit(&arrival(1)) {
+                while let Ok(inside) = scheduler.try_admit(&arrival(1)) {
                     assert!(!gone.load(Ordering::Acquire), "let in, and nobody waited");
                     drop(inside);
                 }
@@ -192,7 +192,7 @@ async fn a_panic_is_the_error_of_its_batch_and_the_worker_goes_on() {
 #[tokio::test]
 async fn the_book_follows_what_is_known_and_what_has_run() {
     let (scheduler, controls) = scheduler(8, 10);
-    let admission = scheduler.admit(&arrival(500)).unwrap();
+    let admission = scheduler.try_admit(&arrival(500)).unwrap();
     let held = || scheduler.shared.house().total().tokens;
     assert_eq!(held(), 500);
     admission.correct(500, 30, 3).unwrap();
@@ -220,24 +220,24 @@ async fn the_book_follows_what_is_known_and_what_has_run() {
 #[tokio::test]
 async fn an_estimate_over_everything_is_let_into_an_empty_house_only() {
     let (scheduler, _) = scheduler(8, 10);
-    let admission = scheduler.admit(&arrival(1_000_000)).unwrap();
-    let refused = scheduler.admit(&arrival(1)).unwrap_err();
+    let admission = scheduler.try_admit(&arrival(1_000_000)).unwrap();
+    let refused = scheduler.try_admit(&arrival(1)).unwrap_err();
     let expected = Full::Tokens { queued: 100_000, asked: 1, limit: 100_000 };
     assert!(matches!(&refused, RerankError::Overloaded { full, .. } if *full == expected), "{refused}");
     admission.correct(1_000_000, 20, 1).unwrap();
-    assert!(scheduler.admit(&arrival(99_980)).is_ok(), "20 are booked, however wrong the estimate was");
-    assert!(scheduler.admit(&arrival(1)).is_ok());
-    let _other = scheduler.admit(&arrival(99_980)).unwrap();
-    assert!(scheduler.admit(&arrival(1)).is_err());
+    assert!(scheduler.try_admit(&arrival(99_980)).is_ok(), "20 are booked, however wrong the estimate was");
+    assert!(scheduler.try_admit(&arrival(1)).is_ok());
+    let _other = scheduler.try_admit(&arrival(99_980)).unwrap();
+    assert!(scheduler.try_admit(&arrival(1)).is_err());
 }
 
 #[tokio::test]
 async fn changed_limits_hold_from_the_next_request() {
     let (scheduler, _) = scheduler(1, 100);
-    let first = scheduler.admit(&arrival(1)).unwrap();
-    assert!(scheduler.admit(&arrival(1)).is_err());
+    let first = scheduler.try_admit(&arrival(1)).unwrap();
+    assert!(scheduler.try_admit(&arrival(1)).is_err());
     scheduler.reconfigure(&ScheduleSettings { max_queued_requests: 2, ..scheduler.settings() });
-    assert!(scheduler.admit(&arrival(1)).is_ok());
+    assert!(scheduler.try_admit(&arrival(1)).is_ok());
     drop(first);
     assert_eq!(scheduler.status().max_requests, 2);
 }
@@ -249,7 +249,7 @@ async fn a_more_urgent_request_overtakes_between_passes() {
     let enqueue = |name: &'static str, priority: u16| {
         let (scheduler, order) = (Arc::clone(&scheduler), Arc::clone(&order));
         tokio::spawn(async move {
-            let admission = scheduler.admit(&Arrival { priority, ..arrival(30) }).unwrap();
+            let admission = scheduler.try_admit(&AdmissionRequest { priority, ..arrival(30) }).unwrap();
             let passes = vec![pass(10), pass(10), pass(10)];
             scheduler.run(&admission, passes, |_| order.lock().unwrap().push(name)).await.unwrap();
         })
@@ -374,7 +374,7 @@ async fn a_device_that_is_gone_fails_everything_in_flight_and_takes_nothing_more
     assert_eq!(controls.calls(), 2);
     assert!(scheduler.lost().await.unwrap().contains("ILLEGAL_ADDRESS"));
     assert!(matches!(scheduler.ready(), Err(RerankError::DeviceLost(_))));
-    assert!(matches!(scheduler.admit(&arrival(1)), Err(RerankError::DeviceLost(_))));
+    assert!(matches!(scheduler.try_admit(&arrival(1)), Err(RerankError::DeviceLost(_))));
     assert!(matches!(run(&scheduler, vec![pass(1)]).await, Err(RerankError::DeviceLost(_))));
 }
 
@@ -460,16 +460,16 @@ async fn a_scheduler_that_is_closed_has_let_go_of_its_runtime() {
 #[tokio::test]
 async fn other_settings_hold_for_what_comes_after_them() {
     let (scheduler, controls) = scheduler(1, 100);
-    let first = scheduler.admit(&arrival(1)).unwrap();
+    let first = scheduler.try_admit(&arrival(1)).unwrap();
     assert!(matches!(
-        scheduler.admit(&arrival(1)),
+        scheduler.try_admit(&arrival(1)),
         Err(RerankError::Overloaded { full: Full::Requests { limit: 1, .. }, .. })
     ));
     let settings = ScheduleSettings { max_queued_requests: 2, max_batch_tokens: 1000, ..scheduler.settings() };
     scheduler.reconfigure(&settings);
-    let second = scheduler.admit(&arrival(1)).unwrap();
+    let second = scheduler.try_admit(&arrival(1)).unwrap();
     assert!(matches!(
-        scheduler.admit(&arrival(1)),
+        scheduler.try_admit(&arrival(1)),
         Err(RerankError::Overloaded { full: Full::Requests { limit: 2, .. }, .. })
     ));
     drop((first, second));

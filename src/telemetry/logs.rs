@@ -67,7 +67,7 @@ macro_rules! log_at {
 
 /// One line for one request.
 pub(super) fn log(request: &RequestRecord<'_>) {
-    let &RequestRecord { id, key, method, route, status, elapsed, ranking, failure, trace } = request;
+    let &RequestRecord { id, key, method, route, status, elapsed, ranking, failure, trace, .. } = request;
     let trace_id = trace.map(RequestTrace::id);
     let milliseconds = elapsed.as_micros() as f64 / 1000.0;
     let usual = if QUIET_ROUTES.contains(&route) { Level::DEBUG } else { Level::INFO };

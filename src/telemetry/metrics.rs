@@ -14,7 +14,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::exposition::{Exposition, Labels};
 use super::{ModelReport, Outcomes, RequestRecord, process};
-use crate::rerank::{DriftSample, Mode};
+use crate::pipeline::DriftSample;
+use crate::rerank::Mode;
 
 const REQUESTS: &str = "podium_requests_total";
 const ERRORS: &str = "podium_errors_total";
@@ -300,6 +301,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::context::RequestTimeline;
 
     #[test]
     fn names_that_keep_changing_do_not_make_series_without_end() {
@@ -315,6 +317,7 @@ mod tests {
                 elapsed: Duration::ZERO,
                 ranking: None,
                 failure: None,
+                timeline: &RequestTimeline::new(tracing::Span::none()),
                 trace: None,
             });
         }

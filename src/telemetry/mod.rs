@@ -17,7 +17,8 @@ use tracing::Level;
 pub use logs::{LogError, start_logs};
 pub use traces::{RequestTrace, TraceContext, TraceError, TraceTarget};
 
-use crate::rerank::{DriftSample, Mode, Timing, Usage};
+use crate::context::{RankingSummary, RequestTimeline};
+use crate::pipeline::DriftSample;
 use crate::runtime::ModelFacts;
 use crate::schedule::{BatchStatistics, QueueStatus};
 use metrics::Metrics;
@@ -73,21 +74,6 @@ pub struct Outcomes {
     pub statuses: Vec<u16>,
 }
 
-/// What a finished ranking was, in numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RankingFacts {
-    /// What ran.
-    pub mode: Mode,
-    /// Documents in the request.
-    pub documents: usize,
-    /// Slates that were read.
-    pub slates: usize,
-    /// Tokens that were read.
-    pub usage: Usage,
-    /// Where the time went.
-    pub timing: Timing,
-}
-
 /// What a failure was, without a caller's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureFacts {
@@ -117,9 +103,11 @@ pub struct RequestRecord<'a> {
     /// How long it took.
     pub elapsed: Duration,
     /// The ranking, if there is one.
-    pub ranking: Option<&'a RankingFacts>,
+    pub ranking: Option<&'a RankingSummary>,
     /// The failure, if there is one.
     pub failure: Option<&'a FailureFacts>,
+    /// What was done when.
+    pub timeline: &'a RequestTimeline,
     /// Its trace, if it is followed.
     pub trace: Option<&'a RequestTrace>,
 }

@@ -26,7 +26,7 @@ async fn tokens_of(body: &Value) -> usize {
     let mut server = Server::start().await;
     let reply = server.rerank(body).await.json();
     server.stop();
-    server.farewell().await;
+    server.outcome().await;
     usize::try_from(reply["usage"]["prompt_tokens"].as_u64().unwrap()).unwrap()
 }
 

@@ -1,6 +1,6 @@
 //! Too much at once, too slow, and leaving: held by the gate of the fake runtime, not by sleeping.
 
-use podium::app::Farewell;
+use podium::app::ShutdownOutcome;
 use podium::runtime::RuntimeError;
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ async fn a_device_that_is_gone_is_503_and_the_server_leaves_by_itself() {
     server.controls.release();
     let message = "the device has failed, and the server has to be started again";
     accepted.await.unwrap().assert_failure(503, "device_lost", None, message);
-    assert_eq!(server.farewell().await, Farewell::DeviceLost("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned()));
+    assert_eq!(server.outcome().await, ShutdownOutcome::DeviceLost("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned()));
 }
 
 #[tokio::test]
@@ -109,12 +109,12 @@ async fn a_device_that_hangs_is_unready_until_it_answers() {
 }
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_does_not_hold_up_the_farewell() {
+async fn a_connection_that_says_nothing_does_not_delay_the_shutdown() {
     let mut server = Server::start().await;
     let silent = tokio::net::TcpStream::connect(&server.address).await.unwrap();
     assert_eq!(server.get("/health").await.header("connection"), "");
     server.stop();
-    assert_eq!(server.farewell().await, Farewell::Clean);
+    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
     drop(silent);
 }
 
@@ -146,7 +146,7 @@ async fn leaving_finishes_what_was_accepted_and_refuses_the_rest() {
     server.controls.release();
     assert_eq!(accepted.await.unwrap().status, 200);
     let address = server.address.clone();
-    assert_eq!(server.farewell().await, Farewell::Clean);
+    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the port is still open");
 }
 
@@ -166,6 +166,6 @@ async fn work_that_does_not_finish_in_time_is_cut_off() {
     let request = server.rerank_later(&body());
     server.controls.held(1).await;
     server.stop();
-    assert_eq!(server.farewell().await, Farewell::CutOff);
+    assert_eq!(server.outcome().await, ShutdownOutcome::CutOff);
     assert!(request.await.is_err(), "the connection should be gone");
 }

@@ -7,6 +7,7 @@
 mod admission;
 mod auth;
 mod bad_input;
+mod body_memory;
 mod busy;
 mod command_line;
 mod contract;
@@ -16,5 +17,6 @@ mod long_texts;
 mod models;
 mod observing;
 mod reload_of_a_process;
+mod starting;
 mod support;
 mod traces;

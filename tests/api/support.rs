@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use podium::app::{self, Farewell};
+use podium::app::{self, ShutdownOutcome};
 use podium::config::{Configuration, Settings, Sources};
 use podium::http::Authenticator;
 use podium::models::ModelSet;
 use podium::pipeline::Reranker;
 use podium::runtime::fake::{FakeControls, FakeRuntime};
 use podium::runtime::{Checkpoint, Runtime};
+use podium::schedule::DeviceGate;
 use podium::telemetry::TelemetryPlan;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
@@ -28,7 +29,7 @@ pub fn fake_reranker(names: &[&str], settings: &Settings) -> (Reranker, FakeCont
     let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
     let names = names.iter().map(|name| (*name).to_owned()).collect();
     let policy = app::policy(settings).unwrap();
-    (Reranker::new(names, prompter, runtime, policy, &settings.schedule), controls)
+    (Reranker::new(DeviceGate::default(), names, prompter, runtime, policy, &settings.schedule), controls)
 }
 
 /// A running server.
@@ -38,7 +39,7 @@ pub struct Server {
     pub authenticator: Arc<Authenticator>,
     client: Client,
     stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<Farewell>,
+    task: JoinHandle<ShutdownOutcome>,
 }
 
 impl Server {
@@ -57,18 +58,26 @@ impl Server {
 
     /// A server of these models.
     pub async fn over(models: impl Into<ModelSet>, controls: FakeControls, settings: &Settings) -> Self {
+        let models = models.into();
+        Self::start_loading(async { Ok(models) }, controls, settings).await
+    }
+
+    /// A server whose models are there when `loading` has ended.
+    pub async fn start_loading(
+        loading: impl Future<Output = anyhow::Result<ModelSet>> + Send + 'static,
+        controls: FakeControls,
+        settings: &Settings,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let door = Arc::clone(&authenticator);
         let plan = TelemetryPlan::new(&settings.telemetry, |_| None).unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (models, settings) = (models.into(), settings.server.clone());
+        let settings = settings.server.clone();
         let task = tokio::spawn(async move {
-            app::serve(&settings, plan, door, models, listener, async {
-                stopped.await.unwrap();
-            })
-            .await
+            let stopped = async { stopped.await.unwrap() };
+            app::serve(&settings, plan, door, loading, listener, stopped).await.unwrap()
         });
         let client = Client::builder().no_proxy().build().unwrap();
         Self { address, controls, authenticator, client, stop: Some(stop), task }
@@ -108,7 +117,7 @@ impl Server {
     }
 
     /// Waits until the server has stopped.
-    pub async fn farewell(self) -> Farewell {
+    pub async fn outcome(self) -> ShutdownOutcome {
         tokio::time::timeout(PATIENCE, self.task).await.expect("the server does not stop").unwrap()
     }
 

@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::post;
-use podium::app::Farewell;
+use podium::app::ShutdownOutcome;
 use podium::runtime::RuntimeError;
 use podium::telemetry::traces::otlp::{ExportTraceServiceRequest, KeyValue, Span, Value};
 use prost::Message;
@@ -97,7 +97,7 @@ async fn a_request_is_a_span_of_its_callers_trace_with_a_span_for_each_stage() {
     assert_eq!(answer.status, 200, "{}", answer.text);
     server.get("/health").await;
     server.stop();
-    assert_eq!(server.farewell().await, Farewell::Clean);
+    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
 
     let spans = receiver.spans();
     let names: Vec<&str> = spans.iter().map(|(_, span)| span.name.as_str()).collect();
@@ -145,7 +145,7 @@ async fn a_failure_is_in_its_span_and_its_stages_are_there_as_far_as_they_went()
     assert_eq!(ask(&server, "01", "three", "auto").await.status, 504);
     server.controls.release();
     server.stop();
-    server.farewell().await;
+    server.outcome().await;
 
     let spans = receiver.spans();
     let names: Vec<&str> = spans.iter().map(|(_, span)| span.name.as_str()).collect();
@@ -171,7 +171,7 @@ async fn callers_decide_for_their_requests_and_the_share_for_the_others() {
         ask(&server, "01", "sampled", "none").await;
         server.rerank(&json!({})).await;
         server.stop();
-        server.farewell().await;
+        server.outcome().await;
         assert_eq!(receiver.spans().len(), spans, "share {share}");
     }
 }
@@ -186,7 +186,7 @@ async fn a_receiver_that_never_answers_holds_up_nobody() {
     assert_eq!(ask(&server, "01", "last", "auto").await.status, 200);
     server.until_metrics_say(r#"podium_trace_spans_total{outcome="sent"} 0"#).await;
     server.stop();
-    assert_eq!(server.farewell().await, Farewell::Clean);
+    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::app::{self, Farewell};
+use crate::app::{self, ShutdownOutcome};
 use crate::bench::machine::Machine;
 use crate::bench::measure::Systems;
 use crate::bench::memory;
@@ -35,7 +35,7 @@ pub(super) struct Subject {
 /// A server in this process.
 struct Server {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<Farewell>,
+    task: JoinHandle<anyhow::Result<ShutdownOutcome>>,
 }
 
 impl Subject {
@@ -98,7 +98,7 @@ impl Subject {
         if let Some(Server { stop, task }) = self.server {
             drop(stop);
             // Everything was measured; how the server leaves changes nothing.
-            let _farewell = runtime.block_on(task);
+            let _outcome = runtime.block_on(task);
         }
     }
 }
@@ -125,11 +125,10 @@ async fn serve(settings: Settings, reranker: Arc<Reranker>) -> anyhow::Result<(S
     let authenticator = Arc::new(Authenticator::new(&auth, Vec::new())?);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
-        app::serve(&settings.server, TelemetryPlan::default(), authenticator, reranker, listener, async {
-            // Dropping the other end says stop, too.
-            let _ = stopped.await;
-        })
-        .await
+        let models = std::future::ready(Ok(reranker.into()));
+        // Dropping the other end stops the server too.
+        let stopped = async { drop(stopped.await) };
+        app::serve(&settings.server, TelemetryPlan::default(), authenticator, models, listener, stopped).await
     });
     Ok((address, Server { stop, task }))
 }

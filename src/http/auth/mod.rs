@@ -10,10 +10,9 @@ mod settings;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use axum::Extension;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::Next;
@@ -25,9 +24,11 @@ pub(super) use limits::{LIMIT, REMAINING, RESET};
 pub use settings::AuthSettings;
 
 use super::Service;
-use super::body::discard;
-use super::error::Failure;
+use super::body::drain_body;
+use super::error::ApiError;
 use keys::{Client, KeyRing};
+
+use crate::context::ContextSlot;
 
 /// Pinecone's and Azure's header for a key.
 pub(super) const API_KEY: HeaderName = HeaderName::from_static("api-key");
@@ -237,25 +238,6 @@ fn log_problem(problem: &str) {
     tracing::warn!(problem, "the keys file is not taken: the keys from before stay in effect");
 }
 
-/// The name of the key that a request came with, once that is known. A request carries it from `observe`, which logs
-/// it, to here.
-#[derive(Debug, Clone, Default)]
-pub struct KeyName(Arc<OnceLock<Arc<str>>>);
-
-impl KeyName {
-    /// The name, if the request came with a key.
-    #[must_use]
-    pub fn get(&self) -> Option<&str> {
-        self.0.get().map(AsRef::as_ref)
-    }
-
-    /// The same, to be kept.
-    #[must_use]
-    pub fn shared(&self) -> Option<Arc<str>> {
-        self.0.get().map(Arc::clone)
-    }
-}
-
 /// Lets a request pass if its key opens the door and has something left of its limit.
 pub async fn authenticate(State(service): State<Service>, request: Request, next: Next) -> Response {
     let authenticator = service.authenticator();
@@ -263,41 +245,37 @@ pub async fn authenticate(State(service): State<Service>, request: Request, next
     let Some(ring) = authenticator.ring_for(request.method(), route) else { return next.run(request).await };
     let client = match identify(&ring, request.headers()) {
         Ok(client) => client,
-        Err(failure) => return refuse(failure, request, &service).await,
+        Err(failure) => return reject(failure, request, &service),
     };
-    if let Some(name) = request.extensions().get::<KeyName>() {
-        name.0.get_or_init(|| Arc::clone(&client.name));
+    if let Some(context) = request.extensions().get::<ContextSlot>() {
+        context.set_client(crate::context::Client::named(Arc::clone(&client.name)));
     }
     let Some(bucket) = &client.bucket else { return next.run(request).await };
     let standing = bucket.take(Instant::now());
     let mut response = match standing.wait {
         None => next.run(request).await,
-        Some(wait) => refuse(Failure::RateLimited { limit: standing.limit, wait }, request, &service).await,
+        Some(wait) => reject(ApiError::RateLimited { limit: standing.limit, wait }, request, &service),
     };
     standing.write(response.headers_mut());
     response
 }
 
-/// The failure as the clients of the call's dialect read it, as far as that shows before the body is read as a whole.
-async fn refuse(failure: Failure, request: Request, service: &Service) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let start = discard(request, service.settings().max_body_bytes).await;
-    match super::dialects::shape_of(route.as_deref(), &start) {
-        Some(shape) => (Extension(shape), failure).into_response(),
-        None => failure.into_response(),
-    }
+/// The failure as a response. The path alone decides the shape of its body, in `access_log`.
+fn reject(failure: ApiError, request: Request, service: &Service) -> Response {
+    drain_body(request, service.settings().max_body_bytes);
+    failure.into_response()
 }
 
-fn identify(ring: &KeyRing, headers: &HeaderMap) -> Result<Client, Failure> {
+fn identify(ring: &KeyRing, headers: &HeaderMap) -> Result<Client, ApiError> {
     let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer_token(value.as_bytes()));
     let plain = [API_KEY, X_API_KEY].map(|name| headers.get_all(name));
     let plain = plain.iter().flatten().map(|value| value.as_bytes().trim_ascii());
     let mut keys = bearer.chain(plain).filter(|key| !key.is_empty());
-    let key = keys.next().ok_or(Failure::MissingApiKey)?;
+    let key = keys.next().ok_or(ApiError::MissingApiKey)?;
     if keys.any(|other| other != key) {
-        return Err(Failure::ConflictingApiKeys);
+        return Err(ApiError::ConflictingApiKeys);
     }
-    ring.find(key).cloned().ok_or(Failure::InvalidApiKey)
+    ring.find(key).cloned().ok_or(ApiError::InvalidApiKey)
 }
 
 /// What follows the scheme `Bearer`, however that is written.

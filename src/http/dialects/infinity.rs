@@ -3,18 +3,12 @@
 use serde::Serialize;
 
 use super::{Answer, Call, Dialect, TokenUsage, no_headers, podium};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::Fields;
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect = Dialect {
-    name: "infinity",
-    documents: "documents",
-    read,
-    write,
-    headers: no_headers,
-    failure: FailureShape::Podium,
-};
+pub(super) const DIALECT: Dialect =
+    Dialect { name: "infinity", documents: "documents", read, write, headers: no_headers, failure: ErrorShape::Podium };
 
 #[derive(Serialize)]
 struct Reply<'a> {

@@ -4,12 +4,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Answer, Call, Dialect, TokenUsage, documents, no_headers, request};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::Fields;
 use crate::rerank::RerankError;
 
 pub(super) const DIALECT: Dialect =
-    Dialect { name: "mixedbread", documents: "input", read, write, headers: no_headers, failure: FailureShape::Podium };
+    Dialect { name: "mixedbread", documents: "input", read, write, headers: no_headers, failure: ErrorShape::Podium };
 
 #[derive(Serialize)]
 struct Reply<'a> {

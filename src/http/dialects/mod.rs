@@ -1,8 +1,7 @@
 //! One file a dialect: its fields into a [`RerankRequest`], the ranking into its reply. No limits, no defaults of the
 //! domain and no statuses live here.
 //!
-//! A [`Dialect`] is a row of functions, and [`answer`] the one way from a body to a response. Which dialect a call is
-//! in depends on its path, and on the shared paths (`/rerank`) on the fields that it has.
+//! A [`Dialect`] is a row of functions; `http::rank` calls them for every route that ranks. Which dialect a call is in depends on its path, and on the shared paths (`/rerank`) on the fields that it has.
 
 pub mod documents;
 mod infinity;
@@ -14,26 +13,17 @@ mod score;
 mod tei;
 mod zeroentropy;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use axum::Extension;
-use axum::extract::{FromRequest, Request};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Service;
-use super::auth::KeyName;
-use super::body::JsonBody;
-use super::error::{Failure, FailureShape};
+use super::error::ApiError;
+use super::error_body::ErrorShape;
 use super::fields::{Fields, quoted};
-use super::observe::RequestId;
-use crate::rerank::{
-    Budget, Caller, LEAST_URGENT, Mode, Ranking, RerankError, RerankRequest, Stages, Terms, Timing, Usage,
-};
-use crate::telemetry::RankingFacts;
+use crate::rerank::{Budget, LEAST_URGENT, Mode, Ranking, RerankError, RerankRequest, Terms};
 
 /// Headers for clients that cannot add a field to the body. The instruction is UTF-8, percent-encoded where it is not
 /// plain ASCII.
@@ -46,13 +36,6 @@ const NUMBER_HEADERS: [(&str, &str); 4] = [
     ("podium-max-latency-ms", "max_latency_ms"),
     ("podium-max-total-tokens", "max_total_tokens"),
 ];
-
-/// Documents of which the end was cut off.
-pub(super) const TRUNCATED_DOCUMENTS: HeaderName = HeaderName::from_static("podium-truncated-documents");
-/// How many warnings there are; not every dialect has a place for their texts.
-pub(super) const WARNINGS: HeaderName = HeaderName::from_static("podium-warnings");
-/// Where the time went.
-pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// How many unknown fields are named.
 const NAMED_FIELDS: usize = 5;
@@ -76,15 +59,15 @@ pub struct Dialect {
     /// Its name, as the API's description has it.
     pub(super) name: &'static str,
     /// What it calls the documents.
-    documents: &'static str,
+    pub(super) documents: &'static str,
     /// Takes a body's fields. Only shapes are checked.
-    read: fn(&mut Fields) -> Result<Call, RerankError>,
+    pub(super) read: fn(&mut Fields) -> Result<Call, RerankError>,
     /// Writes the body of the reply.
-    write: fn(&Answer<'_>) -> serde_json::Result<Vec<u8>>,
+    pub(super) write: fn(&Answer<'_>) -> serde_json::Result<Vec<u8>>,
     /// Adds headers that only this API has.
-    headers: fn(&Answer<'_>, &mut HeaderMap),
+    pub(super) headers: fn(&Answer<'_>, &mut HeaderMap),
     /// What its clients read of a failure.
-    pub(super) failure: FailureShape,
+    pub(super) failure: ErrorShape,
 }
 
 /// A path that ranks.
@@ -121,13 +104,13 @@ impl Route {
     ///
     /// # Errors
     /// What is no JSON object, and the first field that has the wrong shape.
-    pub fn read(&self, body: &[u8]) -> Result<Call, Failure> {
+    pub fn read(&self, body: &[u8]) -> Result<Call, ApiError> {
         let mut fields = Fields::parse(body)?;
         Ok((self.dialect_of(&fields).read)(&mut fields)?)
     }
 
     /// The dialect of a body.
-    fn dialect_of(&self, fields: &Fields) -> &'static Dialect {
+    pub(super) fn dialect_of(&self, fields: &Fields) -> &'static Dialect {
         if self.dialect.name == podium::DIALECT.name { by_fields(fields) } else { self.dialect }
     }
 }
@@ -144,13 +127,6 @@ fn by_fields(fields: &Fields) -> &'static Dialect {
         (false, true) => &mixedbread::DIALECT,
         (false, false) => &podium::DIALECT,
     }
-}
-
-/// In which shape a refused call's client reads failures, if its path or what has come of its body tells.
-pub(super) fn shape_of(path: Option<&str>, body: &[u8]) -> Option<FailureShape> {
-    let route = ROUTES.iter().find(|route| Some(route.path) == path)?;
-    let fields = Fields::parse(body).ok()?;
-    Some(route.dialect_of(&fields).failure)
 }
 
 /// A request as a dialect spells it.
@@ -234,50 +210,8 @@ impl Answer<'_> {
     }
 }
 
-/// Reads a call, ranks, and writes the reply, in the dialect of its path or body.
-pub(super) async fn answer(
-    route: &'static Route,
-    service: Service,
-    id: RequestId,
-    stages: Stages,
-    request: Request,
-) -> Response {
-    let mut dialect = route.dialect;
-    let response = async {
-        let headers = request.headers().clone();
-        let key = request.extensions().get::<KeyName>().and_then(KeyName::shared);
-        let JsonBody { mut fields, since, room } = JsonBody::from_request(request, &service).await?;
-        dialect = route.dialect_of(&fields);
-        take_headers(&headers, &mut fields)?;
-        let mut call = (dialect.read)(&mut fields)?;
-        check_rest(&mut fields, service.settings().refuse_unknown_fields, &mut call)?;
-        // What is left of the body goes, and the room that it took with it.
-        drop((fields, room));
-        // The texts are needed again only where they come back.
-        let requests = if call.echo.is_some() { call.requests.clone() } else { std::mem::take(&mut call.requests) };
-        let caller = Caller { key, since, stages };
-        let rankings = service.models().rerank_all(requests, caller).await;
-        let (query, documents) = call.words.unwrap_or(("query", dialect.documents));
-        let mut rankings = rankings.map_err(|error| error.in_words_of(query, documents))?;
-        if let Some(ranking) = rankings.first_mut() {
-            ranking.warnings.append(&mut call.warnings);
-        }
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        let answer = Answer { id: id.as_str(), created, call: &call, rankings: &rankings };
-        let body = (dialect.write)(&answer).map_err(RerankError::internal)?;
-        let facts = facts(&rankings);
-        let mut headers = ranking_headers(&facts);
-        let warnings: usize = rankings.iter().map(|ranking| ranking.warnings.len()).sum();
-        headers.insert(WARNINGS, HeaderValue::from(warnings));
-        (dialect.headers)(&answer, &mut headers);
-        Ok((headers, Extension(facts), body).into_response())
-    }
-    .await;
-    response.unwrap_or_else(|failure: Failure| (Extension(dialect.failure), failure).into_response())
-}
-
 /// Fields that came as headers.
-fn take_headers(headers: &HeaderMap, fields: &mut Fields) -> Result<(), RerankError> {
+pub(super) fn take_headers(headers: &HeaderMap, fields: &mut Fields) -> Result<(), RerankError> {
     let mut add = |header: &str, field: &str, value: Option<Value>, kind: &str| {
         let value = value.ok_or_else(|| RerankError::invalid(field, format!("the header {header} is not {kind}")))?;
         if fields.add(field, value) {
@@ -300,7 +234,7 @@ fn take_headers(headers: &HeaderMap, fields: &mut Fields) -> Result<(), RerankEr
 }
 
 /// Fields that nobody took are warned of, or refused.
-fn check_rest(fields: &mut Fields, refuse: bool, call: &mut Call) -> Result<(), RerankError> {
+pub(super) fn check_rest(fields: &mut Fields, refuse: bool, call: &mut Call) -> Result<(), RerankError> {
     for (name, why) in WITHOUT_EFFECT {
         // false, and vLLM's -1, ask for what happens anyway.
         if fields.take(&[name])?.is_some_and(|value| value != false && value != -1) {
@@ -322,39 +256,6 @@ fn check_rest(fields: &mut Fields, refuse: bool, call: &mut Call) -> Result<(), 
         call.warnings.push(format!("{} more fields are not known and were ignored", names.len() - NAMED_FIELDS));
     }
     Ok(())
-}
-
-/// What the record of the request needs, over all its rankings.
-fn facts(rankings: &[Ranking]) -> RankingFacts {
-    let mut facts = RankingFacts {
-        mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
-        documents: 0,
-        slates: 0,
-        usage: Usage::default(),
-        timing: rankings.first().map_or(Timing::default(), |ranking| ranking.timing),
-    };
-    for ranking in rankings {
-        facts.documents += ranking.documents;
-        facts.slates += ranking.slates;
-        facts.usage.prompt_tokens += ranking.usage.prompt_tokens;
-        facts.usage.truncated_documents += ranking.usage.truncated_documents;
-    }
-    facts
-}
-
-/// What every ranking says in its headers, whatever its dialect has room for.
-fn ranking_headers(facts: &RankingFacts) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(TRUNCATED_DOCUMENTS, HeaderValue::from(facts.usage.truncated_documents));
-    let timing = &facts.timing;
-    let stages =
-        [("queue", timing.queue), ("tokenize", timing.tokenize), ("forward", timing.forward), ("total", timing.total)];
-    let stages = stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1000.0)).join(", ");
-    if let Ok(value) = HeaderValue::from_str(&stages) {
-        headers.insert(SERVER_TIMING, value);
-    }
-    headers
 }
 
 /// A dialect without headers of its own.

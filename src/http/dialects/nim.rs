@@ -3,12 +3,12 @@
 use serde::Serialize;
 
 use super::{Answer, Call, Dialect, TokenUsage, documents, no_headers, request};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, quoted};
 use crate::rerank::RerankError;
 
 pub(super) const DIALECT: Dialect =
-    Dialect { name: "nim", documents: "passages", read, write, headers: no_headers, failure: FailureShape::Podium };
+    Dialect { name: "nim", documents: "passages", read, write, headers: no_headers, failure: ErrorShape::Podium };
 
 #[derive(Serialize)]
 struct Reply {

@@ -4,18 +4,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Answer, Call, Dialect, documents, no_headers, request};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, expected, quoted};
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect = Dialect {
-    name: "pinecone",
-    documents: "documents",
-    read,
-    write,
-    headers: no_headers,
-    failure: FailureShape::Podium,
-};
+pub(super) const DIALECT: Dialect =
+    Dialect { name: "pinecone", documents: "documents", read, write, headers: no_headers, failure: ErrorShape::Podium };
 
 #[derive(Serialize)]
 struct Reply<'a> {

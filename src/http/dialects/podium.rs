@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Answer, Call, Dialect, documents, no_headers, request};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, expected, text};
 use crate::rerank::{BudgetReport, Mode, RankedDocument, Ranking, RerankError};
 
@@ -21,10 +21,10 @@ const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
 const PASSED_OVER: [&str; 5] = ["user", "request_id", "cache_salt", "return_len", "encoding_format"];
 
 pub(super) const DIALECT: Dialect =
-    Dialect { name: "podium", documents: "documents", read, write, headers: no_headers, failure: FailureShape::Podium };
+    Dialect { name: "podium", documents: "documents", read, write, headers: no_headers, failure: ErrorShape::Podium };
 
 /// The same, for clients that cannot read its failures.
-pub(super) const VOYAGE: Dialect = Dialect { failure: FailureShape::Voyage, ..DIALECT };
+pub(super) const VOYAGE: Dialect = Dialect { failure: ErrorShape::Voyage, ..DIALECT };
 
 /// Reads the fields of a body. Only their shapes are checked here.
 ///

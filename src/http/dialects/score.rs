@@ -6,12 +6,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Answer, Call, Dialect, TokenUsage, documents, no_headers, request};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::Fields;
 use crate::rerank::{Mode, RerankError, RerankRequest};
 
 pub(super) const DIALECT: Dialect =
-    Dialect { name: "score", documents: "text_2", read, write, headers: no_headers, failure: FailureShape::Podium };
+    Dialect { name: "score", documents: "text_2", read, write, headers: no_headers, failure: ErrorShape::Podium };
 
 /// How the two sides may be named.
 const SIDES: [(&str, &str); 4] =

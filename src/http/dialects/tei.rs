@@ -4,12 +4,12 @@ use axum::http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 
 use super::{Answer, Call, Dialect, documents, request};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, quoted};
 use crate::rerank::RerankError;
 
 pub(super) const DIALECT: Dialect =
-    Dialect { name: "tei", documents: "texts", read, write, headers, failure: FailureShape::Tei };
+    Dialect { name: "tei", documents: "texts", read, write, headers, failure: ErrorShape::Tei };
 
 #[derive(Serialize)]
 struct Rank<'a> {

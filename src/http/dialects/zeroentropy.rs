@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Answer, Call, Dialect, documents, no_headers, request};
-use crate::http::error::FailureShape;
+use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, quoted};
 use crate::rerank::RerankError;
 
@@ -13,7 +13,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     read,
     write,
     headers: no_headers,
-    failure: FailureShape::Podium,
+    failure: ErrorShape::Podium,
 };
 
 /// Bytes that its API counts for each document, beside the query's and the document's own.

@@ -26,7 +26,6 @@ use self::export::{Exporter, Message};
 use self::spans::Resource;
 use self::target::Sampler;
 use super::RequestRecord;
-use crate::rerank::Stages;
 
 /// Requests whose spans may wait to be sent.
 const WAITING_REQUESTS: usize = 2048;
@@ -49,16 +48,9 @@ pub struct RequestTrace {
     caller: Option<[u8; 8]>,
     state: String,
     started: Instant,
-    stages: Stages,
 }
 
 impl RequestTrace {
-    /// Where the work for the request notes its stages.
-    #[must_use]
-    pub const fn stages(&self) -> &Stages {
-        &self.stages
-    }
-
     /// The trace's id in hexadecimal digits.
     #[must_use]
     pub fn id(&self) -> String {
@@ -87,7 +79,6 @@ impl Tracer {
             span: random_id(),
             caller: caller.as_ref().map(|context| context.parent),
             state: caller.map(|context| context.state).unwrap_or_default(),
-            stages: Stages::recorded(),
         })
     }
 

@@ -57,11 +57,11 @@ pub(super) fn of(trace: &RequestTrace, request: &RequestRecord<'_>) -> Vec<Span>
     let own = Span {
         kind: SpanKind::Server as i32,
         flags: SAMPLED | PARENT_IS_KNOWN | if trace.caller.is_some() { PARENT_IS_REMOTE } else { 0 },
-        attributes: attributes(request, method, trace.stages.model()),
+        attributes: attributes(request, method, request.timeline.model()),
         status: (request.status >= 500).then_some(Status { code: StatusCode::Error as i32 }),
         ..span(format!("{method} {}", request.route), trace.span, trace.caller, trace.started, clock.instant)
     };
-    let stages = trace.stages.so_far().into_iter().map(|time| Span {
+    let stages = request.timeline.stages().into_iter().map(|time| Span {
         attributes: time.tokens.map(|tokens| number("podium.tokens", tokens)).into_iter().collect(),
         ..span(time.stage.as_str().to_owned(), random_id(), Some(trace.span), time.started, time.ended)
     });

@@ -1,0 +1,164 @@
+//! Running the server: from a bound listener to the last response.
+//!
+//! Connections are served before the models are loaded: `/health` answers, `/ready` and every route
+//! that ranks answer 503 until then. The server leaves in this order: `/ready` fails; after
+//! `drain_delay_seconds` new requests are refused; accepted ones finish, for at most
+//! `shutdown_seconds`; connections are closed. It leaves by itself, and within seconds, if a device
+//! is lost: what was accepted is answered with 503.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{self, Authenticator, ServerSettings, Service};
+use crate::models::ModelSet;
+use crate::telemetry::{Telemetry, TelemetryPlan};
+
+/// Time between two folds of the histograms.
+const FOLD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long responses may take to reach their clients after the time for the work itself.
+const LAST_BYTES: Duration = Duration::from_secs(2);
+
+/// The time for accepted requests after a device is lost: only their errors are left to send.
+const SHUTDOWN_LIMIT_WITHOUT_DEVICE: Duration = Duration::from_secs(5);
+
+/// What became of the accepted requests when the server stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShutdownOutcome {
+    /// All of them were answered.
+    Clean,
+    /// Some took longer than `shutdown_seconds` and were cut off.
+    CutOff,
+    /// A device was lost, and the server stopped by itself. The reason.
+    DeviceLost(String),
+}
+
+/// Tasks that end with the server.
+struct BackgroundTasks([AbortHandle; 2]);
+
+impl BackgroundTasks {
+    fn start(authenticator: Arc<Authenticator>, telemetry: Arc<Telemetry>) -> Self {
+        let watching = tokio::spawn(authenticator.watch());
+        let folding = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(FOLD_INTERVAL);
+            loop {
+                tick.tick().await;
+                telemetry.fold();
+            }
+        });
+        Self([watching.abort_handle(), folding.abort_handle()])
+    }
+}
+
+impl Drop for BackgroundTasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// The task that serves connections.
+struct Connections {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Connections {
+    fn serve(listener: TcpListener, service: Service, settings: &ServerSettings) -> Self {
+        let stop = CancellationToken::new();
+        let (settings, stopped) = (settings.clone(), stop.clone());
+        let router = http::router(service);
+        let serving = async move { http::serve_connections(listener, router, &settings, stopped).await };
+        Self { stop, task: tokio::spawn(serving) }
+    }
+
+    /// Closes the listener and waits for the responses that are being sent. What is left at the
+    /// deadline is cut off. Returns whether all of them were sent.
+    async fn close(self, deadline: Instant) -> bool {
+        self.stop.cancel();
+        let abort = self.task.abort_handle();
+        let closed = timeout_at(deadline, self.task).await.is_ok();
+        abort.abort();
+        closed
+    }
+}
+
+/// Serves on `listener` until `shutdown`. `loading` loads the models; requests that need one are
+/// refused until it has ended.
+///
+/// # Errors
+/// That of `loading`.
+pub async fn serve(
+    settings: &ServerSettings,
+    plan: TelemetryPlan,
+    authenticator: Arc<Authenticator>,
+    loading: impl Future<Output = anyhow::Result<ModelSet>>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<ShutdownOutcome> {
+    let telemetry = Arc::new(Telemetry::default().tracing(plan.traces));
+    let _tasks = BackgroundTasks::start(Arc::clone(&authenticator), Arc::clone(&telemetry));
+    let service = Service::new(Arc::clone(&telemetry), authenticator, settings.clone());
+    let set_models = |models: &ModelSet| {
+        let sampled = Arc::clone(&telemetry);
+        models.sample_drift(plan.drift_sample, move |sample| sampled.record_drift(sample));
+        service.set_models(models.clone());
+    };
+    let (mut loading, mut shutdown) = (pin!(loading), pin!(shutdown));
+    // Models that are there already serve the first request too.
+    let mut loaded = timeout(Duration::ZERO, loading.as_mut()).await.ok().transpose()?;
+    loaded.iter().for_each(&set_models);
+    let connections = Connections::serve(listener, service.clone(), settings);
+    if loaded.is_none() {
+        loaded = tokio::select! {
+            models = loading => Some(models?),
+            () = &mut shutdown => None,
+        };
+        loaded.iter().for_each(&set_models);
+    }
+    let Some(models) = loaded else {
+        tracing::info!("shutting down before the models are loaded");
+        service.start_leaving();
+        connections.close(Instant::now() + LAST_BYTES).await;
+        return Ok(ShutdownOutcome::Clean);
+    };
+
+    let lost = tokio::select! {
+        () = shutdown => None,
+        reason = models.lost() => Some(reason),
+    };
+    tracing::info!("shutting down: /ready fails from now on");
+    service.start_leaving();
+    let limit = if lost.is_some() {
+        settings.shutdown_limit().min(SHUTDOWN_LIMIT_WITHOUT_DEVICE)
+    } else {
+        tokio::time::sleep(settings.drain_delay()).await;
+        settings.shutdown_limit()
+    };
+    let deadline = Instant::now() + limit;
+    let drained = timeout_at(deadline, models.drain()).await.is_ok();
+    let closed = connections.close(deadline.max(Instant::now() + LAST_BYTES)).await;
+    telemetry.flush().await;
+    Ok(outcome(lost, drained && closed, settings))
+}
+
+/// Logs and returns how the server stopped.
+fn outcome(lost: Option<String>, all_answered: bool, settings: &ServerSettings) -> ShutdownOutcome {
+    if let Some(reason) = lost {
+        tracing::error!(reason, "stopped, because the device is lost");
+        ShutdownOutcome::DeviceLost(reason)
+    } else if all_answered {
+        tracing::info!("every accepted request is answered");
+        ShutdownOutcome::Clean
+    } else {
+        let seconds = settings.shutdown_seconds;
+        tracing::warn!(seconds, "accepted requests did not finish in time and are cut off");
+        ShutdownOutcome::CutOff
+    }
+}

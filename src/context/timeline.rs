@@ -1,0 +1,257 @@
+//! What was done for one request, and when: the one source of `server-timing`, the stage metrics,
+//! the stages' spans and the progress that a 504 reports.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::Span;
+
+use super::Client;
+use crate::rerank::{Mode, Progress, Timing, Usage};
+
+/// A request of many pairs or rounds has many stages; later ones count in the sums only.
+const MAX_LISTED_STAGES: usize = 64;
+
+/// A part of the work for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Tokenizing, truncating, planning and rendering.
+    Tokenize,
+    /// Waiting for the device.
+    Queue,
+    /// The forward passes of the model, in batches that hold passes of this request.
+    Forward,
+    /// Outputs to scores, and planning the next round.
+    Score,
+}
+
+impl Stage {
+    /// The word in traces.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tokenize => "tokenize",
+            Self::Queue => "queue",
+            Self::Forward => "forward",
+            Self::Score => "score",
+        }
+    }
+
+    fn span(self, parent: &Span, tokens: Option<usize>) -> Span {
+        match self {
+            Self::Tokenize => tracing::info_span!(parent: parent, "tokenize", tokens),
+            Self::Queue => tracing::info_span!(parent: parent, "queue", tokens),
+            Self::Forward => tracing::info_span!(parent: parent, "forward", tokens),
+            Self::Score => tracing::info_span!(parent: parent, "score", tokens),
+        }
+    }
+}
+
+/// A stage that has ended, because its work or its request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageTime {
+    /// What was done.
+    pub stage: Stage,
+    /// When it began.
+    pub started: Instant,
+    /// When it ended.
+    pub ended: Instant,
+    /// Tokens of the work, if they were known when it began.
+    pub tokens: Option<usize>,
+}
+
+/// A finished ranking in numbers, for the log, the metrics and the traces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RankingSummary {
+    /// How the documents were read.
+    pub mode: Mode,
+    /// Documents in the request.
+    pub documents: usize,
+    /// Slates (listwise) or documents (pointwise) that were read.
+    pub slates: usize,
+    /// Tokens that were read.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timing: Timing,
+}
+
+/// The record of one request. Clones share it.
+#[derive(Debug, Clone)]
+pub struct RequestTimeline {
+    span: Span,
+    record: Arc<Mutex<Record>>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    client: Client,
+    model: Option<Arc<str>>,
+    stages: Vec<StageTime>,
+    /// The sums of all stages, listed or not; `total` stays 0.
+    sums: Timing,
+    progress: Progress,
+    ranking: Option<RankingSummary>,
+}
+
+/// A running stage. It ends when this is dropped, also if its request fails or its client leaves.
+#[derive(Debug)]
+pub struct StageTimer {
+    timeline: RequestTimeline,
+    /// `None` once the stage has ended.
+    running: Option<(Stage, Instant)>,
+    tokens: Option<usize>,
+    /// Closed with the timer.
+    _span: Span,
+}
+
+impl RequestTimeline {
+    /// An empty timeline; spans of stages become children of `span`.
+    #[must_use]
+    pub fn new(span: Span) -> Self {
+        Self { span, record: Arc::default() }
+    }
+
+    /// Begins a stage that is about so many tokens, if that is known.
+    #[must_use]
+    pub fn begin(&self, stage: Stage, tokens: Option<usize>) -> StageTimer {
+        let span = stage.span(&self.span, tokens);
+        StageTimer { timeline: self.clone(), running: Some((stage, Instant::now())), tokens, _span: span }
+    }
+
+    /// Notes whose request this is.
+    pub fn note_client(&self, client: &Client) {
+        self.record().client = client.clone();
+    }
+
+    /// Who sent the request.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.record().client.clone()
+    }
+
+    /// Notes the model that ranks, by its own name.
+    pub fn note_model(&self, name: &str) {
+        self.record().model = Some(name.into());
+    }
+
+    /// The model that ranks, once it is known.
+    #[must_use]
+    pub fn model(&self) -> Option<Arc<str>> {
+        self.record().model.clone()
+    }
+
+    /// Changes how far the request has come.
+    pub fn update_progress(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.record().progress);
+    }
+
+    /// How far the request has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.record().progress
+    }
+
+    /// Notes a finished ranking.
+    pub fn note_ranking(&self, ranking: RankingSummary) {
+        self.record().ranking = Some(ranking);
+    }
+
+    /// The finished ranking.
+    #[must_use]
+    pub fn ranking(&self) -> Option<RankingSummary> {
+        self.record().ranking
+    }
+
+    /// The stages that have ended, in the order of their ends; at most 64.
+    #[must_use]
+    pub fn stages(&self) -> Vec<StageTime> {
+        self.record().stages.clone()
+    }
+
+    /// Where the time went so far, of `total` since the body's arrival.
+    #[must_use]
+    pub fn timing(&self, total: Duration) -> Timing {
+        Timing { total, ..self.record().sums }
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, time: StageTime) {
+        let mut record = self.record();
+        let elapsed = time.ended.saturating_duration_since(time.started);
+        let sums = &mut record.sums;
+        match time.stage {
+            Stage::Tokenize | Stage::Score => sums.tokenize += elapsed,
+            Stage::Queue => sums.queue += elapsed,
+            Stage::Forward => sums.forward += elapsed,
+        }
+        if record.stages.len() < MAX_LISTED_STAGES {
+            record.stages.push(time);
+        }
+    }
+}
+
+impl StageTimer {
+    /// Ends a stage of waiting whose last `forward` was spent on the device; the time before that
+    /// stays a wait.
+    pub fn end_with_forward(mut self, forward: Duration) {
+        let Some((stage, started)) = self.running.take() else { return };
+        let ended = Instant::now();
+        let turn = ended.checked_sub(forward).map_or(started, |turn| turn.max(started));
+        let time = StageTime { stage, started, ended: turn, tokens: self.tokens };
+        self.timeline.add(time);
+        self.timeline.add(StageTime { stage: Stage::Forward, started: turn, ended, ..time });
+    }
+}
+
+impl Drop for StageTimer {
+    fn drop(&mut self) {
+        if let Some((stage, started)) = self.running.take() {
+            self.timeline.add(StageTime { stage, started, ended: Instant::now(), tokens: self.tokens });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(timeline: &RequestTimeline) -> Vec<&'static str> {
+        timeline.stages().iter().map(|time| time.stage.as_str()).collect()
+    }
+
+    #[test]
+    fn a_stage_ends_when_its_timer_is_dropped() {
+        let timeline = RequestTimeline::new(Span::none());
+        let tokenizing = timeline.begin(Stage::Tokenize, None);
+        assert_eq!(names(&timeline), [""; 0]);
+        drop(tokenizing);
+        timeline.begin(Stage::Queue, Some(7)).end_with_forward(Duration::ZERO);
+        assert_eq!(names(&timeline), ["tokenize", "queue", "forward"]);
+        let [_, queue, forward] = timeline.stages()[..] else { panic!("three stages") };
+        assert_eq!((queue.ended, queue.tokens), (forward.started, Some(7)));
+        assert_eq!(forward.tokens, Some(7));
+    }
+
+    #[test]
+    fn forward_time_is_never_longer_than_its_stage() {
+        let timeline = RequestTimeline::new(Span::none());
+        timeline.begin(Stage::Queue, None).end_with_forward(Duration::from_secs(3600));
+        assert!(timeline.timing(Duration::ZERO).forward < Duration::from_secs(60));
+        assert_eq!(timeline.timing(Duration::ZERO).queue, Duration::ZERO);
+    }
+
+    #[test]
+    fn stages_beyond_the_list_still_count_in_the_sums() {
+        let timeline = RequestTimeline::new(Span::none());
+        for _ in 0..MAX_LISTED_STAGES + 5 {
+            let _scoring = timeline.begin(Stage::Score, None);
+            std::thread::sleep(Duration::from_micros(10));
+        }
+        let listed: Duration = timeline.stages().iter().map(|time| time.ended - time.started).sum();
+        assert_eq!(timeline.stages().len(), MAX_LISTED_STAGES);
+        assert!(timeline.timing(Duration::ZERO).tokenize > listed);
+    }
+}

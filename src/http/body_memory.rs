@@ -1,0 +1,177 @@
+//! Memory for request bodies: how many bytes they may occupy while they arrive, and while they are
+//! parsed and echoed.
+//!
+//! Each of the two is limited to `server.max_parsing_bytes`. A body that arrives takes memory as its
+//! bytes come, so a client that only announces a long body takes none; if none is left, the body is
+//! refused at once, because nobody knows when the client will have sent the rest. Parsing reserves
+//! its memory as a whole before it begins: the length of the body, and for every value in it what
+//! the parser makes of one, which is many times its text if values are short. The wait for that is
+//! short, because parsing takes well under a second. A request that returns its documents keeps the
+//! reservation until its response is sent.
+//!
+//! Bodies up to 64 KiB are not counted: the number of connections limits them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::ApiError;
+use crate::context::MemoryPermit;
+
+/// The unit of the semaphores.
+const UNIT_BYTES: usize = 1024;
+
+/// Memory for each value: the value itself, and the spare capacity of the list that holds it.
+const VALUE_BYTES: usize = 2 * size_of::<Value>();
+
+/// Copies of the body's text: the parser's and the request's, later the documents' and the response's.
+const COPIES: usize = 2;
+
+/// How long a body waits for memory to be parsed in.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+
+/// The memory for the bodies of all requests.
+#[derive(Debug)]
+pub struct BodyMemoryLimit {
+    receiving: Arc<Semaphore>,
+    parsing: Arc<Semaphore>,
+    limit: usize,
+    max_wait: Duration,
+}
+
+/// The memory of a body that is arriving. It grows with the body, and is given back when it is dropped.
+#[derive(Debug)]
+pub struct ReceivingPermit {
+    receiving: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+    limit: usize,
+}
+
+impl BodyMemoryLimit {
+    /// `limit` bytes for bodies that arrive, and as much for bodies that are parsed.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        let semaphore = || Arc::new(Semaphore::new((limit / UNIT_BYTES).min(Semaphore::MAX_PERMITS)));
+        Self { receiving: semaphore(), parsing: semaphore(), limit, max_wait: MAX_WAIT }
+    }
+
+    /// The permit of a body of which nothing has arrived.
+    #[must_use]
+    pub fn start_receiving(&self) -> ReceivingPermit {
+        ReceivingPermit { receiving: Arc::clone(&self.receiving), held: None, limit: self.limit }
+    }
+
+    /// Memory to parse a body of `length` bytes that holds `values` JSON values.
+    ///
+    /// # Errors
+    /// [`ApiError::BodyTooComplex`] if it never fits, [`ApiError::BodyMemoryFull`] if it does not fit now.
+    pub async fn reserve_parsing(&self, length: usize, values: usize) -> Result<MemoryPermit, ApiError> {
+        let (bytes, limit) = (COPIES * length + VALUE_BYTES * values, self.limit);
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).ok().filter(|_| bytes <= limit);
+        let units = units.ok_or(ApiError::BodyTooComplex { values, bytes, limit })?;
+        let waiting = Arc::clone(&self.parsing).acquire_many_owned(units);
+        match tokio::time::timeout(self.max_wait, waiting).await {
+            Ok(Ok(permit)) => Ok(permit.into()),
+            Ok(Err(_)) | Err(_) => Err(ApiError::BodyMemoryFull { stage: "parsed", limit }),
+        }
+    }
+}
+
+impl ReceivingPermit {
+    /// Takes memory up to `length` bytes in all.
+    ///
+    /// # Errors
+    /// [`ApiError::BodyMemoryFull`].
+    pub fn grow(&mut self, length: usize) -> Result<(), ApiError> {
+        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = length.div_ceil(UNIT_BYTES).saturating_sub(held);
+        let full = || ApiError::BodyMemoryFull { stage: "received", limit: self.limit };
+        let missing = u32::try_from(missing).map_err(|_| full())?;
+        let more = Arc::clone(&self.receiving).try_acquire_many_owned(missing).map_err(|_| full())?;
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+
+    /// Gives all memory back.
+    pub fn release(&mut self) {
+        self.held = None;
+    }
+}
+
+/// About how many values a JSON text holds, names of fields not counted: the whole, and one for each
+/// opening bracket and comma. One pass over the bytes.
+#[must_use]
+pub fn count_values(body: &[u8]) -> usize {
+    let (mut values, mut in_string, mut escaped) = (1, false, false);
+    for byte in body {
+        if in_string {
+            if escaped {
+                escaped = false;
+            } else {
+                escaped = *byte == b'\\';
+                in_string = *byte != b'"';
+            }
+        } else {
+            in_string = *byte == b'"';
+            values += usize::from(matches!(byte, b',' | b'[' | b'{'));
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_strings() {
+        for (json, values) in [("1", 1), (r#""a,b[{\",""#, 1), ("[1,2,3]", 4), (r#"{"a":[{},"\\",","],"b":1}"#, 6)] {
+            assert!(count_values(json.as_bytes()) >= values, "{json}");
+            assert!(count_values(json.as_bytes()) <= values + 2, "{json}");
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_is_taken_as_bytes_arrive_and_given_back() {
+        let memory = BodyMemoryLimit::new(10 * UNIT_BYTES);
+        let mut one = memory.start_receiving();
+        one.grow(UNIT_BYTES).unwrap();
+        one.grow(6 * UNIT_BYTES).unwrap();
+        let mut other = memory.start_receiving();
+        other.grow(4 * UNIT_BYTES).unwrap();
+        assert!(matches!(other.grow(4 * UNIT_BYTES + 1), Err(ApiError::BodyMemoryFull { stage: "received", .. })));
+        drop(one);
+        other.grow(10 * UNIT_BYTES).unwrap();
+        other.release();
+        memory.start_receiving().grow(10 * UNIT_BYTES).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_body_waits_for_memory_to_be_parsed_in_but_not_forever() {
+        let memory = BodyMemoryLimit::new(1 << 20);
+        let permit = memory.reserve_parsing(1 << 19, 0).await.unwrap();
+        let (waited, ()) = tokio::join!(memory.reserve_parsing(2000, 0), async { drop(permit) });
+        assert!(waited.is_ok());
+        drop(waited);
+        let hurried = BodyMemoryLimit { max_wait: Duration::ZERO, ..memory };
+        let _permit = hurried.reserve_parsing(1 << 19, 0).await.unwrap();
+        assert!(matches!(
+            hurried.reserve_parsing(2000, 0).await,
+            Err(ApiError::BodyMemoryFull { stage: "parsed", .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_body_of_many_small_values_is_refused_where_its_length_is_not() {
+        let memory = BodyMemoryLimit::new(1 << 20);
+        let many = (1 << 20) / VALUE_BYTES + 1;
+        let refused = memory.reserve_parsing(2 * many, many).await.unwrap_err();
+        assert!(matches!(refused, ApiError::BodyTooComplex { values, limit: 1_048_576, .. } if values == many));
+        assert!(memory.reserve_parsing(2 * many, 1).await.is_ok());
+    }
+}

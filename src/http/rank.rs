@@ -1,0 +1,137 @@
+//! The handler of every route that ranks: reads a call in its dialect, ranks, writes the response.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Service;
+use super::body::read_json;
+use super::dialects::{Answer, Call, Dialect, Route, check_rest, take_headers};
+use super::error::ApiError;
+use super::error_body::ErrorShape;
+use super::fields::Fields;
+use super::off_thread::{FreeOffThread, run_blocking};
+use crate::context::{ContextSlot, RankingSummary, RequestContext};
+use crate::rerank::{Ranking, RerankError, RerankRequest};
+
+/// Documents of which the end was cut off.
+pub(super) const TRUNCATED_DOCUMENTS: HeaderName = HeaderName::from_static("podium-truncated-documents");
+/// The number of warnings; not every dialect has a field for their texts.
+pub(super) const WARNINGS: HeaderName = HeaderName::from_static("podium-warnings");
+/// Where the time went.
+pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// A call whose requests are being ranked.
+struct PendingCall {
+    dialect: &'static Dialect,
+    call: Call,
+}
+
+/// Reads a call, ranks, and writes the response, in the dialect of its path or body.
+pub(super) async fn rank(route: &'static Route, service: Service, request: Request) -> Response {
+    let mut shape = route.dialect.failure;
+    let ranked = rank_in_dialect(route, &service, request, &mut shape).await;
+    ranked.unwrap_or_else(|failure| (Extension(shape), failure).into_response())
+}
+
+/// As [`rank`]. `shape` becomes the shape of errors in the call's dialect once the body is parsed.
+async fn rank_in_dialect(
+    route: &'static Route,
+    service: &Service,
+    request: Request,
+    shape: &mut ErrorShape,
+) -> Result<Response, ApiError> {
+    let models = service.models()?;
+    let context = request.extensions().get::<ContextSlot>().and_then(ContextSlot::take);
+    let context = context.ok_or_else(|| RerankError::internal("the request has no context"))?;
+    let (headers, strict) = (request.headers().clone(), service.settings().refuse_unknown_fields);
+    let parse = move |fields| parse_call(route, fields, &headers, strict);
+    let (mut context, (dialect, parsed)) = read_json(request, service, context, parse).await?;
+    *shape = dialect.failure;
+    let (call, requests) = parsed?;
+    if call.echo.is_none() {
+        context.release_body_memory();
+    }
+    let (query, documents) = call.words.unwrap_or(("query", dialect.documents));
+    let mut pending = FreeOffThread::new(PendingCall { dialect, call });
+
+    let ranked = models.rerank_all(requests, context).await;
+    let (context, rankings) = ranked.map_err(|error| error.in_words_of(query, documents))?;
+
+    let pending = pending.take().ok_or_else(|| RerankError::internal("the call was taken before"))?;
+    if pending.call.echo.is_some() {
+        return run_blocking(move || write_response(pending, rankings, context)).await?;
+    }
+    write_response(pending, rankings, context)
+}
+
+/// What a body asks for: the call, and its requests if its shape is right.
+fn parse_call(
+    route: &'static Route,
+    mut fields: Fields,
+    headers: &HeaderMap,
+    refuse_unknown_fields: bool,
+) -> (&'static Dialect, Result<(Call, Vec<RerankRequest>), RerankError>) {
+    let dialect = route.dialect_of(&fields);
+    let parsed = take_headers(headers, &mut fields).and_then(|()| {
+        let mut call = (dialect.read)(&mut fields)?;
+        check_rest(&mut fields, refuse_unknown_fields, &mut call)?;
+        // The texts are needed again only where they come back.
+        let requests = if call.echo.is_some() { call.requests.clone() } else { std::mem::take(&mut call.requests) };
+        Ok((call, requests))
+    });
+    (dialect, parsed)
+}
+
+/// Writes the response. Its bytes hold the context until the last of them is sent.
+fn write_response(
+    PendingCall { dialect, mut call }: PendingCall,
+    mut rankings: Vec<Ranking>,
+    context: RequestContext,
+) -> Result<Response, ApiError> {
+    if let Some(ranking) = rankings.first_mut() {
+        ranking.warnings.append(&mut call.warnings);
+    }
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+    let answer = Answer { id: context.id.as_str(), created, call: &call, rankings: &rankings };
+    let body = (dialect.write)(&answer).map_err(RerankError::internal)?;
+    let summary = context.timeline.ranking();
+    let mut headers = ranking_headers(summary.as_ref());
+    let warnings: usize = rankings.iter().map(|ranking| ranking.warnings.len()).sum();
+    headers.insert(WARNINGS, HeaderValue::from(warnings));
+    (dialect.headers)(&answer, &mut headers);
+    let body = Bytes::from_owner(ResponseBytes { body, _context: context });
+    Ok((headers, Body::from(body)).into_response())
+}
+
+/// A response's body, and the context of its request: the client may read slowly, and the body's
+/// memory stays counted until it has read everything.
+struct ResponseBytes {
+    body: Vec<u8>,
+    _context: RequestContext,
+}
+
+impl AsRef<[u8]> for ResponseBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// The headers of every ranking, whatever its dialect has fields for.
+fn ranking_headers(summary: Option<&RankingSummary>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let Some(RankingSummary { usage, timing, .. }) = summary else { return headers };
+    headers.insert(TRUNCATED_DOCUMENTS, HeaderValue::from(usage.truncated_documents));
+    let stages =
+        [("queue", timing.queue), ("tokenize", timing.tokenize), ("forward", timing.forward), ("total", timing.total)];
+    let stages = stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1000.0)).join(", ");
+    if let Ok(value) = HeaderValue::from_str(&stages) {
+        headers.insert(SERVER_TIMING, value);
+    }
+    headers
+}

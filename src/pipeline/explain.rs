@@ -1,0 +1,68 @@
+//! What the model would read for a request, for people (`podium rerank --explain`).
+
+use std::sync::Arc;
+
+use super::Reranker;
+use crate::rerank::{JoinedText, Mode, RerankError, RerankRequest};
+use crate::scoring::{PlannedPass, Rounds};
+
+/// The passes of a request's first round, and what a ranking would warn of.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Explanation {
+    /// The prompt family.
+    pub family: String,
+    /// The mode that would run.
+    pub mode: Mode,
+    /// The passes of the first round.
+    pub passes: Vec<ExplainedPass>,
+    /// The ranking's warnings.
+    pub warnings: Vec<String>,
+}
+
+/// One pass, decoded to text.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct ExplainedPass {
+    /// The documents that it reads, as indices into the request.
+    pub documents: Vec<usize>,
+    /// Tokens that the model computes.
+    pub tokens: usize,
+    /// The trunk's text, control tokens spelled out.
+    pub trunk: String,
+    /// The branches' texts.
+    pub branches: Vec<String>,
+    /// How many positions are read.
+    pub marks: usize,
+}
+
+impl Reranker {
+    /// Explains what the model would read for this request. Runs no pass.
+    ///
+    /// # Errors
+    /// Those of [`Reranker::rerank`] that do not come from the queue or the model.
+    pub fn explain(&self, request: &RerankRequest) -> Result<Explanation, RerankError> {
+        let policy = self.policy();
+        let mut request = request.clone();
+        request.resolve_model(self.names())?;
+        policy.instructions.resolve(&mut request, &mut JoinedText::default())?;
+        super::validate(&request, &policy.limits)?;
+        let texts = Arc::new(self.prompter.tokenize(&request, &policy.limits, &|| false)?);
+        let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&texts))?;
+        let passes = rounds.next_round()?.unwrap_or_default();
+        Ok(Explanation {
+            family: self.family().to_owned(),
+            mode: texts.mode,
+            passes: passes.into_iter().map(|planned| self.explain_pass(planned)).collect(),
+            warnings: texts.warnings.clone(),
+        })
+    }
+
+    fn explain_pass(&self, PlannedPass { documents, pass }: PlannedPass) -> ExplainedPass {
+        ExplainedPass {
+            documents,
+            tokens: pass.tokens(),
+            trunk: self.prompter.decode(&pass.trunk),
+            branches: pass.branches.iter().map(|branch| self.prompter.decode(branch)).collect(),
+            marks: pass.probe.marks().len(),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+"""From data to the exported model, in one command.
+
+    python build.py --data DATA --weights MINILM --work WORK --out ../models/podium-mini
+
+Runs states.py, gate.py, features.py, train.py, export.py and measure.py one after the other. A stage whose
+result lies in WORK is skipped, and training goes on from its last checkpoint, so a run that was killed is
+started again with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="the folder of all-MiniLM-L6-v2")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--lexical", type=Path, default=HERE.parent / "models/podium-nano/lexical.safetensors")
+    parser.add_argument("--golden", type=Path, default=HERE.parent / "tests/fixtures/podium_mini.json")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    given = {name: str(value) for name, value in vars(options).items()}
+
+    def stage(script: str, *names: str, **extra: str) -> None:
+        wanted = {name: given[name] for name in names} | extra
+        arguments = [part for name, value in wanted.items() for part in (f"--{name}", value)]
+        print(script, *arguments, flush=True)
+        subprocess.run([sys.executable, str(HERE / script), *arguments], check=True)
+
+    stage("states.py", "data", "weights", "work", "device")
+    if not (options.work / "gate.safetensors").exists():
+        stage("gate.py", "data", "work", "seed")
+    if not (options.work / "features.npz").exists():
+        stage("features.py", "data", "weights", "work", "lexical")
+    stage("train.py", "data", "weights", "work", "lexical", "steps", "seed", "device")
+    stage("export.py", "weights", "work", "lexical", "out", "seed")
+    profiles = str(HERE.parent / "prompts/instructions.toml")
+    stage("measure.py", "data", "weights", "work", "lexical", profiles=profiles, model=given["out"])
+    stage("export.py", "weights", "work", "lexical", "out", "seed", "golden")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""Measures the trained model: relevance, instructions, neutral instructions, profiles, order, calibration.
+
+    python measure.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors \\
+        --profiles ../prompts/instructions.toml [--queries 100] [--model ../models/podium-mini]
+
+Reads the states that states.py kept (those of documents are in bf16 arithmetic), prints tables and writes
+WORK/figures.json. With `--model` the gate and the wish are those of an exported model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tomllib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import EVAL_SETS, RankingTask, ndcg, read_eval
+from instructed import DECIDING, NEUTRAL, PLAIN, PREFERENCE, Row, read_rows
+from mini import PREFIX_TOKENS, Document, Mini, read_exported, read_trained
+from model import unit
+from states import CANDIDATES, Encoded
+
+NEUTRAL_ON_SETS = (
+    "Given a web search query, retrieve relevant passages that answer the query",
+    "Rank the documents by relevance to the query.",
+    "You are a helpful assistant. Find the text that a person with this question would want to read.",
+    "Lorem ipsum dolor sit amet, consectetur adipiscing elit.",
+)
+RESAMPLES = 2000
+HARM = 0.05
+ORDERS = 3
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """Mean and 95 % bootstrap interval."""
+    values = np.asarray(values, float)
+    picks = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.quantile(values[picks].mean(1), [0.025, 0.975])
+    return [round(float(x), 4) for x in (values.mean(), low, high)]
+
+
+def calibration_error(shares: np.ndarray, labels: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error over equal bins."""
+    places = np.minimum((shares * bins).astype(int), bins - 1)
+    gaps = [abs(shares[places == b].sum() - labels[places == b].sum()) for b in range(bins)]
+    return float(sum(gaps) / len(shares))
+
+
+def kendall(left: np.ndarray, right: np.ndarray) -> float:
+    """Kendall's tau-b."""
+    upper = np.triu_indices(len(left), 1)
+    a, b = (np.sign(np.subtract.outer(x, x))[upper] for x in (left, right))
+    size = np.sqrt((a != 0).sum() * (b != 0).sum())
+    return float((a * b).sum() / size) if size else 1.0
+
+
+class Kept:
+    """States from stores, or from the encoder where no store has the text."""
+
+    def __init__(self, work: Path, names: Sequence[str]) -> None:
+        self.encoded = [Encoded(work, name) for name in names]
+        self.encode: Callable[[str, int], list[np.ndarray]] | None = None
+        self.own: dict[str, list[np.ndarray]] = {}
+
+    def __call__(self, text: str, limit: int) -> list[np.ndarray]:
+        for encoded in self.encoded:
+            if text in encoded.index and encoded.has(text):
+                return [encoded[text]]
+        if text not in self.own:
+            self.own[text] = self.encode(text, limit)
+        return self.own[text]
+
+
+@dataclass
+class Task:
+    """A query of an evaluation set with its encoded candidates."""
+
+    task: RankingTask
+    documents: list[Document]
+    cosine: np.ndarray
+    start: np.ndarray
+    base: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def ndcg(self, scores: np.ndarray) -> float:
+        """nDCG@10 of the candidates ordered by scores."""
+        order = np.argsort(-scores, kind="stable")
+        return ndcg([self.task.run[i] for i in order], self.task.relevance)
+
+    def labels(self) -> np.ndarray:
+        """Which candidates are relevant."""
+        run = self.task.run[: len(self.documents)]
+        return np.array([self.task.relevance.get(d, 0.0) >= 1 for d in run], float)
+
+
+def read_tasks(mini: Mini, data: Path, name: str, queries: int) -> list[Task]:
+    """The first queries of a set by id, with what needs no instruction."""
+    texts, tasks = read_eval(data, name)
+    found = []
+    for task in sorted(tasks, key=lambda t: t.id)[:queries]:
+        documents = [mini.document(texts[d]) for d in task.run[:CANDIDATES]]
+        _, query = mini.prefix(task.query)
+        evidences = mini.evidences(task.query, documents)
+        cosine = np.array([d.reading.mean @ query.mean for d in documents])
+        plain = [(query.content @ d.reading.content.T).max(1).mean() if len(d.reading.content) else 0.0 for d in documents]
+        start = 9 * cosine + 9 * evidences[:, 0] + 10 * np.array(plain) + 6 * evidences[:, 2]
+        found.append(Task(task, documents, cosine, start, mini.score(task.query, documents).scores))
+        found[-1].lexical = evidences[:, 2]
+    return found
+
+
+def relevance_table(sets: dict[str, list[Task]]) -> dict[str, dict[str, list[float]]]:
+    """nDCG@10 with intervals of the systems that need no other program."""
+    systems: dict[str, Callable[[Task], np.ndarray]] = {
+        "BM25": lambda t: -np.arange(len(t.documents)),
+        "MiniLM cosine": lambda t: t.cosine,
+        "MiniLM + .1 BM25": lambda t: t.cosine + 0.1 * t.lexical / max(t.lexical.max(), 1e-9),
+        "four evidences, untrained": lambda t: t.start,
+        "podium-mini": lambda t: t.base,
+    }
+    return {s: {n: interval([t.ndcg(f(t)) for t in tasks]) for n, tasks in sets.items()} for s, f in systems.items()}
+
+
+def order_figures(mini: Mini, sets: dict[str, list[Task]]) -> dict[str, float]:
+    """Least and mean Kendall's tau between input orders, over every fifth query of each set."""
+    rng, found = random.Random(1), []
+    for tasks in sets.values():
+        for task in tasks[::5]:
+            for _ in range(ORDERS - 1):
+                order = rng.sample(range(len(task.documents)), len(task.documents))
+                shuffled = mini.score(task.task.query, [task.documents[i] for i in order]).scores
+                found.append(kendall(task.base[order], shuffled))
+    return {"mean": round(float(np.mean(found)), 5), "least": round(float(np.min(found)), 5)}
+
+
+def profile_table(mini: Mini, sets: dict[str, list[Task]], instructions: dict[str, str]) -> tuple[dict, dict]:
+    """Under each instruction: gate and nDCG@10 by set; and all scores by set."""
+    table, scores = {}, defaultdict(list)
+    for name, text in instructions.items():
+        gate = mini.gate_of(mini.states_of(text, PREFIX_TOKENS)[0])
+        table[name] = {"gate": round(gate, 3)}
+        for set_name, tasks in sets.items():
+            found = [t.base if gate == 0 else mini.score(t.task.query, t.documents, text).scores for t in tasks]
+            table[name][set_name] = round(float(np.mean([t.ndcg(s) for t, s in zip(tasks, found, strict=True)])), 4)
+            scores[set_name].append(np.concatenate(found))
+        print(name, table[name], flush=True)
+    return table, scores
+
+
+def gains(row: Row, scores: np.ndarray) -> float:
+    """nDCG@10 of a slate; only grades 2 and 3 gain."""
+    relevance = {str(i): float(g) for i, g in enumerate(row.grades) if g >= 2}
+    if not relevance:
+        return 0.0
+    return ndcg([str(i) for i in np.argsort(-scores, kind="stable")], relevance)
+
+
+@dataclass
+class Judged:
+    """A validation slate with and without its instruction."""
+
+    row: Row
+    gate: float
+    without: np.ndarray
+    scores: np.ndarray
+
+    def first_is_right(self, scores: np.ndarray) -> bool:
+        return self.row.grades[int(np.argmax(scores))] == 3
+
+    def loss(self) -> float:
+        return gains(self.row, self.without) - gains(self.row, self.scores)
+
+
+def judge_rows(mini: Mini, rows: Sequence[Row]) -> list[Judged]:
+    """Scores of every validation slate."""
+    found = []
+    for number, row in enumerate(rows):
+        documents = [mini.document(text) for text in row.documents]
+        scored = mini.score(row.query, documents, row.instruction)
+        found.append(Judged(row, scored.gate, scored.base, scored.scores))
+        if number % 500 == 499:
+            print(f"{number + 1} of {len(rows)} validation slates", flush=True)
+    return found
+
+
+def instruction_figures(judged: Sequence[Judged], relevance: Callable[[np.ndarray], np.ndarray]) -> dict:
+    """Hit@1 by kind with and without, twins, harm, and what neutral instructions change."""
+    kinds, twins, families = defaultdict(list), defaultdict(list), defaultdict(list)
+    for j in judged:
+        kinds[j.row.family, j.row.kind].append(j)
+        families[j.row.family].append(j)
+        if j.row.family == DECIDING:
+            twins[j.row.query, frozenset(j.row.documents)].append(j)
+    twin_groups = [group for group in twins.values() if len(group) > 1]
+
+    def share(some: Sequence[bool]) -> float:
+        return round(float(np.mean(some)), 4) if len(some) else float("nan")
+
+    table = {
+        kind: {
+            "slates": len(some),
+            "with": share([j.first_is_right(j.scores) for j in some]),
+            "without": share([j.first_is_right(j.without) for j in some]),
+            "gate above 0": share([j.gate > 0 for j in some]),
+        }
+        for (family, kind), some in sorted(kinds.items())
+        if family in (DECIDING, PREFERENCE)
+    }
+    neutral = families[NEUTRAL]
+    changes = [float(np.abs(relevance(j.scores) - relevance(j.without)).max()) for j in neutral]
+    return {
+        "kinds": table,
+        "deciding": {k: share([j.first_is_right(getattr(j, a)) for j in families[DECIDING]]) for k, a in (("with", "scores"), ("without", "without"))},
+        "preference": {k: share([j.first_is_right(getattr(j, a)) for j in families[PREFERENCE]]) for k, a in (("with", "scores"), ("without", "without"))},
+        "twins all right": {
+            "with": share([all(j.first_is_right(j.scores) for j in g) for g in twin_groups]),
+            "without": share([all(j.first_is_right(j.without) for j in g) for g in twin_groups]),
+            "groups": len(twin_groups),
+        },
+        "harm": {
+            "deciding": share([j.loss() > HARM for j in families[DECIDING]]),
+            "preference": share([j.loss() > HARM for j in families[PREFERENCE]]),
+            "neutral": share([j.loss() > HARM for j in neutral]),
+        },
+        "neutral": {
+            "slates": len(neutral),
+            "gate above 0": share([j.gate > 0 for j in neutral]),
+            "first unchanged": share([int(np.argmax(j.scores)) == int(np.argmax(j.without)) for j in neutral]),
+            "relevance within .02": share([c <= 0.02 for c in changes]),
+        },
+    }
+
+
+def fit_calibration(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """(scale, bias) of the logistic curve that fits the labels best (Newton's method)."""
+    design = np.stack([scores, np.ones_like(scores)], 1)
+    found = np.array([1.0, 0.0])
+    for _ in range(50):
+        share = 1 / (1 + np.exp(-design @ found))
+        curve = (design * (weights * share * (1 - share))[:, None]).T @ design + 1e-6 * np.eye(2)
+        found += np.linalg.solve(curve, design.T @ (weights * (labels - share)))
+    return float(found[0]), float(found[1])
+
+
+def calibrate(sets: dict[str, list[Task]], judged: Sequence[Judged]) -> tuple[float, float]:
+    """The calibration over the sets and the validation slates without and with instruction, each weighing 1."""
+    parts = [(np.concatenate([t.base for t in tasks]), np.concatenate([t.labels() for t in tasks])) for tasks in sets.values()]
+    for families in ((PLAIN, NEUTRAL), (DECIDING,)):
+        some = [j for j in judged if j.row.family in families]
+        parts.append((np.concatenate([j.scores for j in some]), np.concatenate([np.array(j.row.grades) >= 2 for j in some]).astype(float)))
+    weights = np.concatenate([np.full(len(s), 1 / len(s)) for s, _ in parts])
+    return fit_calibration(np.concatenate([s for s, _ in parts]), np.concatenate([y for _, y in parts]), weights)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True, help="the folder of all-MiniLM-L6-v2")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--lexical", type=Path, required=True)
+    parser.add_argument("--profiles", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="an exported model")
+    parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--skip-profiles", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    kept = Kept(options.work, ["eval-documents", "eval-prefixes", "train-documents", "train-prefixes"])
+    if options.model:
+        mini = read_exported(options.model, kept)
+    else:
+        mini = read_trained(options.weights, options.work, options.lexical, options.seed, kept)
+    kept.encode = mini.encode
+    sets = {name: read_tasks(mini, options.data, name, options.queries) for name in EVAL_SETS}
+    figures: dict = {"relevance": relevance_table(sets)}
+    for system, row in figures["relevance"].items():
+        print(f"{system:26s}", " ".join(f"{v[0]:.3f}" for v in row.values()), f"mean {np.mean([v[0] for v in row.values()]):.4f}", flush=True)
+    figures["order"] = order_figures(mini, sets)
+    judged = judge_rows(mini, [row for row in read_rows(options.data) if row.valid])
+    scale, bias = calibrate(sets, judged)
+
+    def relevance(scores: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-(scale * scores + bias)))
+
+    figures["calibration"] = {"scale": round(scale, 4), "bias": round(bias, 4)}
+    figures["instructions"] = instruction_figures(judged, relevance)
+    labels = {name: np.concatenate([t.labels() for t in tasks]) for name, tasks in sets.items()}
+    plain = {n: calibration_error(relevance(np.concatenate([t.base for t in tasks])), labels[n]) for n, tasks in sets.items()}
+    figures["ece"] = {"without": {n: round(e, 4) for n, e in plain.items()}}
+    some = [j for j in judged if j.row.family == DECIDING]
+    deciding = (np.concatenate([j.scores for j in some]), np.concatenate([np.array(j.row.grades) >= 2 for j in some]).astype(float))
+    figures["ece"]["deciding validation slates"] = round(calibration_error(relevance(deciding[0]), deciding[1]), 4)
+    print(json.dumps({k: v for k, v in figures.items() if k != "relevance"}, indent=1), flush=True)
+    if not options.skip_profiles:
+        profiles = {n: p["text"] for n, p in tomllib.loads(options.profiles.read_text(encoding="utf-8")).items()}
+        figures["neutral on sets"], _ = profile_table(mini, sets, dict(zip("abcd", NEUTRAL_ON_SETS, strict=True)))
+        figures["profiles"], scores = profile_table(mini, sets, profiles)
+        under = {n: max(calibration_error(relevance(s), labels[n]) for s in scores[n]) for n in sets}
+        figures["ece"]["highest under a profile"] = {n: round(e, 4) for n, e in under.items()}
+    (options.work / "figures.json").write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
