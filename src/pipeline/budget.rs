@@ -15,8 +15,9 @@ use crate::rerank::{Budget, LimitSettings, Mode, RerankError};
 /// Safety margin: plan with 90 % of the remaining time, because the rate is an average.
 const SAFETY_MARGIN: f64 = 0.9;
 
-/// How many shorter plans are tried. Each is below the last by what that one was over the budget.
-const MAX_PLANS: usize = 4;
+/// How many shorter plans are tried. Each is smaller than the last by the tokens that are over the
+/// budget, at least.
+const MAX_PLANS: usize = 6;
 
 /// How long a request waits for others, and the tokens that the device reads in a second.
 pub(super) type Forecast = (Duration, f64);
@@ -188,7 +189,7 @@ impl Fitting<'_> {
             false => self.whole_tokens.saturating_sub(document_tokens).div_ceil(lengths.len().max(1)),
         };
         let mut target = of_documents(tokens);
-        for _ in 0..MAX_PLANS {
+        for attempt in 1..=MAX_PLANS {
             let limit = ReadLimit::fit(&lengths, overhead, self.may_truncate, target);
             if limit.documents == 0 {
                 return Ok(None);
@@ -199,8 +200,9 @@ impl Fitting<'_> {
             if planned.tokens <= available {
                 return Ok(Some((planned, limit)));
             }
-            // The text around the documents does not shrink with them.
-            target = target.saturating_sub(of_documents(planned.tokens - available).max(1));
+            // The text around the documents does not shrink with them. Later plans leave more room.
+            let excess = of_documents(planned.tokens - available).max(1) * attempt;
+            target = limit.cost(&lengths, overhead).saturating_sub(excess);
         }
         Ok(None)
     }
@@ -309,7 +311,7 @@ mod tests {
             let request = RerankRequest::new("query", documents);
             let planned = plan(&prompter, &request);
             let whole_bytes: usize = request.documents.iter().map(String::len).sum();
-            let tokens = planned.tokens * 6 / 10;
+            let tokens = planned.tokens * 8 / 10;
             let budget = TokenBudget::new(&budget(None, Some(tokens)), None).unwrap();
             let before = testing::encoded_bytes();
             let reduced = budget.enforce(planned, true, &prompter, &limits(), &Duration::default).unwrap();

@@ -306,7 +306,9 @@ mod tests {
         let pool = Arc::new(TokenizePool::new(2, 3));
         let (open, wait) = gate();
         let mut jobs = Vec::new();
-        for _ in 0..5 {
+        for number in 0..5 {
+            // Two run, and then three wait.
+            until(|| number < 2 || pool.shared.queues().short.len() == number - 2).await;
             let (pool, wait) = (Arc::clone(&pool), wait.clone());
             jobs.push(tokio::spawn(async move {
                 pool.run((), SHORT, move |(), _| {

@@ -18,6 +18,9 @@ use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 /// truncation is exact.
 const SLACK: usize = 4;
 
+/// The most tokens of one character: byte-level tokenizers have one for each of its bytes.
+const CHARACTER_TOKENS: usize = 4;
+
 impl Prompter {
     /// Tokenizes the documents for prompts of their own.
     pub(super) fn prepare_pairs(
@@ -29,9 +32,12 @@ impl Prompter {
         prepared: &mut PreparedTexts,
     ) -> Result<(), RerankError> {
         let frame = self.pair_frame(pointwise, limits, prepared)?;
+        let (requested, fits) = (self.requested_limit(request), self.max_document(&frame)?);
+        let slack = if requested > fits { SLACK } else { 0 };
         let options = DocumentOptions {
             before: "",
-            limit: self.requested_limit(request).min(frame.max_document() + SLACK),
+            limit: requested.min(fits) + slack,
+            slack,
             max_characters: self.facts.limits.document_characters,
             is_cancelled,
         };
@@ -119,6 +125,12 @@ impl Prompter {
         steps.iter().map(encode).collect()
     }
 
+    /// The most tokens of a document that fit into the prompt.
+    fn max_document(&self, frame: &PairFrame) -> Result<usize, RerankError> {
+        let run = self.tokenizer.encode(&frame.run.text(|_| "")).map_err(RerankError::internal)?;
+        Ok(frame.limit.saturating_sub(frame.before.len() + run.len() + frame.after.len()))
+    }
+
     fn make_pair(
         &self,
         frame: &PairFrame,
@@ -169,10 +181,21 @@ impl Prompter {
             self.cut_text(document, tokens)?;
             return self.make_pair(frame, 0, document, true);
         }
-        let end = document.ids.len() - frame.after.len() - (document.tokens_read - tokens);
+        let mut end = document.ids.len() - frame.after.len() - (document.tokens_read - tokens);
+        document.tokens_read = tokens;
+        let ends_within_a_character = |end: usize| {
+            let text = self.tokenizer.decode(&document.ids[end.saturating_sub(CHARACTER_TOKENS)..end]);
+            text.ends_with(char::REPLACEMENT_CHARACTER)
+        };
+        while document.tokens_read > 0
+            && tokens - document.tokens_read + 1 < CHARACTER_TOKENS
+            && ends_within_a_character(end)
+        {
+            document.tokens_read -= 1;
+            end -= 1;
+        }
         document.ids.truncate(end);
         document.ids.extend_from_slice(&frame.after);
-        document.tokens_read = tokens;
         Ok(())
     }
 
@@ -181,13 +204,6 @@ impl Prompter {
         document.text.truncate(cut.bytes);
         document.tokens_read = cut.ids.len();
         Ok(())
-    }
-}
-
-impl PairFrame {
-    /// The most tokens that fit between the fixed parts of the prompt.
-    fn max_document(&self) -> usize {
-        self.limit.saturating_sub(self.before.len() + self.after.len())
     }
 }
 

@@ -35,6 +35,7 @@ impl Prompter {
         let options = DocumentOptions {
             before: &room.before,
             limit: room.document_limit,
+            slack: 0,
             max_characters: self.facts.limits.document_characters,
             is_cancelled,
         };

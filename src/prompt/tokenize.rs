@@ -127,7 +127,8 @@ impl Prompter {
         warnings: &mut Vec<String>,
     ) -> Result<(String, String), RerankError> {
         let limits = &self.facts.limits;
-        let options = |limit, max_characters| DocumentOptions { before: "", limit, max_characters, is_cancelled };
+        let options =
+            |limit, max_characters| DocumentOptions { before: "", limit, slack: 0, max_characters, is_cancelled };
         let query_options = options(limits.query, limits.query_characters);
         let query = self.tokenize_short_text("query", &request.query, &query_options, request.truncation, warnings)?;
         if query.chars().all(is_space) {
@@ -187,7 +188,7 @@ impl Prompter {
             let (document, removed) = result.map_err(RerankError::internal)?;
             let field = format!("documents[{index}]");
             if document.tokens_read < document.tokens && !request.truncation {
-                let (tokens, limit) = (document.tokens, options.limit.min(document.tokens_read));
+                let (tokens, limit) = (document.tokens, (options.limit - options.slack).min(document.tokens_read));
                 return Err(RerankError::TextTooLong { field, tokens, limit });
             }
             warn_of_removed(&field, removed, warnings);

@@ -23,8 +23,10 @@ pub(super) struct DocumentOptions<'a> {
     /// Text that the template puts before the document in the same run. Its tokens count as the
     /// document's.
     pub before: &'a str,
-    /// The most tokens that are read.
+    /// The most tokens that are kept.
     pub limit: usize,
+    /// How many of these the prompt around the document may still take away.
+    pub slack: usize,
     /// The most characters that are read.
     pub max_characters: Option<usize>,
     /// Whether the work should end early.
@@ -72,7 +74,7 @@ impl Prompter {
     }
 
     fn encode_beginning(&self, raw: &str, options: &DocumentOptions) -> Result<Encoded, tokenizers::Error> {
-        let DocumentOptions { before, limit, max_characters, is_cancelled } = options;
+        let DocumentOptions { before, limit, max_characters, is_cancelled, .. } = options;
         if is_cancelled() {
             return Err("cancelled".into());
         }
@@ -139,7 +141,7 @@ impl Prompter {
         let (text, ids) = (std::mem::take(&mut document.text), std::mem::take(&mut document.ids));
         let encoded =
             Encoded { run: [before, &text].concat(), ids, tokens: 0, counted: 1.0, removed: 0, is_enough: true };
-        let options = DocumentOptions { before, limit, max_characters: None, is_cancelled: &|| false };
+        let options = DocumentOptions { before, limit, slack: 0, max_characters: None, is_cancelled: &|| false };
         let (shorter, _) = self.truncate(encoded, 1.0, &options)?;
         let tokens_read = shorter.tokens_read.min(document.tokens_read);
         *document = DocumentText { tokens: document.tokens, is_estimate: document.is_estimate, tokens_read, ..shorter };

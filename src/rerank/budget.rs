@@ -69,6 +69,14 @@ impl ReadLimit {
     }
 }
 
+impl ReadLimit {
+    /// Tokens of documents with these `lengths` under this limit, with `overhead` for each.
+    #[must_use]
+    pub fn cost(&self, lengths: &[usize], overhead: usize) -> usize {
+        cost(&lengths[..self.documents], overhead, self.tokens_per_document.unwrap_or(usize::MAX))
+    }
+}
+
 /// Tokens of a list when at most `limit` tokens of each document are read.
 fn cost(lengths: &[usize], overhead: usize, limit: usize) -> usize {
     lengths.iter().fold(0, |sum: usize, length| sum.saturating_add((*length).min(limit) + overhead))
