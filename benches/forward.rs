@@ -2,20 +2,24 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
-use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, Probe, Runtime};
+use podium::runtime::{
+    Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, Runtime, TokenPosition, TokenTypes,
+};
 
 /// A pass in the embedded model's isolated layout; speed does not depend on which tokens are read.
 fn isolated(documents: usize, tokens: usize, vocabulary: u32) -> ForwardPass {
     let text =
         |start: usize, length: usize| (start..start + length).map(|n| (n as u32 * 7919) % (vocabulary - 64)).collect();
-    let mut branches: Vec<Vec<u32>> = (0..documents).map(|document| text(document * tokens, tokens)).collect();
-    branches.push(text(1, 12));
-    let marks: Vec<Mark> = branches.iter().enumerate().map(|(n, branch)| Mark::branch(n, branch.len() - 1)).collect();
+    let mut suffixes: Vec<Vec<u32>> = (0..documents).map(|document| text(document * tokens, tokens)).collect();
+    suffixes.push(text(1, 12));
+    let marks: Vec<TokenPosition> =
+        suffixes.iter().enumerate().map(|(n, suffix)| TokenPosition::suffix(n, suffix.len() - 1)).collect();
     ForwardPass {
-        trunk: text(0, 12),
-        branches,
-        joint_layers: JointLayers { count: 1, shared: marks[..documents].to_vec() },
-        probe: Probe::HiddenStates { marks, project: true },
+        prefix: text(0, 12),
+        suffixes,
+        token_types: TokenTypes::Zero,
+        cross_document: CrossDocumentLayers { count: 1, shared: marks[..documents].to_vec() },
+        output: OutputSpec::listed(marks, Head::Projector),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a request costs after the model: readouts to scores.
+//! What a request costs after the model: outputs to scores.
 
 #[expect(dead_code, reason = "every bench uses a part of it")]
 mod support;
@@ -11,7 +11,6 @@ use podium::runtime::{ForwardPass, Runtime};
 use podium::scoring::Rounds;
 
 fn scoring(criterion: &mut Criterion) {
-    let tokio = tokio::runtime::Runtime::new().expect("a runtime starts");
     let (prompter, limits) = (Arc::new(support::prompter()), support::settings().limits);
     let mut group = criterion.benchmark_group("scoring");
     for documents in [16, 64] {
@@ -22,13 +21,13 @@ fn scoring(criterion: &mut Criterion) {
             let passes = rounds.next_round().expect("a round is made").expect("there is one");
             (rounds, passes.into_iter().map(|planned| planned.pass).collect::<Vec<ForwardPass>>())
         };
-        let readouts = tokio.block_on(FakeRuntime::new().forward(begun().1)).expect("it runs");
+        let outputs = FakeRuntime::new().run(&begun().1).expect("it runs");
         group.throughput(Throughput::Elements(documents as u64));
         group.bench_function(BenchmarkId::new("late-interaction", documents), |bencher| {
             bencher.iter_batched(
-                || (begun().0, readouts.clone()),
-                |(mut rounds, readouts)| {
-                    rounds.add_outputs(readouts).expect("they are taken");
+                || (begun().0, outputs.clone()),
+                |(mut rounds, outputs)| {
+                    rounds.add_outputs(outputs).expect("they are taken");
                     rounds.finish().expect("there are scores")
                 },
                 BatchSize::SmallInput,

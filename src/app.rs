@@ -1,4 +1,4 @@
-//! The composition root: settings to runtime to scheduler to scorer to reranker to router, and the order of leaving.
+//! The composition root: settings to models to a running server.
 
 mod loading;
 mod reload;
@@ -8,18 +8,18 @@ use std::fmt::Display;
 use std::path::Path;
 
 use crate::config::{ConfigError, Settings};
-use crate::pipeline::Policy;
+use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
     ANY_FAMILY, CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter, Tokenizer,
 };
-use crate::rerank::{InstructionSettings, Instructions, ProfileError};
+use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ModelFacts};
 
 pub use loading::{load_models, load_reranker, load_reranker_with};
 pub use reload::{Reload, Reloader};
 pub use serve::{ShutdownOutcome, serve};
 
-/// What can be told of settings before a model is there: that what they name (profiles, prompt families) exists.
+/// Checks what settings name (profiles, prompt families), without loading a model.
 ///
 /// # Errors
 /// [`ConfigError::Unusable`], with the key.
@@ -35,7 +35,7 @@ pub fn check(settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// What the settings let requests ask for.
+/// The policy that the settings define.
 ///
 /// # Errors
 /// Those of [`instructions`].
@@ -43,7 +43,7 @@ pub fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
     Ok(Policy { limits: settings.limits.clone(), instructions: instructions(&settings.instructions)? })
 }
 
-/// The stored instructions, an operator's file among them.
+/// The stored instructions, those of an operator's file included.
 ///
 /// # Errors
 /// [`ConfigError::Unusable`] for a file that cannot be read or is not of profiles, and a default that is none.
@@ -52,7 +52,7 @@ pub fn instructions(settings: &InstructionSettings) -> Result<Instructions, Conf
     let path = settings.file.trim();
     let file = (!path.is_empty()).then(|| std::fs::read_to_string(path)).transpose();
     let file = file.map_err(|error| unusable(FILE, format_args!("cannot read {path}: {error}")))?;
-    Instructions::new(settings, file.as_deref()).map_err(|error| match error {
+    load_instructions(settings, file.as_deref()).map_err(|error| match error {
         ProfileError::Default { name, available } => {
             let problem = format!("there is no profile {name:?}; there are {}", available.join(", "));
             unusable("instructions.default", problem)

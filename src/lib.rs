@@ -12,7 +12,7 @@
 //! | [`pipeline`] | what happens to one request? validate, admit, plan, render, schedule, score, rank |
 //! | [`rerank`] | what is a rerank? requests, rankings, slates, errors; pure |
 //! | [`prompt`] | what does the model read? templates to token ids and marks |
-//! | [`scoring`] | what do the numbers mean? readouts to relevance scores |
+//! | [`scoring`] | what do the numbers mean? outputs to relevance scores |
 //! | [`schedule`] | who runs when? admission, queue, batches |
 //! | [`runtime`] | tokens to numbers, on mistral.rs's parts |
 //! | [`eval`] | is it any good? labelled data to measures, against BM25, with their uncertainty |

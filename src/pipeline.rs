@@ -8,6 +8,7 @@ mod budget;
 mod cost;
 mod drift;
 mod explain;
+mod profiles;
 mod rank;
 mod tokenize_pool;
 mod warm_up;
@@ -20,10 +21,11 @@ use crate::context::RequestContext;
 use crate::prompt::Prompter;
 use crate::rerank::{Instructions, JoinedText, LimitSettings, Ranking, RerankError, RerankRequest};
 use crate::runtime::{ModelFacts, Runtime};
-use crate::schedule::{BatchStatistics, DeviceGate, QueueStatus, ScheduleSettings, Scheduler};
+use crate::schedule::{AdmissionControl, BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
 
 pub use drift::{DriftSample, InstructionSource};
 pub use explain::{ExplainedPass, Explanation};
+pub use profiles::{InstructionSettings, ProfileError, load_instructions};
 
 /// What requests may ask for, and the stored instructions.
 ///
@@ -49,25 +51,24 @@ pub struct Reranker {
 impl Reranker {
     /// Puts a prompter and a runtime of the same model together.
     ///
-    /// The model answers to `names`, its own first; there must be one. Models on one device share its
-    /// gate.
+    /// The model answers to `names`, its own first; there must be one. Models with the same admission
+    /// control share its limits and their device.
     ///
     /// # Panics
     /// Outside a tokio runtime, which runs the scheduler's worker.
     pub fn new(
-        gate: DeviceGate,
         names: Vec<String>,
         prompter: Prompter,
         runtime: impl Runtime,
         policy: Policy,
-        schedule: &ScheduleSettings,
+        admission: &AdmissionControl,
     ) -> Self {
         Self {
             names,
             prompter: Arc::new(prompter),
             facts: runtime.facts().clone(),
             policy: RwLock::new(Arc::new(policy)),
-            scheduler: Scheduler::start_behind(gate, runtime, schedule),
+            scheduler: Scheduler::start(runtime, admission),
             drift: DriftSampler::default(),
         }
     }

@@ -44,7 +44,10 @@ fn exported() -> String {
         layers: 1,
         vocabulary: 1,
         max_positions: 1,
+        causal: true,
         projector: false,
+        vocabulary_head: true,
+        classifier: None,
         prefix_cache_bytes: 0,
     };
     let telemetry = Telemetry::default();

@@ -6,17 +6,17 @@
 use std::sync::Arc;
 
 use podium::app;
-use podium::pipeline::{Policy, Reranker};
-use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, Ranking, RerankRequest};
+use podium::pipeline::{InstructionSettings, Policy, Reranker, load_instructions};
+use podium::rerank::{LimitSettings, Mode, Ranking, RerankRequest};
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, Runtime};
-use podium::schedule::{DeviceGate, ScheduleSettings};
+use podium::schedule::{AdmissionControl, ScheduleSettings};
 
 fn embedded() -> Arc<Reranker> {
     let checkpoint = Checkpoint::embedded();
     let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::reference()).unwrap().with_prefix_cache(1 << 26);
     let prompter = app::prompter(&checkpoint, runtime.facts(), "auto").unwrap();
-    let instructions = Instructions::new(&InstructionSettings::default(), None).unwrap();
+    let instructions = load_instructions(&InstructionSettings::default(), None).unwrap();
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
     let schedule = ScheduleSettings {
         max_queued_requests: 64,
@@ -25,9 +25,10 @@ fn embedded() -> Arc<Reranker> {
         max_batch_tokens: 16_384,
         timeout_seconds: 0,
         stall_seconds: 0,
+        hang_seconds: 0,
     };
     let policy = Policy { limits, instructions };
-    Arc::new(Reranker::new(DeviceGate::default(), vec![checkpoint.name.clone()], prompter, runtime, policy, &schedule))
+    Arc::new(Reranker::new(vec![checkpoint.name.clone()], prompter, runtime, policy, &AdmissionControl::new(&schedule)))
 }
 
 #[derive(serde::Deserialize)]
@@ -157,9 +158,9 @@ async fn an_instruction_stands_in_the_prompt_and_changes_the_scores() {
     instructed.instruction = Some("prefer texts about satellite dishes.".into());
     let explained = reranker.explain(&instructed).unwrap();
     assert!(
-        explained.passes[0].trunk.contains("prefer texts about satellite dishes."),
+        explained.passes[0].prefix.contains("prefer texts about satellite dishes."),
         "{}",
-        explained.passes[0].trunk
+        explained.passes[0].prefix
     );
     let (plain, instructed) = (reranker.rerank(plain).await.unwrap(), reranker.rerank(instructed).await.unwrap());
     assert!(by_index(&plain).iter().zip(by_index(&instructed)).any(|(a, b)| (a - b).abs() > 1e-3));
@@ -188,11 +189,11 @@ async fn a_query_that_comes_again_is_not_computed_again_and_scores_the_same() {
     request.instruction =
         Some("Prefer texts that name a number, a year and whoever measured it, in that order.".into());
     let first = reranker.rerank(request.clone()).await.unwrap();
-    assert_eq!(reranker.batches().prefixes.found_tokens, 0);
+    assert_eq!(reranker.batches().prefixes.hit_tokens, 0);
     for _ in 0..2 {
         assert_same_scores(&reranker.rerank(request.clone()).await.unwrap(), &first);
     }
     let prefixes = reranker.batches().prefixes;
-    assert!(prefixes.found_tokens >= 16 && prefixes.found_tokens * 3 == prefixes.looked_up_tokens, "{prefixes:?}");
+    assert!(prefixes.hit_tokens >= 16 && prefixes.hit_tokens * 3 == prefixes.looked_up_tokens, "{prefixes:?}");
     assert!((1..1 << 26).contains(&prefixes.bytes));
 }

@@ -8,7 +8,7 @@ use podium::prompt::Prompter;
 use podium::rerank::{Mode, RerankRequest};
 use podium::runtime::fake::FakeRuntime;
 use podium::runtime::{Checkpoint, Runtime};
-use podium::schedule::DeviceGate;
+use podium::schedule::AdmissionControl;
 
 /// A request of so many documents of 100 tokens.
 pub fn request(documents: usize) -> RerankRequest {
@@ -39,5 +39,5 @@ pub fn reranker() -> Reranker {
     let settings = settings();
     let policy = app::policy(&settings).expect("the built-in instructions are valid");
     let names = vec!["podium-nano".to_owned()];
-    Reranker::new(DeviceGate::default(), names, prompter(), FakeRuntime::new(), policy, &settings.schedule)
+    Reranker::new(names, prompter(), FakeRuntime::new(), policy, &AdmissionControl::new(&settings.schedule))
 }

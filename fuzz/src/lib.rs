@@ -12,8 +12,9 @@ use podium::app;
 use podium::config::{Configuration, Sources};
 use podium::http::ErrorShape;
 use podium::http::dialects::ROUTES;
+use podium::pipeline::{InstructionSettings, load_instructions};
 use podium::prompt::{LexicalTable, PodiumConfig, Prompter, Tokenizer};
-use podium::rerank::{InstructionSettings, Instructions, LimitSettings, Mode, RerankError, RerankRequest};
+use podium::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 use podium::runtime::fake::FakeRuntime;
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Runtime};
@@ -99,10 +100,10 @@ pub fn prompts(data: &[u8]) -> bool {
     };
     let harmless = self::passes(&harmless).expect("harmless texts have a prompt");
     let shape = |passes: &[ForwardPass]| -> Vec<(Vec<&str>, usize)> {
-        passes.iter().map(|pass| (controls(pass), pass.probe.marks().len())).collect()
+        passes.iter().map(|pass| (controls(pass), pass.output_rows())).collect()
     };
     assert_eq!(shape(&passes), shape(&harmless));
-    let marks: usize = passes.iter().map(|pass| pass.probe.marks().len()).sum();
+    let marks: usize = passes.iter().map(|pass| pass.output_rows()).sum();
     assert_eq!(marks, count + passes.len());
     true
 }
@@ -117,7 +118,7 @@ fn passes(request: &RerankRequest) -> Result<Vec<ForwardPass>, RerankError> {
 /// The control tokens of a pass, in order: by id, since ordinary tokens may spell one (a lower-casing tokenizer does that to
 /// capitals), and to the model that is text.
 fn controls(pass: &ForwardPass) -> Vec<&'static str> {
-    let ids = std::iter::once(&pass.trunk).chain(&pass.branches).flatten();
+    let ids = std::iter::once(&pass.prefix).chain(&pass.suffixes).flatten();
     ids.filter_map(|id| CONTROLS.get(&u64::from(*id)).map(String::as_str)).collect()
 }
 
@@ -172,7 +173,7 @@ static FILE: LazyLock<Mutex<tempfile::NamedTempFile>> =
 pub fn settings(data: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(data) else { return false };
     if let Some(profiles) = text.strip_prefix("#instructions\n") {
-        return Instructions::new(&InstructionSettings::default(), Some(profiles)).is_ok();
+        return load_instructions(&InstructionSettings::default(), Some(profiles)).is_ok();
     }
     let file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
     fs::write(file.path(), text).expect("the file is written");

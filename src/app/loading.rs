@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use super::{check, families, policy, prompter_of};
 use crate::config::{ConfigError, Settings};
@@ -11,7 +10,7 @@ use crate::pipeline::{Policy, Reranker};
 use crate::prompt::PromptSettings;
 use crate::runtime::packed::{Arithmetic, PackedRuntime};
 use crate::runtime::{Checkpoint, ModelSettings, Runtime};
-use crate::schedule::{DeviceGate, ScheduleSettings};
+use crate::schedule::AdmissionControl;
 
 /// Loads the default model and puts everything that ranks together. To be called inside a tokio runtime.
 ///
@@ -33,7 +32,8 @@ pub fn load_reranker_with<R: Runtime>(
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = wrap(&checkpoint, load_runtime(&checkpoint, &settings.model)?)?;
     let names = default_names(&checkpoint, &settings.model);
-    let environment = Environment::new(settings, DeviceGate::default())?;
+    let admission = AdmissionControl::new(&settings.schedule);
+    let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
     assemble(names, &checkpoint, runtime, &settings.model.family, environment)
 }
 
@@ -43,13 +43,14 @@ pub fn load_reranker_with<R: Runtime>(
 /// Those of [`load_reranker`]; two models of one name.
 pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     check(settings)?;
-    let loader = PackedLoader { prompts: settings.prompts.clone(), gates: Gates::default() };
+    let admission = AdmissionControl::new(&settings.schedule);
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = load_runtime(&checkpoint, &settings.model)?;
     let names = default_names(&checkpoint, &settings.model);
     each_once(&names, settings)?;
-    let environment = Environment::new(settings, loader.gates.of_device(&runtime.facts().device))?;
+    let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
     let default = assemble(names, &checkpoint, runtime, &settings.model.family, environment)?;
+    let loader = PackedLoader { prompts: settings.prompts.clone(), admission };
     Ok(ModelSet::new(default, settings.models.clone(), loader))
 }
 
@@ -66,24 +67,16 @@ fn assemble(
     family: &str,
     environment: Environment<'_>,
 ) -> anyhow::Result<Reranker> {
-    let Environment { prompts, policy, schedule, gate } = environment;
+    let Environment { prompts, policy, admission } = environment;
     let prompter = prompter_of(&families(prompts)?, checkpoint, runtime.facts(), family)?;
-    Ok(Reranker::new(gate, names, prompter, runtime, policy, schedule))
+    Ok(Reranker::new(names, prompter, runtime, policy, admission))
 }
 
 /// What a model shares with the others of its server.
 struct Environment<'a> {
     prompts: &'a PromptSettings,
     policy: Policy,
-    schedule: &'a ScheduleSettings,
-    gate: DeviceGate,
-}
-
-impl<'a> Environment<'a> {
-    fn new(settings: &'a Settings, gate: DeviceGate) -> Result<Self, ConfigError> {
-        let policy = policy(settings)?;
-        Ok(Self { prompts: &settings.prompts, policy, schedule: &settings.schedule, gate })
-    }
+    admission: &'a AdmissionControl,
 }
 
 /// What the default model answers to: its own name, the hub's, and what the settings add.
@@ -117,21 +110,11 @@ fn each_once(default: &[String], settings: &Settings) -> Result<(), ConfigError>
     Ok(())
 }
 
-/// The gates of the devices: models on one device share one.
-#[derive(Default)]
-struct Gates(Mutex<BTreeMap<String, DeviceGate>>);
-
-impl Gates {
-    fn of_device(&self, device: &str) -> DeviceGate {
-        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.entry(device.to_owned()).or_default().clone()
-    }
-}
-
 /// Loads the named models of the settings.
 struct PackedLoader {
     prompts: PromptSettings,
-    gates: Gates,
+    /// Shared with the default model.
+    admission: AdmissionControl,
 }
 
 impl ModelLoader for PackedLoader {
@@ -140,19 +123,12 @@ impl ModelLoader for PackedLoader {
         Ok(PackedRuntime::weight_bytes(&checkpoint, &Arithmetic::of(model))? + model.prefix_cache_bytes)
     }
 
-    fn load(
-        &self,
-        name: &str,
-        NamedModel { model, .. }: &NamedModel,
-        policy: Policy,
-        schedule: &ScheduleSettings,
-    ) -> anyhow::Result<Reranker> {
+    fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel, policy: Policy) -> anyhow::Result<Reranker> {
         let checkpoint = Checkpoint::open(model)?;
         let runtime = load_runtime(&checkpoint, model)?;
         let mut names = vec![name.to_owned()];
         add_served_names(&mut names, model);
-        let gate = self.gates.of_device(&runtime.facts().device);
-        let environment = Environment { prompts: &self.prompts, policy, schedule, gate };
+        let environment = Environment { prompts: &self.prompts, policy, admission: &self.admission };
         assemble(names, &checkpoint, runtime, &model.family, environment)
     }
 }

@@ -5,25 +5,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::shape::Shape;
 use crate::runtime::{
-    Checkpoint, ForwardPass, LoadError, ModelFacts, PrefixStatistics, Readout, Runtime, RuntimeError,
+    Checkpoint, ForwardPass, LoadError, ModelFacts, Output, PrefixCacheStatistics, Runtime, RuntimeError,
 };
 
 /// Floating-point operations of a pass as Podium runs it: a multiplication and an addition are two.
 ///
 /// With `h` the hidden width, `q` and `k` the widths of all query and of all key heads, `i` the MLP's width, `L` layers,
-/// `n` rows (the trunk once, and every branch) and `m` rows that are read:
+/// `n` rows (the prefix once, and every suffix) and `m` rows that are read:
 ///
 /// - linear layers: `2n (2hk + 2hq + 3hi)` in all layers but the last. The last computes keys and values for all rows and
 ///   the rest only for the rows that are read: `2n 2hk + 2m (2hq + 3hi)`;
-/// - attention: `4q` for each pair of a query and a key it sees, scores and weighted values together. A trunk of `t` has
-///   `t (t + 1) / 2` pairs, a branch of `b` has `bt + b (b + 1) / 2`; in joint layers a row that is read also sees the
-///   shared marks of other branches; in the last layer only the rows that are read are queries.
+/// - attention: `4q` for each pair of a query and a key it sees, scores and weighted values together. A prefix of `t` has
+///   `t (t + 1) / 2` pairs, a suffix of `b` has `bt + b (b + 1) / 2`; in joint layers a row that is read also sees the
+///   shared marks of other suffixes; in the last layer only the rows that are read are queries.
 ///
 /// Embeddings, norms, rotations, softmax, the projector and the few output rows are left out: below one part in a hundred
 /// for a model of any size.
 #[must_use]
 pub fn operations(shape: &Shape, pass: &ForwardPass) -> u64 {
-    let marks = pass.probe.marks();
+    let marks = pass.read_positions();
     if marks.is_empty() {
         return 0;
     }
@@ -33,19 +33,19 @@ pub fn operations(shape: &Shape, pass: &ForwardPass) -> u64 {
     let (rows, read, below) = (pass.tokens(), marks.len(), shape.num_hidden_layers.saturating_sub(1));
     let linear = 2 * (below * rows * (keys_values + others) + rows * keys_values + read * others);
 
-    let trunk = pass.trunk.len();
+    let prefix = pass.prefix.len();
     let triangle = |length: usize| length * (length + 1) / 2;
-    let apart = triangle(trunk)
-        + pass.branches.iter().map(|branch| branch.len() * trunk + triangle(branch.len())).sum::<usize>();
+    let apart = triangle(prefix)
+        + pass.suffixes.iter().map(|suffix| suffix.len() * prefix + triangle(suffix.len())).sum::<usize>();
     let beyond: usize = marks
         .iter()
         .map(|mark| {
-            pass.joint_layers.shared.iter().filter(|shared| ![0, mark.segment].contains(&shared.segment)).count()
+            pass.cross_document.shared.iter().filter(|shared| ![0, mark.segment].contains(&shared.segment)).count()
         })
         .sum();
     let last: usize =
-        marks.iter().map(|mark| if mark.segment == 0 { mark.offset + 1 } else { trunk + mark.offset + 1 }).sum();
-    let joint = pass.joint_layers.count.min(shape.num_hidden_layers);
+        marks.iter().map(|mark| if mark.segment == 0 { mark.offset + 1 } else { prefix + mark.offset + 1 }).sum();
+    let joint = pass.cross_document.count.min(shape.num_hidden_layers);
     let pairs = below * apart + last + joint * beyond;
     (linear + 4 * query * pairs) as u64
 }
@@ -79,22 +79,22 @@ impl<R: Runtime> Runtime for Counted<R> {
         self.runtime.facts()
     }
 
-    fn prefixes(&self) -> PrefixStatistics {
-        self.runtime.prefixes()
+    fn prefix_cache(&self) -> PrefixCacheStatistics {
+        self.runtime.prefix_cache()
     }
 
-    async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
+    fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
         let operations: u64 = batch.iter().map(|pass| operations(&self.shape, pass)).sum();
-        let readouts = self.runtime.forward(batch).await?;
+        let outputs = self.runtime.run(batch)?;
         self.operations.fetch_add(operations, Ordering::Relaxed);
-        Ok(readouts)
+        Ok(outputs)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{JointLayers, Mark, Probe};
+    use crate::runtime::{CrossDocumentLayers, Head, OutputSpec, TokenPosition, TokenTypes};
 
     /// Two layers of width 4, two query heads and one key head of width 3, an MLP of width 5.
     fn shape() -> Shape {
@@ -109,12 +109,18 @@ mod tests {
         }
     }
 
-    fn pass(trunk: usize, branches: &[usize], marks: Vec<Mark>, joint_layers: JointLayers) -> ForwardPass {
+    fn pass(
+        prefix: usize,
+        suffixes: &[usize],
+        marks: Vec<TokenPosition>,
+        cross_document: CrossDocumentLayers,
+    ) -> ForwardPass {
         ForwardPass {
-            trunk: vec![0; trunk],
-            branches: branches.iter().map(|&length| vec![0; length]).collect(),
-            joint_layers,
-            probe: Probe::HiddenStates { marks, project: false },
+            prefix: vec![0; prefix],
+            suffixes: suffixes.iter().map(|&length| vec![0; length]).collect(),
+            token_types: TokenTypes::Zero,
+            cross_document,
+            output: OutputSpec::listed(marks, Head::Hidden),
         }
     }
 
@@ -123,20 +129,20 @@ mod tests {
         // Keys and values: 2 * 4 * 3 = 24 weights; the rest: 2 * 4 * 6 + 3 * 4 * 5 = 108.
         // Linear: first layer 2 * 3 * 132 = 792, last 2 * 3 * 24 + 2 * 1 * 108 = 360.
         // Attention, 4 * 6 = 24 a pair: first layer 1 + 2 + 3 = 6 pairs, last 3 (one row sees three).
-        let causal = pass(3, &[], vec![Mark::trunk(2)], JointLayers::default());
+        let causal = pass(3, &[], vec![TokenPosition::prefix(2)], CrossDocumentLayers::default());
         assert_eq!(operations(&shape(), &causal), 792 + 360 + 24 * (6 + 3));
-        assert_eq!(operations(&shape(), &pass(3, &[], Vec::new(), JointLayers::default())), 0);
+        assert_eq!(operations(&shape(), &pass(3, &[], Vec::new(), CrossDocumentLayers::default())), 0);
     }
 
     #[test]
-    fn branches_see_the_trunk_and_marks_see_each_other_in_joint_layers() {
-        let marks = vec![Mark::branch(0, 1), Mark::branch(1, 0)];
+    fn suffixes_see_the_prefix_and_marks_see_each_other_in_joint_layers() {
+        let marks = vec![TokenPosition::suffix(0, 1), TokenPosition::suffix(1, 0)];
         // Rows: 2 + 2 + 1 = 5. Linear: 2 * 5 * 132 + 2 * 5 * 24 + 2 * 2 * 108 = 1992.
-        // Pairs: trunk 3, branches 2 * 2 + 3 and 1 * 2 + 1: 13 below; last layer 4 + 3.
-        let apart = pass(2, &[2, 1], marks.clone(), JointLayers::default());
+        // Pairs: prefix 3, suffixes 2 * 2 + 3 and 1 * 2 + 1: 13 below; last layer 4 + 3.
+        let apart = pass(2, &[2, 1], marks.clone(), CrossDocumentLayers::default());
         assert_eq!(operations(&shape(), &apart), 1992 + 24 * (13 + 7));
         // Joint in the last layer: each mark also sees the other.
-        let joint = pass(2, &[2, 1], marks.clone(), JointLayers { count: 1, shared: marks });
+        let joint = pass(2, &[2, 1], marks.clone(), CrossDocumentLayers { count: 1, shared: marks });
         assert_eq!(operations(&shape(), &joint), 1992 + 24 * (13 + 7 + 2));
     }
 }

@@ -63,12 +63,12 @@ pub(super) fn write_explanation(out: &mut impl Write, explanation: &Explanation)
             passes.len(),
             documents.join(" "),
             pass.tokens,
-            counted(pass.branches.len(), "branch"),
+            counted(pass.suffixes.len(), "suffix"),
             counted(pass.marks, "mark"),
         )?;
-        writeln!(out, "--- trunk\n{}", pass.trunk)?;
-        for (branch, text) in pass.branches.iter().enumerate() {
-            writeln!(out, "--- branch {branch}\n{text}")?;
+        writeln!(out, "--- prefix\n{}", pass.prefix)?;
+        for (suffix, text) in pass.suffixes.iter().enumerate() {
+            writeln!(out, "--- suffix {suffix}\n{text}")?;
         }
     }
     Ok(())
@@ -77,7 +77,7 @@ pub(super) fn write_explanation(out: &mut impl Write, explanation: &Explanation)
 fn counted(count: usize, what: &str) -> String {
     match (count, what) {
         (1, _) => format!("1 {what}"),
-        (_, "pass" | "branch") => format!("{count} {what}es"),
+        (_, "pass" | "suffix") => format!("{count} {what}es"),
         _ => format!("{count} {what}s"),
     }
 }
@@ -137,8 +137,8 @@ mod tests {
         let pass = ExplainedPass {
             documents: vec![0, 1],
             tokens: 12,
-            trunk: "<|query|>q".to_owned(),
-            branches: vec!["<|document|>a".to_owned(), "<|document|>b".to_owned()],
+            prefix: "<|query|>q".to_owned(),
+            suffixes: vec!["<|document|>a".to_owned(), "<|document|>b".to_owned()],
             marks: 3,
         };
         let explanation = Explanation {
@@ -152,8 +152,8 @@ mod tests {
         assert_eq!(
             String::from_utf8(printed).unwrap(),
             "family podium-nano, mode listwise, 1 pass\nwarning: documents[1] was cut\n\n\
-             === pass 1 of 1: documents 0 1; 12 tokens, 2 branches, 3 marks\n--- trunk\n<|query|>q\n\
-             --- branch 0\n<|document|>a\n--- branch 1\n<|document|>b\n"
+             === pass 1 of 1: documents 0 1; 12 tokens, 2 suffixes, 3 marks\n--- prefix\n<|query|>q\n\
+             --- suffix 0\n<|document|>a\n--- suffix 1\n<|document|>b\n"
         );
     }
 }

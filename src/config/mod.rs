@@ -6,6 +6,7 @@
 
 mod environment;
 mod error;
+mod limits;
 mod named;
 mod rules;
 
@@ -20,8 +21,9 @@ pub use error::ConfigError;
 
 use crate::http::{AuthSettings, ServerSettings};
 use crate::models::ModelsSettings;
+use crate::pipeline::InstructionSettings;
 use crate::prompt::PromptSettings;
-use crate::rerank::{InstructionSettings, LimitSettings};
+use crate::rerank::LimitSettings;
 use crate::runtime::ModelSettings;
 use crate::schedule::ScheduleSettings;
 use crate::spelling;
@@ -49,6 +51,7 @@ pub struct Settings {
     /// Prompt families beside those that are compiled in.
     pub prompts: PromptSettings,
     /// What one request may ask for.
+    #[serde(with = "limits::LimitSettingsDef")]
     pub limits: LimitSettings,
     /// Stored instructions.
     pub instructions: InstructionSettings,

@@ -63,6 +63,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("schedule.max_batch_tokens", Between(64, 1 << 24)),
     ("schedule.timeout_seconds", Between(0, DAY)),
     ("schedule.stall_seconds", Between(0, DAY)),
+    ("schedule.hang_seconds", Between(0, DAY)),
     ("telemetry.log_level", OneOf(&["off", "error", "warn", "info", "debug", "trace"])),
     ("telemetry.log_format", OneOf(&["text", "json"])),
     ("telemetry.drift_sample", Share),

@@ -8,6 +8,7 @@ use tracing::Span;
 
 use super::Client;
 use crate::rerank::{Mode, Progress, Timing, Usage};
+use crate::schedule::DeviceInterval;
 
 /// A request of many pairs or rounds has many stages; later ones count in the sums only.
 const MAX_LISTED_STAGES: usize = 64;
@@ -40,8 +41,8 @@ impl Stage {
     fn span(self, parent: &Span, tokens: Option<usize>) -> Span {
         match self {
             Self::Tokenize => tracing::info_span!(parent: parent, "tokenize", tokens),
-            Self::Queue => tracing::info_span!(parent: parent, "queue", tokens),
-            Self::Forward => tracing::info_span!(parent: parent, "forward", tokens),
+            // The scheduler opens the spans of these: it knows when the device runs the passes.
+            Self::Queue | Self::Forward => Span::none(),
             Self::Score => tracing::info_span!(parent: parent, "score", tokens),
         }
     }
@@ -194,15 +195,21 @@ impl RequestTimeline {
 }
 
 impl StageTimer {
-    /// Ends a stage of waiting whose last `forward` was spent on the device; the time before that
-    /// stays a wait.
-    pub fn end_with_forward(mut self, forward: Duration) {
-        let Some((stage, started)) = self.running.take() else { return };
-        let ended = Instant::now();
-        let turn = ended.checked_sub(forward).map_or(started, |turn| turn.max(started));
-        let time = StageTime { stage, started, ended: turn, tokens: self.tokens };
-        self.timeline.add(time);
-        self.timeline.add(StageTime { stage: Stage::Forward, started: turn, ended, ..time });
+    /// Ends a wait for the device. Each batch with passes of the request is a forward stage; the time
+    /// before it, in which other requests' batches may have run, stays a wait.
+    pub fn end_with_batches(mut self, batches: &[DeviceInterval]) {
+        let Some((stage, mut started)) = self.running.take() else { return };
+        for batch in batches {
+            self.timeline.add(StageTime { stage, started, ended: batch.started, tokens: self.tokens });
+            let (started_forward, tokens) = (batch.started, Some(batch.tokens));
+            self.timeline.add(StageTime {
+                stage: Stage::Forward,
+                started: started_forward,
+                ended: batch.ended,
+                tokens,
+            });
+            started = batch.ended;
+        }
     }
 }
 
@@ -228,19 +235,25 @@ mod tests {
         let tokenizing = timeline.begin(Stage::Tokenize, None);
         assert_eq!(names(&timeline), [""; 0]);
         drop(tokenizing);
-        timeline.begin(Stage::Queue, Some(7)).end_with_forward(Duration::ZERO);
-        assert_eq!(names(&timeline), ["tokenize", "queue", "forward"]);
-        let [_, queue, forward] = timeline.stages()[..] else { panic!("three stages") };
-        assert_eq!((queue.ended, queue.tokens), (forward.started, Some(7)));
-        assert_eq!(forward.tokens, Some(7));
+        drop(timeline.begin(Stage::Queue, Some(7)));
+        assert_eq!(names(&timeline), ["tokenize", "queue"]);
+        assert_eq!(timeline.stages()[1].tokens, Some(7));
     }
 
     #[test]
-    fn forward_time_is_never_longer_than_its_stage() {
+    fn the_time_between_two_batches_of_a_request_is_a_wait() {
         let timeline = RequestTimeline::new(Span::none());
-        timeline.begin(Stage::Queue, None).end_with_forward(Duration::from_secs(3600));
-        assert!(timeline.timing(Duration::ZERO).forward < Duration::from_secs(60));
-        assert_eq!(timeline.timing(Duration::ZERO).queue, Duration::ZERO);
+        let waiting = timeline.begin(Stage::Queue, Some(12));
+        let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+        let batch = |started, ended, tokens| DeviceInterval { started, ended, tokens };
+        let batches = [batch(at(1), at(3), 5), batch(at(7), at(8), 7)];
+        waiting.end_with_batches(&batches);
+        assert_eq!(names(&timeline), ["queue", "forward", "queue", "forward"]);
+        let seconds = |time: Duration| time.as_secs_f64().round() as u64;
+        let timing = timeline.timing(Duration::ZERO);
+        assert_eq!((seconds(timing.queue), seconds(timing.forward)), (1 + 4, 2 + 1));
+        let tokens: Vec<_> = timeline.stages().iter().map(|time| time.tokens).collect();
+        assert_eq!(tokens, [Some(12), Some(5), Some(12), Some(7)]);
     }
 
     #[test]

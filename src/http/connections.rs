@@ -1,7 +1,7 @@
 //! Accepting connections and letting them finish.
 //!
-//! `axum::serve` sets no timer, so that a connection which never finishes a request's head, or never reads its answer, would
-//! stay for good; this loop does. HTTP/1.1 only: whoever needs HTTP/2 or TLS has a proxy in front.
+//! `axum::serve` sets no timers: a connection that never finishes a request's head, or never reads
+//! its response, would stay forever. This loop sets both. HTTP/1.1 only: HTTP/2 and TLS are a proxy's.
 
 use std::io;
 use std::pin::pin;
@@ -18,15 +18,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::ServerSettings;
 
-/// How long to wait when the system has no more sockets to give.
+/// The pause after a failed accept, such as with no file descriptors left.
 const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(500);
 
-/// How long idle connections are kept after `stop`: a request that is on its way finds them open, and is answered.
+/// How long idle connections stay open after `stop`: a request that is on its way is still answered.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves until `stop`; then takes in the connections that stand at the door, closes it, and a moment later the idle
-/// connections, and returns when every request that is being answered has its answer. Dropping the future cuts the
-/// connections off.
+/// Serves connections until `stop`.
+///
+/// Then it accepts what is in the listener's backlog, closes the listener, a moment later the idle
+/// connections, and returns when every request has its response. Dropping the future closes all
+/// connections at once.
 pub async fn serve_connections(
     listener: TcpListener,
     router: Router,
@@ -44,7 +46,7 @@ pub async fn serve_connections(
                 Ok((stream, _peer)) => {
                     connections.spawn(serve_connection(stream, router.clone(), timeouts, close.clone()));
                 }
-                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept connections");
                     tokio::time::sleep(PAUSE_AFTER_FAILED_ACCEPT).await;
@@ -52,23 +54,21 @@ pub async fn serve_connections(
             },
         }
     }
-    // The system has answered for those in the backlog already: closing the door on them would break their
-    // connections.
-    for stream in backlog(listener) {
+    // The system has completed the handshakes in the backlog: these clients believe they are connected.
+    for stream in take_backlog(listener) {
         connections.spawn(serve_connection(stream, router.clone(), timeouts, close.clone()));
     }
-    let all = async { while connections.join_next().await.is_some() {} };
-    let lingering = tokio::time::timeout(LINGER, all).await;
-    if lingering.is_err() {
+    let all_closed = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(LINGER, all_closed).await.is_err() {
         close.cancel();
         while connections.join_next().await.is_some() {}
     }
 }
 
-/// Whoever has connected, and was not taken in yet. The listener is closed right behind them.
-fn backlog(listener: TcpListener) -> Vec<TcpStream> {
+/// The connections that were made and not accepted yet. Closes the listener.
+fn take_backlog(listener: TcpListener) -> Vec<TcpStream> {
     let mut streams = Vec::new();
-    // Asked without tokio, which may not have heard of the latest.
+    // Not through tokio, which may not have heard of the latest.
     let Ok(listener) = listener.into_std() else { return streams };
     while let Ok((stream, _peer)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok() {
@@ -78,7 +78,7 @@ fn backlog(listener: TcpListener) -> Vec<TcpStream> {
     streams
 }
 
-/// How long a client may leave a connection waiting.
+/// How long a client may leave the server waiting.
 #[derive(Clone, Copy)]
 struct Timeouts {
     header: Duration,
@@ -86,7 +86,7 @@ struct Timeouts {
 }
 
 async fn serve_connection(stream: TcpStream, router: Router, timeouts: Timeouts, close: CancellationToken) {
-    // Whoever has connected and says nothing has asked nothing: hyper would wait for a first request.
+    // hyper would wait forever for a first request.
     tokio::select! {
         readable = tokio::time::timeout(timeouts.header, stream.readable()) => {
             if !matches!(readable, Ok(Ok(()))) {
@@ -95,16 +95,16 @@ async fn serve_connection(stream: TcpStream, router: Router, timeouts: Timeouts,
         }
         () = close.cancelled() => return,
     }
-    // Only latency is lost where this fails.
+    // A failure costs latency only.
     let _unset = stream.set_nodelay(true);
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.header);
-    // A client that asks and never reads would hold its response in memory for good.
+    // A client that never reads would hold its response in memory forever.
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(timeouts.write));
     let stream = TokioIo::new(Box::pin(stream));
     let mut connection = pin!(builder.serve_connection(stream, TowerToHyperService::new(router)));
-    // An error here is the client's: it left, or it does not speak HTTP. Requests are recorded by `observe`.
+    // Errors here are the client's: it disconnected, or does not speak HTTP. `access_log` records requests.
     tokio::select! {
         _ended = connection.as_mut() => {}
         () = close.cancelled() => {
@@ -114,7 +114,7 @@ async fn serve_connection(stream: TcpStream, router: Router, timeouts: Timeouts,
     }
 }
 
-fn is_about_one_connection(error: &io::Error) -> bool {
+fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset

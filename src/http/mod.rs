@@ -249,26 +249,24 @@ mod tests {
 
     use super::*;
     use crate::config::{Configuration, Sources};
-    use crate::pipeline::Policy;
-    use crate::rerank::Instructions;
+    use crate::pipeline::{Policy, load_instructions};
     use crate::runtime::fake::FakeRuntime;
     use crate::runtime::{Checkpoint, Runtime};
-    use crate::schedule::DeviceGate;
+    use crate::schedule::AdmissionControl;
 
     fn service() -> Service {
         let settings = Configuration::load(&Sources::default()).unwrap().settings;
         let runtime = FakeRuntime::new();
         let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
-        let instructions = Instructions::new(&settings.instructions, None).unwrap();
+        let instructions = load_instructions(&settings.instructions, None).unwrap();
         let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };
         let reranker = Reranker::new(
-            DeviceGate::default(),
             vec!["a-model".to_owned()],
             prompter,
             runtime,
             policy,
-            &settings.schedule,
+            &AdmissionControl::new(&settings.schedule),
         );
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let service = Service::new(telemetry, authenticator, settings.server);

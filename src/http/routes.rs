@@ -1,4 +1,4 @@
-//! The small routes: what is here, whether it lives, whether it takes work, how it does.
+//! The routes that do not rank: index, health, readiness, models, instructions, metrics.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -15,7 +15,7 @@ use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
 use crate::telemetry::ModelReport;
 
-/// The page: one file, with everything in it.
+/// The playground: one self-contained page.
 const PLAYGROUND: &str = include_str!("playground.html");
 
 const PLAYGROUND_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
@@ -48,14 +48,14 @@ pub struct Model {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    /// What Xinference's clients look for.
+    /// Xinference's clients look for it.
     #[serde(rename = "model_type")]
     kind: &'static str,
-    /// `loaded`, or why it is not.
+    /// `loaded`, `loading`, `unloading`, `unloaded` or `failed`.
     state: &'static str,
-    /// Bytes that it takes now: its weights, and the most that its prefix cache may hold.
+    /// Bytes that it takes now: its weights and the limit of its prefix cache.
     memory_bytes: u64,
-    /// Tokens that are read of a document.
+    /// Tokens that it reads of a document.
     #[serde(skip_serializing_if = "Option::is_none")]
     max_tokens_per_doc: Option<usize>,
 }
@@ -93,11 +93,11 @@ pub struct Version {
     version: &'static str,
 }
 
-/// `GET /`: the playground for browsers, facts for everyone else.
+/// `GET /`: the playground for browsers, JSON for all other clients.
 pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Response {
-    let reads_pages = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
+    let accepts_html = |value: &HeaderValue| value.as_bytes().windows(9).any(|part| part == b"text/html");
     let vary = (header::VARY, HeaderValue::from_static("accept"));
-    if headers.get(header::ACCEPT).is_some_and(reads_pages) {
+    if headers.get(header::ACCEPT).is_some_and(accepts_html) {
         let policy = (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PLAYGROUND_POLICY));
         return ([vary, policy], Html(PLAYGROUND)).into_response();
     }
@@ -117,18 +117,18 @@ pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Respon
     ([vary], Json(index)).into_response()
 }
 
-/// `GET /health`: the process lives and answers.
+/// `GET /health`: the process is alive.
 pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// `GET /ready`: new requests are welcome, or why not.
+/// `GET /ready`: the server takes requests, or why it does not.
 pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, ApiError> {
     service.ready()?;
     Ok(Json(Status { status: "ready" }))
 }
 
-/// `GET /v1/models`, as `OpenAI` has it: every name that a request may give.
+/// `GET /v1/models`, in `OpenAI`'s shape: every name that a request may give.
 pub async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError> {
     Ok(Json(Models { object: "list", data: all_models(&service)? }))
 }
@@ -141,7 +141,7 @@ fn all_models(service: &Service) -> Result<Vec<Model>, ApiError> {
     Ok(service.models()?.statuses().into_iter().flat_map(under_every_name).collect())
 }
 
-/// `GET /v1/models/{model}`; a hub id has a slash in it.
+/// `GET /v1/models/{model}`; a hub id contains a slash.
 pub async fn model(
     State(service): State<Service>,
     uri: Uri,
@@ -156,7 +156,7 @@ pub async fn model(
     Err(RerankError::unknown_model(&name, &names).into())
 }
 
-/// `GET /v1/instructions`: the stored ones.
+/// `GET /v1/instructions`: the stored instructions.
 pub async fn instructions(State(service): State<Service>) -> Result<Json<Profiles>, ApiError> {
     let policy = service.reranker()?.policy();
     let instructions = &policy.instructions;
@@ -173,12 +173,12 @@ pub async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION") })
 }
 
-/// `GET /v1/cluster/auth`: Xinference's clients send their key only to a server that says that it wants one.
+/// `GET /v1/cluster/auth`: Xinference's clients send their key only to a server that requires one.
 pub async fn needs_key(State(service): State<Service>) -> Json<Value> {
     Json(json!({"auth": service.authenticator().has_keys()}))
 }
 
-/// `GET /info`, as text-embeddings-inference has it.
+/// `GET /info`, in text-embeddings-inference's shape.
 pub async fn info(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
     let reranker = service.reranker()?;
     let (facts, policy) = (reranker.facts(), reranker.policy());

@@ -1,32 +1,32 @@
-//! Where the server listens, and how patient it is with clients.
+//! The `[server]` section of the configuration: the listener and its limits.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The listener (`[server]` in the configuration).
+/// The listener and its limits (`[server]` in the configuration).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerSettings {
     /// Address and port.
     pub listen: String,
-    /// The largest request body.
+    /// The longest request body, in bytes.
     pub max_body_bytes: usize,
-    /// Memory that bodies may take while they arrive, and again what they may take while they are parsed.
+    /// Bytes of memory for bodies that arrive, and as many again for bodies that are parsed or echoed.
     pub max_parsing_bytes: usize,
-    /// How long the head of a request may take, and how long a connection may be idle between requests.
+    /// The most seconds for the head of a request, and between two requests on a connection.
     pub header_timeout_seconds: u64,
-    /// How long the body of a request may take.
+    /// The most seconds for the body of a request.
     pub body_timeout_seconds: u64,
-    /// How long a client may take nothing of an answer.
+    /// The most seconds in which a client reads nothing of its response.
     pub write_timeout_seconds: u64,
-    /// How long `/ready` fails before new requests are refused.
+    /// Seconds from the failure of `/ready` until new requests are refused.
     pub drain_delay_seconds: u64,
-    /// How long accepted requests may take to finish after that.
+    /// The most seconds for accepted requests to finish after that.
     pub shutdown_seconds: u64,
-    /// Whether a field that no dialect knows is an error, not a warning.
+    /// Whether an unknown field in a request is an error; otherwise it is a warning.
     pub refuse_unknown_fields: bool,
-    /// The origins whose pages may call the server, with commas between them; `*` is any, nothing is none.
+    /// Origins whose pages may call the server, separated by commas; `*` is any, empty is none.
     pub cors_origins: String,
 }
 

@@ -95,7 +95,7 @@ impl ModelSet {
         let (own_name, default) = (name.to_owned(), Arc::clone(&self.inner.default));
         let load = move || {
             let policy = default.policy().as_ref().clone();
-            loader.load(&own_name, &model, policy, &default.schedule())
+            loader.load(&own_name, &model, policy)
         };
         let reranker = run_blocking(load).await.map_err(failed)?;
         warm_up(name, &reranker).await?;

@@ -42,17 +42,11 @@ pub trait ModelLoader: Send + Sync + 'static {
     /// A checkpoint that cannot be found or read.
     fn memory_bytes(&self, model: &NamedModel) -> anyhow::Result<u64>;
 
-    /// Loads the model under its name, with the policy and the settings that are in force.
+    /// Loads the model under its name, with the policy that is in force.
     ///
     /// # Errors
     /// A checkpoint that cannot be loaded.
-    fn load(
-        &self,
-        name: &str,
-        model: &NamedModel,
-        policy: Policy,
-        schedule: &ScheduleSettings,
-    ) -> anyhow::Result<Reranker>;
+    fn load(&self, name: &str, model: &NamedModel, policy: Policy) -> anyhow::Result<Reranker>;
 }
 
 /// All models of a server. Clones share them.

@@ -8,7 +8,7 @@ use crate::config::{Configuration, Settings, Sources};
 use crate::context::RequestContext;
 use crate::runtime::fake::{FakeControls, FakeRuntime};
 use crate::runtime::{Checkpoint, ModelFacts, Runtime, RuntimeError};
-use crate::schedule::DeviceGate;
+use crate::schedule::AdmissionControl;
 
 /// Parameters of every fake model, and the bytes that they take.
 const PARAMETERS: usize = 100;
@@ -29,10 +29,8 @@ fn reranker(name: &str) -> (Reranker, FakeControls) {
     let controls = runtime.controls();
     let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
     let policy = crate::app::policy(&settings).unwrap();
-    (
-        Reranker::new(DeviceGate::default(), vec![name.to_owned()], prompter, runtime, policy, &settings.schedule),
-        controls,
-    )
+    let admission = AdmissionControl::new(&settings.schedule);
+    (Reranker::new(vec![name.to_owned()], prompter, runtime, policy, &admission), controls)
 }
 
 /// What the loader and its test share.
@@ -69,7 +67,7 @@ impl ModelLoader for Loader {
         Ok(BYTES)
     }
 
-    fn load(&self, name: &str, _: &NamedModel, _: Policy, _: &ScheduleSettings) -> anyhow::Result<Reranker> {
+    fn load(&self, name: &str, _: &NamedModel, _: Policy) -> anyhow::Result<Reranker> {
         let closed = self.0.closed.lock().unwrap();
         drop(self.0.moved.wait_while(closed, |closed| *closed).unwrap());
         if let Some(problem) = *self.0.broken.lock().unwrap() {

@@ -26,10 +26,10 @@ pub struct ExplainedPass {
     pub documents: Vec<usize>,
     /// Tokens that the model computes.
     pub tokens: usize,
-    /// The trunk's text, control tokens spelled out.
-    pub trunk: String,
-    /// The branches' texts.
-    pub branches: Vec<String>,
+    /// The prefix's text, control tokens spelled out.
+    pub prefix: String,
+    /// The suffixes' texts.
+    pub suffixes: Vec<String>,
     /// How many positions are read.
     pub marks: usize,
 }
@@ -60,9 +60,9 @@ impl Reranker {
         ExplainedPass {
             documents,
             tokens: pass.tokens(),
-            trunk: self.prompter.decode(&pass.trunk),
-            branches: pass.branches.iter().map(|branch| self.prompter.decode(branch)).collect(),
-            marks: pass.probe.marks().len(),
+            prefix: self.prompter.decode(&pass.prefix),
+            suffixes: pass.suffixes.iter().map(|suffix| self.prompter.decode(suffix)).collect(),
+            marks: pass.output_rows(),
         }
     }
 }

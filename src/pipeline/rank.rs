@@ -3,6 +3,8 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use super::budget::{BudgetedPlan, Skipped, TokenBudget};
 use super::cost::{PreparedRequest, estimate, text_bytes};
 use super::drift::InstructionSource;
@@ -53,20 +55,30 @@ impl ResponseOptions {
 }
 
 impl Reranker {
-    /// Ranks validated requests. Only a single request can have a budget.
+    /// Admits validated requests as one and ranks them. Only a single request can have a budget.
     pub(super) async fn admit_and_rank(
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
-        mut context: RequestContext,
+        context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
-        let estimated = requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum();
         let permit = self.scheduler.try_admit(&AdmissionRequest {
             client: context.client.clone(),
             priority: context.priority.0,
-            tokens: estimated,
+            tokens: requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum(),
             deadline: context.deadline,
         })?;
+        self.rank(requests, limits, permit, context).await
+    }
+
+    /// Ranks admitted requests.
+    pub(super) async fn rank(
+        &self,
+        requests: Vec<RerankRequest>,
+        limits: &LimitSettings,
+        permit: AdmissionPermit,
+        mut context: RequestContext,
+    ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
         context.hold_admission(permit.clone());
         let documents = requests.iter().map(|request| request.documents.len()).sum();
         let options: Vec<ResponseOptions> =
@@ -75,7 +87,7 @@ impl Reranker {
         let tokenizing = context.timeline.begin(Stage::Tokenize, None);
         let (context, plans) = self.tokenize_and_plan(requests, limits, &permit, context).await?;
         let tokens = plans.iter().flat_map(|plan| &plan.planned).map(|prepared| prepared.tokens).sum();
-        permit.correct(estimated, tokens, documents)?;
+        permit.set_exact_tokens(tokens, documents)?;
         drop(tokenizing);
 
         let (mut runs, mut rest) = (Vec::new(), Vec::new());
@@ -108,7 +120,8 @@ impl Reranker {
             requests.first().map(|request| (request.terms.budget, request.truncation)).unwrap_or_default();
         let bytes = requests.iter().map(text_bytes).sum();
         let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
-        let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
+        let forecast = self.scheduler.forecast(permit).map(|forecast| (forecast.wait, forecast.tokens_per_second));
+        let Some(budget) = TokenBudget::new(&budget, forecast) else {
             return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
         };
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
@@ -175,22 +188,20 @@ impl Reranker {
                 });
             };
             let waiting = timeline.begin(Stage::Queue, Some(tokens));
-            let executed = self.scheduler.run(permit, passes, on_pass_done).await?;
-            waiting.end_with_forward(executed.forward);
+            let running = self.scheduler.run(permit, passes, on_pass_done);
+            let completed = running.instrument(context.span.clone()).await?;
+            waiting.end_with_batches(&completed.device_intervals);
 
             let _scoring = timeline.begin(Stage::Score, None);
-            (context, runs) = TokenizePool::of_process()
-                .run(context, Job::Score, move |_, _| {
-                    let mut readouts = executed.readouts.into_iter();
-                    for (RunState { prepared, .. }, count) in
-                        runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0)
-                    {
-                        prepared.rounds.add_outputs(readouts.by_ref().take(count).collect())?;
-                        prepared.round = prepared.rounds.next_round()?;
-                    }
-                    Ok(runs)
-                })
-                .await?;
+            let score = move |_: &RequestContext, _: IsCancelled| {
+                let mut outputs = completed.outputs.into_iter();
+                for (RunState { prepared, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
+                    prepared.rounds.add_outputs(outputs.by_ref().take(count).collect())?;
+                    prepared.round = prepared.rounds.next_round()?;
+                }
+                Ok(runs)
+            };
+            (context, runs) = TokenizePool::of_process().run(context, Job::Score, score).await?;
         }
         let scored = runs.into_iter().map(RunState::finish).collect::<Result<_, _>>()?;
         Ok((context, scored))

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Reranker;
+use super::cost::estimate;
 use crate::context::RequestContext;
 use crate::rerank::{RerankError, RerankRequest};
 
@@ -10,7 +11,7 @@ impl Reranker {
     /// Ranks two short documents, and returns how long that took.
     ///
     /// A model that cannot rank fails here and is never served, and what only a first pass does is
-    /// done. The throughput of a first pass is no measurement: it is forgotten.
+    /// done. No limit on requests rejects it, and the measured throughput does not change.
     ///
     /// # Errors
     /// Those of a ranking.
@@ -19,8 +20,8 @@ impl Reranker {
         let documents = ["The tide comes in twice a day.", "Bread is baked in an oven."].map(str::to_owned);
         let request = RerankRequest::new("What does the sea do?", documents.to_vec());
         let limits = self.policy().limits.clone();
-        self.admit_and_rank(vec![request], &limits, RequestContext::internal()).await?;
-        self.scheduler.forget_rate();
+        let permit = self.scheduler.admit_warm_up(estimate(&request, &self.prompter, &limits));
+        self.rank(vec![request], &limits, permit, RequestContext::internal()).await?;
         Ok(started.elapsed())
     }
 }

@@ -15,7 +15,7 @@ pub enum SlateScore {
         /// Turns a cosine into a relevance.
         relevance: Relevance,
         /// In how many of the last layers marks see each other.
-        joint_layers: usize,
+        cross_document_layers: usize,
     },
     /// The logits of identifiers; document `i` of a window has identifier `i`.
     FirstToken {
@@ -161,7 +161,7 @@ impl TokenLookup<'_> {
                 let calibration = podium.and_then(|podium| podium.calibration);
                 let score = SlateScore::LateInteraction {
                     relevance: calibration.map_or(Relevance::HalfShift, Relevance::Sigmoid),
-                    joint_layers: podium.map_or(0, |podium| podium.joint_layers),
+                    cross_document_layers: podium.map_or(0, |podium| podium.joint_layers),
                 };
                 (score, Vec::new(), Some(marks))
             }

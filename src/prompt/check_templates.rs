@@ -39,7 +39,7 @@ impl Prompter {
             return template.render(inputs, &self.tokenizer);
         }
         let block = |name| template.render_block(name, inputs, &self.tokenizer);
-        let (mut parts, document) = (block("trunk")?, block("document")?);
+        let (mut parts, document) = (block("prefix")?, block("document")?);
         check_document_block(&document).map_err(|problem| template.problem(problem))?;
         for place in 0..inputs.documents {
             parts.extend(document.iter().cloned().map(|part| match part {

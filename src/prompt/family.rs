@@ -121,8 +121,8 @@ pub struct ListwiseFacts {
 pub enum Layout {
     /// One sequence; each token sees all before it.
     Causal,
-    /// Template blocks `trunk`, `document`, `closing`: documents and the closing query are branches
-    /// of the trunk, and see each other only through their marks in the model's joint layers.
+    /// Template blocks `prefix`, `document`, `closing`: documents and the closing query are suffixes
+    /// of the prefix, and see each other only through their marks in the model's joint layers.
     Isolated,
 }
 

@@ -47,7 +47,7 @@ pub use family::{Families, Family, FamilyFacts};
 pub use lexical::{LexicalTable, lexical_scores};
 pub use prepared::{DocumentText, Plan, PreparedTexts};
 pub use prompter::{ModelLimits, Prompter};
-pub use render::{Place, Rendering};
+pub use render::Rendering;
 pub use settings::PromptSettings;
 pub use tokenizer::Tokenizer;
 pub use truncate::IsCancelled;

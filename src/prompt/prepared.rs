@@ -44,7 +44,7 @@ pub struct DocumentText {
     pub is_estimate: bool,
     /// Tokens that the model reads. Fewer than `tokens` exactly when the document was truncated.
     pub tokens_read: usize,
-    /// The document's token ids. In a causal slate: its text. In an isolated slate: its branch,
+    /// The document's token ids. In a causal slate: its text. In an isolated slate: its suffix,
     /// which ends with its mark. Pointwise: the whole sequence, prompt included.
     pub(super) ids: Vec<u32>,
 }

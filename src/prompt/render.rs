@@ -7,26 +7,18 @@ use super::pairs::shared_prefix;
 use super::prepared::{Plan, PreparedTexts};
 use super::prompter::Prompter;
 use crate::rerank::RerankError;
+use crate::runtime::TokenPosition;
 
-/// Token sequences of one pass. Branches continue the trunk and do not see each other.
+/// Token sequences of one pass. Suffixes continue the prefix and do not see each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendering {
-    /// What all branches share; the whole sequence when there are no branches.
-    pub trunk: Vec<u32>,
-    /// Continuations of the trunk.
-    pub branches: Vec<Vec<u32>>,
+    /// What all suffixes share; the whole sequence when there are no suffixes.
+    pub prefix: Vec<u32>,
+    /// Continuations of the prefix.
+    pub suffixes: Vec<Vec<u32>>,
     /// Where to read. Late interaction: each document's mark, then the query's. First token: the last
     /// position. Pointwise: the end of each document's sequence.
-    pub marks: Vec<Place>,
-}
-
-/// A position in a [`Rendering`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
-    /// 0 is the trunk, `n` is branch `n - 1`.
-    pub segment: usize,
-    /// Tokens from the segment's start.
-    pub offset: usize,
+    pub marks: Vec<TokenPosition>,
 }
 
 impl Prompter {
@@ -47,7 +39,7 @@ impl Prompter {
                 return Err(RerankError::internal("slates of a family that has none"));
             }
         };
-        let depth = rendering.trunk.len() + rendering.branches.iter().map(Vec::len).max().unwrap_or(0);
+        let depth = rendering.prefix.len() + rendering.suffixes.iter().map(Vec::len).max().unwrap_or(0);
         if depth > self.context {
             let field = match documents {
                 [document] => format!("documents[{document}]"),
@@ -73,11 +65,11 @@ impl Prompter {
         self.check_controls(&filled.ids, filled.controls.len())?;
         let filled = listwise.end_at_query_mark(filled);
         let marks = match &listwise.marks {
-            None => vec![Place { segment: 0, offset: filled.ids.len() - 1 }],
+            None => vec![TokenPosition { segment: 0, offset: filled.ids.len() - 1 }],
             Some(marks) => {
                 let of = |wanted: &dyn Fn(u32) -> bool| {
                     let found = filled.controls.iter().filter(|(_, id)| wanted(*id));
-                    found.map(|(offset, _)| Place { segment: 0, offset: *offset }).collect::<Vec<_>>()
+                    found.map(|(offset, _)| TokenPosition { segment: 0, offset: *offset }).collect::<Vec<_>>()
                 };
                 let (mut places, query) = (of(&|id| marks.document.contains(&id)), of(&|id| id == marks.query));
                 if places.len() != documents.len() || query.len() != 1 {
@@ -92,7 +84,7 @@ impl Prompter {
                 places
             }
         };
-        Ok(Rendering { trunk: filled.ids, branches: Vec::new(), marks })
+        Ok(Rendering { prefix: filled.ids, suffixes: Vec::new(), marks })
     }
 
     fn render_isolated(
@@ -101,17 +93,17 @@ impl Prompter {
         prepared: &PreparedTexts,
         documents: &[usize],
     ) -> Result<Rendering, RerankError> {
-        let (trunk, closing) = self.isolated_ends(listwise, prepared.short_texts())?;
-        let mut branches: Vec<Vec<u32>> =
+        let (prefix, closing) = self.isolated_ends(listwise, prepared.short_texts())?;
+        let mut suffixes: Vec<Vec<u32>> =
             documents.iter().map(|document| prepared.documents[*document].ids.clone()).collect();
-        for branch in &branches {
+        for suffix in &suffixes {
             // The mark, and no other control token.
-            self.check_controls(branch, 1)?;
+            self.check_controls(suffix, 1)?;
         }
-        branches.push(closing);
-        let ends = branches.iter().enumerate();
-        let marks = ends.map(|(nth, branch)| Place { segment: nth + 1, offset: branch.len() - 1 }).collect();
-        Ok(Rendering { trunk, branches, marks })
+        suffixes.push(closing);
+        let ends = suffixes.iter().enumerate();
+        let marks = ends.map(|(nth, suffix)| TokenPosition { segment: nth + 1, offset: suffix.len() - 1 }).collect();
+        Ok(Rendering { prefix, suffixes, marks })
     }
 }
 
@@ -120,13 +112,13 @@ fn render_pairs(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
     let sequences: Vec<&[u32]> =
         documents.iter().map(|document| prepared.documents[*document].ids.as_slice()).collect();
     if let [only] = sequences.as_slice() {
-        let end = Place { segment: 0, offset: only.len().saturating_sub(1) };
-        return Rendering { trunk: only.to_vec(), branches: Vec::new(), marks: vec![end] };
+        let end = TokenPosition { segment: 0, offset: only.len().saturating_sub(1) };
+        return Rendering { prefix: only.to_vec(), suffixes: Vec::new(), marks: vec![end] };
     }
     let shared = shared_prefix(&sequences);
-    let trunk = sequences.first().map(|first| first[..shared].to_vec()).unwrap_or_default();
-    let branches: Vec<Vec<u32>> = sequences.iter().map(|sequence| sequence[shared..].to_vec()).collect();
-    let ends = branches.iter().enumerate();
-    let marks = ends.map(|(nth, branch)| Place { segment: nth + 1, offset: branch.len() - 1 }).collect();
-    Rendering { trunk, branches, marks }
+    let prefix = sequences.first().map(|first| first[..shared].to_vec()).unwrap_or_default();
+    let suffixes: Vec<Vec<u32>> = sequences.iter().map(|sequence| sequence[shared..].to_vec()).collect();
+    let ends = suffixes.iter().enumerate();
+    let marks = ends.map(|(nth, suffix)| TokenPosition { segment: nth + 1, offset: suffix.len() - 1 }).collect();
+    Rendering { prefix, suffixes, marks }
 }

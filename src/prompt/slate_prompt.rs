@@ -22,7 +22,7 @@ impl Prompter {
         Ok(Frame::new(parts, texts.query, texts.instruction))
     }
 
-    /// The trunk of an isolated slate, and the branch that ends with the query's mark.
+    /// The prefix of an isolated slate, and the suffix that ends with the query's mark.
     pub(super) fn isolated_ends(
         &self,
         listwise: &Listwise,
@@ -37,7 +37,7 @@ impl Prompter {
             self.check_controls(&filled.ids, filled.controls.len())?;
             Ok(listwise.end_at_query_mark(filled).ids)
         };
-        Ok((block("trunk")?, block("closing")?))
+        Ok((block("prefix")?, block("closing")?))
     }
 
     /// The text that block `document` has before the document, in the same run.

@@ -162,13 +162,13 @@ impl Prompter {
         limits: &LimitSettings,
         texts: ShortTexts,
     ) -> Result<SlateRoom, RerankError> {
-        let (trunk, closing) = self.isolated_ends(listwise, texts)?;
+        let (prefix, closing) = self.isolated_ends(listwise, texts)?;
         let before = self.text_before_document(listwise).map_err(RerankError::internal)?;
-        let (trunk, closing) = (trunk.len(), closing.len());
-        let fixed = trunk + closing;
-        // A document's branch ends with its mark.
+        let (prefix, closing) = (prefix.len(), closing.len());
+        let fixed = prefix + closing;
+        // A document's suffix ends with its mark.
         let max_document =
-            self.context.saturating_sub(trunk + 1).min(limits.max_slate_tokens.saturating_sub(fixed + 1));
+            self.context.saturating_sub(prefix + 1).min(limits.max_slate_tokens.saturating_sub(fixed + 1));
         if max_document == 0 || fixed > self.context {
             let limit = self.context.min(limits.max_slate_tokens);
             return Err(RerankError::PromptTooLong { field: "query".into(), tokens: fixed + 2, limit });
@@ -212,7 +212,7 @@ fn no_slate_of_two(room: &SlateRoom, documents: &[DocumentText]) -> RerankError 
     RerankError::PromptTooLong { field, tokens: room.fixed + longest, limit: room.max_slate }
 }
 
-/// Ends each document's branch with its mark: the bucket of its lexical evidence, if the family has
+/// Ends each document's suffix with its mark: the bucket of its lexical evidence, if the family has
 /// such marks.
 fn append_marks(listwise: &Listwise, query: &str, documents: &mut [DocumentText]) {
     let Some(marks) = &listwise.marks else { return };

@@ -1,4 +1,4 @@
-//! The ways a rerank can fail. Facts only: statuses, codes and bodies belong to `http`.
+//! Errors of a ranking, as facts: statuses, codes and bodies belong to `http`.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -6,50 +6,50 @@ use std::time::Duration;
 
 use super::Progress;
 
-/// The longest part of a caller's word that an error repeats.
-const REPEATED_CHARACTERS: usize = 128;
+/// The longest part of a client's value that an error repeats.
+const MAX_REPEATED_CHARACTERS: usize = 128;
 
-/// The start of a caller's word, for a message.
+/// The start of a client's value, for a message.
 #[must_use]
 pub fn shortened(word: &str) -> String {
-    word.chars().take(REPEATED_CHARACTERS).collect()
+    word.chars().take(MAX_REPEATED_CHARACTERS).collect()
 }
 
-/// Why a request got no ranking.
+/// A request got no ranking.
 #[derive(Debug, thiserror::Error)]
 pub enum RerankError {
-    /// A field's value is not acceptable.
+    /// A field has an invalid value.
     #[error("{field}: {problem}")]
     InvalidField {
-        /// The field, as the caller spells it, with an index where it is one of many (`documents[3]`).
+        /// The field in the client's words, with an index if it is one of many (`documents[3]`).
         field: String,
         /// What is wrong, with the value and the limit.
         problem: String,
     },
-    /// No documents at all.
+    /// The request has no documents.
     #[error("{field}: must hold at least one document")]
     NoDocuments {
-        /// The documents' field, as the caller spells it.
+        /// The documents' field, in the client's words.
         field: String,
     },
-    /// More documents than the server takes in one request.
+    /// The request has more documents than the server accepts.
     #[error("{field}: {count} documents are over the limit of {limit} in one request")]
     TooManyDocuments {
-        /// The documents' field, as the caller spells it.
+        /// The documents' field, in the client's words.
         field: String,
         /// Documents in the request.
         count: usize,
         /// The configured limit.
         limit: usize,
     },
-    /// A text is over its token limit and the request forbids cutting it.
+    /// A text is over its limit, and the request forbids truncation.
     #[error("{field}: {tokens} tokens are over the limit of {limit}, and truncation is off")]
     TextTooLong {
-        /// The text, as the caller spells it (`query`, `instruction`, `documents[3]`).
+        /// The text, in the client's words (`query`, `instruction`, `documents[3]`).
         field: String,
-        /// Tokens that the text has.
+        /// Tokens of the text.
         tokens: usize,
-        /// Tokens that may be read of it.
+        /// The limit on its tokens.
         limit: usize,
     },
     /// The prompt is over the model's context even with a single document.
@@ -57,38 +57,38 @@ pub enum RerankError {
         "the prompt for {field} has {tokens} tokens, over the model's context of {limit}; set max_tokens_per_doc, or shorten query and instruction"
     )]
     PromptTooLong {
-        /// What the prompt was for (`documents[3]`, or the whole request).
+        /// What the prompt is for (`documents[3]`, or the whole request).
         field: String,
         /// Tokens of the prompt.
         tokens: usize,
         /// The model's context in tokens.
         limit: usize,
     },
-    /// The named model is not served here; a long name is cut.
-    #[error("model: {}", unknown(name, available))]
+    /// The server has no model of this name.
+    #[error("model: {}", unknown_model_message(name, available))]
     UnknownModel {
-        /// The name that was asked for.
+        /// The name in the request; a long one is cut.
         name: String,
-        /// The names that are served.
+        /// The names that the server knows.
         available: Vec<String>,
     },
-    /// The named model is served here, but not now.
+    /// The model is configured and not loaded now.
     #[error("model: `{name}` {problem}; try again in {} s", retry_after.as_secs())]
     ModelUnavailable {
         /// The model's name.
         name: String,
-        /// What is with it.
+        /// Why not.
         problem: &'static str,
-        /// When it is worth trying again.
+        /// When to try again.
         retry_after: Duration,
     },
-    /// The family cannot read documents in the mode that was asked for.
+    /// The family does not have the requested mode.
     #[error("mode: {problem}")]
     UnsupportedMode {
-        /// Why not, and what can be done instead.
+        /// Why not, and what to do instead.
         problem: String,
     },
-    /// More tokens than the queue ever takes.
+    /// The request has more tokens than the queue ever holds.
     #[error(
         "the request has {tokens} tokens in {documents} documents, over the {limit} that the queue takes in all; send fewer documents or set max_tokens_per_doc"
     )]
@@ -100,36 +100,36 @@ pub enum RerankError {
         /// The configured limit.
         limit: usize,
     },
-    /// The request's strict budget does not suffice.
+    /// The request's strict budget is not enough.
     #[error("{field}: {problem}")]
     OverBudget {
         /// The field that sets the budget.
         field: &'static str,
         /// What it would take.
         problem: String,
-        /// When it would suffice, if what others have in the queue is all that is in the way.
+        /// When it would be enough, if only the requests of others are in the way.
         retry_after: Option<Duration>,
     },
-    /// There is no room now.
+    /// The queue is full.
     #[error("{full}; try again in {} s", retry_after.as_secs_f64().ceil().max(1.0))]
     Overloaded {
-        /// What there is no room in.
+        /// Which of its limits is reached.
         full: Full,
-        /// When there will be, at the measured rate.
+        /// When there will be room, at the measured throughput.
         retry_after: Duration,
     },
-    /// The request waited or ran longer than it may.
+    /// The request was not answered in time.
     #[error("the request took longer than {} ms: {done}", limit.as_millis())]
     DeadlineExceeded {
-        /// The limit that was passed.
+        /// The limit that applied.
         limit: Duration,
-        /// How far it had come.
+        /// How far the request had come.
         done: Progress,
     },
     /// The server is shutting down.
     #[error("the server is shutting down and takes no new requests")]
     Draining,
-    /// The device has not the memory for one pass of the request, even alone.
+    /// One pass of the request does not fit into the device's memory, even alone.
     #[error(
         "documents: {tokens} tokens that are read together do not fit into the device's memory; send fewer or shorter documents, or set max_tokens_per_doc"
     )]
@@ -137,21 +137,21 @@ pub enum RerankError {
         /// Tokens of the pass.
         tokens: usize,
     },
-    /// The device, or what drives it, is gone: this process can answer nothing more. The cause goes to the log.
+    /// The device is lost: this process cannot rank any more. The cause goes to the log.
     #[error("the device has failed, and the server has to be started again")]
     DeviceLost(#[source] Box<dyn StdError + Send + Sync>),
-    /// What was given to the device does not come back.
+    /// A batch has been on the device for too long.
     #[error("the device has been busy with one batch for more than {} s", limit.as_secs())]
     Stalled {
-        /// How long a batch may take before it is called so.
+        /// The most time for a batch.
         limit: Duration,
     },
-    /// Anything that is this server's fault. The cause goes to the log, never to the caller.
+    /// A fault of this server. The cause goes to the log, never to the client.
     #[error("internal error")]
     Internal(#[source] Box<dyn StdError + Send + Sync>),
 }
 
-fn unknown(name: &str, available: &[String]) -> String {
+fn unknown_model_message(name: &str, available: &[String]) -> String {
     let available = available.join(", ");
     if name.trim().is_empty() {
         return format!("is empty; leave it out for the default, or give one of {available}");
@@ -159,37 +159,37 @@ fn unknown(name: &str, available: &[String]) -> String {
     format!("`{name}` is not served here; available: {available}")
 }
 
-/// Which of the queue's limits is in the way.
+/// The limit of the queue that is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Full {
-    /// That on requests.
+    /// The limit on requests.
     Requests {
         /// Requests accepted and unanswered.
         queued: usize,
-        /// How many there may be.
+        /// The limit.
         limit: usize,
     },
-    /// That on tokens.
+    /// The limit on tokens.
     Tokens {
-        /// Tokens that accepted requests still have to be read.
+        /// Tokens of accepted requests that the model has yet to read.
         queued: usize,
         /// Tokens of this request.
         asked: usize,
-        /// How many there may be.
+        /// The limit.
         limit: usize,
     },
-    /// What one key may hold while others may come.
+    /// The share of one API key.
     Share {
         /// Requests of this key.
         requests: usize,
         /// Tokens of this key.
         tokens: usize,
     },
-    /// That on the time of waiting.
+    /// The limit on the wait.
     Wait {
-        /// How long this request would wait.
+        /// The expected wait of this request.
         wait: Duration,
-        /// How long it may.
+        /// The limit.
         limit: Duration,
     },
 }
@@ -220,19 +220,19 @@ impl fmt::Display for Full {
 }
 
 impl RerankError {
-    /// An unacceptable value of `field`.
+    /// An invalid value of `field`.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::InvalidField { field: field.into(), problem: problem.into() }
     }
 
-    /// A model of this name is not served; a long name is cut.
+    /// No model has this name; a long name is cut.
     #[must_use]
     pub fn unknown_model(name: &str, available: &[String]) -> Self {
         let name = shortened(name);
         Self::UnknownModel { name, available: available.to_vec() }
     }
 
-    /// The same error for a caller who spells query and documents in these words.
+    /// The same error for a client that calls the query and the documents by these names.
     #[must_use]
     pub fn in_words_of(mut self, query: &str, documents: &str) -> Self {
         if let Some(field) = self.field_mut() {
@@ -248,7 +248,7 @@ impl RerankError {
         self
     }
 
-    /// The same error for the pair at `index` of a request for many: each has one query and one document.
+    /// The same error for the pair at `index` of many: each pair has one query and one document.
     #[must_use]
     pub fn of_pair(mut self, index: usize) -> Self {
         if let Some(field) = self.field_mut() {

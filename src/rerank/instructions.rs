@@ -1,66 +1,22 @@
-//! Named instructions, the default one, and instructions that stand in the query.
+//! Stored instructions by name, the default one, and instructions that stand in the query.
 //!
-//! A request may bring its own instruction, name a profile, or both (the profile is read first). A client that has no
-//! field for either names the profile behind the model, `podium-nano@legal`, or, where the operator allows it, writes
-//! the instruction into the query.
+//! A request may bring its own instruction, name a profile, or both: the profile is read first. A
+//! client that has no field for either names the profile behind the model, `podium-nano@legal`, or,
+//! if the operator allows it, writes the instruction into the query.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::error::shortened;
 use super::{RerankError, RerankRequest};
 
-/// The profiles that are compiled in.
-const BUILT_IN: &str = include_str!("../../prompts/instructions.toml");
-
-/// Which instructions there are (`[instructions]` in the configuration).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct InstructionSettings {
-    /// The profile of requests that give no instruction; empty is none.
-    pub default: String,
-    /// A file with more profiles; empty is none.
-    pub file: String,
-    /// Whether an instruction may stand in the query.
-    pub in_query: bool,
-}
-
-/// A file of profiles that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ProfileError {
-    /// Not TOML, or not of tables with a `text`.
-    #[error("{0}")]
-    Syntax(#[from] toml::de::Error),
-    /// A name that cannot stand behind a model's.
-    #[error("profile {name:?}: a name holds only lower-case letters, digits and hyphens")]
-    Name {
-        /// The name.
-        name: String,
-    },
-    /// A profile that says nothing.
-    #[error("profile {name:?}: its text is empty")]
-    Empty {
-        /// The name.
-        name: String,
-    },
-    /// The default names no profile.
-    #[error("instructions.default: there is no profile {name:?}; there are {}", available.join(", "))]
-    Default {
-        /// The name.
-        name: String,
-        /// The names there are.
-        available: Vec<String>,
-    },
-}
-
-/// A profile's text and a caller's own, put together once for all requests of a call.
+/// The text of a profile followed by a request's own instruction, joined once for all requests of a
+/// call.
 #[derive(Debug, Default)]
 pub struct JoinedText(Option<[Arc<str>; 3]>);
 
 impl JoinedText {
-    fn of(&mut self, profile: &Arc<str>, own: &Arc<str>) -> Arc<str> {
+    fn join(&mut self, profile: &Arc<str>, own: &Arc<str>) -> Arc<str> {
         match &self.0 {
             Some([first, second, joined]) if Arc::ptr_eq(first, profile) && Arc::ptr_eq(second, own) => joined.clone(),
             _ => {
@@ -72,13 +28,7 @@ impl JoinedText {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Profile {
-    text: String,
-}
-
-/// The profiles by name, and what is done without one.
+/// The stored instructions (profiles), and when they apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instructions {
     profiles: BTreeMap<Arc<str>, Arc<str>>,
@@ -87,19 +37,12 @@ pub struct Instructions {
 }
 
 impl Instructions {
-    /// The profiles that are compiled in, with those of an operator's file (its text) on top.
-    ///
-    /// # Errors
-    /// A file that is not of named texts, a default that is not among the names.
-    pub fn new(settings: &InstructionSettings, file: Option<&str>) -> Result<Self, ProfileError> {
-        let mut profiles = read(BUILT_IN)?;
-        profiles.extend(file.map(read).transpose()?.unwrap_or_default());
-        let default = Some(settings.default.trim()).filter(|name| !name.is_empty()).map(Arc::from);
-        if let Some(name) = default.as_ref().filter(|name| !profiles.contains_key(*name)) {
-            let available = profiles.keys().map(ToString::to_string).collect();
-            return Err(ProfileError::Default { name: name.to_string(), available });
-        }
-        Ok(Self { profiles, default, in_query: settings.in_query })
+    /// These profiles, texts by name. `default` names the profile of requests without an instruction;
+    /// empty is none. `in_query`: whether an instruction may stand in the query.
+    #[must_use]
+    pub fn new(profiles: BTreeMap<String, String>, default: &str, in_query: bool) -> Self {
+        let profiles = profiles.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
+        Self { profiles, default: Some(default).filter(|name| !name.is_empty()).map(Arc::from), in_query }
     }
 
     /// Names and texts, by name.
@@ -107,7 +50,7 @@ impl Instructions {
         self.profiles.iter().map(|(name, text)| (&**name, &**text))
     }
 
-    /// The profile of requests that give no instruction.
+    /// The profile of requests without an instruction.
     #[must_use]
     pub fn default(&self) -> Option<&str> {
         self.default.as_deref()
@@ -123,7 +66,7 @@ impl Instructions {
     /// An unknown profile; an instruction in the query beside one in its own field.
     pub fn resolve(&self, request: &mut RerankRequest, joined: &mut JoinedText) -> Result<(), RerankError> {
         if self.in_query {
-            take_from_query(request)?;
+            take_instruction_from_query(request)?;
         }
         if request.profile.is_none() && request.instruction.is_none() {
             request.profile.clone_from(&self.default);
@@ -140,33 +83,18 @@ impl Instructions {
                 format!("there is no profile `{}`; there are {names}", shortened(name)),
             ));
         };
-        request.instruction = Some(own.map_or_else(|| text.clone(), |own| joined.of(text, &own)));
+        request.instruction = Some(own.map_or_else(|| text.clone(), |own| joined.join(text, &own)));
         Ok(())
     }
 }
 
-fn read(text: &str) -> Result<BTreeMap<Arc<str>, Arc<str>>, ProfileError> {
-    let profiles: BTreeMap<String, Profile> = toml::from_str(text)?;
-    profiles
-        .into_iter()
-        .map(|(name, profile)| {
-            let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            if name.is_empty() || !name.bytes().all(is_name) {
-                return Err(ProfileError::Name { name });
-            }
-            let text = profile.text.split_whitespace().collect::<Vec<_>>().join(" ");
-            if text.is_empty() { Err(ProfileError::Empty { name }) } else { Ok((name.into(), text.into())) }
-        })
-        .collect()
-}
-
-/// Takes an instruction out of the query, if it is written in one of these ways:
+/// Moves an instruction out of the query, if it is written in one of these ways:
 ///
 /// - `<query>Q</query> <instruction>I</instruction>`, in either order, also `<instructions>` (zerank's habit);
 /// - a line that begins with `Query:`, and the instruction on lines that begin with `Instruction:` or before all
 ///   labels (Voyage's habit).
-fn take_from_query(request: &mut RerankRequest) -> Result<(), RerankError> {
-    let Some((query, instruction)) = tagged(&request.query).or_else(|| labelled(&request.query)) else {
+fn take_instruction_from_query(request: &mut RerankRequest) -> Result<(), RerankError> {
+    let Some((query, instruction)) = parse_tags(&request.query).or_else(|| parse_labels(&request.query)) else {
         return Ok(());
     };
     if request.instruction.as_deref().is_some_and(|own| !own.trim().is_empty()) {
@@ -178,19 +106,19 @@ fn take_from_query(request: &mut RerankRequest) -> Result<(), RerankError> {
     Ok(())
 }
 
-fn tagged(text: &str) -> Option<(String, String)> {
-    let instruction = between(text, "instruction").or_else(|| between(text, "instructions"))?;
-    Some((between(text, "query")?, instruction))
+fn parse_tags(text: &str) -> Option<(String, String)> {
+    let instruction = text_in_tag(text, "instruction").or_else(|| text_in_tag(text, "instructions"))?;
+    Some((text_in_tag(text, "query")?, instruction))
 }
 
 /// What stands between `<tag>` and `</tag>`, trimmed.
-fn between(text: &str, tag: &str) -> Option<String> {
+fn text_in_tag(text: &str, tag: &str) -> Option<String> {
     let rest = text.split_once(&format!("<{tag}>"))?.1;
     let (inner, _) = rest.split_once(&format!("</{tag}>"))?;
     Some(inner.trim().to_owned()).filter(|inner| !inner.is_empty())
 }
 
-fn labelled(text: &str) -> Option<(String, String)> {
+fn parse_labels(text: &str) -> Option<(String, String)> {
     let (mut query, mut instruction) = (None, Vec::new());
     for line in text.lines().map(str::trim) {
         if let Some(rest) = after_label(line, "query:") {
@@ -220,8 +148,9 @@ mod tests {
     use super::*;
 
     fn instructions(default: &str, in_query: bool) -> Instructions {
-        let settings = InstructionSettings { default: default.to_owned(), file: String::new(), in_query };
-        Instructions::new(&settings, Some("[house]\ntext = \"Prefer our own pages.\"")).unwrap()
+        let profiles = [("house", "Prefer our own pages."), ("legal", "Prefer statutes.")];
+        let profiles = profiles.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        Instructions::new(profiles.into(), default, in_query)
     }
 
     fn resolved(instructions: &Instructions, change: impl FnOnce(&mut RerankRequest)) -> Result<RerankRequest, String> {
@@ -253,18 +182,6 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_profiles_are_whole() {
-        let instructions = instructions("", false);
-        let names: Vec<&str> = instructions.profiles().map(|(name, _)| name).collect();
-        for name in ["legal", "financial", "biomedical", "argument", "house"] {
-            assert!(names.contains(&name), "{name}");
-        }
-        for (name, text) in instructions.profiles() {
-            assert!(text.ends_with('.') && text.len() < 300, "{name}: {text}");
-        }
-    }
-
-    #[test]
     fn a_profile_is_read_before_the_requests_own_instruction() {
         let house = instructions("", false);
         let text = |change: fn(&mut RerankRequest)| resolved(&house, change).unwrap().instruction;
@@ -287,7 +204,7 @@ mod tests {
     fn an_unknown_profile_is_refused() {
         let house = instructions("", false);
         let unknown = resolved(&house, |r| r.profile = Some("nosuch".into())).unwrap_err();
-        assert!(unknown.starts_with("profile: there is no profile `nosuch`; there are argument, "), "{unknown}");
+        assert!(unknown.starts_with("profile: there is no profile `nosuch`; there are house, legal"), "{unknown}");
     }
 
     #[test]
@@ -314,21 +231,5 @@ mod tests {
             (r.query, r.instruction) = ("I\nQuery: Q".into(), Some("other".into()));
         });
         assert_eq!(both.unwrap_err(), "instruction: stands in the query too; give one of them");
-    }
-
-    #[test]
-    fn a_file_that_is_no_list_of_profiles_is_refused() {
-        let settings = InstructionSettings { default: "nosuch".into(), file: String::new(), in_query: false };
-        assert!(matches!(Instructions::new(&settings, None), Err(ProfileError::Default { .. })));
-        for (file, part) in [
-            ("legal = 3", "legal"),
-            ("[a]\ntext = \" \"", "empty"),
-            ("[\"A b\"]\ntext = \"t\"", "lower-case"),
-            ("[a]\ntext = \"t\"\nmore = 1", "more"),
-        ] {
-            let settings = InstructionSettings { default: String::new(), ..settings.clone() };
-            let problem = Instructions::new(&settings, Some(file)).unwrap_err().to_string();
-            assert!(problem.contains(part), "{problem}");
-        }
     }
 }

@@ -1,15 +1,13 @@
-//! What a request may ask for, whatever the model.
+//! Limits on one request, for every model.
 
-use serde::{Deserialize, Serialize};
-
-/// Limits on one request (`[limits]` in the configuration).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What one request may ask for (`[limits]` in the configuration).
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitSettings {
     /// Documents in one request.
     pub max_documents: usize,
-    /// Documents read together in one listwise pass.
+    /// Documents in one slate.
     pub max_slate_documents: usize,
-    /// Tokens of one listwise pass, prompt included; where that is one sequence, the model's context if it is smaller.
+    /// Tokens of one slate, prompt included. A slate that is one sequence is limited by the model's
+    /// context too.
     pub max_slate_tokens: usize,
 }

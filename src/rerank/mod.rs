@@ -1,7 +1,7 @@
-//! What a rerank is: the request, the ranking and the ways it can fail, as plain data.
+//! The domain: the request, the ranking, slates and errors, as plain data.
 //!
-//! Pure: no I/O, no `async`, and no other room is imported here. How slates are cut lives in
-//! [`slates`]; how a client spells a request lives in `http`, and what a model reads in `prompt`.
+//! Pure: no I/O, no `async`, no clocks, and no import of another module. How a client writes a
+//! request lives in `http`, and what a model reads in `prompt`.
 
 pub mod budget;
 mod error;
@@ -17,15 +17,15 @@ use std::time::Duration;
 
 pub use budget::BudgetReport;
 pub use error::{Full, RerankError, shortened};
-pub use instructions::{InstructionSettings, Instructions, JoinedText, ProfileError};
+pub use instructions::{Instructions, JoinedText};
 pub use limits::LimitSettings;
 pub use terms::{Budget, LEAST_URGENT, Progress, Terms};
 
-/// How a request wants its documents read, or how they were read.
+/// How the model reads documents: together or one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Listwise where the family can and a slate holds at least two of the documents, else pointwise.
+    /// Listwise if the family can and a slate holds at least two of the documents, else pointwise.
     #[default]
     Auto,
     /// All documents of a slate in one forward pass.
@@ -52,29 +52,29 @@ impl fmt::Display for Mode {
     }
 }
 
-/// One request, in the words of the domain: every dialect is translated into this. What the pairs of a call have in common
-/// is shared between their requests.
+/// A request to rank documents. Every dialect is translated into this; the pairs of one call share
+/// what they have in common.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RerankRequest {
     /// The model's name; `None` is the default model.
     pub model: Option<Arc<str>>,
-    /// What is searched for. Not blank.
+    /// The query. Not blank.
     pub query: String,
-    /// How relevance is to be judged, in natural language.
+    /// How to judge relevance, in natural language.
     pub instruction: Option<Arc<str>>,
     /// The name of a stored instruction.
     pub profile: Option<Arc<str>>,
     /// The documents' texts, in the caller's order.
     pub documents: Vec<String>,
-    /// How many results are wanted; `None` is all. At least 1; more than there are documents is all.
+    /// The most results; `None` is all. At least 1.
     pub top_n: Option<usize>,
-    /// The most tokens of each document that are read; `None` is the family's limit.
+    /// The most tokens to read of each document; `None` is the family's limit.
     pub max_tokens_per_doc: Option<usize>,
-    /// Whether a text over its limit is cut (and marked), or refused.
+    /// Whether a text over its limit is truncated and marked; otherwise the request is refused.
     pub truncation: bool,
-    /// How the documents are read.
+    /// How to read the documents.
     pub mode: Mode,
-    /// How urgent it is, how long it may take and what it may cost.
+    /// Its priority, its time limit and its budget.
     pub terms: Terms,
 }
 
@@ -97,48 +97,48 @@ impl RerankRequest {
     }
 }
 
-/// One document's place in a [`Ranking`].
+/// One document of a [`Ranking`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct RankedDocument {
-    /// The document's place in the request, from 0.
+    /// The document's index in the request, from 0.
     pub index: usize,
     /// Relevance in `[0, 1]`.
     pub relevance_score: f32,
-    /// The family's own number: a cosine, a logit, a log probability.
+    /// The family's own score: a cosine, a logit or a log probability.
     pub raw_score: f32,
-    /// Tokens the whole document has.
+    /// Tokens of the whole document.
     pub tokens: usize,
-    /// Tokens of it that the model read; fewer than `tokens` exactly when the document was cut.
+    /// Tokens of it that the model read; fewer than `tokens` exactly if it was truncated.
     pub tokens_read: usize,
 }
 
 impl RankedDocument {
-    /// Whether the end of the document was cut off before the model read it.
+    /// Whether the end of the document was cut off.
     #[must_use]
     pub const fn truncated(&self) -> bool {
         self.tokens_read < self.tokens
     }
 }
 
-/// What was read, in tokens.
+/// What the model read, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Tokens sent through the model, prompts and repeated queries included.
+    /// Tokens that went through the model, prompts and repeated queries included.
     pub prompt_tokens: usize,
-    /// Documents of which the end was cut off.
+    /// Documents whose end was cut off.
     pub truncated_documents: usize,
 }
 
-/// Where a request's time went.
+/// Where the time of a request went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timing {
     /// Waiting for the device.
     pub queue: Duration,
-    /// Tokenising, truncating and rendering, and making scores of what the model said.
+    /// Tokenizing, truncating, rendering, and turning outputs into scores.
     pub tokenize: Duration,
-    /// The model's forward passes.
+    /// The forward passes of the model.
     pub forward: Duration,
-    /// From the request's end to the finished ranking.
+    /// From the arrival of the body to the finished ranking.
     pub total: Duration,
 }
 
@@ -149,20 +149,20 @@ pub struct Ranking {
     pub results: Vec<RankedDocument>,
     /// Documents in the request.
     pub documents: usize,
-    /// The model that ranked, by the name that was asked for.
+    /// The model that ranked, by the name in the request.
     pub model: String,
-    /// The stored instruction that was in effect.
+    /// The stored instruction that applied.
     pub profile: Option<String>,
-    /// [`Mode::Listwise`] or [`Mode::Pointwise`]: what ran, never [`Mode::Auto`].
+    /// What ran: [`Mode::Listwise`] or [`Mode::Pointwise`], never [`Mode::Auto`].
     pub mode: Mode,
-    /// Slates (listwise) or documents (pointwise) read, over all rounds.
+    /// Slates (listwise) or documents (pointwise) that were read, over all rounds.
     pub slates: usize,
-    /// What was read.
+    /// What the model read.
     pub usage: Usage,
-    /// What the caller should know: cut texts, removed control tokens, a fallback.
+    /// Warnings for the client: truncated texts, removed control tokens, a fallback.
     pub warnings: Vec<String>,
-    /// What was given up for the request's budget, if it has one.
+    /// What was left out for the request's budget, if it has one.
     pub budget: Option<BudgetReport>,
-    /// Where the time of the whole call went.
+    /// Where the time of the whole call went, from the request's timeline.
     pub timing: Timing,
 }

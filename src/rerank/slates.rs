@@ -1,14 +1,14 @@
-//! How a list of documents is cut into slates, and in which order the slates are read.
+//! Cutting a list of documents into slates, and the order in which the slates are read.
 //!
-//! Pure arithmetic over lengths. What a document costs, and what a family's limits are, is known in
-//! `prompt`; what is done with the scores of several slates, in `scoring`. Every plan holds every
-//! document, in the request's order.
+//! Pure arithmetic over token counts. `prompt` knows the documents' costs and the family's limits;
+//! `scoring` merges the scores of several slates. Every plan holds every document, in the request's
+//! order.
 
 use std::ops::Range;
 
-/// jina-reranker-v3's reference rule: a block closes when it is full, or when no more is left in it
-/// than one document of the longest kind could take. It looks at texts only, not at what surrounds
-/// them in the prompt.
+/// jina-reranker-v3's reference rule: a block closes when it is full, or when the tokens left in it
+/// are no more than one document of the greatest length takes. It counts the texts' tokens only, not
+/// the prompt around them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockRule {
     /// Documents in a block (the reference has 125).
@@ -19,12 +19,12 @@ pub struct BlockRule {
     pub reserve: usize,
 }
 
-/// What a slate may hold.
+/// The limits of a slate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlateLimits {
     /// Documents, at least 1.
     pub max_documents: usize,
-    /// Tokens of documents, with all that comes with each.
+    /// Tokens of documents, with the prompt around each.
     pub max_tokens: usize,
 }
 
@@ -37,8 +37,8 @@ pub struct Window {
     pub stride: usize,
 }
 
-/// Blocks of documents with these `lengths` (tokens of text) that also keep to the `limits`, which look
-/// at `costs` (everything that comes with a document).
+/// Cuts documents of these `lengths` (tokens of text) into blocks by the reference's rule. The blocks
+/// also keep to `limits` on `costs` (tokens of text and the prompt around it).
 #[must_use]
 pub fn blocks(lengths: &[usize], rule: BlockRule, costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     let mut blocks = Vec::new();
@@ -62,8 +62,8 @@ pub fn blocks(lengths: &[usize], rule: BlockRule, costs: &[usize], limits: Slate
     blocks
 }
 
-/// As full as the limits allow, one slate after the other. A document over `max_tokens` is a slate
-/// by itself.
+/// Cuts documents into slates as full as the limits allow. A document over `max_tokens` is a slate by
+/// itself.
 #[must_use]
 pub fn filled(costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     let mut slates = Vec::new();
@@ -83,8 +83,8 @@ pub fn filled(costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     slates
 }
 
-/// As few slates as [`filled`] needs, with about as many documents in each: none reads a last
-/// document alone when it need not.
+/// Cuts documents into as few slates as [`filled`], with about as many documents in each, so that no
+/// last document is read alone without need.
 #[must_use]
 pub fn even(costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     let full = filled(costs, limits);
@@ -95,7 +95,7 @@ pub fn even(costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     if spread.len() == full.len() { spread } else { full }
 }
 
-/// How many documents any window can hold, whichever documents come together in it.
+/// The number of documents that fit in a window, whichever documents they are.
 #[must_use]
 pub fn widest_window(costs: &[usize], limits: SlateLimits) -> usize {
     let mut largest_first = costs.to_vec();

@@ -2,33 +2,33 @@
 
 use std::time::Duration;
 
-/// The largest priority, which is the least urgent.
+/// The largest priority: the least urgent.
 pub const LEAST_URGENT: u16 = 999;
 
-/// When a request wants its ranking, and for how much.
+/// The constraints of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Terms {
-    /// From 0, the most urgent, to [`LEAST_URGENT`].
+    /// The priority: from 0, the most urgent, to [`LEAST_URGENT`].
     pub priority: u16,
-    /// How long the request may take in all; beyond it there is no ranking. `None` is the server's limit.
+    /// The most time for the request, after which it fails. `None` is the server's limit.
     pub timeout: Option<Duration>,
-    /// How much may be read; beyond it less is read.
+    /// How much may be read. If it is not enough for everything, less is read.
     pub budget: Budget,
 }
 
-/// How much a request may spend. Where it does not suffice, less is read and the ranking says so.
+/// How much a request may spend. If it is not enough, less is read and the ranking says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Budget {
-    /// How long the ranking should take, waiting included.
+    /// The time that the ranking should take, waiting included.
     pub max_latency: Option<Duration>,
-    /// The most tokens that go through the model for it.
+    /// The most tokens that go through the model.
     pub max_total_tokens: Option<usize>,
-    /// Whether it is an error if that does not suffice to read everything.
+    /// Whether a budget that is not enough to read everything is an error.
     pub strict: bool,
 }
 
 impl Budget {
-    /// Whether there is one.
+    /// Whether the request has a budget.
     #[must_use]
     pub const fn is_set(&self) -> bool {
         self.max_latency.is_some() || self.max_total_tokens.is_some()
@@ -38,9 +38,9 @@ impl Budget {
 /// How far a request came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// Passes that ran.
+    /// Passes that have run.
     pub passes: usize,
-    /// Passes that were planned; 0 before there is a plan.
+    /// Passes that are planned; 0 before planning.
     pub of_passes: usize,
     /// Documents that were read.
     pub documents: usize,

@@ -84,7 +84,7 @@ pub enum LoadError {
 /// A pass that could not be run.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RuntimeError {
-    /// The pass itself is not one: an empty trunk, a mark outside it, an unknown token.
+    /// The pass is invalid: it has no tokens, a position outside it, an unknown token.
     #[error("invalid pass {pass}: {problem}")]
     InvalidPass {
         /// The pass's place in the batch.
@@ -93,12 +93,12 @@ pub enum RuntimeError {
         problem: String,
     },
     /// A number that was asked for is NaN or infinite.
-    #[error("pass {pass} produced a non-finite value at mark {mark}")]
+    #[error("pass {pass} produced a non-finite value in row {row} of its output")]
     NonFinite {
         /// The pass's place in the batch.
         pass: usize,
-        /// The mark's place in the probe.
-        mark: usize,
+        /// The row of the pass's output.
+        row: usize,
     },
     /// The device has no memory left for the batch; a smaller one may fit.
     #[error("the device is out of memory: {0}")]
@@ -155,7 +155,7 @@ const DRIVERS: [&str; 2] = ["CUDA_ERROR_", "CUBLAS_STATUS_"];
 impl RuntimeError {
     /// Sorts what a device said while it ran a batch: a lack of memory, the end of the device, or anything else.
     #[must_use]
-    pub fn of_device(message: String) -> Self {
+    pub fn from_device_message(message: String) -> Self {
         let said = message.to_lowercase();
         let any = |words: &[&str]| words.iter().any(|word| said.contains(word));
         if any(&OUT_OF_MEMORY) {
@@ -170,14 +170,14 @@ impl RuntimeError {
     /// What a panic of the code that runs a batch was about: bindings of drivers panic here and there where the device
     /// fails. Anything else is a bug of that code. The message itself is not kept.
     #[must_use]
-    pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
+    pub fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&'static str>().copied()).unwrap_or_default();
         if !DRIVERS.iter().any(|driver| text.contains(driver)) {
             return Self::Panicked;
         }
         let reported = || "a panic reported it".to_owned();
-        match Self::of_device(text.to_owned()) {
+        match Self::from_device_message(text.to_owned()) {
             Self::OutOfMemory(_) => Self::OutOfMemory(reported()),
             Self::DeviceLost(_) => Self::DeviceLost(reported()),
             Self::InvalidPass { .. } | Self::NonFinite { .. } | Self::Device(_) | Self::Panicked => Self::Panicked,
@@ -186,7 +186,7 @@ impl RuntimeError {
 
     /// The pass that the error is about, by its place in the batch, where that is known.
     #[must_use]
-    pub const fn guilty(&self) -> Option<usize> {
+    pub const fn culprit(&self) -> Option<usize> {
         match self {
             Self::InvalidPass { pass, .. } | Self::NonFinite { pass, .. } => Some(*pass),
             Self::OutOfMemory(_) | Self::DeviceLost(_) | Self::Device(_) | Self::Panicked => None,
@@ -205,7 +205,10 @@ mod tests {
             "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",
             "Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
         ] {
-            assert!(matches!(RuntimeError::of_device(memory.to_owned()), RuntimeError::OutOfMemory(_)), "{memory}");
+            assert!(
+                matches!(RuntimeError::from_device_message(memory.to_owned()), RuntimeError::OutOfMemory(_)),
+                "{memory}"
+            );
         }
         for lost in [
             "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")",
@@ -213,15 +216,18 @@ mod tests {
             "DriverError(CUDA_ERROR_LAUNCH_FAILED, \"unspecified launch failure\")",
             "Device lost",
         ] {
-            assert!(matches!(RuntimeError::of_device(lost.to_owned()), RuntimeError::DeviceLost(_)), "{lost}");
+            assert!(
+                matches!(RuntimeError::from_device_message(lost.to_owned()), RuntimeError::DeviceLost(_)),
+                "{lost}"
+            );
         }
-        let panicked = |text: &str| RuntimeError::of_panic(&text.to_owned());
+        let panicked = |text: &str| RuntimeError::from_panic(&text.to_owned());
         assert!(matches!(panicked("unwrap: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)"), RuntimeError::DeviceLost(_)));
         assert!(matches!(panicked("CUDA_ERROR_OUT_OF_MEMORY"), RuntimeError::OutOfMemory(_)));
         assert!(matches!(panicked("out of memory"), RuntimeError::Panicked), "whoever said that was no driver");
-        assert!(matches!(RuntimeError::of_panic(&"CUDA_ERROR_INVALID_VALUE"), RuntimeError::Panicked));
+        assert!(matches!(RuntimeError::from_panic(&"CUDA_ERROR_INVALID_VALUE"), RuntimeError::Panicked));
         for other in ["shape mismatch in matmul", "DriverError(CUDA_ERROR_INVALID_VALUE, \"invalid argument\")", ""] {
-            assert!(matches!(RuntimeError::of_device(other.to_owned()), RuntimeError::Device(_)), "{other}");
+            assert!(matches!(RuntimeError::from_device_message(other.to_owned()), RuntimeError::Device(_)), "{other}");
         }
     }
 }

@@ -1,134 +1,24 @@
-//! Tokens to numbers. The only room that names mistral.rs or candle; it imports no other room.
+//! Runs models: tokens in, numbers out. The only module that names mistral.rs or candle; it imports no other module.
 //!
-//! The seam is plain data: a [`ForwardPass`] says which tokens are read, who sees whom, and which
-//! numbers are wanted; a [`Readout`] holds just those numbers. Logits of a whole sequence over a
-//! whole vocabulary never exist.
+//! The seam is plain data. A [`ForwardPass`] holds token sequences and says which numbers to read from them; an
+//! [`Output`] holds just those numbers. Logits over a whole vocabulary are never computed.
 
 mod checkpoint;
 mod error;
 pub mod fake;
 mod hub;
 pub mod packed;
+mod pass;
 mod settings;
 
-use std::future::Future;
+use std::sync::Arc;
 
 pub use checkpoint::{Checkpoint, EMBEDDED_MODEL};
 pub use error::{LoadError, RuntimeError};
+pub use pass::{
+    CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, Pooling, Positions, TokenPosition, TokenTypes,
+};
 pub use settings::ModelSettings;
-
-/// A position in a [`ForwardPass`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Mark {
-    /// 0 is the trunk, `n` is branch `n - 1`.
-    pub segment: usize,
-    /// Tokens from the segment's start.
-    pub offset: usize,
-}
-
-impl Mark {
-    /// A position in the trunk.
-    #[must_use]
-    pub const fn trunk(offset: usize) -> Self {
-        Self { segment: 0, offset }
-    }
-
-    /// A position in branch number `branch`, counted from 0.
-    #[must_use]
-    pub const fn branch(branch: usize, offset: usize) -> Self {
-        Self { segment: branch + 1, offset }
-    }
-}
-
-/// The top layers in which some positions see beyond their own branch.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct JointLayers {
-    /// How many layers, counted from the last. 0: branches never see each other.
-    pub count: usize,
-    /// The positions that every probed mark sees in those layers, whatever branch it is in.
-    pub shared: Vec<Mark>,
-}
-
-/// What is read from a pass.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// The last layer's states after the final norm, at `marks`, in that order.
-    HiddenStates {
-        /// Where to read.
-        marks: Vec<Mark>,
-        /// Whether the checkpoint's projector is applied to them.
-        project: bool,
-    },
-    /// The logits of `token_ids` as the token following each position of `after`.
-    NextTokenLogits {
-        /// Where to read.
-        after: Vec<Mark>,
-        /// Which rows of the output matrix.
-        token_ids: Vec<u32>,
-    },
-}
-
-impl Probe {
-    /// The positions that are read.
-    #[must_use]
-    pub fn marks(&self) -> &[Mark] {
-        match self {
-            Self::HiddenStates { marks, .. } => marks,
-            Self::NextTokenLogits { after, .. } => after,
-        }
-    }
-
-    /// Whether the same is read for `other`, if at other marks.
-    fn reads_like(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::HiddenStates { project, .. }, Self::HiddenStates { project: others, .. }) => project == others,
-            (Self::NextTokenLogits { token_ids, .. }, Self::NextTokenLogits { token_ids: others, .. }) => {
-                token_ids == others
-            }
-            (Self::HiddenStates { .. }, Self::NextTokenLogits { .. })
-            | (Self::NextTokenLogits { .. }, Self::HiddenStates { .. }) => false,
-        }
-    }
-}
-
-/// One small tree of tokens through the model.
-///
-/// Every token sees the tokens before it in its own segment; a branch's tokens also see the whole
-/// trunk, and take their positions from its end. With no branches this is a plain causal sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForwardPass {
-    /// The tokens that all branches share.
-    pub trunk: Vec<u32>,
-    /// Continuations of the trunk that do not see each other.
-    pub branches: Vec<Vec<u32>>,
-    /// Where branches do see each other.
-    pub joint_layers: JointLayers,
-    /// What is read.
-    pub probe: Probe,
-}
-
-impl ForwardPass {
-    /// Tokens that are read: the trunk once, and every branch. What is kept of earlier passes is among them.
-    #[must_use]
-    pub fn tokens(&self) -> usize {
-        self.trunk.len() + self.branches.iter().map(Vec::len).sum::<usize>()
-    }
-
-    /// The longest path: positions run below this.
-    #[must_use]
-    pub fn depth(&self) -> usize {
-        self.trunk.len() + self.branches.iter().map(Vec::len).max().unwrap_or(0)
-    }
-}
-
-/// What a pass's probe asked for, in its order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Readout {
-    /// One vector per mark.
-    HiddenStates(Vec<Vec<f32>>),
-    /// One row per mark: a logit for each of the probe's `token_ids`.
-    NextTokenLogits(Vec<Vec<f32>>),
-}
 
 /// What a loaded model is, for people and for limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,16 +35,31 @@ pub struct ModelFacts {
     pub weight_bytes: u64,
     /// Width of a hidden state.
     pub hidden_size: usize,
-    /// Decoder layers.
+    /// Layers.
     pub layers: usize,
     /// Rows of the embedding matrix.
     pub vocabulary: usize,
-    /// Positions the model was made for: the longest path of a pass.
+    /// Positions the model was made for: the longest sequence of a pass.
     pub max_positions: usize,
+    /// Whether tokens see only those before them. If not, sequences cannot share a prefix.
+    pub causal: bool,
     /// Whether the checkpoint has a projector (late interaction).
     pub projector: bool,
+    /// Whether the checkpoint can give logits of tokens.
+    pub vocabulary_head: bool,
+    /// The checkpoint's classifier, if it has one.
+    pub classifier: Option<ClassifierFacts>,
     /// Bytes that keys and values of earlier batches may take beside the weights.
     pub prefix_cache_bytes: u64,
+}
+
+/// A checkpoint's classifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassifierFacts {
+    /// Numbers that it gives for a sequence.
+    pub labels: usize,
+    /// The positions that it reads.
+    pub pooling: Pooling,
 }
 
 impl ModelFacts {
@@ -165,46 +70,46 @@ impl ModelFacts {
     }
 }
 
-/// What keys and values of earlier batches were good for so far.
+/// Prefix-cache statistics since the model was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PrefixStatistics {
-    /// Tokens at the beginning of passes that were looked for.
+pub struct PrefixCacheStatistics {
+    /// Tokens that were looked up: the shareable beginnings of all passes.
     pub looked_up_tokens: u64,
-    /// Those of them that were found, and not computed again.
-    pub found_tokens: u64,
-    /// Bytes that are kept now.
+    /// Tokens whose keys and values were found in the cache, and so not computed again.
+    pub hit_tokens: u64,
+    /// Bytes that the cache holds now.
     pub bytes: u64,
-    /// Blocks of tokens that were kept and had to leave.
+    /// Blocks that were evicted.
     pub evicted_blocks: u64,
 }
 
-/// Something that runs passes.
+/// A loaded model. Blocking: callers run it off the async threads.
 pub trait Runtime: Send + Sync + 'static {
     /// What the model is.
     fn facts(&self) -> &ModelFacts;
 
-    /// What was reused of earlier batches; nothing where nothing is kept.
-    fn prefixes(&self) -> PrefixStatistics {
-        PrefixStatistics::default()
+    /// How well the prefix cache works; zeros for a runtime without one.
+    fn prefix_cache(&self) -> PrefixCacheStatistics {
+        PrefixCacheStatistics::default()
     }
 
-    /// Runs a batch: one readout per pass, in order. A pass's readout does not depend on the batch.
-    fn forward(&self, batch: Vec<ForwardPass>) -> impl Future<Output = Result<Vec<Readout>, RuntimeError>> + Send;
+    /// Runs a batch and returns one output per pass, in order. A pass's output does not depend on the rest of the batch.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] for the whole batch: an invalid pass, a device that fails, a number that is not finite.
+    fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError>;
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl<R: Runtime + ?Sized> Runtime for Arc<R> {
+    fn facts(&self) -> &ModelFacts {
+        (**self).facts()
+    }
 
-    #[test]
-    fn probes_of_one_kind_and_the_same_tokens_read_alike_at_any_marks() {
-        let states = |project, offset| Probe::HiddenStates { marks: vec![Mark::trunk(offset)], project };
-        let logits = |token_ids: &[u32], offset| Probe::NextTokenLogits {
-            after: vec![Mark::trunk(offset)],
-            token_ids: token_ids.to_vec(),
-        };
-        assert!(states(true, 1).reads_like(&states(true, 2)) && !states(true, 1).reads_like(&states(false, 1)));
-        assert!(logits(&[3, 4], 1).reads_like(&logits(&[3, 4], 2)) && !logits(&[3, 4], 1).reads_like(&logits(&[3], 1)));
-        assert!(!states(false, 1).reads_like(&logits(&[3], 1)) && !logits(&[3], 1).reads_like(&states(false, 1)));
+    fn prefix_cache(&self) -> PrefixCacheStatistics {
+        (**self).prefix_cache()
+    }
+
+    fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
+        (**self).run(batch)
     }
 }

@@ -1,4 +1,4 @@
-//! Readouts to relevance scores: late interaction, first token, pointwise.
+//! Outputs to relevance scores: late interaction, first token, pointwise.
 //!
 //! [`Rounds`] is the one loop that all families share: it says which passes run next, takes what
 //! came back and ends with a score for each document. Families whose scores compare across slates

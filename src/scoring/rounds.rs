@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::first_token::{SlidingOrder, log_probabilities};
 use super::late_interaction::{self, SlateVectors};
 use super::{Scores, ScoringError, pointwise};
-use crate::prompt::{Answers, Identifier, Place, Plan, PreparedTexts, Prompter, Relevance, Rendering, SlateScore};
+use crate::prompt::{Answers, Identifier, Plan, PreparedTexts, Prompter, Relevance, Rendering, SlateScore};
 use crate::rerank::slates::windows;
 use crate::rerank::{Mode, RerankError};
-use crate::runtime::{ForwardPass, JointLayers, Mark, Probe, Readout};
+use crate::runtime::{CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, TokenTypes};
 
 /// A pass, and the documents it reads.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +39,7 @@ pub struct Rounds {
 
 #[derive(Debug)]
 enum Scorer {
-    LateInteraction { relevance: Relevance, joint_layers: usize, slates: Vec<(Vec<usize>, SlateVectors)> },
+    LateInteraction { relevance: Relevance, cross_document_layers: usize, slates: Vec<(Vec<usize>, SlateVectors)> },
     FirstToken { identifiers: Vec<Identifier>, order: SlidingOrder, places: Range<usize> },
     Pointwise { answers: Answers, raw: Vec<Option<f32>> },
 }
@@ -52,9 +52,9 @@ impl Rounds {
     pub fn begin(prompter: Arc<Prompter>, texts: Arc<PreparedTexts>) -> Result<Self, RerankError> {
         let count = texts.documents.len();
         let (scorer, rounds) = match (&texts.plan, prompter.slate_score(), prompter.answers()) {
-            (Plan::Slates(slates), Some(SlateScore::LateInteraction { relevance, joint_layers }), _) => {
-                let (relevance, joint_layers) = (*relevance, *joint_layers);
-                (Scorer::LateInteraction { relevance, joint_layers, slates: Vec::new() }, vec![slates.clone()])
+            (Plan::Slates(slates), Some(SlateScore::LateInteraction { relevance, cross_document_layers }), _) => {
+                let (relevance, cross_document_layers) = (*relevance, *cross_document_layers);
+                (Scorer::LateInteraction { relevance, cross_document_layers, slates: Vec::new() }, vec![slates.clone()])
             }
             (Plan::Windows(window), Some(SlateScore::FirstToken { identifiers }), _) => {
                 let order = SlidingOrder::new(count);
@@ -106,7 +106,7 @@ impl Rounds {
     /// # Errors
     /// [`RerankError::Internal`] with a [`ScoringError`] when the outputs do not match the passes, or
     /// a score is not finite.
-    pub fn add_outputs(&mut self, outputs: Vec<Readout>) -> Result<(), RerankError> {
+    pub fn add_outputs(&mut self, outputs: Vec<Output>) -> Result<(), RerankError> {
         let passes = std::mem::take(&mut self.in_flight);
         if passes.len() != outputs.len() {
             return Err(mismatch(format!("{} outputs", passes.len()), outputs.len().to_string()));
@@ -138,58 +138,48 @@ impl Rounds {
 
 impl Scorer {
     fn pass(&self, rendering: Rendering, documents: usize) -> ForwardPass {
-        let Rendering { trunk, branches, marks } = rendering;
-        let marks: Vec<Mark> = marks.into_iter().map(|Place { segment, offset }| Mark { segment, offset }).collect();
-        let (joint_layers, probe) = match self {
-            Self::LateInteraction { joint_layers, .. } => {
-                let joint = if branches.is_empty() {
-                    JointLayers::default()
-                } else {
-                    JointLayers { count: *joint_layers, shared: marks[..documents].to_vec() }
-                };
-                (joint, Probe::HiddenStates { marks, project: true })
+        let Rendering { prefix, suffixes, marks } = rendering;
+        let mut cross_document = CrossDocumentLayers::default();
+        let head = match self {
+            Self::LateInteraction { cross_document_layers, .. } => {
+                if !suffixes.is_empty() {
+                    cross_document.count = *cross_document_layers;
+                    cross_document.shared = marks[..documents].to_vec();
+                }
+                Head::Projector
             }
             Self::FirstToken { identifiers, .. } => {
-                let token_ids = identifiers.iter().take(documents).map(|identifier| identifier.id).collect();
-                (JointLayers::default(), Probe::NextTokenLogits { after: marks, token_ids })
+                Head::Vocabulary(identifiers.iter().take(documents).map(|identifier| identifier.id).collect())
             }
             Self::Pointwise { answers, .. } => {
-                let token_ids = std::iter::once(answers.positive).chain(answers.negative).collect();
-                (JointLayers::default(), Probe::NextTokenLogits { after: marks, token_ids })
+                Head::Vocabulary(std::iter::once(answers.positive).chain(answers.negative).collect())
             }
         };
-        ForwardPass { trunk, branches, joint_layers, probe }
+        let output = OutputSpec::listed(marks, head);
+        ForwardPass { prefix, suffixes, token_types: TokenTypes::Zero, cross_document, output }
     }
 
-    fn add_output(&mut self, documents: Vec<usize>, output: Readout) -> Result<(), RerankError> {
-        match (self, output) {
-            (Self::LateInteraction { slates, .. }, Readout::HiddenStates(vectors)) => {
-                let vectors = slate_vectors(&documents, vectors)?;
+    fn add_output(&mut self, documents: Vec<usize>, output: Output) -> Result<(), RerankError> {
+        match self {
+            Self::LateInteraction { slates, .. } => {
+                let vectors = slate_vectors(&documents, output)?;
                 slates.push((documents, vectors));
-                Ok(())
             }
-            (Self::FirstToken { order, places, .. }, Readout::NextTokenLogits(rows)) => {
-                let logits = window_logits(&documents, &rows)?;
+            Self::FirstToken { order, places, .. } => {
+                let logits = window_logits(&documents, &output)?;
                 order.reorder(places.clone(), &log_probabilities(logits));
-                Ok(())
             }
-            (Self::Pointwise { answers, raw }, Readout::NextTokenLogits(rows)) => {
+            Self::Pointwise { answers, raw } => {
                 let width = 1 + usize::from(answers.negative.is_some());
-                if rows.len() != documents.len() || rows.iter().any(|row| row.len() != width) {
-                    return Err(mismatch(format!("{} rows of {width}", documents.len()), widths(&rows)));
+                if output.len() != documents.len() || output.iter().any(|row| row.len() != width) {
+                    return Err(mismatch(format!("{} rows of {width}", documents.len()), widths(&output)));
                 }
-                for (document, row) in documents.into_iter().zip(rows) {
+                for (document, row) in documents.into_iter().zip(output) {
                     raw[document] = Some(pointwise::raw(&row));
                 }
-                Ok(())
-            }
-            (Self::LateInteraction { .. }, Readout::NextTokenLogits(_)) => {
-                Err(mismatch("hidden states".into(), "logits".into()))
-            }
-            (Self::FirstToken { .. } | Self::Pointwise { .. }, Readout::HiddenStates(_)) => {
-                Err(mismatch("logits".into(), "hidden states".into()))
             }
         }
+        Ok(())
     }
 
     /// Raw scores and relevances, by document.

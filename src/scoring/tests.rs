@@ -6,17 +6,17 @@ use std::sync::Arc;
 use super::{PlannedPass, Rounds, Scores, ScoringError};
 use crate::prompt::{Plan, Prompter, testing};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
-use crate::runtime::{ForwardPass, Mark, Probe, Readout};
+use crate::runtime::{ForwardPass, Head, Output, OutputSpec, Positions, TokenPosition};
 
 fn limits() -> LimitSettings {
     LimitSettings { max_documents: 1000, max_slate_documents: 8, max_slate_tokens: 32_768 }
 }
 
-/// Tokens seen by a mark: the trunk up to it, or the trunk and its branch up to it.
-fn seen(pass: &ForwardPass, mark: Mark) -> Vec<u32> {
+/// Tokens seen by a mark: the prefix up to it, or the prefix and its suffix up to it.
+fn seen(pass: &ForwardPass, mark: TokenPosition) -> Vec<u32> {
     match mark.segment {
-        0 => pass.trunk[..=mark.offset].to_vec(),
-        branch => [pass.trunk.as_slice(), &pass.branches[branch - 1][..=mark.offset]].concat(),
+        0 => pass.prefix[..=mark.offset].to_vec(),
+        suffix => [pass.prefix.as_slice(), &pass.suffixes[suffix - 1][..=mark.offset]].concat(),
     }
 }
 
@@ -26,44 +26,39 @@ fn sevens(prompter: &Prompter, ids: &[u32]) -> f32 {
 }
 
 /// A model: states are an angle by sevens since the mark before; identifiers and answers likewise.
-fn run(prompter: &Prompter, planned: &PlannedPass) -> Readout {
+fn run(prompter: &Prompter, planned: &PlannedPass) -> Output {
     let pass = &planned.pass;
-    match &pass.probe {
-        Probe::HiddenStates { marks, project } => {
-            assert!(*project);
+    let OutputSpec { at: Positions::Listed(marks), head, .. } = &pass.output else {
+        panic!("families list their positions")
+    };
+    let token_ids = match head {
+        Head::Projector => {
             let mut from = 0;
             let vectors = marks.iter().enumerate().map(|(nth, mark)| {
                 let ids = seen(pass, *mark);
-                let own = if mark.segment == 0 { &ids[from..] } else { &ids[pass.trunk.len()..] };
+                let own = if mark.segment == 0 { &ids[from..] } else { &ids[pass.prefix.len()..] };
                 from = if mark.segment == 0 { ids.len() } else { 0 };
                 let angle = if nth + 1 == marks.len() { 0.0 } else { 1.5 - 0.1 * sevens(prompter, own) };
                 vec![2.0 * angle.cos(), 2.0 * angle.sin()]
             });
-            Readout::HiddenStates(vectors.collect())
+            return vectors.collect();
         }
-        Probe::NextTokenLogits { after, token_ids }
-            if after.len() == 1 && token_ids.len() == planned.documents.len() && token_ids.len() > 1 =>
-        {
-            let text = prompter.decode(&pass.trunk);
-            let logit = |id: &u32| {
-                let name = format!("[{}] ", prompter.decode(&[*id]));
-                text.split(&name).nth(1).unwrap().split('\n').next().unwrap().matches('7').count() as f32
-            };
-            Readout::NextTokenLogits(vec![token_ids.iter().map(logit).collect()])
-        }
-        Probe::NextTokenLogits { after, token_ids } => Readout::NextTokenLogits(
-            after
-                .iter()
-                .map(|mark| {
-                    token_ids
-                        .iter()
-                        .enumerate()
-                        .map(|(nth, _)| if nth == 0 { sevens(prompter, &seen(pass, *mark)) - 4.0 } else { 0.0 })
-                        .collect()
-                })
-                .collect(),
-        ),
+        Head::Vocabulary(token_ids) => token_ids,
+        Head::Hidden | Head::Classifier => panic!("no family of these tests reads {head:?}"),
+    };
+    if marks.len() == 1 && token_ids.len() == planned.documents.len() && token_ids.len() > 1 {
+        let text = prompter.decode(&pass.prefix);
+        let logit = |id: &u32| {
+            let name = format!("[{}] ", prompter.decode(&[*id]));
+            text.split(&name).nth(1).unwrap().split('\n').next().unwrap().matches('7').count() as f32
+        };
+        return vec![token_ids.iter().map(logit).collect()];
     }
+    let answers = |mark: &TokenPosition| {
+        let positive = sevens(prompter, &seen(pass, *mark)) - 4.0;
+        (0..token_ids.len()).map(|nth| if nth == 0 { positive } else { 0.0 }).collect()
+    };
+    marks.iter().map(answers).collect()
 }
 
 fn score(family: &str, request: &RerankRequest) -> (Scores, usize) {
@@ -143,10 +138,10 @@ fn isolated_documents_share_their_marks_in_the_joint_layers() {
     let mut rounds = Rounds::begin(prompter, Arc::new(prepared)).unwrap();
     let passes = rounds.next_round().unwrap().unwrap();
     let pass = &passes[0].pass;
-    let marks = pass.probe.marks();
-    assert_eq!((pass.branches.len(), marks.len()), (3, 3));
-    assert_eq!((pass.joint_layers.count, pass.joint_layers.shared.as_slice()), (1, &marks[..2]));
-    assert_eq!(marks[2], Mark::branch(2, pass.branches[2].len() - 1));
+    let marks = pass.read_positions();
+    assert_eq!((pass.suffixes.len(), marks.len()), (3, 3));
+    assert_eq!((pass.cross_document.count, pass.cross_document.shared.as_slice()), (1, &marks[..2]));
+    assert_eq!(marks[2], TokenPosition::suffix(2, pass.suffixes[2].len() - 1));
 }
 
 fn cause(error: &RerankError) -> ScoringError {
@@ -156,9 +151,9 @@ fn cause(error: &RerankError) -> ScoringError {
 #[test]
 fn a_score_that_is_not_finite_names_its_document() {
     for (family, spoil) in [
-        ("jina-v3", Readout::HiddenStates(vec![vec![1.0], vec![f32::INFINITY], vec![1.0]])),
-        ("first", Readout::NextTokenLogits(vec![vec![1.0, f32::NEG_INFINITY]])),
-        ("zerank", Readout::NextTokenLogits(vec![vec![1.0], vec![f32::INFINITY]])),
+        ("jina-v3", vec![vec![1.0], vec![f32::INFINITY], vec![1.0]]),
+        ("first", vec![vec![1.0, f32::NEG_INFINITY]]),
+        ("zerank", vec![vec![1.0], vec![f32::INFINITY]]),
     ] {
         let prompter = Arc::new(testing::prompter(family));
         let request = RerankRequest::new("query", vec!["a".into(), "b".into()]);
@@ -171,15 +166,13 @@ fn a_score_that_is_not_finite_names_its_document() {
 }
 
 #[test]
-fn outputs_that_do_not_match_the_passes_are_refused() {
+fn outputs_of_the_wrong_shape_are_refused() {
     for (family, wrong) in [
-        ("jina-v3", vec![Readout::HiddenStates(vec![vec![1.0]; 2])]),
-        ("jina-v3", vec![Readout::HiddenStates(vec![vec![1.0], vec![1.0, 2.0], vec![1.0]])]),
-        ("jina-v3", vec![Readout::NextTokenLogits(vec![vec![1.0]; 3])]),
+        ("jina-v3", vec![vec![vec![1.0]; 2]]),
+        ("jina-v3", vec![vec![vec![1.0], vec![1.0, 2.0], vec![1.0]]]),
         ("jina-v3", vec![]),
-        ("first", vec![Readout::NextTokenLogits(vec![vec![1.0]])]),
-        ("first", vec![Readout::HiddenStates(vec![vec![1.0]])]),
-        ("zerank", vec![Readout::NextTokenLogits(vec![vec![1.0, 2.0]; 2])]),
+        ("first", vec![vec![vec![1.0]]]),
+        ("zerank", vec![vec![vec![1.0, 2.0]; 2]]),
     ] {
         let prompter = Arc::new(testing::prompter(family));
         let request = RerankRequest::new("query", vec!["a".into(), "b".into()]);

@@ -74,7 +74,7 @@ impl Exposition {
         self.head(name, help, "histogram");
         let bucket = format!("{name}_bucket");
         for (labels, values) in series {
-            for (bound, count) in values.up_to() {
+            for (bound, count) in values.cumulative() {
                 self.line(&bucket, &labels.with("le", bound), count);
             }
             self.line(&bucket, &labels.with("le", "+Inf"), values.count());

@@ -274,7 +274,7 @@ fn write_models(text: &mut Exposition, models: &[ModelReport<'_>]) {
     text.histograms(BATCH_SECONDS, "How long a batch kept the device.", seconds);
     let looked_up = all().map(|(labels, model)| (labels, model.batches.prefixes.looked_up_tokens as f64));
     text.counters(PREFIX_LOOKED_UP, "Tokens at the beginning of passes that were looked for.", looked_up);
-    let found = all().map(|(labels, model)| (labels, model.batches.prefixes.found_tokens as f64));
+    let found = all().map(|(labels, model)| (labels, model.batches.prefixes.hit_tokens as f64));
     text.counters(PREFIX_FOUND, "Those of them that were found, and not computed again.", found);
     let evicted = all().map(|(labels, model)| (labels, model.batches.prefixes.evicted_blocks as f64));
     text.counters(PREFIX_EVICTED, "Blocks of 16 tokens that made room for others.", evicted);

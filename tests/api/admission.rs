@@ -1,4 +1,4 @@
-//! Who is let in, in which order, for how long and for how much: held by the gate of the fake runtime, not by sleeping.
+//! Admission, order, deadlines and budgets of requests. The fake runtime holds batches; no test sleeps.
 
 use podium::config::Settings;
 use reqwest::{Method, RequestBuilder};
@@ -8,10 +8,10 @@ use tokio::task::JoinHandle;
 
 use crate::support::{Answer, Server};
 
-/// So few tokens that every pass is a batch of its own.
+/// A limit on a batch's tokens that makes every pass a batch of its own.
 const ONE_PASS: usize = 64;
 
-/// A request with a document of so many words.
+/// A request with one document of `count` words.
 fn words(count: usize) -> Value {
     json!({"query": "q", "documents": ["word ".repeat(count)]})
 }
@@ -38,13 +38,13 @@ async fn server(change: impl FnOnce(&mut Settings)) -> Server {
     .await
 }
 
-/// Waits until so many passes wait.
-async fn until_waiting(server: &Server, passes: usize) {
+/// Waits until this many passes are in the queue.
+async fn until_queued(server: &Server, passes: usize) {
     server.until_metrics_say(&format!(r#"podium_queue_passes{{model="podium-nano"}} {passes}"#)).await;
 }
 
 #[tokio::test]
-async fn a_queue_that_is_full_of_tokens_says_try_again() {
+async fn a_request_over_the_limit_on_tokens_is_429_with_a_time_to_retry() {
     let (body, more) = (words(100), words(120));
     let tokens = tokens_of(&body).await;
     let limit = tokens + 100;
@@ -53,7 +53,7 @@ async fn a_queue_that_is_full_of_tokens_says_try_again() {
     let first = server.rerank_later(&body);
     server.controls.held(1).await;
 
-    // At the door four bytes are a token: 600 bytes of document and one of query.
+    // On arrival four bytes are a token: 600 bytes of document and one of query.
     let message = format!(
         "the server is at capacity: {tokens} tokens wait already, and 152 more are over the limit of {limit}; try again in 1 s"
     );
@@ -67,7 +67,7 @@ async fn a_queue_that_is_full_of_tokens_says_try_again() {
 }
 
 #[tokio::test]
-async fn what_never_fits_is_told_its_size_and_costs_the_device_nothing() {
+async fn a_request_that_never_fits_is_413_with_its_size_and_takes_no_device_time() {
     let body = json!({"query": "q", "documents": ["word ".repeat(200), "two"]});
     let tokens = tokens_of(&body).await;
     let refusing = server(|settings| settings.schedule.max_queued_tokens = tokens - 1).await;
@@ -78,7 +78,7 @@ async fn what_never_fits_is_told_its_size_and_costs_the_device_nothing() {
     );
     refusing.rerank(&body).await.assert_failure(413, "too_many_tokens", Some("documents"), &message);
     assert_eq!(refusing.controls.calls(), 0);
-    // What is over by the estimate alone is let in.
+    // A request over the limit by the estimate alone is admitted.
     let spaces = json!({"query": "q", "documents": [" ".repeat(20_000)]});
     assert_eq!(refusing.rerank(&spaces).await.status, 200);
     let fitting = server(|settings| settings.schedule.max_queued_tokens = tokens).await;
@@ -86,7 +86,7 @@ async fn what_never_fits_is_told_its_size_and_costs_the_device_nothing() {
 }
 
 #[tokio::test]
-async fn a_more_urgent_request_overtakes_those_that_wait() {
+async fn a_more_urgent_request_overtakes_waiting_ones() {
     let [running, low, high] =
         [words(70), with(words(80), &json!({"priority": 999})), with(words(90), &json!({"priority": 998}))];
     let server = server(|_| {}).await;
@@ -95,7 +95,7 @@ async fn a_more_urgent_request_overtakes_those_that_wait() {
     server.controls.held(1).await;
     for (waiting, body) in [&low, &high].into_iter().enumerate() {
         answers.push(server.rerank_later(body));
-        until_waiting(&server, waiting + 1).await;
+        until_queued(&server, waiting + 1).await;
     }
     server.controls.release();
     for answer in answers {
@@ -113,7 +113,7 @@ fn later(request: RequestBuilder) -> JoinHandle<Answer> {
     tokio::spawn(Answer::of(request))
 }
 
-/// A server with two keys, and the file that they are in.
+/// A server with two API keys, and the file that holds them.
 async fn with_keys(change: impl FnOnce(&mut Settings)) -> (Server, NamedTempFile) {
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "key-of-many name=many\nkey-of-few name=few\n").unwrap();
@@ -125,7 +125,7 @@ async fn with_keys(change: impl FnOnce(&mut Settings)) -> (Server, NamedTempFile
 }
 
 #[tokio::test]
-async fn a_key_with_many_requests_does_not_stand_in_the_way_of_one_with_few() {
+async fn a_key_with_many_requests_does_not_delay_one_with_few() {
     let (server, _file) = with_keys(|_| {}).await;
     server.controls.hold();
     let mut answers = vec![later(as_key(&server, "key-of-many", &words(70)))];
@@ -134,7 +134,7 @@ async fn a_key_with_many_requests_does_not_stand_in_the_way_of_one_with_few() {
         [("key-of-many", 71), ("key-of-many", 72), ("key-of-many", 73), ("key-of-few", 90), ("key-of-few", 91)];
     for (waiting, (key, count)) in queued.into_iter().enumerate() {
         answers.push(later(as_key(&server, key, &words(count))));
-        until_waiting(&server, waiting + 1).await;
+        until_queued(&server, waiting + 1).await;
     }
     server.controls.release();
     for answer in answers {
@@ -148,18 +148,18 @@ async fn a_key_with_many_requests_does_not_stand_in_the_way_of_one_with_few() {
 }
 
 #[tokio::test]
-async fn one_key_leaves_room_for_others() {
+async fn a_key_cannot_fill_the_queue() {
     let (server, _file) = with_keys(|settings| settings.schedule.max_queued_requests = 4).await;
     server.controls.hold();
     let mut answers = vec![later(as_key(&server, "key-of-many", &words(1)))];
     server.controls.held(1).await;
     answers.push(later(as_key(&server, "key-of-many", &words(1))));
-    until_waiting(&server, 1).await;
+    until_queued(&server, 1).await;
     let refused = Answer::of(as_key(&server, "key-of-many", &words(1))).await;
     assert_eq!((refused.status, refused.header("retry-after")), (429, "1"), "{}", refused.text);
     assert!(refused.text.contains("this key has its share of the queue: 2 requests"), "{}", refused.text);
     answers.push(later(as_key(&server, "key-of-few", &words(1))));
-    until_waiting(&server, 2).await;
+    until_queued(&server, 2).await;
     server.controls.release();
     for answer in answers {
         assert_eq!(answer.await.unwrap().status, 200);
@@ -167,15 +167,15 @@ async fn one_key_leaves_room_for_others() {
 }
 
 #[tokio::test]
-async fn who_leaves_the_queue_takes_everything_along_at_once() {
+async fn a_disconnect_removes_a_waiting_request_from_the_queue_immediately() {
     let server = server(|_| {}).await;
     server.controls.hold();
     let running = server.rerank_later(&words(10));
     server.controls.held(1).await;
     let waiting = server.rerank_later(&words(100));
-    until_waiting(&server, 1).await;
+    until_queued(&server, 1).await;
     waiting.abort();
-    // The device is still busy with the first.
+    // The device still runs the first request.
     for line in [
         r#"podium_queue_passes{model="podium-nano"} 0"#,
         r#"podium_queue_tokens{model="podium-nano"} 0"#,
@@ -214,7 +214,7 @@ async fn a_deadline_in_the_queue_is_504_and_takes_no_device_time() {
 }
 
 #[tokio::test]
-async fn a_deadline_between_passes_says_what_was_done() {
+async fn a_deadline_between_passes_reports_the_progress() {
     let server = server(|settings| settings.schedule.timeout_seconds = 1).await;
     server.controls.hold();
     let documents: Vec<String> = (0..5).map(|count| "word ".repeat(80 + count)).collect();
@@ -234,17 +234,17 @@ async fn a_deadline_between_passes_says_what_was_done() {
     server.until_metrics_say(r#"podium_queue_passes{model="podium-nano"} 0"#).await;
     server.controls.release();
     assert_eq!(server.rerank(&words(1)).await.status, 200);
-    assert_eq!(server.controls.passes(), 4, "the third was on the device, and the last two never were");
+    assert_eq!(server.controls.passes(), 4, "the third pass was on the device, the last two never were");
 }
 
-/// Ten documents of about a hundred tokens.
+/// A request with ten documents of about a hundred tokens each.
 fn ten() -> Value {
     let documents: Vec<String> = (0..10).map(|index| format!("{index} {}", "word ".repeat(100))).collect();
     json!({"query": "q", "documents": documents})
 }
 
 #[tokio::test]
-async fn a_budget_of_tokens_shortens_documents_first() {
+async fn a_token_budget_cuts_documents_before_it_skips_any() {
     let server = Server::start().await;
     let whole = tokens_of(&ten()).await;
     let answer = server.rerank(&with(ten(), &json!({"max_total_tokens": whole * 2 / 3}))).await;
@@ -272,7 +272,7 @@ async fn a_budget_of_tokens_shortens_documents_first() {
 }
 
 #[tokio::test]
-async fn a_budget_too_small_for_that_leaves_the_end_of_the_list_as_it_came() {
+async fn a_smaller_budget_skips_the_last_documents_and_keeps_their_order() {
     let server = Server::start().await;
     let answer = server.rerank(&with(ten(), &json!({"max_total_tokens": 300}))).await;
     let reply = answer.json();
@@ -292,7 +292,7 @@ async fn a_budget_too_small_for_that_leaves_the_end_of_the_list_as_it_came() {
     assert!(rows[..read].iter().all(|row| row["index"].as_u64().unwrap() < read as u64));
     assert!(answer.text.contains(&format!("budget: {} of 10 documents were not read", 10 - read)), "{reply}");
 
-    // Documents that may not be cut are read whole, or not.
+    // Without truncation, documents are read whole or skipped.
     let reply = server.rerank(&with(ten(), &json!({"max_total_tokens": 300, "truncation": false}))).await.json();
     assert_eq!(reply["meta"]["budget"]["tokens_per_document"], Value::Null, "{reply}");
     assert!(
@@ -303,7 +303,7 @@ async fn a_budget_too_small_for_that_leaves_the_end_of_the_list_as_it_came() {
             .all(|row| { row["tokens_read"] == row["tokens"] || row["tokens_read"] == 0 })
     );
 
-    // Not even one: the list comes back as it was sent.
+    // No document fits: the results are in the order of the request.
     let reply = server.rerank(&with(ten(), &json!({"max_total_tokens": 1}))).await.json();
     let order: Vec<u64> =
         reply["results"].as_array().unwrap().iter().map(|row| row["index"].as_u64().unwrap()).collect();
@@ -312,7 +312,7 @@ async fn a_budget_too_small_for_that_leaves_the_end_of_the_list_as_it_came() {
 }
 
 #[tokio::test]
-async fn a_budget_that_suffices_says_so_and_no_budget_says_nothing() {
+async fn a_sufficient_budget_is_reported_and_no_budget_is_not() {
     let server = Server::start().await;
     let reply = server.rerank(&with(ten(), &json!({"max_total_tokens": 100_000}))).await.json();
     assert_eq!(reply["meta"]["budget"]["documents_read"], 10);
@@ -323,13 +323,13 @@ async fn a_budget_that_suffices_says_so_and_no_budget_says_nothing() {
 }
 
 #[tokio::test]
-async fn a_budget_of_time_goes_by_the_measured_rate() {
+async fn a_time_budget_uses_the_measured_throughput() {
     let server = Server::start().await;
     let reply = server.rerank(&with(ten(), &json!({"max_latency_ms": 5000}))).await.json();
     let unknown = "max_latency_ms was ignored: throughput has not been measured yet";
     assert_eq!(reply["meta"]["budget"]["reason"], unknown);
     assert_eq!(reply["meta"]["warnings"], json!([unknown]));
-    // Now there is one, and a thousand documents cannot even be tokenised in a millisecond.
+    // Now throughput is measured, and tokenizing a thousand documents takes longer than a millisecond.
     let documents = vec!["word ".repeat(200); 1000];
     let body = json!({"query": "q", "documents": documents, "max_latency_ms": 1});
     let reply = server.rerank(&body).await.json();
@@ -342,7 +342,7 @@ async fn a_budget_of_time_goes_by_the_measured_rate() {
 }
 
 #[tokio::test]
-async fn a_strict_budget_is_kept_or_refused() {
+async fn a_strict_budget_is_kept_or_rejected() {
     let server = Server::start().await;
     let whole = tokens_of(&ten()).await;
     let strict = |tokens: usize| with(ten(), &json!({"max_total_tokens": tokens, "strict": true}));
@@ -357,19 +357,19 @@ async fn a_strict_budget_is_kept_or_refused() {
 }
 
 #[tokio::test]
-async fn pairs_have_no_budget() {
+async fn pairs_take_no_budget() {
     let server = Server::start().await;
     let pairs = json!({"text_1": ["a", "b"], "text_2": ["c", "d"], "max_total_tokens": 1000});
     let message = "max_total_tokens: a budget is for one list of documents, not for pairs";
     server.post("/v1/score", &pairs).await.assert_failure(422, "invalid_value", Some("max_total_tokens"), message);
-    // A list of scores has no words for what was not read.
+    // A list of scores cannot say which documents were not read.
     let list = json!({"text_1": "a", "text_2": ["c", "d"], "max_total_tokens": 1});
     let refused = server.post("/v1/score", &list).await;
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (422, &json!("over_budget")), "{}", refused.text);
 }
 
 #[tokio::test]
-async fn terms_that_are_none_are_named() {
+async fn an_invalid_priority_timeout_or_budget_is_named() {
     let server = Server::start().await;
     for (field, value, message) in [
         ("priority", json!(1000), "priority: is 1000; it lies between 0, the most urgent, and 999"),
@@ -387,10 +387,10 @@ async fn terms_that_are_none_are_named() {
 }
 
 #[tokio::test]
-async fn a_body_that_would_grow_too_large_when_parsed_is_refused_unparsed() {
+async fn a_body_that_would_grow_too_large_is_rejected_before_it_is_parsed() {
     let server = Server::start_with(|settings| settings.server.max_parsing_bytes = 1 << 20).await;
     let text = json!({"query": "q", "documents": ["word ".repeat(30_000)]});
-    assert_eq!(server.rerank(&text).await.status, 200, "a text takes about what it is long");
+    assert_eq!(server.rerank(&text).await.status, 200, "a text needs about as much memory as it has bytes");
     let answer = server.rerank(&json!({"query": "q", "documents": vec![1; 50_000]})).await;
     let message = answer.json()["message"].as_str().unwrap().to_owned();
     answer.assert_failure(413, "body_too_complex", None, &message);

@@ -1,4 +1,4 @@
-//! Too much at once, too slow, and leaving: held by the gate of the fake runtime, not by sleeping.
+//! Overload, deadlines, failing devices and shutdown. The fake runtime holds batches; no test sleeps.
 
 use podium::app::ShutdownOutcome;
 use podium::runtime::RuntimeError;
@@ -11,7 +11,7 @@ fn body() -> Value {
 }
 
 #[tokio::test]
-async fn a_full_service_says_try_again() {
+async fn a_request_over_the_limit_is_429_with_a_time_to_retry() {
     let server = Server::start_with(|settings| settings.schedule.max_queued_requests = 2).await;
     server.controls.hold();
     let first = server.rerank_later(&body());
@@ -30,30 +30,32 @@ async fn a_full_service_says_try_again() {
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_is_504_and_makes_room() {
+async fn a_request_that_times_out_is_504_and_counts_until_the_device_has_finished_it() {
     let server = Server::start_with(|settings| settings.schedule.timeout_seconds = 1).await;
     server.controls.hold();
     let message = "the request took longer than 1000 ms: 0 of 1 passes had run, and 0 of 2 documents were read";
     server.rerank(&body()).await.assert_failure(504, "deadline_exceeded", None, message);
-    server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 0"#).await;
+    server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 1"#).await;
     server.controls.release();
+    server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 0"#).await;
     assert_eq!(server.rerank(&body()).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_makes_room_and_is_counted() {
+async fn a_disconnect_is_499_and_the_request_counts_until_the_device_has_finished_it() {
     let server = Server::start().await;
     server.controls.hold();
     let request = server.rerank_later(&body());
     server.controls.held(1).await;
     request.abort();
-    server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 0"#).await;
     server.until_metrics_say(r#"podium_requests_total{route="/v1/rerank",status="499"} 1"#).await;
+    server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 1"#).await;
     server.controls.release();
+    server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 0"#).await;
 }
 
 #[tokio::test]
-async fn a_failing_device_is_500_and_the_cause_stays_inside() {
+async fn a_device_error_is_500_and_its_cause_is_not_in_the_response() {
     let server = Server::start().await;
     server.controls.fail_next(RuntimeError::Device("out of secrets".to_owned()));
     server.rerank(&body()).await.assert_failure(500, "internal_error", None, "internal error");
@@ -61,7 +63,7 @@ async fn a_failing_device_is_500_and_the_cause_stays_inside() {
 }
 
 #[tokio::test]
-async fn a_panic_is_that_requests_500_and_nobody_elses() {
+async fn a_panic_is_500_for_its_request_only() {
     let server = Server::start().await;
     server.controls.panic_next("out of order");
     server.rerank(&body()).await.assert_failure(500, "internal_error", None, "internal error");
@@ -69,7 +71,7 @@ async fn a_panic_is_that_requests_500_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn a_request_that_the_devices_memory_cannot_hold_is_413_and_says_what_helps() {
+async fn a_request_that_exceeds_the_devices_memory_is_413_and_suggests_a_remedy() {
     let server = Server::start().await;
     server.controls.limit_memory(5);
     let answer = server.rerank(&body()).await;
@@ -82,7 +84,7 @@ async fn a_request_that_the_devices_memory_cannot_hold_is_413_and_says_what_help
 }
 
 #[tokio::test]
-async fn a_device_that_is_gone_is_503_and_the_server_leaves_by_itself() {
+async fn a_lost_device_is_503_and_ends_the_server() {
     let server = Server::start_with(|settings| settings.server.drain_delay_seconds = 3600).await;
     server.controls.hold();
     let accepted = server.rerank_later(&body());
@@ -95,7 +97,7 @@ async fn a_device_that_is_gone_is_503_and_the_server_leaves_by_itself() {
 }
 
 #[tokio::test]
-async fn a_device_that_hangs_is_unready_until_it_answers() {
+async fn a_stalled_device_is_unready_until_the_batch_comes_back() {
     let server = Server::start_with(|settings| settings.schedule.stall_seconds = 1).await;
     server.controls.hold();
     let waiting = server.rerank_later(&body());
@@ -109,17 +111,34 @@ async fn a_device_that_hangs_is_unready_until_it_answers() {
 }
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_does_not_delay_the_shutdown() {
-    let mut server = Server::start().await;
-    let silent = tokio::net::TcpStream::connect(&server.address).await.unwrap();
-    assert_eq!(server.get("/health").await.header("connection"), "");
-    server.stop();
-    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
-    drop(silent);
+async fn a_device_that_hangs_is_503_and_ends_the_server_as_a_lost_device_does() {
+    let server = Server::start_with(|settings| {
+        settings.schedule.stall_seconds = 1;
+        settings.schedule.hang_seconds = 2;
+        settings.server.drain_delay_seconds = 3600;
+    })
+    .await;
+    server.controls.hold();
+    let waiting = server.rerank_later(&body());
+    server.until_metrics_say("podium_ready 0").await;
+    let message = "the device has failed, and the server has to be started again";
+    waiting.await.unwrap().assert_failure(503, "device_lost", None, message);
+    let reason = "a batch has not come back for 2 s (schedule.hang_seconds)";
+    assert_eq!(server.outcome().await, ShutdownOutcome::DeviceLost(reason.to_owned()));
 }
 
 #[tokio::test]
-async fn while_leaving_every_answer_ends_its_connection() {
+async fn an_idle_connection_does_not_delay_the_shutdown() {
+    let mut server = Server::start().await;
+    let idle = tokio::net::TcpStream::connect(&server.address).await.unwrap();
+    assert_eq!(server.get("/health").await.header("connection"), "");
+    server.stop();
+    assert_eq!(server.outcome().await, ShutdownOutcome::Clean);
+    drop(idle);
+}
+
+#[tokio::test]
+async fn during_shutdown_every_response_closes_its_connection() {
     let mut server = Server::start_with(|settings| settings.server.drain_delay_seconds = 3600).await;
     server.stop();
     server.until_metrics_say("podium_ready 0").await;
@@ -128,7 +147,7 @@ async fn while_leaving_every_answer_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn leaving_finishes_what_was_accepted_and_refuses_the_rest() {
+async fn shutdown_finishes_accepted_requests_and_rejects_new_ones() {
     let mut server = Server::start().await;
     server.controls.hold();
     let accepted = server.rerank_later(&body());
@@ -151,7 +170,7 @@ async fn leaving_finishes_what_was_accepted_and_refuses_the_rest() {
 }
 
 #[tokio::test]
-async fn unready_comes_before_refusal() {
+async fn a_shutdown_is_unready_before_it_rejects_requests() {
     let mut server = Server::start_with(|settings| settings.server.drain_delay_seconds = 3600).await;
     server.stop();
     server.until_metrics_say("podium_ready 0").await;
@@ -160,12 +179,12 @@ async fn unready_comes_before_refusal() {
 }
 
 #[tokio::test]
-async fn work_that_does_not_finish_in_time_is_cut_off() {
+async fn requests_that_outlast_the_shutdown_are_cut_off() {
     let mut server = Server::start_with(|settings| settings.server.shutdown_seconds = 0).await;
     server.controls.hold();
     let request = server.rerank_later(&body());
     server.controls.held(1).await;
     server.stop();
     assert_eq!(server.outcome().await, ShutdownOutcome::CutOff);
-    assert!(request.await.is_err(), "the connection should be gone");
+    assert!(request.await.is_err(), "the connection is closed without a response");
 }

@@ -3,7 +3,6 @@
 use podium::config::{Configuration, Settings, Sources};
 use podium::models::{LoadWhen, ModelLoader, ModelSet, ModelsSettings, NamedModel};
 use podium::pipeline::{Policy, Reranker};
-use podium::schedule::ScheduleSettings;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -19,7 +18,7 @@ impl ModelLoader for Loader {
         Ok(1000)
     }
 
-    fn load(&self, name: &str, model: &NamedModel, _: Policy, _: &ScheduleSettings) -> anyhow::Result<Reranker> {
+    fn load(&self, name: &str, model: &NamedModel, _: Policy) -> anyhow::Result<Reranker> {
         if model.model.source == "broken" {
             anyhow::bail!("broken/model.safetensors: not a complete safetensors file");
         }

@@ -10,7 +10,7 @@ use podium::models::ModelSet;
 use podium::pipeline::Reranker;
 use podium::runtime::fake::{FakeControls, FakeRuntime};
 use podium::runtime::{Checkpoint, Runtime};
-use podium::schedule::DeviceGate;
+use podium::schedule::AdmissionControl;
 use podium::telemetry::TelemetryPlan;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
@@ -29,7 +29,8 @@ pub fn fake_reranker(names: &[&str], settings: &Settings) -> (Reranker, FakeCont
     let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
     let names = names.iter().map(|name| (*name).to_owned()).collect();
     let policy = app::policy(settings).unwrap();
-    (Reranker::new(DeviceGate::default(), names, prompter, runtime, policy, &settings.schedule), controls)
+    let admission = AdmissionControl::new(&settings.schedule);
+    (Reranker::new(names, prompter, runtime, policy, &admission), controls)
 }
 
 /// A running server.

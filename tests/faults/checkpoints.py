@@ -1,4 +1,4 @@
-"""Checkpoints that are broken on the disk or on their way to it."""
+"""Checkpoints that are broken on disk or while they are downloaded."""
 
 import http.server
 import json
@@ -8,25 +8,25 @@ import struct
 import subprocess
 import threading
 
-from server import BODY, BUILT_IN, FIXTURES, Server, Skipped, refused
+from server import BODY, BUILT_IN, FIXTURES, Server, Skipped, assert_does_not_start
 
 WEIGHTS = "model.safetensors"
 
 
-def copy_of(source, folder):
+def copy_model(source, folder):
     copy = folder / "model"
     shutil.copytree(source, copy)
     return copy
 
 
-def parts(path):
-    """The header of a safetensors file as JSON, and the bytes behind it."""
+def read_safetensors(path):
+    """The header of a safetensors file as JSON, and the data behind it."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
-def write(path, header, data):
+def write_safetensors(path, header, data):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
@@ -41,20 +41,20 @@ def absurd_header_length(path):
 
 
 def header_that_is_not_json(path):
-    header, data = parts(path)
-    write(path, b"x" * len(json.dumps(header)), data)
+    header, data = read_safetensors(path)
+    write_safetensors(path, b"x" * len(json.dumps(header)), data)
 
 
 def with_offsets(change):
-    def spoil(path):
-        header, data = parts(path)
+    def damage(path):
+        header, data = read_safetensors(path)
         names = sorted(
             (name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"]
         )
         change([header[name]["data_offsets"] for name in names])
-        write(path, header, data)
+        write_safetensors(path, header, data)
 
-    return spoil
+    return damage
 
 
 def overlap(offsets):
@@ -68,36 +68,36 @@ def out_of_range(offsets):
 
 
 def not_a_number(path):
-    header, data = parts(path)
+    header, data = read_safetensors(path)
     data = bytearray(data)
     name = next(name for name, tensor in header.items() if tensor.get("dtype") == "F32")
     start = header[name]["data_offsets"][0]
     data[start : start + 4] = struct.pack("<f", float("nan"))
-    write(path, header, bytes(data))
+    write_safetensors(path, header, bytes(data))
 
 
-def broken(spoil, *words, source=FIXTURES / "qwen3-mha-f32", file=WEIGHTS):
+def broken(damage, *words, source=FIXTURES / "qwen3-mha-f32", file=WEIGHTS):
     def case(podium, folder):
-        model = copy_of(source, folder)
-        spoil(model / file)
-        return refused(podium, folder, "--model", model, words=[str(model / file), *words])
+        model = copy_model(source, folder)
+        damage(model / file)
+        return assert_does_not_start(podium, folder, "--model", model, words=[str(model / file), *words])
 
     return case
 
 
 def removed_under_the_server(podium, folder):
-    model = copy_of(BUILT_IN, folder)
-    with Server(podium, folder, "--model", model).listening() as server:
-        before, _ = server.ask(BODY)
+    model = copy_model(BUILT_IN, folder)
+    with Server(podium, folder, "--model", model).wait_until_listening() as server:
+        before, _ = server.send(BODY)
         shutil.rmtree(model)
-        after, _ = server.ask(BODY)
+        after, _ = server.send(BODY)
     assert (before, after) == (200, 200), (before, after)
-    return "200 before and after: weights are in memory, the files are not read again"
+    return "200 before and after: the weights are in memory, the files are not read again"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as a download needs, with the built-in model in it. `breaks_at` ends every longer answer
-    early."""
+    """The parts of the hub that a download needs, with the built-in model. A response longer than `breaks_at` bytes
+    ends there."""
 
     breaks_at = None
     COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -108,19 +108,19 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path.startswith("/api/models/"):
             siblings = [{"rfilename": path.name} for path in sorted(BUILT_IN.iterdir())]
-            return self.answer(200, json.dumps({"sha": self.COMMIT, "siblings": siblings}).encode())
+            return self.respond(200, json.dumps({"sha": self.COMMIT, "siblings": siblings}).encode())
         path = BUILT_IN / self.path.rsplit("/", 1)[-1]
         if not path.is_file():
-            return self.answer(404, b"no such file")
+            return self.respond(404, b"no such file")
         content = path.read_bytes()
         given = self.headers.get("range")
         if not given:
-            return self.answer(200, content, path.name)
+            return self.respond(200, content, path.name)
         first, _, last = given.removeprefix("bytes=").partition("-")
         first, last = int(first), min(int(last or len(content) - 1), len(content) - 1)
-        return self.answer(206, content[first : last + 1], path.name, f"bytes {first}-{last}/{len(content)}")
+        return self.respond(206, content[first : last + 1], path.name, f"bytes {first}-{last}/{len(content)}")
 
-    def answer(self, status, content, etag=None, content_range=None):
+    def respond(self, status, content, etag=None, content_range=None):
         self.send_response(status)
         self.send_header("content-length", str(len(content)))
         self.send_header("accept-ranges", "bytes")
@@ -136,7 +136,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         try:
             self.wfile.write(content)
         except ConnectionError:
-            # Whoever has no room for more hangs up.
+            # The client has no room for more and closes the connection.
             self.close_connection = True
 
 
@@ -163,7 +163,7 @@ def full_disk(podium, folder):
     try:
         with HubServer() as hub:
             environment = {**hub.environment, "HF_HOME": str(small)}
-            return refused(
+            return assert_does_not_start(
                 podium, folder, "--model", "owner/podium-nano", environment=environment,
                 words=["owner/podium-nano", WEIGHTS, "No space left on device"],
             )
@@ -175,15 +175,15 @@ def download_that_breaks(podium, folder):
     with HubServer() as hub:
         environment = {**hub.environment, "HF_HOME": str(folder / "cache")}
         hub.handler.breaks_at = 4 << 20
-        seen = refused(
+        seen = assert_does_not_start(
             podium, folder, "--model", "owner/podium-nano", environment=environment,
             words=["owner/podium-nano", WEIGHTS],
         )
         hub.handler.breaks_at = None
-        with Server(podium, folder, "--model", "owner/podium-nano", environment=environment).listening() as server:
-            status, _ = server.ask(BODY)
+        with Server(podium, folder, "--model", "owner/podium-nano", environment=environment).wait_until_listening() as server:
+            status, _ = server.send(BODY)
     assert status == 200, status
-    return f"{seen}; started again, it fetches the rest and answers 200"
+    return f"{error}; after a restart it downloads the rest and responds with 200"
 
 
 def missing(path):

@@ -1,4 +1,4 @@
-"""Several models in one process: a limit on their memory, and one that leaves under load."""
+"""Several models in one process: the limit on their memory, and loading and unloading under load."""
 
 import json
 import threading
@@ -20,55 +20,55 @@ def configuration(folder, limit):
     return path
 
 
-def administrate(server, path):
-    return server.ask({}, path=f"/admin/models/{path}", headers=ADMIN)
+def admin_request(server, path):
+    return server.send({}, path=f"/admin/models/{path}", headers=ADMIN)
 
 
-def memory_of(server):
-    _, listed = server.ask(path="/admin/models", headers=ADMIN)
+def read_memory_bytes(server):
+    _, listed = server.send(path="/admin/models", headers=ADMIN)
     return listed["memory_bytes"]
 
 
 def over_the_limit(podium, folder):
-    with Server(podium, folder, "--config", configuration(folder, 0)).listening() as server:
-        one = memory_of(server)
-    with Server(podium, folder, "--config", configuration(folder, 2 * one + 1000)).listening() as server:
-        second, _ = administrate(server, "second/load")
-        status, refused = administrate(server, "third/load")
-        unloaded, _ = administrate(server, "second/unload")
-        third, _ = administrate(server, "third/load")
-        answered, _ = server.ask({**BODY, "model": "third"})
+    with Server(podium, folder, "--config", configuration(folder, 0)).wait_until_listening() as server:
+        one = read_memory_bytes(server)
+    with Server(podium, folder, "--config", configuration(folder, 2 * one + 1000)).wait_until_listening() as server:
+        second, _ = admin_request(server, "second/load")
+        status, rejected = admin_request(server, "third/load")
+        unloaded, _ = admin_request(server, "second/unload")
+        third, _ = admin_request(server, "third/load")
+        answered, _ = server.send({**BODY, "model": "third"})
     seen = (second, status, unloaded, third, answered)
     assert seen == (200, 409, 200, 200, 200), seen
-    assert str(one) in refused["message"] and str(2 * one) in refused["message"], refused
-    return f"409; {refused['message']}; after an unload it loads and answers 200"
+    assert str(one) in rejected["message"] and str(2 * one) in rejected["message"], rejected
+    return f"409; {rejected['message']}; after another model is unloaded, it loads and responds with 200"
 
 
 def on_demand(podium, folder):
-    with Server(podium, folder, "--config", configuration(folder, 0)).listening() as server:
+    with Server(podium, folder, "--config", configuration(folder, 0)).wait_until_listening() as server:
         began, first = time.monotonic(), None
         while True:
-            status, answer = server.ask({**BODY, "model": "second"})
+            status, answer = server.send({**BODY, "model": "second"})
             if status == 200:
                 break
             first = (status, answer["error"]["code"])
             assert first == (503, "model_unavailable"), answer
-            assert time.monotonic() - began < 120, "it is not loaded"
+            assert time.monotonic() - began < 120, "the model is not loaded"
             time.sleep(0.05)
         took = time.monotonic() - began
     assert first == (503, "model_unavailable"), first
-    return f"the first request: {first[0]} {first[1]}; answered with 200 after {took:.1f} s"
+    return f"the first request: {first[0]} {first[1]}; 200 after {took:.1f} s"
 
 
 def unloaded_under_load(podium, folder):
-    with Server(podium, folder, "--config", configuration(folder, 0)).listening() as server:
-        assert administrate(server, "second/load")[0] == 200
+    with Server(podium, folder, "--config", configuration(folder, 0)).wait_until_listening() as server:
+        assert admin_request(server, "second/load")[0] == 200
         seen, over = [], threading.Event()
 
         def post():
             while not over.is_set():
                 try:
-                    status, answer = server.ask({**BODY, "model": "second"})
+                    status, answer = server.send({**BODY, "model": "second"})
                     seen.append(f"{status}" if status == 200 else f"{status} {answer['error']['code']}")
                 except OSError as error:
                     seen.append(f"LOST ({type(error).__name__})")
@@ -78,19 +78,19 @@ def unloaded_under_load(podium, folder):
             client.start()
         time.sleep(2)
         began = time.monotonic()
-        status, model = administrate(server, "second/unload")
+        status, model = admin_request(server, "second/unload")
         took = time.monotonic() - began
-        default, _ = server.ask(BODY)
+        default, _ = server.send(BODY)
         time.sleep(0.5)
         over.set()
         for client in clients:
             client.join()
     counts = {outcome: seen.count(outcome) for outcome in sorted(set(seen))}
-    # On demand, the next request loads it again.
+    # The model loads on demand, so the next request loads it again.
     assert (status, model["state"], default) == (200, "unloaded", 200), (status, model, default)
     assert set(counts) <= {"200", "503 model_unavailable"} and counts["200"] > 0, counts
     table = ", ".join(f"{outcome}: {count}" for outcome, count in counts.items())
-    return f"{CLIENTS} clients; {table}; 0 lost; unloaded after {took:.2f} s; the default model answers 200"
+    return f"{CLIENTS} clients; {table}; 0 lost; unloaded after {took:.2f} s; the default model responds with 200"
 
 
 CASES = [

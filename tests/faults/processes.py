@@ -1,4 +1,4 @@
-"""Faults of the whole process: too little memory, a process that is stopped, settings that change under it."""
+"""Faults of the whole process: too little memory, a stopped process, a batch that hangs."""
 
 import os
 import pathlib
@@ -15,34 +15,34 @@ def heavy(documents=64, words=400):
 
 
 def memory_limit(podium, folder):
-    """A request for which the machine has no memory: the kernel ends the process, as it would in a container."""
+    """A request that exceeds the memory limit: the kernel kills the process, as in a container."""
     if os.geteuid() != 0 or not (CGROUPS / "memory.limit_in_bytes").exists():
         raise Skipped("needs root and the memory controller of cgroups version 1")
     group = CGROUPS / f"podium-faults-{os.getpid()}"
     group.mkdir()
     inside = lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
     try:
-        with Server(podium, folder, before=inside).listening() as server:
-            assert server.ask(BODY)[0] == 200
+        with Server(podium, folder, before=inside).wait_until_listening() as server:
+            assert server.send(BODY)[0] == 200
             used = int((group / "memory.usage_in_bytes").read_text())
             # Room for small requests and not for the large one.
             (group / "memory.limit_in_bytes").write_text(str(used + (24 << 20)))
-            small = server.ask(BODY)[0]
+            small = server.send(BODY)[0]
             began = time.monotonic()
             try:
-                large = str(server.ask(heavy(documents=1000))[0])
+                large = str(server.send(heavy(documents=1000))[0])
             except OSError as error:
                 large = type(error).__name__
             if server.process.poll() is None and large == "200":
                 raise Skipped("the large request fits into the limit")
-            code = server.ends()
+            code = server.wait_for_exit()
         assert code == -signal.SIGKILL, f"{code}: {server.log}"
-        with Server(podium, folder).listening() as server:
-            again = server.ask(BODY)[0]
+        with Server(podium, folder).wait_until_listening() as server:
+            again = server.send(BODY)[0]
         assert (small, again) == (200, 200)
         return (
             f"small request 200; large: {large}, the kernel kills the process (137 in a shell); "
-            f"started again it answers 200, {time.monotonic() - began:.1f} s after the large request"
+            f"after a restart 200, {time.monotonic() - began:.1f} s after the large request"
         )
     finally:
         for _ in range(100):
@@ -54,27 +54,44 @@ def memory_limit(podium, folder):
 
 
 def stopped_and_continued(podium, folder):
-    with Server(podium, folder).listening() as server:
-        assert server.ask(BODY)[0] == 200
+    with Server(podium, folder).wait_until_listening() as server:
+        assert server.send(BODY)[0] == 200
         server.signal(signal.SIGSTOP)
         seen = []
         for _ in range(3):
             try:
-                seen.append(str(server.ask(BODY, timeout=1)[0]))
+                seen.append(str(server.send(BODY, timeout=1)[0]))
             except TimeoutError:
                 seen.append("timeout")
         server.signal(signal.SIGCONT)
         began = time.monotonic()
-        status, _ = server.ask(BODY)
+        status, _ = server.send(BODY)
         took = time.monotonic() - began
-        ready, _ = server.ask(path="/ready")
+        ready, _ = server.send(path="/ready")
         server.signal(signal.SIGTERM)
-        code = server.ends()
+        code = server.wait_for_exit()
     assert seen == ["timeout"] * 3 and (status, ready, code) == (200, 200, 0), (seen, status, ready, code)
     return f"3 clients time out; after SIGCONT 200 within {took:.2f} s, /ready 200, SIGTERM exits 0"
+
+
+def hanging_batch(podium, folder):
+    """A batch that takes longer than schedule.hang_seconds, as on a device that hangs."""
+    limits = {"PODIUM__SCHEDULE__STALL_SECONDS": "1", "PODIUM__SCHEDULE__HANG_SECONDS": "2"}
+    with Server(podium, folder, environment=limits).wait_until_listening() as server:
+        small = server.send(BODY)[0]
+        began = time.monotonic()
+        # More tokens in one pass than a CPU reads in two seconds.
+        status, answer = server.send(heavy(documents=64, words=2000))
+        answered = time.monotonic() - began
+        code, took, log = server.wait_for_exit(), time.monotonic() - began, server.log
+    seen = (small, status, answer["error"]["code"], code)
+    assert seen == (200, 503, "device_lost", 69), (seen, log)
+    assert "schedule.hang_seconds" in log, log
+    return f"small request 200; large: 503 device_lost after {answered:.1f} s; exit code 69 after {took:.1f} s"
 
 
 CASES = [
     ("memory: more than the limit", memory_limit),
     ("process: SIGSTOP and SIGCONT", stopped_and_continued),
+    ("process: a batch that hangs", hanging_batch),
 ]

@@ -1,4 +1,4 @@
-"""A podium process, and one request to it."""
+"""A podium process, and requests to it."""
 
 import http.client
 import json
@@ -9,8 +9,8 @@ import signal
 import subprocess
 import time
 
-# How long a process may take to listen or to end. Machines are busy.
-PATIENCE = 120
+# Seconds within which a process must listen or end, on a busy machine.
+TIMEOUT = 120
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILT_IN = REPOSITORY / "models" / "podium-nano"
 FIXTURES = REPOSITORY / "tests" / "parity" / "fixtures"
@@ -18,15 +18,15 @@ BODY = {"query": "how do I undo a commit?", "documents": ["git reset --soft HEAD
 
 
 class Skipped(Exception):
-    """What this machine does not allow."""
+    """The machine cannot run this case."""
 
 
 class Server:
-    """`podium serve` on a free port, its log in a file of `folder`."""
+    """`podium serve` on a free port, with its log in a file in `folder`."""
 
     def __init__(self, podium, folder, *arguments, environment=None, before=None):
         self.log_path = pathlib.Path(folder) / f"log-{time.monotonic_ns()}"
-        # Nothing of this environment may change what the server is.
+        # A clean environment: no variable of this one may change the server's settings.
         clean = {"PATH": os.environ["PATH"], "HOME": str(folder), **(environment or {})}
         command = [str(podium), "serve", "--listen", "127.0.0.1:0", "--device", "cpu", *map(str, arguments)]
         with open(self.log_path, "wb") as log:
@@ -48,34 +48,27 @@ class Server:
     def log(self):
         return self.log_path.read_text(errors="replace")
 
-    def listening(self):
-        """Waits until it listens; whoever ends before that fails the case."""
-        deadline = time.monotonic() + PATIENCE
+    def wait_until_listening(self):
+        """Waits until the server listens. A process that ends before that fails the case."""
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             found = re.search(r"listening on http://([0-9.]+):(\d+)", self.log)
             if found:
                 self.address = (found[1], int(found[2]))
                 return self
-            assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.log}"
+            assert self.process.poll() is None, f"the process ended with {self.process.returncode}: {self.log}"
             time.sleep(0.05)
-        raise AssertionError(f"it does not listen: {self.log}")
+        raise AssertionError(f"the process does not listen: {self.log}")
 
-    def says(self, words):
-        """Waits until the log holds these words."""
-        deadline = time.monotonic() + PATIENCE
-        while words not in self.log:
-            assert time.monotonic() < deadline, f"the log never said {words!r}: {self.log}"
-            time.sleep(0.02)
-
-    def ends(self):
-        """Waits for the end: the exit code (that of a signal is negative)."""
-        return self.process.wait(timeout=PATIENCE)
+    def wait_for_exit(self):
+        """Waits for the end and returns the exit code (negative for a signal)."""
+        return self.process.wait(timeout=TIMEOUT)
 
     def signal(self, number):
         self.process.send_signal(number)
 
-    def ask(self, body=None, timeout=60, path="/v1/rerank", headers=None):
-        """One request on a connection of its own: the status, and the body as JSON."""
+    def send(self, body=None, timeout=60, path="/v1/rerank", headers=None):
+        """Sends one request on a new connection; returns the status and the body, parsed if it is JSON."""
         connection = http.client.HTTPConnection(*self.address, timeout=timeout)
         try:
             if body is None:
@@ -90,11 +83,11 @@ class Server:
             connection.close()
 
 
-def refused(podium, folder, *arguments, words, environment=None):
-    """Starts a server that must not start: it ends with 1 and one clear error, without a panic. Returns the error."""
+def assert_does_not_start(podium, folder, *arguments, words, environment=None):
+    """Asserts that the server ends with 1 and one error that contains `words`, without a panic."""
     with Server(podium, folder, *arguments, environment=environment) as server:
-        code, log = server.ends(), server.log
-    assert code == 1, f"it ended with {code}: {log}"
+        code, log = server.wait_for_exit(), server.log
+    assert code == 1, f"the process ended with {code}: {log}"
     assert "panic" not in log, log
     error = log.strip().splitlines()[-1]
     assert error.startswith("error: "), log

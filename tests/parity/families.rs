@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use podium::rerank::{LimitSettings, RerankRequest};
-use podium::runtime::{Checkpoint, ForwardPass, Probe};
+use podium::runtime::{Checkpoint, ForwardPass, Head};
 use podium::scoring::PlannedPass;
 use serde::Deserialize;
 
 use crate::deviation::{Table, largest, largest_of_row, largest_relative_of_row};
-use crate::fixtures::{folder, golden, rows};
+use crate::fixtures::{folder, golden};
 use crate::requests::{Loaded, Text, usual_limits};
 
 const FAMILIES: [&str; 5] = ["jina-v3", "first", "qwen3-reranker", "mxbai-v2", "zerank"];
@@ -103,18 +103,19 @@ impl Case {
 }
 
 /// A pass's sequences as the reference has them: one for a causal slate, one for each document of a
-/// trunk with branches. With each: its documents, its ids, and where it is read.
+/// prefix with suffixes. With each: its documents, its ids, and where it is read.
 fn sequences(planned: &PlannedPass) -> Vec<(Vec<usize>, Vec<u32>, Vec<usize>)> {
-    let ForwardPass { trunk, branches, probe, .. } = &planned.pass;
-    if branches.is_empty() {
-        let offsets = probe.marks().iter().map(|mark| mark.offset).collect();
-        return vec![(planned.documents.clone(), trunk.clone(), offsets)];
+    let ForwardPass { prefix, suffixes, .. } = &planned.pass;
+    let read = planned.pass.read_positions();
+    if suffixes.is_empty() {
+        let offsets = read.iter().map(|mark| mark.offset).collect();
+        return vec![(planned.documents.clone(), prefix.clone(), offsets)];
     }
-    let marks = probe.marks().iter().map(|mark| (mark.segment, trunk.len() + mark.offset)).collect::<BTreeMap<_, _>>();
-    let branches = branches.iter().enumerate().zip(&planned.documents);
-    branches
-        .map(|((nth, branch), &document)| {
-            (vec![document], [trunk.as_slice(), branch].concat(), vec![marks[&(nth + 1)]])
+    let marks = read.iter().map(|mark| (mark.segment, prefix.len() + mark.offset)).collect::<BTreeMap<_, _>>();
+    let suffixes = suffixes.iter().enumerate().zip(&planned.documents);
+    suffixes
+        .map(|((nth, suffix), &document)| {
+            (vec![document], [prefix.as_slice(), suffix].concat(), vec![marks[&(nth + 1)]])
         })
         .collect()
 }
@@ -149,8 +150,8 @@ fn scores_are_those_of_the_reference() {
         let (golden, loaded) = (golden::<FamilyGolden>(family), load(family));
         for case in &golden.cases {
             let (ran, scores) = loaded.run(&case.request(), &case.limits());
-            if matches!(ran[0].0.pass.probe, Probe::NextTokenLogits { .. }) {
-                let logits: Vec<_> = ran.iter().flat_map(|(_, readout)| rows(readout.clone())).collect();
+            if matches!(ran[0].0.pass.output.head, Head::Vocabulary(_)) {
+                let logits: Vec<_> = ran.iter().flat_map(|(_, output)| output.clone()).collect();
                 let expected: Vec<_> = case.prompts.iter().map(|prompt| prompt.logits.clone()).collect();
                 table.note(family, &golden.shape, "logits", largest(&logits, &expected));
             }

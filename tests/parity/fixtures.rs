@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
-use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, Probe, Readout};
+use podium::runtime::{
+    Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, Runtime, TokenPosition, TokenTypes,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -33,10 +35,10 @@ pub struct RuntimeGolden {
 #[derive(Clone, Deserialize)]
 pub struct GoldenPass {
     pub name: String,
-    pub trunk: Vec<u32>,
-    pub branches: Vec<Vec<u32>>,
+    pub prefix: Vec<u32>,
+    pub suffixes: Vec<Vec<u32>>,
     pub marks: Vec<(usize, usize)>,
-    pub joint: usize,
+    pub cross_document_layers: usize,
     pub shared: Vec<(usize, usize)>,
     pub hidden_states: Vec<Vec<f32>>,
     pub token_ids: Vec<u32>,
@@ -47,34 +49,28 @@ pub struct GoldenPass {
 impl GoldenPass {
     /// The pass that reads states, through the projector or not.
     pub fn reading_states(&self, project: bool) -> ForwardPass {
-        self.with(Probe::HiddenStates { marks: marks(&self.marks), project })
+        self.with(if project { Head::Projector } else { Head::Hidden })
     }
 
     /// The pass that reads logits.
     pub fn reading_logits(&self) -> ForwardPass {
-        self.with(Probe::NextTokenLogits { after: marks(&self.marks), token_ids: self.token_ids.clone() })
+        self.with(Head::Vocabulary(self.token_ids.clone()))
     }
 
-    fn with(&self, probe: Probe) -> ForwardPass {
+    fn with(&self, head: Head) -> ForwardPass {
         ForwardPass {
-            trunk: self.trunk.clone(),
-            branches: self.branches.clone(),
-            joint_layers: JointLayers { count: self.joint, shared: marks(&self.shared) },
-            probe,
+            prefix: self.prefix.clone(),
+            suffixes: self.suffixes.clone(),
+            token_types: TokenTypes::Zero,
+            cross_document: CrossDocumentLayers { count: self.cross_document_layers, shared: positions(&self.shared) },
+            output: OutputSpec::listed(positions(&self.marks), head),
         }
     }
 }
 
-/// `(segment, offset)` pairs as marks.
-pub fn marks(pairs: &[(usize, usize)]) -> Vec<Mark> {
-    pairs.iter().map(|&(segment, offset)| Mark { segment, offset }).collect()
-}
-
-/// The numbers of a readout, whichever kind it is.
-pub fn rows(readout: Readout) -> Vec<Vec<f32>> {
-    match readout {
-        Readout::HiddenStates(rows) | Readout::NextTokenLogits(rows) => rows,
-    }
+/// `(segment, offset)` pairs as positions.
+pub fn positions(pairs: &[(usize, usize)]) -> Vec<TokenPosition> {
+    pairs.iter().map(|&(segment, offset)| TokenPosition { segment, offset }).collect()
 }
 
 /// The folder of a case.
@@ -102,6 +98,5 @@ pub fn load_as(case: &str, arithmetic: &Arithmetic) -> PackedRuntime {
 
 /// Runs one pass by itself.
 pub fn run_alone(runtime: &PackedRuntime, pass: ForwardPass) -> Vec<Vec<f32>> {
-    let mut readouts = runtime.run(&[pass]).unwrap_or_else(|error| panic!("{error}"));
-    rows(readouts.remove(0))
+    runtime.run(&[pass]).unwrap_or_else(|error| panic!("{error}")).remove(0)
 }

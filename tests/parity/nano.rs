@@ -1,11 +1,11 @@
 //! podium-nano, from texts to cosines, against a masked transformers forward on the same weights.
 
 use podium::rerank::RerankRequest;
-use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Probe};
+use podium::runtime::{Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, TokenTypes};
 use serde::Deserialize;
 
 use crate::deviation::{Table, largest_of_row};
-use crate::fixtures::{golden, marks};
+use crate::fixtures::{golden, positions};
 use crate::requests::{Loaded, Text, usual_limits};
 
 /// `golden.json` of the embedded model.
@@ -21,10 +21,10 @@ pub struct NanoCase {
     query: Text,
     instruction: Option<String>,
     documents: Vec<Text>,
-    trunk: Vec<u32>,
-    branches: Vec<Vec<u32>>,
+    prefix: Vec<u32>,
+    suffixes: Vec<Vec<u32>>,
     marks: Vec<(usize, usize)>,
-    joint: usize,
+    cross_document_layers: usize,
     shared: Vec<(usize, usize)>,
     pub scores: Vec<f32>,
 }
@@ -39,20 +39,21 @@ impl NanoCase {
 
     fn pass(&self) -> ForwardPass {
         ForwardPass {
-            trunk: self.trunk.clone(),
-            branches: self.branches.clone(),
-            joint_layers: JointLayers { count: self.joint, shared: marks(&self.shared) },
-            probe: Probe::HiddenStates { marks: marks(&self.marks), project: true },
+            prefix: self.prefix.clone(),
+            suffixes: self.suffixes.clone(),
+            token_types: TokenTypes::Zero,
+            cross_document: CrossDocumentLayers { count: self.cross_document_layers, shared: positions(&self.shared) },
+            output: OutputSpec::listed(positions(&self.marks), Head::Projector),
         }
     }
 }
 
 /// Piece by piece, for a message that can be read.
 fn assert_same(found: &ForwardPass, expected: &ForwardPass, case: &str) {
-    assert_eq!(found.trunk, expected.trunk, "{case}: trunk");
-    assert_eq!(found.branches.len(), expected.branches.len(), "{case}: branches");
-    for (nth, (found, expected)) in found.branches.iter().zip(&expected.branches).enumerate() {
-        assert_eq!(found, expected, "{case}: branch {nth}");
+    assert_eq!(found.prefix, expected.prefix, "{case}: prefix");
+    assert_eq!(found.suffixes.len(), expected.suffixes.len(), "{case}: suffixes");
+    for (nth, (found, expected)) in found.suffixes.iter().zip(&expected.suffixes).enumerate() {
+        assert_eq!(found, expected, "{case}: suffix {nth}");
     }
     assert_eq!(found, expected, "{case}");
 }

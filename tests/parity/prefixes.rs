@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use podium::rerank::{Mode, RerankRequest};
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
-use podium::runtime::{Checkpoint, ForwardPass, JointLayers, Mark, PrefixStatistics, Runtime};
+use podium::runtime::{
+    Checkpoint, CrossDocumentLayers, ForwardPass, PrefixCacheStatistics, Runtime, TokenPosition, TokenTypes,
+};
 
 use crate::deviation::{Table, largest_relative, largest_relative_of_row};
-use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, folder, golden, load, load_as, rows, run_alone};
+use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, folder, golden, load, load_as, run_alone};
 use crate::requests::{Loaded, usual_limits};
 
 const TOLERANCE: f32 = 1e-5;
@@ -25,20 +27,21 @@ fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
         let found = golden.passes.iter().find(|pass| pass.name == name);
         found.unwrap_or_else(|| panic!("there is no pass `{name}`"))
     };
-    let long = named("trunk and branches, long");
+    let long = named("prefix and suffixes, long");
     let mut parts_at_70 = long.reading_states(false);
-    for token in &mut parts_at_70.trunk[70..] {
+    for token in &mut parts_at_70.prefix[70..] {
         *token = (*token + 1) % 40;
     }
     let read_at_40 = GoldenPass { marks: [&long.marks[..], &[(0, 40), (0, 128)]].concat(), ..long.clone() };
     let joint = ForwardPass {
-        joint_layers: JointLayers {
+        token_types: TokenTypes::Zero,
+        cross_document: CrossDocumentLayers {
             count: 1,
             shared: long
                 .marks
                 .iter()
-                .map(|&(segment, offset)| Mark { segment, offset })
-                .chain([Mark::trunk(50)])
+                .map(|&(segment, offset)| TokenPosition { segment, offset })
+                .chain([TokenPosition::prefix(50)])
                 .collect(),
         },
         ..long.reading_states(false)
@@ -51,11 +54,11 @@ fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
         joint,
         causal.reading_logits(),
         named("causal").reading_states(false),
-        named("one branch").reading_states(false),
+        named("one suffix").reading_states(false),
     ]
 }
 
-/// The blocks that [`passes`] may share: eight of the first two trunks, two before a mark at 40, three before a shared one at
+/// The blocks that [`passes`] may share: eight of the first two prefixes, two before a mark at 40, three before a shared one at
 /// 50, three of the causal pass, which is read at 63, and none of the others.
 const SHAREABLE: [u64; 7] = [8, 8, 2, 3, 3, 0, 0];
 
@@ -68,19 +71,19 @@ fn a_pass_reads_the_same_cold_and_warm() {
         let passes = passes(&golden);
         let expected: Vec<_> = passes.iter().map(|pass| run_alone(&plain, pass.clone())).collect();
         for round in ["first time", "second time", "third time"] {
-            let before = cached.prefixes();
+            let before = cached.prefix_cache();
             for (pass, expected) in passes.iter().zip(&expected) {
                 let found = run_alone(&cached, pass.clone());
                 table.note(case, &golden.shape, round, largest_relative(&found, expected));
             }
-            let after = cached.prefixes();
+            let after = cached.prefix_cache();
             assert_eq!(after.looked_up_tokens - before.looked_up_tokens, BLOCK * SHAREABLE.iter().sum::<u64>());
             if round == "third time" {
-                let found = after.found_tokens - before.found_tokens;
+                let found = after.hit_tokens - before.hit_tokens;
                 assert_eq!(found, BLOCK * SHAREABLE.iter().sum::<u64>(), "{case}: all is found");
             }
         }
-        assert_eq!(plain.prefixes(), PrefixStatistics::default());
+        assert_eq!(plain.prefix_cache(), PrefixCacheStatistics::default());
     }
     println!("\nlargest deviation of a pass with a kept beginning\n{}", table.to_text());
     table.assert_within(TOLERANCE);
@@ -100,13 +103,13 @@ fn a_batch_may_mix_passes_that_are_found_with_others() {
         let mut order: Vec<usize> = (0..passes.len()).chain([0, 1, 0]).collect();
         for arrangement in ["some found", "back to front", "rotated"] {
             let batch: Vec<_> = order.iter().map(|&place| passes[place].clone()).collect();
-            let readouts = cached.run(&batch).unwrap();
-            for (&place, readout) in order.iter().zip(readouts) {
-                table.note(case, &golden.shape, arrangement, largest_relative(&rows(readout), &expected[place]));
+            let outputs = cached.run(&batch).unwrap();
+            for (&place, output) in order.iter().zip(outputs) {
+                table.note(case, &golden.shape, arrangement, largest_relative(&output, &expected[place]));
             }
             if arrangement == "some found" { order.reverse() } else { order.rotate_left(3) }
         }
-        assert!(cached.prefixes().found_tokens > 0);
+        assert!(cached.prefix_cache().hit_tokens > 0);
     }
     println!("\nlargest deviation of a pass in a batch with kept beginnings\n{}", table.to_text());
     table.assert_within(TOLERANCE);
@@ -122,17 +125,17 @@ fn numbers_stay_the_same_while_blocks_leave() {
         for _ in 0..2 {
             run_alone(&roomy, passes[0].clone());
         }
-        let block_bytes = roomy.prefixes().bytes / SHAREABLE[0];
+        let block_bytes = roomy.prefix_cache().bytes / SHAREABLE[0];
         let bound = 10 * block_bytes;
         let tight = load(case).with_prefix_cache(bound);
         let expected: Vec<_> = passes.iter().map(|pass| run_alone(&plain, pass.clone())).collect();
         for place in [0, 0, 4, 4, 1, 1, 0, 4, 1, 2, 3, 0, 1, 4] {
             let found = run_alone(&tight, passes[place].clone());
             table.note(case, &golden.shape, "room for 10 blocks", largest_relative(&found, &expected[place]));
-            assert!(tight.prefixes().bytes <= bound);
+            assert!(tight.prefix_cache().bytes <= bound);
         }
-        let PrefixStatistics { found_tokens, evicted_blocks, .. } = tight.prefixes();
-        assert!(found_tokens > 0 && evicted_blocks > 0, "{case}: {found_tokens} found, {evicted_blocks} evicted");
+        let PrefixCacheStatistics { hit_tokens, evicted_blocks, .. } = tight.prefix_cache();
+        assert!(hit_tokens > 0 && evicted_blocks > 0, "{case}: {hit_tokens} found, {evicted_blocks} evicted");
     }
     println!("\nlargest deviation while blocks leave\n{}", table.to_text());
     table.assert_within(TOLERANCE);
@@ -149,12 +152,12 @@ fn other_numbers_than_f32_stay_as_near_to_the_reference() {
         for case in ["qwen2-gqa2-untied", "qwen3-gqa2-sharded", "qwen3-gqa4-projector", "qwen3-gqa8-head128"] {
             let golden = golden::<RuntimeGolden>(case);
             let cached = load_as(case, &arithmetic).with_prefix_cache(PLENTY);
-            let golden = golden.passes.iter().find(|pass| pass.name == "trunk and branches, long").unwrap();
+            let golden = golden.passes.iter().find(|pass| pass.name == "prefix and suffixes, long").unwrap();
             let mut found = Vec::new();
             for _ in 0..3 {
                 found = run_alone(&cached, golden.reading_states(false));
             }
-            assert_eq!(cached.prefixes().found_tokens, 128, "the third time");
+            assert_eq!(cached.prefix_cache().hit_tokens, 128, "the third time");
             let differences = found.iter().flatten().zip(golden.hidden_states.iter().flatten());
             let squares: Vec<f32> = differences.map(|(found, expected)| (found - expected).powi(2)).collect();
             let error = (squares.iter().sum::<f32>() / squares.len() as f32).sqrt();
@@ -206,9 +209,9 @@ fn every_family_and_mode_scores_the_same_cold_and_warm() {
             let (expected, found) = (plain.run(&request, &usual_limits()).1, cached.run(&request, &usual_limits()).1);
             table.note(family, &format!("{mode:?}"), "scores", largest_relative_of_row(&found.raw, &expected.raw));
         }
-        let PrefixStatistics { looked_up_tokens, found_tokens, .. } = cached.runtime.prefixes();
-        println!("{family}, {mode:?}: {found_tokens} of {looked_up_tokens} tokens were found");
-        assert!(found_tokens > looked_up_tokens / 4, "{family}, {mode:?}: {found_tokens} of {looked_up_tokens}");
+        let PrefixCacheStatistics { looked_up_tokens, hit_tokens, .. } = cached.runtime.prefix_cache();
+        println!("{family}, {mode:?}: {hit_tokens} of {looked_up_tokens} tokens were found");
+        assert!(hit_tokens > looked_up_tokens / 4, "{family}, {mode:?}: {hit_tokens} of {looked_up_tokens}");
     }
     println!("\nlargest deviation of scores with kept beginnings\n{}", table.to_text());
     table.assert_within(TOLERANCE);

@@ -6,7 +6,7 @@ use podium::app;
 use podium::prompt::Prompter;
 use podium::rerank::{LimitSettings, RerankRequest};
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
-use podium::runtime::{Checkpoint, ForwardPass, Readout, Runtime};
+use podium::runtime::{Checkpoint, ForwardPass, Output, Runtime};
 use podium::scoring::{PlannedPass, Rounds, Scores};
 use serde::Deserialize;
 
@@ -47,17 +47,17 @@ impl Loaded {
         Self { runtime, prompter: Arc::new(prompter) }
     }
 
-    /// Runs a request: every pass with its readout, and the scores.
-    pub fn run(&self, request: &RerankRequest, limits: &LimitSettings) -> (Vec<(PlannedPass, Readout)>, Scores) {
+    /// Runs a request: every pass with its output, and the scores.
+    pub fn run(&self, request: &RerankRequest, limits: &LimitSettings) -> (Vec<(PlannedPass, Output)>, Scores) {
         let prepared = self.prompter.tokenize(request, limits, &|| false).unwrap_or_else(|error| panic!("{error}"));
         let rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::new(prepared));
         let mut rounds = rounds.unwrap_or_else(|error| panic!("{error}"));
         let mut ran = Vec::new();
         while let Some(planned) = rounds.next_round().unwrap_or_else(|error| panic!("{error}")) {
             let passes: Vec<ForwardPass> = planned.iter().map(|planned| planned.pass.clone()).collect();
-            let readouts = self.runtime.run(&passes).unwrap_or_else(|error| panic!("{error}"));
-            ran.extend(planned.into_iter().zip(readouts.iter().cloned()));
-            rounds.add_outputs(readouts).unwrap_or_else(|error| panic!("{error}"));
+            let outputs = self.runtime.run(&passes).unwrap_or_else(|error| panic!("{error}"));
+            ran.extend(planned.into_iter().zip(outputs.iter().cloned()));
+            rounds.add_outputs(outputs).unwrap_or_else(|error| panic!("{error}"));
         }
         (ran, rounds.finish().unwrap_or_else(|error| panic!("{error}")))
     }

@@ -7,9 +7,9 @@ const TOLERANCE: f32 = 1e-4;
 
 /// Columns of the table: states, logits and projections of this kind of pass.
 fn columns(pass: &GoldenPass) -> [&'static str; 3] {
-    match (pass.branches.is_empty(), pass.joint) {
+    match (pass.suffixes.is_empty(), pass.cross_document_layers) {
         (true, _) => ["causal: states", "logits", "projected"],
-        (false, 0) => ["branches: states", "logits ", "projected "],
+        (false, 0) => ["suffixes: states", "logits ", "projected "],
         (false, _) => ["joint: states", "logits  ", "projected  "],
     }
 }
@@ -34,13 +34,13 @@ fn hidden_states_logits_and_projections_are_those_of_transformers() {
 }
 
 #[test]
-fn the_expected_numbers_would_show_a_branch_that_sees_another() {
+fn the_expected_numbers_would_show_a_suffix_that_sees_another() {
     // The joint passes differ from the plain ones by far more than the tolerance, or they prove nothing.
     for case in RUNTIME_CASES {
         let (golden, runtime) = (golden::<RuntimeGolden>(case), load(case));
-        for pass in golden.passes.iter().filter(|pass| pass.joint > 0) {
+        for pass in golden.passes.iter().filter(|pass| pass.cross_document_layers > 0) {
             let mut apart = pass.reading_states(false);
-            apart.joint_layers.count = 0;
+            apart.cross_document.count = 0;
             let difference = largest(&run_alone(&runtime, apart), &pass.hidden_states);
             assert!(difference > 0.01, "{case}, {}: {difference}", pass.name);
         }

@@ -133,16 +133,16 @@ def workload(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Workload:
     encode = lambda part: tokenizer.encode(part, add_special_tokens=False).ids  # noqa: E731
     causal, apart, computed = [], [], 0
     for one in explained["passes"]:
-        trunk, branches = encode(one["trunk"]), [encode(branch) for branch in one["branches"]]
-        ours = len(trunk) + sum(map(len, branches))
+        prefix, suffixes = encode(one["prefix"]), [encode(suffix) for suffix in one["suffixes"]]
+        ours = len(prefix) + sum(map(len, suffixes))
         computed += one["tokens"]
         if ours != one["tokens"]:
             print(f"note: {ours} tokens here, {one['tokens']} in Podium: texts that meet are tokenised apart here")
-        if branches:
+        if suffixes:
             # An isolated slate closes with the query; a peer that reads documents one by one does not need it.
-            apart += [trunk + branch for branch in branches[: len(one["documents"])]]
+            apart += [prefix + suffix for suffix in suffixes[: len(one["documents"])]]
         else:
-            causal.append(trunk)
+            causal.append(prefix)
     return Workload(body, causal, apart, computed)
 
 

@@ -1,75 +1,75 @@
-"""A crowd that comes in one moment and does as it is told: what `Retry-After` is worth to those who obey it."""
+"""Clients that arrive at once and retry after `Retry-After`: how many retries are admitted?"""
 
 import asyncio
 import random
 import time
 from collections import Counter
 
-from http1 import Connection
-from server import metrics, quantile, table
-from work import good_request
+from http_client import Connection
+from report import print_table, quantile, read_metrics
+from generate import rerank_request
 
-# Asking so often in vain is a server that never lets one in.
-MOST_TRIES = 200
+# A client that was rejected this often gives up: the server never admits it.
+MAX_TRIES = 200
 
 
 async def run(options) -> int:
-    random_, statuses, tries, told, took = random.Random(options.seed), Counter(), Counter(), [], []
-    # Of those who asked for the first, second, ... time: how many there were, and how many were let in.
-    asked, let_in = Counter(), Counter()
-    before, started = await metrics(options.address), time.monotonic()
+    random_, statuses, tries, waits, times = random.Random(options.seed), Counter(), Counter(), [], []
+    # By the number of the try: requests sent, and requests admitted.
+    sent, admitted = Counter(), Counter()
+    before, started = await read_metrics(options.address), time.monotonic()
 
-    async def answered(connection: Connection) -> None:
-        body, began = good_request(random_, options.documents, options.words), time.monotonic()
-        for number in range(1, MOST_TRIES + 1):
-            response = await connection.ask(body)
-            status = response.status if response else "no answer"
+    async def request_until_admitted(connection: Connection) -> None:
+        body, began = rerank_request(random_, options.documents, options.words), time.monotonic()
+        for number in range(1, MAX_TRIES + 1):
+            response = await connection.send(body)
+            status = response.status if response else "no response"
             statuses[status] += 1
-            asked[number] += 1
+            sent[number] += 1
             if status == 429:
                 wait = int(response.headers["retry-after"])
-                told.append(wait)
+                waits.append(wait)
                 await asyncio.sleep(wait)
                 continue
-            let_in[number] += status == 200
+            admitted[number] += status == 200
             break
         tries[number] += 1
-        took.append(time.monotonic() - began)
+        times.append(time.monotonic() - began)
 
     async def client() -> None:
         connection = Connection(options.address)
-        await answered(connection)
+        await request_until_admitted(connection)
         while time.monotonic() - started < options.again:
-            await answered(connection)
+            await request_until_admitted(connection)
         connection.close()
 
     await asyncio.gather(*(client() for _ in range(options.clients)))
     elapsed = time.monotonic() - started
-    after = await metrics(options.address)
+    after = await read_metrics(options.address)
     busy = after.total("podium_batch_duration_seconds_sum") - before.total("podium_batch_duration_seconds_sum")
-    returned = sum(count for number, count in asked.items() if number > 1)
-    accepted = sum(count for number, count in let_in.items() if number > 1)
-    table(
+    retries = sum(count for number, count in sent.items() if number > 1)
+    admitted_retries = sum(count for number, count in admitted.items() if number > 1)
+    print_table(
         [
-            ("answers", statuses[200]),
-            ("refusals", statuses[429]),
-            ("came back as told", returned),
-            ("came back as told and let in", accepted),
-            ("share of those let in", accepted / max(1, returned)),
-            ("share of the first to come back", let_in[2] / max(1, asked[2])),
-            ("tries for an answer, most", max(tries)),
-            ("retry-after, s: least", min(told, default=0)),
-            ("retry-after, s: mean", sum(told) / max(1, len(told))),
-            ("retry-after, s: most", max(told, default=0)),
-            ("until answered, p50 s", quantile(took, 0.5)),
-            ("until answered, p99 s", quantile(took, 0.99)),
-            ("until the last was answered, s", elapsed),
+            ("responses", statuses[200]),
+            ("rejections", statuses[429]),
+            ("retries", retries),
+            ("retries admitted", admitted_retries),
+            ("share of retries admitted", admitted_retries / max(1, retries)),
+            ("share of first retries admitted", admitted[2] / max(1, sent[2])),
+            ("tries of one client, max", max(tries)),
+            ("retry-after s, min", min(waits, default=0)),
+            ("retry-after s, mean", sum(waits) / max(1, len(waits))),
+            ("retry-after s, max", max(waits, default=0)),
+            ("time to response s, p50", quantile(times, 0.5)),
+            ("time to response s, p99", quantile(times, 0.99)),
+            ("time to the last response, s", elapsed),
             ("device busy, s", busy),
         ],
         ("", "value"),
     )
     wrong = {status: count for status, count in statuses.items() if status not in (200, 429)}
-    given_up = tries[MOST_TRIES]
+    given_up = tries[MAX_TRIES]
     if wrong or given_up:
         print("WRONG:", wrong, "given up:", given_up)
     return 1 if wrong or given_up else 0

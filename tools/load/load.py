@@ -1,55 +1,55 @@
-"""Load for a Podium that runs: too much, broken, gone and slow. README.md says what each run should show."""
+"""Load tests for a running Podium. README.md says what each run must show."""
 
 import argparse
 import asyncio
 import sys
 
-import bad
 import crowd
-import leave
+import disconnect
+import malformed
 import overload
 import slow
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="127.0.0.1:8080", help="host:port of the server [%(default)s]")
-    parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same requests [%(default)s]")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the generated requests [%(default)s]")
     runs = parser.add_subparsers(dest="run", required=True)
 
-    one = runs.add_parser("overload", help="a multiple of the sustainable rate, open loop")
-    one.add_argument("--seconds", type=float, default=600)
-    one.add_argument("--times", type=float, default=10, help="offered rate, as a multiple of the sustainable one [%(default)s]")
-    one.add_argument("--rate", type=float, default=0, help="the sustainable rate, if it is known; 0 searches [%(default)s]")
-    one.add_argument("--search-seconds", type=float, default=15, help="for each number of clients [%(default)s]")
-    one.set_defaults(main=overload.run)
+    run = runs.add_parser("overload", help="a multiple of the sustainable rate, open loop")
+    run.add_argument("--seconds", type=float, default=600)
+    run.add_argument("--times", type=float, default=10, help="multiple of the sustainable rate [%(default)s]")
+    run.add_argument("--rate", type=float, default=0, help="sustainable rate, if known; 0 measures it [%(default)s]")
+    run.add_argument("--search-seconds", type=float, default=15, help="per number of clients [%(default)s]")
+    run.set_defaults(main=overload.run)
 
-    one = runs.add_parser("bad", help="requests that no good client sends")
-    one.add_argument("--requests", type=int, default=100_000)
-    one.add_argument("--clients", type=int, default=16)
-    one.set_defaults(main=bad.run)
+    run = runs.add_parser("malformed", help="malformed requests")
+    run.add_argument("--requests", type=int, default=100_000)
+    run.add_argument("--clients", type=int, default=16)
+    run.set_defaults(main=malformed.run)
 
-    one = runs.add_parser("leave", help="clients that are gone before their answer")
-    one.add_argument("--requests", type=int, default=50)
-    one.set_defaults(main=leave.run)
+    run = runs.add_parser("disconnect", help="clients that leave before their response")
+    run.add_argument("--requests", type=int, default=50)
+    run.set_defaults(main=disconnect.run)
 
-    one = runs.add_parser("crowd", help="clients that come all at once and then as they are told")
-    one.add_argument("--clients", type=int, default=600)
-    one.add_argument("--again", type=float, default=0, help="seconds of asking anew after each answer; 0 asks once")
-    one.set_defaults(main=crowd.run)
+    run = runs.add_parser("crowd", help="clients that arrive at once and retry as told")
+    run.add_argument("--clients", type=int, default=600)
+    run.add_argument("--again", type=float, default=0, help="seconds of further requests; 0 for one request each")
+    run.set_defaults(main=crowd.run)
 
-    one = runs.add_parser("slow", help="clients that send a byte now and then")
-    one.add_argument("--seconds", type=float, default=90, help="more than the server's time-outs [%(default)s]")
-    one.add_argument("--clients", type=int, default=50, help="of each kind [%(default)s]")
-    one.set_defaults(main=slow.run)
+    run = runs.add_parser("slow", help="clients that send a byte now and then")
+    run.add_argument("--seconds", type=float, default=90, help="longer than the server's timeouts [%(default)s]")
+    run.add_argument("--clients", type=int, default=50, help="of each kind [%(default)s]")
+    run.set_defaults(main=slow.run)
 
-    for name in ("overload", "leave", "crowd"):
-        one = runs.choices[name]
-        one.add_argument("--documents", type=int, default=20)
-        one.add_argument("--words", type=int, default=80, help="in a document [%(default)s]")
+    for name in ("overload", "disconnect", "crowd"):
+        run = runs.choices[name]
+        run.add_argument("--documents", type=int, default=20)
+        run.add_argument("--words", type=int, default=80, help="per document [%(default)s]")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    options = arguments()
+    options = parse_arguments()
     sys.exit(asyncio.run(options.main(options)))

@@ -1,9 +1,9 @@
 //! The prompts of all families, to the byte, and the ids that the reference implementations make of
 //! them: the whole tokenizer, on the whole text or piece by piece.
 
-use super::super::Place;
 use super::super::testing::{prompter, whole_tokenizer};
 use super::{instructed, pair_sequences, render, request, whole_slate};
+use crate::runtime::TokenPosition;
 
 const QUERY: &str = "Who is the one?";
 const DOCUMENTS: [&str; 3] = ["The first.\nIt has two lines.", "", "Der zweite, größer; 数学?"];
@@ -31,11 +31,11 @@ fn jina_v3_is_exact() {
         assert_eq!(ids, reference_ids(&[&expected]));
         // What runs ends with the query's mark, and is read at the marks.
         let rendering = render(&prompter, &request);
-        assert_eq!(rendering.trunk, ids[..rendering.trunk.len()]);
-        let mark = |place: &Place| prompter.decode(&[rendering.trunk[place.offset]]);
+        assert_eq!(rendering.prefix, ids[..rendering.prefix.len()]);
+        let mark = |place: &TokenPosition| prompter.decode(&[rendering.prefix[place.offset]]);
         let marks: Vec<String> = rendering.marks.iter().map(mark).collect();
         assert_eq!(marks, ["<|embed_token|>", "<|embed_token|>", "<|embed_token|>", "<|rerank_token|>"]);
-        assert_eq!(rendering.marks[3].offset + 1, rendering.trunk.len());
+        assert_eq!(rendering.marks[3].offset + 1, rendering.prefix.len());
     }
 }
 
@@ -44,11 +44,11 @@ fn first_is_exact() {
     let prompter = prompter("first");
     let expected = "<|im_start|>system\nYou are RankLLM, an intelligent assistant that can rank passages based on their relevancy to the query<|im_end|>\n<|im_start|>user\nI will provide you with 3 passages, each indicated by a alphabetical identifier []. Rank the passages based on their relevance to the search query: Who is the one?.\n\n[A] The first.\nIt has two lines.\n[B] \n[C] Der zweite, größer; 数学?\nSearch Query: Who is the one?.\nRank the 3 passages above based on their relevance to the search query. All the passages should be included and listed using identifiers, in descending order of relevance. The output format should be [] > [], e.g., [B] > [A], Only respond with the ranking results, do not say any word or explain.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n[";
     let rendering = render(&prompter, &request(QUERY, &DOCUMENTS));
-    assert_eq!(prompter.decode(&rendering.trunk), expected);
-    assert_eq!(rendering.trunk, reference_ids(&[expected]));
-    assert_eq!(rendering.marks, [Place { segment: 0, offset: rendering.trunk.len() - 1 }]);
+    assert_eq!(prompter.decode(&rendering.prefix), expected);
+    assert_eq!(rendering.prefix, reference_ids(&[expected]));
+    assert_eq!(rendering.marks, [TokenPosition { segment: 0, offset: rendering.prefix.len() - 1 }]);
 
-    let asked = prompter.decode(&render(&prompter, &instructed(QUERY, "Recent ones.", &DOCUMENTS)).trunk);
+    let asked = prompter.decode(&render(&prompter, &instructed(QUERY, "Recent ones.", &DOCUMENTS)).prefix);
     assert!(asked.contains("Who is the one?.\nFollow this instruction when you judge relevance: Recent ones.\n\n[A] "));
     assert!(asked.contains("Search Query: Who is the one?.\nInstruction: Recent ones.\nRank the 3 passages"));
 
@@ -63,8 +63,8 @@ fn first_is_exact() {
 fn first_has_no_think_block_where_the_tokenizer_has_none() {
     let tokenizer = super::super::testing::tokenizer_without("<think>");
     let prompter = super::super::testing::bind("first", &tokenizer, 32_768, 1024).unwrap();
-    let trunk = prompter.decode(&render(&prompter, &request(QUERY, &DOCUMENTS)).trunk);
-    assert!(trunk.ends_with("explain.<|im_end|>\n<|im_start|>assistant\n["), "{trunk}");
+    let prefix = prompter.decode(&render(&prompter, &request(QUERY, &DOCUMENTS)).prefix);
+    assert!(prefix.ends_with("explain.<|im_end|>\n<|im_start|>assistant\n["), "{prefix}");
 }
 
 #[test]
@@ -127,24 +127,24 @@ fn zerank_is_exact_with_both_texts_stripped() {
 }
 
 #[test]
-fn podium_nano_reads_documents_as_branches() {
+fn podium_nano_reads_documents_as_suffixes() {
     let prompter = prompter("podium-nano");
     let rendering = render(&prompter, &instructed("Who  is\nthe one?", " Recent ones.", &DOCUMENTS));
-    assert_eq!(prompter.decode(&rendering.trunk), "<|im_start|> Who is the one?<|instruct|> Recent ones.<|im_end|>");
-    let branches: Vec<String> = rendering.branches.iter().map(|branch| prompter.decode(branch)).collect();
-    assert_eq!(branches[0], " The first. It has two lines.<|embed_6|>");
-    assert_eq!(branches[1], " <|embed_0|>");
-    assert_eq!(branches[3], "<|im_start|> Who is the one?<|rerank_token|>");
-    let ends: Vec<Place> =
-        (0..4).map(|nth| Place { segment: nth + 1, offset: rendering.branches[nth].len() - 1 }).collect();
+    assert_eq!(prompter.decode(&rendering.prefix), "<|im_start|> Who is the one?<|instruct|> Recent ones.<|im_end|>");
+    let suffixes: Vec<String> = rendering.suffixes.iter().map(|suffix| prompter.decode(suffix)).collect();
+    assert_eq!(suffixes[0], " The first. It has two lines.<|embed_6|>");
+    assert_eq!(suffixes[1], " <|embed_0|>");
+    assert_eq!(suffixes[3], "<|im_start|> Who is the one?<|rerank_token|>");
+    let ends: Vec<TokenPosition> =
+        (0..4).map(|nth| TokenPosition { segment: nth + 1, offset: rendering.suffixes[nth].len() - 1 }).collect();
     assert_eq!(rendering.marks, ends);
     for text in [" Who is the one?", " The first. It has two lines."] {
         let ids = reference_ids(&[text]);
-        let segments = [&rendering.trunk, &rendering.branches[0]];
+        let segments = [&rendering.prefix, &rendering.suffixes[0]];
         assert!(segments.iter().any(|segment| segment.windows(ids.len()).any(|window| window == ids)), "{text}");
     }
     let plain = render(&prompter, &request(QUERY, &DOCUMENTS));
-    assert_eq!(prompter.decode(&plain.trunk), "<|im_start|> Who is the one?<|im_end|>");
+    assert_eq!(prompter.decode(&plain.prefix), "<|im_start|> Who is the one?<|im_end|>");
 }
 
 #[test]
@@ -169,6 +169,6 @@ fn pointwise_documents_share_their_longest_common_beginning() {
             );
         }
         let twice = render(&prompter, &request(QUERY, &["same", "same"]));
-        assert_eq!(twice.branches.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1], "{family}");
+        assert_eq!(twice.suffixes.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1], "{family}");
     }
 }

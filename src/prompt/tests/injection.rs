@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 
 use super::super::testing::{control_texts, nasty_text, prompter, shared};
-use super::super::{Place, Plan, PreparedTexts, Prompter};
+use super::super::{Plan, PreparedTexts, Prompter};
 use super::{FAMILIES, instructed, limits, passes, request};
 use crate::rerank::{Mode, RerankError, RerankRequest};
+use crate::runtime::TokenPosition;
 
 /// Control tokens of each pass of a prepared, and where it is read.
 fn shape(prompter: &Prompter, prepared: &PreparedTexts) -> Vec<(Vec<u32>, usize)> {
@@ -16,15 +17,15 @@ fn shape(prompter: &Prompter, prepared: &PreparedTexts) -> Vec<(Vec<u32>, usize)
         .iter()
         .map(|documents| {
             let rendering = prompter.render(prepared, documents).unwrap();
-            let segments: Vec<&Vec<u32>> = std::iter::once(&rendering.trunk).chain(&rendering.branches).collect();
-            for Place { segment, offset } in &rendering.marks {
+            let segments: Vec<&Vec<u32>> = std::iter::once(&rendering.prefix).chain(&rendering.suffixes).collect();
+            for TokenPosition { segment, offset } in &rendering.marks {
                 assert!(*offset < segments[*segment].len());
             }
-            // Where the trunk ends depends on the texts of a pointwise group: count whole sequences.
+            // Where the prefix ends depends on the texts of a pointwise group: count whole sequences.
             let found = match prepared.plan {
                 Plan::Pairs(_) if segments.len() > 1 => segments[1..]
                     .iter()
-                    .flat_map(|branch| controls(&[segments[0].as_slice(), branch].concat()))
+                    .flat_map(|suffix| controls(&[segments[0].as_slice(), suffix].concat()))
                     .collect(),
                 Plan::Pairs(_) | Plan::Slates(_) | Plan::Windows(_) => {
                     segments.into_iter().flat_map(controls).collect()

@@ -59,8 +59,8 @@ pub(super) fn whole_slate(prompter: &Prompter, request: &RerankRequest) -> Vec<u
 pub(super) fn pair_sequences(prompter: &Prompter, request: &RerankRequest) -> Vec<Vec<u32>> {
     let request = RerankRequest { mode: Mode::Pointwise, ..request.clone() };
     let rendering = render(prompter, &request);
-    if rendering.branches.is_empty() {
-        return vec![rendering.trunk];
+    if rendering.suffixes.is_empty() {
+        return vec![rendering.prefix];
     }
-    rendering.branches.iter().map(|branch| [rendering.trunk.as_slice(), branch].concat()).collect()
+    rendering.suffixes.iter().map(|suffix| [rendering.prefix.as_slice(), suffix].concat()).collect()
 }

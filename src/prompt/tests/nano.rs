@@ -30,10 +30,10 @@ fn the_embedded_models_files_make_a_prompter() {
     let documents = ["Paris is the capital of France.", "Bananas are yellow."];
     let rendering = render(&prompter, &instructed("capital of france", "Prefer short ones", &documents));
     assert_eq!(
-        prompter.decode(&rendering.trunk),
+        prompter.decode(&rendering.prefix),
         "<|im_start|> capital of france<|instruct|> prefer short ones<|im_end|>"
     );
     // The buckets are those of tests/fixtures/lexical.json.
-    assert_eq!(prompter.decode(&rendering.branches[0]), " paris is the capital of france.<|embed_26|>");
-    assert_eq!(prompter.decode(&rendering.branches[1]), " bananas are yellow.<|embed_0|>");
+    assert_eq!(prompter.decode(&rendering.suffixes[0]), " paris is the capital of france.<|embed_26|>");
+    assert_eq!(prompter.decode(&rendering.suffixes[1]), " bananas are yellow.<|embed_0|>");
 }

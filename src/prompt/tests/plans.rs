@@ -139,7 +139,7 @@ proptest! {
             for documents in passes {
                 prop_assert!(documents.len() <= max_slate_documents.max(1), "{}", family);
                 let rendering = prompter.render(&prepared, &documents).unwrap();
-                let tokens = rendering.trunk.len() + rendering.branches.iter().map(Vec::len).sum::<usize>();
+                let tokens = rendering.prefix.len() + rendering.suffixes.iter().map(Vec::len).sum::<usize>();
                 prop_assert!(tokens <= max_slate_tokens, "{} {:?}: {}", family, prepared.mode, tokens);
             }
         }

@@ -80,7 +80,7 @@ fn published_ids_and_counts_hold() {
 
     let (jina, _) = qwen("jina-v3").unwrap();
     let rendering = render(&jina, &request(QUERY, &DOCUMENTS));
-    let marks: Vec<u32> = rendering.marks.iter().map(|place| rendering.trunk[place.offset]).collect();
+    let marks: Vec<u32> = rendering.marks.iter().map(|place| rendering.prefix[place.offset]).collect();
     assert_eq!(marks, [151_670, 151_670, 151_670, 151_670, 151_671]);
 }
 

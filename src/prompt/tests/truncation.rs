@@ -113,7 +113,7 @@ fn max_tokens_per_doc_raises_the_familys_limit_up_to_the_context() {
     let prepared = small.tokenize(&request, &limits(), &|| false).unwrap();
     assert!(prepared.documents[0].tokens_read < 2048);
     let rendering = small.render(&prepared, &[0]).unwrap();
-    assert!((2040..=2048).contains(&rendering.trunk.len()), "{}", rendering.trunk.len());
+    assert!((2040..=2048).contains(&rendering.prefix.len()), "{}", rendering.prefix.len());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_document_cut_to_the_whole_context_fits_wherever_the_cut_falls() {
             for text in ["😀".repeat(3000), "7? \n".repeat(2000)] {
                 let prepared = prompter.tokenize(&per_document(100_000, &[&text]), &limits(), &|| false).unwrap();
                 let rendering = prompter.render(&prepared, &[0]).unwrap();
-                let depth = rendering.trunk.len() + rendering.branches.iter().map(Vec::len).max().unwrap_or(0);
+                let depth = rendering.prefix.len() + rendering.suffixes.iter().map(Vec::len).max().unwrap_or(0);
                 assert!((context - 12..=context).contains(&depth), "{family}: {depth}");
             }
         }
@@ -231,7 +231,7 @@ fn the_operators_slate_limit_is_a_limit_on_a_document_too() {
         let prepared = prompter.tokenize(&request, &limits, &|| false).unwrap();
         for documents in super::passes(&prepared) {
             let rendering = prompter.render(&prepared, &documents).unwrap();
-            let tokens = rendering.trunk.len() + rendering.branches.iter().map(Vec::len).sum::<usize>();
+            let tokens = rendering.prefix.len() + rendering.suffixes.iter().map(Vec::len).sum::<usize>();
             assert!(tokens <= 1000, "{family}: {tokens}");
         }
     }

@@ -15,7 +15,7 @@ use super::device::DeviceLayers;
 use super::layout::Packed;
 use super::prefixes::BLOCK;
 use super::weights::WeightFiles;
-use crate::runtime::LoadError;
+use crate::runtime::{Head, LoadError};
 
 pub(super) struct Decoder {
     config: DecoderConfig,
@@ -181,8 +181,18 @@ impl Decoder {
         }
     }
 
+    /// Final states through a head: `[n, hidden]` to `[n, width]`.
+    pub fn apply(&self, head: &Head, states: &Tensor) -> Result<Tensor> {
+        match head {
+            Head::Hidden => Ok(states.clone()),
+            Head::Projector => self.project(states),
+            Head::Vocabulary(token_ids) => self.logits(states, token_ids),
+            Head::Classifier => candle_core::bail!("the checkpoint has no classifier"),
+        }
+    }
+
     /// States through the projector: `[n, hidden]` to `[n, projected]`.
-    pub fn project(&self, states: &Tensor) -> Result<Tensor> {
+    fn project(&self, states: &Tensor) -> Result<Tensor> {
         match &self.projector {
             Some(projector) => states.matmul(&projector.first.t()?)?.relu()?.matmul(&projector.second.t()?),
             None => candle_core::bail!("the checkpoint has no projector"),
@@ -190,7 +200,7 @@ impl Decoder {
     }
 
     /// Logits of `token_ids` only: `[n, hidden]` to `[n, token_ids]`.
-    pub fn logits(&self, states: &Tensor, token_ids: &[u32]) -> Result<Tensor> {
+    fn logits(&self, states: &Tensor, token_ids: &[u32]) -> Result<Tensor> {
         let rows = self.output.index_select(&Tensor::new(token_ids, self.device())?, 0)?.to_dtype(DType::F32)?;
         states.matmul(&rows.t()?)
     }

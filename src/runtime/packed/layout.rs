@@ -1,17 +1,17 @@
 //! Packing: many passes as one run of rows without padding, and who sees whom in it.
 //!
-//! Rows are the batch's tokens end to end: for each pass its trunk, then its branches. A [`Span`]
+//! Rows are the batch's tokens end to end: for each pass its prefix, then its suffixes. A [`Span`]
 //! tells the attention kernels which keys a run of queries sees, as ranges of rows, so that no mask
 //! is ever stored: the description is linear in the number of segments and marks.
 //!
 //! What is kept of earlier batches has rows of keys and values only, which stand behind those of the
-//! batch: a trunk that begins with them has rows for the rest.
+//! batch: a prefix that begins with them has rows for the rest.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::prefixes::{BLOCK, Prefixes};
-use crate::runtime::{ForwardPass, Mark, RuntimeError};
+use crate::runtime::{ForwardPass, RuntimeError, TokenPosition};
 
 /// A run of queries that see the same keys, but for the causal part.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,15 +40,15 @@ impl Span {
 /// One pass's place among the packed rows.
 #[derive(Debug, Clone)]
 struct PackedPass {
-    /// Key rows of what the trunk begins with and is kept.
+    /// Key rows of what the prefix begins with and is kept.
     prefix: Vec<Range<usize>>,
-    /// Rows of the rest of the trunk, then of each branch.
+    /// Rows of the rest of the prefix, then of each suffix.
     segments: Vec<Range<usize>>,
     /// The probe's marks, as (segment, row).
     marks: Vec<(usize, usize)>,
     /// Rows that marks see in joint layers, ascending.
     shared: Vec<usize>,
-    joint_layers: usize,
+    cross_document: usize,
 }
 
 /// A batch of passes, packed.
@@ -56,7 +56,7 @@ struct PackedPass {
 pub(super) struct Packed {
     /// Token id of each row.
     pub tokens: Vec<u32>,
-    /// Position of each row: its distance from the start of its pass's trunk, along its own path.
+    /// Position of each row: its distance from the start of its pass's prefix, along its own path.
     pub positions: Vec<u32>,
     /// Rows that are kept for later batches, a block each.
     pub kept: Vec<Range<usize>>,
@@ -87,26 +87,26 @@ impl Packed {
     }
 
     fn push(&mut self, pass: &ForwardPass, prefix: Vec<Range<usize>>) {
-        let mut segments = Vec::with_capacity(pass.branches.len() + 1);
-        let (trunk_length, reused) = (pass.trunk.len(), prefix.iter().map(ExactSizeIterator::len).sum::<usize>());
+        let mut segments = Vec::with_capacity(pass.suffixes.len() + 1);
+        let (prefix_length, reused) = (pass.prefix.len(), prefix.iter().map(ExactSizeIterator::len).sum::<usize>());
         for (number, segment) in
-            std::iter::once(&pass.trunk[reused..]).chain(pass.branches.iter().map(Vec::as_slice)).enumerate()
+            std::iter::once(&pass.prefix[reused..]).chain(pass.suffixes.iter().map(Vec::as_slice)).enumerate()
         {
             let start = self.tokens.len();
             self.tokens.extend_from_slice(segment);
-            let first_position = if number == 0 { reused } else { trunk_length };
+            let first_position = if number == 0 { reused } else { prefix_length };
             self.positions.extend((first_position..first_position + segment.len()).map(|position| position as u32));
             segments.push(start..self.tokens.len());
         }
-        let row = |mark: &Mark| match mark.segment {
+        let row = |mark: &TokenPosition| match mark.segment {
             0 => segments[0].start + mark.offset - reused,
-            branch => segments[branch].start + mark.offset,
+            suffix => segments[suffix].start + mark.offset,
         };
-        let mut shared: Vec<usize> = pass.joint_layers.shared.iter().map(row).collect();
+        let mut shared: Vec<usize> = pass.cross_document.shared.iter().map(row).collect();
         shared.sort_unstable();
         shared.dedup();
-        let marks = pass.probe.marks().iter().map(|mark| (mark.segment, row(mark))).collect();
-        self.passes.push(PackedPass { prefix, segments, marks, shared, joint_layers: pass.joint_layers.count });
+        let marks = pass.read_positions().iter().map(|mark| (mark.segment, row(mark))).collect();
+        self.passes.push(PackedPass { prefix, segments, marks, shared, cross_document: pass.cross_document.count });
     }
 
     /// The rows that are read, pass by pass in the order of each probe.
@@ -174,30 +174,33 @@ impl Packed {
 
 impl PackedPass {
     fn is_joint(&self, layer: usize, layers: usize) -> bool {
-        !self.shared.is_empty() && layer + self.joint_layers >= layers
+        !self.shared.is_empty() && layer + self.cross_document >= layers
     }
 
-    /// A run of ordinary rows of one segment: they see what is kept, the trunk and their own segment so far.
+    /// What a segment's rows see before it: what is kept of the prefix, and for suffixes the rest of it.
+    fn shared_start(&self, segment: usize) -> Vec<Range<usize>> {
+        let mut seen = self.prefix.clone();
+        if segment > 0 && !self.segments[0].is_empty() {
+            seen.push(self.segments[0].clone());
+        }
+        seen
+    }
+
+    /// A run of ordinary rows of one segment: they see what is kept, the prefix and their own segment so far.
     fn push_run(&self, spans: &mut Vec<Span>, segment: usize, rows: Range<usize>) {
         if rows.is_empty() {
             return;
         }
-        let mut seen = self.prefix.clone();
-        if segment > 0 {
-            seen.push(self.segments[0].clone());
-        }
+        let mut seen = self.shared_start(segment);
         if self.segments[segment].start < rows.start {
             seen.push(self.segments[segment].start..rows.start);
         }
         spans.push(Span { queries: rows.clone(), seen, causal: rows });
     }
 
-    /// What a mark sees: what is kept, the trunk, its own segment up to itself, and in joint layers the shared rows.
+    /// What a mark sees: what is kept, the prefix, its own segment up to itself, and in joint layers the shared rows.
     fn seen_by_mark(&self, segment: usize, row: usize, joint: bool) -> Vec<Range<usize>> {
-        let mut seen = self.prefix.clone();
-        if segment > 0 {
-            seen.push(self.segments[0].clone());
-        }
+        let mut seen = self.shared_start(segment);
         seen.push(self.segments[segment].start..row + 1);
         if joint {
             let paths = seen.len();
@@ -236,21 +239,21 @@ pub(super) fn check(passes: &[ForwardPass], vocabulary: usize, max_positions: us
 }
 
 fn check_pass(pass: &ForwardPass, vocabulary: usize, max_positions: usize) -> Result<(), String> {
-    if pass.trunk.is_empty() {
-        return Err("its trunk is empty".into());
+    if pass.prefix.is_empty() && pass.suffixes.is_empty() {
+        return Err("it has no tokens".into());
     }
-    if let Some(branch) = pass.branches.iter().position(Vec::is_empty) {
-        return Err(format!("its branch {branch} is empty"));
+    if let Some(suffix) = pass.suffixes.iter().position(Vec::is_empty) {
+        return Err(format!("its suffix {suffix} is empty"));
     }
     if pass.depth() > max_positions {
         return Err(format!("its longest path has {} tokens, the model has {max_positions} positions", pass.depth()));
     }
-    let mut tokens = pass.trunk.iter().chain(pass.branches.iter().flatten());
+    let mut tokens = pass.prefix.iter().chain(pass.suffixes.iter().flatten());
     if let Some(token) = tokens.find(|&&token| token as usize >= vocabulary) {
         return Err(format!("token id {token} is outside the vocabulary of {vocabulary}"));
     }
-    for mark in pass.probe.marks().iter().chain(&pass.joint_layers.shared) {
-        let segment = if mark.segment == 0 { Some(&pass.trunk) } else { pass.branches.get(mark.segment - 1) };
+    for mark in pass.read_positions().iter().chain(&pass.cross_document.shared) {
+        let segment = if mark.segment == 0 { Some(&pass.prefix) } else { pass.suffixes.get(mark.segment - 1) };
         if segment.is_none_or(|segment| mark.offset >= segment.len()) {
             return Err(format!("mark (segment {}, offset {}) is outside it", mark.segment, mark.offset));
         }
@@ -262,20 +265,21 @@ fn check_pass(pass: &ForwardPass, vocabulary: usize, max_positions: usize) -> Re
 #[expect(clippy::single_range_in_vec_init, reason = "one range is what is meant")]
 mod tests {
     use super::*;
-    use crate::runtime::{JointLayers, Probe};
+    use crate::runtime::{CrossDocumentLayers, Head, OutputSpec, TokenTypes};
 
     fn isolated() -> ForwardPass {
-        let ends = vec![Mark::branch(0, 2), Mark::branch(1, 1), Mark::branch(2, 0)];
+        let ends = vec![TokenPosition::suffix(0, 2), TokenPosition::suffix(1, 1), TokenPosition::suffix(2, 0)];
         ForwardPass {
-            trunk: vec![1, 2],
-            branches: vec![vec![3, 4, 5], vec![6, 7], vec![8]],
-            joint_layers: JointLayers { count: 1, shared: ends[..2].to_vec() },
-            probe: Probe::HiddenStates { marks: ends, project: false },
+            prefix: vec![1, 2],
+            suffixes: vec![vec![3, 4, 5], vec![6, 7], vec![8]],
+            token_types: TokenTypes::Zero,
+            cross_document: CrossDocumentLayers { count: 1, shared: ends[..2].to_vec() },
+            output: OutputSpec::listed(ends, Head::Hidden),
         }
     }
 
     #[test]
-    fn branches_take_their_positions_from_the_end_of_the_trunk() {
+    fn suffixes_take_their_positions_from_the_end_of_the_prefix() {
         let packed = Packed::new(&[isolated()], &Prefixes::none(1));
         assert_eq!(packed.tokens, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(packed.positions, [0, 1, 2, 3, 4, 2, 3, 2]);
@@ -283,16 +287,16 @@ mod tests {
     }
 
     #[test]
-    fn lower_layers_keep_branches_apart() {
+    fn lower_layers_keep_suffixes_apart() {
         let packed = Packed::new(&[isolated()], &Prefixes::none(1));
-        let trunk = vec![0..2];
+        let prefix = vec![0..2];
         assert_eq!(
             packed.spans(0, 2),
             [
                 Span { queries: 0..2, seen: vec![], causal: 0..2 },
-                Span { queries: 2..5, seen: trunk.clone(), causal: 2..5 },
-                Span { queries: 5..7, seen: trunk.clone(), causal: 5..7 },
-                Span { queries: 7..8, seen: trunk, causal: 7..8 },
+                Span { queries: 2..5, seen: prefix.clone(), causal: 2..5 },
+                Span { queries: 5..7, seen: prefix.clone(), causal: 5..7 },
+                Span { queries: 7..8, seen: prefix, causal: 7..8 },
             ]
         );
     }
@@ -312,7 +316,8 @@ mod tests {
         let layers: Vec<_> = packed.layers(4).collect();
         assert_eq!(layers.len(), 4);
         assert!(Arc::ptr_eq(&layers[0], &layers[1]) && Arc::ptr_eq(&layers[0], &layers[2]));
-        let joint = ForwardPass { joint_layers: JointLayers { count: 2, ..isolated().joint_layers }, ..isolated() };
+        let joint =
+            ForwardPass { cross_document: CrossDocumentLayers { count: 2, ..isolated().cross_document }, ..isolated() };
         let packed = Packed::new(&[joint], &Prefixes::none(1));
         let layers: Vec<_> = packed.layers(4).collect();
         assert!(Arc::ptr_eq(&layers[0], &layers[1]));
@@ -321,13 +326,17 @@ mod tests {
         assert_eq!(*layers[3], packed.read_spans(4));
     }
 
-    /// A trunk of two blocks and two tokens, a branch of three.
+    /// A prefix of two blocks and two tokens, a suffix of three.
     fn long() -> ForwardPass {
         ForwardPass {
-            trunk: (0..2 * BLOCK as u32 + 2).collect(),
-            branches: vec![vec![1, 2, 3]],
-            joint_layers: JointLayers::default(),
-            probe: Probe::HiddenStates { marks: vec![Mark::trunk(2 * BLOCK + 1), Mark::branch(0, 2)], project: false },
+            prefix: (0..2 * BLOCK as u32 + 2).collect(),
+            suffixes: vec![vec![1, 2, 3]],
+            token_types: TokenTypes::Zero,
+            cross_document: CrossDocumentLayers::default(),
+            output: OutputSpec::listed(
+                vec![TokenPosition::prefix(2 * BLOCK + 1), TokenPosition::suffix(0, 2)],
+                Head::Hidden,
+            ),
         }
     }
 
@@ -344,15 +353,15 @@ mod tests {
         let (second, third) = (5, 10 + 2 * BLOCK);
         let both = rows..rows + 2 * BLOCK;
         let apart = [rows..rows + BLOCK, rows + 2 * BLOCK..rows + 3 * BLOCK];
-        let second_trunk = second..second + 2 * BLOCK + 2;
+        let second_prefix = second..second + 2 * BLOCK + 2;
         assert_eq!(packed.read_rows()[..2], [1, 4]);
         assert_eq!(
             packed.spans(0, 2),
             [
                 Span { queries: 0..2, seen: vec![both.clone()], causal: 0..2 },
                 Span { queries: 2..5, seen: vec![both.clone(), 0..2], causal: 2..5 },
-                Span { queries: second_trunk.clone(), seen: vec![], causal: second_trunk.clone() },
-                Span { queries: third - 3..third, seen: vec![second_trunk], causal: third - 3..third },
+                Span { queries: second_prefix.clone(), seen: vec![], causal: second_prefix.clone() },
+                Span { queries: third - 3..third, seen: vec![second_prefix], causal: third - 3..third },
                 Span { queries: third..third + 2, seen: apart.to_vec(), causal: third..third + 2 },
                 Span {
                     queries: third + 2..third + 5,
@@ -383,10 +392,19 @@ mod tests {
             change(&mut pass);
             check(&[isolated(), pass], 10, 10).unwrap_err().to_string()
         };
-        assert_eq!(problem(|pass| pass.trunk.clear()), "invalid pass 1: its trunk is empty");
-        assert_eq!(problem(|pass| pass.branches[1].clear()), "invalid pass 1: its branch 1 is empty");
-        assert!(problem(|pass| pass.trunk[0] = 10).contains("token id 10 is outside the vocabulary of 10"));
-        assert!(problem(|pass| pass.trunk = vec![1; 8]).contains("11 tokens, the model has 10 positions"));
-        assert!(problem(|pass| pass.joint_layers.shared.push(Mark::branch(3, 0))).contains("segment 4, offset 0"));
+        assert_eq!(
+            problem(|pass| {
+                pass.prefix.clear();
+                pass.suffixes.clear();
+            }),
+            "invalid pass 1: it has no tokens"
+        );
+        assert_eq!(problem(|pass| pass.suffixes[1].clear()), "invalid pass 1: its suffix 1 is empty");
+        assert!(problem(|pass| pass.prefix[0] = 10).contains("token id 10 is outside the vocabulary of 10"));
+        assert!(problem(|pass| pass.prefix = vec![1; 8]).contains("11 tokens, the model has 10 positions"));
+        assert!(
+            problem(|pass| pass.cross_document.shared.push(TokenPosition::suffix(3, 0)))
+                .contains("segment 4, offset 0")
+        );
     }
 }

@@ -22,7 +22,7 @@ mod product;
 pub(super) mod weights;
 
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,12 +36,14 @@ use self::layout::Packed;
 use self::prefixes::{PrefixCache, Prefixes};
 pub use self::product::Product;
 use super::checkpoint::Checkpoint;
-use super::{ForwardPass, LoadError, ModelFacts, PrefixStatistics, Probe, Readout, Runtime, RuntimeError};
+use super::{
+    ForwardPass, LoadError, ModelFacts, Output, Pooling, Positions, PrefixCacheStatistics, Runtime, RuntimeError,
+};
 
 /// Runs passes on a decoder in this process.
 pub struct PackedRuntime {
-    decoder: Arc<Decoder>,
-    prefixes: Arc<PrefixCache>,
+    decoder: Decoder,
+    prefixes: PrefixCache,
     facts: ModelFacts,
 }
 
@@ -77,17 +79,20 @@ impl PackedRuntime {
             layers: config.layers,
             vocabulary: config.vocabulary,
             max_positions: config.max_positions,
+            causal: true,
             projector: decoder.has_projector(),
+            vocabulary_head: true,
+            classifier: None,
             prefix_cache_bytes: 0,
         };
-        let prefixes = Arc::new(PrefixCache::new(0, decoder.block_bytes()));
-        Ok(Self { decoder: Arc::new(decoder), prefixes, facts })
+        let prefixes = PrefixCache::new(0, decoder.block_bytes());
+        Ok(Self { decoder, prefixes, facts })
     }
 
     /// Keeps keys and values of beginnings that passes share from one batch to the next, in so many bytes at most.
     #[must_use]
     pub fn with_prefix_cache(mut self, max_bytes: u64) -> Self {
-        self.prefixes = Arc::new(PrefixCache::new(max_bytes, self.decoder.block_bytes()));
+        self.prefixes = PrefixCache::new(max_bytes, self.decoder.block_bytes());
         self.facts.prefix_cache_bytes = max_bytes;
         self
     }
@@ -104,14 +109,6 @@ impl PackedRuntime {
         let numerics = arithmetic.resolve(&arithmetic.device()?, weights.stored(), processor(), written_out)?;
         Ok(bytes(weights.parameters(), &config, numerics))
     }
-
-    /// Runs a batch on the calling thread.
-    ///
-    /// # Errors
-    /// [`RuntimeError`]; nothing is returned of a batch in which one pass fails.
-    pub fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
-        run(&self.decoder, &self.prefixes, batch)
-    }
 }
 
 impl Runtime for PackedRuntime {
@@ -119,16 +116,15 @@ impl Runtime for PackedRuntime {
         &self.facts
     }
 
-    fn prefixes(&self) -> PrefixStatistics {
+    fn prefix_cache(&self) -> PrefixCacheStatistics {
         self.prefixes.statistics()
     }
 
-    async fn forward(&self, batch: Vec<ForwardPass>) -> Result<Vec<Readout>, RuntimeError> {
-        let (decoder, prefixes) = (Arc::clone(&self.decoder), Arc::clone(&self.prefixes));
-        let ran = tokio::task::spawn_blocking(move || run(&decoder, &prefixes, &batch)).await;
-        ran.unwrap_or_else(|failure| {
-            let error =
-                failure.try_into_panic().map_or(RuntimeError::Panicked, |panic| RuntimeError::of_panic(&*panic));
+    fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
+        // Driver bindings panic here and there where the device fails.
+        let ran = catch_unwind(AssertUnwindSafe(|| run(&self.decoder, &self.prefixes, batch)));
+        ran.unwrap_or_else(|panic| {
+            let error = RuntimeError::from_panic(&*panic);
             if matches!(error, RuntimeError::OutOfMemory(_)) {
                 self.prefixes.clear();
             }
@@ -149,65 +145,73 @@ fn bytes(parameters: usize, config: &DecoderConfig, numerics: Numerics) -> u64 {
     embeddings * numerics.dtype.size_in_bytes() as u64 + others * numerics.bits_per_weight() / 8
 }
 
-fn run(decoder: &Decoder, cache: &PrefixCache, batch: &[ForwardPass]) -> Result<Vec<Readout>, RuntimeError> {
-    if batch.iter().all(|pass| pass.probe.marks().is_empty()) {
-        return Ok(batch.iter().map(|pass| readout(&pass.probe, Vec::new())).collect());
+fn run(decoder: &Decoder, cache: &PrefixCache, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
+    if batch.iter().all(|pass| pass.output_rows() == 0) {
+        return Ok(vec![Vec::new(); batch.len()]);
     }
     let config = decoder.config();
     layout::check(batch, config.vocabulary, config.max_positions)?;
     let read = |prefixes: &Prefixes| {
-        read(decoder, prefixes, batch).map_err(|error| RuntimeError::of_device(error.to_string()))
+        read(decoder, prefixes, batch).map_err(|error| RuntimeError::from_device_message(error.to_string()))
     };
-    let ((rows, brought), prefixes) = cache.with(batch, read)?;
-    for (pass, rows) in rows.iter().enumerate() {
-        if let Some(mark) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
-            return Err(RuntimeError::NonFinite { pass, mark });
+    let ((outputs, brought), prefixes) = cache.with(batch, read)?;
+    for (pass, rows) in outputs.iter().enumerate() {
+        if let Some(row) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
+            return Err(RuntimeError::NonFinite { pass, row });
         }
     }
     cache.keep(batch, &prefixes, brought);
-    Ok(batch.iter().zip(rows).map(|(pass, rows)| readout(&pass.probe, rows)).collect())
+    Ok(outputs)
 }
 
-/// What is read of a pass: a row for each mark.
-type Rows = Vec<Vec<f32>>;
-
-/// The numbers that each pass's probe asks for; and the blocks that are wanted of the batch.
+/// The numbers that each pass asks for; and the blocks that are wanted of the batch.
 fn read(
     decoder: &Decoder,
     prefixes: &Prefixes,
     batch: &[ForwardPass],
-) -> candle_core::Result<(Vec<Rows>, Vec<Tensor>)> {
+) -> candle_core::Result<(Vec<Output>, Vec<Tensor>)> {
     let (states, brought) = decoder.states(&Packed::new(batch, prefixes), &prefixes.held)?;
     let mut start = 0;
-    let mut rows = Vec::with_capacity(batch.len());
+    let mut outputs = Vec::with_capacity(batch.len());
     for passes in read_together(batch, states.device()) {
-        let marks = passes.iter().map(|pass| pass.probe.marks().len()).sum();
-        let own = states.narrow(0, start, marks)?;
-        start += marks;
-        let read = match &passes[0].probe {
-            _ if marks == 0 => Vec::new(),
-            Probe::HiddenStates { project: false, .. } => own.to_vec2()?,
-            Probe::HiddenStates { project: true, .. } => decoder.project(&own)?.to_vec2()?,
-            Probe::NextTokenLogits { token_ids, .. } => decoder.logits(&own, token_ids)?.to_vec2()?,
-        };
-        let mut read = read.into_iter();
-        rows.extend(passes.iter().map(|pass| read.by_ref().take(pass.probe.marks().len()).collect()));
+        let read = passes.iter().map(|pass| pass.read_positions().len()).sum();
+        let own = pooled(passes, states.narrow(0, start, read)?)?;
+        start += read;
+        let rows =
+            if own.dim(0)? == 0 { Vec::new() } else { decoder.apply(&passes[0].output.head, &own)?.to_vec2()? };
+        let mut rows = rows.into_iter();
+        outputs.extend(passes.iter().map(|pass| rows.by_ref().take(pass.output_rows()).collect()));
     }
-    Ok((rows, brought))
+    Ok((outputs, brought))
 }
 
-/// Runs of passes that are read at once: each copy from a device waits for it, so those that are read alike. On a CPU each
-/// pass is by itself, and its numbers do not depend on the batch by a single bit.
+/// One row per output row of the passes, from a row per position that they read.
+fn pooled(passes: &[ForwardPass], states: Tensor) -> candle_core::Result<Tensor> {
+    let is_mean = |pass: &ForwardPass| pass.output.at == Positions::Pooled(Pooling::Mean);
+    if !passes.iter().any(is_mean) {
+        return Ok(states);
+    }
+    let mut start = 0;
+    let mut rows = Vec::new();
+    for pass in passes {
+        if is_mean(pass) {
+            for tokens in pass.sequence_lengths() {
+                rows.push(states.narrow(0, start, tokens)?.mean_keepdim(0)?);
+                start += tokens;
+            }
+        } else {
+            rows.push(states.narrow(0, start, pass.output_rows())?);
+            start += pass.output_rows();
+        }
+    }
+    Tensor::cat(&rows, 0)
+}
+
+/// Runs of passes that are read at once: each copy from a device waits for it, so passes with the same head share one. On
+/// a CPU each pass is by itself, and its numbers do not depend on the batch by a single bit.
 fn read_together<'a>(batch: &'a [ForwardPass], device: &Device) -> impl Iterator<Item = &'a [ForwardPass]> {
     let at_once = !device.is_cpu();
-    batch.chunk_by(move |one, next| at_once && one.probe.reads_like(&next.probe))
-}
-
-fn readout(probe: &Probe, rows: Vec<Vec<f32>>) -> Readout {
-    match probe {
-        Probe::HiddenStates { .. } => Readout::HiddenStates(rows),
-        Probe::NextTokenLogits { .. } => Readout::NextTokenLogits(rows),
-    }
+    batch.chunk_by(move |one, next| at_once && one.output.head == next.output.head)
 }
 
 /// A bar over the layers, for people who watch; hidden when the model is small or nobody does.

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 
-use crate::runtime::{ForwardPass, PrefixStatistics, RuntimeError};
+use crate::runtime::{ForwardPass, PrefixCacheStatistics, RuntimeError};
 
 /// Tokens of a block.
 pub(super) const BLOCK: usize = 16;
@@ -25,7 +25,7 @@ pub(super) const BLOCK: usize = 16;
 /// Blocks that are remembered as seen, in each of two generations: 2 MiB or so in all.
 const SEEN_BLOCKS: usize = 1 << 15;
 
-/// The block before a trunk's first one.
+/// The block before a prefix's first one.
 const START: u64 = 0;
 
 type BlockTokens = [u32; BLOCK];
@@ -65,7 +65,7 @@ pub(super) struct Prefixes {
     pub held: Vec<Tensor>,
     /// Of each pass, where the blocks that it begins with stand in `held`.
     pub found: Vec<Vec<usize>>,
-    /// Passes and those of their blocks that are to be kept, counted from the trunk's start.
+    /// Passes and those of their blocks that are to be kept, counted from the prefix's start.
     pub wanted: Vec<(usize, Range<usize>)>,
     /// What was used after this is used by the batch.
     pub since: u64,
@@ -85,7 +85,7 @@ impl PrefixCache {
         Self { block_bytes, max_blocks, inner: Mutex::default() }
     }
 
-    /// What there is for these passes, none of which has an empty trunk.
+    /// What there is for these passes, none of which has an empty prefix.
     pub fn find(&self, batch: &[ForwardPass]) -> Prefixes {
         if self.max_blocks == 0 {
             return Prefixes::none(batch.len());
@@ -94,10 +94,10 @@ impl PrefixCache {
         let mut prefixes = Prefixes { since: inner.uses, ..Prefixes::default() };
         let mut places = HashMap::new();
         for pass in batch {
-            let trunk = shareable(pass);
-            let path = inner.path(trunk);
+            let prefix = shareable(pass);
+            let path = inner.path(prefix);
             inner.use_all(&path);
-            inner.looked_up += (trunk.len() * BLOCK) as u64;
+            inner.looked_up += (prefix.len() * BLOCK) as u64;
             inner.found += (path.len() * BLOCK) as u64;
             let place = |id: &u64| {
                 *places.entry(*id).or_insert_with(|| {
@@ -125,14 +125,14 @@ impl PrefixCache {
         let mut inner = self.lock();
         for (pass, blocks) in &prefixes.wanted {
             let contents: Vec<Tensor> = brought.by_ref().take(blocks.len()).collect();
-            let trunk = shareable(&batch[*pass]);
-            let mut path = inner.path(&trunk[..blocks.start]);
+            let prefix = shareable(&batch[*pass]);
+            let mut path = inner.path(&prefix[..blocks.start]);
             if path.len() < blocks.start {
                 // Another batch made what comes before it leave.
                 continue;
             }
             inner.use_all(&path);
-            for (tokens, contents) in trunk[blocks.clone()].iter().zip(contents) {
+            for (tokens, contents) in prefix[blocks.clone()].iter().zip(contents) {
                 let place = (path.last().copied().unwrap_or(START), *tokens);
                 let known = inner.continuations.get(&place).copied();
                 if known.is_none() && !inner.make_room(self.max_blocks, prefixes.since) {
@@ -175,11 +175,11 @@ impl PrefixCache {
         any
     }
 
-    pub fn statistics(&self) -> PrefixStatistics {
+    pub fn statistics(&self) -> PrefixCacheStatistics {
         let inner = self.lock();
-        PrefixStatistics {
+        PrefixCacheStatistics {
             looked_up_tokens: inner.looked_up,
-            found_tokens: inner.found,
+            hit_tokens: inner.found,
             bytes: (inner.blocks.len() * self.block_bytes) as u64,
             evicted_blocks: inner.evicted,
         }
@@ -190,20 +190,21 @@ impl PrefixCache {
     }
 }
 
-/// The whole blocks at a trunk's start that may be shared. They end before the first mark, since a mark's own row is read and
-/// sees more in joint layers, and before the last token, so that something of the trunk is left.
+/// The whole blocks at a prefix's start that may be shared. They end before the first mark, since a mark's own row is read and
+/// sees more in joint layers, and before the last token, so that something of the prefix is left.
 fn shareable(pass: &ForwardPass) -> &[BlockTokens] {
-    let marks = pass.probe.marks().iter().chain(&pass.joint_layers.shared);
-    let in_trunk = marks.filter(|mark| mark.segment == 0).map(|mark| mark.offset);
-    let end = in_trunk.chain([pass.trunk.len() - 1]).min().unwrap_or_default();
-    pass.trunk[..end].as_chunks().0
+    let read = pass.read_positions();
+    let positions = read.iter().chain(&pass.cross_document.shared);
+    let in_prefix = positions.filter(|mark| mark.segment == 0).map(|mark| mark.offset);
+    let end = in_prefix.chain([pass.prefix.len().saturating_sub(1)]).min().unwrap_or_default();
+    pass.prefix[..end].as_chunks().0
 }
 
 impl Inner {
-    /// The blocks that are kept of a trunk, from its start.
-    fn path(&self, trunk: &[BlockTokens]) -> Vec<u64> {
+    /// The blocks that are kept of a prefix, from its start.
+    fn path(&self, prefix: &[BlockTokens]) -> Vec<u64> {
         let mut path = Vec::new();
-        for tokens in trunk {
+        for tokens in prefix {
             match self.continuations.get(&(path.last().copied().unwrap_or(START), *tokens)) {
                 Some(id) => path.push(*id),
                 None => break,
@@ -266,17 +267,17 @@ struct Seen {
 }
 
 impl Seen {
-    /// Notes the blocks of a trunk; which of them, from `first` on, came before and are in nobody's hands yet (`coming`). Each
+    /// Notes the blocks of a prefix; which of them, from `first` on, came before and are in nobody's hands yet (`coming`). Each
     /// of those takes a place of the `room`.
     fn again(
         &mut self,
-        trunk: &[BlockTokens],
+        prefix: &[BlockTokens],
         first: usize,
         coming: &mut HashSet<u64>,
         room: &mut usize,
     ) -> Range<usize> {
         let (mut hash, mut again, mut wanted) = (0, true, first..first);
-        for (number, tokens) in trunk.iter().enumerate() {
+        for (number, tokens) in prefix.iter().enumerate() {
             hash = self.hasher.hash_one((hash, tokens));
             if number < first {
                 continue;
@@ -311,18 +312,19 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::runtime::{JointLayers, Mark, Probe};
+    use crate::runtime::{CrossDocumentLayers, Head, OutputSpec, TokenPosition, TokenTypes};
 
-    /// A pass whose trunk has a block of each number, and one token more.
+    /// A pass whose prefix has a block of each number, and one token more.
     fn pass(blocks: &[u32]) -> ForwardPass {
-        let mut trunk: Vec<u32> = blocks.iter().flat_map(|number| [*number; BLOCK]).collect();
-        trunk.push(0);
-        let marks = vec![Mark::trunk(trunk.len() - 1)];
+        let mut prefix: Vec<u32> = blocks.iter().flat_map(|number| [*number; BLOCK]).collect();
+        prefix.push(0);
+        let marks = vec![TokenPosition::prefix(prefix.len() - 1)];
         ForwardPass {
-            trunk,
-            branches: Vec::new(),
-            joint_layers: JointLayers::default(),
-            probe: Probe::HiddenStates { marks, project: false },
+            prefix,
+            suffixes: Vec::new(),
+            token_types: TokenTypes::Zero,
+            cross_document: CrossDocumentLayers::default(),
+            output: OutputSpec::listed(marks, Head::Hidden),
         }
     }
 
@@ -334,8 +336,8 @@ mod tests {
         });
         let found = found.collect();
         let brought = prefixes.wanted.iter().flat_map(|(place, blocks)| {
-            let trunk = shareable(&batch[*place]);
-            trunk[blocks.clone()].iter().map(|tokens| Tensor::new(tokens[0], &Device::Cpu).unwrap())
+            let prefix = shareable(&batch[*place]);
+            prefix[blocks.clone()].iter().map(|tokens| Tensor::new(tokens[0], &Device::Cpu).unwrap())
         });
         cache.keep(batch, &prefixes, brought.collect());
         found
@@ -355,7 +357,7 @@ mod tests {
         assert_eq!(run(&cache, &[pass(&[1, 2, 3])]), [[1, 2]]);
         assert_eq!(run(&cache, &[pass(&[1, 4])]), [[1]]);
         assert_eq!(cache.statistics().looked_up_tokens, (2 + 2 + 3 + 2) * BLOCK as u64);
-        assert_eq!(cache.statistics().found_tokens, 3 * BLOCK as u64);
+        assert_eq!(cache.statistics().hit_tokens, 3 * BLOCK as u64);
     }
 
     #[test]
@@ -412,20 +414,20 @@ mod tests {
 
     #[test]
     fn what_is_read_is_not_shared_nor_the_last_token() {
-        let at = |marks: Vec<Mark>, shared: Vec<Mark>| {
+        let at = |marks: Vec<TokenPosition>, shared: Vec<TokenPosition>| {
             let mut pass = pass(&[1, 2, 3]);
-            pass.branches = vec![vec![1]];
-            pass.probe = Probe::HiddenStates { marks, project: false };
-            pass.joint_layers = JointLayers { count: 1, shared };
+            pass.suffixes = vec![vec![1]];
+            pass.output = OutputSpec::listed(marks, Head::Hidden);
+            pass.cross_document = CrossDocumentLayers { count: 1, shared };
             shareable(&pass).len()
         };
-        assert_eq!(at(vec![Mark::branch(0, 0)], Vec::new()), 3);
-        assert_eq!(at(vec![Mark::trunk(32), Mark::trunk(40)], Vec::new()), 2);
-        assert_eq!(at(vec![Mark::trunk(40)], vec![Mark::trunk(31)]), 1);
-        assert_eq!(at(vec![Mark::trunk(0)], Vec::new()), 0);
+        assert_eq!(at(vec![TokenPosition::suffix(0, 0)], Vec::new()), 3);
+        assert_eq!(at(vec![TokenPosition::prefix(32), TokenPosition::prefix(40)], Vec::new()), 2);
+        assert_eq!(at(vec![TokenPosition::prefix(40)], vec![TokenPosition::prefix(31)]), 1);
+        assert_eq!(at(vec![TokenPosition::prefix(0)], Vec::new()), 0);
         let mut whole_blocks = pass(&[1, 2]);
-        whole_blocks.trunk.pop();
-        whole_blocks.probe = Probe::HiddenStates { marks: Vec::new(), project: false };
+        whole_blocks.prefix.pop();
+        whole_blocks.output = OutputSpec::listed(Vec::new(), Head::Hidden);
         assert_eq!(shareable(&whole_blocks).len(), 1);
     }
 
@@ -435,7 +437,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(run(&cache, &[pass(&[1])]), [[0; 0]]);
         }
-        assert_eq!(cache.statistics(), PrefixStatistics::default());
+        assert_eq!(cache.statistics(), PrefixCacheStatistics::default());
     }
 
     #[test]

@@ -111,13 +111,13 @@ def make_nano_case(fixtures: Path, name: str) -> None:
             read = read_document(tokenizer, written_out(text), LIMITS["document"])
             evidence = bucket(table.score(weights, Bag.of(read)))
             documents.append([*encode(read), tokenizer.token_to_id(f"<|embed_{evidence}|>")])
-        branches = [*documents, [start, *query, rerank]]
-        marks = [(number + 1, len(branch) - 1) for number, branch in enumerate(branches)]
-        item = Pass(case["name"], [*asked, end], branches, marks, joint, marks[:-1])
+        suffixes = [*documents, [start, *query, rerank]]
+        marks = [(number + 1, len(suffix) - 1) for number, suffix in enumerate(suffixes)]
+        item = Pass(case["name"], [*asked, end], suffixes, marks, joint, marks[:-1])
         vectors = torch.nn.functional.normalize(reference.project(hidden_states(reference.model, item)), dim=-1)
         made.append(
             case
-            | {"trunk": item.trunk, "branches": branches, "marks": marks, "shared": item.shared, "joint": joint}
+            | {"prefix": item.prefix, "suffixes": suffixes, "marks": marks, "shared": item.shared, "cross_document_layers": joint}
             | {"scores": rounded(vectors[:-1] @ vectors[-1])}
         )
     config = reference.model.config

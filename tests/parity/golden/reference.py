@@ -1,28 +1,28 @@
 """What a pass must give, by a plain masked transformers forward on one flat sequence.
 
-A pass is a trunk, branches that see the trunk and themselves, and perhaps joint last layers in which
+A pass is a prefix, suffixes that see the prefix and themselves, and perhaps joint last layers in which
 the probed marks also see the shared marks. The reference writes that as explicit 4-D masks, one for
-the lower layers and one for the joint layers; branch positions continue from the trunk's end.
+the lower layers and one for the joint layers; suffix positions continue from the prefix's end.
 """
 
 from dataclasses import dataclass, field
 
 import torch
 
-Mark = tuple[int, int]  # (segment: 0 is the trunk, n is branch n - 1; offset in it)
+Mark = tuple[int, int]  # (segment: 0 is the prefix, n is suffix n - 1; offset in it)
 
 
 @dataclass
 class Pass:
     name: str
-    trunk: list[int]
-    branches: list[list[int]] = field(default_factory=list)
+    prefix: list[int]
+    suffixes: list[list[int]] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     joint: int = 0
     shared: list[Mark] = field(default_factory=list)
 
     def segments(self) -> list[list[int]]:
-        return [self.trunk, *self.branches]
+        return [self.prefix, *self.suffixes]
 
     def flat(self, mark: Mark) -> int:
         segment, offset = mark
@@ -33,7 +33,7 @@ def flatten(item: Pass) -> tuple[list[int], list[int], list[int]]:
     """Tokens, their positions, and their segments."""
     tokens, positions, owners = [], [], []
     for number, segment in enumerate(item.segments()):
-        start = len(item.trunk) if number else 0
+        start = len(item.prefix) if number else 0
         tokens += segment
         positions += range(start, start + len(segment))
         owners += [number] * len(segment)
@@ -61,7 +61,7 @@ def additive(mask: torch.Tensor) -> torch.Tensor:
 def hidden_states(model: torch.nn.Module, item: Pass) -> torch.Tensor:
     """Final-normed states at the pass's marks, `[marks, hidden]`."""
     tokens, positions, _ = flatten(item)
-    if not item.branches:
+    if not item.suffixes:
         states = model.model(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state[0]
         return states[[item.flat(mark) for mark in item.marks]]
     lower, joint = (additive(mask) for mask in visibility(item))
@@ -84,12 +84,12 @@ def hidden_states(model: torch.nn.Module, item: Pass) -> torch.Tensor:
 
 @torch.no_grad()
 def hidden_states_apart(model: torch.nn.Module, item: Pass) -> torch.Tensor:
-    """The same without masks: trunk and branch as one sequence each. Only without joint layers."""
+    """The same without masks: prefix and suffix as one sequence each. Only without joint layers."""
     assert item.joint == 0
     rows = []
     for segment, offset in item.marks:
-        tokens = item.trunk + (item.branches[segment - 1] if segment else [])
-        place = offset + (len(item.trunk) if segment else 0)
+        tokens = item.prefix + (item.suffixes[segment - 1] if segment else [])
+        place = offset + (len(item.prefix) if segment else 0)
         rows.append(model.model(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state[0, place])
     return torch.stack(rows)
 

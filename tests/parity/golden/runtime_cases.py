@@ -52,8 +52,8 @@ def passes(layers: int, seed: int) -> list[Pass]:
     def some(count: int) -> list[int]:
         return [dice.randrange(VOCABULARY) for _ in range(count)]
 
-    def ends(branches: list[list[int]]) -> list[tuple[int, int]]:
-        return [(number + 1, len(branch) - 1) for number, branch in enumerate(branches)]
+    def ends(suffixes: list[list[int]]) -> list[tuple[int, int]]:
+        return [(number + 1, len(suffix) - 1) for number, suffix in enumerate(suffixes)]
 
     slate = [some(length) for length in (9, 1, 14, 33, 6)]
     long_slate = [some(length) for length in (64, 130, 1, 65, 31, 16, 128, 17)]
@@ -61,16 +61,16 @@ def passes(layers: int, seed: int) -> list[Pass]:
         Pass("one token", some(1), marks=[(0, 0)]),
         Pass("causal", some(37), marks=[(0, 36), (0, 0), (0, 17)]),
         Pass("causal, long", some(300), marks=[(0, 299), (0, 63), (0, 64), (0, 128), (0, 255)]),
-        Pass("trunk and branches", some(11), slate, [*ends(slate), (0, 10), (3, 5), (4, 0)]),
-        Pass("one branch", some(5), slate[2:3], ends(slate[2:3])),
-        Pass("trunk and branches, long", some(129), long_slate, ends(long_slate)),
-        Pass("joint 1", some(11), slate, ends(slate), 1, ends(slate)[:-1]),
-        Pass("joint 2", some(11), slate, ends(slate), 2, ends(slate)[:-1]),
-        Pass("joint 1, long", some(40), long_slate, ends(long_slate), 1, ends(long_slate)[:-1]),
-        Pass("joint 2, only the closing mark is probed", some(7), slate, ends(slate)[-1:], 2, ends(slate)[:-1]),
+        Pass("prefix and suffixes", some(11), slate, [*ends(slate), (0, 10), (3, 5), (4, 0)]),
+        Pass("one suffix", some(5), slate[2:3], ends(slate[2:3])),
+        Pass("prefix and suffixes, long", some(129), long_slate, ends(long_slate)),
+        Pass("cross-document 1", some(11), slate, ends(slate), 1, ends(slate)[:-1]),
+        Pass("cross-document 2", some(11), slate, ends(slate), 2, ends(slate)[:-1]),
+        Pass("cross-document 1, long", some(40), long_slate, ends(long_slate), 1, ends(long_slate)[:-1]),
+        Pass("cross-document 2, only the closing position is read", some(7), slate, ends(slate)[-1:], 2, ends(slate)[:-1]),
     ]
     if layers > 2:
-        made.append(Pass("joint 3, every layer", some(7), slate, ends(slate), layers, ends(slate)[:-1]))
+        made.append(Pass("cross-document 3, every layer", some(7), slate, ends(slate), layers, ends(slate)[:-1]))
     return made
 
 
@@ -78,13 +78,13 @@ def expect(reference: Reference, item: Pass, token_ids: list[int]) -> dict:
     states = hidden_states(reference.model, item)
     if item.joint == 0:
         apart = (states - hidden_states_apart(reference.model, item)).abs().max().item()
-        assert apart < 1e-4, f"{item.name}: one sequence per branch differs from the masked forward by {apart}"
+        assert apart < 1e-4, f"{item.name}: one sequence per suffix differs from the masked forward by {apart}"
     made = {
         "name": item.name,
-        "trunk": item.trunk,
-        "branches": item.branches,
+        "prefix": item.prefix,
+        "suffixes": item.suffixes,
         "marks": item.marks,
-        "joint": item.joint,
+        "cross_document_layers": item.joint,
         "shared": item.shared,
         "hidden_states": rounded(states),
         "token_ids": token_ids,

@@ -107,18 +107,18 @@ mod tests {
         output
     }
 
-    /// Two causal sequences, the second followed by branches of the given lengths and one lone query
+    /// Two causal sequences, the second followed by suffixes of the given lengths and one lone query
     /// that sees scattered rows.
-    fn spans_of(first: usize, trunk: usize, branches: &[usize]) -> (Vec<Span>, usize) {
+    fn spans_of(first: usize, prefix: usize, suffixes: &[usize]) -> (Vec<Span>, usize) {
         let mut spans = vec![Span { queries: 0..first, seen: vec![], causal: 0..first }];
-        let trunk = first..first + trunk;
-        spans.push(Span { queries: trunk.clone(), seen: vec![], causal: trunk.clone() });
-        let mut row = trunk.end;
-        for &length in branches {
-            spans.push(Span { queries: row..row + length, seen: vec![trunk.clone()], causal: row..row + length });
+        let prefix = first..first + prefix;
+        spans.push(Span { queries: prefix.clone(), seen: vec![], causal: prefix.clone() });
+        let mut row = prefix.end;
+        for &length in suffixes {
+            spans.push(Span { queries: row..row + length, seen: vec![prefix.clone()], causal: row..row + length });
             row += length;
         }
-        spans.push(Span { queries: row..row + 1, seen: vec![trunk, row - 1..row + 1], causal: 0..0 });
+        spans.push(Span { queries: row..row + 1, seen: vec![prefix, row - 1..row + 1], causal: 0..0 });
         (spans, row + 1)
     }
 
@@ -126,10 +126,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
         fn every_path_agrees_with_the_definition(
-            first in 1usize..300, trunk in 1usize..150, branches in prop::collection::vec(1usize..40, 1..5),
+            first in 1usize..300, prefix in 1usize..150, suffixes in prop::collection::vec(1usize..40, 1..5),
             kv_heads in 1usize..3, group in prop::sample::select(vec![1usize, 2, 3, 4, 12, 16]), dim in prop::sample::select(vec![32usize, 64, 96]), seed in any::<u64>(),
         ) {
-            let (spans, rows) = spans_of(first, trunk, &branches);
+            let (spans, rows) = spans_of(first, prefix, &suffixes);
             let heads = kv_heads * group;
             let mut state = seed | 1;
             let mut random = |count: usize| -> Vec<f32> {

@@ -72,14 +72,14 @@ impl Group {
 mod tests {
     use super::*;
 
-    /// A trunk of four rows, two branches of three and two, and a mark that sees the trunk and the second branch.
+    /// A prefix of four rows, two suffixes of three and two, and a mark that sees the prefix and the second suffix.
     fn spans() -> Vec<Span> {
-        let trunk = 0..4;
+        let prefix = 0..4;
         vec![
             Span { queries: 0..4, seen: vec![], causal: 0..4 },
-            Span { queries: 4..7, seen: vec![trunk.clone()], causal: 4..7 },
-            Span { queries: 7..9, seen: vec![trunk.clone()], causal: 7..9 },
-            Span { queries: 9..10, seen: vec![trunk, 7..10], causal: 0..0 },
+            Span { queries: 4..7, seen: vec![prefix.clone()], causal: 4..7 },
+            Span { queries: 7..9, seen: vec![prefix.clone()], causal: 7..9 },
+            Span { queries: 9..10, seen: vec![prefix, 7..10], causal: 0..0 },
         ]
     }
 

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client on asyncio, for requests that a good client would never send."""
+"""A small HTTP/1.1 client on asyncio that can send malformed requests."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Response:
-    """What came back."""
+    """A response with its whole body."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -14,15 +14,15 @@ class Response:
 
 
 def request_bytes(method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
-    """A whole request. A header of the same name replaces the usual one; None leaves it out."""
-    usual = {"host": "podium", "content-type": "application/json", "content-length": str(len(body))}
-    usual.update(headers or {})
-    head = "".join(f"{name}: {value}\r\n" for name, value in usual.items() if value is not None)
+    """A request with its default headers. `headers` replaces them by name; None omits a header."""
+    defaults = {"host": "podium", "content-type": "application/json", "content-length": str(len(body))}
+    defaults.update(headers or {})
+    head = "".join(f"{name}: {value}\r\n" for name, value in defaults.items() if value is not None)
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1", "replace") + body
 
 
 class Connection:
-    """One connection, opened when it is needed and again after it has closed."""
+    """A connection that opens when it is needed, and again after it was closed."""
 
     def __init__(self, address: str):
         host, port = address.rsplit(":", 1)
@@ -38,8 +38,8 @@ class Connection:
             self.writer.close()
             self.reader = self.writer = None
 
-    async def ask(self, data: bytes, half_close: bool = False) -> Response | None:
-        """Sends these bytes and reads one answer; None where the connection closed without one."""
+    async def send(self, data: bytes, half_close: bool = False) -> Response | None:
+        """Sends bytes and reads one response; None if the connection closes without one."""
         reused = self.writer is not None
         try:
             await self.open()
@@ -47,17 +47,17 @@ class Connection:
             await self.writer.drain()
             if half_close:
                 self.writer.write_eof()
-            response = await self._read(head_only=data.startswith(b"HEAD "))
+            response = await self.read_response(head_only=data.startswith(b"HEAD "))
         except OSError:
             response = None
         if response is None or half_close or response.headers.get("connection") == "close":
             self.close()
         if response is None and reused:
-            # The server may close an idle connection at any time; a new one tells that from a refusal.
-            return await self.ask(data, half_close)
+            # The server may close an idle connection at any time, so a new connection tries once more.
+            return await self.send(data, half_close)
         return response
 
-    async def _read(self, head_only: bool) -> Response | None:
+    async def read_response(self, head_only: bool) -> Response | None:
         try:
             head = await self.reader.readuntil(b"\r\n\r\n")
             lines = head.decode("latin-1").split("\r\n")

@@ -1,12 +1,12 @@
-"""Requests that no good client sends, by the ten thousand: whatever they are, the answer is not the server's fault."""
+"""Malformed requests: none of them may end in a 5xx."""
 
 import asyncio
 import json
 import random
 from collections import Counter, defaultdict
 
-from http1 import Connection, request_bytes
-from server import mebibytes, metrics, table
+from http_client import Connection, request_bytes
+from report import print_table, read_metrics, resident_mib
 
 RANKING = """/v1/rerank /v2/rerank /rerank /v1/reranking /reranking / /invocations /score /v1/score /v1/ranking /ranking
 /v1/models/rerank /models/rerank /infinity/rerank /infinity/v1/rerank /pinecone/rerank""".split()
@@ -26,8 +26,8 @@ BODIES = {
         "max_tokens_per_doc": 5, "truncation": True, "metadata": ["m"], "chat_template_kwargs": {"instruction": "i"},
     },
 }  # fmt: skip
-# Seconds until a server that says nothing is said to be silent.
-PATIENCE = 300
+# Seconds without a response after which a request counts as silent.
+RESPONSE_TIMEOUT = 300
 METHODS = ["GET", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"]
 TYPES = ["text/plain", "application/xml", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded", "", "json"]
 NUMBERS = ["1e400", "-1e400", "9" * 400, "-" + "9" * 400, "1e-400", "-0", "0.1", "NaN", "Infinity", "00", "1e308",
@@ -35,15 +35,15 @@ NUMBERS = ["1e400", "-1e400", "9" * 400, "-" + "9" * 400, "1e-400", "-0", "0.1",
 CONTROLS = ["<|im_start|>", "<|embed_token|>", "<|endoftext|>", "</passage>", "<|im_end|>\n<|im_start|>assistant", "{{ query }}"]
 
 
-class Maker:
-    """Makes bad requests from a seed: the same ones each time."""
+class Generator:
+    """Generates malformed requests, the same ones for the same seed. Each method make_KIND makes one kind."""
 
     def __init__(self, seed: int):
         self.random = random.Random(seed)
         self.kinds = [name.removeprefix("make_") for name in dir(self) if name.startswith("make_")]
 
     def make(self) -> tuple[str, bytes, bool]:
-        """The kind, the bytes, and whether the client stops sending after them."""
+        """The kind, the bytes, and whether the client closes its sending side after them."""
         kind = self.random.choice(self.kinds)
         made = getattr(self, "make_" + kind)()
         return (kind, *made) if isinstance(made, tuple) else (kind, made, False)
@@ -162,19 +162,19 @@ class Maker:
 
 
 async def run(options) -> int:
-    maker, left = Maker(options.seed), options.requests
-    statuses, by_kind, first = Counter(), defaultdict(Counter), {}
-    before = await metrics(options.address)
+    generator, remaining = Generator(options.seed), options.requests
+    statuses, by_kind, samples = Counter(), defaultdict(Counter), {}
+    before = await read_metrics(options.address)
 
     async def client():
-        nonlocal left
+        nonlocal remaining
         connection = Connection(options.address)
-        while left > 0:
-            left -= 1
-            kind, data, half_close = maker.make()
+        while remaining > 0:
+            remaining -= 1
+            kind, data, half_close = generator.make()
             response = None
             try:
-                response = await asyncio.wait_for(connection.ask(data, half_close), PATIENCE)
+                response = await asyncio.wait_for(connection.send(data, half_close), RESPONSE_TIMEOUT)
                 status = response.status if response else "closed"
             except TimeoutError:
                 connection.close()
@@ -182,17 +182,17 @@ async def run(options) -> int:
             statuses[status] += 1
             by_kind[kind][status] += 1
             if isinstance(status, str) or status >= 500:
-                first.setdefault((kind, status), (data[:300], response.body[:300] if response else b""))
+                samples.setdefault((kind, status), (data[:300], response.body[:300] if response else b""))
         connection.close()
 
     await asyncio.gather(*(client() for _ in range(options.clients)))
-    after = await metrics(options.address)
-    table([(kind, *(by_kind[kind][status] for status in sorted(statuses, key=str))) for kind in sorted(by_kind)],
+    after = await read_metrics(options.address)
+    print_table([(kind, *(by_kind[kind][status] for status in sorted(statuses, key=str))) for kind in sorted(by_kind)],
           ("kind", *sorted(statuses, key=str)))  # fmt: skip
-    table([("all", *(statuses[status] for status in sorted(statuses, key=str)))], ("", *sorted(statuses, key=str)))
-    print(f"resident: {mebibytes(before):.1f} MiB before, {mebibytes(after):.1f} MiB after")
-    # A head that is no HTTP never reaches a handler: hyper answers 400 or closes.
-    wrong = [key for key in first if key[1] != "closed" or key[0] not in ("head", "lengths", "chunks")]
+    print_table([("all", *(statuses[status] for status in sorted(statuses, key=str)))], ("", *sorted(statuses, key=str)))
+    print(f"resident: {resident_mib(before):.1f} MiB before, {resident_mib(after):.1f} MiB after")
+    # A malformed head never reaches a handler: hyper responds with 400 or closes the connection.
+    wrong = [key for key in samples if key[1] != "closed" or key[0] not in ("head", "lengths", "chunks")]
     for key in wrong:
-        print("WRONG:", *key, *first[key])
+        print("WRONG:", *key, *samples[key])
     return 1 if wrong else 0

@@ -1,21 +1,23 @@
-//! What went to the device, as distributions: how large batches are, and how long they take.
+//! Distributions of the batches that ran: their passes, tokens and time on the device.
 //!
-//! Counted where batches run, so that work whose client has left by then is in it too. A batch costs one lock.
+//! Batches count when they come back, so work for requests whose client has left is included.
+//! Recording a batch takes one lock.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::runtime::PrefixStatistics;
+use crate::runtime::PrefixCacheStatistics;
 
 const PASSES: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 const TOKENS: [f64; 10] = [128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16_384.0, 32_768.0, 131_072.0];
 const SECONDS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-/// How many values were how large.
+/// A histogram with fixed buckets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Distribution {
+    /// Upper bounds of the buckets, ascending.
     bounds: &'static [f64],
-    /// One for each bound, and one for what is above the last.
+    /// Values per bucket; the last bucket has no upper bound.
     counts: Vec<u64>,
     sum: f64,
 }
@@ -30,8 +32,8 @@ impl Distribution {
         self.sum += value;
     }
 
-    /// Each bound, ascending, with how many values were at most that.
-    pub fn up_to(&self) -> impl Iterator<Item = (f64, u64)> {
+    /// Each bound, ascending, with the number of values that are at most that large.
+    pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         let running = self.counts.iter().scan(0, |total, count| {
             *total += count;
             Some(*total)
@@ -39,45 +41,45 @@ impl Distribution {
         self.bounds.iter().copied().zip(running)
     }
 
-    /// How many values there were.
+    /// The number of values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// What they add up to.
+    /// The sum of the values.
     #[must_use]
     pub const fn sum(&self) -> f64 {
         self.sum
     }
 }
 
-/// The batches that have run.
+/// The batches that ran on one model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchStatistics {
-    /// Passes in a batch.
+    /// Passes per batch.
     pub passes: Distribution,
-    /// Tokens in a batch.
+    /// Tokens per batch.
     pub tokens: Distribution,
-    /// How long a batch kept the device, in seconds.
+    /// Seconds that a batch took on the device.
     pub seconds: Distribution,
-    /// What the batches took from earlier ones.
-    pub prefixes: PrefixStatistics,
+    /// Prefix-cache statistics, as the runtime counted them after the last batch.
+    pub prefixes: PrefixCacheStatistics,
 }
 
 impl Default for BatchStatistics {
     fn default() -> Self {
         let [passes, tokens, seconds] = [&PASSES[..], &TOKENS, &SECONDS].map(Distribution::new);
-        Self { passes, tokens, seconds, prefixes: PrefixStatistics::default() }
+        Self { passes, tokens, seconds, prefixes: PrefixCacheStatistics::default() }
     }
 }
 
-/// Where the worker counts.
+/// Collects [`BatchStatistics`].
 #[derive(Debug, Default)]
-pub(super) struct Batches(Mutex<BatchStatistics>);
+pub(super) struct BatchRecorder(Mutex<BatchStatistics>);
 
-impl Batches {
-    pub(super) fn record(&self, passes: usize, tokens: usize, time: Duration, prefixes: PrefixStatistics) {
+impl BatchRecorder {
+    pub fn record(&self, passes: usize, tokens: usize, time: Duration, prefixes: PrefixCacheStatistics) {
         let mut statistics = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         statistics.passes.record(passes as f64);
         statistics.tokens.record(tokens as f64);
@@ -85,7 +87,7 @@ impl Batches {
         statistics.prefixes = prefixes;
     }
 
-    pub(super) fn statistics(&self) -> BatchStatistics {
+    pub fn statistics(&self) -> BatchStatistics {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -95,17 +97,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_counts_for_its_bound_and_all_above() {
-        let batches = Batches::default();
+    fn a_value_counts_for_its_bound_and_all_larger_ones() {
+        let recorder = BatchRecorder::default();
         for (passes, tokens) in [(1, 100), (2, 128), (3, 200_000)] {
-            let prefixes = PrefixStatistics { found_tokens: tokens as u64, ..PrefixStatistics::default() };
-            batches.record(passes, tokens, Duration::from_millis(10), prefixes);
+            let prefixes = PrefixCacheStatistics { hit_tokens: tokens as u64, ..PrefixCacheStatistics::default() };
+            recorder.record(passes, tokens, Duration::from_millis(10), prefixes);
         }
-        let BatchStatistics { passes, tokens, seconds, prefixes } = batches.statistics();
-        assert_eq!(passes.up_to().take(4).collect::<Vec<_>>(), [(1.0, 1), (2.0, 2), (4.0, 3), (8.0, 3)]);
-        assert_eq!((tokens.up_to().next(), tokens.up_to().last()), (Some((128.0, 2)), Some((131_072.0, 2))));
+        let BatchStatistics { passes, tokens, seconds, prefixes } = recorder.statistics();
+        assert_eq!(passes.cumulative().take(4).collect::<Vec<_>>(), [(1.0, 1), (2.0, 2), (4.0, 3), (8.0, 3)]);
+        assert_eq!((tokens.cumulative().next(), tokens.cumulative().last()), (Some((128.0, 2)), Some((131_072.0, 2))));
         assert_eq!((tokens.count(), seconds.count()), (3, 3));
         assert!((tokens.sum() - 200_228.0).abs() < 1e-9 && (seconds.sum() - 0.03).abs() < 1e-9);
-        assert_eq!(prefixes.found_tokens, 200_000, "the runtime counts, and its last word holds");
+        assert_eq!(prefixes.hit_tokens, 200_000, "the runtime's latest statistics replace earlier ones");
     }
 }

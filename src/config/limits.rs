@@ -1,0 +1,14 @@
+//! How `[limits]` is read into [`LimitSettings`], which knows nothing of files.
+
+use serde::{Deserialize, Serialize};
+
+use crate::rerank::LimitSettings;
+
+/// The fields of [`LimitSettings`], for serde.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "LimitSettings", deny_unknown_fields)]
+pub(super) struct LimitSettingsDef {
+    max_documents: usize,
+    max_slate_documents: usize,
+    max_slate_tokens: usize,
+}

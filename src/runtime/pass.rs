@@ -1,0 +1,227 @@
+//! What goes into a model and what comes out: token sequences, and which numbers to read from them.
+
+use std::borrow::Cow;
+
+/// A position in a [`ForwardPass`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenPosition {
+    /// 0 is the prefix, `n` is suffix `n - 1`.
+    pub segment: usize,
+    /// Tokens from the segment's start.
+    pub offset: usize,
+}
+
+impl TokenPosition {
+    /// A position in the prefix.
+    #[must_use]
+    pub const fn prefix(offset: usize) -> Self {
+        Self { segment: 0, offset }
+    }
+
+    /// A position in suffix number `suffix`, counted from 0.
+    #[must_use]
+    pub const fn suffix(suffix: usize, offset: usize) -> Self {
+        Self { segment: suffix + 1, offset }
+    }
+}
+
+/// The top layers in which some positions attend beyond their own sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CrossDocumentLayers {
+    /// Number of layers, counted from the last. 0: suffixes never see each other.
+    pub count: usize,
+    /// The positions that every position that is read sees in those layers, whatever its suffix.
+    pub shared: Vec<TokenPosition>,
+}
+
+/// The type of each token, for models with token type embeddings (BERT).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum TokenTypes {
+    /// Every token has type 0.
+    #[default]
+    Zero,
+    /// For each sequence, the offset in its own segment at which tokens of type 1 begin. Those before it have type 0.
+    Pairs(Vec<usize>),
+}
+
+/// Which positions of a sequence stand for the whole of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// The first token, `[CLS]` or `<s>`.
+    First,
+    /// The mean over all tokens.
+    Mean,
+    /// The last token.
+    Last,
+}
+
+/// Where to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Positions {
+    /// One row for each of these positions, in this order.
+    Listed(Vec<TokenPosition>),
+    /// One row for each sequence, in order. A suffix's sequence is the prefix and the suffix; a pass without suffixes is
+    /// one sequence.
+    Pooled(Pooling),
+}
+
+/// What is applied to the final states that are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Head {
+    /// Nothing: the states themselves, after the final norm.
+    Hidden,
+    /// The checkpoint's projector (late interaction).
+    Projector,
+    /// The logits of these tokens only, never of the whole vocabulary.
+    Vocabulary(Vec<u32>),
+    /// The checkpoint's classifier: one number per label.
+    Classifier,
+}
+
+/// What to read from a pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// Where to read.
+    pub at: Positions,
+    /// What is applied to what is read.
+    pub head: Head,
+    /// Read after this many layers, through the final norm; `None` is after the last.
+    pub layer: Option<u16>,
+}
+
+impl OutputSpec {
+    /// Reads `head` at these positions, after the last layer.
+    #[must_use]
+    pub const fn listed(at: Vec<TokenPosition>, head: Head) -> Self {
+        Self { at: Positions::Listed(at), head, layer: None }
+    }
+
+    /// Reads `head` once per sequence, after the last layer.
+    #[must_use]
+    pub const fn pooled(pooling: Pooling, head: Head) -> Self {
+        Self { at: Positions::Pooled(pooling), head, layer: None }
+    }
+}
+
+/// What was read: one row per position or sequence, in the order of [`OutputSpec::at`].
+pub type Output = Vec<Vec<f32>>;
+
+/// Token sequences that go through the model together: a shared prefix and its suffixes.
+///
+/// In a causal model every token sees the tokens before it in its own segment; a suffix's tokens also see the whole
+/// prefix, and their positions continue from its end. Without suffixes the prefix is one sequence by itself. In a
+/// bidirectional model tokens see all of their own sequence, and the prefix must be empty or the only segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardPass {
+    /// The tokens that all suffixes share. May be empty if there are suffixes.
+    pub prefix: Vec<u32>,
+    /// Continuations of the prefix that do not see each other.
+    pub suffixes: Vec<Vec<u32>>,
+    /// The types of the tokens.
+    pub token_types: TokenTypes,
+    /// Where suffixes do see each other.
+    pub cross_document: CrossDocumentLayers,
+    /// What to read.
+    pub output: OutputSpec,
+}
+
+impl ForwardPass {
+    /// A single sequence of tokens of type 0.
+    #[must_use]
+    pub fn sequence(tokens: Vec<u32>, output: OutputSpec) -> Self {
+        Self {
+            prefix: tokens,
+            suffixes: Vec::new(),
+            token_types: TokenTypes::Zero,
+            cross_document: CrossDocumentLayers::default(),
+            output,
+        }
+    }
+
+    /// Tokens that are computed: the prefix once, and every suffix. Those that a prefix cache holds are counted.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.prefix.len() + self.suffixes.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// Length of the longest sequence: positions run below this.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.prefix.len() + self.suffixes.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// The tokens of a segment: 0 is the prefix, `n` is suffix `n - 1`.
+    #[must_use]
+    pub fn segment(&self, segment: usize) -> Option<&[u32]> {
+        match segment.checked_sub(1) {
+            None => Some(&self.prefix),
+            Some(suffix) => self.suffixes.get(suffix).map(Vec::as_slice),
+        }
+    }
+
+    /// Number of rows that the pass's [`Output`] has.
+    #[must_use]
+    pub fn output_rows(&self) -> usize {
+        match &self.output.at {
+            Positions::Listed(positions) => positions.len(),
+            Positions::Pooled(_) => self.suffixes.len().max(1),
+        }
+    }
+
+    /// Tokens of each sequence, the prefix included.
+    pub fn sequence_lengths(&self) -> impl Iterator<Item = usize> {
+        let alone = self.suffixes.is_empty().then_some(self.prefix.len());
+        alone.into_iter().chain(self.suffixes.iter().map(|suffix| self.prefix.len() + suffix.len()))
+    }
+
+    /// The positions whose states are needed: those listed, or those that pooling takes, sequence by sequence.
+    #[must_use]
+    pub fn read_positions(&self) -> Cow<'_, [TokenPosition]> {
+        let pooling = match &self.output.at {
+            Positions::Listed(positions) => return Cow::Borrowed(positions),
+            Positions::Pooled(pooling) => *pooling,
+        };
+        let sequences = if self.suffixes.is_empty() { 0..1 } else { 1..self.suffixes.len() + 1 };
+        Cow::Owned(sequences.flat_map(|segment| self.pooled_positions(segment, pooling)).collect())
+    }
+
+    /// The positions that pooling takes from the sequence that ends with `segment`.
+    fn pooled_positions(&self, segment: usize, pooling: Pooling) -> Vec<TokenPosition> {
+        let length = self.segment(segment).map_or(0, <[u32]>::len);
+        let shared = if segment == 0 { 0 } else { self.prefix.len() };
+        let mut all =
+            (0..shared).map(TokenPosition::prefix).chain((0..length).map(|offset| TokenPosition { segment, offset }));
+        match pooling {
+            Pooling::First => all.next().into_iter().collect(),
+            Pooling::Mean => all.collect(),
+            Pooling::Last => all.next_back().into_iter().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(prefix: &[u32], suffixes: &[&[u32]], at: Positions) -> ForwardPass {
+        ForwardPass {
+            suffixes: suffixes.iter().map(|suffix| suffix.to_vec()).collect(),
+            ..ForwardPass::sequence(prefix.to_vec(), OutputSpec { at, head: Head::Hidden, layer: None })
+        }
+    }
+
+    #[test]
+    fn pooling_takes_its_positions_from_every_sequence() {
+        let read = |prefix: &[u32], suffixes: &[&[u32]], pooling| {
+            let pass = pass(prefix, suffixes, Positions::Pooled(pooling));
+            (pass.output_rows(), pass.read_positions().into_owned())
+        };
+        let at = |segment, offset| TokenPosition { segment, offset };
+        assert_eq!(read(&[1, 2, 3], &[], Pooling::First), (1, vec![at(0, 0)]));
+        assert_eq!(read(&[1, 2, 3], &[], Pooling::Last), (1, vec![at(0, 2)]));
+        assert_eq!(read(&[], &[&[1, 2], &[3]], Pooling::First), (2, vec![at(1, 0), at(2, 0)]));
+        assert_eq!(read(&[], &[&[1, 2], &[3]], Pooling::Mean), (2, vec![at(1, 0), at(1, 1), at(2, 0)]));
+        assert_eq!(read(&[7], &[&[1, 2], &[3]], Pooling::Last), (2, vec![at(1, 1), at(2, 0)]));
+        assert_eq!(read(&[7], &[&[1], &[3]], Pooling::Mean), (2, vec![at(0, 0), at(1, 0), at(0, 0), at(2, 0)]));
+    }
+}
