@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_documents_give_first_and_the_end_of_the_list_next() {
+    fn long_documents_are_truncated_before_documents_are_left_out() {
         let lengths = [100, 400, 60, 1000];
         let share = |tokens| ReadLimit::fit(&lengths, 2, true, tokens);
         assert_eq!(share(1568), ReadLimit { tokens_per_document: None, documents: 4 });
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_that_may_not_be_cut_are_read_whole_or_not() {
+    fn documents_that_may_not_be_truncated_are_read_whole_or_not_at_all() {
         let share = |tokens| ReadLimit::fit(&[100, 400, 60], 0, false, tokens);
         assert_eq!(share(560), ReadLimit { tokens_per_document: None, documents: 3 });
         assert_eq!(share(559), ReadLimit { tokens_per_document: None, documents: 2 });
@@ -113,7 +113,7 @@ mod tests {
     proptest! {
         /// The part fits, a slightly larger one does not, and a larger budget never reads less.
         #[test]
-        fn as_much_is_read_as_fits(
+        fn the_largest_part_that_fits_is_read(
             lengths in prop::collection::vec(0_usize..2000, 0..80),
             overhead in 0_usize..20,
             may_truncate: bool,

@@ -1,4 +1,4 @@
-//! A family of a folder: nothing but a declaration and a template.
+//! A family of a folder, which is a declaration and a template.
 
 use super::super::testing::tokenizer;
 use super::super::{Families, ModelLimits, PromptError, Prompter};
@@ -44,7 +44,7 @@ fn a_new_family_takes_no_rust() {
 }
 
 #[test]
-fn a_document_with_letters_after_it_is_cut_before_them() {
+fn a_document_with_template_text_after_it_is_truncated_before_that_text() {
     let prompter = mine("<|endoftext|>{{ document }}\n{{ query }}").unwrap();
     let long = request("q", &["short", &"7é".repeat(30)]);
     let sequences = pair_sequences(&prompter, &long);

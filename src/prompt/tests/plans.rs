@@ -1,4 +1,4 @@
-//! Which mode runs, and which documents are read together.
+//! Which mode runs, and which documents share a pass.
 
 use proptest::prelude::*;
 
@@ -27,7 +27,7 @@ fn auto_is_listwise_where_the_family_can() {
 }
 
 #[test]
-fn listwise_on_a_pointwise_family_is_refused_with_the_way_out() {
+fn listwise_on_a_pointwise_family_is_refused_with_the_modes_to_use() {
     for family in ["qwen3-reranker", "mxbai-v2", "zerank"] {
         let request = RerankRequest { mode: Mode::Listwise, ..request("q", &["a"]) };
         let error = prompter(family).tokenize(&request, &limits(), &|| false).unwrap_err();
@@ -40,7 +40,7 @@ fn listwise_on_a_pointwise_family_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn listwise_families_read_one_document_a_slate_when_asked_to() {
+fn listwise_families_read_one_document_a_slate_in_pointwise_mode() {
     for family in ["jina-v3", "podium-nano"] {
         let request = RerankRequest { mode: Mode::Pointwise, ..request("q", &["a", "b", "c"]) };
         let prepared = prompter(family).tokenize(&request, &limits(), &|| false).unwrap();
@@ -65,7 +65,7 @@ fn auto_falls_back_when_no_slate_holds_two() {
 }
 
 #[test]
-fn explicit_listwise_keeps_slates_of_one_or_says_why_not() {
+fn explicit_listwise_keeps_slates_of_one_or_is_refused_with_the_reason() {
     let text = "7".repeat(900);
     let limits = LimitSettings { max_slate_tokens: 1500, ..limits() };
     let request =

@@ -16,7 +16,7 @@ fn per_document(limit: usize, documents: &[&str]) -> RerankRequest {
 }
 
 #[test]
-fn a_cut_document_is_counted_and_warned_of_in_every_family() {
+fn a_truncated_document_is_counted_and_has_a_warning_in_every_family() {
     for family in FAMILIES {
         for mode in [Mode::Auto, Mode::Pointwise] {
             let request = RerankRequest { mode, ..per_document(5, &["1", &digits(9), "é😀漢é漢😀"]) };
@@ -89,7 +89,7 @@ fn jina_cuts_by_decoding_from_exactly_the_limit_on() {
 }
 
 #[test]
-fn exact_cuts_end_at_a_character() {
+fn exact_truncation_ends_with_a_whole_character() {
     let prompter = prompter("zerank");
     let text = "é漢x";
     let all = tokenizer().encode(text).unwrap().len();
@@ -117,7 +117,7 @@ fn max_tokens_per_doc_raises_the_familys_limit_up_to_the_context() {
 }
 
 #[test]
-fn asking_for_more_of_a_document_than_fits_is_said() {
+fn a_max_tokens_per_doc_that_does_not_fit_has_a_warning() {
     for family in FAMILIES {
         let prompter = bind(family, &tokenizer(), 2048, 1024).unwrap();
         let warnings = |most: usize, document: &str| {
@@ -201,7 +201,7 @@ fn zerank_cuts_characters_first() {
 }
 
 #[test]
-fn no_room_for_a_document_is_an_error_with_numbers() {
+fn a_query_that_leaves_no_room_for_a_document_is_an_error_with_numbers() {
     for family in FAMILIES {
         let context = if family == "podium-nano" { 20 } else { 320 };
         let prompter = bind(family, &tokenizer(), context, 1024).unwrap();
