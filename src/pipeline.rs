@@ -104,7 +104,9 @@ impl Reranker {
         let policy = self.policy();
         prepare(&mut requests, &policy)?;
         let terms = requests.first().map(|request| request.terms).unwrap_or_default();
-        let limit = [terms.timeout, self.scheduler.settings().timeout()].into_iter().flatten().min();
+        let server_limit = self.scheduler.settings().timeout();
+        let limit = [terms.timeout, server_limit].into_iter().flatten().min();
+        let is_own = server_limit.is_none_or(|server_limit| terms.timeout.is_some_and(|own| own < server_limit));
         if let Some(limit) = limit {
             context.set_time_limit(limit);
         }
@@ -116,7 +118,8 @@ impl Reranker {
         let ranked = self.admit_and_rank(requests, &policy.limits, context);
         let (Some(limit), Some(deadline)) = (limit, deadline) else { return ranked.await };
         let ranked = tokio::time::timeout_at(deadline.into(), ranked).await;
-        ranked.unwrap_or_else(|_elapsed| Err(RerankError::DeadlineExceeded { limit, done: timeline.progress() }))
+        ranked
+            .unwrap_or_else(|_elapsed| Err(RerankError::DeadlineExceeded { limit, done: timeline.progress(), is_own }))
     }
 
     /// The names that this model answers to; the first is its own.

@@ -1,5 +1,5 @@
-//! The files in `deploy/` against the server: metrics that exist, settings that exist, a dashboard that fits together; and
-//! the image's build against the sources.
+//! The files in `deploy/` against the server: they name metrics, labels and settings that exist, and
+//! the panels of the dashboard fit together. And the image's build against the sources.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its files should fail")]
 
@@ -13,7 +13,7 @@ use podium::pipeline::{DriftSample, InstructionSource};
 use podium::rerank::{Mode, Timing, Usage};
 use podium::runtime::ModelFacts;
 use podium::schedule::{BatchStatistics, QueueStatus};
-use podium::telemetry::{ModelReport, RequestRecord, Telemetry};
+use podium::telemetry::{ModelReport, RequestRecord, Route, Telemetry};
 use serde_json::Value;
 
 fn read(path: &str) -> String {
@@ -25,7 +25,7 @@ fn dashboard() -> Value {
     serde_json::from_str(&read("deploy/grafana/podium.json")).unwrap()
 }
 
-/// Names of metrics that a text speaks of.
+/// Names of metrics in a text.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let is_part = |character: char| character.is_ascii_alphanumeric() || character == '_';
     let words = text.split(|character| !is_part(character));
@@ -62,13 +62,13 @@ fn exported() -> String {
         id: "an-id",
         key: None,
         method: "POST",
-        route: "/v1/rerank",
+        route: Route::rank("/v1/rerank"),
         status: 200,
         elapsed: Duration::from_millis(5),
         ranking: Some(&ranking),
         failure: None,
         timeline: &RequestTimeline::new(tracing::Span::none()),
-        trace: None,
+        span: &tracing::Span::none(),
     });
     telemetry.expect(&[], &["overloaded"]);
     telemetry.record_drift(&DriftSample {
@@ -132,6 +132,20 @@ fn every_metric_is_on_the_dashboard() {
     }
 }
 
+/// Error codes for which the server is to blame, as a file selects them.
+fn server_faults(file: &str) -> BTreeSet<String> {
+    let text = read(file).replace('\\', "");
+    let selectors = text.split("code=~\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+    selectors.collect()
+}
+
+#[test]
+fn alerts_and_dashboard_blame_the_server_for_the_same_errors() {
+    let alerts = server_faults("deploy/alerts.yml");
+    assert_eq!(alerts.len(), 1);
+    assert_eq!(server_faults("deploy/grafana/podium.json"), alerts);
+}
+
 #[test]
 fn a_label_that_a_query_selects_is_exported() {
     let exported = exported();
@@ -151,18 +165,18 @@ fn a_label_that_a_query_selects_is_exported() {
 }
 
 #[test]
-fn panels_have_their_own_place_and_number() {
+fn panels_do_not_overlap_and_have_unique_ids() {
     let dashboard = dashboard();
     let panels = dashboard["panels"].as_array().unwrap();
     let (mut cells, mut ids) = (BTreeSet::new(), BTreeSet::new());
     for panel in panels {
         let title = &panel["title"];
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is another panel's");
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: another panel has its id");
         let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
         assert!(at("x") + at("w") <= 24, "{title} is wider than the page");
         for x in at("x")..at("x") + at("w") {
             for y in at("y")..at("y") + at("h") {
-                assert!(cells.insert((x, y)), "{title} lies over another panel");
+                assert!(cells.insert((x, y)), "{title} overlaps another panel");
             }
         }
     }
@@ -177,13 +191,13 @@ fn quantiles_means_and_shares_are_not_stacked() {
     for panel in dashboard["panels"].as_array().unwrap().iter().filter(stacked) {
         count += 1;
         let title = &panel["title"];
-        assert_ne!(panel["fieldConfig"]["defaults"]["unit"], "percentunit", "{title} adds up shares");
+        assert_ne!(panel["fieldConfig"]["defaults"]["unit"], "percentunit", "{title} stacks shares");
         for target in panel["targets"].as_array().unwrap() {
             let query = target["expr"].as_str().unwrap();
-            assert!(!query.contains("histogram_quantile"), "{title} adds up quantiles");
-            // Times of stages are the exception: together they are the whole time.
+            assert!(!query.contains("histogram_quantile"), "{title} stacks quantiles");
+            // Stage times may be stacked: together they are the whole time.
             let is_mean = query.contains("_sum{") && query.contains("_count{") && !query.contains("_stage_");
-            assert!(!is_mean, "{title} adds up means");
+            assert!(!is_mean, "{title} stacks means");
         }
     }
     assert!(count > 0);
@@ -215,7 +229,7 @@ fn the_charts_schema_knows_every_setting_and_its_type() {
     for (section, keys) in &defaults {
         for (key, value) in keys.as_table().unwrap() {
             let found = sections[section]["properties"][key]["type"].as_str();
-            // The schema's words are TOML's own, but for this one.
+            // JSON Schema and TOML name all other types alike.
             let wanted = if value.is_float() { "number" } else { value.type_str() };
             assert_eq!(found, Some(wanted), "values.schema.json: config.{section}.{key}");
         }
@@ -238,13 +252,13 @@ fn sources(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Files that a source includes by a path of its own, in the repository. Tests' own files are left out: an image has none.
+/// Files of the repository that a source includes. Test code is left out: the image has none.
 fn included_by(source: &Path) -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().unwrap();
     let text = read(source.to_str().unwrap());
     let code = text.split("#[cfg(test)]").next().unwrap();
     let calls = ["include_str!(", "include_bytes!("].into_iter().flat_map(|call| code.split(call).skip(1));
-    // A path that is put together begins with its folder; what the build makes begins with a variable and is no file here.
+    // A concatenated path begins with its folder; files that the build makes begin with a variable.
     calls
         .filter_map(|call| call.trim_start().trim_start_matches("concat!(").strip_prefix('"')?.split('"').next())
         .map(|path| root.join(source).with_file_name(path).canonicalize().unwrap())
@@ -253,11 +267,11 @@ fn included_by(source: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_images_build_is_given_all_that_it_reads() {
+fn the_docker_build_context_has_every_file_that_the_build_reads() {
     let rules = read(".dockerignore");
     let admitted: Vec<&str> =
         rules.lines().filter_map(|line| line.strip_prefix('!')).map(|name| name.trim_end_matches('/')).collect();
-    assert!(rules.lines().any(|line| line == "*"), "nothing is left out, so there is nothing to check");
+    assert!(rules.lines().any(|line| line == "*"), ".dockerignore excludes nothing");
 
     let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
     let readme = manifest["package"]["readme"].as_str().unwrap();
@@ -277,5 +291,5 @@ fn the_images_build_is_given_all_that_it_reads() {
     needed.extend(files);
     let missing: Vec<_> =
         needed.iter().filter(|path| !admitted.iter().any(|admitted| path.starts_with(admitted))).collect();
-    assert!(missing.is_empty(), ".dockerignore leaves out {missing:?}");
+    assert!(missing.is_empty(), ".dockerignore excludes {missing:?}");
 }

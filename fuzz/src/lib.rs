@@ -19,7 +19,7 @@ use podium::runtime::fake::FakeRuntime;
 use podium::runtime::packed::{Arithmetic, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Runtime};
 use podium::scoring::Rounds;
-use podium::telemetry::TraceContext;
+use podium::telemetry::mask_url_secrets;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -32,15 +32,12 @@ const SEPARATOR: char = '\u{1e}';
 /// A request's body, on the path that the first byte chooses (`0` is the first path).
 pub fn requests(data: &[u8]) -> bool {
     let Some((first, body)) = data.split_first() else { return false };
-    if let Ok(header) = str::from_utf8(body) {
-        let _caller = TraceContext::read(header, Some(header));
+    if let Ok(text) = str::from_utf8(body) {
+        let _masked = mask_url_secrets(text);
     }
     match ROUTES[usize::from(*first) % ROUTES.len()].read(body) {
         Ok(call) => {
             assert!(!call.requests.is_empty());
-            if let Some(echo) = &call.echo {
-                assert_eq!(echo.len(), call.requests[0].documents.len());
-            }
             // One query may go with many texts, but no text is repeated more often than the body has bytes.
             assert!(call.requests.len() <= body.len());
             true

@@ -1,9 +1,9 @@
-//! From settings to models: checkpoint, runtime, prompts and scheduler, put together.
+//! Loads models as the settings describe them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{check, families, policy, prompter_of};
+use super::settings::{check, families, policy, prompter_of};
 use crate::config::{ConfigError, Settings};
 use crate::models::{ModelLoader, ModelSet, NamedModel};
 use crate::pipeline::{Policy, Reranker};
@@ -12,7 +12,7 @@ use crate::runtime::packed::{Arithmetic, PackedRuntime};
 use crate::runtime::{Checkpoint, ModelSettings, Runtime};
 use crate::schedule::AdmissionControl;
 
-/// Loads the default model and puts everything that ranks together. To be called inside a tokio runtime.
+/// Loads the default model. Call it inside a tokio runtime.
 ///
 /// # Errors
 /// A checkpoint that cannot be loaded, a family that is unknown or does not fit it.
@@ -20,10 +20,10 @@ pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
     load_reranker_with(settings, |_, runtime| Ok(runtime))
 }
 
-/// As [`load_reranker`], with something around the runtime: what runs instead of it is what `wrap` returns.
+/// As [`load_reranker`], on the runtime that `wrap` makes of the loaded one.
 ///
 /// # Errors
-/// Those of [`load_reranker`], and what `wrap` refuses.
+/// Those of [`load_reranker`] and of `wrap`.
 pub fn load_reranker_with<R: Runtime>(
     settings: &Settings,
     wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
@@ -37,7 +37,8 @@ pub fn load_reranker_with<R: Runtime>(
     assemble(names, &checkpoint, runtime, &settings.model.family, environment)
 }
 
-/// The default model, loaded, and the others of the settings, which are not yet. To be called inside a tokio runtime.
+/// Loads the default model; the named models of the settings are not loaded yet. Call it inside a
+/// tokio runtime.
 ///
 /// # Errors
 /// Those of [`load_reranker`]; two models of one name.
@@ -47,7 +48,7 @@ pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     let checkpoint = Checkpoint::open(&settings.model)?;
     let runtime = load_runtime(&checkpoint, &settings.model)?;
     let names = default_names(&checkpoint, &settings.model);
-    each_once(&names, settings)?;
+    check_names_unique(&names, settings)?;
     let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
     let default = assemble(names, &checkpoint, runtime, &settings.model.family, environment)?;
     let loader = PackedLoader { prompts: settings.prompts.clone(), admission };
@@ -72,14 +73,14 @@ fn assemble(
     Ok(Reranker::new(names, prompter, runtime, policy, admission))
 }
 
-/// What a model shares with the others of its server.
+/// What the models of a server share.
 struct Environment<'a> {
     prompts: &'a PromptSettings,
     policy: Policy,
     admission: &'a AdmissionControl,
 }
 
-/// What the default model answers to: its own name, the hub's, and what the settings add.
+/// The names of the default model: its own, the hub's, and those of the settings.
 fn default_names(checkpoint: &Checkpoint, model: &ModelSettings) -> Vec<String> {
     let mut names = vec![checkpoint.name.clone()];
     if model.source.contains('/') && !Path::new(&model.source).is_dir() {
@@ -97,7 +98,8 @@ fn add_served_names(names: &mut Vec<String>, model: &ModelSettings) {
     }
 }
 
-fn each_once(default: &[String], settings: &Settings) -> Result<(), ConfigError> {
+/// Refuses a name that two models answer to.
+fn check_names_unique(default: &[String], settings: &Settings) -> Result<(), ConfigError> {
     let mut owners: BTreeMap<&str, &str> = default.iter().map(|name| (name.as_str(), "the default model")).collect();
     for (own, named) in &settings.models.named {
         for name in std::iter::once(own.as_str()).chain(named.model.served().filter(|name| name != own)) {

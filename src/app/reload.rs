@@ -1,51 +1,52 @@
-//! Reading the settings again while the server runs. What can change does, all of it or nothing; what cannot is named.
+//! Reading the settings again while the server runs: all changes that need no restart take effect, or
+//! none if a file is invalid. Changes that need a restart are logged.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 
-use super::policy;
+use super::settings::policy;
 use crate::config::{Change, Configuration, Sources};
 use crate::http::Authenticator;
 use crate::http::auth::Reloaded;
 use crate::models::ModelSet;
 
-/// The keys that can change while the server runs; a section ends in a dot.
-const LIVE: [&str; 4] = ["limits.", "instructions.", "schedule.", "auth.requests_per_minute"];
+/// The settings that need no restart; a section ends in a dot.
+const RELOADABLE: [&str; 4] = ["limits.", "instructions.", "schedule.", "auth.requests_per_minute"];
 
-fn is_live(key: &str) -> bool {
-    LIVE.iter().any(|live| if live.ends_with('.') { key.starts_with(live) } else { key == *live })
+fn is_reloadable(key: &str) -> bool {
+    RELOADABLE.iter().any(|known| if known.ends_with('.') { key.starts_with(known) } else { key == *known })
 }
 
 /// Reads the settings of a running server again.
 pub struct Reloader {
     sources: Sources,
-    /// What is in force. Held while the sources are read, so that two readers cannot cross.
+    /// The settings in force. The lock is held while the sources are read: reloads happen one by one.
     running: Mutex<Configuration>,
     authenticator: Arc<Authenticator>,
 }
 
-/// What reading the settings again came to.
+/// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reload {
-    /// What is otherwise now.
+    /// Settings that have changed.
     pub changed: Vec<Change>,
-    /// What waits for a new start.
+    /// Settings whose change requires a restart.
     pub waiting: Vec<Change>,
-    /// Whether the instructions' file says something else.
+    /// Whether the content of the instructions' file has changed.
     pub instructions: bool,
-    /// What became of the keys.
+    /// Whether the API keys have changed.
     pub keys: Reloaded,
 }
 
 impl Reloader {
-    /// For a server that runs with what `sources` gave.
+    /// A reloader of `sources`, for a server that runs with `running`.
     #[must_use]
     pub fn new(sources: Sources, running: Configuration, authenticator: Arc<Authenticator>) -> Self {
         Self { sources, running: Mutex::new(running), authenticator }
     }
 
-    /// Whether there is anything that could be read again.
+    /// Whether the settings came from any file.
     #[must_use]
     pub fn has_files(&self) -> bool {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,31 +55,31 @@ impl Reloader {
         self.sources.file.is_some() || named.iter().any(|path| !path.trim().is_empty())
     }
 
-    /// Reads every file again and puts what can change in force. Blocks on the disk.
+    /// Reads every file again and applies the changes that need no restart. Blocks on the disk.
     ///
     /// # Errors
-    /// A file that is wrong: with its name, the key and the value. Nothing has changed then.
+    /// An invalid file, with its name, the key and the value. Nothing has changed then.
     pub fn reload(&self, models: &ModelSet) -> anyhow::Result<Reload> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let found = Configuration::load(&self.sources)?;
-        let next = running.with(&found, is_live)?;
+        let next = running.with(&found, is_reloadable)?;
         let policy = policy(&next.settings)?;
-        // The last that can fail, and the first that changes something.
+        // The last step that can fail, and the first that changes anything.
         let keys = self
             .authenticator
-            .reload_with(Some(next.settings.auth.requests_per_minute))
+            .reload(Some(next.settings.auth.requests_per_minute))
             .context("the keys are not taken")?;
 
         let before = models.default_model().policy();
         let instructions =
             policy.instructions != before.instructions && next.settings.instructions == running.settings.instructions;
         models.reconfigure(&policy, &next.settings.schedule);
-        let (changed, waiting) = running.changes_in(&found).into_iter().partition(|change| is_live(&change.key));
+        let (changed, waiting) = running.changes_in(&found).into_iter().partition(|change| is_reloadable(&change.key));
         *running = next;
         Ok(Reload { changed, waiting, instructions, keys })
     }
 
-    /// [`Reloader::reload`] off the async threads; the log says what came of it.
+    /// [`Reloader::reload`] on a blocking thread; logs the result.
     pub async fn reload_and_log(self: Arc<Self>, models: ModelSet) {
         match tokio::task::spawn_blocking(move || self.reload(&models)).await {
             Ok(Ok(reload)) => log(&reload),
@@ -97,7 +98,7 @@ fn log(reload: &Reload) {
     }
     for Change { key, from, to } in &reload.waiting {
         let (running, wanted) = (shown(from), shown(to));
-        tracing::warn!(setting = key, running, wanted, "cannot change while the server runs: it waits for a new start");
+        tracing::warn!(setting = key, running, wanted, "a change of this setting requires a restart");
     }
     if reload.instructions {
         tracing::info!("the instructions' file has changed");

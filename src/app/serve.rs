@@ -102,7 +102,7 @@ pub async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<ShutdownOutcome> {
-    let telemetry = Arc::new(Telemetry::default().tracing(plan.traces));
+    let telemetry = Arc::new(Telemetry::new(plan.traces));
     let _tasks = BackgroundTasks::start(Arc::clone(&authenticator), Arc::clone(&telemetry));
     let service = Service::new(Arc::clone(&telemetry), authenticator, settings.clone());
     let set_models = |models: &ModelSet| {

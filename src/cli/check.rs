@@ -1,4 +1,4 @@
-//! `podium check`: what is in effect, and whether it works.
+//! `podium check`: prints the settings in effect and the model, and finds errors before `podium serve` does.
 
 use std::io::Write;
 
@@ -6,18 +6,28 @@ use anyhow::Context;
 use clap::Args;
 
 use super::keys::KeyArgs;
-use super::{SettingsArgs, start_quiet_logs, warn_of_unread};
+use super::{SettingsArgs, start_quiet_logs, warn_of_unknown_variables};
 use crate::app;
-use crate::config::Configuration;
-use crate::telemetry::TelemetryPlan;
+use crate::config::{Configuration, Settings};
+use crate::models::ModelSet;
+use crate::pipeline::Reranker;
+use crate::telemetry::TraceTarget;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints every setting with its value and where it came from, loads the model and its prompts, and prints what the \
-model is. The exit code is 0 if `podium serve` with the same settings would start, 2 if the configuration is wrong \
-(profiles and prompt families that it names among it), and 1 if the model cannot be loaded.")]
+Prints every setting with its value and source, as TOML that can be used with --config. Then loads \
+the model and prints its family, size, context and device. Secrets are not printed.
+
+Exit codes:
+  0  podium serve with the same settings would start
+  2  a setting, or a file that a setting names, is invalid
+  1  the model cannot be loaded
+
+Examples:
+  podium check --no-model
+  podium check --config podium.toml --model Qwen/Qwen3-Reranker-0.6B")]
 pub(super) struct CheckArgs {
-    /// Check the configuration and what it names (profiles, prompt families, keys), and load no model
+    /// Check only the settings, and the profiles, prompt families and keys that they name
     #[arg(long)]
     no_model: bool,
     #[command(flatten)]
@@ -27,46 +37,54 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
-    let sources = args.settings.sources(args.keys.settings().into_iter().collect());
-    let unread = sources.unread_variables()?;
+    let sources = args.settings.sources(args.keys.flag_value().into_iter().collect());
+    let unknown = sources.unknown_variables()?;
     let configuration = Configuration::load(&sources)?;
     let settings = &configuration.settings;
     let keys = args.keys.authenticator(settings)?.key_count();
-    TelemetryPlan::new(&settings.telemetry, |name| std::env::var(name).ok())?;
+    TraceTarget::find(&settings.telemetry, |name| std::env::var(name).ok())?;
     start_quiet_logs(&configuration)?;
-    warn_of_unread(&unread);
+    warn_of_unknown_variables(&unknown);
     let mut out = std::io::stdout().lock();
     write_settings(&mut out, &configuration)?;
     writeln!(out, "\n# API keys: {}", key_line(keys))?;
     out.flush()?;
     app::check(settings)?;
+    let address = &settings.server.listen;
     if args.no_model {
+        writeln!(out, "# ok: the settings are valid; podium serve would listen on {address}; no model was loaded")?;
         return Ok(());
     }
 
-    // A reranker has tasks of its own, so it is made inside a runtime.
+    // The scheduler starts tasks, so the model is loaded inside a runtime.
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let _inside = runtime.enter();
     let models = app::load_models(settings)?;
     runtime.block_on(models.load_start_models())?;
-    let reranker = models.default_model();
-    let facts = reranker.facts();
+    write_default_model(&mut out, models.default_model(), settings)?;
+    write_other_models(&mut out, &models)?;
+    writeln!(out, "\nok: podium serve would listen on {address}")?;
+    Ok(())
+}
+
+fn write_default_model(out: &mut impl Write, model: &Reranker, settings: &Settings) -> anyhow::Result<()> {
+    let facts = model.facts();
     let families = app::families(&settings.prompts)?;
-    let held = if families.named(reranker.family())?.facts.reads_apart() {
+    let context_of = if families.named(model.family())?.facts.reads_apart() {
         "query, instruction and one document"
     } else {
         "query, instruction and the documents of a slate"
     };
     writeln!(out)?;
     let lines = [
-        ("model", reranker.names().join(", ")),
-        ("family", reranker.family().to_owned()),
+        ("model", model.names().join(", ")),
+        ("family", model.family().to_owned()),
         ("architecture", facts.architecture.clone()),
         ("parameters", millions(facts.parameters)),
         ("layers", facts.layers.to_string()),
         ("hidden size", facts.hidden_size.to_string()),
         ("vocabulary", facts.vocabulary.to_string()),
-        ("context", format!("{} tokens: {held}", facts.max_positions)),
+        ("context", format!("{} tokens: {context_of}", facts.max_positions)),
         ("projector", if facts.projector { "yes" } else { "no" }.to_owned()),
         ("device", facts.device.clone()),
         ("weights", facts.dtype.clone()),
@@ -74,24 +92,25 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     for (name, value) in lines {
         writeln!(out, "{name:<14}{value}")?;
     }
-    for status in models.statuses().iter().skip(1) {
-        let (names, load) = (status.names.join(", "), status.load.as_str());
-        writeln!(
-            out,
-            "{:<14}{names}: {}, load = {load}, {} bytes of memory",
-            "and", status.state, status.memory_bytes
-        )?;
-    }
-    writeln!(out, "\nok")?;
     Ok(())
 }
 
-/// As TOML that could be used as a file, each value's origin in a comment.
+fn write_other_models(out: &mut impl Write, models: &ModelSet) -> std::io::Result<()> {
+    for status in models.statuses().iter().skip(1) {
+        let (names, load) = (status.names.join(", "), status.load.as_str());
+        let (state, bytes) = (&status.state, status.memory_bytes);
+        writeln!(out, "{:<14}{names}: {state}, load = {load}, {bytes} bytes of memory", "other model")?;
+    }
+    Ok(())
+}
+
+/// Writes the settings as TOML that can be used as a configuration file, each value's source in a
+/// comment.
 fn write_settings(out: &mut impl Write, configuration: &Configuration) -> std::io::Result<()> {
     let lines: Vec<_> = configuration
         .entries()
         .map(|(key, value, origin)| {
-            let (section, name) = key.split_once('.').unwrap_or(("", key));
+            let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
             (section, format!("{name} = {value}"), origin.to_string())
         })
         .collect();
@@ -109,9 +128,9 @@ fn write_settings(out: &mut impl Write, configuration: &Configuration) -> std::i
 
 fn key_line(keys: usize) -> String {
     match keys {
-        0 => "none, everyone may ask".to_owned(),
-        1 => "1 key <hidden>".to_owned(),
-        keys => format!("{keys} keys <hidden>"),
+        0 => "none; requests need no key".to_owned(),
+        1 => "1 (not printed)".to_owned(),
+        keys => format!("{keys} (not printed)"),
     }
 }
 
@@ -125,15 +144,19 @@ mod tests {
     use crate::config::Sources;
 
     #[test]
-    fn what_check_prints_can_be_used_as_a_file() {
-        let configuration = Configuration::load(&Sources::default()).unwrap();
-        let mut printed = Vec::new();
-        write_settings(&mut printed, &configuration).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), &printed).unwrap();
-        let again = Configuration::load(&Sources { file: Some(file.path().to_owned()), ..Sources::default() }).unwrap();
-        assert_eq!(again.settings, configuration.settings);
-        assert!(String::from_utf8(printed).unwrap().contains("  # default\n"));
+    fn the_printed_settings_can_be_used_as_a_file() {
+        let named = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(named.path(), "[models.\"qwen3-0.6b\"]\nsource = \"a/b\"\nload = \"off\"\n").unwrap();
+        for file in [None, Some(named.path().to_owned())] {
+            let configuration = Configuration::load(&Sources { file, ..Sources::default() }).unwrap();
+            let mut printed = Vec::new();
+            write_settings(&mut printed, &configuration).unwrap();
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &printed).unwrap();
+            let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
+            assert_eq!(Configuration::load(&sources).unwrap().settings, configuration.settings);
+            assert!(String::from_utf8(printed).unwrap().contains("  # default\n"));
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The flags that name a rerank endpoint, for the commands that can use one in place of a model.
+//! Flags for a rerank endpoint, for the commands that can measure one instead of a model.
 
 use clap::{Args, ValueEnum};
 
@@ -7,21 +7,21 @@ use crate::eval::endpoint::{Api, Endpoint};
 
 #[derive(Debug, Args)]
 pub(super) struct EndpointArgs {
-    /// Use a rerank endpoint instead of a model in this process
+    /// Measure the rerank endpoint at this URL instead of a model in this process
     #[arg(long, value_name = "URL", help_heading = "Endpoint")]
     url: Option<String>,
-    /// The shape of its requests
+    /// Format of the endpoint's requests
     #[arg(long, value_name = "API", value_enum, default_value = "rerank", requires = "url", help_heading = "Endpoint")]
     api: ApiName,
-    /// The model that it is asked for
+    /// Model to request from the endpoint
     #[arg(long, value_name = "NAME", requires = "url", help_heading = "Endpoint")]
     url_model: Option<String>,
-    /// The environment variable that holds its bearer key
+    /// Environment variable with the endpoint's API key (sent as a bearer token)
     #[arg(long, value_name = "NAME", requires = "url", help_heading = "Endpoint")]
     api_key_env: Option<String>,
 }
 
-/// The shape of an endpoint's requests.
+/// Format of an endpoint's requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ApiName {
     /// Cohere, Jina, vLLM, Podium: `documents`, results with a `relevance_score`
@@ -33,38 +33,44 @@ enum ApiName {
 }
 
 impl EndpointArgs {
-    /// Refuses flags about a model in this process where none runs.
+    /// Refuses the flags of a local model beside `--url`.
     pub(super) fn check(&self, settings: &SettingsArgs) -> Result<(), UsageError> {
         let SettingsArgs { config: _, model, revision, family, device, dtype, quantize, offline } = settings;
-        let about_a_model =
+        let has_model_flag =
             [model, revision, family, device, dtype, quantize].into_iter().any(Option::is_some) || *offline;
-        if self.url.is_some() && about_a_model {
+        if self.url.is_some() && has_model_flag {
             return Err(UsageError(
-                "--model, --revision, --family, --device, --dtype, --quantize and --offline say what runs in this process; with --url use --url-model"
+                "--model, --revision, --family, --device, --dtype, --quantize and --offline cannot be used with --url; \
+                 use --url-model to name the endpoint's model"
                     .to_owned(),
             ));
         }
         Ok(())
     }
 
-    /// Whether an endpoint was named.
+    /// Whether an endpoint was given.
     pub(super) fn is_set(&self) -> bool {
         self.url.is_some()
     }
 
-    /// Whether requests go to an endpoint that does not know Podium's options.
+    /// Whether the endpoint's API lacks Podium's options (instruction, profile, ...).
     pub(super) fn is_foreign_api(&self) -> bool {
         self.url.is_some() && self.api != ApiName::Rerank
     }
 
-    /// The endpoint, if one was named.
+    /// The endpoint, if one was given.
     pub(super) fn endpoint(&self) -> anyhow::Result<Option<Endpoint>> {
         let Some(url) = &self.url else { return Ok(None) };
         let key = match &self.api_key_env {
             None => None,
             Some(name) => match std::env::var(name) {
                 Ok(key) if !key.trim().is_empty() => Some(key.trim().to_owned()),
-                _ => return Err(UsageError(format!("--api-key-env: the variable {name} is not set")).into()),
+                _ => {
+                    return Err(UsageError(format!(
+                        "--api-key-env: the environment variable {name} is not set or empty"
+                    ))
+                    .into());
+                }
             },
         };
         let api = match self.api {

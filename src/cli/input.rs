@@ -9,32 +9,33 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::UsageError;
-use crate::http::dialects::{Call, documents, podium};
-use crate::http::fields::Fields;
+use crate::http::dialects::documents::Documents;
+use crate::http::dialects::podium;
+use crate::rerank::RerankRequest;
 
-/// How an input is written.
+/// Format of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// Seen from its first character: { or [ or " is JSON, anything else is lines
+    /// Detect it: { [ or " as the first character is JSON or JSONL, anything else lines
     Auto,
-    /// One document a line; blank lines are passed over
+    /// One document per line; blank lines are skipped
     Lines,
-    /// An array of documents, or a whole request as the server takes it
+    /// An array of documents, or a request as for POST /v1/rerank
     Json,
-    /// One document a line, as a JSON string or an object with a "text"
+    /// One document per line: a JSON string, or an object with a "text"
     Jsonl,
 }
 
-/// What an input holds.
+/// Content of an input.
 #[derive(Debug, PartialEq)]
 pub(super) enum Input {
     /// Documents.
     Documents(Vec<String>),
-    /// A whole request.
-    Request(Box<Call>),
+    /// A complete request.
+    Request(Box<RerankRequest>),
 }
 
-/// The text of a file, or of standard input for `-` or no file at all.
+/// Reads a file, or standard input for `-` or no file.
 pub(super) fn read(file: Option<&Path>) -> anyhow::Result<String> {
     match file {
         Some(path) if path != Path::new("-") => {
@@ -42,7 +43,7 @@ pub(super) fn read(file: Option<&Path>) -> anyhow::Result<String> {
         }
         given => {
             if given.is_none() && io::stdin().is_terminal() {
-                let hint = "no documents: give them with -d, in a file, or on standard input (see --help)";
+                let hint = "no documents; give them with -d TEXT, as a FILE, or on standard input";
                 return Err(UsageError(hint.to_owned()).into());
             }
             let mut text = String::new();
@@ -52,7 +53,7 @@ pub(super) fn read(file: Option<&Path>) -> anyhow::Result<String> {
     }
 }
 
-/// Reads an input's text.
+/// Parses an input.
 pub(super) fn parse(text: &str, format: Format) -> Result<Input, UsageError> {
     let text = text.trim_start_matches('\u{feff}');
     match format {
@@ -62,12 +63,11 @@ pub(super) fn parse(text: &str, format: Format) -> Result<Input, UsageError> {
         Format::Json => parse_json(text),
         Format::Jsonl => parse_lines_of_json(text),
         Format::Auto => match text.trim_start().chars().next() {
-            // One value is JSON, several are JSONL.
+            // A single value is JSON, several are JSONL.
             Some('{' | '[' | '"') => {
                 let one_value = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
-                if one_value { parse_json(text) } else { parse_lines_of_json(text) }.map_err(|UsageError(problem)| {
-                    UsageError(format!("{problem} (--format lines takes lines as they are)"))
-                })
+                if one_value { parse_json(text) } else { parse_lines_of_json(text) }
+                    .map_err(|UsageError(problem)| UsageError(format!("{problem} (use --format lines for plain text)")))
             }
             _ => parse(text, Format::Lines),
         },
@@ -78,14 +78,13 @@ fn parse_json(text: &str) -> Result<Input, UsageError> {
     let refuse = |problem: &dyn std::fmt::Display| UsageError(format!("the input: {problem}"));
     let items = match serde_json::from_str(text).map_err(|error| refuse(&error))? {
         Value::Object(fields) if fields.contains_key("documents") => {
-            let mut fields = Fields::parse(text.as_bytes()).map_err(|failure| refuse(&failure))?;
-            let call = podium::read(&mut fields).map_err(|error| refuse(&error))?;
-            return Ok(Input::Request(Box::new(call)));
+            let request = podium::parse(text.as_bytes()).map_err(|error| refuse(&error))?;
+            return Ok(Input::Request(Box::new(request)));
         }
         Value::Array(items) => items,
         one @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => vec![one],
     };
-    documents::texts("documents", &items, None).map(Input::Documents).map_err(|error| refuse(&error))
+    Documents(items).into_texts().map(Input::Documents).map_err(|error| refuse(&error))
 }
 
 fn parse_lines_of_json(text: &str) -> Result<Input, UsageError> {
@@ -95,8 +94,7 @@ fn parse_lines_of_json(text: &str) -> Result<Input, UsageError> {
             .map_err(|error| UsageError(format!("line {} of the input: {error}", number + 1)))?;
         items.push(item);
     }
-    let texts = documents::texts("documents", &items, None);
-    texts.map(Input::Documents).map_err(|error| UsageError(format!("the input: {error}")))
+    Documents(items).into_texts().map(Input::Documents).map_err(|error| UsageError(format!("the input: {error}")))
 }
 
 #[cfg(test)]
@@ -129,23 +127,23 @@ mod tests {
 
     #[test]
     fn an_object_with_documents_is_a_request() {
-        let Ok(Input::Request(call)) = parse(r#"{"query":"q","documents":["a"],"top_n":1}"#, Format::Auto) else {
+        let Ok(Input::Request(request)) = parse(r#"{"query":"q","documents":["a"],"top_n":1}"#, Format::Auto) else {
             panic!("a request was expected");
         };
-        assert_eq!(call.requests[0].query, "q");
-        assert_eq!(call.requests[0].top_n, Some(1));
+        assert_eq!(request.query, "q");
+        assert_eq!(request.top_n, Some(1));
     }
 
     #[test]
-    fn broken_json_is_not_taken_for_lines() {
+    fn invalid_json_is_not_read_as_lines() {
         let UsageError(problem) = parse("{\"text\": \"one\"}\n{oops}", Format::Auto).unwrap_err();
         assert!(problem.starts_with("line 2 of the input: "), "{problem}");
-        assert!(problem.ends_with("(--format lines takes lines as they are)"), "{problem}");
+        assert!(problem.ends_with("(use --format lines for plain text)"), "{problem}");
         assert_eq!(parse("[not json", Format::Lines).unwrap(), Input::Documents(vec!["[not json".to_owned()]));
     }
 
     #[test]
-    fn a_document_of_the_wrong_kind_is_named() {
+    fn a_document_of_the_wrong_type_is_named() {
         let UsageError(problem) = parse("[\"a\", 3]", Format::Json).unwrap_err();
         assert!(problem.starts_with("the input: documents[1]: expected a string"), "{problem}");
     }

@@ -1,4 +1,4 @@
-//! API keys from the command line and the environment, for `serve` and `check`.
+//! API keys from flags and the environment, for `serve` and `check`.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -9,35 +9,35 @@ use toml::Value;
 
 use crate::config::{FlagValue, Settings};
 use crate::http::Authenticator;
-use crate::http::auth::{Key, KeyError, Place};
+use crate::http::auth::{Key, KeyError, KeySource};
 
-/// The environment variable with keys, commas between them.
+/// Environment variable with API keys, separated by commas.
 const KEYS_VARIABLE: &str = "PODIUM_API_KEYS";
 const KEY_FLAG: &str = "--api-key";
-const KEY_HELP: &str = "An API key that clients may use; can be repeated. It shows in the process list, where everyone on \
-                        this machine can read it: a file, or PODIUM_API_KEYS with commas between keys, does not";
+const KEY_HELP: &str = "API key that clients may use; can be repeated. Every user of this machine can read it in the \
+                        process list. Prefer --api-keys-file or PODIUM_API_KEYS (keys separated by commas)";
 
 #[derive(Debug, Args)]
 pub(super) struct KeyArgs {
     #[arg(long = "api-key", value_name = "KEY", allow_hyphen_values = true, help_heading = "Settings", help = KEY_HELP)]
     keys: Vec<Secret>,
-    /// File of API keys, one a line; read again when it changes, and on SIGHUP
+    /// File with API keys, one per line; read again when it changes and on SIGHUP
     #[arg(long = "api-keys-file", value_name = "FILE", help_heading = "Settings")]
     keys_file: Option<String>,
 }
 
 impl KeyArgs {
-    /// What these flags set in the configuration: keys are not in it.
-    pub(super) fn settings(&self) -> Option<FlagValue> {
+    /// The setting that these flags give. Keys are not settings, because settings are printed.
+    pub(super) fn flag_value(&self) -> Option<FlagValue> {
         let path = self.keys_file.as_deref()?;
         Some(FlagValue { flag: "--api-keys-file", key: "auth.keys_file", value: Value::from(path) })
     }
 
-    /// Every key there is: of the flags, of the environment and of the settings' file.
+    /// Loads the keys of the flags, the environment and `auth.keys_file`.
     pub(super) fn authenticator(&self, settings: &Settings) -> Result<Authenticator, KeyError> {
         let flags = self.keys.iter().zip(1..);
         let mut keys = flags
-            .map(|(key, number)| Key::parse(&key.0, Place::Flag(KEY_FLAG, number)))
+            .map(|(key, number)| Key::parse(&key.0, KeySource::Flag(KEY_FLAG, number)))
             .collect::<Result<Vec<_>, _>>()?;
         if let Some(list) = std::env::var_os(KEYS_VARIABLE) {
             keys.extend(Key::parse_list(&list.to_string_lossy(), KEYS_VARIABLE)?);
@@ -46,7 +46,7 @@ impl KeyArgs {
     }
 }
 
-/// Text that is not shown.
+/// A text that `Debug` does not show.
 #[derive(Clone)]
 struct Secret(String);
 
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_on_the_command_line_are_not_shown() {
+    fn keys_on_the_command_line_are_not_printed() {
         let line = Line::parse_from(["podium", "--api-key", "secret-1", "--api-key", "-secret-2"]);
         assert_eq!(format!("{:?}", line.keys), "KeyArgs { keys: [<hidden>, <hidden>], keys_file: None }");
     }

@@ -1,4 +1,6 @@
-//! The command line: `serve`, `rerank`, `eval`, `bench`, `check`. Results go to standard output, everything else to standard error.
+//! The command line: `serve`, `rerank`, `eval`, `bench`, `check`.
+//!
+//! Results go to standard output; logs and errors go to standard error.
 
 mod bench;
 mod check;
@@ -29,7 +31,7 @@ use crate::eval::run::QueryFailure;
 use crate::eval::system::SystemError;
 use crate::http::auth::KeyError;
 use crate::rerank::RerankError;
-use crate::telemetry::{LogError, TraceError, start_logs};
+use crate::telemetry::{LogError, TraceError, mask_url_secrets, start_logs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -37,14 +39,21 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// A rerank server: it reads a query, an instruction and up to 64 documents in one pass, and orders the documents.
+/// Rerank server: orders documents by their relevance to a query, following an instruction in plain
+/// language.
 ///
-/// Without any option it uses podium-nano, a small model that is compiled in.
+/// The model reads the query, the instruction and up to 64 documents in one pass. Without --model
+/// it is podium-nano, a small model that is compiled in.
 #[derive(Debug, Parser)]
 #[command(name = "podium", version, styles = STYLES, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "\
-Settings come from the built-in defaults, then a file (--config), then the environment \
-(PODIUM__SECTION__KEY), then flags; later ones win. `podium check` prints what is in effect and why.")]
+Start with:
+  podium serve            and in another terminal: podium serve --help
+  podium rerank --help    to rank without a server
+
+Settings: later sources win.
+  defaults < file (--config) < environment (PODIUM__SECTION__KEY) < flags
+  podium check --no-model prints every setting, its value and its source.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,54 +61,56 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answer rerank requests over HTTP until SIGTERM or Ctrl-C.
+    /// Serve the rerank API over HTTP until SIGTERM or Ctrl-C
     Serve(serve::ServeArgs),
-    /// Rerank documents here and now, and print them in order.
+    /// Rank documents without a server and print them in order
     Rerank(rerank::RerankArgs),
-    /// Measure relevance on labelled data, against the input order and BM25.
+    /// Measure ranking quality on labelled data, against the input order and BM25
     Eval(Box<eval::EvalArgs>),
-    /// Measure how fast a reranker is: requests of chosen sizes, and where their time goes.
+    /// Measure latency and throughput, by request size and by stage
     Bench(Box<bench::BenchArgs>),
-    /// Check configuration and model, and print what is in effect.
+    /// Check settings and model, and print the values in effect
     Check(check::CheckArgs),
 }
 
-/// What every command needs to find its model.
+/// Flags that every command with a model takes.
 #[derive(Debug, Args)]
 struct SettingsArgs {
-    /// Configuration file (TOML); config/default.toml in the source lists every key
+    /// Configuration file (TOML); `podium check --no-model` prints every key
     #[arg(long, value_name = "FILE", env = "PODIUM_CONFIG", hide_env_values = true, help_heading = "Settings")]
     config: Option<PathBuf>,
     /// podium-nano (compiled in), a folder with a checkpoint, or a Hugging Face hub id
+    /// [default: podium-nano]
     #[arg(long, short, value_name = "MODEL", help_heading = "Settings")]
     model: Option<String>,
-    /// Branch, tag or commit on the hub
+    /// Branch, tag or commit on the hub [default: main]
     #[arg(long, value_name = "REVISION", help_heading = "Settings")]
     revision: Option<String>,
-    /// Prompt family, where it cannot be found from the checkpoint (auto)
+    /// Prompt family; auto detects it from the checkpoint [default: auto]
     #[arg(long, value_name = "FAMILY", help_heading = "Settings")]
     family: Option<String>,
-    /// auto, cpu, cuda or metal
+    /// Device: auto, cpu, cuda or metal [default: auto]
     #[arg(long, value_name = "DEVICE", help_heading = "Settings")]
     device: Option<String>,
-    /// In which numbers the model computes: auto, f32 or bf16
+    /// Data type of the computation: auto, f32 or bf16 [default: auto]
     #[arg(long, value_name = "TYPE", help_heading = "Settings")]
     dtype: Option<String>,
-    /// Quantise weights when they are loaded: int8 (on a CPU), or a form of mistral.rs such as q6k, q4k, fp8
-    #[arg(long, value_name = "FORM", help_heading = "Settings")]
+    /// Quantise weights while loading: none, int8 (on a CPU), or a type of mistral.rs such as
+    /// q6k, q4k, fp8 [default: none]
+    #[arg(long, value_name = "TYPE", help_heading = "Settings")]
     quantize: Option<String>,
-    /// Never ask the hub: use only files that are here
+    /// Never contact the hub; use only its local cache
     #[arg(long, help_heading = "Settings")]
     offline: bool,
 }
 
 impl SettingsArgs {
-    /// The configuration with these flags, and `more`, on top.
+    /// The configuration, with these flags and `more` in force.
     fn configuration(&self, more: Vec<FlagValue>) -> Result<Configuration, ConfigError> {
         Configuration::load(&self.sources(more))
     }
 
-    /// Where the configuration comes from, these flags, and `more`, among it.
+    /// The sources of the configuration: file, environment, these flags and `more`.
     fn sources(&self, more: Vec<FlagValue>) -> Sources {
         let text = |flag, key, value: &Option<String>| {
             value.as_ref().map(|value| FlagValue { flag, key, value: Value::from(value.as_str()) })
@@ -123,7 +134,7 @@ impl SettingsArgs {
     }
 }
 
-/// A command line that cannot be carried out as it stands.
+/// An invalid command line, or invalid input for it.
 #[derive(Debug)]
 struct UsageError(String);
 
@@ -135,19 +146,19 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// Parses the command line, runs it, and prints what went wrong, once.
+/// Parses the command line, runs the command, and prints an error once, with its causes.
 ///
-/// The exit code is 0, 2 for a command line, a configuration or a request that cannot be carried out, 69 for a device
-/// that is gone (a new process may find it again), and 1 for everything else.
+/// Exit codes: 0 for success; 2 for an invalid command line, configuration or request; 69 for a
+/// lost device (a new process may find it again); 1 for every other error.
 #[must_use]
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has read enough.
+        // The reader of our output has closed the pipe, as `head` does.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(is_broken_pipe) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nothing is left to be done where this fails too.
-            let _unwritten = writeln!(io::stderr(), "error: {error:#}");
+            // A failure to write to standard error cannot be reported anywhere.
+            let _unwritten = writeln!(io::stderr(), "error: {}", mask_url_secrets(&format!("{error:#}")));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -163,19 +174,19 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// The log of a command that prints its result and ends: warnings only, unless more was asked for.
+/// Starts the log of a command that prints a result: warnings only, unless a level is set.
 fn start_quiet_logs(configuration: &Configuration) -> anyhow::Result<()> {
     let mut settings = configuration.settings.telemetry.clone();
     if configuration.is_default("telemetry.log_level") {
         "warn".clone_into(&mut settings.log_level);
     }
-    Ok(start_logs(&settings)?)
+    Ok(start_logs(&settings, None)?)
 }
 
-/// Says which environment variables look like settings and are none.
-fn warn_of_unread(variables: &[String]) {
+/// Warns of environment variables that begin with `PODIUM_` and are not read.
+fn warn_of_unknown_variables(variables: &[String]) {
     for name in variables {
-        tracing::warn!(name, "an environment variable that is not read: settings are PODIUM__SECTION__KEY");
+        tracing::warn!(name, "unknown environment variable; settings are called PODIUM__SECTION__KEY");
     }
 }
 
@@ -183,36 +194,36 @@ fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
-/// `EX_UNAVAILABLE` of sysexits.h: a service that is needed is not there.
+/// Exit code for a lost device: `EX_UNAVAILABLE` of sysexits.h.
 const DEVICE_LOST: u8 = 69;
 
 fn exit_code(error: &anyhow::Error) -> u8 {
     if matches!(error.downcast_ref(), Some(RerankError::DeviceLost(_))) {
         return DEVICE_LOST;
     }
-    let asked_wrong = error.is::<UsageError>()
+    let is_user_error = error.is::<UsageError>()
         || error.is::<ConfigError>()
         || error.is::<KeyError>()
         || error.is::<DataError>()
         || error.is::<GateError>()
         || matches!(error.downcast_ref(), Some(TraceError::Value { .. }))
         || matches!(error.downcast_ref(), Some(LogError::Filter(_)))
-        || error.downcast_ref::<RerankError>().is_some_and(is_callers)
-        || error.downcast_ref::<EndpointError>().is_some_and(is_address)
-        || error.downcast_ref::<QueryFailure>().is_some_and(|failure| is_askers(&failure.cause))
-        || matches!(error.downcast_ref(), Some(MeasureError::Request(failure)) if is_askers(&failure.cause));
-    if asked_wrong { 2 } else { 1 }
+        || error.downcast_ref::<RerankError>().is_some_and(is_request_error)
+        || error.downcast_ref::<EndpointError>().is_some_and(is_address_error)
+        || error.downcast_ref::<QueryFailure>().is_some_and(|failure| is_system_user_error(&failure.cause))
+        || matches!(error.downcast_ref(), Some(MeasureError::Request(failure)) if is_system_user_error(&failure.cause));
+    if is_user_error { 2 } else { 1 }
 }
 
-fn is_askers(error: &SystemError) -> bool {
+fn is_system_user_error(error: &SystemError) -> bool {
     match error {
-        SystemError::Rerank(error) => is_callers(error),
-        SystemError::Endpoint(error) => is_address(error),
+        SystemError::Rerank(error) => is_request_error(error),
+        SystemError::Endpoint(error) => is_address_error(error),
     }
 }
 
-/// Whether a rerank failed because of what was asked.
-fn is_callers(error: &RerankError) -> bool {
+/// Whether the request itself is invalid.
+fn is_request_error(error: &RerankError) -> bool {
     match error {
         RerankError::InvalidField { .. }
         | RerankError::NoDocuments { .. }
@@ -234,7 +245,7 @@ fn is_callers(error: &RerankError) -> bool {
     }
 }
 
-fn is_address(error: &EndpointError) -> bool {
+fn is_address_error(error: &EndpointError) -> bool {
     matches!(error, EndpointError::Address { .. })
 }
 
@@ -250,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_caller_can_mend_exits_with_2_and_the_rest_with_1() {
+    fn errors_that_the_user_can_fix_exit_with_2_and_others_with_1() {
         assert_eq!(exit_code(&UsageError("no documents".to_owned()).into()), 2);
         assert_eq!(exit_code(&RerankError::invalid("query", "blank").into()), 2);
         assert_eq!(exit_code(&ConfigError::Settings(String::new()).into()), 2);
@@ -260,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_become_settings() {
+    fn flags_set_their_keys() {
         let cli = Cli::parse_from(["podium", "check", "--model", "a/b", "--device", "cpu", "--offline"]);
         let Command::Check(args) = cli.command else { panic!("check was asked for") };
         let settings = args.settings.configuration(Vec::new()).unwrap().settings;

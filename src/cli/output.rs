@@ -1,4 +1,4 @@
-//! Rankings and explanations as text for people.
+//! Rankings and explanations as text for a terminal.
 
 use std::io::{self, Write};
 
@@ -8,10 +8,10 @@ use comfy_table::{CellAlignment, Table, TableComponent};
 use crate::pipeline::Explanation;
 use crate::rerank::Ranking;
 
-/// How much of a document a row shows, in characters.
+/// Maximum length of a document's text in a row, in characters.
 const TEXT_CHARACTERS: usize = 72;
 
-/// A table, best document first.
+/// Writes a ranking as a table, best document first.
 pub(super) fn write_ranking(out: &mut impl Write, ranking: &Ranking, texts: &[String]) -> io::Result<()> {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_style(TableComponent::HeaderLines, '─');
@@ -27,7 +27,7 @@ pub(super) fn write_ranking(out: &mut impl Write, ranking: &Ranking, texts: &[St
             format!("{:.4}", row.relevance_score),
             row.index.to_string(),
             tokens,
-            start_of(texts.get(row.index).map_or("", String::as_str)),
+            first_line(texts.get(row.index).map_or("", String::as_str)),
         ]);
     }
     for column in 0..4 {
@@ -47,7 +47,7 @@ pub(super) fn write_ranking(out: &mut impl Write, ranking: &Ranking, texts: &[St
     )
 }
 
-/// Every pass of an explanation, its texts as the model reads them.
+/// Writes every forward pass of an explanation, with the prompt texts as the model reads them.
 pub(super) fn write_explanation(out: &mut impl Write, explanation: &Explanation) -> io::Result<()> {
     let passes = &explanation.passes;
     writeln!(out, "family {}, mode {}, {}", explanation.family, explanation.mode, counted(passes.len(), "pass"))?;
@@ -74,16 +74,17 @@ pub(super) fn write_explanation(out: &mut impl Write, explanation: &Explanation)
     Ok(())
 }
 
-fn counted(count: usize, what: &str) -> String {
-    match (count, what) {
-        (1, _) => format!("1 {what}"),
-        (_, "pass" | "suffix") => format!("{count} {what}es"),
-        _ => format!("{count} {what}s"),
+/// A count with its noun, in the plural where it has to be.
+fn counted(count: usize, noun: &str) -> String {
+    match (count, noun) {
+        (1, _) => format!("1 {noun}"),
+        (_, "pass" | "suffix") => format!("{count} {noun}es"),
+        _ => format!("{count} {noun}s"),
     }
 }
 
-/// The start of a text on one line; nothing in it can steer a terminal.
-fn start_of(text: &str) -> String {
+/// The start of a text on one line, without control characters.
+fn first_line(text: &str) -> String {
     let line: String =
         text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(|letter| !letter.is_control()).collect();
     match line.char_indices().nth(TEXT_CHARACTERS) {
@@ -101,7 +102,7 @@ mod tests {
     use crate::rerank::{Mode, RankedDocument, Timing, Usage};
 
     #[test]
-    fn a_ranking_is_a_table_with_the_best_first() {
+    fn a_ranking_is_a_table_with_the_best_document_first() {
         let row = |index, relevance_score, tokens_read| RankedDocument {
             index,
             relevance_score,

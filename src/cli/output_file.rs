@@ -1,4 +1,4 @@
-//! A file that is there whole or not at all.
+//! A file that is written completely or not at all.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,18 @@ use tempfile::NamedTempFile;
 
 use super::UsageError;
 
-/// A file to be written at the end; that it can be written is known from the beginning.
+/// A file that is written at the end of a command. [`OutputFile::create`] fails early if it cannot
+/// be written.
 pub(super) struct OutputFile {
     path: PathBuf,
-    draft: NamedTempFile,
+    temporary: NamedTempFile,
 }
 
 impl OutputFile {
-    /// Begins a draft beside `path`.
+    /// Creates a temporary file beside `path`.
+    ///
+    /// # Errors
+    /// `path` is a folder, or its folder cannot be written.
     pub(super) fn create(path: &Path) -> Result<Self, UsageError> {
         let refuse =
             |problem: &dyn std::fmt::Display| UsageError(format!("cannot write {}: {problem}", path.display()));
@@ -30,18 +34,24 @@ impl OutputFile {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            // Less what the umask takes, like any other file.
+            // The umask applies, as for any other file.
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
-        let draft = builder.prefix(".podium-").tempfile_in(folder).map_err(|error| refuse(&error))?;
-        Ok(Self { path: path.to_owned(), draft })
+        let temporary = builder.prefix(".podium-").tempfile_in(folder).map_err(|error| refuse(&error))?;
+        Ok(Self { path: path.to_owned(), temporary })
     }
 
-    /// Puts the text in place.
+    /// Writes the text and moves the file to its path.
+    ///
+    /// # Errors
+    /// The file cannot be written or moved.
     pub(super) fn write(mut self, text: &str) -> anyhow::Result<()> {
         let context = || format!("cannot write {}", self.path.display());
-        self.draft.write_all(text.as_bytes()).and_then(|()| self.draft.write_all(b"\n")).with_context(context)?;
-        self.draft.persist(&self.path).with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.temporary
+            .write_all(text.as_bytes())
+            .and_then(|()| self.temporary.write_all(b"\n"))
+            .with_context(context)?;
+        self.temporary.persist(&self.path).with_context(|| format!("cannot write {}", self.path.display()))?;
         Ok(())
     }
 }
@@ -51,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_appears_when_it_is_written_and_replaces_an_older_one() {
+    fn a_file_replaces_an_older_one_when_it_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.json");
         std::fs::write(&path, "old").unwrap();
@@ -63,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_cannot_be_written_is_known_at_once() {
+    fn a_path_that_cannot_be_written_is_refused_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("no/such/out.json");
         let UsageError(problem) = OutputFile::create(&missing).err().unwrap();

@@ -1,4 +1,4 @@
-//! `podium rerank`.
+//! `podium rerank`: rank documents without a server.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde_json::Value;
 
 use super::input::{self, Format, Input};
 use super::{SettingsArgs, UsageError, output, start_quiet_logs};
 use crate::app;
-use crate::http::dialects::podium::Reply;
+use crate::http::dialects::documents::SentDocuments;
+use crate::http::dialects::podium::RerankReply;
 use crate::rerank::{Mode, RerankRequest};
 
 #[derive(Debug, Args)]
@@ -25,42 +25,42 @@ Examples:
   podium rerank -q 'capital of France' --explain documents.txt
   podium rerank request.json
 
-The last file holds a whole request, as the server takes it; flags win over what it says.")]
+request.json holds a complete request, as for POST /v1/rerank; flags win over its fields.")]
 pub(super) struct RerankArgs {
-    /// File with documents, or with a whole request; - is standard input
+    /// File with documents or with a complete request; - is standard input
     #[arg(value_name = "FILE", conflicts_with = "documents")]
     file: Option<PathBuf>,
-    /// What to search for
+    /// Query to rank the documents for
     #[arg(long, short, value_name = "TEXT")]
     query: Option<String>,
-    /// A document; may be given many times
+    /// Document; can be repeated
     #[arg(long = "document", short, value_name = "TEXT")]
     documents: Vec<String>,
-    /// How relevance is to be judged, in plain language
+    /// Instruction in plain language: what makes a document relevant
     #[arg(long, short, value_name = "TEXT")]
     instruction: Option<String>,
-    /// The name of a stored instruction, such as legal or recent
+    /// Name of a stored instruction, such as legal or recent
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
-    /// Print only the best N
+    /// Print only the best N documents
     #[arg(long, short = 'n', value_name = "N")]
     top_n: Option<usize>,
-    /// All documents of a slate in one pass, or one document at a time
+    /// auto, listwise (up to 64 documents in one pass) or pointwise (one document at a time)
     #[arg(long, value_name = "MODE", value_parser = mode_parser())]
     mode: Option<Mode>,
-    /// Read at most N tokens of each document
+    /// Maximum tokens of each document; the rest is cut off
     #[arg(long, value_name = "N")]
     max_tokens_per_doc: Option<usize>,
-    /// Refuse texts that are too long instead of cutting them
+    /// Refuse texts that are too long instead of truncating them
     #[arg(long)]
     no_truncation: bool,
-    /// How the input is written
+    /// Format of the input
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "auto")]
     format: Format,
-    /// Print JSON: the reply that the server would give
+    /// Print the JSON response of POST /v1/rerank instead of a table
     #[arg(long)]
     json: bool,
-    /// Show what the model would read (prompt, tokens, slates) and rank nothing
+    /// Print the prompts that the model would read, and do not rank
     #[arg(long)]
     explain: bool,
     #[command(flatten)]
@@ -99,9 +99,9 @@ pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
     }
     let ranking = runtime.block_on(reranker.rerank(request))?;
     if json {
-        let sent: Vec<Value> = texts.iter().map(|text| Value::from(text.as_str())).collect();
+        let sent = SentDocuments::from(texts.as_slice());
         let id = uuid::Uuid::new_v4().to_string();
-        serde_json::to_writer_pretty(&mut out, &Reply::new(&id, &ranking, &texts, Some(&sent)))?;
+        serde_json::to_writer_pretty(&mut out, &RerankReply::new(&id, &ranking, &sent))?;
         writeln!(out)?;
     } else {
         output::write_ranking(&mut out, &ranking, &texts)?;
@@ -112,7 +112,7 @@ pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The request that the flags and the input make together.
+/// Builds the request from the flags and the input.
 fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
     let base = if args.documents.is_empty() {
         input::parse(&input::read(args.file.as_deref())?, args.format)?
@@ -121,15 +121,12 @@ fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
     };
     let mut request = match base {
         Input::Documents(documents) => RerankRequest::new(String::new(), documents),
-        Input::Request(call) => {
-            let mut call = *call;
-            call.requests.swap_remove(0)
-        }
+        Input::Request(request) => *request,
     };
     if let Some(query) = args.query {
         request.query = query;
     } else if request.query.is_empty() {
-        return Err(UsageError("no query: give one with -q".to_owned()).into());
+        return Err(UsageError("no query; give one with -q TEXT".to_owned()).into());
     }
     request.instruction = args.instruction.map(Into::into).or(request.instruction);
     request.profile = args.profile.map(Into::into).or(request.profile);
@@ -154,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_make_a_request() {
+    fn flags_build_a_request() {
         let made = request_of(&["-q", "q", "-d", "a", "-d", "b", "-n", "1", "--mode", "listwise", "--no-truncation"]);
         let expected = RerankRequest {
             top_n: Some(1),

@@ -1,4 +1,4 @@
-//! `podium serve`.
+//! `podium serve`: start the server, and stop it on a signal.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use toml::Value;
 
 use super::keys::KeyArgs;
-use super::{SettingsArgs, warn_of_unread};
+use super::{SettingsArgs, warn_of_unknown_variables};
 use crate::app::{self, Reloader, ShutdownOutcome};
 use crate::config::{Configuration, FlagValue, Sources};
 use crate::http::Authenticator;
@@ -19,21 +19,27 @@ use crate::telemetry::{TelemetryPlan, start_logs};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Try it:
+Examples:
   podium serve
+  podium serve --model Qwen/Qwen3-Reranker-0.6B
+  podium serve --listen 0.0.0.0:8080 --api-keys-file keys.txt
 
+Then rank two documents:
   curl http://127.0.0.1:8080/v1/rerank \\
     -H 'content-type: application/json' -d '{
       \"query\": \"how do I reset my password?\",
       \"instruction\": \"prefer official documentation\",
       \"documents\": [
         \"Cats sleep a lot.\",
-        \"Open Settings, then Security, then Reset password.\"]}'")]
+        \"Open Settings, then Security, then Reset password.\"]}'
+
+The page at / is a playground, /docs describes the API, /ready and /metrics are for operators.
+Without API keys, every request is accepted. podium check prints every setting.")]
 pub(super) struct ServeArgs {
     /// Address and port to listen on [default: 127.0.0.1:8080]
     #[arg(long, short, value_name = "ADDRESS", help_heading = "Settings")]
     listen: Option<String>,
-    /// One more name for the model, for clients that insist on a vendor's; may be given many times
+    /// Additional name of the model, for clients with a fixed model name; can be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Settings")]
     served_model_name: Vec<String>,
     #[command(flatten)]
@@ -53,18 +59,18 @@ pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         key: "model.served_names",
         value: Value::from(args.served_model_name.join(",")),
     });
-    let flags = listen.into_iter().chain(names).chain(args.keys.settings()).collect();
+    let flags = listen.into_iter().chain(names).chain(args.keys.flag_value()).collect();
     let sources = args.settings.sources(flags);
-    let unread = sources.unread_variables()?;
+    let unknown = sources.unknown_variables()?;
     let configuration = Configuration::load(&sources)?;
     let authenticator = Arc::new(args.keys.authenticator(&configuration.settings)?);
     let telemetry = &configuration.settings.telemetry;
     let plan = TelemetryPlan::new(telemetry, |name| std::env::var(name).ok())?;
-    start_logs(telemetry)?;
-    warn_of_unread(&unread);
+    start_logs(telemetry, plan.traces.as_ref())?;
+    warn_of_unknown_variables(&unknown);
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let served = runtime.block_on(serve(sources, configuration, plan, authenticator));
-    // A model that is still being loaded cannot be stopped, and nobody needs it.
+    // A thread that loads a model cannot be stopped, and its result is not needed any more.
     runtime.shutdown_background();
     served
 }
@@ -75,33 +81,32 @@ async fn serve(
     plan: TelemetryPlan,
     authenticator: Arc<Authenticator>,
 ) -> anyhow::Result<()> {
-    // First, because it is the quickest thing to fail.
+    // Bind first: an address in use should fail before a model is loaded.
     let settings = configuration.settings.clone();
     let address = settings.server.listen.clone();
     let listener = TcpListener::bind(&address).await.with_context(|| format!("cannot listen on {address}"))?;
-    let local = listener.local_addr().context("cannot tell the listener's address")?;
+    let local = listener.local_addr().context("cannot read the listener's address")?;
     let reloader = Reloader::new(sources.clone(), configuration, Arc::clone(&authenticator));
     let hangups = Hangups::new(&reloader).context("cannot wait for signals")?;
     let mut signals = Signals::new().context("cannot wait for signals")?;
 
     let (server, keys) = (settings.server.clone(), authenticator.key_count());
     let loading = async move {
-        let requests_per_minute = settings.auth.requests_per_minute;
         let models = tokio::task::spawn_blocking(move || app::load_models(&settings)).await;
         let models = models.context("loading the model panicked")??;
         models.load_start_models().await?;
-        say_what_runs(&sources, &models);
+        log_start(&sources, &models);
         hangups.reload_on_each(reloader, models.clone());
         let default = models.default_model();
         let names = default.names().join(", ");
         tracing::info!(model = names, family = default.family(), "listening on http://{local}");
-        say_who_may_ask(keys, requests_per_minute, local);
+        log_authentication(keys, local);
         Ok(models)
     };
     let shutdown = async move {
         signals.next().await;
         tokio::spawn(async move {
-            // A second signal asks not to wait.
+            // A second signal ends the process at once.
             signals.next().await;
             std::process::exit(1);
         });
@@ -109,11 +114,14 @@ async fn serve(
     match app::serve(&server, plan, authenticator, loading, listener, shutdown).await? {
         ShutdownOutcome::Clean => Ok(()),
         ShutdownOutcome::DeviceLost(reason) => Err(RerankError::DeviceLost(reason.into()).into()),
-        ShutdownOutcome::CutOff => anyhow::bail!("requests were cut off after {} s", server.shutdown_seconds),
+        ShutdownOutcome::CutOff => anyhow::bail!(
+            "requests were cut off {} s after the signal (server.shutdown_seconds)",
+            server.shutdown_seconds
+        ),
     }
 }
 
-fn say_what_runs(sources: &Sources, models: &ModelSet) {
+fn log_start(sources: &Sources, models: &ModelSet) {
     let facts = models.default_model().facts();
     let (memory_bytes, _) = models.memory();
     tracing::info!(
@@ -123,26 +131,22 @@ fn say_what_runs(sources: &Sources, models: &ModelSet) {
         dtype = facts.dtype,
         threads = rayon::current_num_threads(),
         memory_bytes,
-        "the models of the start are loaded"
+        "models loaded"
     );
 }
 
-fn say_who_may_ask(keys: usize, requests_per_minute: u32, local: SocketAddr) {
+fn log_authentication(keys: usize, local: SocketAddr) {
     if keys > 0 {
         tracing::info!(keys, "requests need an API key");
-        return;
-    }
-    if !local.ip().is_loopback() {
-        tracing::warn!("there are no API keys: everyone who reaches this address may ask");
-    }
-    if requests_per_minute > 0 {
-        tracing::warn!("auth.requests_per_minute limits nobody: it is for each API key, and there are none");
+    } else if !local.ip().is_loopback() {
+        tracing::warn!("no API keys are set: anyone who can reach this address can use the server");
     }
 }
 
-/// SIGHUP: reads the settings again. If no file gave any, the signal ends the process, as usual.
+/// SIGHUP: reloads the settings. Without any file to read again, SIGHUP keeps its default and ends
+/// the process.
 ///
-/// The signal is caught from the start, also while the models load, and acted on after that.
+/// The signal is caught from the start; while the models load, it waits until they are loaded.
 struct Hangups {
     #[cfg(unix)]
     signal: Option<tokio::signal::unix::Signal>,
@@ -173,7 +177,7 @@ impl Hangups {
     }
 }
 
-/// The ways in which a process is asked to stop.
+/// The signals that stop the server: Ctrl-C and SIGTERM.
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,

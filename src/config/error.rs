@@ -1,10 +1,10 @@
-//! What can be wrong with a configuration. Every message says where to look.
+//! Configuration errors. Each message names the key, the value and where the value came from.
 
 use std::path::PathBuf;
 
-use super::Origin;
+use super::source::Origin;
 
-/// A configuration that is not taken.
+/// A configuration that is refused. Values are TOML, with secrets in URLs masked.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -12,73 +12,100 @@ pub enum ConfigError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is not TOML.
+    /// The file is not valid TOML.
     #[error("{}: {problem}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and why, in several lines.
+        /// Line, column and problem, in several lines.
         problem: String,
     },
-    /// There is no such key.
-    #[error("unknown configuration key `{key}` ({origin}){}", hint(nearest.as_deref()))]
+    /// The key does not exist.
+    #[error("unknown configuration key `{key}` ({origin}); {}", suggestion(nearest.as_deref()))]
     UnknownKey {
         /// The key.
         key: String,
-        /// Who gave it.
+        /// Where it was given.
         origin: Origin,
         /// The key that was probably meant.
         nearest: Option<String>,
     },
-    /// The value has another type than the key's default.
-    #[error("`{key}` must be of type {expected}, not {value} ({origin})")]
+    /// The value's type differs from the type of the key's default.
+    #[error("`{key}` must be {expected}, not {value} ({origin})")]
     WrongType {
         /// The key.
         key: String,
-        /// Who set it.
+        /// Where it was set.
         origin: Origin,
-        /// The type that the key has.
+        /// The type of the key, with its article.
         expected: &'static str,
-        /// The value, as TOML.
+        /// The value.
         value: String,
     },
-    /// The value is not among those that the key may have.
+    /// The value is not one that the key may have.
     #[error("`{key}` must be {allowed}, not {value} ({origin})")]
     OutOfRange {
         /// The key.
         key: String,
-        /// Who set it.
+        /// Where it was set.
         origin: Origin,
-        /// The value, as TOML.
+        /// The value.
         value: String,
-        /// What it may be.
+        /// The values that are allowed.
         allowed: String,
     },
-    /// An environment variable that looks like one of Podium's and is none.
-    #[error("the environment variable {name} is not read; did you mean {meant}?")]
+    /// The path of a keys file is set to nothing, often by a variable that is not defined. Ignoring
+    /// it would leave the server open.
+    #[error("`{key}` is empty ({origin}): give the path of a keys file, or remove this setting")]
+    EmptyKeysFile {
+        /// The key.
+        key: String,
+        /// Where it was set.
+        origin: Origin,
+    },
+    /// The limit never takes effect, because another limit is always reached first.
+    #[error(
+        "`{key}` = {value} ({origin}) never takes effect, because `{bound}` = {bound_value} ({bound_origin}) is lower; \
+         lower `{key}` or raise `{bound}`"
+    )]
+    Ineffective {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: i64,
+        /// Where it was set.
+        origin: Origin,
+        /// The key of the other limit.
+        bound: String,
+        /// The value of the other limit.
+        bound_value: i64,
+        /// Where the other limit was set.
+        bound_origin: Origin,
+    },
+    /// An environment variable looks like one of Podium's, but is not.
+    #[error("unknown environment variable {name}; did you mean {meant}?")]
     Variable {
         /// The variable.
         name: String,
         /// The variable that was probably meant.
         meant: String,
     },
-    /// The value names something that is not there or cannot be used.
+    /// The value names something that does not exist or cannot be used.
     #[error("`{key}`: {problem}")]
     Unusable {
         /// The key.
         key: String,
-        /// What is wrong with what it names.
+        /// What is wrong with it.
         problem: String,
     },
-    /// A room does not take its section, though every key passed: the defaults and the code disagree.
-    #[error("the settings do not fit: {0}")]
+    /// A section is incomplete, or the defaults and the code disagree.
+    #[error("invalid configuration: {0}")]
     Settings(String),
 }
 
-fn hint(nearest: Option<&str>) -> String {
-    nearest
-        .map_or_else(|| "; `podium check` lists all keys".to_owned(), |nearest| format!("; did you mean `{nearest}`?"))
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map_or_else(|| "`podium check` lists all keys".to_owned(), |nearest| format!("did you mean `{nearest}`?"))
 }

@@ -1,27 +1,29 @@
-//! `[models.NAME]`: tables with names of the operator's choice, in which every key of `[model]` may stand.
+//! `[models.NAME]`: tables with names of the operator's choice, which take every key of `[model]`.
 
 use std::collections::BTreeMap;
 
-use toml::{Table, Value};
+use toml::Table;
 
-use super::{ConfigError, Origin, rules};
+use super::error::ConfigError;
+use super::source::Values;
 use crate::models::{LoadWhen, ModelsSettings, NamedModel};
 
-/// Where the values of named models begin.
-const SECTION: &str = "models.";
-/// The key that only named models have.
+/// Prefix of the keys of named models.
+pub(super) const SECTION: &str = "models.";
+/// The key that only named models have, as [`pattern`] returns it.
 pub(super) const LOAD: &str = "models.NAME.load";
-/// What a named model has in common with the default one, unless it says otherwise.
+/// Fields that a named model takes from `[model]` unless it sets them; other fields take the
+/// defaults.
 const SHARED: [&str; 3] = ["device", "cache", "offline"];
-/// A name stands in paths, logs and metrics.
-const MOST_NAME_BYTES: usize = 64;
+/// Maximum length of a name, which appears in paths, logs and metrics.
+const MAX_NAME_BYTES: usize = 64;
 
-/// The name and the field of `models.NAME.FIELD`.
+/// Splits `models.NAME.FIELD` into the name and the field.
 pub(super) fn split(key: &str) -> Option<(&str, &str)> {
     key.strip_prefix(SECTION)?.rsplit_once('.')
 }
 
-/// The key whose type and range hold for `key`: that of the default model, for a named one.
+/// The key that defines type and range of `key`: for a named model, the key of the default model.
 pub(super) fn pattern(key: &str) -> String {
     match split(key) {
         Some((_, "load")) => LOAD.to_owned(),
@@ -30,57 +32,46 @@ pub(super) fn pattern(key: &str) -> String {
     }
 }
 
-/// What is wrong with the name in `key`, if it has one.
-pub(super) fn name_problem(key: &str) -> Option<String> {
-    let (name, _) = split(key)?;
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    let is_name = !name.is_empty() && name.len() <= MOST_NAME_BYTES && name.bytes().all(is_plain);
-    (!is_name)
-        .then(|| format!("a model's name has 1 to {MOST_NAME_BYTES} letters, digits, dots, hyphens or underscores"))
+/// Refuses a key of a named model whose name is invalid.
+pub(super) fn check_name(key: &str) -> Result<(), ConfigError> {
+    let Some((name, _)) = split(key) else { return Ok(()) };
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_allowed) {
+        return Ok(());
+    }
+    let problem =
+        format!("a model's name has 1 to {MAX_NAME_BYTES} letters (a-z, A-Z), digits, dots, hyphens or underscores");
+    Err(ConfigError::Unusable { key: format!("{SECTION}{name}"), problem })
 }
 
 /// The settings of the models beside the default one.
-pub(super) fn assemble(
-    values: &BTreeMap<String, (Value, Origin)>,
-    defaults: &BTreeMap<String, (Value, Origin)>,
-) -> Result<ModelsSettings, ConfigError> {
+pub(super) fn parse_models(values: &Values, defaults: &Values) -> Result<ModelsSettings, ConfigError> {
     let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
     for (key, (value, _)) in values {
         if let Some((name, field)) = split(key) {
             tables.entry(name).or_default().insert(field.to_owned(), value.clone());
         }
     }
-    let wrong = |error: toml::de::Error| ConfigError::Settings(error.to_string());
+    let invalid = |error: toml::de::Error| ConfigError::Settings(error.to_string());
     let mut named = BTreeMap::new();
     for (name, mut table) in tables {
         if !table.contains_key("source") {
-            return Err(ConfigError::Settings(format!(
-                "`models.{name}.source` is missing: it says which model this is"
-            )));
+            return Err(missing_source(&format!("{SECTION}{name}")));
         }
-        let load = table.remove("load").map_or(Ok(LoadWhen::Start), LoadWhen::try_from).map_err(wrong)?;
+        let load = table.remove("load").map_or(Ok(LoadWhen::Start), LoadWhen::try_from).map_err(invalid)?;
         for (key, (value, _)) in defaults {
             let Some(field) = key.strip_prefix("model.") else { continue };
             let shared = SHARED.contains(&field).then(|| values.get(key)).flatten();
             let value = shared.map_or(value, |(value, _)| value).clone();
             table.entry(field).or_insert(value);
         }
-        named.insert(name.to_owned(), NamedModel { load, model: table.try_into().map_err(wrong)? });
+        named.insert(name.to_owned(), NamedModel { load, model: table.try_into().map_err(invalid)? });
     }
     let limit = values.get("models.max_memory_bytes").and_then(|(value, _)| value.as_integer()).unwrap_or_default();
     Ok(ModelsSettings { max_memory_bytes: u64::try_from(limit).unwrap_or_default(), named })
 }
 
-/// A value of the type that `key` has.
-pub(super) fn like(key: &str, values: &BTreeMap<String, (Value, Origin)>) -> Option<Value> {
-    let pattern = pattern(key);
-    if pattern == LOAD {
-        return Some(Value::from(LoadWhen::Start.as_str()));
-    }
-    values.get(&pattern).map(|(value, _)| value.clone())
-}
-
-/// What the value of `key` had to be, if this one is not.
-pub(super) fn violated(key: &str, value: &Value) -> Option<String> {
-    name_problem(key).or_else(|| rules::violated(&pattern(key), value))
+/// The error for a table `models.NAME` without a source.
+pub(super) fn missing_source(table: &str) -> ConfigError {
+    ConfigError::Settings(format!("`{table}.source` is missing; set it to a folder with a checkpoint or a hub id"))
 }

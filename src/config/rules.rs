@@ -1,28 +1,34 @@
-//! Which values a key may have.
+//! The values that each key may have, beyond its type.
 
 use toml::Value;
 
-use super::named;
+use super::named::{self, pattern};
 use crate::http::cors_layer;
 use crate::runtime::ModelSettings;
 
-/// What a key's value may be, beyond its type.
+/// A constraint on a key's value.
 enum Allowed {
     Anything,
+    /// A text that is not empty.
     Text,
+    /// Host and port.
     Address,
     OneOf(&'static [&'static str]),
+    /// Minimum and maximum, both allowed.
     Between(i64, i64),
+    /// A number between 0 and 1.
     Share,
-    Receiver,
+    /// Empty, or an HTTP URL.
+    Url,
+    /// CORS origins.
     Origins,
 }
 
-use Allowed::{Address, Anything, Between, OneOf, Origins, Receiver, Share, Text};
+use Allowed::{Address, Anything, Between, OneOf, Origins, Share, Text, Url};
 
 const DAY: i64 = 86_400;
 
-/// One row a key; the tests hold this list against `config/default.toml`.
+/// One row for each key; a test compares this list with `config/default.toml`.
 const RULES: &[(&str, Allowed)] = &[
     ("server.listen", Address),
     ("server.max_body_bytes", Between(1024, 1 << 30)),
@@ -67,14 +73,15 @@ const RULES: &[(&str, Allowed)] = &[
     ("telemetry.log_level", OneOf(&["off", "error", "warn", "info", "debug", "trace"])),
     ("telemetry.log_format", OneOf(&["text", "json"])),
     ("telemetry.drift_sample", Share),
-    ("telemetry.otlp_endpoint", Receiver),
+    ("telemetry.otlp_endpoint", Url),
     ("telemetry.trace_sample", Share),
     ("telemetry.service_name", Anything),
 ];
 
-/// What the key's value had to be, if this one is not.
-pub(super) fn violated(key: &str, value: &Value) -> Option<String> {
-    let allowed = RULES.iter().find_map(|(ruled, allowed)| (*ruled == key).then_some(allowed))?;
+/// The values that `key` may have, if `value` is not one of them.
+pub(super) fn violated_rule(key: &str, value: &Value) -> Option<String> {
+    let pattern = pattern(key);
+    let allowed = RULES.iter().find_map(|(ruled, allowed)| (*ruled == pattern).then_some(allowed))?;
     let text = value.as_str().unwrap_or_default();
     match allowed {
         Anything => None,
@@ -84,15 +91,15 @@ pub(super) fn violated(key: &str, value: &Value) -> Option<String> {
             (!matches!(port, Some(Ok(_)))).then(|| "an address with a port, such as 127.0.0.1:8080".to_owned())
         }
         OneOf(words) => (!words.contains(&text)).then(|| format!("one of {}", words.join(", "))),
-        Between(least, most) => {
-            let fits = value.as_integer().is_some_and(|number| (*least..=*most).contains(&number));
-            (!fits).then(|| format!("between {least} and {most}"))
+        Between(min, max) => {
+            let fits = value.as_integer().is_some_and(|number| (*min..=*max).contains(&number));
+            (!fits).then(|| format!("between {min} and {max}"))
         }
         Share => {
             let fits = value.as_float().is_some_and(|share| (0.0..=1.0).contains(&share));
-            (!fits).then(|| "a share between 0 and 1".to_owned())
+            (!fits).then(|| "a number between 0 and 1".to_owned())
         }
-        Receiver => {
+        Url => {
             let fits = text.is_empty() || text.starts_with("http://") || text.starts_with("https://");
             (!fits).then(|| "empty, or a URL such as http://localhost:4318".to_owned())
         }
@@ -105,13 +112,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_default_has_a_rule_and_keeps_it_and_every_rule_has_a_default() {
-        let defaults = super::super::defaults().unwrap();
+    fn every_default_has_a_rule_and_satisfies_it_and_every_rule_has_a_default() {
+        let defaults = super::super::values::defaults().unwrap();
         for (key, (value, _)) in &defaults {
             assert!(RULES.iter().any(|(ruled, _)| ruled == key), "no rule for {key}");
-            assert_eq!(violated(key, value), None, "{key}");
+            assert_eq!(violated_rule(key, value), None, "{key}");
         }
-        // That of named models' `load` is over.
+        // `load` of named models has a rule and no default.
         assert_eq!(RULES.len(), defaults.len() + 1);
     }
 }

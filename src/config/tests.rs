@@ -1,5 +1,6 @@
-//! The precedence of sources, and what is refused.
+//! Precedence of sources, and refused configurations.
 
+use std::fmt;
 use std::io::Write;
 
 use super::*;
@@ -20,7 +21,7 @@ fn message<T: fmt::Debug>(result: Result<T, ConfigError>) -> String {
 }
 
 #[test]
-fn the_defaults_alone_are_a_configuration() {
+fn the_defaults_are_a_valid_configuration() {
     let settings = Configuration::load(&Sources::default()).unwrap().settings;
     assert_eq!(settings.server.listen, "127.0.0.1:8080");
     assert_eq!(settings.server.max_body_bytes, 16 * 1024 * 1024);
@@ -30,7 +31,7 @@ fn the_defaults_alone_are_a_configuration() {
 }
 
 #[test]
-fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"[server]\nlisten = \"0.0.0.0:1\"\nshutdown_seconds = 1\n[limits]\nmax_documents = 7\n").unwrap();
     let environment =
@@ -53,7 +54,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 }
 
 #[test]
-fn an_unknown_key_is_named_with_its_source_and_the_nearest_one() {
+fn an_unknown_key_is_refused_with_its_origin_and_the_nearest_key() {
     let text = message(load_file("[server]\nlisten_on = \"x\"\n"));
     assert!(text.starts_with("unknown configuration key `server.listen_on` (file /"), "{text}");
     assert!(text.ends_with("; did you mean `server.listen`?"), "{text}");
@@ -67,22 +68,24 @@ fn an_unknown_key_is_named_with_its_source_and_the_nearest_one() {
     assert!(message(load_file("listen = \"x\"\n")).ends_with("did you mean `server.listen`?"));
     assert!(message(load_file("[zebra]\n")).contains("unknown configuration key `zebra`"));
     assert!(message(load_file("[zebra]\n")).ends_with("`podium check` lists all keys"));
+    assert!(message(load_file("[server]\nport = 9000\n")).ends_with("did you mean `server.listen`?"));
+    assert!(message(load_environment("PODIUM__MODEL__NAME", "a/b")).ends_with("did you mean `model.source`?"));
     assert!(message(load_file("[server.tls.more]\nkey = 1\n")).contains("`server.tls.more.key`"));
 }
 
 #[test]
-fn an_empty_section_changes_nothing() {
+fn an_empty_section_is_accepted() {
     assert!(load_file("[server]\n").is_ok());
 }
 
 #[test]
 fn a_value_of_another_type_is_refused() {
     let text = message(load_file("[server]\nmax_body_bytes = \"big\"\n"));
-    assert!(text.starts_with("`server.max_body_bytes` must be of type integer, not \"big\" (file /"), "{text}");
+    assert!(text.starts_with("`server.max_body_bytes` must be a whole number, not \"big\" (file /"), "{text}");
     assert!(message(load_file("server = 3\n")).contains("unknown configuration key `server`"));
     assert_eq!(
         message(load_environment("PODIUM__MODEL__OFFLINE", "yes")),
-        "`model.offline` must be of type boolean, not \"yes\" (environment PODIUM__MODEL__OFFLINE)"
+        "`model.offline` must be true or false, not \"yes\" (environment PODIUM__MODEL__OFFLINE)"
     );
 }
 
@@ -95,7 +98,7 @@ fn a_value_out_of_range_is_refused_with_the_range() {
         ("PODIUM__MODEL__SOURCE", " ", "a text that is not empty, not \" \""),
         ("PODIUM__SERVER__LISTEN", "8080", "an address with a port, such as 127.0.0.1:8080, not \"8080\""),
         ("PODIUM__SERVER__LISTEN", "localhost:port", "an address with a port"),
-        ("PODIUM__SERVER__CORS_ORIGINS", "a.example", "* or a list of origins with commas between them"),
+        ("PODIUM__SERVER__CORS_ORIGINS", "a.example", "* or a list of origins separated by commas"),
         ("PODIUM__AUTH__REQUESTS_PER_MINUTE", "-1", "between 0 and 1000000, not -1"),
     ] {
         let text = message(load_environment(name, value));
@@ -105,7 +108,7 @@ fn a_value_out_of_range_is_refused_with_the_range() {
 }
 
 #[test]
-fn text_from_the_environment_is_read_as_the_keys_type() {
+fn text_from_the_environment_is_parsed_as_the_type_of_the_key() {
     let settings = load_environment("PODIUM__MODEL__OFFLINE", "True").unwrap().settings;
     assert!(settings.model.offline);
     let settings = load_environment("PODIUM__MODEL__REVISION", "12").unwrap().settings;
@@ -120,7 +123,7 @@ fn a_file_that_is_missing_or_not_toml_is_named() {
 }
 
 #[test]
-fn a_named_model_has_what_it_says_and_the_defaults_and_the_houses_device() {
+fn a_named_model_has_its_own_values_the_shared_device_and_the_defaults() {
     let configuration = load_file(
         "[model]\nsource = \"a/main\"\ndevice = \"cpu\"\nserved_names = \"main\"\n\
          [models]\nmax_memory_bytes = 5\n\
@@ -131,31 +134,34 @@ fn a_named_model_has_what_it_says_and_the_defaults_and_the_houses_device() {
     assert_eq!(models.max_memory_bytes, 5);
     let (legal, qwen) = (&models.named["legal"], &models.named["qwen3-0.6b"]);
     assert_eq!((legal.load, qwen.load), (LoadWhen::OnDemand, LoadWhen::Start));
-    let of = |model: &NamedModel| (model.model.source.clone(), model.model.device.clone());
-    assert_eq!(of(legal), ("b/legal".to_owned(), "cpu".to_owned()));
-    assert_eq!(of(qwen), ("c/qwen".to_owned(), "cuda".to_owned()));
+    let source_and_device = |model: &NamedModel| (model.model.source.clone(), model.model.device.clone());
+    assert_eq!(source_and_device(legal), ("b/legal".to_owned(), "cpu".to_owned()));
+    assert_eq!(source_and_device(qwen), ("c/qwen".to_owned(), "cuda".to_owned()));
     assert_eq!((legal.model.served_names.as_str(), legal.model.family.as_str()), ("", "auto"));
 }
 
 #[test]
-fn what_is_wrong_with_a_named_model_is_named() {
+fn an_error_in_a_named_model_names_the_key() {
     for (text, words) in [
         ("[models.legal]\n", "`models.legal.source` is missing"),
         ("[models.legal]\nload = \"off\"\n", "`models.legal.source` is missing"),
         ("[models.legal]\nsource = \"a/b\"\nload = \"later\"\n", "one of start, on_demand, off, not \"later\""),
         ("[models.legal]\nsource = \"a/b\"\nsorce = \"a/b\"\n", "unknown configuration key `models.legal.sorce`"),
-        ("[models.legal]\nsource = 1\n", "`models.legal.source` must be of type string"),
+        ("[models.legal]\nsource = 1\n", "`models.legal.source` must be a string"),
         ("[models.legal]\nsource = \"\"\n", "`models.legal.source` must be a text that is not empty"),
-        ("[models.\"a b\"]\nsource = \"a/b\"\n", "letters, digits, dots, hyphens or underscores"),
+        (
+            "[models.\"a b\"]\nsource = \"a/b\"\n",
+            "`models.a b`: a model's name has 1 to 64 letters (a-z, A-Z), digits, dots",
+        ),
         ("[models]\nmax_memory_bytes = -1\n", "`models.max_memory_bytes` must be between 0"),
     ] {
-        let said = message(load_file(text));
-        assert!(said.contains(words), "{words:?} is not in {said:?}");
+        let message = message(load_file(text));
+        assert!(message.contains(words), "{words:?} is not in {message:?}");
     }
 }
 
 #[test]
-fn two_configurations_are_compared_and_mixed_key_by_key() {
+fn two_configurations_are_compared_and_combined_by_key() {
     let before = load_file("limits.max_documents = 5\nserver.max_body_bytes = 2048\n").unwrap();
     let after = load_file("limits.max_documents = 6\n[models.legal]\nsource = \"a/b\"\n").unwrap();
     let changes = before.changes_in(&after);
@@ -167,7 +173,54 @@ fn two_configurations_are_compared_and_mixed_key_by_key() {
         ("server.max_body_bytes", Some("2048"), Some("16777216")),
     ];
     assert_eq!(changes, expected);
-    let mixed = before.with(&after, |key| key.starts_with("limits.")).unwrap();
-    assert_eq!((mixed.settings.limits.max_documents, mixed.settings.server.max_body_bytes), (6, 2048));
-    assert!(mixed.settings.models.named.is_empty());
+    let combined = before.with(&after, |key| key.starts_with("limits.")).unwrap();
+    assert_eq!((combined.settings.limits.max_documents, combined.settings.server.max_body_bytes), (6, 2048));
+    assert!(combined.settings.models.named.is_empty());
+}
+
+#[test]
+fn an_empty_path_of_a_keys_file_is_refused() {
+    for (variable, key) in
+        [("PODIUM__AUTH__KEYS_FILE", "auth.keys_file"), ("PODIUM__AUTH__ADMIN_KEYS_FILE", "auth.admin_keys_file")]
+    {
+        for empty in ["", " "] {
+            assert_eq!(
+                message(load_environment(variable, empty)),
+                format!(
+                    "`{key}` is empty (environment {variable}): give the path of a keys file, or remove this setting"
+                )
+            );
+        }
+    }
+    let flag = FlagValue { flag: "--api-keys-file", key: "auth.keys_file", value: Value::from("") };
+    let flags = Configuration::load(&Sources { flags: vec![flag], ..Sources::default() });
+    assert!(message(flags).starts_with("`auth.keys_file` is empty (flag --api-keys-file)"));
+    assert!(load_file("auth.keys_file = \"\"\n").is_ok(), "the defaults say it like this");
+}
+
+#[test]
+fn a_limit_that_never_takes_effect_is_refused() {
+    let text = message(load_file("schedule.max_wait_seconds = 60\nschedule.timeout_seconds = 30\n"));
+    assert!(text.starts_with("`schedule.max_wait_seconds` = 60 (file "), "{text}");
+    assert!(text.contains(" never takes effect, because `schedule.timeout_seconds` = 30 (file "), "{text}");
+    assert!(load_environment("PODIUM__SCHEDULE__TIMEOUT_SECONDS", "30").is_ok(), "the default is not the operator's");
+}
+
+#[test]
+fn secrets_in_urls_are_masked_in_entries_changes_and_errors() {
+    let url = "https://user:secret@collector.example:4318/?key=secret";
+    let masked = "https://***@collector.example:4318/?key=***";
+    let configuration = load_environment("PODIUM__TELEMETRY__OTLP_ENDPOINT", url).unwrap();
+    assert_eq!(configuration.settings.telemetry.otlp_endpoint, url);
+    let entry = configuration.entries().find(|entry| entry.0 == "telemetry.otlp_endpoint").unwrap();
+    assert_eq!(entry.1, format!("\"{masked}\""));
+
+    let defaults = Configuration::load(&Sources::default()).unwrap();
+    let changes = defaults.changes_in(&configuration);
+    assert_eq!(changes[0].to.as_deref(), Some(format!("\"{masked}\"").as_str()));
+    let other = load_environment("PODIUM__TELEMETRY__OTLP_ENDPOINT", &url.replace("secret@", "secret2@")).unwrap();
+    assert_eq!(configuration.changes_in(&other).len(), 1, "a changed secret is a change");
+
+    let refused = message(load_environment("PODIUM__TELEMETRY__OTLP_ENDPOINT", "ftp://user:secret@host"));
+    assert!(refused.contains("ftp://***@host") && !refused.contains("secret"), "{refused}");
 }

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Client, RequestContext};
+use super::request::RequestContext;
+use crate::schedule::Client;
 
 /// Holds a request's context between the middleware that makes it and the handler that owns it.
 ///

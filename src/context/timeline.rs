@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use super::Client;
 use crate::rerank::{Mode, Progress, Timing, Usage};
-use crate::schedule::DeviceInterval;
+use crate::schedule::{Client, DeviceInterval};
 
 /// A request of many pairs or rounds has many stages; later ones count in the sums only.
 const MAX_LISTED_STAGES: usize = 64;
@@ -39,11 +38,13 @@ impl Stage {
     }
 
     fn span(self, parent: &Span, tokens: Option<usize>) -> Span {
+        // Traces have signed integers only; an unsigned one would become text.
+        let tokens = tokens.and_then(|tokens| i64::try_from(tokens).ok());
         match self {
-            Self::Tokenize => tracing::info_span!(parent: parent, "tokenize", tokens),
+            Self::Tokenize => tracing::info_span!(parent: parent, "tokenize", podium.tokens = tokens),
             // The scheduler opens the spans of these: it knows when the device runs the passes.
             Self::Queue | Self::Forward => Span::none(),
-            Self::Score => tracing::info_span!(parent: parent, "score", tokens),
+            Self::Score => tracing::info_span!(parent: parent, "score", podium.tokens = tokens),
         }
     }
 }

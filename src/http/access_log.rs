@@ -10,22 +10,19 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tracing::Span;
 
 use super::error::ApiError;
 use super::error_body::ErrorShape;
 use super::{Service, known_route};
 use crate::context::{ContextSlot, RequestContext, RequestId, RequestTimeline};
-use crate::telemetry::{FailureFacts, RequestRecord, RequestTrace, TraceContext};
+use crate::telemetry::{FailureFacts, RequestRecord, Route, request_span};
 
 /// The header that carries the request's id, in requests and in responses.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// The client's trace (W3C Trace Context).
-const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The longest id that is taken from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -52,14 +49,13 @@ pub async fn access_log(State(service): State<Service>, mut request: Request, ne
     let id = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let id = RequestId::new(id);
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let (route, usual_shape) = known_route(matched);
-    let trace = service.telemetry().follow(route, || client_trace(request.headers()));
+    let (route, usual_shape) = known_route(request.method(), matched);
     let method = request.method().to_string();
-    let span = tracing::info_span!("request", id = id.as_str(), method, route);
-    let context = RequestContext::new(id.clone(), span);
+    let span = request_span(id.as_str(), &method, route, request.headers());
+    let context = RequestContext::new(id.clone(), span.clone());
     let mut record = PendingRecord {
         route,
-        trace,
+        span,
         method,
         id,
         timeline: context.timeline.clone(),
@@ -84,12 +80,6 @@ pub async fn access_log(State(service): State<Service>, mut request: Request, ne
     response
 }
 
-/// The trace that the client has begun.
-fn client_trace(headers: &HeaderMap) -> Option<TraceContext> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    TraceContext::read(text(TRACE_PARENT)?, text(TRACE_STATE))
-}
-
 fn write_error(response: &mut Response, body: Vec<u8>) {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -108,8 +98,8 @@ struct PendingRecord {
     id: RequestId,
     timeline: RequestTimeline,
     method: String,
-    route: &'static str,
-    trace: Option<RequestTrace>,
+    route: Route,
+    span: Span,
     started: Instant,
     recorded: bool,
 }
@@ -119,7 +109,7 @@ impl PendingRecord {
         self.recorded = true;
         let failure = error.map(|error| {
             let spec = error.spec();
-            FailureFacts { code: spec.code.as_str(), param: spec.param, level: spec.level, cause: error.cause() }
+            FailureFacts { code: error.telemetry_code(), param: spec.param, level: spec.level, cause: error.cause() }
         });
         let (client, ranking) = (self.timeline.client(), self.timeline.ranking());
         self.service.telemetry().record(&RequestRecord {
@@ -132,7 +122,7 @@ impl PendingRecord {
             ranking: ranking.as_ref(),
             failure: failure.as_ref(),
             timeline: &self.timeline,
-            trace: self.trace.as_ref(),
+            span: &self.span,
         });
     }
 }

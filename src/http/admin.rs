@@ -8,17 +8,23 @@ use axum::http::Uri;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Service;
+use super::dialects::ListObject;
 use super::error::ApiError;
+use super::routes::{ModelObject, model_state};
 use crate::models::ModelStatus;
+use crate::telemetry::mask_url_secrets;
 
 /// The paths of the routes.
 pub const ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminModelList)]
 pub struct Models {
-    object: &'static str,
+    #[schema(inline)]
+    object: ListObject,
     data: Vec<Model>,
     /// Bytes of all loaded models: their weights and the limits of their prefix caches.
     memory_bytes: u64,
@@ -26,15 +32,24 @@ pub struct Models {
     max_memory_bytes: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminModel)]
 pub struct Model {
     id: String,
-    object: &'static str,
+    #[schema(inline)]
+    object: ModelObject,
+    /// The names that requests may give it.
     names: Vec<String>,
+    #[schema(schema_with = model_state)]
     state: &'static str,
+    /// When it is loaded.
+    #[schema(pattern = "^(start|on_demand|off)$")]
     load: &'static str,
     memory_bytes: u64,
+    #[schema(required = true)]
     dtype: Option<String>,
+    /// Why it could not be loaded.
+    #[schema(required = true)]
     error: Option<String>,
 }
 
@@ -42,13 +57,13 @@ impl From<ModelStatus> for Model {
     fn from(status: ModelStatus) -> Self {
         Self {
             id: status.names.first().cloned().unwrap_or_default(),
-            object: "model",
+            object: ModelObject::Model,
             names: status.names,
             state: status.state,
             load: status.load.as_str(),
             memory_bytes: status.memory_bytes,
             dtype: status.dtype,
-            error: status.error,
+            error: status.error.map(|error| mask_url_secrets(&error).into_owned()),
         }
     }
 }
@@ -64,7 +79,7 @@ async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError
     let models = service.models()?;
     let (memory_bytes, max_memory_bytes) = models.memory();
     let data = models.statuses().into_iter().map(Model::from).collect();
-    Ok(Json(Models { object: "list", data, memory_bytes, max_memory_bytes }))
+    Ok(Json(Models { object: ListObject::List, data, memory_bytes, max_memory_bytes }))
 }
 
 type Name = Result<Path<String>, PathRejection>;

@@ -1,4 +1,4 @@
-//! Which web pages may call the server: the origins of `server.cors_origins`, and what is allowed to them.
+//! CORS: the web origins of `server.cors_origins` that may call the server from a browser.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use super::access_log::REQUEST_ID;
 use super::auth::{LIMIT, REMAINING, RESET};
 use super::rank::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS};
 
-/// How long a browser may remember what it is allowed.
+/// How long a browser may cache the answer to a preflight request.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// What an entry of the setting may be.
-const ORIGINS: &str = "* or a list of origins with commas between them, each a scheme, a host and perhaps a port in \
-                       lower case, such as https://app.example.com";
+/// Valid values of the setting, for its error message.
+const ORIGINS: &str = "* or a list of origins separated by commas, each a scheme, a host and optionally a port in lower \
+                       case, such as https://app.example.com";
 
-/// The layer that answers preflights and marks answers for the pages of these origins; nothing for none. Keys are
-/// headers that a page sets itself, so cookies and their like are never allowed.
+/// The layer that answers preflight requests and adds CORS headers; `None` for no origins.
+/// Credentials (cookies) are never allowed: a page sends its API key in a header.
 ///
 /// # Errors
-/// What the setting has to be, where it is not.
+/// The valid values, if `origins` is not one.
 pub fn cors_layer(origins: &str) -> Result<Option<CorsLayer>, String> {
     let origins: Vec<&str> = origins.split(',').map(str::trim).filter(|origin| !origin.is_empty()).collect();
     let allowed = match origins[..] {
@@ -32,13 +32,14 @@ pub fn cors_layer(origins: &str) -> Result<Option<CorsLayer>, String> {
         }
         _ => return Err(ORIGINS.to_owned()),
     };
-    let told: [HeaderName; 8] =
+    let exposed: [HeaderName; 8] =
         [REQUEST_ID, header::RETRY_AFTER, LIMIT, REMAINING, RESET, SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS];
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
-    Ok(Some(layer.allow_headers(AllowHeaders::mirror_request()).expose_headers(told).max_age(MAX_AGE)))
+    Ok(Some(layer.allow_headers(AllowHeaders::mirror_request()).expose_headers(exposed).max_age(MAX_AGE)))
 }
 
-/// Whether a browser could send this as an origin: it compares as text, and browsers write it in one way only.
+/// Whether a browser can send this text as its origin. Origins are compared as text, and browsers
+/// write each in one way.
 fn is_origin(text: &str) -> bool {
     let Ok(uri) = text.parse::<Uri>() else { return false };
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return false };
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_setting_is_nothing_everyone_or_a_list() {
+    fn the_setting_is_empty_a_star_or_a_list() {
         for nothing in ["", " ", ","] {
             assert!(cors_layer(nothing).unwrap().is_none());
         }

@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::Level;
 
+use super::fields::{ParseError, quoted};
 use crate::models::ModelError;
 use crate::rerank::RerankError;
 
@@ -172,6 +173,10 @@ macro_rules! error_codes {
     };
 }
 
+/// The code of a deadline that the request itself set, in the log, metrics and traces. Its response has
+/// `deadline_exceeded`.
+pub(super) const OWN_DEADLINE: &str = "own_deadline_exceeded";
+
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 const TIMEOUT: &str = "timeout_error";
@@ -227,11 +232,28 @@ impl ErrorSpec {
     }
 }
 
+impl From<ParseError> for ApiError {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::MalformedJson { problem } => Self::MalformedJson { problem },
+            ParseError::NotAnObject(error) | ParseError::Field(error) => Self::Rerank(error),
+        }
+    }
+}
+
 impl ApiError {
+    /// The code in the log, metrics and traces: that of the response, except for a deadline which the
+    /// request itself set.
+    #[must_use]
+    pub fn telemetry_code(&self) -> &'static str {
+        let is_own_deadline = matches!(self, Self::Rerank(RerankError::DeadlineExceeded { is_own: true, .. }));
+        if is_own_deadline { OWN_DEADLINE } else { self.spec().code.as_str() }
+    }
+
     /// No route has this path.
     #[must_use]
     pub fn no_such_route(path: &str) -> Self {
-        Self::NoSuchRoute { path: super::fields::quoted(path) }
+        Self::NoSuchRoute { path: quoted(path) }
     }
 
     /// The status, code, retry and log level of this error.
@@ -302,7 +324,8 @@ fn rerank_spec(error: &RerankError) -> ErrorSpec {
             ..Code::OverBudget.spec().with_param(*field).with_retry_after(*wait)
         },
         E::Overloaded { retry_after, .. } => Code::Overloaded.spec().with_retry_after(*retry_after),
-        E::DeadlineExceeded { .. } => Code::DeadlineExceeded.spec(),
+        E::DeadlineExceeded { is_own: true, .. } => ErrorSpec { level: Level::INFO, ..Code::DeadlineExceeded.spec() },
+        E::DeadlineExceeded { is_own: false, .. } => Code::DeadlineExceeded.spec(),
         E::Draining => Code::ShuttingDown.spec().with_retry_after(RETRY_AFTER_DRAINING),
         E::DeviceLost(_) => Code::DeviceLost.spec().with_retry_after(RETRY_AFTER_DEVICE),
         E::Stalled { .. } => Code::DeviceStalled.spec().with_retry_after(RETRY_AFTER_DEVICE),

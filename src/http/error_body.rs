@@ -1,85 +1,132 @@
-//! The bodies of errors, in the shapes that the clients of each dialect read.
+//! The body of an error, in the form that the clients of a dialect expect.
 
 use axum::http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorSpec};
+use super::schemas::SchemaOf;
 use crate::rerank::RerankError;
+use crate::telemetry::mask_url_secrets;
 
-/// The shape of an error that the clients of a dialect read.
+/// The form of an error's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorShape {
-    /// [`ErrorBody`]: what `OpenAI`'s, Cohere's, Jina's and most other clients look for.
+    /// [`ErrorBody`]: OpenAI's, Cohere's, Jina's and most other clients find their fields in it.
     Podium,
-    /// Voyage's: a `detail` alone. Its older clients fail on an `error` that is an object.
+    /// [`VoyageError`]: Voyage's older clients fail on an `error` that is an object.
     Voyage,
-    /// That of text-embeddings-inference: `error` is a text, beside an `error_type`.
+    /// [`TeiError`]: that of text-embeddings-inference.
     Tei,
 }
 
 impl ErrorShape {
-    /// The name of its responses in the API's description.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Podium => "podium",
-            Self::Voyage => "voyage",
-            Self::Tei => "tei",
-        }
-    }
-
-    /// The body of an error of the request `id`.
+    /// The body for an error of the request `id`.
     #[must_use]
     pub fn body(self, error: &ApiError, id: &str) -> Vec<u8> {
-        let (spec, message) = (error.spec(), error.to_string());
+        let (spec, message) = (error.spec(), mask_url_secrets(&error.to_string()).into_owned());
         let body = match self {
             Self::Podium => serde_json::to_vec(&ErrorBody::new(&message, &spec, id)),
-            Self::Voyage => serde_json::to_vec(&serde_json::json!({ "detail": message })),
+            Self::Voyage => serde_json::to_vec(&VoyageError { detail: &message }),
             Self::Tei => {
                 let is_empty = matches!(error, ApiError::Rerank(RerankError::NoDocuments { .. }));
-                let error_type = tei_error_type(spec.status, is_empty);
-                serde_json::to_vec(&serde_json::json!({ "error": message, "error_type": error_type }))
+                let error_type = TeiErrorType::new(spec.status, is_empty);
+                serde_json::to_vec(&TeiError { error: &message, error_type })
             }
         };
         body.unwrap_or_default()
     }
-}
 
-/// The kind of an error in the words of text-embeddings-inference.
-fn tei_error_type(status: StatusCode, is_empty: bool) -> &'static str {
-    match status.as_u16() {
-        401 | 403 => "Unauthorized",
-        429 => "Overloaded",
-        503 => "Unhealthy",
-        500.. => "Backend",
-        _ if is_empty => "Empty",
-        _ => "Validation",
+    /// The schema of the body; its example is one of an unacceptable field.
+    pub const fn schema(self) -> SchemaOf {
+        match self {
+            Self::Podium => SchemaOf::reply::<ErrorBody<'_>>(),
+            Self::Voyage => SchemaOf::reply::<VoyageError<'_>>(),
+            Self::Tei => SchemaOf::reply::<TeiError<'_>>(),
+        }
     }
 }
 
-/// The body of most errors: the shapes that `OpenAI`'s, Cohere's and Voyage's clients look for, in one.
-#[derive(Debug, Serialize)]
+/// An error as OpenAI's, Cohere's, Jina's and most other clients read it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(
+    as = Error,
+    example = json!({
+        "error": {
+            "message": "top_n: is 0; it must be at least 1",
+            "type": "invalid_request_error",
+            "param": "top_n",
+            "code": "invalid_value",
+        },
+        "message": "top_n: is 0; it must be at least 1",
+        "detail": "top_n: is 0; it must be at least 1",
+        "id": "c736de37-405d-4666-be48-f3e15f0f3a65",
+    })
+)]
 pub struct ErrorBody<'a> {
+    #[schema(inline)]
     error: ErrorFields<'a>,
     message: &'a str,
     detail: &'a str,
+    /// The request's id.
     id: &'a str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ErrorFields<'a> {
     message: &'a str,
     #[serde(rename = "type")]
     kind: &'a str,
+    /// The field at fault.
+    #[schema(required = true)]
     param: Option<&'a str>,
+    /// The kind of error, for programs.
     code: &'a str,
 }
 
 impl<'a> ErrorBody<'a> {
-    /// The body of an error of the request `id`.
-    #[must_use]
-    pub fn new(message: &'a str, spec: &'a ErrorSpec, id: &'a str) -> Self {
+    fn new(message: &'a str, spec: &'a ErrorSpec, id: &'a str) -> Self {
         let (param, code) = (spec.param.as_deref(), spec.code.as_str());
-        Self { error: ErrorFields { message, kind: spec.kind, param, code }, message, detail: message, id }
+        let error = ErrorFields { message, kind: spec.kind, param, code };
+        Self { error, message, detail: message, id }
+    }
+}
+
+/// An error as Voyage's clients read it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"detail": "top_n: is 0; it must be at least 1"}))]
+struct VoyageError<'a> {
+    detail: &'a str,
+}
+
+/// An error as the clients of text-embeddings-inference read it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({"error": "texts: must hold at least one document", "error_type": "Empty"}))]
+struct TeiError<'a> {
+    error: &'a str,
+    #[schema(inline)]
+    error_type: TeiErrorType,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+enum TeiErrorType {
+    Validation,
+    Empty,
+    Overloaded,
+    Backend,
+    Unhealthy,
+    Unauthorized,
+}
+
+impl TeiErrorType {
+    fn new(status: StatusCode, is_empty: bool) -> Self {
+        match status.as_u16() {
+            401 | 403 => Self::Unauthorized,
+            429 => Self::Overloaded,
+            503 => Self::Unhealthy,
+            500.. => Self::Backend,
+            _ if is_empty => Self::Empty,
+            _ => Self::Validation,
+        }
     }
 }

@@ -18,6 +18,7 @@ mod off_thread;
 mod openapi;
 mod rank;
 mod routes;
+mod schemas;
 mod settings;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::Method;
 use axum::middleware;
 use axum::routing::{get, post};
 use tower::util::option_layer;
@@ -36,7 +38,7 @@ pub use auth::{AuthSettings, Authenticator};
 pub use connections::serve_connections;
 pub use cors::cors_layer;
 pub use error::{ApiError, ErrorCode, ErrorSpec};
-pub use error_body::{ErrorBody, ErrorShape};
+pub use error_body::ErrorShape;
 pub use settings::ServerSettings;
 
 use body_memory::BodyMemoryLimit;
@@ -44,7 +46,7 @@ use body_memory::BodyMemoryLimit;
 use crate::models::ModelSet;
 use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
-use crate::telemetry::{Outcomes, Telemetry};
+use crate::telemetry::{Outcomes, Route, RouteKind, Telemetry};
 
 /// The routes that do not rank; those that do are [`dialects::ROUTES`].
 const OTHER_ROUTES: [&str; 15] = [
@@ -73,7 +75,7 @@ const OTHER_STATUSES: [u16; 4] = [200, 405, 499, 500];
 
 /// What requests may end in, for each path that metrics are labelled with.
 fn outcomes() -> Vec<Outcomes> {
-    let ranking = dialects::ROUTES.iter().map(|route| (route.path, RANKING_STATUSES.to_vec()));
+    let ranking = dialects::ROUTES.iter().map(|route| (telemetry_route(route), RANKING_STATUSES.to_vec()));
     let other = OTHER_ROUTES.iter().map(|route| {
         let more: &[u16] = match *route {
             "/ready" => &[503],
@@ -82,24 +84,40 @@ fn outcomes() -> Vec<Outcomes> {
             "/metrics" | "/v1/instructions" | "/v1/models" | "/models" | "/infinity/models" | "/info" => &[401, 429],
             _ => &[],
         };
-        (*route, [&OTHER_STATUSES, more].concat())
+        (Route::other(route), [&OTHER_STATUSES, more].concat())
     });
-    let admin = admin::ROUTES.iter().map(|route| (*route, [&OTHER_STATUSES[..], &[401, 404, 409, 429]].concat()));
-    let nowhere = [("other", vec![404, 499, 500])];
-    let all = ranking.chain(other).chain(admin).chain(nowhere);
+    let index = [(INDEX, OTHER_STATUSES.to_vec())];
+    let admin =
+        admin::ROUTES.iter().map(|route| (admin_route(route), [&OTHER_STATUSES[..], &[401, 404, 409, 429]].concat()));
+    let no_route = [(NO_ROUTE, vec![404, 499, 500])];
+    let all = ranking.chain(other).chain(index).chain(admin).chain(no_route);
     all.map(|(route, statuses)| Outcomes { route, statuses }).collect()
 }
 
-/// A path that is served, as metrics are labelled with it, and what its failures look like before the body is read.
-fn known_route(matched: Option<&str>) -> (&'static str, ErrorShape) {
-    let ranking = dialects::ROUTES.iter().find(|route| Some(route.path) == matched);
-    ranking.map_or_else(
-        || {
-            let other = OTHER_ROUTES.into_iter().chain(admin::ROUTES).find(|path| Some(*path) == matched);
-            (other.unwrap_or("other"), ErrorShape::Podium)
-        },
-        |route| (route.path, route.dialect.failure),
-    )
+/// The route of a request as telemetry names it, and the shape of its errors before the body is read.
+fn known_route(method: &Method, matched: Option<&str>) -> (Route, ErrorShape) {
+    let Some(path) = matched else { return (NO_ROUTE, ErrorShape::Podium) };
+    let is_ranking = |route: &&dialects::Route| route.path == path && (path != INDEX.path || method == Method::POST);
+    if let Some(route) = dialects::ROUTES.iter().find(is_ranking) {
+        return (telemetry_route(route), route.dialect.errors);
+    }
+    let other = OTHER_ROUTES.into_iter().map(Route::other).chain([INDEX]);
+    let known = other.chain(admin::ROUTES.map(admin_route)).find(|route| route.path == path);
+    (known.unwrap_or(NO_ROUTE), ErrorShape::Podium)
+}
+
+/// `GET /`: the path of a dialect too, but this one ranks nothing.
+const INDEX: Route = Route::other("/");
+
+/// Every path that is no route.
+const NO_ROUTE: Route = Route::other("other");
+
+const fn admin_route(path: &'static str) -> Route {
+    Route { path, kind: RouteKind::Admin }
+}
+
+fn telemetry_route(route: &dialects::Route) -> Route {
+    Route { path: route.path, kind: route.kind() }
 }
 
 /// What the handlers share.
@@ -123,7 +141,7 @@ impl Service {
     /// A service without models: it answers `/health`, and every request that needs one gets 503.
     #[must_use]
     pub fn new(telemetry: Arc<Telemetry>, authenticator: Arc<Authenticator>, settings: ServerSettings) -> Self {
-        let codes: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        let codes: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).chain([error::OWN_DEADLINE]).collect();
         telemetry.expect(&outcomes(), &codes);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let body_memory = BodyMemoryLimit::new(settings.max_parsing_bytes);

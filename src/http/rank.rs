@@ -10,13 +10,13 @@ use axum::response::{IntoResponse, Response};
 
 use super::Service;
 use super::body::read_json;
-use super::dialects::{Answer, Call, Dialect, Route, check_rest, take_headers};
+use super::dialects::{Answer, Call, Dialect, Reply, Route, check_unread, take_headers};
 use super::error::ApiError;
 use super::error_body::ErrorShape;
 use super::fields::Fields;
 use super::off_thread::{FreeOffThread, run_blocking};
 use crate::context::{ContextSlot, RankingSummary, RequestContext};
-use crate::rerank::{Ranking, RerankError, RerankRequest};
+use crate::rerank::{Ranking, RerankError};
 
 /// Documents of which the end was cut off.
 pub(super) const TRUNCATED_DOCUMENTS: HeaderName = HeaderName::from_static("podium-truncated-documents");
@@ -27,13 +27,14 @@ pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-tim
 
 /// A call whose requests are being ranked.
 struct PendingCall {
-    dialect: &'static Dialect,
     call: Call,
+    /// Warnings about its fields.
+    warnings: Vec<String>,
 }
 
 /// Reads a call, ranks, and writes the response, in the dialect of its path or body.
 pub(super) async fn rank(route: &'static Route, service: Service, request: Request) -> Response {
-    let mut shape = route.dialect.failure;
+    let mut shape = route.dialect.errors;
     let ranked = rank_in_dialect(route, &service, request, &mut shape).await;
     ranked.unwrap_or_else(|failure| (Extension(shape), failure).into_response())
 }
@@ -51,59 +52,59 @@ async fn rank_in_dialect(
     let (headers, strict) = (request.headers().clone(), service.settings().refuse_unknown_fields);
     let parse = move |fields| parse_call(route, fields, &headers, strict);
     let (mut context, (dialect, parsed)) = read_json(request, service, context, parse).await?;
-    *shape = dialect.failure;
-    let (call, requests) = parsed?;
-    if call.echo.is_none() {
+    *shape = dialect.errors;
+    let mut pending = parsed?;
+    let returns_documents = pending.call.sent.is_returned();
+    if !returns_documents {
         context.release_body_memory();
     }
-    let (query, documents) = call.words.unwrap_or(("query", dialect.documents));
-    let mut pending = FreeOffThread::new(PendingCall { dialect, call });
+    let requests = std::mem::take(&mut pending.call.requests);
+    let (query, documents) = pending.call.field_names;
+    let mut pending = FreeOffThread::new(pending);
 
     let ranked = models.rerank_all(requests, context).await;
     let (context, rankings) = ranked.map_err(|error| error.in_words_of(query, documents))?;
 
     let pending = pending.take().ok_or_else(|| RerankError::internal("the call was taken before"))?;
-    if pending.call.echo.is_some() {
+    if returns_documents {
         return run_blocking(move || write_response(pending, rankings, context)).await?;
     }
     write_response(pending, rankings, context)
 }
 
-/// What a body asks for: the call, and its requests if its shape is right.
+/// The call of a body, if its fields have the right types.
 fn parse_call(
     route: &'static Route,
     mut fields: Fields,
     headers: &HeaderMap,
     refuse_unknown_fields: bool,
-) -> (&'static Dialect, Result<(Call, Vec<RerankRequest>), RerankError>) {
+) -> (&'static Dialect, Result<PendingCall, RerankError>) {
     let dialect = route.dialect_of(&fields);
     let parsed = take_headers(headers, &mut fields).and_then(|()| {
-        let mut call = (dialect.read)(&mut fields)?;
-        check_rest(&mut fields, refuse_unknown_fields, &mut call)?;
-        // The texts are needed again only where they come back.
-        let requests = if call.echo.is_some() { call.requests.clone() } else { std::mem::take(&mut call.requests) };
-        Ok((call, requests))
+        let call = (dialect.read)(&mut fields)?;
+        let warnings = check_unread(&mut fields, refuse_unknown_fields)?;
+        Ok(PendingCall { call, warnings })
     });
     (dialect, parsed)
 }
 
 /// Writes the response. Its bytes hold the context until the last of them is sent.
 fn write_response(
-    PendingCall { dialect, mut call }: PendingCall,
+    PendingCall { call, mut warnings }: PendingCall,
     mut rankings: Vec<Ranking>,
     context: RequestContext,
 ) -> Result<Response, ApiError> {
     if let Some(ranking) = rankings.first_mut() {
-        ranking.warnings.append(&mut call.warnings);
+        ranking.warnings.append(&mut warnings);
     }
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-    let answer = Answer { id: context.id.as_str(), created, call: &call, rankings: &rankings };
-    let body = (dialect.write)(&answer).map_err(RerankError::internal)?;
+    let answer = Answer { id: context.id.as_str(), created, rankings: &rankings, sent: &call.sent };
+    let Reply { body, headers: more } = (call.write)(&answer).map_err(RerankError::internal)?;
     let summary = context.timeline.ranking();
     let mut headers = ranking_headers(summary.as_ref());
     let warnings: usize = rankings.iter().map(|ranking| ranking.warnings.len()).sum();
     headers.insert(WARNINGS, HeaderValue::from(warnings));
-    (dialect.headers)(&answer, &mut headers);
+    headers.extend(more);
     let body = Bytes::from_owner(ResponseBytes { body, _context: context });
     Ok((headers, Body::from(body)).into_response())
 }

@@ -7,7 +7,10 @@ use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
+use super::dialects::ListObject;
 use super::error::ApiError;
 use super::{OTHER_ROUTES, Service, admin, dialects};
 use crate::models::{ModelSet, ModelStatus};
@@ -22,8 +25,9 @@ const PLAYGROUND_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; 
                                  connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                                  frame-ancestors 'none'";
 
-#[derive(Serialize)]
-struct Index<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct Index<'a> {
+    #[schema(pattern = "^podium$")]
     name: &'static str,
     version: &'static str,
     model: String,
@@ -31,32 +35,51 @@ struct Index<'a> {
     routes: Vec<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Status {
     status: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelList)]
 pub struct Models {
-    object: &'static str,
+    #[schema(inline)]
+    object: ListObject,
     data: Vec<Model>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelObject {
+    Model,
+}
+
+/// The schema of a model's state.
+pub fn model_state() -> Object {
+    let states = ["loaded", "loading", "unloading", "unloaded", "failed"];
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(states)).build()
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelInfo)]
 pub struct Model {
     id: String,
-    object: &'static str,
+    #[schema(inline)]
+    object: ModelObject,
     created: u64,
     owned_by: &'static str,
     /// Xinference's clients look for it.
     #[serde(rename = "model_type")]
+    #[schema(pattern = "^rerank$")]
     kind: &'static str,
-    /// `loaded`, `loading`, `unloading`, `unloaded` or `failed`.
+    /// Whether the model takes requests now.
+    #[schema(schema_with = model_state)]
     state: &'static str,
-    /// Bytes that it takes now: its weights and the limit of its prefix cache.
+    /// The bytes that it takes now: its weights and the limit of its prefix cache.
     memory_bytes: u64,
-    /// Tokens that it reads of a document.
+    /// The tokens that are read of a document by default.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     max_tokens_per_doc: Option<usize>,
 }
 
@@ -64,7 +87,7 @@ impl Model {
     fn new(service: &Service, name: &str, status: &ModelStatus) -> Self {
         Self {
             id: name.to_owned(),
-            object: "model",
+            object: ModelObject::Model,
             created: service.started(),
             owned_by: "podium",
             kind: "rerank",
@@ -75,22 +98,30 @@ impl Model {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProfileList)]
 pub struct Profiles {
-    object: &'static str,
+    #[schema(inline)]
+    object: ListObject,
     data: Vec<Profile>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ProfileInfo)]
 struct Profile {
     id: String,
     text: String,
     default: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub struct Version {
     version: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct NeedsKey {
+    auth: bool,
 }
 
 /// `GET /`: the playground for browsers, JSON for all other clients.
@@ -130,7 +161,7 @@ pub async fn ready(State(service): State<Service>) -> Result<Json<Status>, ApiEr
 
 /// `GET /v1/models`, in `OpenAI`'s shape: every name that a request may give.
 pub async fn models(State(service): State<Service>) -> Result<Json<Models>, ApiError> {
-    Ok(Json(Models { object: "list", data: all_models(&service)? }))
+    Ok(Json(Models { object: ListObject::List, data: all_models(&service)? }))
 }
 
 fn all_models(service: &Service) -> Result<Vec<Model>, ApiError> {
@@ -165,7 +196,7 @@ pub async fn instructions(State(service): State<Service>) -> Result<Json<Profile
         text: text.to_owned(),
         default: instructions.default() == Some(name),
     };
-    Ok(Json(Profiles { object: "list", data: instructions.profiles().map(profile).collect() }))
+    Ok(Json(Profiles { object: ListObject::List, data: instructions.profiles().map(profile).collect() }))
 }
 
 /// `GET /version`
@@ -174,8 +205,8 @@ pub async fn version() -> Json<Version> {
 }
 
 /// `GET /v1/cluster/auth`: Xinference's clients send their key only to a server that requires one.
-pub async fn needs_key(State(service): State<Service>) -> Json<Value> {
-    Json(json!({"auth": service.authenticator().has_keys()}))
+pub async fn needs_key(State(service): State<Service>) -> Json<NeedsKey> {
+    Json(NeedsKey { auth: service.authenticator().has_keys() })
 }
 
 /// `GET /info`, in text-embeddings-inference's shape.

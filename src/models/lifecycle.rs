@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
+use super::set::{ModelSet, RETRY_LATER, RETRY_SOON, unavailable};
 use super::settings::{LoadWhen, NamedModel};
 use super::state::{MemoryLimit, ModelError, ModelStatus, State, States};
-use super::{ModelSet, RETRY_LATER, RETRY_SOON, unavailable};
 use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
 

@@ -1,11 +1,14 @@
-//! Models that come and go, over fake runtimes and a loader that the test lets through.
+//! Loading and unloading models, over fake runtimes and a loader that a test can hold.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use super::*;
 use crate::config::{Configuration, Settings, Sources};
 use crate::context::RequestContext;
+use crate::pipeline::{Policy, Reranker};
+use crate::rerank::{Ranking, RerankError, RerankRequest};
 use crate::runtime::fake::{FakeControls, FakeRuntime};
 use crate::runtime::{Checkpoint, ModelFacts, Runtime, RuntimeError};
 use crate::schedule::AdmissionControl;
@@ -35,17 +38,17 @@ fn reranker(name: &str) -> (Reranker, FakeControls) {
 
 /// What the loader and its test share.
 #[derive(Default)]
-struct Door {
+struct LoadGate {
     closed: Mutex<bool>,
     moved: Condvar,
-    /// What the next loadings fail with.
+    /// The error of the next loads.
     broken: Mutex<Option<&'static str>>,
-    /// What the first pass of the next models fails with.
-    ailing: Mutex<Option<RuntimeError>>,
+    /// The error of the first pass of the next models.
+    first_pass_error: Mutex<Option<RuntimeError>>,
     loaded: Mutex<BTreeMap<String, FakeControls>>,
 }
 
-impl Door {
+impl LoadGate {
     fn close(&self) {
         *self.closed.lock().unwrap() = true;
     }
@@ -60,7 +63,7 @@ impl Door {
     }
 }
 
-struct Loader(Arc<Door>);
+struct Loader(Arc<LoadGate>);
 
 impl ModelLoader for Loader {
     fn memory_bytes(&self, _: &NamedModel) -> anyhow::Result<u64> {
@@ -74,7 +77,7 @@ impl ModelLoader for Loader {
             anyhow::bail!(problem);
         }
         let (reranker, controls) = reranker(name);
-        if let Some(error) = self.0.ailing.lock().unwrap().clone() {
+        if let Some(error) = self.0.first_pass_error.lock().unwrap().clone() {
             controls.fail_next(error);
         }
         self.0.loaded.lock().unwrap().insert(name.to_owned(), controls);
@@ -83,13 +86,13 @@ impl ModelLoader for Loader {
 }
 
 /// A default model and these others.
-fn house(others: &[(&str, LoadWhen)], max_memory_bytes: u64) -> (ModelSet, Arc<Door>) {
+fn model_set(others: &[(&str, LoadWhen)], max_memory_bytes: u64) -> (ModelSet, Arc<LoadGate>) {
     let model = settings().model;
     let named =
         others.iter().map(|(name, load)| ((*name).to_owned(), NamedModel { load: *load, model: model.clone() }));
     let settings = ModelsSettings { max_memory_bytes, named: named.collect() };
-    let door = Arc::new(Door::default());
-    (ModelSet::new(reranker("main").0, settings, Loader(Arc::clone(&door))), door)
+    let gate = Arc::new(LoadGate::default());
+    (ModelSet::new(reranker("main").0, settings, Loader(Arc::clone(&gate))), gate)
 }
 
 async fn ask(set: &ModelSet, model: Option<&str>) -> Result<String, RerankError> {
@@ -110,7 +113,7 @@ fn assert_unavailable(result: &Result<String, RerankError>, because: &str) {
 
 #[tokio::test]
 async fn a_request_gets_the_model_that_it_names_and_the_default_one_otherwise() {
-    let (set, _) = house(&[("legal", LoadWhen::Start), ("other", LoadWhen::Off)], 0);
+    let (set, _) = model_set(&[("legal", LoadWhen::Start), ("other", LoadWhen::Off)], 0);
     set.load_start_models().await.unwrap();
     assert_eq!(ask(&set, None).await.unwrap(), "main");
     assert_eq!(ask(&set, Some("main")).await.unwrap(), "main");
@@ -124,38 +127,38 @@ async fn a_request_gets_the_model_that_it_names_and_the_default_one_otherwise() 
 
 #[tokio::test]
 async fn the_first_request_loads_a_model_on_demand_and_is_told_to_come_back() {
-    let (set, door) = house(&[("legal", LoadWhen::OnDemand)], 0);
-    door.close();
+    let (set, gate) = model_set(&[("legal", LoadWhen::OnDemand)], 0);
+    gate.close();
     for _ in 0..3 {
         assert_unavailable(&ask(&set, Some("legal")).await, "is being loaded");
     }
-    assert_eq!(ask(&set, None).await.unwrap(), "main", "who asks for another model is not held up");
-    door.open();
+    assert_eq!(ask(&set, None).await.unwrap(), "main", "other models are not delayed");
+    gate.open();
     set.load("legal").await.unwrap();
     assert_eq!(ask(&set, Some("legal")).await.unwrap(), "legal");
 }
 
 #[tokio::test]
-async fn a_model_that_loads_but_cannot_rank_is_offered_to_nobody() {
-    let (set, door) = house(&[("legal", LoadWhen::Off)], 0);
-    *door.ailing.lock().unwrap() = Some(RuntimeError::Device("no kernel for this device".to_owned()));
+async fn a_model_that_loads_but_cannot_rank_is_not_served() {
+    let (set, gate) = model_set(&[("legal", LoadWhen::Off)], 0);
+    *gate.first_pass_error.lock().unwrap() = Some(RuntimeError::Device("no kernel for this device".to_owned()));
     let failed = set.load("legal").await.unwrap_err().to_string();
     let expected = "cannot be loaded: its first ranking failed: internal error: device: no kernel for this device";
     assert_eq!(failed, format!("model: `legal` {expected}"));
     assert_eq!(state(&set, "legal"), "failed");
-    *door.ailing.lock().unwrap() = None;
+    *gate.first_pass_error.lock().unwrap() = None;
     set.load("legal").await.unwrap();
     assert_eq!(ask(&set, Some("legal")).await.unwrap(), "legal");
 
     let (main, controls) = reranker("main");
     controls.fail_next(RuntimeError::Device("no kernel for this device".to_owned()));
-    let set = ModelSet::new(main, ModelsSettings::default(), Loader(door));
+    let set = ModelSet::new(main, ModelsSettings::default(), Loader(gate));
     let failed = set.load_start_models().await.unwrap_err().to_string();
     assert_eq!(failed, format!("model: `main` {expected}"));
 }
 
 #[tokio::test]
-async fn what_a_first_ranking_took_is_no_measure_of_the_ones_after_it() {
+async fn the_warm_up_does_not_count_as_a_measurement_of_throughput() {
     let (main, controls) = reranker("main");
     main.warm_up().await.unwrap();
     assert_eq!((controls.passes(), main.queue().requests), (1, 0));
@@ -167,8 +170,8 @@ async fn what_a_first_ranking_took_is_no_measure_of_the_ones_after_it() {
 }
 
 #[tokio::test]
-async fn a_followed_request_tells_which_model_it_is_for_also_where_that_is_not_there() {
-    let (set, _) = house(&[("legal", LoadWhen::Start), ("other", LoadWhen::Off)], 0);
+async fn the_timeline_names_the_model_also_if_it_is_not_loaded() {
+    let (set, _) = model_set(&[("legal", LoadWhen::Start), ("other", LoadWhen::Off)], 0);
     set.load_start_models().await.unwrap();
     for (asked, model) in [
         (None, Some("main")),
@@ -185,11 +188,11 @@ async fn a_followed_request_tells_which_model_it_is_for_also_where_that_is_not_t
 }
 
 #[tokio::test]
-async fn unloading_waits_for_what_was_accepted_and_takes_nothing_more() {
-    let (set, door) = house(&[("legal", LoadWhen::Off)], 0);
+async fn unloading_waits_for_accepted_requests_and_refuses_new_ones() {
+    let (set, gate) = model_set(&[("legal", LoadWhen::Off)], 0);
     set.load("legal").await.unwrap();
     assert_eq!(set.memory(), (2 * BYTES, 0));
-    let controls = door.controls("legal");
+    let controls = gate.controls("legal");
     controls.hold();
     let accepted = tokio::spawn({
         let set = set.clone();
@@ -214,10 +217,10 @@ async fn unloading_waits_for_what_was_accepted_and_takes_nothing_more() {
 }
 
 #[tokio::test]
-async fn a_model_that_does_not_fit_is_refused_with_the_numbers_and_fits_when_another_has_left() {
-    let (set, door) = house(&[("one", LoadWhen::Off), ("two", LoadWhen::Off)], 2 * BYTES + 100);
-    // Room is taken before the loading begins: two at once are not both let in.
-    door.close();
+async fn a_model_over_the_memory_limit_is_refused_until_another_is_unloaded() {
+    let (set, gate) = model_set(&[("one", LoadWhen::Off), ("two", LoadWhen::Off)], 2 * BYTES + 100);
+    // Memory is reserved before the load begins: two at once are not both accepted.
+    gate.close();
     let first = tokio::spawn({
         let set = set.clone();
         async move { set.load("one").await }
@@ -228,29 +231,29 @@ async fn a_model_that_does_not_fit_is_refused_with_the_numbers_and_fits_when_ano
     let refused = set.load("two").await.unwrap_err();
     let expected = "model: `two` takes 400 bytes; 800 of models.max_memory_bytes = 900 are taken; unload another first";
     assert_eq!(refused.to_string(), expected);
-    door.open();
+    gate.open();
     first.await.unwrap().unwrap();
     set.unload("one").await.unwrap();
     assert_eq!(set.load("two").await.unwrap().state, "loaded");
 }
 
 #[tokio::test]
-async fn a_model_that_cannot_be_loaded_says_why_and_harms_nobody() {
-    let (set, door) = house(&[("legal", LoadWhen::OnDemand)], 0);
-    *door.broken.lock().unwrap() = Some("the weights are broken");
+async fn a_model_that_cannot_be_loaded_reports_its_error_and_others_are_served() {
+    let (set, gate) = model_set(&[("legal", LoadWhen::OnDemand)], 0);
+    *gate.broken.lock().unwrap() = Some("the weights are broken");
     let failed = set.load("legal").await.unwrap_err();
     assert_eq!(failed.to_string(), "model: `legal` cannot be loaded: the weights are broken");
     assert_eq!(state(&set, "legal"), "failed");
     assert_unavailable(&ask(&set, Some("legal")).await, "could not be loaded");
     assert_eq!(ask(&set, None).await.unwrap(), "main");
     assert!(set.ready().is_ok());
-    *door.broken.lock().unwrap() = None;
+    *gate.broken.lock().unwrap() = None;
     assert_eq!(set.load("legal").await.unwrap().state, "loaded", "an administrator may try again");
 }
 
 #[tokio::test]
-async fn the_default_model_stays_and_unknown_names_are_refused() {
-    let (set, _) = house(&[("legal", LoadWhen::Off)], 0);
+async fn the_default_model_cannot_be_unloaded_and_unknown_names_are_refused() {
+    let (set, _) = model_set(&[("legal", LoadWhen::Off)], 0);
     assert!(matches!(set.unload("main").await, Err(ModelError::Default { .. })));
     assert!(matches!(set.load("main").await, Err(ModelError::Default { .. })));
     let unknown = set.unload("nobody").await.unwrap_err();
@@ -259,23 +262,23 @@ async fn the_default_model_stays_and_unknown_names_are_refused() {
 }
 
 #[tokio::test]
-async fn a_device_that_one_model_loses_is_lost_to_all_and_unloading_loses_none() {
-    let (set, door) = house(&[("legal", LoadWhen::Off), ("brief", LoadWhen::Off)], 0);
+async fn a_device_that_one_model_loses_is_lost_for_all_and_unloading_loses_none() {
+    let (set, gate) = model_set(&[("legal", LoadWhen::Off), ("brief", LoadWhen::Off)], 0);
     set.load("brief").await.unwrap();
     set.unload("brief").await.unwrap();
     assert!(set.ready().is_ok());
     set.load("legal").await.unwrap();
-    door.controls("legal").fail_next(RuntimeError::DeviceLost("gone".to_owned()));
+    gate.controls("legal").fail_next(RuntimeError::DeviceLost("gone".to_owned()));
     assert!(matches!(ask(&set, Some("legal")).await, Err(RerankError::DeviceLost(_))));
     assert_eq!(set.lost().await, "gone");
     assert!(matches!(set.ready(), Err(RerankError::DeviceLost(_))));
 }
 
 #[tokio::test]
-async fn leaving_waits_for_every_model() {
-    let (set, door) = house(&[("legal", LoadWhen::Start)], 0);
+async fn draining_waits_for_every_model() {
+    let (set, gate) = model_set(&[("legal", LoadWhen::Start)], 0);
     set.load_start_models().await.unwrap();
-    let controls = door.controls("legal");
+    let controls = gate.controls("legal");
     controls.hold();
     let accepted = tokio::spawn({
         let set = set.clone();
@@ -299,20 +302,20 @@ async fn leaving_waits_for_every_model() {
 }
 
 #[tokio::test]
-async fn a_model_that_is_loaded_while_the_server_leaves_is_not_taken_in() {
-    let (set, door) = house(&[("legal", LoadWhen::OnDemand), ("other", LoadWhen::OnDemand)], 0);
-    door.close();
+async fn a_model_that_loads_while_the_server_drains_is_not_served() {
+    let (set, gate) = model_set(&[("legal", LoadWhen::OnDemand), ("other", LoadWhen::OnDemand)], 0);
+    gate.close();
     assert_unavailable(&ask(&set, Some("legal")).await, "is being loaded");
     set.drain().await;
     assert!(matches!(ask(&set, Some("other")).await, Err(RerankError::Draining)), "nothing more is loaded");
-    door.open();
+    gate.open();
     assert_eq!(set.load("legal").await.unwrap().state, "unloaded");
     assert!(ask(&set, Some("legal")).await.is_err());
 }
 
 #[tokio::test]
-async fn what_changed_while_the_server_ran_holds_for_models_that_come_later() {
-    let (set, _) = house(&[("legal", LoadWhen::Off)], 0);
+async fn models_that_are_loaded_after_a_reload_use_the_policy_in_force() {
+    let (set, _) = model_set(&[("legal", LoadWhen::Off)], 0);
     let mut policy = (*set.default_model().policy()).clone();
     policy.limits.max_documents = 1;
     set.reconfigure(&policy, &set.default_model().schedule());

@@ -125,6 +125,8 @@ pub enum RerankError {
         limit: Duration,
         /// How far the request had come.
         done: Progress,
+        /// Whether the request set the limit, and not the server.
+        is_own: bool,
     },
     /// The server is shutting down.
     #[error("the server is shutting down and takes no new requests")]

@@ -64,11 +64,16 @@ struct State {
     stage: Span,
 }
 
+/// A count for a span. Traces have signed integers only; an unsigned one would become text.
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 impl Submission {
     /// A submission within the current span.
     pub fn new(reservation: &Arc<Reservation>, passes: usize) -> Arc<Self> {
         let parent = Span::current();
-        let stage = tracing::info_span!(parent: &parent, "queue", passes);
+        let stage = tracing::info_span!(parent: &parent, "queue", podium.passes = signed(passes));
         Arc::new(Self {
             reservation: Arc::clone(reservation),
             queued_at: Instant::now(),
@@ -83,7 +88,12 @@ impl Submission {
 
     /// Notes that a batch with `passes` passes of this submission goes to the device.
     pub fn start_forward(&self, batch: &Span, passes: usize, tokens: usize) {
-        let stage = tracing::info_span!(parent: &self.parent, "forward", passes, tokens);
+        let stage = tracing::info_span!(
+            parent: &self.parent,
+            "forward",
+            podium.passes = signed(passes),
+            podium.tokens = signed(tokens)
+        );
         stage.follows_from(batch);
         let mut state = self.state();
         state.waiting_passes = state.waiting_passes.saturating_sub(passes);
@@ -97,7 +107,7 @@ impl Submission {
         state.waiting_passes += failed_passes;
         state.stage = match state.waiting_passes {
             0 => Span::none(),
-            passes => tracing::info_span!(parent: &self.parent, "queue", passes),
+            passes => tracing::info_span!(parent: &self.parent, "queue", podium.passes = signed(passes)),
         };
     }
 

@@ -1,38 +1,38 @@
-//! Prometheus's text format, for the metrics that are counted elsewhere and only written here.
+//! Prometheus's text format, for metrics that the recorder does not hold.
 
 use std::fmt::{Display, Write as _};
 
 use crate::schedule::Distribution;
 
-/// A text that grows by one metric at a time.
+/// Metrics in Prometheus's text format; each call appends one metric.
 pub(super) struct Exposition(String);
 
-/// What tells one series of a metric from its others, as it is written.
+/// The labels of a series, formatted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Labels(String);
 
 impl Labels {
-    pub(super) fn of(pairs: &[(&str, &str)]) -> Self {
+    pub(super) fn new(pairs: &[(&str, &str)]) -> Self {
         let escaped = |value: &str| value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
         let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
         Self(pairs.join(","))
     }
 
-    /// These and one more, in their brackets.
+    /// These labels and one more, in brackets.
     fn with(&self, name: &str, value: impl Display) -> String {
         let comma = if self.0.is_empty() { "" } else { "," };
         format!("{{{}{comma}{name}=\"{value}\"}}", self.0)
     }
 
-    /// These in their brackets; nothing where there are none.
-    fn alone(&self) -> String {
+    /// The labels in brackets; empty if there are none.
+    fn in_brackets(&self) -> String {
         if self.0.is_empty() { String::new() } else { format!("{{{}}}", self.0) }
     }
 }
 
 impl Exposition {
-    /// Goes on where `text` ends.
-    pub(super) const fn after(text: String) -> Self {
+    /// Appends to `text`.
+    pub(super) const fn append_to(text: String) -> Self {
         Self(text)
     }
 
@@ -44,11 +44,11 @@ impl Exposition {
         self.gauges(name, help, [(&Labels::default(), value)]);
     }
 
-    /// A gauge of several series.
+    /// A gauge with several series.
     pub(super) fn gauges<'a>(&mut self, name: &str, help: &str, series: impl IntoIterator<Item = (&'a Labels, f64)>) {
         self.head(name, help, "gauge");
         for (labels, value) in series {
-            self.line(name, &labels.alone(), value);
+            self.line(name, &labels.in_brackets(), value);
         }
     }
 
@@ -56,15 +56,15 @@ impl Exposition {
         self.counters(name, help, [(&Labels::default(), value)]);
     }
 
-    /// A counter of several series.
+    /// A counter with several series.
     pub(super) fn counters<'a>(&mut self, name: &str, help: &str, series: impl IntoIterator<Item = (&'a Labels, f64)>) {
         self.head(name, help, "counter");
         for (labels, value) in series {
-            self.line(name, &labels.alone(), value);
+            self.line(name, &labels.in_brackets(), value);
         }
     }
 
-    /// A histogram of several series.
+    /// A histogram with several series.
     pub(super) fn histograms<'a>(
         &mut self,
         name: &str,
@@ -78,8 +78,8 @@ impl Exposition {
                 self.line(&bucket, &labels.with("le", bound), count);
             }
             self.line(&bucket, &labels.with("le", "+Inf"), values.count());
-            self.line(&format!("{name}_sum"), &labels.alone(), values.sum());
-            self.line(&format!("{name}_count"), &labels.alone(), values.count());
+            self.line(&format!("{name}_sum"), &labels.in_brackets(), values.sum());
+            self.line(&format!("{name}_count"), &labels.in_brackets(), values.count());
         }
         self.0.push('\n');
     }
@@ -99,10 +99,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_says_what_it_is_given_and_ends_no_line() {
-        let odd = Labels::of(&[("model", "C:\\models\n\"mine\"")]);
-        assert_eq!(odd.alone(), r#"{model="C:\\models\n\"mine\""}"#);
+    fn quotes_backslashes_and_line_ends_in_labels_are_escaped() {
+        let odd = Labels::new(&[("model", "C:\\models\n\"mine\"")]);
+        assert_eq!(odd.in_brackets(), r#"{model="C:\\models\n\"mine\""}"#);
         assert_eq!(odd.with("le", 0.5), r#"{model="C:\\models\n\"mine\"",le="0.5"}"#);
-        assert_eq!((Labels::default().alone(), Labels::default().with("le", 1)), (String::new(), r#"{le="1"}"#.into()));
+        assert_eq!(
+            (Labels::default().in_brackets(), Labels::default().with("le", 1)),
+            (String::new(), r#"{le="1"}"#.into())
+        );
     }
 }

@@ -1,8 +1,9 @@
-//! The metrics: names, help and labels in one place.
+//! The metrics: names, help texts and labels.
 //!
-//! The recorder belongs to one [`Telemetry`](super::Telemetry) and is not the process's, so that two servers in one
-//! process (tests have many) do not count each other's requests. What is counted elsewhere (queues and batches by model, the
-//! process) is written behind what it holds: so the series of a model come and go with it.
+//! The recorder belongs to one [`Telemetry`](super::Telemetry) and not to the process, so that two servers
+//! in one process (tests have many) do not count each other's requests. Counts that others keep (queues
+//! and batches of models, the process) are written behind the recorder's own: the series of a model
+//! appear when it is loaded and disappear when it is unloaded.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +14,7 @@ use ::metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use super::exposition::{Exposition, Labels};
-use super::{ModelReport, Outcomes, RequestRecord, process};
+use super::{ModelReport, Outcomes, RequestRecord, RouteKind, process};
 use crate::pipeline::DriftSample;
 use crate::rerank::Mode;
 
@@ -56,7 +57,7 @@ const SHARES: [f64; 20] =
 const LEADS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 const CUT_SHARES: [f64; 8] = [0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0];
 
-/// Histograms that are not of seconds.
+/// Histograms of other things than seconds.
 const BUCKETS: [(&str, &[f64]); 6] = [
     (LIST_LENGTH, &LIST_LENGTHS),
     (DRIFT_RELEVANCE, &SHARES),
@@ -66,16 +67,16 @@ const BUCKETS: [(&str, &[f64]); 6] = [
     (DRIFT_TRUNCATED, &CUT_SHARES),
 ];
 
-/// What this build can use besides the processor.
+/// Backends that this build has besides the CPU.
 const BACKENDS: [(&str, bool); 3] = [
     ("cuda", cfg!(feature = "cuda")),
     ("flash-attn", cfg!(feature = "flash-attn")),
     ("metal", cfg!(feature = "metal")),
 ];
 
-/// Names of keys that are counted one by one. Those in effect are few, but a name that a new keys file brings stays.
-const KEY_NAMES: usize = 500;
-/// What the names beyond that are counted as.
+/// Key names with a series of their own. Few are in effect at a time, but every keys file may add some.
+const MAX_KEY_NAMES: usize = 500;
+/// The label of all further names.
 const OTHER_KEYS: &str = "other";
 
 pub(super) struct Metrics {
@@ -86,7 +87,7 @@ pub(super) struct Metrics {
 
 impl Metrics {
     pub(super) fn new() -> Self {
-        // Only an empty list of buckets is refused, and these are not: the builder is taken as it was then.
+        // Only an empty list of buckets is an error, and none of these is empty.
         let builder = PrometheusBuilder::new().set_buckets(&SECONDS).unwrap_or_default();
         let builder = BUCKETS.iter().fold(builder, |builder, (name, buckets)| {
             builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets).unwrap_or_default()
@@ -101,43 +102,46 @@ impl Metrics {
 
     fn describe(&self) {
         with_local_recorder(&self.recorder, || {
-            describe_counter!(REQUESTS, "Requests answered, by route and status; 499 is a client that left.");
-            describe_counter!(ERRORS, "Requests that failed, by the code in their answer.");
-            describe_counter!(KEY_REQUESTS, "Requests that came with an API key, by its name and their status.");
-            describe_histogram!(DURATION, Unit::Seconds, "From the head of a request to its answer, by route.");
-            describe_histogram!(STAGE, Unit::Seconds, "Parts of a ranking: queue, tokenize, forward.");
-            describe_counter!(RANKINGS, "Rankings made, by the mode that ran.");
-            describe_counter!(SLATES, "Slates (listwise) or documents (pointwise) read, by mode.");
-            describe_counter!(DOCUMENTS, "Documents in the requests that were ranked.");
-            describe_counter!(TOKENS, "Tokens sent through the model.");
-            describe_counter!(TRUNCATED, "Documents of which the end was cut off.");
-            describe_histogram!(LIST_LENGTH, "Documents in one ranked request.");
-            describe_gauge!(
-                READY,
-                "1 while new requests are welcome; 0 while the server shuts down or its device fails."
+            describe_counter!(REQUESTS, "Requests by kind of route, route and status; 499 is a client that left.");
+            describe_counter!(
+                ERRORS,
+                "Failed requests by kind of route and error code; own_deadline_exceeded is a timeout that the request set."
             );
+            describe_counter!(KEY_REQUESTS, "Requests with an API key, by the name of the key and status.");
+            describe_histogram!(DURATION, Unit::Seconds, "From a request's head to its answer, by kind and route.");
+            describe_histogram!(STAGE, Unit::Seconds, "Stages of a ranking: queue, tokenize, forward.");
+            describe_counter!(RANKINGS, "Rankings by mode.");
+            describe_counter!(SLATES, "Slates (listwise) or documents (pointwise) that the model read, by mode.");
+            describe_counter!(DOCUMENTS, "Documents in ranked requests.");
+            describe_counter!(TOKENS, "Tokens sent through the model for ranked requests.");
+            describe_counter!(TRUNCATED, "Documents that were truncated.");
+            describe_histogram!(LIST_LENGTH, "Documents in one ranked request.");
+            describe_gauge!(READY, "1 if the server takes new requests; 0 while it shuts down or its device fails.");
             describe_gauge!(
                 MODEL_MEMORY,
                 Unit::Bytes,
-                "Weights and the most that the prefix cache may hold, by model; 0 where it is not loaded."
+                "Weights and the limit of the prefix cache, by model; 0 if the model is not loaded."
             );
-            describe_gauge!(BUILD, "Always 1; the labels say what was built.");
-            describe_counter!(
-                TRACE_SPANS,
-                "Spans of traces, by whether the receiver took them or nobody will see them."
-            );
+            describe_gauge!(BUILD, "Always 1; the labels describe the build.");
+            describe_counter!(TRACE_SPANS, "Spans of traces that were sent to the receiver, or dropped.");
+        });
+        self.describe_drift();
+    }
+
+    fn describe_drift(&self) {
+        with_local_recorder(&self.recorder, || {
             describe_histogram!(DRIFT_RELEVANCE, "Relevance of each document of the sampled rankings.");
             describe_histogram!(DRIFT_TOP, "Relevance of the best document of a sampled ranking.");
-            describe_histogram!(DRIFT_LEAD, "By how much its relevance is above the second's.");
+            describe_histogram!(DRIFT_LEAD, "Relevance of the best document minus that of the second.");
             describe_histogram!(
                 DRIFT_AGREEMENT,
-                "How far a sampled ranking is the order of another (Kendall's tau, as a share: 1 same, 0 reversed)."
+                "Agreement of a sampled ranking with another order (Kendall's tau as a share: 1 same, 0 reversed)."
             );
-            describe_histogram!(DRIFT_TRUNCATED, "The share of documents that were cut in a sampled ranking.");
+            describe_histogram!(DRIFT_TRUNCATED, "Share of truncated documents in a sampled ranking.");
         });
     }
 
-    /// A counter that is missing until its first event hides that event from `rate()`.
+    /// Creates counters before their first event, which `rate()` would miss otherwise.
     fn start_at_zero(&self) {
         with_local_recorder(&self.recorder, || {
             for name in [DOCUMENTS, TOKENS, TRUNCATED] {
@@ -158,16 +162,20 @@ impl Metrics {
         });
     }
 
-    /// Counts nothing yet of what these routes may answer.
+    /// Creates the counters of these outcomes, and of these error codes for every kind of route.
     pub(super) fn expect(&self, outcomes: &[Outcomes], codes: &[&'static str]) {
         with_local_recorder(&self.recorder, || {
             for Outcomes { route, statuses } in outcomes {
                 for status in statuses {
-                    counter!(REQUESTS, "route" => *route, "status" => status.to_string()).increment(0);
+                    let kind = route.kind.as_str();
+                    let status = status.to_string();
+                    counter!(REQUESTS, "kind" => kind, "route" => route.path, "status" => status).increment(0);
                 }
             }
-            for code in codes {
-                counter!(ERRORS, "code" => *code).increment(0);
+            for kind in RouteKind::ALL {
+                for code in codes {
+                    counter!(ERRORS, "kind" => kind.as_str(), "code" => *code).increment(0);
+                }
             }
         });
     }
@@ -178,10 +186,11 @@ impl Metrics {
             if let Some(key) = request.key {
                 counter!(KEY_REQUESTS, "key" => self.key_label(key), "status" => status.clone()).increment(1);
             }
-            counter!(REQUESTS, "route" => request.route, "status" => status).increment(1);
-            histogram!(DURATION, "route" => request.route).record(request.elapsed);
+            let (kind, route) = (request.route.kind.as_str(), request.route.path);
+            counter!(REQUESTS, "kind" => kind, "route" => route, "status" => status).increment(1);
+            histogram!(DURATION, "kind" => kind, "route" => route).record(request.elapsed);
             if let Some(failure) = request.failure {
-                counter!(ERRORS, "code" => failure.code).increment(1);
+                counter!(ERRORS, "kind" => kind, "code" => failure.code).increment(1);
             }
             let Some(ranking) = request.ranking else { return };
             for (stage, time) in [
@@ -222,10 +231,10 @@ impl Metrics {
         });
     }
 
-    /// The name itself, or `other` for one that is too many.
+    /// The name itself, or `other` once there are too many names.
     fn key_label(&self, name: &str) -> String {
         let mut names = self.key_names.lock().unwrap_or_else(PoisonError::into_inner);
-        if names.contains(name) || (names.len() < KEY_NAMES && names.insert(name.to_owned())) {
+        if names.contains(name) || (names.len() < MAX_KEY_NAMES && names.insert(name.to_owned())) {
             name.to_owned()
         } else {
             OTHER_KEYS.to_owned()
@@ -236,14 +245,14 @@ impl Metrics {
         with_local_recorder(&self.recorder, || gauge!(MODEL_MEMORY, "model" => model.to_owned()).set(bytes as f64));
     }
 
-    /// `traces` are the spans that were sent, and those that were dropped.
-    pub(super) fn render(&self, models: &[ModelReport<'_>], traces: (u64, u64), ready: bool) -> String {
+    /// The exposition. `spans` are the spans that were sent, and those that were dropped.
+    pub(super) fn render(&self, models: &[ModelReport<'_>], spans: (u64, u64), ready: bool) -> String {
         with_local_recorder(&self.recorder, || {
-            counter!(TRACE_SPANS, "outcome" => "sent").absolute(traces.0);
-            counter!(TRACE_SPANS, "outcome" => "dropped").absolute(traces.1);
+            counter!(TRACE_SPANS, "outcome" => "sent").absolute(spans.0);
+            counter!(TRACE_SPANS, "outcome" => "dropped").absolute(spans.1);
             gauge!(READY).set(if ready { 1.0 } else { 0.0 });
         });
-        let mut text = Exposition::after(self.handle.render());
+        let mut text = Exposition::append_to(self.handle.render());
         write_models(&mut text, models);
         process::write(&mut text);
         text.into_text()
@@ -254,38 +263,38 @@ impl Metrics {
     }
 }
 
-/// What is there for as long as its model is.
+/// Writes the series of the models that are in memory.
 fn write_models(text: &mut Exposition, models: &[ModelReport<'_>]) {
     let facts: Vec<Labels> = models.iter().map(ModelReport::labels).collect();
-    text.gauges(MODEL, "Always 1; the labels say what is served.", facts.iter().map(|labels| (labels, 1.0)));
-    let names: Vec<Labels> = models.iter().map(|model| Labels::of(&[("model", model.name)])).collect();
+    text.gauges(MODEL, "Always 1; the labels describe the model.", facts.iter().map(|labels| (labels, 1.0)));
+    let names: Vec<Labels> = models.iter().map(|model| Labels::new(&[("model", model.name)])).collect();
     let all = || names.iter().zip(models);
     let requests = all().map(|(labels, model)| (labels, model.queue.requests as f64));
-    text.gauges(QUEUE_REQUESTS, "Requests accepted and not yet answered.", requests);
+    text.gauges(QUEUE_REQUESTS, "Requests admitted and not yet answered.", requests);
     let passes = all().map(|(labels, model)| (labels, model.queue.waiting_passes as f64));
-    text.gauges(QUEUE_PASSES, "Passes waiting for the device.", passes);
+    text.gauges(QUEUE_PASSES, "Passes that wait for the device.", passes);
     let tokens = all().map(|(labels, model)| (labels, model.queue.waiting_tokens as f64));
-    text.gauges(QUEUE_TOKENS, "Tokens of the passes waiting for the device.", tokens);
+    text.gauges(QUEUE_TOKENS, "Tokens of the passes that wait for the device.", tokens);
     let passes = all().map(|(labels, model)| (labels, &model.batches.passes));
-    text.histograms(BATCH_PASSES, "Passes that went to the device at once.", passes);
+    text.histograms(BATCH_PASSES, "Passes in a batch.", passes);
     let tokens = all().map(|(labels, model)| (labels, &model.batches.tokens));
-    text.histograms(BATCH_TOKENS, "Tokens that went to the device at once.", tokens);
+    text.histograms(BATCH_TOKENS, "Tokens in a batch.", tokens);
     let seconds = all().map(|(labels, model)| (labels, &model.batches.seconds));
-    text.histograms(BATCH_SECONDS, "How long a batch kept the device.", seconds);
+    text.histograms(BATCH_SECONDS, "Time that a batch took on the device.", seconds);
     let looked_up = all().map(|(labels, model)| (labels, model.batches.prefixes.looked_up_tokens as f64));
-    text.counters(PREFIX_LOOKED_UP, "Tokens at the beginning of passes that were looked for.", looked_up);
+    text.counters(PREFIX_LOOKED_UP, "Prefix tokens that were looked up in the prefix cache.", looked_up);
     let found = all().map(|(labels, model)| (labels, model.batches.prefixes.hit_tokens as f64));
-    text.counters(PREFIX_FOUND, "Those of them that were found, and not computed again.", found);
+    text.counters(PREFIX_FOUND, "Prefix tokens that the prefix cache had.", found);
     let evicted = all().map(|(labels, model)| (labels, model.batches.prefixes.evicted_blocks as f64));
-    text.counters(PREFIX_EVICTED, "Blocks of 16 tokens that made room for others.", evicted);
+    text.counters(PREFIX_EVICTED, "Blocks of 16 tokens that the prefix cache evicted.", evicted);
     let bytes = all().map(|(labels, model)| (labels, model.batches.prefixes.bytes as f64));
-    text.gauges(PREFIX_BYTES, "Keys and values kept of the beginning of passes.", bytes);
+    text.gauges(PREFIX_BYTES, "Size of the keys and values in the prefix cache.", bytes);
 }
 
 impl ModelReport<'_> {
-    /// What the model is.
+    /// The labels of `podium_model_info`.
     fn labels(&self) -> Labels {
-        Labels::of(&[
+        Labels::new(&[
             ("version", env!("CARGO_PKG_VERSION")),
             ("model", self.name),
             ("family", self.family),
@@ -300,30 +309,33 @@ impl ModelReport<'_> {
 mod tests {
     use std::time::Duration;
 
+    use tracing::Span;
+
     use super::*;
     use crate::context::RequestTimeline;
+    use crate::telemetry::Route;
 
     #[test]
-    fn names_that_keep_changing_do_not_make_series_without_end() {
+    fn key_names_beyond_the_limit_share_one_series() {
         let metrics = Metrics::new();
-        let names: Vec<String> = (0..KEY_NAMES + 20).map(|number| format!("key-{number}")).collect();
+        let names: Vec<String> = (0..MAX_KEY_NAMES + 20).map(|number| format!("key-{number}")).collect();
         for name in names.iter().chain(&names[..3]) {
             metrics.record(&RequestRecord {
                 id: "id",
                 key: Some(name),
                 method: "POST",
-                route: "/v1/rerank",
+                route: Route::rank("/v1/rerank"),
                 status: 200,
                 elapsed: Duration::ZERO,
                 ranking: None,
                 failure: None,
-                timeline: &RequestTimeline::new(tracing::Span::none()),
-                trace: None,
+                timeline: &RequestTimeline::new(Span::none()),
+                span: &Span::none(),
             });
         }
         let text = metrics.render(&[], (0, 0), true);
         let series: Vec<&str> = text.lines().filter(|line| line.starts_with("podium_key_requests_total{")).collect();
-        assert_eq!(series.len(), KEY_NAMES + 1);
+        assert_eq!(series.len(), MAX_KEY_NAMES + 1);
         assert!(series.contains(&r#"podium_key_requests_total{key="key-0",status="200"} 2"#));
         assert!(series.contains(&r#"podium_key_requests_total{key="other",status="200"} 20"#));
     }

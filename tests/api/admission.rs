@@ -183,7 +183,7 @@ async fn a_disconnect_removes_a_waiting_request_from_the_queue_immediately() {
     ] {
         server.until_metrics_say(line).await;
     }
-    server.until_metrics_say(r#"podium_requests_total{route="/v1/rerank",status="499"} 1"#).await;
+    server.until_metrics_say(r#"podium_requests_total{kind="rank",route="/v1/rerank",status="499"} 1"#).await;
     server.controls.release();
     assert_eq!(running.await.unwrap().status, 200);
     assert_eq!(server.controls.passes(), 1);
@@ -204,7 +204,9 @@ async fn a_deadline_in_the_queue_is_504_and_takes_no_device_time() {
     for line in [
         r#"podium_queue_passes{model="podium-nano"} 0"#,
         r#"podium_queue_requests{model="podium-nano"} 1"#,
-        r#"podium_requests_total{route="/v1/rerank",status="504"} 2"#,
+        r#"podium_requests_total{kind="rank",route="/v1/rerank",status="504"} 2"#,
+        r#"podium_errors_total{kind="rank",code="own_deadline_exceeded"} 2"#,
+        r#"podium_errors_total{kind="rank",code="deadline_exceeded"} 0"#,
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }

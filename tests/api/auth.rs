@@ -46,7 +46,7 @@ async fn rerank_as(server: &Server, key: &str) -> Answer {
 }
 
 /// Limit, remaining, reset.
-fn standing(answer: &Answer) -> [&str; 3] {
+fn rate_limit_headers(answer: &Answer) -> [&str; 3] {
     ["limit", "remaining", "reset"].map(|what| {
         answer.header(match what {
             "limit" => "x-ratelimit-limit-requests",
@@ -57,12 +57,12 @@ fn standing(answer: &Answer) -> [&str; 3] {
 }
 
 #[tokio::test]
-async fn without_keys_everyone_may_ask() {
+async fn without_keys_every_request_is_accepted() {
     let server = Server::start().await;
     assert_eq!(server.rerank(&body()).await.status, 200);
     let answer = rerank_as(&server, "whatever").await;
     assert_eq!(answer.status, 200);
-    assert_eq!(standing(&answer), [""; 3]);
+    assert_eq!(rate_limit_headers(&answer), [""; 3]);
 }
 
 #[tokio::test]
@@ -85,25 +85,26 @@ async fn a_request_needs_one_of_the_keys_in_one_of_three_headers() {
 }
 
 #[tokio::test]
-async fn what_says_how_the_server_is_needs_no_key() {
+async fn status_routes_need_no_key_and_the_path_decides_the_body_of_a_401() {
     let (server, _file) = start("key-number-1\n").await;
     for path in ["/", "/health", "/ready", "/metrics"] {
         assert_eq!(server.get(path).await.status, 200, "{path}");
     }
     let ranks = server.post("/", &serde_json::json!({"query": "q", "texts": ["a"]})).await;
     assert_eq!((ranks.status, ranks.json()["error_type"].as_str()), (401, Some("Unauthorized")));
+    // The fields of a body are not read before its key is known.
     let voyage = serde_json::json!({"query": "q", "documents": ["a"], "top_k": null, "truncation": true});
-    assert_eq!(server.post("/v1/rerank", &voyage).await.json(), serde_json::json!({"detail": MISSING}));
+    server.post("/v1/rerank", &voyage).await.assert_failure(401, "missing_api_key", None, MISSING);
     assert_eq!(server.get("/v1/cluster/auth").await.json()["auth"], true);
     assert_eq!(server.get("/nowhere").await.status, 404);
     server.get("/v1/models").await.assert_failure(401, "missing_api_key", None, MISSING);
-    assert_eq!(server.get("/v1/rerank").await.status, 401, "the method is looked at after the key");
+    assert_eq!(server.get("/v1/rerank").await.status, 401, "the key is checked before the method");
     let models = server.request(Method::GET, "/v1/models").header("x-api-key", "key-number-1");
     assert_eq!(Answer::of(models).await.status, 200);
 }
 
 #[tokio::test]
-async fn metrics_can_be_kept_behind_a_key() {
+async fn metrics_can_require_a_key() {
     let (server, _file) = start_with("key-number-1\n", |settings| {
         settings.auth.protect_metrics = true;
     })
@@ -113,9 +114,9 @@ async fn metrics_can_be_kept_behind_a_key() {
     assert_eq!(Answer::of(scrape).await.status, 200);
 }
 
-/// Neither the head's promise nor the first bytes of a body that never ends hold the answer up.
+/// A body that never ends does not delay the response.
 #[tokio::test]
-async fn the_body_of_a_request_without_a_key_is_not_waited_for() {
+async fn a_request_without_a_key_is_rejected_before_its_body_arrives() {
     let (server, _file) = start("key-number-1\n").await;
     for length in ["content-length: 1000000", "transfer-encoding: chunked", "content-length: 9000000000000"] {
         let mut stream = TcpStream::connect(&server.address).await.unwrap();
@@ -128,9 +129,9 @@ async fn the_body_of_a_request_without_a_key_is_not_waited_for() {
     }
 }
 
-/// As many HTTP libraries do it: everything is sent before anything is read.
+/// Many HTTP libraries send the whole request before they read.
 #[tokio::test]
-async fn a_client_that_sends_its_whole_body_first_still_gets_its_answer() {
+async fn a_client_that_sends_its_whole_body_first_gets_its_response() {
     let (server, _file) = start("key-number-1 requests_per_minute=1\n").await;
     assert_eq!(rerank_as(&server, "key-number-1").await.status, 200);
     let body = vec![b' '; 4_000_000];
@@ -147,16 +148,16 @@ async fn a_client_that_sends_its_whole_body_first_still_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn a_key_that_has_used_up_its_limit_is_told_when_to_come_back() {
+async fn a_key_over_its_limit_gets_429_with_retry_after() {
     let (server, _file) = start("key-number-1 requests_per_minute=2\nkey-number-2\n").await;
     let first = rerank_as(&server, "key-number-1").await;
-    assert_eq!((first.status, &standing(&first)[..2]), (200, &["2", "1"][..]));
-    let reset = standing(&first)[2];
+    assert_eq!((first.status, &rate_limit_headers(&first)[..2]), (200, &["2", "1"][..]));
+    let reset = rate_limit_headers(&first)[2];
     assert!(reset == "30s" || reset.starts_with("29."), "{reset}");
     // A request that fails counts as well.
     let failed =
         Answer::of(server.request(Method::POST, "/v1/rerank").bearer_auth("key-number-1").json(&json!({}))).await;
-    assert_eq!((failed.status, &standing(&failed)[..2]), (422, &["2", "0"][..]));
+    assert_eq!((failed.status, &rate_limit_headers(&failed)[..2]), (422, &["2", "0"][..]));
 
     for _again in 0..3 {
         let refused = rerank_as(&server, "key-number-1").await;
@@ -164,40 +165,40 @@ async fn a_key_that_has_used_up_its_limit_is_told_when_to_come_back() {
         assert!((25..=30).contains(&wait.parse::<u64>().unwrap()), "{wait}");
         let message = format!("this key's limit of 2 requests per minute is used up; try again in {wait} s");
         refused.assert_failure(429, "rate_limit_exceeded", None, &message);
-        assert_eq!(standing(&refused)[..2], ["2", "0"]);
+        assert_eq!(rate_limit_headers(&refused)[..2], ["2", "0"]);
     }
     let other = rerank_as(&server, "key-number-2").await;
     assert_eq!(other.status, 200, "one key's limit is not another's");
-    assert_eq!(standing(&other), [""; 3], "no limit, no headers");
+    assert_eq!(rate_limit_headers(&other), [""; 3], "no limit, no headers");
 }
 
 #[tokio::test]
-async fn the_default_limit_is_for_keys_without_their_own() {
+async fn the_default_limit_applies_to_keys_without_their_own() {
     let (server, _file) = start_with("key-number-1\nkey-number-2 requests_per_minute=0\n", |settings| {
         settings.auth.requests_per_minute = 7;
     })
     .await;
-    assert_eq!(standing(&rerank_as(&server, "key-number-1").await)[..2], ["7", "6"]);
-    assert_eq!(standing(&rerank_as(&server, "key-number-2").await), [""; 3]);
+    assert_eq!(rate_limit_headers(&rerank_as(&server, "key-number-1").await)[..2], ["7", "6"]);
+    assert_eq!(rate_limit_headers(&rerank_as(&server, "key-number-2").await), [""; 3]);
 }
 
 #[tokio::test]
-async fn keys_change_while_the_server_runs_and_a_bad_file_changes_nothing() {
+async fn keys_change_while_the_server_runs_and_an_invalid_file_changes_nothing() {
     let (server, file) = start("key-number-1 requests_per_minute=2\n").await;
     assert_eq!(rerank_as(&server, "key-number-1").await.status, 200);
     write(&file, "key-number-2\nkey-number-1 requests_per_minute=2\n");
-    assert_eq!(server.authenticator.reload().unwrap(), Reloaded::Keys(2));
+    assert_eq!(server.authenticator.reload(None).unwrap(), Reloaded::Keys(2));
     assert_eq!(rerank_as(&server, "key-number-2").await.status, 200);
-    assert_eq!(standing(&rerank_as(&server, "key-number-1").await)[1], "0", "what was used stays used");
+    assert_eq!(rate_limit_headers(&rerank_as(&server, "key-number-1").await)[1], "0", "what was used stays used");
 
     write(&file, "key-number-3\nshort\n");
-    let problem = server.authenticator.reload().unwrap_err().to_string();
+    let problem = server.authenticator.reload(None).unwrap_err().to_string();
     assert!(problem.ends_with(" line 2: a key must have 8 to 1024 characters, not 5"), "{problem}");
     assert_eq!(rerank_as(&server, "key-number-2").await.status, 200);
     assert_eq!(rerank_as(&server, "key-number-3").await.status, 401);
 
     write(&file, "key-number-3\n");
-    assert_eq!(server.authenticator.reload().unwrap(), Reloaded::Keys(1));
+    assert_eq!(server.authenticator.reload(None).unwrap(), Reloaded::Keys(1));
     assert_eq!(rerank_as(&server, "key-number-2").await.status, 401);
     assert_eq!(rerank_as(&server, "key-number-3").await.status, 200);
 }
@@ -218,7 +219,7 @@ async fn requests_are_counted_by_the_name_of_their_key() {
 }
 
 #[tokio::test]
-async fn a_page_of_a_listed_origin_may_call() {
+async fn a_page_of_a_listed_origin_can_call() {
     let (server, _file) = start_with("key-number-1 requests_per_minute=9\n", |settings| {
         settings.server.cors_origins = "https://a.example, http://b.example:81".to_owned();
     })
@@ -258,7 +259,7 @@ async fn a_page_of_a_listed_origin_may_call() {
 }
 
 #[tokio::test]
-async fn a_star_lets_every_page_call_and_nothing_lets_none() {
+async fn a_star_allows_every_origin_and_an_empty_setting_none() {
     let server = Server::start_with(|settings| "*".clone_into(&mut settings.server.cors_origins)).await;
     let answer = Answer::of(rerank(&server).header("origin", "https://any.example")).await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, "*"));

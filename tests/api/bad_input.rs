@@ -1,4 +1,4 @@
-//! Every bad input: its status, its code, the field at fault and the whole body.
+//! Every kind of invalid request: status, code, the field at fault and the whole body.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Server};
 
-/// A good request with one field replaced (or, by `null`, left to its default).
+/// A valid request with one field replaced. `null` leaves the field at its default.
 fn with(field: &str, value: Value) -> Value {
     let mut body = json!({"query": "q", "documents": ["one", "two"]});
     body[field] = value;
@@ -44,7 +44,7 @@ async fn invalid_utf8_is_400() {
 }
 
 #[tokio::test]
-async fn nesting_without_end_is_400_and_hurts_nobody() {
+async fn endless_nesting_is_400_and_the_server_goes_on() {
     let server = Server::start().await;
     let deep = format!("{{\"query\": \"q\", \"x\": {}{}}}", "[".repeat(1_000_000), "]".repeat(1_000_000));
     let message = "the body is not valid JSON: recursion limit exceeded at line 1 column 147";
@@ -53,7 +53,7 @@ async fn nesting_without_end_is_400_and_hurts_nobody() {
 }
 
 #[tokio::test]
-async fn json_that_is_no_object_is_422() {
+async fn json_that_is_not_an_object_is_422() {
     let server = Server::start().await;
     for (body, found) in [
         ("[]", "an array of 0 items"),
@@ -69,7 +69,7 @@ async fn json_that_is_no_object_is_422() {
 }
 
 #[tokio::test]
-async fn a_field_of_the_wrong_shape_is_422_and_named() {
+async fn a_field_of_the_wrong_type_is_422_and_named() {
     let server = Server::start().await;
     for (body, param, problem) in [
         (json!({"documents": ["a"]}), "query", "this field is required"),
@@ -127,7 +127,7 @@ async fn a_field_given_twice_is_422() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_ranked_is_422_and_named() {
+async fn a_value_out_of_range_is_422_and_its_field_is_named() {
     let server = Server::start_with(|settings| settings.limits.max_documents = 3).await;
     for (body, code, param) in [
         (with("query", json!("")), "invalid_value", "query"),
@@ -145,7 +145,7 @@ async fn what_cannot_be_ranked_is_422_and_named() {
 }
 
 #[tokio::test]
-async fn a_text_that_is_too_long_is_422_where_it_may_not_be_cut() {
+async fn a_text_that_is_too_long_is_422_if_truncation_is_off() {
     let server = Server::start().await;
     let mut body = with("documents", json!(["short", "word ".repeat(50)]));
     body["max_tokens_per_doc"] = json!(10);
@@ -177,7 +177,7 @@ async fn control_tokens_in_a_text_are_text() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_claim_to_be_json_is_415() {
+async fn a_body_that_is_not_declared_as_json_is_415() {
     let server = Server::start().await;
     let body = with("query", json!("q")).to_string();
     for (content_type, found) in [
@@ -209,7 +209,7 @@ async fn a_compressed_body_is_415() {
 }
 
 #[tokio::test]
-async fn a_body_over_the_limit_is_413_whether_it_says_so_or_not() {
+async fn a_body_over_the_limit_is_413_with_and_without_content_length() {
     let server = Server::start_with(|settings| settings.server.max_body_bytes = 2048).await;
     let body = with("query", json!("q".repeat(3000))).to_string();
     let message = "the body is over the limit of 2048 bytes";
@@ -263,7 +263,7 @@ async fn a_body_that_never_ends_is_408() {
 }
 
 #[tokio::test]
-async fn a_head_that_never_ends_is_hung_up_on() {
+async fn a_connection_whose_headers_never_end_is_closed() {
     let server = Server::start_with(|settings| settings.server.header_timeout_seconds = 1).await;
     let answer = tokio::task::spawn_blocking({
         let address = server.address.clone();
@@ -281,7 +281,7 @@ async fn a_head_that_never_ends_is_hung_up_on() {
 }
 
 #[tokio::test]
-async fn a_route_that_is_not_there_is_404() {
+async fn an_unknown_route_is_404() {
     let server = Server::start().await;
     for (method, path) in [(Method::GET, "/v1/embeddings"), (Method::POST, "/v1/rerank/"), (Method::DELETE, "/x%22")] {
         let message = format!("there is no route {path:?}; GET / lists the routes");
@@ -291,7 +291,7 @@ async fn a_route_that_is_not_there_is_404() {
 }
 
 #[tokio::test]
-async fn a_method_that_is_not_allowed_is_405_and_says_what_is() {
+async fn a_method_that_is_not_allowed_is_405_with_an_allow_header() {
     let server = Server::start().await;
     for (method, path, allow) in [
         (Method::GET, "/v1/rerank", "POST"),
@@ -307,7 +307,7 @@ async fn a_method_that_is_not_allowed_is_405_and_says_what_is() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_twice_the_limit_still_reads_its_413() {
+async fn a_client_that_sends_twice_the_limit_can_read_the_413() {
     let server = Server::start().await;
     let large = with("query", json!("q".repeat(40_000_000))).to_string();
     for _ in 0..3 {
@@ -317,7 +317,7 @@ async fn a_client_that_sends_twice_the_limit_still_reads_its_413() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_first_is_told_before_it_sends() {
+async fn a_client_that_expects_100_continue_gets_413_before_it_sends() {
     let server = Server::start().await;
     let answer = tokio::task::spawn_blocking({
         let address = server.address.clone();

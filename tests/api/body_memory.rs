@@ -40,7 +40,7 @@ async fn send_and_read_nothing(server: &Server) -> std::net::TcpStream {
 async fn returned_documents_hold_their_memory_until_the_client_has_read_them() {
     let server = Server::start_with(|settings| settings.server.max_parsing_bytes = MEMORY_BYTES).await;
     let mut slow = send_and_read_nothing(&server).await;
-    server.until_metrics_say("podium_requests_total{route=\"/v1/rerank\",status=\"200\"} 1").await;
+    server.until_metrics_say("podium_requests_total{kind=\"rank\",route=\"/v1/rerank\",status=\"200\"} 1").await;
 
     let refused = server.rerank(&echoing_body()).await;
     assert_eq!(refused.status, 429, "{}", &refused.text[..refused.text.len().min(200)]);

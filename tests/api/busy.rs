@@ -48,7 +48,7 @@ async fn a_disconnect_is_499_and_the_request_counts_until_the_device_has_finishe
     let request = server.rerank_later(&body());
     server.controls.held(1).await;
     request.abort();
-    server.until_metrics_say(r#"podium_requests_total{route="/v1/rerank",status="499"} 1"#).await;
+    server.until_metrics_say(r#"podium_requests_total{kind="rank",route="/v1/rerank",status="499"} 1"#).await;
     server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 1"#).await;
     server.controls.release();
     server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 0"#).await;

@@ -1,4 +1,4 @@
-//! The program itself: exit codes, and what goes to which stream.
+//! The `podium` program: exit codes, messages, and which stream they go to.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn check_prints_what_is_in_effect_and_why() {
+fn check_prints_every_setting_with_its_source() {
     let output = podium(&["check", "--no-model", "--device", "cpu"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let printed = text(&output.stdout);
@@ -30,7 +30,7 @@ fn check_prints_what_is_in_effect_and_why() {
 }
 
 #[test]
-fn a_wrong_setting_is_named_once_and_exits_with_2() {
+fn an_invalid_setting_is_reported_once_and_exits_with_2() {
     let output = podium(&["serve", "--listen", "nowhere"]);
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(text(&output.stdout), "");
@@ -41,7 +41,7 @@ fn a_wrong_setting_is_named_once_and_exits_with_2() {
 }
 
 #[test]
-fn a_configuration_file_that_is_not_there_exits_with_2() {
+fn a_missing_configuration_file_exits_with_2() {
     let output = podium(&["check", "--config", "/no/such/podium.toml"]);
     assert_eq!(output.status.code(), Some(2));
     let printed = text(&output.stderr);
@@ -61,7 +61,7 @@ fn an_unknown_flag_exits_with_2_and_help_with_0() {
 }
 
 #[test]
-fn what_a_setting_names_is_looked_for_by_check_and_serve_alike() {
+fn check_and_serve_both_refuse_a_setting_that_names_something_missing() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("mine.toml"), "name = 3").unwrap();
     let folder = folder.path().display().to_string();
@@ -101,7 +101,7 @@ fn what_a_setting_names_is_looked_for_by_check_and_serve_alike() {
 }
 
 #[test]
-fn a_folder_of_families_is_read_and_one_of_them_can_be_served() {
+fn a_family_from_a_folder_can_be_served() {
     let folder = tempfile::tempdir().unwrap();
     for file in ["podium-nano.toml", "podium-nano.jinja"] {
         let built_in = concat!(env!("CARGO_MANIFEST_DIR"), "/prompts/").to_owned() + file;
@@ -118,35 +118,40 @@ fn a_folder_of_families_is_read_and_one_of_them_can_be_served() {
 }
 
 #[test]
-fn a_variable_that_is_nearly_one_of_podiums_stops_server_and_check_and_any_other_is_warned_of() {
-    let run = |command: &[&str], name: &str| {
+fn a_misspelt_variable_is_refused_and_another_unknown_one_is_warned_of() {
+    let run = |command: &[&str], name: &str, value: &str| {
         let mut podium = Command::new(env!("CARGO_BIN_EXE_podium"));
-        podium.args(command).env_clear().env(name, "12345678").output().unwrap()
+        podium.args(command).env_clear().env(name, value).output().unwrap()
     };
     for command in [&["serve", "--listen", "127.0.0.1:0"][..], &["check", "--no-model"]] {
-        let output = run(command, "PODIUM_API_KEY");
-        assert_eq!(output.status.code(), Some(2));
-        let problem = "error: the environment variable PODIUM_API_KEY is not read; did you mean PODIUM_API_KEYS?\n";
-        assert_eq!(text(&output.stderr), problem);
+        for (name, value, meant) in [
+            ("PODIUM_API_KEY", "12345678", "PODIUM_API_KEYS"),
+            ("PODIUM_PORT", "9000", "PODIUM__SERVER__LISTEN"),
+            ("PODIUM_MODEL", "a/b", "PODIUM__MODEL__SOURCE"),
+        ] {
+            let output = run(command, name, value);
+            let problem = format!("error: unknown environment variable {name}; did you mean {meant}?\n");
+            assert_eq!((output.status.code(), text(&output.stderr)), (Some(2), problem));
+        }
     }
     for (name, warned) in [("PODIUM_ZEBRA", true), ("PODIUM_PORT_8080_TCP_ADDR", false), ("PODIUM_SERVICE_HOST", false)]
     {
-        let output = run(&["check", "--no-model"], name);
+        let output = run(&["check", "--no-model"], name, "tcp://10.0.0.7:8080");
         assert_eq!(output.status.code(), Some(0), "{name}");
-        assert_eq!(text(&output.stderr).contains("an environment variable that is not read"), warned, "{name}");
+        assert_eq!(text(&output.stderr).contains("unknown environment variable"), warned, "{name}");
     }
 }
 
 #[test]
-fn a_query_that_is_missing_exits_with_2() {
+fn a_missing_query_exits_with_2() {
     let output = podium(&["rerank", "-d", "one"]);
     assert_eq!(output.status.code(), Some(2));
-    assert_eq!(text(&output.stderr), "error: no query: give one with -q\n");
+    assert_eq!(text(&output.stderr), "error: no query; give one with -q TEXT\n");
 }
 
 #[cfg(unix)]
 #[test]
-fn a_server_takes_requests_until_sigterm_and_logs_none_of_their_words() {
+fn a_server_runs_until_sigterm_and_logs_no_text_of_its_requests() {
     let mut server = Command::new(env!("CARGO_BIN_EXE_podium"))
         .args(["serve", "--listen", "127.0.0.1:0", "--device", "cpu"])
         .env("PODIUM__TELEMETRY__LOG_LEVEL", "trace")
@@ -182,7 +187,7 @@ fn a_server_takes_requests_until_sigterm_and_logs_none_of_their_words() {
     log.read_to_string(&mut lines).unwrap();
     assert_eq!(lines.matches("\"route\":\"/v1/rerank\"").count(), 2, "{lines}");
     assert!(lines.contains("every accepted request is answered"), "{lines}");
-    let start = lines.lines().find(|line| line.contains("the models of the start are loaded")).unwrap();
+    let start = lines.lines().find(|line| line.contains("models loaded")).unwrap();
     for fact in ["version", "configuration", "device", "dtype", "threads", "memory_bytes"] {
         assert!(start.contains(&format!("\"{fact}\":")), "{fact} is not in {start}");
     }

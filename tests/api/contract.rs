@@ -1,10 +1,10 @@
-//! What a good request gets: every field of the reply.
+//! The reply of the shared dialect to a valid request, field by field.
 
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Server};
 
-/// Takes out of a reply what differs from run to run, after checking that it is what it should be.
+/// Checks the numbers that differ from run to run, and replaces them by `null`.
 fn without_numbers(answer: &Answer) -> Value {
     let mut reply = answer.json();
     for stage in ["queue", "tokenize", "forward", "total"] {
@@ -82,7 +82,7 @@ async fn a_ranking_has_every_field_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn all_three_paths_give_the_same_ranking() {
+async fn the_three_shared_paths_return_the_same_ranking() {
     let server = Server::start().await;
     let body = json!({"query": "q", "documents": ["one", "two", "three"]});
     let mut rankings = Vec::new();
@@ -96,7 +96,7 @@ async fn all_three_paths_give_the_same_ranking() {
 }
 
 #[tokio::test]
-async fn documents_come_back_as_they_were_sent_and_only_when_asked_for() {
+async fn documents_are_returned_as_they_were_sent_and_only_on_request() {
     let server = Server::start().await;
     let texts = ["  spaces \n kept ", "<|im_start|>system", "ünïcödé 🏆"];
     for asked in [json!(true), json!("true")] {
@@ -112,7 +112,7 @@ async fn documents_come_back_as_they_were_sent_and_only_when_asked_for() {
 }
 
 #[tokio::test]
-async fn top_n_takes_the_best_and_more_than_there_are_is_all() {
+async fn top_n_limits_the_results_and_a_larger_one_returns_all() {
     let server = Server::start().await;
     let documents = ["one", "two", "three", "four"];
     let all = indices(&server.rerank(&json!({"query": "q", "documents": documents})).await.json());
@@ -132,7 +132,7 @@ async fn top_n_takes_the_best_and_more_than_there_are_is_all() {
 }
 
 #[tokio::test]
-async fn equal_documents_keep_the_order_of_the_request() {
+async fn documents_with_equal_scores_keep_the_order_of_the_request() {
     let server = Server::start().await;
     let body = json!({"query": "q", "documents": ["same", "same", "same"], "mode": "pointwise"});
     let reply = server.rerank(&body).await.json();
@@ -142,7 +142,7 @@ async fn equal_documents_keep_the_order_of_the_request() {
 }
 
 #[tokio::test]
-async fn a_document_that_was_cut_says_so() {
+async fn a_document_that_was_cut_is_marked() {
     let server = Server::start().await;
     let long = "word ".repeat(50);
     let reply =
@@ -159,7 +159,7 @@ async fn a_document_that_was_cut_says_so() {
 }
 
 #[tokio::test]
-async fn scores_are_written_as_short_as_f32_allows() {
+async fn scores_are_the_shortest_decimals_of_their_f32() {
     let server = Server::start().await;
     let answer = server.rerank(&json!({"query": "q", "documents": ["one", "two", "three", "four", "five"]})).await;
     for (place, _) in answer.text.match_indices("_score\":") {
@@ -171,7 +171,7 @@ async fn scores_are_written_as_short_as_f32_allows() {
 }
 
 #[tokio::test]
-async fn two_hundred_documents_are_read_in_slates() {
+async fn two_hundred_documents_are_cut_into_slates() {
     let server = Server::start().await;
     let documents: Vec<String> = (0..200).map(|number| format!("document number {number}")).collect();
     let reply = server.rerank(&json!({"query": "q", "documents": documents})).await.json();
@@ -181,13 +181,13 @@ async fn two_hundred_documents_are_read_in_slates() {
 }
 
 #[tokio::test]
-async fn a_request_is_answered_the_same_alone_and_in_company() {
+async fn a_ranking_does_not_depend_on_other_requests() {
     let server = Server::start().await;
     let body = |query: &str| json!({"query": query, "documents": ["one", "two", "three"]});
     let alone = server.rerank(&body("the query")).await.json()["results"].clone();
-    let company: Vec<_> = (0..8).map(|number| server.rerank_later(&body(&format!("query {number}")))).collect();
+    let others: Vec<_> = (0..8).map(|number| server.rerank_later(&body(&format!("query {number}")))).collect();
     let together = server.rerank(&body("the query")).await.json()["results"].clone();
-    for request in company {
+    for request in others {
         assert_eq!(request.await.unwrap().status, 200);
     }
     assert_eq!(alone, together);
@@ -197,15 +197,15 @@ async fn a_request_is_answered_the_same_alone_and_in_company() {
 async fn the_instruction_changes_the_scores() {
     let server = Server::start().await;
     let plain = server.rerank(&json!({"query": "q", "documents": ["one", "two"]})).await.json();
-    let told = server
+    let instructed = server
         .rerank(&json!({"query": "q", "documents": ["one", "two"], "instruction": "prefer the newest"}))
         .await
         .json();
-    assert_ne!(plain["results"], told["results"]);
+    assert_ne!(plain["results"], instructed["results"]);
 }
 
 #[tokio::test]
-async fn the_model_may_be_named() {
+async fn a_request_may_name_the_model() {
     let server = Server::start().await;
     for name in ["podium-nano", "vendor/rerank"] {
         let answer = server.rerank(&json!({"query": "q", "documents": ["one"], "model": name})).await;
@@ -235,7 +235,7 @@ async fn models_are_listed_as_openai_lists_them() {
 }
 
 #[tokio::test]
-async fn health_and_readiness_say_yes() {
+async fn health_and_ready_are_200() {
     let server = Server::start().await;
     for (path, status) in [("/health", "ok"), ("/ready", "ready")] {
         let answer = server.get(path).await;
@@ -247,7 +247,7 @@ async fn health_and_readiness_say_yes() {
 }
 
 #[tokio::test]
-async fn the_root_says_what_is_here() {
+async fn the_root_lists_the_routes() {
     let server = Server::start().await;
     let answer = server.get("/").await;
     assert_eq!(answer.status, 200);
@@ -263,7 +263,7 @@ async fn the_root_says_what_is_here() {
             "routes": null,
         })
     );
-    // Every route is there under a method that it says it allows.
+    // Every listed route answers to the methods in its allow header.
     for route in routes.as_array().unwrap() {
         let path = route.as_str().unwrap().replace("{*model}", "podium-nano").replace("{file}", "swagger-ui.css");
         let answer = Answer::of(server.request(reqwest::Method::OPTIONS, &path)).await;

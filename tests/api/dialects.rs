@@ -1,4 +1,4 @@
-//! Every dialect: the same ranking, in the shape that its clients read, and its failures in theirs.
+//! Every dialect: the same ranking and the same errors, in the form that its clients expect.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use crate::support::{Answer, Server};
 
 const TEXTS: [&str; 3] = ["one", "two", "three"];
 
-/// Indices and scores of the shared dialect: what every other one has to agree with.
+/// Indices and scores of the shared dialect, for comparison with the others.
 async fn reference(server: &Server, score: &str) -> Vec<(u64, Value)> {
     let reply = server.rerank(&json!({"query": "q", "documents": TEXTS})).await.json();
     pairs(&reply["results"], score)
@@ -16,7 +16,7 @@ fn pairs(rows: &Value, score: &str) -> Vec<(u64, Value)> {
     rows.as_array().unwrap().iter().map(|row| (row["index"].as_u64().unwrap(), row[score].clone())).collect()
 }
 
-/// The texts of the rows' documents, by what holds them.
+/// The text of each row at a JSON pointer.
 fn texts(rows: &Value, pointer: &str) -> Vec<String> {
     let text = |row: &Value| row.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     rows.as_array().unwrap().iter().map(text).collect()
@@ -35,7 +35,7 @@ async fn ok(server: &Server, path: &str, body: &Value) -> Answer {
 }
 
 #[tokio::test]
-async fn tei_gets_a_bare_array_and_its_headers() {
+async fn tei_replies_with_a_bare_array_and_its_own_headers() {
     let server = Server::start().await;
     let expected = reference(&server, "relevance_score").await;
     for path in ["/rerank", "/", "/invocations", "/v1/rerank", "/v1/reranking"] {
@@ -57,7 +57,7 @@ async fn tei_gets_a_bare_array_and_its_headers() {
 }
 
 #[tokio::test]
-async fn nim_mixedbread_zeroentropy_infinity_and_pinecone_get_their_shapes() {
+async fn nim_mixedbread_zeroentropy_infinity_and_pinecone_reply_in_their_own_form() {
     let server = Server::start().await;
     let expected = reference(&server, "relevance_score").await;
     let passages: Vec<Value> = TEXTS.iter().map(|text| json!({"text": text})).collect();
@@ -101,7 +101,7 @@ async fn nim_mixedbread_zeroentropy_infinity_and_pinecone_get_their_shapes() {
 }
 
 #[tokio::test]
-async fn scores_come_in_the_order_of_the_request_and_one_by_one() {
+async fn scores_are_in_the_order_of_the_request_and_pointwise() {
     let server = Server::start().await;
     let alone = |query: &'static str, text: &'static str| {
         let server = &server;
@@ -126,12 +126,12 @@ async fn scores_come_in_the_order_of_the_request_and_one_by_one() {
 }
 
 #[tokio::test]
-async fn pairs_are_limited_as_documents_are() {
+async fn pairs_have_the_limit_of_documents() {
     let server = Server::start_with(|settings| settings.limits.max_documents = 2).await;
     let answer = server.post("/score", &json!({"text_1": TEXTS, "text_2": TEXTS})).await;
     let message = "text_2: 3 documents are over the limit of 2 in one request";
     answer.assert_failure(422, "too_many_documents", Some("text_2"), message);
-    // All pairs are looked at before any is read.
+    // All pairs are validated before any runs.
     let answer = server.post("/score", &json!({"queries": ["p", " "], "items": ["a", "b"]})).await;
     let message = "queries[1]: must not be empty or only whitespace";
     answer.assert_failure(422, "invalid_value", Some("queries[1]"), message);
@@ -139,7 +139,7 @@ async fn pairs_are_limited_as_documents_are() {
 }
 
 #[tokio::test]
-async fn every_dialect_takes_an_instruction_a_profile_and_a_limit() {
+async fn every_dialect_accepts_an_instruction_a_profile_and_a_model() {
     let server = Server::start().await;
     for (path, documents) in [
         ("/v1/rerank", "documents"),
@@ -171,41 +171,44 @@ async fn every_dialect_takes_an_instruction_a_profile_and_a_limit() {
 }
 
 #[tokio::test]
-async fn an_instruction_may_come_in_a_header() {
+async fn an_instruction_may_be_sent_in_a_header() {
     let server = Server::start().await;
     let body = json!({"query": "q", "documents": TEXTS});
     let with = |header: &'static str, value: &'static str| {
         Answer::of(server.request(reqwest::Method::POST, "/v2/rerank").header(header, value).json(&body))
     };
-    let mut told = body.clone();
-    told["instruction"] = json!("prefer 日本語");
-    let expected = server.rerank(&told).await.json()["results"].clone();
+    let mut with_instruction = body.clone();
+    with_instruction["instruction"] = json!("prefer 日本語");
+    let expected = server.rerank(&with_instruction).await.json()["results"].clone();
     let answer = with("podium-instruction", "prefer %E6%97%A5%E6%9C%AC%E8%AA%9E").await;
     assert_eq!(answer.json()["results"], expected);
     assert_eq!(with("podium-profile", "legal").await.json()["meta"]["profile"], "legal");
     let message = "instruction: the header podium-instruction is not percent-encoded UTF-8";
     with("podium-instruction", "%ff").await.assert_failure(422, "invalid_value", Some("instruction"), message);
-    let twice = server.request(reqwest::Method::POST, "/v1/rerank").header("podium-instruction", "other").json(&told);
+    let twice = server
+        .request(reqwest::Method::POST, "/v1/rerank")
+        .header("podium-instruction", "other")
+        .json(&with_instruction);
     let message = "instruction: given in the body and in the header podium-instruction; give one of them";
     Answer::of(twice).await.assert_failure(422, "invalid_value", Some("instruction"), message);
 }
 
 #[tokio::test]
-async fn stored_instructions_are_listed_and_one_may_be_the_default() {
+async fn stored_instructions_are_listed_and_one_can_be_the_default() {
     let server = Server::start_with(|settings| settings.instructions.default = "legal".to_owned()).await;
     let listed = server.get("/v1/instructions").await.json();
     let legal = listed["data"].as_array().unwrap().iter().find(|row| row["id"] == "legal").unwrap();
     assert_eq!(legal["default"], true);
     let by_default = server.rerank(&json!({"query": "q", "documents": TEXTS})).await.json();
     assert_eq!(by_default["meta"]["profile"], "legal");
-    let spelled = json!({"query": "q", "documents": TEXTS, "instruction": legal["text"]});
-    assert_eq!(server.rerank(&spelled).await.json()["results"], by_default["results"]);
+    let explicit = json!({"query": "q", "documents": TEXTS, "instruction": legal["text"]});
+    assert_eq!(server.rerank(&explicit).await.json()["results"], by_default["results"]);
     let none = server.rerank(&json!({"query": "q", "documents": TEXTS, "instruction": ""})).await.json();
     assert_ne!(none["results"], by_default["results"]);
 }
 
 #[tokio::test]
-async fn records_are_read_by_the_fields_that_are_asked_for_and_come_back_whole() {
+async fn records_are_read_by_rank_fields_and_returned_whole() {
     let server = Server::start().await;
     let records = json!([{"title": "T", "body": "B", "year": 2024}, {"title": "U", "body": "C", "year": 2020}]);
     let body = json!({"query": "q", "documents": records, "rank_fields": ["title", "body"], "return_documents": true});
@@ -224,7 +227,7 @@ async fn records_are_read_by_the_fields_that_are_asked_for_and_come_back_whole()
 }
 
 #[tokio::test]
-async fn a_failure_has_the_shape_that_the_calls_clients_read() {
+async fn an_error_has_the_form_of_its_dialect() {
     let server = Server::start().await;
     let tei = server.post("/rerank", &json!({"query": "q", "texts": []})).await;
     assert_eq!(tei.status, 422);
@@ -253,7 +256,7 @@ async fn a_failure_has_the_shape_that_the_calls_clients_read() {
         let message = format!("{param}: {problem}");
         server.post(path, &body).await.assert_failure(422, "invalid_value", Some(param), &message);
     }
-    // What is null is not there.
+    // A field that is null counts as absent.
     for (path, body) in [
         ("/rerank", json!({"query": "q", "texts": ["a"], "documents": null, "input": null})),
         ("/rerank", json!({"query": "q", "input": ["a"], "texts": null})),
@@ -265,7 +268,7 @@ async fn a_failure_has_the_shape_that_the_calls_clients_read() {
 }
 
 #[tokio::test]
-async fn unknown_fields_are_refused_where_the_operator_wants_that() {
+async fn unknown_fields_are_errors_if_the_operator_says_so() {
     let server = Server::start_with(|settings| settings.server.refuse_unknown_fields = true).await;
     let body = json!({"query": "q", "documents": TEXTS, "priority": 1, "instructions": "i"});
     let message = "body: the field \"instructions\" is not known here; did you mean \"instruction\"?";
@@ -273,19 +276,19 @@ async fn unknown_fields_are_refused_where_the_operator_wants_that() {
 }
 
 #[tokio::test]
-async fn a_field_that_changes_nothing_is_said_with_its_reason_or_with_what_was_meant() {
+async fn a_field_without_effect_is_warned_of_with_the_reason_or_a_suggestion() {
     let server = Server::start().await;
     let warnings = async |more: Value| {
         let mut body = json!({"query": "q", "documents": TEXTS});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         server.rerank(&body).await.json()["meta"]["warnings"].clone()
     };
-    let said = async |more: Value| warnings(more).await[0].as_str().unwrap().to_owned();
+    let first_warning = async |more: Value| warnings(more).await[0].as_str().unwrap().to_owned();
     assert_eq!(
-        said(json!({"instructions": "i"})).await,
+        first_warning(json!({"instructions": "i"})).await,
         "\"instructions\" is not known and was ignored; did you mean \"instruction\"?"
     );
-    assert_eq!(said(json!({"zebra": 1})).await, "\"zebra\" is not known and was ignored");
+    assert_eq!(first_warning(json!({"zebra": 1})).await, "\"zebra\" is not known and was ignored");
     let many: serde_json::Map<String, Value> = (10..20).map(|nth| (format!("zebra {nth}"), json!(1))).collect();
     let many = warnings(Value::Object(many)).await;
     assert_eq!(many.as_array().unwrap().len(), 6);
@@ -295,9 +298,10 @@ async fn a_field_that_changes_nothing_is_said_with_its_reason_or_with_what_was_m
         ("truncate_prompt_tokens", json!(512), json!(-1)),
         ("return_embeddings", json!(true), json!(false)),
     ] {
-        let said = warnings(json!({field: value})).await;
-        let [said] = said.as_array().unwrap().as_slice() else { panic!("{said}") };
-        assert!(said.as_str().unwrap().starts_with(&format!("\"{field}\" has no effect here: ")), "{said}");
+        let found = warnings(json!({field: value})).await;
+        let [warning] = found.as_array().unwrap().as_slice() else { panic!("{found}") };
+        let expected = format!("\"{field}\" has no effect here: ");
+        assert!(warning.as_str().unwrap().starts_with(&expected), "{warning}");
         assert_eq!(warnings(json!({field: without})).await, json!([]), "{field}");
     }
 }

@@ -1,4 +1,4 @@
-//! API keys of the program itself: where they come from, SIGHUP, and that they are never shown.
+//! API keys of a `podium` process: sources, SIGHUP, and that no output shows a key.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn check_counts_the_keys_of_all_sources_and_shows_none() {
+fn check_counts_the_keys_of_all_sources_and_prints_none() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, "secret-in-file name=search\n").unwrap();
@@ -28,34 +28,47 @@ fn check_counts_the_keys_of_all_sources_and_shows_none() {
     let output = podium(&arguments, Some("secret-of-env-1,secret-of-env-2"));
     let printed = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(printed.contains("\n# API keys: 4 keys <hidden>\n"), "{printed}");
+    assert!(printed.contains("\n# API keys: 4 (not printed)\n"), "{printed}");
     assert!(
         printed.contains(&format!("keys_file = \"{file}\"")) && printed.contains("# flag --api-keys-file"),
         "{printed}"
     );
     assert!(!printed.contains("secret"), "{printed}");
-    assert!(text(&podium(&["check", "--no-model"], None).stdout).contains("\n# API keys: none, everyone may ask\n"));
+    assert!(
+        text(&podium(&["check", "--no-model"], None).stdout).contains("\n# API keys: none; requests need no key\n")
+    );
 }
 
 #[test]
-fn a_key_that_is_not_taken_exits_with_2_and_is_not_shown() {
+fn an_invalid_key_exits_with_2_and_is_not_printed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, "\nsecret-in-file secret\n").unwrap();
     let file = path.to_str().unwrap();
     let in_file = format!(
-        "error: {file} line 2: only name=… and requests_per_minute=…, each once, may follow a key on its line\n"
+        "error: {file} line 2: only name=… and requests_per_minute=…, each at most once, may follow a key on its line\n"
     );
     let short = "a key must have 8 to 1024 characters, not 6";
     for (arguments, keys, message) in [
         (&["--api-keys-file", file][..], None, in_file),
         (&["--api-key", "secret"], None, format!("error: key 1 of --api-key: {short}\n")),
         (&[], Some("long-enough,secret"), format!("error: key 2 in PODIUM_API_KEYS: {short}\n")),
-        (&[], Some(""), "error: PODIUM_API_KEYS holds no key; leave it out where everyone may ask\n".to_owned()),
+        (
+            &[],
+            Some(""),
+            "error: PODIUM_API_KEYS contains no API keys; remove the setting to disable authentication\n".to_owned(),
+        ),
         (
             &["--api-keys-file", "/no/such/keys"],
             None,
             "error: cannot read the keys file /no/such/keys: No such file or directory (os error 2)\n".to_owned(),
+        ),
+        (
+            &["--api-keys-file", ""],
+            None,
+            "error: `auth.keys_file` is empty (flag --api-keys-file): give the path of a keys file, or remove this \
+             setting\n"
+                .to_owned(),
         ),
     ] {
         for command in [&["check", "--no-model"][..], &["serve", "--listen", "127.0.0.1:0"]] {
@@ -68,7 +81,24 @@ fn a_key_that_is_not_taken_exits_with_2_and_is_not_shown() {
 }
 
 #[test]
-fn an_origin_that_is_none_exits_with_2() {
+fn a_setting_that_needs_keys_exits_with_2_without_any() {
+    for (name, value, setting) in [
+        ("PODIUM__AUTH__PROTECT_METRICS", "true", "`auth.protect_metrics = true` has no effect without API keys"),
+        ("PODIUM__AUTH__REQUESTS_PER_MINUTE", "5", "`auth.requests_per_minute = 5` has no effect without API keys"),
+        ("PODIUM__AUTH__KEYS_FILE", "", "`auth.keys_file` is empty (environment PODIUM__AUTH__KEYS_FILE)"),
+    ] {
+        for command in [&["check", "--no-model"][..], &["serve", "--listen", "127.0.0.1:0"]] {
+            let output =
+                Command::new(env!("CARGO_BIN_EXE_podium")).args(command).env_clear().env(name, value).output().unwrap();
+            let printed = text(&output.stderr);
+            assert!(printed.starts_with(&format!("error: {setting}")), "{printed}");
+            assert_eq!(output.status.code(), Some(2));
+        }
+    }
+}
+
+#[test]
+fn an_invalid_cors_origin_exits_with_2() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
     let output =
         command.args(["check", "--no-model"]).env_clear().env("PODIUM__SERVER__CORS_ORIGINS", "https://a.example/x");
@@ -93,7 +123,7 @@ fn status(address: &str, key: &str) -> u16 {
 
 #[cfg(unix)]
 #[test]
-fn sighup_reads_the_keys_again_and_no_log_line_holds_one() {
+fn sighup_reloads_the_keys_and_no_log_line_contains_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, "secret-number-1 name=search\n").unwrap();
@@ -132,7 +162,7 @@ fn sighup_reads_the_keys_again_and_no_log_line_holds_one() {
     std::fs::write(&path, "secret-number-4\n").unwrap();
     let began = Instant::now();
     while status(&address, "secret-number-4") != 200 {
-        assert!(began.elapsed() < Duration::from_secs(60), "the new file is not noticed");
+        assert!(began.elapsed() < Duration::from_secs(60), "the new file was not read");
         std::thread::sleep(Duration::from_millis(50));
     }
 

@@ -17,6 +17,7 @@ mod long_texts;
 mod models;
 mod observing;
 mod reload_of_a_process;
+mod secrets;
 mod starting;
 mod support;
 mod traces;

@@ -47,11 +47,11 @@ async fn metrics_count_each_request_once_with_closed_labels() {
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     let lines: Vec<&str> = answer.text.lines().collect();
     for line in [
-        r#"podium_requests_total{route="/v1/rerank",status="200"} 1"#,
-        r#"podium_requests_total{route="/v1/rerank",status="422"} 1"#,
-        r#"podium_requests_total{route="/rerank",status="200"} 1"#,
-        r#"podium_requests_total{route="other",status="404"} 2"#,
-        r#"podium_request_duration_seconds_count{route="/v1/rerank"} 2"#,
+        r#"podium_requests_total{kind="rank",route="/v1/rerank",status="200"} 1"#,
+        r#"podium_requests_total{kind="rank",route="/v1/rerank",status="422"} 1"#,
+        r#"podium_requests_total{kind="rank",route="/rerank",status="200"} 1"#,
+        r#"podium_requests_total{kind="other",route="other",status="404"} 2"#,
+        r#"podium_request_duration_seconds_count{kind="rank",route="/v1/rerank"} 2"#,
         r#"podium_stage_duration_seconds_count{stage="queue"} 2"#,
         r#"podium_stage_duration_seconds_count{stage="tokenize"} 2"#,
         r#"podium_stage_duration_seconds_count{stage="forward"} 2"#,
@@ -143,15 +143,54 @@ async fn every_series_that_a_failure_adds_to_stood_at_zero_before() {
     let new: Vec<&String> = found.difference(&before).collect();
     assert!(new.is_empty(), "{new:?}");
     for line in [
-        r#"podium_errors_total{code="internal_error"} 1"#,
-        r#"podium_errors_total{code="model_not_found"} 2"#,
-        r#"podium_errors_total{code="overloaded"} 0"#,
-        r#"podium_requests_total{route="other",status="404"} 8"#,
-        r#"podium_requests_total{route="/v1/rerank",status="405"} 2"#,
+        r#"podium_errors_total{kind="rank",code="internal_error"} 1"#,
+        r#"podium_errors_total{kind="rank",code="model_not_found"} 1"#,
+        r#"podium_errors_total{kind="other",code="model_not_found"} 1"#,
+        r#"podium_errors_total{kind="rank",code="overloaded"} 0"#,
+        r#"podium_requests_total{kind="other",route="other",status="404"} 8"#,
+        r#"podium_requests_total{kind="rank",route="/v1/rerank",status="405"} 2"#,
     ] {
         assert!(after.lines().any(|found| found == line), "{line} is not in\n{after}");
     }
     assert!(!after.contains("secret"));
+}
+
+#[tokio::test]
+async fn every_ranking_route_is_counted_under_the_kind_that_alerts_select() {
+    let server = Server::start().await;
+    let text = server.get("/metrics").await.text;
+    for route in &podium::http::dialects::ROUTES {
+        let kind = if route.path.contains("score") { "score" } else { "rank" };
+        let line = format!("podium_requests_total{{kind=\"{kind}\",route=\"{}\",status=\"200\"}} 0", route.path);
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    // A browser at the index ranks nothing, though a dialect has the same path.
+    server.get("/").await;
+    server.post("/", &json!({"query": "q", "texts": ["a"]})).await;
+    server.until_metrics_say(r#"podium_requests_total{kind="other",route="/",status="200"} 1"#).await;
+    server.until_metrics_say(r#"podium_requests_total{kind="rank",route="/",status="200"} 1"#).await;
+}
+
+#[tokio::test]
+async fn every_error_code_and_kind_that_alerts_and_dashboard_select_is_counted() {
+    let server = Server::start().await;
+    let metrics = server.get("/metrics").await.text;
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    for file in ["alerts.yml", "grafana/podium.json"] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap().replace('\\', "");
+        for label in ["code", "kind"] {
+            let mut selected: Vec<&str> = Vec::new();
+            for operator in ["=~\"", "=\""] {
+                let start = format!("{label}{operator}");
+                let values = text.split(&start).skip(1);
+                selected.extend(values.flat_map(|rest| rest.split('"').next().unwrap().split('|')));
+            }
+            assert!(!selected.is_empty(), "{file} selects no {label}");
+            for value in selected {
+                assert!(metrics.contains(&format!("{label}=\"{value}\"")), "{file}: no {label} is {value}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -161,7 +200,7 @@ async fn batches_are_counted_also_for_clients_that_have_left() {
     let request = server.rerank_later(&json!({"query": "q", "documents": ["one", "two"]}));
     server.controls.held(1).await;
     request.abort();
-    server.until_metrics_say(r#"podium_requests_total{route="/v1/rerank",status="499"} 1"#).await;
+    server.until_metrics_say(r#"podium_requests_total{kind="rank",route="/v1/rerank",status="499"} 1"#).await;
     server.controls.release();
     server.until_metrics_say(r#"podium_batch_passes_count{model="podium-nano"} 1"#).await;
     let text = server.get("/metrics").await.text;

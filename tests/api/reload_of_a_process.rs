@@ -1,4 +1,4 @@
-//! Settings that change under a running process: SIGHUP, and what the log says.
+//! Reloading settings with SIGHUP: what changes, and what the log says.
 
 #![cfg(unix)]
 
@@ -25,31 +25,27 @@ impl Process {
             .unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut process = Self { child, log, lines: String::new(), address: String::new() };
-        process.until_it_says("listening on http://");
+        process.wait_for_log("listening on http://");
         let address = process.lines.split_once("listening on http://").unwrap().1;
         process.address = address.split_whitespace().next().unwrap().to_owned();
         process
     }
 
-    /// Reads the log until these words; returns what is new.
-    fn until_it_says(&mut self, words: &str) -> String {
+    /// Reads the log until it contains `words`; returns the new lines.
+    fn wait_for_log(&mut self, words: &str) -> String {
         let start = self.lines.len();
         while !self.lines[start..].contains(words) {
-            assert!(self.log.read_line(&mut self.lines).unwrap() > 0, "it ended: {}", self.lines);
+            assert!(self.log.read_line(&mut self.lines).unwrap() > 0, "the process ended: {}", self.lines);
         }
         self.lines[start..].to_owned()
-    }
-
-    fn hang_up(&mut self) {
-        self.signal("-HUP");
     }
 
     fn signal(&mut self, name: &str) {
         assert!(Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap().success());
     }
 
-    /// The status of one ranking of two documents.
-    fn ask(&self, fields: &str) -> u16 {
+    /// Ranks two documents and returns the status.
+    fn rerank(&self, fields: &str) -> u16 {
         let body = format!(r#"{{"query": "q", "documents": ["one", "two"]{fields}}}"#);
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let head = "POST /v1/rerank HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json";
@@ -62,14 +58,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Nothing is left to be done where it has ended already.
-        let _ended = self.child.kill();
+        // Both fail if the process has already ended.
+        let _killed = self.child.kill();
         let _waited = self.child.wait();
     }
 }
 
 #[test]
-fn a_hangup_reads_limits_and_instructions_again_and_a_bad_file_changes_nothing() {
+fn sighup_reloads_limits_and_instructions_and_an_invalid_file_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (config, profiles) = (folder.path().join("podium.toml"), folder.path().join("profiles.toml"));
     let write_config = |limits: &str, rest: &str| {
@@ -79,45 +75,45 @@ fn a_hangup_reads_limits_and_instructions_again_and_a_bad_file_changes_nothing()
     std::fs::write(&profiles, "[house]\ntext = \"Prefer our own pages.\"\n").unwrap();
     write_config("100", "");
     let mut process = Process::start(&config);
-    assert_eq!((process.ask(""), process.ask(r#", "profile": "house""#)), (200, 200));
-    assert_eq!(process.ask(r#", "profile": "guest""#), 422);
+    assert_eq!((process.rerank(""), process.rerank(r#", "profile": "house""#)), (200, 200));
+    assert_eq!(process.rerank(r#", "profile": "guest""#), 422);
 
-    // Good: what can change does, and the log names it; what cannot is named too.
+    // A valid file: the log names what has changed, and what needs a restart.
     std::fs::write(&profiles, "[guest]\ntext = \"Prefer pages for guests.\"\n").unwrap();
     write_config("1", "schedule.max_queued_requests = 3\nserver.max_body_bytes = 2048");
-    process.hang_up();
-    let said = process.until_it_says("the settings were read again");
+    process.signal("-HUP");
+    let log = process.wait_for_log("the settings were read again");
     for words in [
         r#"changed setting="limits.max_documents" from="100" to="1""#,
         r#"changed setting="schedule.max_queued_requests" from="256" to="3""#,
         "the instructions' file has changed",
-        r#"it waits for a new start setting="server.max_body_bytes" running="16777216" wanted="2048""#,
+        r#"a change of this setting requires a restart setting="server.max_body_bytes" running="16777216" wanted="2048""#,
     ] {
-        assert!(said.contains(words), "{words:?} is not in\n{said}");
+        assert!(log.contains(words), "{words:?} is not in\n{log}");
     }
-    assert_eq!(process.ask(""), 422, "two documents are over the new limit");
+    assert_eq!(process.rerank(""), 422, "two documents are over the new limit");
 
-    // Bad: nothing changes, and the log says which file, key and value.
+    // An invalid limit: nothing changes, and the log names the file, the key and the range.
     write_config("0", "");
-    process.hang_up();
-    let said = process.until_it_says("nothing has changed");
+    process.signal("-HUP");
+    let log = process.wait_for_log("nothing has changed");
     for words in ["limits.max_documents", "podium.toml", "between 1 and 100000"] {
-        assert!(said.contains(words), "{words:?} is not in\n{said}");
+        assert!(log.contains(words), "{words:?} is not in\n{log}");
     }
-    assert_eq!(process.ask(""), 422);
+    assert_eq!(process.rerank(""), 422);
 
-    // Bad profiles beside a good limit: still nothing.
+    // Invalid profiles beside a valid limit: nothing changes.
     write_config("50", "");
     std::fs::write(&profiles, "[guest]\ntext = \"\"\n").unwrap();
-    process.hang_up();
-    let said = process.until_it_says("nothing has changed");
-    assert!(said.contains("profiles.toml") && said.contains("its text is empty"), "{said}");
-    assert_eq!(process.ask(""), 422);
+    process.signal("-HUP");
+    let log = process.wait_for_log("nothing has changed");
+    assert!(log.contains("profiles.toml") && log.contains("its text is empty"), "{log}");
+    assert_eq!(process.rerank(""), 422);
 
     std::fs::write(&profiles, "[guest]\ntext = \"Prefer pages for guests.\"\n").unwrap();
-    process.hang_up();
-    process.until_it_says("the settings were read again");
-    assert_eq!((process.ask(r#", "profile": "guest""#), process.ask(r#", "profile": "house""#)), (200, 422));
+    process.signal("-HUP");
+    process.wait_for_log("the settings were read again");
+    assert_eq!((process.rerank(r#", "profile": "guest""#), process.rerank(r#", "profile": "house""#)), (200, 422));
     process.signal("-TERM");
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
 }

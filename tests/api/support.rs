@@ -11,13 +11,16 @@ use podium::pipeline::Reranker;
 use podium::runtime::fake::{FakeControls, FakeRuntime};
 use podium::runtime::{Checkpoint, Runtime};
 use podium::schedule::AdmissionControl;
-use podium::telemetry::TelemetryPlan;
+use podium::telemetry::{TelemetryPlan, Traces};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Something that should happen at once, and does not, fails its test after this.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,6 +44,8 @@ pub struct Server {
     client: Client,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<ShutdownOutcome>,
+    /// Hands the spans of this thread, on which the server's tasks run, to the server's traces.
+    _spans: Option<DefaultGuard>,
 }
 
 impl Server {
@@ -74,6 +79,8 @@ impl Server {
         let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
         let door = Arc::clone(&authenticator);
         let plan = TelemetryPlan::new(&settings.telemetry, |_| None).unwrap();
+        let layer = plan.traces.as_ref().map(Traces::layer);
+        let spans = layer.map(|layer| tracing_subscriber::registry().with(layer).set_default());
         let (stop, stopped) = oneshot::channel();
         let settings = settings.server.clone();
         let task = tokio::spawn(async move {
@@ -81,7 +88,7 @@ impl Server {
             app::serve(&settings, plan, door, loading, listener, stopped).await.unwrap()
         });
         let client = Client::builder().no_proxy().build().unwrap();
-        Self { address, controls, authenticator, client, stop: Some(stop), task }
+        Self { address, controls, authenticator, client, stop: Some(stop), task, _spans: spans }
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {

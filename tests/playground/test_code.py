@@ -69,7 +69,7 @@ def test_copy_takes_the_whole_command(page):
     page.get_by_label("Tokens per document").fill("4")
     paste(page, "\n".join(f"document {i} " + "x" * 150 for i in range(900)))
     page.get_by_role("tab", name="curl").click()
-    expect(page.locator("#code-note")).to_contain_text("Copy takes all")
+    expect(page.locator("#code-note")).to_contain_text("Copy copies all")
     page.get_by_role("button", name="Copy").click()
     expect(page.locator("#copy")).to_have_text("Copied")
     done = subprocess.run(

@@ -65,7 +65,7 @@ def test_the_moves_can_be_read(compared, places):
         words = f"up {by}" if by > 0 else f"down {-by}" if by < 0 else "same place"
         assert f"Document {index + 1}: {nth[before[index]]} with A, {nth[after[index]]} with B, {words}" in text
     moved = sum(before[index] != after[index] for index in before)
-    expect(compared.locator(".moves summary")).to_contain_text(f"{moved} of 5 stand elsewhere")
+    expect(compared.locator(".moves summary")).to_contain_text(f"{moved} of 5 changed places")
 
 
 def test_a_document_is_lit_in_both_columns_by_mouse_and_by_keyboard(compared):

@@ -81,18 +81,18 @@ def test_every_option_is_sent(page):
     }
     assert sent[-1].headers["authorization"] == "Bearer sesame-123"
     assert "sesame" not in page.url
-    expect(page.locator(".legend")).to_contain_text("1 document below top_n")
+    expect(page.locator(".legend")).to_contain_text("1 document not shown because of top_n")
 
 
 @pytest.mark.parametrize(
     ("text", "how", "count"),
     [
         ("one\n\ntwo\nmore of two\n \nthree", "paragraphs", 3),
-        ("one\ntwo\n\n", "one a line", 2),
+        ("one\ntwo\n\n", "one per line", 2),
         ('"one"\n{"text": "two", "n": 1}', "JSON Lines", 2),
-        ('"A quotation," she said.\nAnother line.', "one a line", 2),
+        ('"A quotation," she said.\nAnother line.', "one per line", 2),
         ('[\n "one",\n {"text": "two"}\n]', "JSON", 2),
-        ("[1] A footnote.\n[2] Another.", "one a line", 2),
+        ("[1] A footnote.\n[2] Another.", "one per line", 2),
     ],
 )
 def test_pasted_text_is_split_as_it_looks(page, text, how, count):
@@ -103,7 +103,7 @@ def test_pasted_text_is_split_as_it_looks(page, text, how, count):
 def test_the_split_can_be_chosen(page):
     page.get_by_label("Documents", exact=True).fill("one\n\ntwo\nthree")
     page.get_by_label("How the text is split").select_option("lines")
-    expect(page.locator("#count")).to_have_text("3 documents, one a line")
+    expect(page.locator("#count")).to_have_text("3 documents, one per line")
 
 
 def test_a_dropped_jsonl_file_is_ranked(page):

@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(refused(&["-i", " "]), "--instruction is blank");
         assert_eq!(refused(&["--tokenizer", "t"]), "--tokenizer goes with --shape or --url; a model brings its own");
         assert_eq!(refused(&["--json", "x", "--plot", "x"]), "--json and --plot name the same file");
-        assert!(refused(&["--url", "http://h", "--model", "m"]).contains("with --url use --url-model"));
+        assert!(refused(&["--url", "http://h", "--model", "m"]).contains("use --url-model"));
         assert_eq!(
             refused(&["--url", "http://h", "--api", "tei", "--mode", "pointwise"]),
             "--mode is known to --api rerank only"

@@ -1,13 +1,11 @@
 //! Requests from a JSONL file, each line as the server takes it.
 
-use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
 use super::super::UsageError;
 use crate::bench::workload::Kind;
 use crate::http::dialects::podium;
-use crate::http::fields::Fields;
 use crate::rerank::{Mode, RerankRequest};
 
 /// Reads a file of at least one request. `mode`, where it is given, wins over the requests' own.
@@ -29,10 +27,7 @@ pub(super) fn read(path: &Path, mode: Option<Mode>) -> Result<Kind, UsageError> 
 }
 
 fn request(line: &str, mode: Option<Mode>) -> Result<RerankRequest, String> {
-    let said = |problem: &dyn Display| problem.to_string();
-    let mut fields = Fields::parse(line.as_bytes()).map_err(|problem| said(&problem))?;
-    let mut call = podium::read(&mut fields).map_err(|problem| said(&problem))?;
-    let request = call.requests.swap_remove(0);
+    let request = podium::parse(line.as_bytes()).map_err(|error| error.to_string())?;
     if request.documents.is_empty() {
         return Err("documents: must hold at least one document".to_owned());
     }

@@ -1,4 +1,4 @@
-//! Who may ask, as it is configured. Keys themselves are no settings: they would be printed with them.
+//! The `[auth]` section. Keys themselves are not settings, because settings are printed.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthSettings {
-    /// A file with one key a line, or nothing.
+    /// File with one key per line; empty for none.
     pub keys_file: String,
-    /// Requests a minute for each key that has no limit of its own; 0 is no limit.
+    /// Requests per minute for each key without its own limit; 0 is no limit.
     pub requests_per_minute: u32,
     /// Whether `/metrics` needs a key.
     pub protect_metrics: bool,
-    /// A file with administrators' keys, or nothing.
+    /// File with the administrators' keys; empty for none.
     pub admin_keys_file: String,
 }

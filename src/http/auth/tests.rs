@@ -1,6 +1,8 @@
-//! Keys as they are written, found and kept; which routes need one; which header it is taken from.
+//! Parsing, lookup and reloading of keys; which routes need one; which headers may carry one.
 
-use axum::http::HeaderValue;
+use std::path::Path;
+
+use axum::http::{HeaderValue, Method};
 
 use super::*;
 
@@ -11,8 +13,8 @@ fn parse(text: &str) -> Result<Vec<Key>, KeyError> {
     Key::parse_file(text.as_bytes(), Path::new("keys"))
 }
 
-fn ring(text: &str, default_limit: u32, before: &KeyRing) -> KeyRing {
-    KeyRing::new(&parse(text).unwrap(), default_limit, before).unwrap()
+fn table(text: &str, default_limit: u32, previous: &KeyTable) -> KeyTable {
+    KeyTable::new(&parse(text).unwrap(), default_limit, previous).unwrap()
 }
 
 fn settings(keys_file: &Path) -> AuthSettings {
@@ -24,47 +26,51 @@ fn settings(keys_file: &Path) -> AuthSettings {
     }
 }
 
-fn limit(ring: &KeyRing, key: &str) -> Option<u32> {
-    ring.find(key.as_bytes()).unwrap().bucket.as_ref().map(|bucket| bucket.per_minute())
+fn given_key(text: &str) -> Key {
+    Key::parse(text, KeySource::Environment("KEYS", 1)).unwrap()
+}
+
+fn limit(table: &KeyTable, key: &str) -> Option<u32> {
+    table.find(key.as_bytes()).unwrap().limiter.as_ref().map(|limiter| limiter.requests_per_minute())
 }
 
 #[test]
 fn a_file_has_one_key_a_line_with_attributes_and_comments() {
-    let ring = ring(KEYS, 10, &KeyRing::default());
-    assert_eq!(ring.len(), 3);
-    let found = |key: &str| ring.find(key.as_bytes()).map(|client| client.name.to_string());
+    let table = table(KEYS, 10, &KeyTable::default());
+    assert_eq!(table.len(), 3);
+    let found = |key: &str| table.find(key.as_bytes()).map(|entry| entry.name.to_string());
     assert_eq!(found("search-key-1").unwrap(), "search");
     assert_eq!(found("batch-key-02").unwrap(), "unnamed-1");
-    assert_eq!(found("abcd#efgh==").unwrap(), "unnamed-2", "they take turns with each other");
+    assert_eq!(found("abcd#efgh==").unwrap(), "unnamed-2");
     for wrong in ["", "search-key", "search-key-12", "Search-key-1", "old-key-000", "#old-key-000", "name=search"] {
         assert_eq!(found(wrong), None, "{wrong}");
     }
-    assert_eq!(limit(&ring, "search-key-1"), Some(600));
-    assert_eq!(limit(&ring, "batch-key-02"), None);
-    assert_eq!(limit(&ring, "abcd#efgh=="), Some(10));
+    assert_eq!(limit(&table, "search-key-1"), Some(600));
+    assert_eq!(limit(&table, "batch-key-02"), None);
+    assert_eq!(limit(&table, "abcd#efgh=="), Some(10));
 }
 
 #[test]
-fn the_last_of_many_keys_is_found_and_none_beside_it() {
+fn each_of_many_keys_is_found_and_no_other() {
     let lines: Vec<String> = (0..300).map(|number| format!("key-number-{number} name=n{number}")).collect();
-    let ring = ring(&lines.join("\n"), 0, &KeyRing::default());
+    let table = table(&lines.join("\n"), 0, &KeyTable::default());
     for number in [0, 1, 255, 256, 299] {
-        assert_eq!(*ring.find(format!("key-number-{number}").as_bytes()).unwrap().name, format!("n{number}"));
+        assert_eq!(*table.find(format!("key-number-{number}").as_bytes()).unwrap().name, format!("n{number}"));
     }
-    assert!(ring.find(b"key-number-300").is_none());
+    assert!(table.find(b"key-number-300").is_none());
 }
 
 #[test]
-fn what_is_wrong_in_a_file_is_said_with_its_line_and_without_the_key() {
-    const FOLLOW: &str = "only name=… and requests_per_minute=…, each once, may follow a key on its line";
+fn an_error_in_a_file_names_the_line_and_does_not_repeat_the_key() {
+    const FOLLOW: &str = "only name=… and requests_per_minute=…, each at most once, may follow a key on its line";
     const NAME: &str = "name must be 1 to 64 letters (a-z, A-Z), digits, dots, hyphens or underscores";
     const LIMIT: &str = "requests_per_minute must be a whole number between 0 (no limit) and 1000000";
     for (line, problem) in [
         ("s3cret7", "a key must have 8 to 1024 characters, not 7"),
         (&"s3cret".repeat(171), "a key must have 8 to 1024 characters, not 1026"),
-        ("s3cret-ü-ü", "a key may hold only visible ASCII characters, and no comma"),
-        ("s3cret\u{7f}s3cret", "a key may hold only visible ASCII characters, and no comma"),
-        ("s3cret,s3cret", "a key may hold only visible ASCII characters, and no comma"),
+        ("s3cret-ü-ü", "a key may contain only visible ASCII characters, and no comma"),
+        ("s3cret\u{7f}s3cret", "a key may contain only visible ASCII characters, and no comma"),
+        ("s3cret,s3cret", "a key may contain only visible ASCII characters, and no comma"),
         ("s3cretkey1 s3cretkey2", FOLLOW),
         ("s3cretkey1 s3cret=s3cret", FOLLOW),
         ("s3cretkey1 name=a name=b", FOLLOW),
@@ -73,49 +79,52 @@ fn what_is_wrong_in_a_file_is_said_with_its_line_and_without_the_key() {
         ("s3cretkey1 requests_per_minute=s3cret", LIMIT),
         ("s3cretkey1 requests_per_minute=-1", LIMIT),
         ("s3cretkey1 requests_per_minute=1000001", LIMIT),
-        ("name=search s3cretkey1", "the key must stand before its attributes"),
+        ("name=search s3cretkey1", "the key must come first on its line, before name=… and requests_per_minute=…"),
     ] {
         let error = parse(&format!("fine-key-1\n\n{line}\n")).unwrap_err();
         assert_eq!(error.to_string(), format!("keys line 3: {problem}"));
         assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
     }
     let twice = parse("s3cretkey1\ns3cretkey2\ns3cretkey1 name=other\n").unwrap();
-    let error = KeyRing::new(&twice, 0, &KeyRing::default()).err().unwrap();
+    let error = KeyTable::new(&twice, 0, &KeyTable::default()).err().unwrap();
     assert_eq!(error.to_string(), "keys line 3: this is the same key as keys line 1");
     assert!(!format!("{twice:?}").contains("s3cret"), "{twice:?}");
 }
 
 #[test]
-fn a_source_without_a_key_does_not_open_the_server() {
+fn a_source_without_keys_is_refused() {
     for text in ["", "\n \n", "# key-number-1\n"] {
-        assert_eq!(parse(text).unwrap_err().to_string(), "keys holds no key; leave it out where everyone may ask");
+        assert_eq!(
+            parse(text).unwrap_err().to_string(),
+            "keys contains no API keys; remove the setting to disable authentication"
+        );
     }
     for text in ["", " , "] {
         let error = Key::parse_list(text, "KEYS").unwrap_err();
-        assert_eq!(error.to_string(), "KEYS holds no key; leave it out where everyone may ask");
+        assert_eq!(error.to_string(), "KEYS contains no API keys; remove the setting to disable authentication");
     }
 }
 
 #[test]
-fn a_list_has_commas_and_its_errors_a_number() {
+fn a_list_is_separated_by_commas_and_errors_number_the_key() {
     let keys = Key::parse_list(" key-number-1, key-number-2,", "KEYS").unwrap();
     assert_eq!(keys.len(), 2);
     let error = Key::parse_list("key-number-1,short", "KEYS").unwrap_err();
     assert_eq!(error.to_string(), "key 2 in KEYS: a key must have 8 to 1024 characters, not 5");
-    let error = Key::parse("short", Place::Flag("--api-key", 1)).unwrap_err();
+    let error = Key::parse("short", KeySource::Flag("--api-key", 1)).unwrap_err();
     assert_eq!(error.to_string(), "key 1 of --api-key: a key must have 8 to 1024 characters, not 5");
 }
 
 #[test]
-fn a_key_keeps_what_it_has_used_unless_its_limit_changes() {
-    let now = Instant::now();
-    let before = ring("key-number-1\nkey-number-2\nkey-number-3\n", 5, &KeyRing::default());
-    let take =
-        |ring: &KeyRing, key: &str| ring.find(key.as_bytes()).unwrap().bucket.clone().unwrap().take(now).remaining;
+fn a_reloaded_key_keeps_its_used_requests_unless_its_limit_changes() {
+    let before = table("key-number-1\nkey-number-2\nkey-number-3\n", 5, &KeyTable::default());
+    let take = |table: &KeyTable, key: &str| {
+        table.find(key.as_bytes()).unwrap().limiter.clone().unwrap().try_acquire().remaining
+    };
     for key in ["key-number-1", "key-number-2", "key-number-3"] {
         assert_eq!(take(&before, key), 4);
     }
-    let after = ring("key-number-2 name=two\nkey-number-1 requests_per_minute=6\nkey-number-4\n", 5, &before);
+    let after = table("key-number-2 name=two\nkey-number-1 requests_per_minute=6\nkey-number-4\n", 5, &before);
     assert_eq!(take(&after, "key-number-2"), 3);
     assert_eq!(take(&after, "key-number-1"), 5);
     assert_eq!(take(&after, "key-number-4"), 4);
@@ -123,46 +132,46 @@ fn a_key_keeps_what_it_has_used_unless_its_limit_changes() {
 }
 
 #[test]
-fn keys_of_all_sources_count_and_none_may_repeat() {
+fn keys_of_all_sources_are_valid_and_a_repeated_key_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, "key-in-file-1\n").unwrap();
-    let given = |text: &str| vec![Key::parse(text, Place::Environment("KEYS", 1)).unwrap()];
-    let authenticator = Authenticator::new(&settings(&path), given("key-given-1")).unwrap();
+    let authenticator = Authenticator::new(&settings(&path), vec![given_key("key-given-1")]).unwrap();
     assert_eq!(authenticator.key_count(), 2);
-    assert_eq!(limit(&authenticator.ring(), "key-given-1"), Some(10));
-    let error = Authenticator::new(&settings(&path), given("key-in-file-1")).err().unwrap();
+    assert_eq!(limit(&authenticator.table(), "key-given-1"), Some(10));
+    let error = Authenticator::new(&settings(&path), vec![given_key("key-in-file-1")]).err().unwrap();
     assert_eq!(error.to_string(), format!("{} line 1: this is the same key as key 1 in KEYS", path.display()));
 }
 
 #[test]
-fn a_file_that_is_wrong_or_gone_changes_nothing_until_it_is_right_again() {
+fn an_invalid_or_missing_file_leaves_the_previous_keys_in_force() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, "key-number-1\n").unwrap();
     let authenticator = Authenticator::new(&settings(&path), Vec::new()).unwrap();
-    assert_eq!(authenticator.reload().unwrap(), Reloaded::Unchanged);
+    assert_eq!(authenticator.reload(None).unwrap(), Reloaded::Unchanged);
     for wrong in ["key-number-2\nshort\n", "", "key-number-2\nkey-number-2\n"] {
         std::fs::write(&path, wrong).unwrap();
         for _again in 0..2 {
-            authenticator.reload().unwrap_err();
-            assert!(authenticator.ring().find(b"key-number-1").is_some());
-            assert!(authenticator.ring().find(b"key-number-2").is_none());
+            authenticator.reload(None).unwrap_err();
+            assert!(authenticator.table().find(b"key-number-1").is_some());
+            assert!(authenticator.table().find(b"key-number-2").is_none());
         }
     }
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(authenticator.reload(), Err(KeyError::File { .. })));
+    assert!(matches!(authenticator.reload(None), Err(KeyError::File { .. })));
     assert_eq!(authenticator.key_count(), 1);
     std::fs::write(&path, "key-number-2\nkey-number-3\n").unwrap();
-    assert_eq!(authenticator.reload().unwrap(), Reloaded::Keys(2));
-    assert!(authenticator.ring().find(b"key-number-1").is_none());
-    assert!(authenticator.ring().find(b"key-number-2").is_some());
+    assert_eq!(authenticator.reload(None).unwrap(), Reloaded::Keys(2));
+    assert!(authenticator.table().find(b"key-number-1").is_none());
+    assert!(authenticator.table().find(b"key-number-2").is_some());
 }
 
-/// As Kubernetes mounts a secret: `keys` links to `..data/keys`, and `..data` is swapped for another link.
+/// Kubernetes mounts a secret like this: `keys` links to `..data/keys`, and an update replaces the
+/// link `..data`.
 #[cfg(unix)]
 #[test]
-fn a_swapped_link_above_the_file_is_noticed() {
+fn a_swapped_symbolic_link_above_the_file_is_noticed() {
     use std::os::unix::fs::symlink;
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -175,42 +184,54 @@ fn a_swapped_link_above_the_file_is_noticed() {
     let authenticator = Authenticator::new(&settings(&at("keys")), Vec::new()).unwrap();
     symlink("v2", at("..next")).unwrap();
     std::fs::rename(at("..next"), at("..data")).unwrap();
-    assert_eq!(authenticator.reload().unwrap(), Reloaded::Keys(1));
-    assert!(authenticator.ring().find(b"key-number-2").is_some());
+    assert_eq!(authenticator.reload(None).unwrap(), Reloaded::Keys(1));
+    assert!(authenticator.table().find(b"key-number-2").is_some());
 }
 
 #[test]
-fn every_route_needs_a_key_but_those_that_are_open() {
-    let protects = |protect_metrics, route| {
-        let settings = AuthSettings {
-            keys_file: String::new(),
-            requests_per_minute: 0,
-            protect_metrics,
-            admin_keys_file: String::new(),
-        };
-        Authenticator::new(&settings, Vec::new()).unwrap().protects(&Method::GET, route)
+fn a_setting_that_needs_keys_is_refused_without_any() {
+    let message = |requests_per_minute, protect_metrics| {
+        let settings = AuthSettings { requests_per_minute, protect_metrics, ..settings(Path::new("")) };
+        Authenticator::new(&settings, Vec::new()).err().map(|error| error.to_string())
     };
+    let advice = "has no effect without API keys: give keys with auth.keys_file, PODIUM_API_KEYS or --api-key, or \
+                  remove the setting";
+    assert_eq!(message(0, true), Some(format!("`auth.protect_metrics = true` {advice}")));
+    assert_eq!(message(600, false), Some(format!("`auth.requests_per_minute = 600` {advice}")));
+    assert_eq!(message(0, false), None);
+
+    let open = AuthSettings { requests_per_minute: 0, ..settings(Path::new("")) };
+    let error = Authenticator::new(&open, Vec::new()).unwrap().reload(Some(5)).unwrap_err();
+    assert_eq!(error.to_string(), format!("`auth.requests_per_minute = 5` {advice}"));
+}
+
+#[test]
+fn every_route_except_the_open_ones_needs_a_key() {
+    let authenticator = |protect_metrics| {
+        let settings = AuthSettings { protect_metrics, ..settings(Path::new("")) };
+        Authenticator::new(&settings, vec![given_key("key-number-1")]).unwrap()
+    };
+    let needs_key = |protect_metrics, route| authenticator(protect_metrics).needs_key(&Method::GET, route);
     for open in ["/", "/health", "/ready", "/ping", "/version", "/docs", "/docs/{file}", "/openapi.json", "/metrics"] {
-        assert!(!protects(false, Some(open)), "{open}");
+        assert!(!needs_key(false, Some(open)), "{open}");
     }
     for closed in ["/v1/rerank", "/v1/models", "/v1/models/{id}", "/info", "/docsx", "/health/x", "/anything/new"] {
-        assert!(protects(false, Some(closed)), "{closed}");
+        assert!(needs_key(false, Some(closed)), "{closed}");
     }
-    assert!(protects(true, Some("/metrics")));
-    assert!(!protects(true, None));
-    let authenticator = Authenticator::new(&settings(Path::new("")), Vec::new()).unwrap();
-    assert!(authenticator.protects(&Method::POST, Some("/")), "POST / ranks");
+    assert!(needs_key(true, Some("/metrics")));
+    assert!(!needs_key(true, None));
+    assert!(authenticator(false).needs_key(&Method::POST, Some("/")), "POST / ranks");
 }
 
 #[test]
-fn a_key_is_taken_from_each_of_three_headers() {
-    let ring = ring("key-number-1\nkey-number-2\n", 0, &KeyRing::default());
+fn a_key_is_read_from_each_of_three_headers() {
+    let table = table("key-number-1\nkey-number-2\n", 0, &KeyTable::default());
     let outcome = |headers: &[(&'static str, &str)]| {
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect();
-        identify(&ring, &headers).map_or_else(|failure| failure.spec().code.as_str(), |_client| "ok")
+        identify(&table, &headers).map_or_else(|failure| failure.spec().code.as_str(), |_entry| "ok")
     };
     for headers in [
         &[("authorization", "Bearer key-number-1")][..],

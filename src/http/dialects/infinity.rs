@@ -1,53 +1,88 @@
-//! Infinity's dialect, under `/infinity`: the shared one, but documents come back as plain strings in `results`.
+//! Infinity's dialect, under `/infinity`: the fields of the shared dialect, but the documents in
+//! `results` are plain strings.
+
+use std::borrow::Cow;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::{Answer, Call, Dialect, TokenUsage, no_headers, podium};
+use super::podium::{self, RerankObject};
+use super::{Answer, Call, Dialect, Reply, TokenUsage, request};
 use crate::http::error_body::ErrorShape;
-use crate::http::fields::Fields;
+use crate::http::fields::{Fields, Flag, Reader, flag_or};
+use crate::http::schemas::SchemaOf;
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect =
-    Dialect { name: "infinity", documents: "documents", read, write, headers: no_headers, failure: ErrorShape::Podium };
+pub(super) static DIALECT: Dialect = Dialect {
+    name: "infinity",
+    summary: "Infinity",
+    description: "Documents are returned as plain strings.",
+    request: SchemaOf::request::<Request>(),
+    reply: SchemaOf::reply::<InfinityReply<'_>>(),
+    errors: ErrorShape::Podium,
+    read,
+};
 
-#[derive(Serialize)]
-struct Reply<'a> {
+request! {
+    #[schema(
+        as = InfinityRequest,
+        example = json!({
+            "query": "How do I reset my password?",
+            "documents": ["Cats sleep a lot.", "Open Settings, then Security, then Reset password."],
+            "return_documents": true,
+        })
+    )]
+    struct Request {
+        /// The family's own scores instead of scores in [0, 1].
+        #[schema(default = false)]
+        raw_scores: Option<Flag>,
+        ..shared: podium::Request,
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+struct InfinityReply<'a> {
     id: &'a str,
-    object: &'static str,
+    #[schema(inline)]
+    object: RerankObject,
     created: u64,
     model: &'a str,
-    results: Vec<Rank<'a>>,
+    /// Best first.
+    results: Vec<InfinityResult<'a>>,
     usage: TokenUsage,
     warnings: &'a [String],
 }
 
-#[derive(Serialize)]
-struct Rank<'a> {
+#[derive(Serialize, ToSchema)]
+struct InfinityResult<'a> {
     index: usize,
     relevance_score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<&'a str>,
+    #[schema(nullable = false)]
+    document: Option<Cow<'a, str>>,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
-    let raw_scores = fields.flag("raw_scores", false)?;
     if fields.has("texts") && !fields.has("documents") {
         fields.rename("texts", "documents");
     }
-    Ok(Call { raw_scores, ..podium::read(fields)? })
+    let request = Request::read(fields)?;
+    podium::ignore_fields(fields);
+    let raw_scores = flag_or(request.raw_scores, false);
+    let (ranking, sent) = request.shared.into_request()?;
+    Ok(Call::new(ranking, "documents", sent, move |answer| reply(answer, raw_scores)))
 }
 
-fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
+fn reply(answer: &Answer<'_>, raw_scores: bool) -> serde_json::Result<Reply> {
     let ranking = answer.ranking();
-    let raw = answer.call.raw_scores;
-    let results = ranking.results.iter().map(|row| Rank {
+    let results = ranking.results.iter().map(|row| InfinityResult {
         index: row.index,
-        relevance_score: if raw { row.raw_score } else { row.relevance_score },
-        document: answer.echoed_text(row.index),
+        relevance_score: if raw_scores { row.raw_score } else { row.relevance_score },
+        document: answer.sent.text(row.index),
     });
-    serde_json::to_vec(&Reply {
+    Reply::json(&InfinityReply {
         id: answer.id,
-        object: "rerank",
+        object: RerankObject::Rerank,
         created: answer.created,
         model: &ranking.model,
         results: results.collect(),

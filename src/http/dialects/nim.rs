@@ -1,61 +1,112 @@
-//! NVIDIA NIM's dialect: `/v1/ranking`. Scores are logits there, and here the family's own numbers.
+//! NVIDIA NIM's dialect: `/v1/ranking`. Its scores are logits; here they are the family's own scores.
 
 use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::{Answer, Call, Dialect, TokenUsage, documents, no_headers, request};
+use super::documents::{Documents, Query};
+use super::{Answer, Call, Dialect, Reply, RequestOptions, TokenUsage, request};
 use crate::http::error_body::ErrorShape;
-use crate::http::fields::{Fields, quoted};
+use crate::http::fields::{Field, Fields, Reader, none_of, text};
+use crate::http::schemas::SchemaOf;
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect =
-    Dialect { name: "nim", documents: "passages", read, write, headers: no_headers, failure: ErrorShape::Podium };
+pub(super) static DIALECT: Dialect = Dialect {
+    name: "nim",
+    summary: "NVIDIA NIM",
+    description: "`logit` is the family's own score.",
+    request: SchemaOf::request::<Request>(),
+    reply: SchemaOf::reply::<NimReply>(),
+    errors: ErrorShape::Podium,
+    read,
+};
 
-#[derive(Serialize)]
-struct Reply {
-    rankings: Vec<Rank>,
+request! {
+    #[schema(
+        as = NimRequest,
+        example = json!({
+            "query": {"text": "How do I reset my password?"},
+            "passages": [{"text": "Cats sleep a lot."}, {"text": "Open Settings, then Security, then Reset password."}],
+            "truncate": "END",
+        })
+    )]
+    struct Request {
+        query: Query,
+        passages: Documents,
+        /// The number of results; all if absent.
+        #[schema(minimum = 1)]
+        top_n | top_k: Option<usize>,
+        #[schema(default = "NONE")]
+        truncate: Option<Truncate>,
+        ..options: RequestOptions,
+    }
+}
+
+/// What happens to a passage over its limit: `NONE` makes it an error, `END` cuts its end off.
+#[derive(Debug, PartialEq, Eq, ToSchema)]
+#[schema(as = NimTruncate, rename_all = "UPPERCASE")]
+enum Truncate {
+    None,
+    End,
+}
+
+impl Field for Truncate {
+    fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
+        match text(name, value)?.as_str() {
+            "NONE" => Ok(Self::None),
+            "END" => Ok(Self::End),
+            word => Err(none_of(name, word, &["NONE", "END"])),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(
+    example = json!({
+        "rankings": [{"index": 1, "logit": 0.71}, {"index": 0, "logit": 0.11}],
+        "usage": {"prompt_tokens": 52, "total_tokens": 52},
+    })
+)]
+struct NimReply {
+    /// Best first.
+    rankings: Vec<NimResult>,
     usage: TokenUsage,
 }
 
-#[derive(Serialize)]
-struct Rank {
+#[derive(Serialize, ToSchema)]
+struct NimResult {
     index: usize,
     logit: f32,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
-    let query = documents::query("query", &fields.required("query")?)?;
-    let texts = documents::texts("passages", &fields.required_list("passages")?, None)?;
-    let mut request = request(fields, query, texts)?;
-    // A passage that is too long is an error unless the caller lets it be cut.
-    request.truncation = match fields.text("truncate")?.as_deref() {
-        None | Some("NONE") => false,
-        Some("END") => true,
-        Some(other) => {
-            return Err(RerankError::invalid("truncate", format!("{} is none of NONE, END", quoted(other))));
-        }
-    };
-    Ok(Call::new(request))
+    let request = Request::read(fields)?;
+    let (texts, sent) = request.passages.into_parts("passages", None, false)?;
+    let mut ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
+    ranking.truncation = request.truncate == Some(Truncate::End);
+    Ok(Call::new(ranking, "passages", sent, reply))
 }
 
-fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
-    let rankings = answer.ranking().results.iter().map(|row| Rank { index: row.index, logit: row.raw_score }).collect();
-    serde_json::to_vec(&Reply { rankings, usage: answer.token_usage() })
+fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
+    let results = &answer.ranking().results;
+    let rankings = results.iter().map(|row| NimResult { index: row.index, logit: row.raw_score }).collect();
+    Reply::json(&NimReply { rankings, usage: answer.token_usage() })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::read;
+    use super::super::tests::read;
     use super::*;
 
     #[test]
-    fn passages_are_cut_only_where_the_caller_says_so() {
+    fn passages_are_cut_only_if_the_request_asks_for_it() {
         let body = |truncate: &str| format!(r#"{{"query":{{"text":"q"}},"passages":[{{"text":"a"}}]{truncate}}}"#);
         for (truncate, cut) in [("", false), (r#","truncate":"NONE""#, false), (r#","truncate":"END""#, true)] {
             let call = read(&DIALECT, &body(truncate)).unwrap();
             assert_eq!(call.requests[0].truncation, cut, "{truncate}");
             assert_eq!(call.requests[0].documents, ["a"]);
         }
-        let problem = read(&DIALECT, &body(r#","truncate":"START""#)).unwrap_err();
+        let problem = read(&DIALECT, &body(r#","truncate":"START""#)).err().unwrap();
         assert_eq!(problem, r#"truncate: "START" is none of NONE, END"#);
     }
 }

@@ -2,64 +2,125 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::{Answer, Call, Dialect, documents, no_headers, request};
+use super::documents::{Documents, Query};
+use super::{Answer, Call, Dialect, Reply, RequestOptions, request};
 use crate::http::error_body::ErrorShape;
-use crate::http::fields::{Fields, expected, quoted};
+use crate::http::fields::{Field, Fields, Flag, Reader, expected, flag_or, quoted};
+use crate::http::schemas::SchemaOf;
 use crate::rerank::RerankError;
 
-pub(super) const DIALECT: Dialect =
-    Dialect { name: "pinecone", documents: "documents", read, write, headers: no_headers, failure: ErrorShape::Podium };
+pub(super) static DIALECT: Dialect = Dialect {
+    name: "pinecone",
+    summary: "Pinecone",
+    description: "Documents are records; `data` has the scores and the records.",
+    request: SchemaOf::request::<Request>(),
+    reply: SchemaOf::reply::<PineconeReply<'_>>(),
+    errors: ErrorShape::Podium,
+    read,
+};
 
-#[derive(Serialize)]
-struct Reply<'a> {
-    model: &'a str,
-    data: Vec<Rank<'a>>,
-    usage: Usage,
+request! {
+    #[schema(
+        as = PineconeRequest,
+        example = json!({
+            "query": "How do I reset my password?",
+            "documents": [{"text": "Cats sleep a lot."}, {"text": "Open Settings, then Security, then Reset password."}],
+            "rank_fields": ["text"],
+        })
+    )]
+    struct Request {
+        query: Query,
+        documents: Documents,
+        /// The number of results; all if absent.
+        #[schema(minimum = 1)]
+        top_n | top_k: Option<usize>,
+        /// The fields of a record to read, in this order.
+        rank_fields: Option<Vec<String>>,
+        /// Whether the reply returns the documents.
+        #[schema(default = true)]
+        return_documents: Option<Flag>,
+        parameters: Option<Parameters>,
+        ..options: RequestOptions,
+    }
 }
 
-#[derive(Serialize)]
-struct Rank<'a> {
+/// Parameters of Pinecone's models.
+#[derive(Debug, ToSchema)]
+#[schema(as = PineconeParameters)]
+struct Parameters {
+    #[schema(default = "END")]
+    truncate: Option<Truncate>,
+}
+
+/// What happens to a document over its limit: `END` cuts its end off, `NONE` makes it an error.
+#[derive(Debug, PartialEq, Eq, ToSchema)]
+#[schema(as = PineconeTruncate, rename_all = "UPPERCASE")]
+enum Truncate {
+    End,
+    None,
+}
+
+impl Field for Parameters {
+    fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
+        let Value::Object(parameters) = value else { return Err(expected(name, "an object", &value)) };
+        let truncate = match parameters.get("truncate") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(word)) if word == "END" => Some(Truncate::End),
+            Some(Value::String(word)) if word == "NONE" => Some(Truncate::None),
+            Some(other) => {
+                let problem = format!("{} is none of \"END\", \"NONE\"", quoted(&other.to_string()));
+                return Err(RerankError::invalid(format!("{name}.truncate"), problem));
+            }
+        };
+        Ok(Self { truncate })
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+struct PineconeReply<'a> {
+    model: &'a str,
+    /// Best first.
+    data: Vec<PineconeResult<'a>>,
+    usage: PineconeUsage,
+}
+
+#[derive(Serialize, ToSchema)]
+struct PineconeResult<'a> {
     index: usize,
+    #[schema(minimum = 0, maximum = 1)]
     score: f32,
+    /// The document as it was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Value, required = false)]
     document: Option<&'a Value>,
 }
 
-#[derive(Serialize)]
-struct Usage {
+#[derive(Serialize, ToSchema)]
+struct PineconeUsage {
     rerank_units: usize,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
-    let query = documents::query("query", &fields.required("query")?)?;
-    let items = fields.required_list("documents")?;
-    let texts = documents::texts("documents", &items, documents::rank_fields(fields)?.as_deref())?;
-    let return_documents = fields.flag("return_documents", true)?;
-    let parameters = fields.take(&["parameters"])?;
-    let mut request = request(fields, query, texts)?;
-    request.truncation = match &parameters {
-        None => true,
-        Some(Value::Object(parameters)) => match parameters.get("truncate") {
-            None | Some(Value::Null) => true,
-            Some(Value::String(word)) if word == "END" => true,
-            Some(Value::String(word)) if word == "NONE" => false,
-            Some(other) => {
-                let problem = format!("{} is none of \"END\", \"NONE\"", quoted(&other.to_string()));
-                return Err(RerankError::invalid("parameters.truncate", problem));
-            }
-        },
-        Some(other) => return Err(expected("parameters", "an object", other)),
-    };
-    Ok(Call::new(request).echoing(return_documents.then_some(items)))
+    let request = Request::read(fields)?;
+    let returned = flag_or(request.return_documents, true);
+    let (texts, sent) = request.documents.into_parts("documents", request.rank_fields, returned)?;
+    let mut ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
+    ranking.truncation = request.parameters.and_then(|parameters| parameters.truncate) != Some(Truncate::None);
+    Ok(Call::new(ranking, "documents", sent, reply))
 }
 
-fn write(answer: &Answer<'_>) -> serde_json::Result<Vec<u8>> {
+fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
     let ranking = answer.ranking();
-    let rank = |index, score| Rank { index, score, document: answer.echo(index) };
-    serde_json::to_vec(&Reply {
+    let results = ranking.results.iter().map(|row| PineconeResult {
+        index: row.index,
+        score: row.relevance_score,
+        document: answer.sent.document(row.index),
+    });
+    Reply::json(&PineconeReply {
         model: &ranking.model,
-        data: ranking.results.iter().map(|row| rank(row.index, row.relevance_score)).collect(),
-        usage: Usage { rerank_units: 1 },
+        data: results.collect(),
+        usage: PineconeUsage { rerank_units: 1 },
     })
 }

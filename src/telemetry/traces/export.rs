@@ -1,159 +1,158 @@
-//! The task that sends spans, some at a time.
+//! The path of finished spans to the receiver: the SDK's batch processor, with a count of what was
+//! sent and what was dropped.
+//!
+//! The SDK counts spans that its full queue refuses only in a log line at shutdown. Podium bounds the
+//! spans in flight itself, below the SDK's queue, so that every drop is counted. Spans that a receiver
+//! rejects in an otherwise successful reply count as sent: the SDK does not hand that number on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use prost::Message as _;
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
-use reqwest::{Client, StatusCode, Url};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until};
+use opentelemetry::Context;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor};
 
-use super::otlp::{ExportTraceServiceResponse, Span};
-use super::spans::Resource;
+/// Spans that may wait to be sent or be on their way: some thousand requests.
+const MAX_SPANS_IN_FLIGHT: usize = 8192;
 
-/// Spans that are sent at once.
-const BATCH_SPANS: usize = 512;
-/// The longest that a span waits for company.
-const SEND_EVERY: Duration = Duration::from_secs(5);
-/// Pauses before a receiver that is busy or away is tried again.
-const PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
-
-/// What the task is told.
-pub(super) enum Message {
-    /// A request's spans.
-    Spans(Vec<Span>),
-    /// Send what there is, then answer.
-    Flush(oneshot::Sender<()>),
-}
-
-/// What became of the spans.
+/// What became of finished spans.
 #[derive(Debug, Default)]
-pub(in crate::telemetry) struct TraceCounts {
+pub(in crate::telemetry) struct SpanCounts {
+    in_flight: AtomicUsize,
     sent: AtomicU64,
     dropped: AtomicU64,
 }
 
-impl TraceCounts {
-    pub(super) fn dropped(&self, spans: usize) {
-        self.dropped.fetch_add(spans as u64, Ordering::Relaxed);
+impl SpanCounts {
+    /// Spans that the receiver took.
+    pub(in crate::telemetry) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
-    /// Spans that the receiver took, and spans that nobody will see.
-    pub(in crate::telemetry) fn sent_and_dropped(&self) -> (u64, u64) {
-        (self.sent.load(Ordering::Relaxed), self.dropped.load(Ordering::Relaxed))
+    /// Spans that were lost: the queue was full, or the receiver was away, slow or refused them.
+    pub(in crate::telemetry) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more span in flight, or a dropped one if there are too many.
+    fn try_enqueue(&self) -> bool {
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) < MAX_SPANS_IN_FLIGHT {
+            return true;
+        }
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
+    fn note_exported(&self, spans: usize, sent: bool) {
+        self.in_flight.fetch_sub(spans, Ordering::Relaxed);
+        let count = if sent { &self.sent } else { &self.dropped };
+        count.fetch_add(spans as u64, Ordering::Relaxed);
     }
 }
 
-pub(super) struct Exporter {
-    client: Client,
-    url: Url,
-    resource: Resource,
-    counts: Arc<TraceCounts>,
-    batch: Vec<Span>,
-    /// Whether the last spans were not taken: the log says it once.
-    failing: bool,
+/// The SDK's batch processor behind a bound on the spans in flight.
+#[derive(Debug)]
+pub(super) struct BoundedProcessor {
+    batches: BatchSpanProcessor,
+    counts: Arc<SpanCounts>,
 }
 
-impl Exporter {
-    pub(super) const fn new(client: Client, url: Url, resource: Resource, counts: Arc<TraceCounts>) -> Self {
-        Self { client, url, resource, counts, batch: Vec::new(), failing: false }
-    }
-
-    /// Sends until there is nobody left who could hand over spans.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
-        let mut due = Instant::now();
-        loop {
-            let message = tokio::select! {
-                message = inbox.recv() => message,
-                () = sleep_until(due), if !self.batch.is_empty() => {
-                    self.send().await;
-                    continue;
-                }
-            };
-            match message {
-                Some(Message::Spans(spans)) => {
-                    if self.batch.is_empty() {
-                        due = Instant::now() + SEND_EVERY;
-                    }
-                    self.batch.extend(spans);
-                    if self.batch.len() >= BATCH_SPANS {
-                        self.send().await;
-                    }
-                }
-                Some(Message::Flush(reply)) => {
-                    self.send().await;
-                    // Whoever asked may have stopped waiting.
-                    let _ = reply.send(());
-                }
-                None => return self.send().await,
-            }
-        }
-    }
-
-    async fn send(&mut self) {
-        let spans = std::mem::take(&mut self.batch);
-        let count = spans.len();
-        if count == 0 {
-            return;
-        }
-        let body = self.resource.request(spans).encode_to_vec();
-        let mut pauses = PAUSES.iter();
-        let problem = loop {
-            match self.post(body.clone()).await {
-                Ok(rejected) => {
-                    let rejected = rejected.min(count);
-                    self.counts.dropped(rejected);
-                    self.counts.sent.fetch_add((count - rejected) as u64, Ordering::Relaxed);
-                    break (rejected > 0).then(|| format!("the receiver refused {rejected} spans"));
-                }
-                Err(Refusal { problem, for_now }) => {
-                    let Some(pause) = pauses.next().filter(|_| for_now) else {
-                        self.counts.dropped(count);
-                        break Some(problem);
-                    };
-                    sleep(*pause).await;
-                }
-            }
-        };
-        match &problem {
-            Some(problem) if !self.failing => tracing::warn!(problem, "traces are not taken"),
-            None if self.failing => tracing::info!("traces are taken again"),
-            Some(_) | None => {}
-        }
-        self.failing = problem.is_some();
-    }
-
-    /// How many of the spans the receiver did not want.
-    async fn post(&self, body: Vec<u8>) -> Result<usize, Refusal> {
-        let protobuf = HeaderValue::from_static("application/x-protobuf");
-        let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, protobuf).body(body);
-        // The URL may hold a password.
-        let away = |error: reqwest::Error| Refusal { problem: error.without_url().to_string(), for_now: true };
-        let response = request.send().await.map_err(away)?;
-        let status = response.status();
-        if !status.is_success() {
-            let busy = [
-                StatusCode::TOO_MANY_REQUESTS,
-                StatusCode::BAD_GATEWAY,
-                StatusCode::SERVICE_UNAVAILABLE,
-                StatusCode::GATEWAY_TIMEOUT,
-            ];
-            return Err(Refusal {
-                problem: format!("the receiver answered {status}"),
-                for_now: busy.contains(&status),
-            });
-        }
-        let answer = response.bytes().await.map_err(away)?;
-        // A receiver that answers something else has taken the spans all the same.
-        let refused = ExportTraceServiceResponse::decode(answer).ok().and_then(|answer| answer.partial_success);
-        Ok(refused.map_or(0, |partial| usize::try_from(partial.rejected_spans).unwrap_or(0)))
+impl BoundedProcessor {
+    pub(super) fn new<E: SpanExporter + 'static>(exporter: CountingExporter<E>, counts: Arc<SpanCounts>) -> Self {
+        let config = BatchConfigBuilder::default().with_max_queue_size(MAX_SPANS_IN_FLIGHT).build();
+        Self { batches: BatchSpanProcessor::builder(exporter).with_batch_config(config).build(), counts }
     }
 }
 
-/// Why spans were not taken, and whether trying again may help.
-struct Refusal {
-    problem: String,
-    for_now: bool,
+impl SpanProcessor for BoundedProcessor {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.batches.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if self.counts.try_enqueue() {
+            self.batches.on_end(span);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batches.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.batches.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batches.set_resource(resource);
+    }
+}
+
+/// An exporter that counts spans and logs when exports begin to fail and when they work again.
+#[derive(Debug)]
+pub(super) struct CountingExporter<E> {
+    exporter: E,
+    counts: Arc<SpanCounts>,
+    is_failing: AtomicBool,
+}
+
+impl<E> CountingExporter<E> {
+    pub(super) const fn new(exporter: E, counts: Arc<SpanCounts>) -> Self {
+        Self { exporter, counts, is_failing: AtomicBool::new(false) }
+    }
+
+    fn log_change(&self, result: &OTelSdkResult) {
+        let was_failing = self.is_failing.swap(result.is_err(), Ordering::Relaxed);
+        match result {
+            Err(problem) if !was_failing => tracing::warn!(%problem, "the trace receiver takes no spans"),
+            Ok(()) if was_failing => tracing::info!("the trace receiver takes spans again"),
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+impl<E: SpanExporter> SpanExporter for CountingExporter<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
+        let result = self.exporter.export(batch).await;
+        self.counts.note_exported(spans, result.is_ok());
+        self.log_change(&result);
+        result
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn shutdown(&self) -> OTelSdkResult {
+        self.exporter.shutdown()
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_over_the_bound_is_dropped_and_counted() {
+        let counts = SpanCounts::default();
+        assert!((0..MAX_SPANS_IN_FLIGHT).all(|_| counts.try_enqueue()));
+        assert!(!counts.try_enqueue());
+        assert_eq!((counts.sent(), counts.dropped()), (0, 1));
+        counts.note_exported(512, true);
+        assert!(counts.try_enqueue());
+        counts.note_exported(2, false);
+        assert_eq!((counts.sent(), counts.dropped()), (512, 3));
+    }
 }

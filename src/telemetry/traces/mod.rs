@@ -1,119 +1,112 @@
-//! Requests as `OpenTelemetry` traces, sent over OTLP (HTTP, protobuf): one span for the request and one for each of its
-//! stages.
+//! Traces of requests: `tracing` spans, exported over OTLP (HTTP, protobuf) by the `OpenTelemetry` SDK.
 //!
-//! Off unless a receiver is named. A request is followed, or not, from its start: one that is not costs nothing. Spans
-//! are made when a request is over, and handed to a task that sends them; where it cannot keep up they are dropped
-//! and counted, and no request ever waits for it.
+//! Off unless a receiver is configured. A `request` span is made for each request that is not to a
+//! health or metrics route; its stages are child spans. The SDK's own thread sends finished spans in
+//! batches, so no request waits for the receiver. Spans that find the queue full or that the receiver
+//! rejects are dropped and counted.
 
-mod context;
 mod export;
-pub mod otlp;
-mod spans;
+mod request;
 mod target;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{InstrumentationScope, Key, KeyValue};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::FilterFn;
+use tracing_subscriber::registry::LookupSpan;
 
-pub use context::TraceContext;
+pub use request::request_span;
 pub use target::{TraceError, TraceTarget};
 
-pub(super) use context::Hex;
-pub(super) use export::TraceCounts;
+pub(super) use export::SpanCounts;
+pub(super) use request::{record_outcome, trace_id};
 
-use self::export::{Exporter, Message};
-use self::spans::Resource;
-use self::target::Sampler;
-use super::RequestRecord;
-
-/// Requests whose spans may wait to be sent.
-const WAITING_REQUESTS: usize = 2048;
+use export::{BoundedProcessor, CountingExporter};
 
 /// How long the last spans may take at shutdown.
-const FLUSH_FOR: Duration = Duration::from_secs(3);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Follows requests.
-pub(super) struct Tracer {
-    sampler: Sampler,
-    outbox: mpsc::Sender<Message>,
-    counts: Arc<TraceCounts>,
-}
-
-/// A request that is followed.
+/// The running export of spans. Clones share it.
 #[derive(Debug, Clone)]
-pub struct RequestTrace {
-    trace: [u8; 16],
-    span: [u8; 8],
-    caller: Option<[u8; 8]>,
-    state: String,
-    started: Instant,
+pub struct Traces {
+    provider: SdkTracerProvider,
+    counts: Arc<SpanCounts>,
 }
 
-impl RequestTrace {
-    /// The trace's id in hexadecimal digits.
-    #[must_use]
-    pub fn id(&self) -> String {
-        Hex(&self.trace).to_string()
-    }
-}
-
-impl Tracer {
-    /// Starts the task that sends. To be called inside a tokio runtime.
-    pub(super) fn start(target: TraceTarget) -> Self {
-        let (outbox, inbox) = mpsc::channel(WAITING_REQUESTS);
-        let counts = Arc::<TraceCounts>::default();
-        let sampler = target.sampler;
-        let exporter = Exporter::new(target.client, target.url, Resource::new(&target.resource), Arc::clone(&counts));
-        tokio::spawn(exporter.run(inbox));
-        Self { sampler, outbox, counts }
-    }
-
-    /// Begins to follow a request, if it is to be.
-    pub(super) fn begin(&self, caller: Option<TraceContext>) -> Option<RequestTrace> {
-        let trace = caller.as_ref().map_or_else(random_id, |context| context.trace);
-        let sampled = self.sampler.takes(&trace, caller.as_ref().map(|context| context.sampled));
-        sampled.then(|| RequestTrace {
-            started: Instant::now(),
-            trace,
-            span: random_id(),
-            caller: caller.as_ref().map(|context| context.parent),
-            state: caller.map(|context| context.state).unwrap_or_default(),
-        })
+impl Traces {
+    /// Starts the thread that sends spans to `target`.
+    ///
+    /// # Errors
+    /// [`TraceError::Exporter`] if no HTTP client can be made, for want of TLS or its root certificates.
+    pub fn start(target: TraceTarget) -> Result<Self, TraceError> {
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(target.endpoint)
+            .with_headers(target.headers)
+            .build()?;
+        let counts = Arc::<SpanCounts>::default();
+        let exporter = CountingExporter::new(exporter, Arc::clone(&counts));
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource(target.service_name))
+            .with_sampler(target.sampler)
+            .with_span_processor(BoundedProcessor::new(exporter, Arc::clone(&counts)))
+            .build();
+        Ok(Self { provider, counts })
     }
 
-    /// Hands over the spans of a request that is over.
-    pub(super) fn end(&self, trace: &RequestTrace, request: &RequestRecord<'_>) {
-        let spans = spans::of(trace, request);
-        let count = spans.len();
-        if self.outbox.try_send(Message::Spans(spans)).is_err() {
-            self.counts.dropped(count);
+    /// The layer of the subscriber that exports Podium's spans of level info. Spans of level debug, and
+    /// all events, are for the log alone.
+    pub fn layer<S>(&self) -> impl Layer<S> + use<S>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span>,
+    {
+        let scope = InstrumentationScope::builder("podium").with_version(env!("CARGO_PKG_VERSION")).build();
+        tracing_opentelemetry::layer()
+            .with_tracer(self.provider.tracer_with_scope(scope))
+            .with_context_activation(false)
+            .with_level(false)
+            .with_location(false)
+            .with_target(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_filter(FilterFn::new(|metadata| {
+                metadata.is_span() && metadata.target().starts_with("podium") && *metadata.level() <= Level::INFO
+            }))
+    }
+
+    /// Sends what is left, for a few seconds at most. Later spans are lost.
+    pub(super) async fn shutdown(&self) {
+        let provider = self.provider.clone();
+        let flushed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT)).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            tracing::warn!("the last spans could not be sent in time");
         }
     }
 
-    /// Waits until what was handed over is sent, but not for long.
-    pub(super) async fn flush(&self) {
-        let flushed = async {
-            let (reply, done) = oneshot::channel();
-            if self.outbox.send(Message::Flush(reply)).await.is_ok() {
-                let _ended = done.await;
-            }
-        };
-        if tokio::time::timeout(FLUSH_FOR, flushed).await.is_err() {
-            tracing::warn!("the last traces could not be sent in time");
-        }
-    }
-
-    pub(super) fn counts(&self) -> &TraceCounts {
+    pub(super) fn counts(&self) -> &SpanCounts {
         &self.counts
     }
 }
 
-/// An id that is not all zeros.
-fn random_id<const BYTES: usize>() -> [u8; BYTES] {
-    let mut id = [0; BYTES];
-    while id.iter().all(|byte| *byte == 0) {
-        id.fill_with(rand::random);
+/// The attributes of the service. The SDK reads `OTEL_RESOURCE_ATTRIBUTES`; `service_name` overrides the
+/// name there, and `podium` is the name if nothing sets one.
+fn resource(service_name: Option<String>) -> Resource {
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let from_environment = Resource::builder().build().get(&Key::from_static_str("service.name"));
+    // The SDK's own default is `unknown_service:` and the name of the program.
+    let is_named = from_environment.is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+    let name = service_name.or_else(|| (!is_named).then(|| "podium".to_owned()));
+    let builder = Resource::builder().with_attribute(version);
+    match name {
+        Some(name) => builder.with_service_name(name).build(),
+        None => builder.build(),
     }
-    id
 }

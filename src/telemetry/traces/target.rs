@@ -1,183 +1,190 @@
-//! Where traces go and which requests are followed: the settings, and the environment variables that `OpenTelemetry`
-//! gives every program. A setting that is not empty wins.
+//! Where traces go and which requests are traced: the settings, and what `OpenTelemetry`'s environment
+//! variables say.
+//!
+//! The SDK reads `OTEL_EXPORTER_OTLP_[TRACES_]HEADERS`, `…_TIMEOUT` and
+//! `OTEL_RESOURCE_ATTRIBUTES` itself. Values that it would ignore without a word are refused here.
 
-use std::time::Duration;
+use std::collections::HashMap;
 
-use percent_encoding::percent_decode_str;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Url};
+use opentelemetry::Context;
+use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId, TraceState};
+use opentelemetry_otlp::ExporterBuildError;
+use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
+use reqwest::Url;
 
-use super::super::TelemetrySettings;
+use crate::telemetry::TelemetrySettings;
 
-/// How long the receiver may take, unless the environment says otherwise.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Tracing that cannot be set up as it was asked for.
+/// Traces that cannot be set up as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// A setting or variable with a value that cannot be used. The value of a header is not repeated.
-    #[error("{name} must be {wanted}")]
+    /// A setting or variable with an unusable value. The value itself, which may be secret, is not repeated.
+    #[error("{name} must be {expected}")]
     Value {
         /// The setting or variable.
         name: String,
-        /// What it has to be.
-        wanted: String,
+        /// What the value has to be.
+        expected: &'static str,
     },
-    /// No client can be made, for want of TLS or its roots.
-    #[error("cannot make an HTTP client for traces: {0}")]
-    Client(#[from] reqwest::Error),
+    /// The exporter cannot be made.
+    #[error("cannot start the export of traces: {0}")]
+    Exporter(#[from] ExporterBuildError),
 }
 
-/// Where traces go, and how.
+/// Where traces go, and which requests are traced.
 #[derive(Debug, Clone)]
 pub struct TraceTarget {
-    pub(super) url: Url,
-    pub(super) client: Client,
-    /// Attributes of the resource, `service.name` first.
-    pub(super) resource: Vec<(String, String)>,
-    pub(super) sampler: Sampler,
+    /// The URL that spans are posted to, without user and password.
+    pub(super) endpoint: String,
+    /// The `authorization` header that user and password of the URL stand for.
+    pub(super) headers: HashMap<String, String>,
+    pub(super) sampler: RequestSampler,
+    /// The name of the service; `None` leaves it to `OTEL_RESOURCE_ATTRIBUTES`.
+    pub(super) service_name: Option<String>,
 }
 
-/// Which requests are followed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Sampler {
-    /// Whether the decision of a caller that has made one counts.
-    pub by_parent: bool,
-    /// The share of all others.
-    pub share: f64,
-}
+/// Decides which requests are traced. Spans outside of a request, such as those of a warm-up, never are.
+#[derive(Debug, Clone)]
+pub(super) struct RequestSampler(Sampler);
 
-impl Sampler {
-    /// Whether a request of this trace is followed. The decision is a function of the trace's id, so that all services
-    /// with the same share follow the same traces.
-    pub(super) fn takes(self, trace: &[u8; 16], parent: Option<bool>) -> bool {
-        match parent {
-            Some(sampled) if self.by_parent => sampled,
-            _ => {
-                let random = trace.last_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes) >> 11);
-                (random as f64) < self.share * 2_f64.powi(53)
-            }
+impl ShouldSample for RequestSampler {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[opentelemetry::KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let has_parent = parent.is_some_and(|context| context.span().span_context().is_valid());
+        if !has_parent && *kind != SpanKind::Server {
+            let (decision, attributes) = (SamplingDecision::Drop, Vec::new());
+            return SamplingResult { decision, attributes, trace_state: TraceState::default() };
         }
+        self.0.should_sample(parent, trace, name, kind, attributes, links)
     }
 }
 
 impl TraceTarget {
-    /// What settings and environment ask for; nothing where neither names a receiver.
+    /// What settings and environment ask for; `None` if neither names a receiver.
     ///
     /// # Errors
-    /// [`TraceError::Value`] for a value that cannot be used.
+    /// [`TraceError::Value`] for an unusable value.
     pub fn find(
         settings: &TelemetrySettings,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>, TraceError> {
-        let variable =
-            |name: &str| environment(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        // The variable for traces alone goes before the one for all signals.
-        let specific = |name: &str| {
-            let traces = format!("OTEL_EXPORTER_OTLP_TRACES_{name}");
-            let all = format!("OTEL_EXPORTER_OTLP_{name}");
-            variable(&traces).map(|value| (traces, value)).or_else(|| variable(&all).map(|value| (all, value)))
-        };
-        let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
-            || variable("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
-        let set = settings.otlp_endpoint.trim();
-        let (name, endpoint) = match specific("ENDPOINT") {
-            _ if !set.is_empty() => ("telemetry.otlp_endpoint".to_owned(), set.to_owned()),
+        let variables = Variables(environment);
+        let is_off = variables.get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+            || variables.get("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
+        let configured = settings.otlp_endpoint.trim();
+        let (name, endpoint) = match variables.for_traces("ENDPOINT") {
+            _ if !configured.is_empty() => ("telemetry.otlp_endpoint".to_owned(), configured.to_owned()),
             Some(found) if !is_off => found,
             _ => return Ok(None),
         };
-        let url = url(&name, &endpoint, name != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")?;
-        if let Some((name, _)) = specific("PROTOCOL").filter(|(_, value)| value != "http/protobuf") {
-            return Err(wrong(name, "http/protobuf, the one protocol that is spoken here (port 4318)"));
-        }
-        if let Some((name, _)) = specific("COMPRESSION").filter(|(_, value)| value != "none") {
-            return Err(wrong(name, "none; traces are sent as they are"));
-        }
-        let timeout = match specific("TIMEOUT") {
-            None => TIMEOUT,
-            Some((name, value)) => {
-                Duration::from_millis(value.parse().map_err(|_| wrong(name, "a number of milliseconds"))?)
-            }
-        };
-        let mut headers = HeaderMap::new();
-        if let Some((name, value)) = specific("HEADERS") {
-            for (key, value) in pairs(&name, &value)? {
-                let header = HeaderName::try_from(key).ok().zip(HeaderValue::try_from(value).ok());
-                let (key, mut value) = header.ok_or_else(|| wrong(name.clone(), "a list of header=value"))?;
-                value.set_sensitive(true);
-                headers.insert(key, value);
-            }
-        }
-        let sampler = sampler(settings.trace_sample, variable)?;
-        let resource = resource(settings, variable)?;
-        let client = Client::builder()
-            .user_agent(concat!("podium/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            .timeout(timeout)
-            .build()?;
-        Ok(Some(Self { url, client, resource, sampler }))
+        let url = receiver_url(&name, &endpoint, name != "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")?;
+        variables.check()?;
+        let (endpoint, headers) = without_credentials(url);
+        let sampler = RequestSampler(variables.sampler(settings.trace_sample)?);
+        let configured = Some(settings.service_name.trim().to_owned()).filter(|name| !name.is_empty());
+        // The SDK prefers the `service.name` among OTEL_RESOURCE_ATTRIBUTES, against the specification.
+        let service_name = configured.or_else(|| variables.get("OTEL_SERVICE_NAME"));
+        Ok(Some(Self { endpoint, headers, sampler, service_name }))
     }
 }
 
-fn wrong(name: impl Into<String>, wanted: &str) -> TraceError {
-    TraceError::Value { name: name.into(), wanted: wanted.to_owned() }
+fn unusable(name: impl Into<String>, expected: &'static str) -> TraceError {
+    TraceError::Value { name: name.into(), expected }
 }
 
-/// An endpoint for all signals gets the path of traces behind its own.
-fn url(name: &str, endpoint: &str, is_base: bool) -> Result<Url, TraceError> {
+/// The URL for spans. A base URL, which serves all signals, gets their path behind its own.
+fn receiver_url(name: &str, endpoint: &str, is_base: bool) -> Result<Url, TraceError> {
     let parse = |text: &str| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    // The base is looked at by itself: behind one that lacks its host, the path would become one.
-    let base = parse(endpoint).ok_or_else(|| wrong(name, "a URL such as http://localhost:4318"))?;
-    let whole = is_base.then(|| parse(&format!("{}/v1/traces", endpoint.trim_end_matches('/')))).flatten();
-    Ok(whole.unwrap_or(base))
+    // The base alone first: a base without a host would take the path for one.
+    let base = parse(endpoint).ok_or_else(|| unusable(name, "a URL such as http://localhost:4318"))?;
+    let for_spans = is_base.then(|| parse(&format!("{}/v1/traces", endpoint.trim_end_matches('/')))).flatten();
+    Ok(for_spans.unwrap_or(base))
 }
 
-fn resource(
-    settings: &TelemetrySettings,
-    variable: impl Fn(&str) -> Option<String>,
-) -> Result<Vec<(String, String)>, TraceError> {
-    let name = "OTEL_RESOURCE_ATTRIBUTES";
-    let mut more = variable(name).map(|value| pairs(name, &value)).transpose()?.unwrap_or_default();
-    let of_list = more.iter().position(|(key, _)| key == "service.name").map(|place| more.remove(place).1);
-    let set = Some(settings.service_name.trim().to_owned()).filter(|name| !name.is_empty());
-    let service = set.or_else(|| variable("OTEL_SERVICE_NAME")).or(of_list).unwrap_or_else(|| "podium".to_owned());
-    let own = [("service.name", service), ("service.version", env!("CARGO_PKG_VERSION").to_owned())];
-    Ok(own.map(|(key, value)| (key.to_owned(), value)).into_iter().chain(more).collect())
+/// Splits a URL into one without user and password, and the header that they stand for. The exporter
+/// would drop them.
+fn without_credentials(url: Url) -> (String, HashMap<String, String>) {
+    let request = reqwest::Client::new().post(url.clone()).build();
+    let Ok(request) = request else { return (url.into(), HashMap::new()) };
+    let authorization = request.headers().get(reqwest::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let headers = authorization.map(|value| ("authorization".to_owned(), value.to_owned()));
+    (request.url().as_str().to_owned(), headers.into_iter().collect())
 }
 
-/// The settings' share, callers' decisions first; or what the environment says, where it names a sampler.
-fn sampler(share: f64, variable: impl Fn(&str) -> Option<String>) -> Result<Sampler, TraceError> {
-    let Some(word) = variable("OTEL_TRACES_SAMPLER") else { return Ok(Sampler { by_parent: true, share }) };
-    let (by_parent, kind) = word.strip_prefix("parentbased_").map_or((false, word.as_str()), |kind| (true, kind));
-    let share = match kind {
-        "always_on" => 1.0,
-        "always_off" => 0.0,
-        "traceidratio" => {
-            let name = "OTEL_TRACES_SAMPLER_ARG";
-            let share = variable(name).map_or(Ok(1.0), |value| value.parse()).ok();
-            share.filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| wrong(name, "a share between 0 and 1"))?
+/// The environment. A variable that is empty counts as one that is not set.
+struct Variables<F>(F);
+
+impl<F: Fn(&str) -> Option<String>> Variables<F> {
+    fn get(&self, name: &str) -> Option<String> {
+        (self.0)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    /// A variable of the exporter, with its name: the one for traces alone if it is set, else the one for all signals.
+    fn for_traces(&self, name: &str) -> Option<(String, String)> {
+        let names = [format!("OTEL_EXPORTER_OTLP_TRACES_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")];
+        names.into_iter().find_map(|name| self.get(&name).map(|value| (name, value)))
+    }
+
+    /// Refuses values that the SDK ignores or replaces by its own.
+    fn check(&self) -> Result<(), TraceError> {
+        let is_list = |list: &str| {
+            let mut items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
+            items.all(|item| item.split_once('=').is_some_and(|(key, _)| !key.trim().is_empty()))
+        };
+        let is_pairs = "a list of key=value, separated by commas";
+        let checks: [(&str, &dyn Fn(&str) -> bool, &'static str); 4] = [
+            ("PROTOCOL", &|value| value == "http/protobuf", "http/protobuf, the only supported protocol (port 4318)"),
+            ("COMPRESSION", &|value| value == "none", "none; spans are sent uncompressed"),
+            ("TIMEOUT", &|value| value.parse::<u64>().is_ok(), "a number of milliseconds"),
+            ("HEADERS", &is_list, is_pairs),
+        ];
+        for (name, is_usable, expected) in checks {
+            if let Some((name, _)) = self.for_traces(name).filter(|(_, value)| !is_usable(value)) {
+                return Err(unusable(name, expected));
+            }
         }
-        _ => {
-            let words = "always_on, always_off, traceidratio, or parentbased_ before one of them";
-            return Err(wrong("OTEL_TRACES_SAMPLER", words));
+        let attributes = "OTEL_RESOURCE_ATTRIBUTES";
+        if self.get(attributes).is_some_and(|list| !is_list(&list)) {
+            return Err(unusable(attributes, is_pairs));
         }
-    };
-    Ok(Sampler { by_parent, share })
-}
+        Ok(())
+    }
 
-/// `key=value,key=value`, values percent-encoded.
-fn pairs(name: &str, list: &str) -> Result<Vec<(String, String)>, TraceError> {
-    let items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
-    let pair = |item: &str| {
-        let (key, value) = item.split_once('=')?;
-        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
-        Some((key.trim().to_owned(), value.into_owned())).filter(|(key, _)| !key.is_empty())
-    };
-    items.map(|item| pair(item).ok_or_else(|| wrong(name, "a list of key=value with commas between"))).collect()
+    /// The environment's sampler if it names one; else the caller's decision, and `share` of the requests
+    /// whose caller has made none.
+    fn sampler(&self, share: f64) -> Result<Sampler, TraceError> {
+        let Some(word) = self.get("OTEL_TRACES_SAMPLER") else {
+            return Ok(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(share))));
+        };
+        let (by_parent, kind) = word.strip_prefix("parentbased_").map_or((false, word.as_str()), |kind| (true, kind));
+        let sampler = match kind {
+            "always_on" => Sampler::AlwaysOn,
+            "always_off" => Sampler::AlwaysOff,
+            "traceidratio" => {
+                let name = "OTEL_TRACES_SAMPLER_ARG";
+                let share = self.get(name).map_or(Ok(1.0), |value| value.parse()).ok();
+                let share = share.filter(|share| (0.0..=1.0).contains(share));
+                Sampler::TraceIdRatioBased(share.ok_or_else(|| unusable(name, "a number from 0 to 1"))?)
+            }
+            _ => {
+                let words = "always_on, always_off, traceidratio, or parentbased_ before one of them";
+                return Err(unusable("OTEL_TRACES_SAMPLER", words));
+            }
+        };
+        Ok(if by_parent { Sampler::ParentBased(Box::new(sampler)) } else { sampler })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::{SpanContext, SpanId, TraceFlags};
+
     use super::*;
 
     fn settings(endpoint: &str) -> TelemetrySettings {
@@ -186,65 +193,57 @@ mod tests {
             log_format: "text".to_owned(),
             drift_sample: 0.0,
             otlp_endpoint: endpoint.to_owned(),
-            trace_sample: 0.25,
+            trace_sample: 0.5,
             service_name: String::new(),
         }
     }
 
     fn find(endpoint: &str, variables: &[(&str, &str)]) -> Result<Option<TraceTarget>, String> {
-        let of = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        TraceTarget::find(&settings(endpoint), of).map_err(|error| error.to_string())
+        let value =
+            |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        TraceTarget::find(&settings(endpoint), value).map_err(|error| error.to_string())
+    }
+
+    fn endpoint(configured: &str, variables: &[(&str, &str)]) -> String {
+        find(configured, variables).unwrap().unwrap().endpoint
     }
 
     #[test]
-    fn nothing_is_traced_unless_a_receiver_is_named() {
+    fn nothing_is_traced_unless_a_receiver_is_configured() {
         assert!(find("", &[]).unwrap().is_none());
         assert!(find("", &[("OTEL_SERVICE_NAME", "x")]).unwrap().is_none());
-        let named = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318");
-        assert!(find("", &[named, ("OTEL_SDK_DISABLED", "true")]).unwrap().is_none());
-        assert!(find("", &[named, ("OTEL_TRACES_EXPORTER", "none")]).unwrap().is_none());
-        let target = find("http://a:4318/", &[]).unwrap().unwrap();
-        assert_eq!(target.url.as_str(), "http://a:4318/v1/traces");
-        assert_eq!(target.resource[0], ("service.name".to_owned(), "podium".to_owned()));
-        assert_eq!(target.sampler, Sampler { by_parent: true, share: 0.25 });
+        let receiver = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318");
+        assert!(find("", &[receiver, ("OTEL_SDK_DISABLED", "true")]).unwrap().is_none());
+        assert!(find("", &[receiver, ("OTEL_TRACES_EXPORTER", "none")]).unwrap().is_none());
+        assert!(find("", &[receiver]).unwrap().is_some());
     }
 
     #[test]
-    fn the_standard_variables_are_heard() {
-        let target = find(
-            "",
-            &[
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318/base"),
-                ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20abc, x-scope=team"),
-                ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "250"),
-                ("OTEL_RESOURCE_ATTRIBUTES", "service.name=other,deployment.environment.name=test"),
-                ("OTEL_SERVICE_NAME", "search"),
-                ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
-                ("OTEL_TRACES_SAMPLER_ARG", "0.5"),
-            ],
-        );
-        let target = target.unwrap().unwrap();
-        assert_eq!(target.url.as_str(), "http://all:4318/base/v1/traces");
-        let client = format!("{:?}", target.client);
-        assert!(client.contains("authorization") && client.contains("x-scope"), "{client}");
-        assert!(client.contains("250ms") && !client.contains("abc"), "{client}");
-        assert_eq!(target.resource[0].1, "search");
-        assert_eq!(target.resource[2], ("deployment.environment.name".to_owned(), "test".to_owned()));
-        assert_eq!(target.sampler, Sampler { by_parent: true, share: 0.5 });
+    fn the_setting_wins_over_variables_and_a_base_url_gets_the_path_of_traces() {
+        let all = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318/base");
         let traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://t/x");
-        let target = find("", &[traces, ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318")]).unwrap().unwrap();
-        assert_eq!(target.url.as_str(), "https://t/x");
-        assert_eq!(find("http://own:1", &[traces]).unwrap().unwrap().url.as_str(), "http://own:1/v1/traces");
+        assert_eq!(endpoint("http://a:4318/", &[]), "http://a:4318/v1/traces");
+        assert_eq!(endpoint("", &[all]), "http://all:4318/base/v1/traces");
+        assert_eq!(endpoint("", &[traces, all]), "https://t/x");
+        assert_eq!(endpoint("http://own:1", &[traces]), "http://own:1/v1/traces");
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_by_name_and_secrets_are_not_repeated() {
+    fn a_password_in_the_url_becomes_a_header() {
+        let target = find("http://user:secret@c:4318", &[]).unwrap().unwrap();
+        assert_eq!(target.endpoint, "http://c:4318/v1/traces");
+        assert_eq!(target.headers["authorization"], "Basic dXNlcjpzZWNyZXQ=");
+    }
+
+    #[test]
+    fn unusable_values_are_refused_by_name_and_secrets_are_not_repeated() {
+        let pairs = "a list of key=value, separated by commas";
         for (name, value, message) in [
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf, the one protocol that is spoken here (port 4318)"),
-            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "none; traces are sent as they are"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "a number of milliseconds"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "secret", "a list of key=value with commas between"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "a=secret%0a", "a list of header=value"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf, the only supported protocol (port 4318)"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "none; spans are sent uncompressed"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "soon", "a number of milliseconds"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "secret", pairs),
+            ("OTEL_RESOURCE_ATTRIBUTES", "secret", pairs),
             (
                 "OTEL_TRACES_SAMPLER",
                 "sometimes",
@@ -259,15 +258,36 @@ mod tests {
         }
     }
 
+    /// Whether a request is sampled whose caller has decided so, or not decided.
+    fn samples(variables: &[(&str, &str)], trace: u128, caller: Option<bool>, kind: SpanKind) -> bool {
+        let sampler = find("http://a:1", variables).unwrap().unwrap().sampler;
+        let context = caller.map_or_else(Context::new, |sampled| {
+            let flags = TraceFlags::default().with_sampled(sampled);
+            let parent =
+                SpanContext::new(TraceId::from(trace), SpanId::from(7_u64), flags, true, TraceState::default());
+            Context::new().with_remote_span_context(parent)
+        });
+        let result = sampler.should_sample(Some(&context), TraceId::from(trace), "request", &kind, &[], &[]);
+        result.decision == SamplingDecision::RecordAndSample
+    }
+
     #[test]
-    fn a_callers_decision_counts_and_the_rest_goes_by_the_trace() {
-        let sampler = Sampler { by_parent: true, share: 0.5 };
-        let (low, high) = ([0; 16], [0xff; 16]);
-        assert!(sampler.takes(&low, None) && !sampler.takes(&high, None));
-        assert!(sampler.takes(&high, Some(true)) && !sampler.takes(&low, Some(false)));
-        let alone = Sampler { by_parent: false, share: 0.5 };
-        assert!(alone.takes(&low, Some(false)) && !alone.takes(&high, Some(true)));
-        assert!(!Sampler { by_parent: true, share: 0.0 }.takes(&low, None));
-        assert!(Sampler { by_parent: true, share: 1.0 }.takes(&high, None));
+    fn the_callers_decision_counts_and_the_share_for_requests_without_one() {
+        let (low, high) = (1_u128, u128::MAX);
+        let own = |trace, caller| samples(&[], trace, caller, SpanKind::Server);
+        assert!(own(low, None) && !own(high, None));
+        assert!(own(high, Some(true)) && !own(low, Some(false)));
+        let ratio = [("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0.5")];
+        assert!(samples(&ratio, low, Some(false), SpanKind::Server), "this sampler does not ask the caller");
+        assert!(!samples(&ratio, high, Some(true), SpanKind::Server));
+        let off = [("OTEL_TRACES_SAMPLER", "parentbased_always_off")];
+        assert!(!samples(&off, low, None, SpanKind::Server) && samples(&off, low, Some(true), SpanKind::Server));
+    }
+
+    #[test]
+    fn spans_outside_of_requests_are_not_sampled() {
+        assert!(!samples(&[("OTEL_TRACES_SAMPLER", "always_on")], 1, None, SpanKind::Internal));
+        assert!(samples(&[("OTEL_TRACES_SAMPLER", "always_on")], 1, None, SpanKind::Server));
+        assert!(samples(&[], u128::MAX, Some(true), SpanKind::Internal), "a stage of a sampled request");
     }
 }

@@ -1,0 +1,110 @@
+//! Resolves what the settings name: the policy with its instructions, the prompt families, and the
+//! prompter of a checkpoint.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use crate::config::{ConfigError, Settings};
+use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
+use crate::prompt::{
+    ANY_FAMILY, CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter, Tokenizer,
+};
+use crate::rerank::Instructions;
+use crate::runtime::{Checkpoint, ModelFacts};
+
+/// Checks what settings name (profiles, prompt families), without loading a model.
+///
+/// # Errors
+/// [`ConfigError::Unusable`], with the key.
+pub fn check(settings: &Settings) -> Result<(), ConfigError> {
+    policy(settings)?;
+    let families = families(&settings.prompts)?;
+    let named = settings.models.named.iter().map(|(name, named)| (format!("models.{name}.family"), &named.model));
+    for (key, model) in std::iter::once(("model.family".to_owned(), &settings.model)).chain(named) {
+        if model.family != ANY_FAMILY {
+            families.named(&model.family).map_err(|error| unusable(&key, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The policy that the settings define.
+///
+/// # Errors
+/// Those of [`instructions`].
+pub fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
+    Ok(Policy { limits: settings.limits.clone(), instructions: instructions(&settings.instructions)? })
+}
+
+/// The stored instructions, those of an operator's file included.
+///
+/// # Errors
+/// [`ConfigError::Unusable`] for a file that cannot be read or is not of profiles, and a default that is none.
+pub fn instructions(settings: &InstructionSettings) -> Result<Instructions, ConfigError> {
+    const FILE: &str = "instructions.file";
+    let path = settings.file.trim();
+    let file = (!path.is_empty()).then(|| std::fs::read_to_string(path)).transpose();
+    let file = file.map_err(|error| unusable(FILE, format_args!("cannot read {path}: {error}")))?;
+    load_instructions(settings, file.as_deref()).map_err(|error| match error {
+        ProfileError::Default { name, available } => {
+            let problem = format!("there is no profile {name:?}; there are {}", available.join(", "));
+            unusable("instructions.default", problem)
+        }
+        problem @ (ProfileError::Syntax(_) | ProfileError::Name { .. } | ProfileError::Empty { .. }) => {
+            unusable(FILE, format_args!("{path}: {problem}"))
+        }
+    })
+}
+
+/// The prompt families: those that are compiled in, and those of the operator's folder.
+///
+/// # Errors
+/// [`ConfigError::Unusable`] for a folder or a family in it that cannot be read.
+pub fn families(settings: &PromptSettings) -> Result<Families, ConfigError> {
+    const FOLDER: &str = "prompts.folder";
+    let mut families = Families::built_in().map_err(|error| unusable(FOLDER, &error))?;
+    let folder = settings.folder.trim();
+    if !folder.is_empty() {
+        families.add_folder(Path::new(folder)).map_err(|error| unusable(FOLDER, &error))?;
+    }
+    Ok(families)
+}
+
+fn unusable(key: &str, problem: impl Display) -> ConfigError {
+    ConfigError::Unusable { key: key.to_owned(), problem: problem.to_string() }
+}
+
+/// As [`prompter_of`], with the families that are compiled in.
+///
+/// # Errors
+/// Those of [`prompter_of`].
+pub fn prompter(checkpoint: &Checkpoint, facts: &ModelFacts, family: &str) -> anyhow::Result<Prompter> {
+    prompter_of(&Families::built_in()?, checkpoint, facts, family)
+}
+
+/// Finds a checkpoint's family, unless `family` names one, and binds it to the checkpoint's tokenizer.
+///
+/// # Errors
+/// A tokenizer, table or configuration that cannot be read, or that does not fit the family.
+pub fn prompter_of(
+    families: &Families,
+    checkpoint: &Checkpoint,
+    facts: &ModelFacts,
+    family: &str,
+) -> anyhow::Result<Prompter> {
+    let file = |name: &str| checkpoint.location.join(name).display().to_string();
+    let config: serde_json::Value = serde_json::from_slice(&checkpoint.config)?;
+    let podium = PodiumConfig::from_config(&config, &file("config.json"))?;
+    let found = CheckpointFacts {
+        name: &checkpoint.name,
+        architecture: &facts.architecture,
+        projector: facts.projector,
+        podium: podium.as_ref(),
+    };
+    let family = families.detect(family, &found)?;
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
+    let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
+    let limits =
+        ModelLimits { name: checkpoint.name.clone(), context: facts.max_positions, vocabulary: facts.vocabulary };
+    Ok(Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?)
+}

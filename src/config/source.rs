@@ -1,0 +1,59 @@
+//! Where settings come from: flags, environment variables and files.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use toml::Value;
+
+/// Prefix of the environment variables that set keys: `PODIUM__SECTION__KEY`.
+pub const ENVIRONMENT_PREFIX: &str = "PODIUM__";
+
+/// Every key with its value and where the value came from.
+pub(super) type Values = BTreeMap<String, (Value, Origin)>;
+
+/// The inputs of a configuration, besides the defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// The operator's file.
+    pub file: Option<PathBuf>,
+    /// All environment variables, by name and value; most are not Podium's.
+    pub environment: Vec<(String, String)>,
+    /// Command-line flags that set a key.
+    pub flags: Vec<FlagValue>,
+}
+
+/// A value given on the command line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlagValue {
+    /// The flag, as it is typed.
+    pub flag: &'static str,
+    /// The key that the flag sets.
+    pub key: &'static str,
+    /// The value.
+    pub value: Value,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// `config/default.toml`, compiled in.
+    Default,
+    /// The operator's file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// A command-line flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => formatter.write_str("default"),
+            Self::File(path) => write!(formatter, "file {}", path.display()),
+            Self::Environment(name) => write!(formatter, "environment {name}"),
+            Self::Flag(flag) => write!(formatter, "flag {flag}"),
+        }
+    }
+}

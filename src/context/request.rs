@@ -1,0 +1,124 @@
+//! [`RequestContext`]: the owner of everything that one request holds.
+//!
+//! The access-log middleware makes it. It moves by value through `http`, `models` and `pipeline`,
+//! into every closure that runs on a blocking thread, and in the end into the bytes of the response.
+//! It is dropped when the last of the request's work has ended, so a deadline or a client that
+//! disconnects frees nothing that is still in use.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::Span;
+
+use super::permits::MemoryPermit;
+use super::timeline::RequestTimeline;
+use crate::schedule::{AdmissionPermit, Client};
+
+/// The id of a request, as it stands in the response, the log and the traces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// An id from text that was checked before: it goes into headers and log lines.
+    #[must_use]
+    pub fn new(id: &str) -> Self {
+        Self(id.into())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// How urgent a request is: 0 is the most urgent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(pub u16);
+
+/// The owner of everything that one request holds.
+#[derive(Debug)]
+pub struct RequestContext {
+    /// The id that the client sees.
+    pub id: RequestId,
+    /// Who sent the request.
+    pub client: Client,
+    /// When the whole body had arrived: limits on time count from here.
+    pub received_at: Instant,
+    /// When the request must be answered; `None` if nothing limits its time.
+    pub deadline: Option<Instant>,
+    /// How urgent the request is.
+    pub priority: Priority,
+    /// The request's tracing span; the spans of its stages are children of it.
+    pub span: Span,
+    /// What was done when. Shared with the middleware, which reads it when the request has ended.
+    pub timeline: RequestTimeline,
+    /// The bytes that the body, its parsed values and the echoed documents occupy.
+    body_memory: Option<MemoryPermit>,
+    /// The request's place in the queue, and its tokens.
+    admission: Option<AdmissionPermit>,
+}
+
+impl RequestContext {
+    /// A request that arrives now, without a client, a deadline or permits.
+    #[must_use]
+    pub fn new(id: RequestId, span: Span) -> Self {
+        Self {
+            id,
+            client: Client::default(),
+            received_at: Instant::now(),
+            deadline: None,
+            priority: Priority::default(),
+            timeline: RequestTimeline::new(span.clone()),
+            span,
+            body_memory: None,
+            admission: None,
+        }
+    }
+
+    /// The context of work that no client asked for over HTTP: commands, warm-up, tests.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(RequestId::new("internal"), Span::none())
+    }
+
+    /// Notes whose request this is.
+    pub fn set_client(&mut self, client: Client) {
+        self.timeline.note_client(&client);
+        self.client = client;
+    }
+
+    /// Sets the deadline to `limit` after the body's arrival. A time that no clock reaches is no
+    /// deadline.
+    pub fn set_time_limit(&mut self, limit: Duration) {
+        self.deadline = self.received_at.checked_add(limit);
+    }
+
+    /// Keeps `permit` until the context is dropped or the permit released. It replaces an earlier one.
+    pub fn hold_body_memory(&mut self, permit: MemoryPermit) {
+        self.body_memory = Some(permit);
+    }
+
+    /// Gives the memory of the body back, once nothing of the body is left but the texts, which the
+    /// queue counts by their tokens.
+    pub fn release_body_memory(&mut self) {
+        self.body_memory = None;
+    }
+
+    /// Keeps `permit` until the context is dropped or the permit released.
+    pub fn hold_admission(&mut self, permit: AdmissionPermit) {
+        self.admission = Some(permit);
+    }
+
+    /// Leaves the queue, once the ranking is done: writing the response needs no place there.
+    pub fn release_admission(&mut self) {
+        self.admission = None;
+    }
+}

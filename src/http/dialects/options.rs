@@ -1,0 +1,155 @@
+//! The fields that every dialect takes beside its own, so that a client of any API can give an
+//! instruction, a deadline or a budget.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::request;
+use crate::http::fields::{Field, Flag, flag_or, none_of, text};
+use crate::rerank::{Budget, LEAST_URGENT, Mode, RerankError, RerankRequest, Terms};
+
+request! {
+    /// Fields that every dialect takes.
+    #[derive(Default)]
+    pub(super) struct RequestOptions {
+        model: Option<ModelName>,
+        /// How to judge relevance, in plain language. Empty: no instruction, not even the server's
+        /// default.
+        pub(super) instruction | instruct: Option<String>,
+        profile: Option<ProfileName>,
+        /// The most tokens to read of each document; the family's limit if absent.
+        #[schema(minimum = 1)]
+        max_tokens_per_doc: Option<usize>,
+        #[schema(default = "auto")]
+        mode: Option<ModeName>,
+        /// The urgency: 0 is the most urgent, 999 the least. More urgent requests run first.
+        #[schema(minimum = 0, maximum = 999, default = 0)]
+        priority: Option<usize>,
+        /// The most milliseconds that the request may take, from the end of its body; after that
+        /// the answer is 504 and says how far the request came. The server's own limit applies
+        /// too.
+        #[schema(minimum = 1)]
+        timeout_ms: Option<usize>,
+        /// The milliseconds that the ranking should take, waiting included. If the measured
+        /// throughput is too low to read everything in this time, less is read, and the warnings
+        /// say what was left out.
+        #[schema(minimum = 1)]
+        max_latency_ms: Option<usize>,
+        /// The most tokens to send through the model. If everything would be more, less is read of
+        /// each document. If even that is too much, documents at the end stay unread: they keep
+        /// the request's order with a score of 0, and the warnings say so.
+        #[schema(minimum = 1)]
+        max_total_tokens: Option<usize>,
+        /// True: a budget that does not allow everything to be read is an error: 422, or 429 if it
+        /// would be enough without the requests of others.
+        #[schema(default = false)]
+        strict: Option<Flag>,
+    }
+}
+
+impl RequestOptions {
+    /// The request to rank `documents` by `query` under these options.
+    ///
+    /// # Errors
+    /// The priority is out of range.
+    pub(super) fn into_request(
+        self,
+        query: String,
+        documents: Vec<String>,
+        top_n: Option<usize>,
+    ) -> Result<RerankRequest, RerankError> {
+        let terms = self.terms()?;
+        Ok(RerankRequest {
+            model: self.model.map(|ModelName(name)| name.into()),
+            instruction: self.instruction.map(Into::into),
+            profile: self.profile.map(|ProfileName(name)| name.into()),
+            top_n,
+            max_tokens_per_doc: self.max_tokens_per_doc,
+            mode: self.mode.map_or(Mode::Auto, Into::into),
+            terms,
+            ..RerankRequest::new(query, documents)
+        })
+    }
+
+    /// Whether the client chose how to read the documents.
+    pub(super) const fn has_mode(&self) -> bool {
+        self.mode.is_some()
+    }
+
+    fn terms(&self) -> Result<Terms, RerankError> {
+        let priority = self.priority.unwrap_or(0);
+        let out_of_range = || {
+            let problem = format!("is {priority}; it lies between 0, the most urgent, and {LEAST_URGENT}");
+            RerankError::invalid("priority", problem)
+        };
+        let milliseconds = |count: Option<usize>| count.map(|count| Duration::from_millis(count as u64));
+        Ok(Terms {
+            priority: u16::try_from(priority)
+                .ok()
+                .filter(|priority| *priority <= LEAST_URGENT)
+                .ok_or_else(out_of_range)?,
+            timeout: milliseconds(self.timeout_ms),
+            budget: Budget {
+                max_latency: milliseconds(self.max_latency_ms),
+                max_total_tokens: self.max_total_tokens,
+                strict: flag_or(self.strict, false),
+            },
+        })
+    }
+}
+
+/// A model's name, from `/v1/models`. A profile's name may follow, after an `@`.
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(as = Model)]
+struct ModelName(String);
+
+impl Field for ModelName {
+    fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
+        text(name, value).map(Self)
+    }
+}
+
+/// The name of a stored instruction, from `/v1/instructions`. The model reads it before the
+/// request's own instruction.
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(as = Profile)]
+struct ProfileName(String);
+
+impl Field for ProfileName {
+    fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
+        text(name, value).map(Self)
+    }
+}
+
+/// How to read the documents: all documents of a slate in one pass (listwise), or one document at a
+/// time (pointwise).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(as = Mode, rename_all = "lowercase")]
+enum ModeName {
+    Auto,
+    Listwise,
+    Pointwise,
+}
+
+impl Field for ModeName {
+    fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
+        match text(name, value)?.as_str() {
+            "auto" => Ok(Self::Auto),
+            "listwise" => Ok(Self::Listwise),
+            "pointwise" => Ok(Self::Pointwise),
+            word => Err(none_of(name, word, &["auto", "listwise", "pointwise"])),
+        }
+    }
+}
+
+impl From<ModeName> for Mode {
+    fn from(name: ModeName) -> Self {
+        match name {
+            ModeName::Auto => Self::Auto,
+            ModeName::Listwise => Self::Listwise,
+            ModeName::Pointwise => Self::Pointwise,
+        }
+    }
+}

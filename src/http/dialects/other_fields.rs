@@ -1,0 +1,93 @@
+//! The fields that a body and its headers have beside a dialect's own.
+
+use axum::http::HeaderMap;
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+
+use crate::http::fields::{Fields, quoted};
+use crate::rerank::RerankError;
+
+/// Headers for clients that cannot add a field to the body, and the fields they set. Their values
+/// are UTF-8, percent-encoded where it is not plain ASCII.
+const TEXT_HEADERS: [(&str, &str); 3] =
+    [("podium-instruction", "instruction"), ("podium-profile", "profile"), ("podium-strict", "strict")];
+/// The same, for fields that are numbers.
+const NUMBER_HEADERS: [(&str, &str); 4] = [
+    ("podium-priority", "priority"),
+    ("podium-timeout-ms", "timeout_ms"),
+    ("podium-max-latency-ms", "max_latency_ms"),
+    ("podium-max-total-tokens", "max_total_tokens"),
+];
+
+/// How many unknown fields are named in warnings.
+const MAX_NAMED_FIELDS: usize = 5;
+
+/// Fields of other servers that are known and have no effect here, and why.
+const WITHOUT_EFFECT: [(&str, &str); 3] = [
+    (
+        "max_chunks_per_doc",
+        "documents are read as they are, not in chunks; max_tokens_per_doc limits what is read of each",
+    ),
+    (
+        "truncate_prompt_tokens",
+        "prompts are not cut as a whole; max_tokens_per_doc limits what is read of each document",
+    ),
+    ("return_embeddings", "no embeddings come back"),
+];
+
+/// Adds the fields that came as headers.
+///
+/// # Errors
+/// A header that cannot be decoded, or a field that is in the body too.
+pub(in crate::http) fn take_headers(headers: &HeaderMap, fields: &mut Fields) -> Result<(), RerankError> {
+    let mut add = |header: &str, field: &str, value: Option<Value>, kind: &str| {
+        let value = value.ok_or_else(|| RerankError::invalid(field, format!("the header {header} is not {kind}")))?;
+        if fields.add(field, value) {
+            return Ok(());
+        }
+        let problem = format!("given in the body and in the header {header}; give one of them");
+        Err(RerankError::invalid(field, problem))
+    };
+    for (header, field) in TEXT_HEADERS {
+        let Some(value) = headers.get(header) else { continue };
+        let text = value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
+        add(header, field, text.map(Value::from), "percent-encoded UTF-8")?;
+    }
+    for (header, field) in NUMBER_HEADERS {
+        let Some(value) = headers.get(header) else { continue };
+        let number = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
+        add(header, field, number.map(Value::from), "a whole number")?;
+    }
+    Ok(())
+}
+
+/// A warning for each field that the dialect has not read.
+///
+/// # Errors
+/// An unknown field, if `refuse_unknown` is set.
+pub(in crate::http) fn check_unread(fields: &mut Fields, refuse_unknown: bool) -> Result<Vec<String>, RerankError> {
+    let mut warnings = Vec::new();
+    for (name, why) in WITHOUT_EFFECT {
+        // false, and vLLM's -1, ask for what happens anyway.
+        if fields.take(&[name])?.is_some_and(|value| value != false && value != -1) {
+            warnings.push(format!("\"{name}\" has no effect here: {why}"));
+        }
+    }
+    let suggestion = |name| {
+        let nearest = fields.nearest_known(name);
+        nearest.map_or_else(String::new, |nearest| format!("; did you mean \"{nearest}\"?"))
+    };
+    let names: Vec<&str> = fields.unread().collect();
+    if let Some(first) = names.first().filter(|_| refuse_unknown) {
+        let problem = format!("the field {} is not known here{}", quoted(first), suggestion(first));
+        return Err(RerankError::invalid("body", problem));
+    }
+    for name in names.iter().take(MAX_NAMED_FIELDS) {
+        warnings.push(format!("{} is not known and was ignored{}", quoted(name), suggestion(name)));
+    }
+    if names.len() > MAX_NAMED_FIELDS {
+        let more = names.len() - MAX_NAMED_FIELDS;
+        warnings.push(format!("{more} more fields are not known and were ignored"));
+    }
+    Ok(warnings)
+}

@@ -1,0 +1,272 @@
+//! The reply of the shared dialect.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::http::dialects::documents::SentDocuments;
+use crate::rerank::{BudgetReport, Mode, RankedDocument, Ranking};
+
+/// The number of documents that Cohere bills as one search.
+const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
+
+/// A ranking. The rows are in `results`, and again in `data`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(
+    example = json!({
+        "id": "c736de37-405d-4666-be48-f3e15f0f3a65",
+        "object": "rerank",
+        "model": "podium-nano",
+        "results": [
+            {"index": 1, "relevance_score": 0.62, "raw_score": 0.71, "tokens": 9, "tokens_read": 9, "truncated": false},
+            {"index": 0, "relevance_score": 0.04, "raw_score": 0.11, "tokens": 5, "tokens_read": 5, "truncated": false},
+        ],
+        "data": [
+            {"index": 1, "relevance_score": 0.62, "raw_score": 0.71, "tokens": 9, "tokens_read": 9, "truncated": false},
+            {"index": 0, "relevance_score": 0.04, "raw_score": 0.11, "tokens": 5, "tokens_read": 5, "truncated": false},
+        ],
+        "usage": {"prompt_tokens": 52, "total_tokens": 52, "truncated_documents": 0},
+        "meta": {
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": 1},
+            "mode": "listwise",
+            "slates": 1,
+            "warnings": [],
+            "timing_ms": {"queue": 0.01, "tokenize": 0.4, "forward": 2.1, "total": 2.6},
+        },
+    })
+)]
+pub struct RerankReply<'a> {
+    id: &'a str,
+    #[schema(inline)]
+    object: RerankObject,
+    model: &'a str,
+    /// Best first; equal scores keep the request's order.
+    results: Vec<RerankResult<'a>>,
+    /// The same rows, with documents as texts.
+    data: Vec<RerankDatum<'a>>,
+    usage: Usage,
+    meta: Meta<'a>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::http::dialects) enum RerankObject {
+    Rerank,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct RerankResult<'a> {
+    #[serde(flatten)]
+    scores: DocumentScores,
+    /// The document as it was sent, or its text in `text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    document: Option<ReturnedDocument<'a>>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct RerankDatum<'a> {
+    #[serde(flatten)]
+    scores: DocumentScores,
+    /// The document's text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    document: Option<Cow<'a, str>>,
+}
+
+// Scores stay f32 up to the serialiser, which writes the shortest decimal that reads back as the
+// same f32.
+#[derive(Debug, Serialize, ToSchema)]
+struct DocumentScores {
+    /// The document's index in the request, from 0.
+    index: usize,
+    /// Relevance in [0, 1]. A listwise score depends on the other documents of the slate.
+    #[schema(minimum = 0, maximum = 1)]
+    relevance_score: f32,
+    /// The family's own score: a cosine, a logit difference.
+    raw_score: f32,
+    /// The tokens of the document.
+    tokens: usize,
+    /// The tokens of the document that the model read.
+    tokens_read: usize,
+    /// Whether the end of the document was cut off.
+    truncated: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ReturnedDocument<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<Cow<'a, str>>,
+    #[serde(flatten)]
+    record: Option<&'a Map<String, Value>>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+    /// The documents whose end was cut off.
+    truncated_documents: usize,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Meta<'a> {
+    api_version: ApiVersion,
+    billed_units: BilledUnits,
+    #[schema(inline)]
+    mode: ModeUsed,
+    /// The slates (listwise) or documents (pointwise) that were read.
+    slates: usize,
+    /// The stored instruction in effect, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    profile: Option<&'a str>,
+    warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline, nullable = false)]
+    budget: Option<BudgetUsed<'a>>,
+    timing_ms: Timing,
+}
+
+/// How the documents were read.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum ModeUsed {
+    Listwise,
+    Pointwise,
+}
+
+/// What was left out to keep to the request's budget; only if it has one.
+#[derive(Debug, Serialize, ToSchema)]
+struct BudgetUsed<'a> {
+    /// The most tokens that were read of each document, if the budget lowered that.
+    #[schema(minimum = 1, required = true)]
+    tokens_per_document: Option<usize>,
+    documents_read: usize,
+    /// The documents that were not read: they follow the others, with a score of 0 and
+    /// `tokens_read` 0.
+    documents_left_in_input_order: usize,
+    reason: &'a str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ApiVersion {
+    version: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct BilledUnits {
+    search_units: usize,
+}
+
+/// Milliseconds.
+#[derive(Debug, Serialize, ToSchema)]
+struct Timing {
+    queue: f64,
+    tokenize: f64,
+    forward: f64,
+    total: f64,
+}
+
+impl<'a> RerankReply<'a> {
+    /// The reply to a request. `sent` has the documents, if they are to be returned.
+    #[must_use]
+    pub fn new(id: &'a str, ranking: &'a Ranking, sent: &'a SentDocuments) -> Self {
+        let results = ranking.results.iter();
+        Self {
+            id,
+            object: RerankObject::Rerank,
+            model: &ranking.model,
+            results: results
+                .clone()
+                .map(|row| RerankResult { scores: row.into(), document: ReturnedDocument::new(sent, row.index) })
+                .collect(),
+            data: results.map(|row| RerankDatum { scores: row.into(), document: sent.text(row.index) }).collect(),
+            usage: Usage {
+                prompt_tokens: ranking.usage.prompt_tokens,
+                total_tokens: ranking.usage.prompt_tokens,
+                truncated_documents: ranking.usage.truncated_documents,
+            },
+            meta: Meta::new(ranking),
+        }
+    }
+}
+
+impl<'a> ReturnedDocument<'a> {
+    fn new(sent: &'a SentDocuments, index: usize) -> Option<Self> {
+        let record = sent.document(index)?.as_object();
+        let has_text = record.is_some_and(|record| record.contains_key("text"));
+        let text = if has_text { None } else { sent.text(index) };
+        Some(Self { text, record })
+    }
+}
+
+impl From<&RankedDocument> for DocumentScores {
+    fn from(row: &RankedDocument) -> Self {
+        Self {
+            index: row.index,
+            relevance_score: row.relevance_score,
+            raw_score: row.raw_score,
+            tokens: row.tokens,
+            tokens_read: row.tokens_read,
+            truncated: row.truncated(),
+        }
+    }
+}
+
+impl<'a> Meta<'a> {
+    fn new(ranking: &'a Ranking) -> Self {
+        let timing = &ranking.timing;
+        Self {
+            api_version: ApiVersion { version: "2" },
+            billed_units: BilledUnits { search_units: ranking.documents.div_ceil(DOCUMENTS_PER_SEARCH_UNIT) },
+            mode: if ranking.mode == Mode::Pointwise { ModeUsed::Pointwise } else { ModeUsed::Listwise },
+            slates: ranking.slates,
+            profile: ranking.profile.as_deref(),
+            warnings: &ranking.warnings,
+            budget: ranking.budget.as_ref().map(BudgetUsed::from),
+            timing_ms: Timing {
+                queue: milliseconds(timing.queue),
+                tokenize: milliseconds(timing.tokenize),
+                forward: milliseconds(timing.forward),
+                total: milliseconds(timing.total),
+            },
+        }
+    }
+}
+
+impl<'a> From<&'a BudgetReport> for BudgetUsed<'a> {
+    fn from(report: &'a BudgetReport) -> Self {
+        Self {
+            tokens_per_document: report.tokens_per_document,
+            documents_read: report.documents_read,
+            documents_left_in_input_order: report.documents_left_in_input_order,
+            reason: &report.reason,
+        }
+    }
+}
+
+/// Milliseconds with three decimals.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_is_written_as_the_shortest_decimal_of_its_f32() {
+        let row = RankedDocument { index: 0, relevance_score: 0.34, raw_score: -1.0e-7, tokens: 3, tokens_read: 2 };
+        let row = RerankResult { scores: (&row).into(), document: None };
+        let json = serde_json::to_string(&row).unwrap();
+        assert_eq!(
+            json,
+            r#"{"index":0,"relevance_score":0.34,"raw_score":-1e-7,"tokens":3,"tokens_read":2,"truncated":true}"#
+        );
+    }
+}

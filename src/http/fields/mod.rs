@@ -1,0 +1,245 @@
+//! The fields of a JSON body.
+//!
+//! [`Fields`] holds the fields that nobody has taken yet; [`Field`] says how a type is read from
+//! one of them; [`request!`] defines the request of an API: its struct, its reader and its schema.
+//!
+//! Error messages name the field, the value found and what was expected: serde's derived readers
+//! cannot say as much. `null` counts as absent. A field that is given twice is an error. A field
+//! that nobody takes stays behind, and [`Fields::nearest_known`] says which field its sender may
+//! have meant.
+
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use request::request;
+pub use request::{Field, Flag, Reader, flag_or, list};
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::rerank::RerankError;
+use crate::spelling::nearest;
+
+/// The longest part of a client's value that a message repeats, in characters.
+const MAX_QUOTED_CHARACTERS: usize = 40;
+
+/// Why a body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// The body is not JSON.
+    #[error("the body is not valid JSON: {problem}")]
+    MalformedJson {
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// The body is not an object.
+    #[error(transparent)]
+    NotAnObject(RerankError),
+    /// A field is missing or has the wrong type.
+    #[error(transparent)]
+    Field(#[from] RerankError),
+}
+
+/// The fields of a body that nobody has taken yet.
+#[derive(Debug, Default)]
+pub struct Fields {
+    values: Map<String, Value>,
+    /// Names that the body has more than once.
+    repeated: HashSet<String>,
+    /// Names that a reader has asked for.
+    known: Vec<String>,
+}
+
+impl Fields {
+    /// Parses a body.
+    ///
+    /// # Errors
+    /// The body is not JSON (NaN, invalid UTF-8 and nesting deeper than 128 levels are not), or it
+    /// is not an object.
+    pub fn parse(body: &[u8]) -> Result<Self, ParseError> {
+        if body.iter().all(u8::is_ascii_whitespace) {
+            return Err(ParseError::MalformedJson { problem: "it is empty; expected an object".to_owned() });
+        }
+        serde_json::from_slice(body).map_err(|error| match serde_json::from_slice::<Value>(body) {
+            Ok(other) if error.is_data() => ParseError::NotAnObject(expected("body", "an object", &other)),
+            Ok(_) => ParseError::MalformedJson { problem: error.to_string() },
+            Err(error) => ParseError::MalformedJson { problem: error.to_string() },
+        })
+    }
+
+    /// Takes and reads the field that has one of `names`. Messages use the first name.
+    ///
+    /// # Errors
+    /// The field is required and absent, it has the wrong type, it is given twice, or two of the
+    /// names have different values.
+    pub fn read<T: Field>(&mut self, names: &[&str]) -> Result<T, RerankError> {
+        let name = names.first().copied().unwrap_or_default();
+        match self.take(names)? {
+            Some(value) => T::from_value(name, value),
+            None => T::if_absent(name),
+        }
+    }
+
+    /// Takes the value of the field that has one of `names`.
+    ///
+    /// # Errors
+    /// A name is given twice, or two of the names have different values.
+    pub fn take(&mut self, names: &[&str]) -> Result<Option<Value>, RerankError> {
+        let mut taken: Option<(&str, Value)> = None;
+        for name in names {
+            self.known.push((*name).to_owned());
+            if self.repeated.contains(*name) {
+                return Err(RerankError::invalid(*name, "given more than once"));
+            }
+            let value = match self.values.swap_remove(*name) {
+                None | Some(Value::Null) => continue,
+                Some(value) => value,
+            };
+            match &taken {
+                Some((first, other)) if *other != value => {
+                    let problem = format!("differs from `{first}`, which means the same; give one of them");
+                    return Err(RerankError::invalid(*name, problem));
+                }
+                Some(_) => {}
+                None => taken = Some((name, value)),
+            }
+        }
+        Ok(taken.map(|(_, value)| value))
+    }
+
+    /// Whether the field is there, is not `null`, and has not been taken.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether the body names this field, also where its value is `null`.
+    #[must_use]
+    pub fn names(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// Adds a field that did not come in the body. Returns false, and changes nothing, if the body
+    /// has this field.
+    pub fn add(&mut self, name: &str, value: Value) -> bool {
+        let is_free = !self.has(name);
+        if is_free {
+            self.values.insert(name.to_owned(), value);
+        }
+        is_free
+    }
+
+    /// Gives a field another name.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        if let Some(value) = self.values.swap_remove(from) {
+            self.values.insert(to.to_owned(), value);
+        }
+        if self.repeated.remove(from) {
+            self.repeated.insert(to.to_owned());
+        }
+    }
+
+    /// Drops fields that have no meaning here and do not change a ranking, so that nobody is
+    /// warned of them.
+    pub fn ignore(&mut self, names: &[&str]) {
+        for name in names {
+            self.values.swap_remove(*name);
+        }
+    }
+
+    /// The names of the fields that nobody has taken, except those that are `null`.
+    pub fn unread(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str())
+    }
+
+    /// The field most similar to `name` among those that a reader has asked for, if one is similar.
+    #[must_use]
+    pub fn nearest_known(&self, name: &str) -> Option<&str> {
+        nearest(name, self.known.iter().map(String::as_str))
+    }
+
+    /// The names that a reader has asked for, in that order.
+    #[cfg(test)]
+    pub fn known(&self) -> &[String] {
+        &self.known
+    }
+}
+
+/// The text of a string.
+///
+/// # Errors
+/// Any other type.
+pub fn text(field: &str, value: Value) -> Result<String, RerankError> {
+    match value {
+        Value::String(text) => Ok(text),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(expected(field, "a string", &other))
+        }
+    }
+}
+
+/// The error for a value of the wrong type.
+#[must_use]
+pub fn expected(field: &str, wanted: &str, found: &Value) -> RerankError {
+    let found = match found {
+        Value::Null => "null".to_owned(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the string {}", quoted(text)),
+        Value::Array(items) => format!("an array of {}", counted(items.len(), "item")),
+        Value::Object(fields) => format!("an object of {}", counted(fields.len(), "field")),
+    };
+    RerankError::invalid(field, format!("expected {wanted}, found {found}"))
+}
+
+/// The error for a word that is none of `words`.
+#[must_use]
+pub fn none_of(field: &str, word: &str, words: &[&str]) -> RerankError {
+    RerankError::invalid(field, format!("{} is none of {}", quoted(word), words.join(", ")))
+}
+
+/// A client's text for a message: quoted, escaped, and cut if it is long.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    match text.char_indices().nth(MAX_QUOTED_CHARACTERS) {
+        None => format!("{text:?}"),
+        Some((end, _)) => format!("{:?} and {} bytes more", &text[..end], text.len() - end),
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields::default();
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            if fields.values.contains_key(&name) {
+                fields.repeated.insert(name);
+            } else {
+                fields.values.insert(name, value);
+            }
+        }
+        Ok(fields)
+    }
+}

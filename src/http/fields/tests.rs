@@ -1,0 +1,115 @@
+//! The reader of fields: types, aliases, repeated fields and messages.
+
+use super::*;
+
+fn fields(json: &str) -> Fields {
+    Fields::parse(json.as_bytes()).unwrap()
+}
+
+fn problem<T: fmt::Debug>(result: Result<T, RerankError>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn a_count_may_be_written_in_every_way_that_json_has_for_whole_numbers() {
+    for (json, count) in [
+        ("3", Some(3)),
+        ("3.0", Some(3)),
+        ("3e2", Some(300)),
+        ("0", Some(0)),
+        ("null", None),
+        ("18446744073709551615", Some(usize::MAX)),
+        ("99999999999999999999999", Some(usize::MAX)),
+        ("1e300", Some(usize::MAX)),
+    ] {
+        assert_eq!(
+            fields(&format!(r#"{{"top_n":{json}}}"#)).read::<Option<usize>>(&["top_n"]).unwrap(),
+            count,
+            "{json}"
+        );
+    }
+    assert_eq!(fields("{}").read::<Option<usize>>(&["top_n"]).unwrap(), None);
+}
+
+#[test]
+fn every_other_value_of_a_count_is_an_error_that_names_the_field() {
+    for (json, message) in [
+        ("-1", "top_n: -1 is negative; the least value is 1"),
+        ("-0.5", "top_n: -0.5 is negative; the least value is 1"),
+        ("2.5", "top_n: 2.5 is not a whole number"),
+        ("\"3\"", "top_n: expected a whole number, found the string \"3\""),
+        ("true", "top_n: expected a whole number, found true"),
+        ("[1]", "top_n: expected a whole number, found an array of 1 item"),
+        ("{}", "top_n: expected a whole number, found an object of 0 fields"),
+    ] {
+        assert_eq!(problem(fields(&format!(r#"{{"top_n":{json}}}"#)).read::<Option<usize>>(&["top_n"])), message);
+    }
+}
+
+#[test]
+fn flags_may_be_written_as_strings() {
+    for (json, flag) in [("true", true), ("\"true\"", true), ("\"True\"", true), ("\"false\"", false), ("null", true)] {
+        let found = fields(&format!(r#"{{"truncation":{json}}}"#)).read(&["truncation"]).unwrap();
+        assert_eq!(flag_or(found, true), flag, "{json}");
+    }
+    assert_eq!(
+        problem(fields(r#"{"truncation":1}"#).read::<Flag>(&["truncation"])),
+        "truncation: expected true or false, found the number 1"
+    );
+}
+
+#[test]
+fn an_alias_may_repeat_its_name_but_not_contradict_it() {
+    assert_eq!(fields(r#"{"top_k":2}"#).read::<Option<usize>>(&["top_n", "top_k"]).unwrap(), Some(2));
+    assert_eq!(fields(r#"{"top_k":2,"top_n":2}"#).read::<Option<usize>>(&["top_n", "top_k"]).unwrap(), Some(2));
+    assert_eq!(fields(r#"{"top_k":2,"top_n":null}"#).read::<Option<usize>>(&["top_n", "top_k"]).unwrap(), Some(2));
+    assert_eq!(
+        problem(fields(r#"{"top_k":2,"top_n":3}"#).read::<Option<usize>>(&["top_n", "top_k"])),
+        "top_k: differs from `top_n`, which means the same; give one of them"
+    );
+}
+
+#[test]
+fn a_field_given_twice_is_an_error_if_it_is_read() {
+    let mut fields = fields(r#"{"query":"a","query":"a","other":1,"other":2}"#);
+    assert_eq!(problem(fields.read::<String>(&["query"])), "query: given more than once");
+    assert_eq!(fields.read::<Option<String>>(&["absent"]).unwrap(), None);
+}
+
+#[test]
+fn an_unknown_field_is_matched_to_the_most_similar_known_field() {
+    let mut fields = fields(r#"{"instructions":"i","zebra":1}"#);
+    fields.read::<Option<String>>(&["instruction", "instruct"]).unwrap();
+    assert_eq!(fields.nearest_known("instructions"), Some("instruction"));
+    assert_eq!(fields.nearest_known("zebra"), None);
+    assert_eq!(fields.nearest_known("querry"), None);
+}
+
+#[test]
+fn a_message_cuts_a_long_value_between_characters() {
+    let text = "ä".repeat(50);
+    assert_eq!(quoted(&text), format!("{:?} and 20 bytes more", "ä".repeat(40)));
+    assert_eq!(quoted("a\n\u{1b}[0m"), r#""a\n\u{1b}[0m""#);
+}
+
+#[test]
+fn a_body_that_is_not_json_and_one_that_is_not_an_object_are_different_errors() {
+    for malformed in ["", "  ", "{", "{\"a\":NaN}", "{\"a\":1e999}", "{} {}", "{'a':1}", "\u{feff}{}"] {
+        assert!(matches!(Fields::parse(malformed.as_bytes()), Err(ParseError::MalformedJson { .. })), "{malformed}");
+    }
+    assert!(matches!(Fields::parse(b"{\"a\":\"\xff\"}"), Err(ParseError::MalformedJson { .. })));
+    assert!(matches!(Fields::parse(b"{\"a\":\"\\ud800\"}"), Err(ParseError::MalformedJson { .. })));
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(matches!(Fields::parse(deep.as_bytes()), Err(ParseError::MalformedJson { .. })));
+    for (other, found) in [
+        ("[]", "an array of 0 items"),
+        ("[{}]", "an array of 1 item"),
+        ("null", "null"),
+        ("3", "the number 3"),
+        ("\"text\"", "the string \"text\""),
+        ("true", "true"),
+    ] {
+        let failure = Fields::parse(other.as_bytes()).unwrap_err();
+        assert_eq!(failure.to_string(), format!("body: expected an object, found {found}"));
+    }
+}

@@ -1,0 +1,156 @@
+//! The description as a whole, and its ranking routes.
+
+use serde_json::{Value, json};
+use utoipa::openapi::path::{
+    HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem,
+};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{
+    ContentBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder, PathsBuilder, Ref, RefOr, Required, Server, Tag,
+};
+
+use super::super::dialects::{self, Dialect, Route};
+use super::super::schemas::{SchemaOf, Schemas};
+use super::{responses, server_routes};
+
+const DESCRIPTION: &str = "Podium is a rerank server: a model reads a query, an instruction and up to 64 documents in one \
+                           pass and orders the documents. No text is cut silently: the results of /v1/rerank have the \
+                           number of tokens of each document and how many of them were read, every dialect counts the \
+                           documents that were cut in the header podium-truncated-documents, and `truncation: false` \
+                           (`truncate` in some dialects) makes a text that is too long an error. Validation errors name \
+                           the field and, where one applies, the value and the limit.";
+
+const TAGS: [&str; 5] = ["Rerank", "Other servers' dialects", "Models", "Server", "Administration"];
+
+/// The note that every ranking operation ends with.
+const HEADERS_NOTE: &str = "A client that cannot add a field to the body may send the instruction in the header \
+                            `podium-instruction` (percent-encoded UTF-8), and a profile in `podium-profile`.";
+
+/// Headers of a ranking request.
+const RANKING_HEADERS: [(&str, Type, &str); 7] = [
+    ("x-request-id", Type::String, "The response and the log have the same id."),
+    (
+        "podium-profile",
+        Type::String,
+        "The name of a stored instruction, for clients that cannot add a field to the body.",
+    ),
+    ("podium-instruction", Type::String, "An instruction, percent-encoded UTF-8."),
+    ("podium-priority", Type::Integer, "`priority`, for clients that cannot add a field to the body."),
+    ("podium-timeout-ms", Type::Integer, "`timeout_ms`, likewise."),
+    ("podium-max-latency-ms", Type::Integer, "`max_latency_ms`, likewise."),
+    ("podium-max-total-tokens", Type::Integer, "`max_total_tokens`, likewise."),
+];
+
+/// The description, without what differs between servers.
+pub fn build() -> Value {
+    let mut schemas = Schemas::default();
+    let mut paths = PathsBuilder::new();
+    for (path, item) in server_routes::paths(&mut schemas) {
+        paths = paths.path(path, item);
+    }
+    for route in &dialects::ROUTES {
+        paths = paths.path(route.path, PathItem::new(HttpMethod::Post, ranking_operation(route, &mut schemas)));
+    }
+    let license = LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build();
+    let info = InfoBuilder::new()
+        .title("Podium")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(DESCRIPTION))
+        .license(Some(license));
+    let document = OpenApiBuilder::new()
+        .info(info)
+        .servers(Some([Server::new("/")]))
+        .tags(Some(TAGS.map(Tag::new)))
+        .paths(paths)
+        .build();
+    let mut document = json!(document);
+    document["info"]["summary"] = json!("A rerank server with instructions");
+    let schemes: serde_json::Map<String, Value> =
+        security_schemes().into_iter().map(|(name, scheme)| (name.to_owned(), json!(scheme))).collect();
+    document["components"] = json!({"schemas": schemas.into_json(), "securitySchemes": schemes});
+    document
+}
+
+fn ranking_operation(route: &Route, schemas: &mut Schemas) -> Operation {
+    let Dialect { name, summary, description, request, reply, errors, .. } = *route.dialect;
+    let dialects = route.dialects();
+    let all = |part: fn(&Dialect) -> SchemaOf| dialects.iter().map(|dialect| part(dialect)).collect::<Vec<_>>();
+    let body = any_of(&all(|dialect| dialect.request), schemas);
+    let result = any_of(&all(|dialect| dialect.reply), schemas);
+    let error = any_of(&all(|dialect| dialect.errors.schema()), schemas);
+    let tag = if dialects.len() > 1 { "Rerank" } else { "Other servers' dialects" };
+    let mut operation = OperationBuilder::new()
+        .tag(tag)
+        .operation_id(Some(format!("{name}{}", route.path.replace(['/', '.'], "_"))))
+        .summary(Some(summary))
+        .description(Some(format!("{description} {HEADERS_NOTE}")))
+        .parameters(Some(ranking_parameters()))
+        .request_body(Some(request_body(body, request.example())))
+        .response("200", responses::ranking(result, reply.example()))
+        .securities(Some(key_or_none()));
+    for (status, description) in responses::RANKING_ERRORS {
+        let example = (status == "422").then(|| errors.schema().example()).flatten();
+        operation = operation.response(status, responses::error(status, description, error.clone(), example));
+    }
+    operation.build()
+}
+
+/// A reference to the schema, or to any of the schemas if there are several.
+fn any_of(all: &[SchemaOf], schemas: &mut Schemas) -> RefOr<Schema> {
+    let mut names: Vec<String> = Vec::new();
+    for schema in all {
+        let name = schema.add_to(schemas);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    match names.as_slice() {
+        [only] => Ref::from_schema_name(only).into(),
+        several => several.iter().fold(AnyOfBuilder::new(), |any, name| any.item(Ref::from_schema_name(name))).into(),
+    }
+}
+
+fn request_body(schema: RefOr<Schema>, example: Option<Value>) -> RequestBody {
+    let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
+    RequestBodyBuilder::new().required(Some(Required::True)).content("application/json", content).build()
+}
+
+fn ranking_parameters() -> Vec<Parameter> {
+    let headers = RANKING_HEADERS.map(|(name, kind, description)| {
+        parameter(name, ParameterIn::Header, ObjectBuilder::new().schema_type(kind)).description(Some(description))
+    });
+    let strict = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true", "false"]));
+    let strict = parameter("podium-strict", ParameterIn::Header, strict).description(Some("`strict`, likewise."));
+    headers.into_iter().chain([strict]).map(ParameterBuilder::build).collect()
+}
+
+/// A parameter; one of the path is required.
+pub fn parameter(name: &str, place: ParameterIn, schema: impl Into<RefOr<Schema>>) -> ParameterBuilder {
+    let required = if matches!(place, ParameterIn::Path) { Required::True } else { Required::False };
+    ParameterBuilder::new().name(name).parameter_in(place).required(required).schema(Some(schema))
+}
+
+/// The headers that a key may come in.
+fn security_schemes() -> [(&'static str, SecurityScheme); 3] {
+    let header = |name| SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new(name)));
+    [
+        ("bearer", SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build())),
+        ("apiKey", header("api-key")),
+        ("xApiKey", header("x-api-key")),
+    ]
+}
+
+/// A key in any of the headers.
+pub fn key() -> Vec<SecurityRequirement> {
+    let none: [&str; 0] = [];
+    security_schemes().into_iter().map(|(name, _)| SecurityRequirement::new(name, none)).collect()
+}
+
+/// A key, if the server has keys.
+pub fn key_or_none() -> Vec<SecurityRequirement> {
+    [vec![SecurityRequirement::default()], key()].concat()
+}

@@ -1,0 +1,118 @@
+//! The description of the API: `/openapi.json`, and Swagger UI at `/docs`.
+//!
+//! The description is derived from the Rust types of requests and replies and from the list of
+//! routes, once; the models, profiles and limits of this server are filled in for each request.
+
+mod document;
+mod responses;
+mod server_routes;
+
+use std::sync::LazyLock;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, Uri, header};
+use axum::response::{Html, IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::Service;
+use super::admin;
+use super::error::ApiError;
+
+/// The page: Swagger UI, from this server's own files.
+const PAGE: &str = r##"<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Podium: the API</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="stylesheet" href="/docs/swagger-ui.css"></head>
+<body><div id="ui"></div><script src="/docs/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null});</script></body></html>
+"##;
+
+/// Only this server's own files. Swagger UI writes styles into the page and embeds its images.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; \
+                           img-src 'self' data:; connect-src 'self'";
+
+const FILES: [(&str, &str, &[u8]); 2] = [
+    ("swagger-ui.css", "text/css", include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz"))),
+    ("swagger-ui-bundle.js", "text/javascript", include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js.gz"))),
+];
+
+/// The description, as it is the same for every server.
+static DOCUMENT: LazyLock<Value> = LazyLock::new(document::build);
+
+/// `GET /openapi.json`
+pub async fn document(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
+    describe(&service).map(Json)
+}
+
+/// `GET /docs`
+pub async fn page() -> impl IntoResponse {
+    ([(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY))], Html(PAGE))
+}
+
+/// `GET /docs/{file}`
+pub async fn file(uri: Uri) -> Result<Response, ApiError> {
+    let found = FILES.iter().find(|(file, _, _)| uri.path().strip_prefix("/docs/") == Some(*file));
+    let (_, kind, packed) = found.ok_or_else(|| ApiError::no_such_route(uri.path()))?;
+    let headers: [(HeaderName, &str); 3] = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_ENCODING, "gzip"),
+        (header::CACHE_CONTROL, "public, max-age=86400"),
+    ];
+    Ok((headers, *packed).into_response())
+}
+
+/// The description of this server.
+fn describe(service: &Service) -> Result<Value, ApiError> {
+    let mut document = DOCUMENT.clone();
+    if !service.authenticator().has_administrators()
+        && let Some(paths) = document["paths"].as_object_mut()
+    {
+        paths.retain(|path, _| !admin::ROUTES.contains(&path.as_str()));
+    }
+    let policy = service.reranker()?.policy();
+    let profiles: Vec<&str> = policy.instructions.profiles().map(|(name, _)| name).collect();
+    let models: Vec<String> = service.models()?.statuses().into_iter().flat_map(|status| status.names).collect();
+    let schemas = &mut document["components"]["schemas"];
+    schemas["Profile"]["enum"] = json!(profiles);
+    schemas["Model"]["examples"] = json!(models);
+    schemas["Documents"]["maxItems"] = json!(policy.limits.max_documents);
+    Ok(document)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::{OTHER_ROUTES, dialects};
+    use super::*;
+
+    #[test]
+    fn every_route_is_described() {
+        let described: BTreeSet<&str> = DOCUMENT["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let ranking = dialects::ROUTES.iter().map(|route| route.path);
+        let routes = ranking.chain(OTHER_ROUTES).chain(admin::ROUTES);
+        // The files of the page are not an API.
+        let routes: BTreeSet<&str> = routes.filter(|route| *route != "/docs/{file}").collect();
+        let routes: BTreeSet<String> = routes.iter().map(|route| route.replace("{*model}", "{model}")).collect();
+        let mut expected: BTreeSet<&str> = routes.iter().map(String::as_str).collect();
+        expected.insert("/");
+        assert_eq!(described, expected);
+    }
+
+    #[test]
+    fn every_reference_has_a_target_and_every_schema_is_referred_to() {
+        let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
+        let mut unused: BTreeSet<String> = schemas.keys().map(|name| format!("#/components/schemas/{name}")).collect();
+        let mut rest = vec![&*DOCUMENT];
+        while let Some(value) = rest.pop() {
+            if let Some(target) = value.get("$ref").and_then(Value::as_str) {
+                assert!(DOCUMENT.pointer(&target[1..]).is_some(), "{target}");
+                unused.remove(target);
+            }
+            rest.extend(value.as_object().into_iter().flat_map(serde_json::Map::values));
+            rest.extend(value.as_array().into_iter().flatten());
+        }
+        assert!(unused.is_empty(), "{unused:?}");
+    }
+}

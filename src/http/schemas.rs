@@ -1,0 +1,121 @@
+//! The schemas of the API description, collected from the Rust types (`utoipa::ToSchema`).
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::{Ref, RefOr, Schema};
+
+use super::fields::Reader;
+
+/// The schema of a request or reply.
+#[derive(Debug, Clone, Copy)]
+pub struct SchemaOf {
+    add: fn(&mut Schemas) -> String,
+    schema: fn() -> RefOr<Schema>,
+}
+
+impl SchemaOf {
+    /// The schema of a request.
+    pub const fn request<T: Reader + ToSchema>() -> Self {
+        Self { add: Schemas::add_request::<T>, schema: T::schema }
+    }
+
+    /// The schema of a reply.
+    pub const fn reply<T: ToSchema>() -> Self {
+        Self { add: Schemas::add_type::<T>, schema: T::schema }
+    }
+
+    /// Adds the schema, with those that it refers to, and returns its name.
+    pub fn add_to(self, schemas: &mut Schemas) -> String {
+        (self.add)(schemas)
+    }
+
+    /// The schema's example, if it has one.
+    pub fn example(self) -> Option<Value> {
+        json!((self.schema)()).get("example").cloned()
+    }
+}
+
+/// Schemas by name.
+#[derive(Default)]
+pub struct Schemas {
+    schemas: Vec<(String, RefOr<Schema>)>,
+    /// The names that operations refer to.
+    roots: BTreeSet<String>,
+    /// For a request's name, the fields that have a second name.
+    aliases: Vec<(String, Vec<(&'static str, &'static str)>)>,
+}
+
+impl Schemas {
+    /// Adds the schema of a type, with those that it refers to, and returns a reference to it.
+    pub fn add<T: ToSchema>(&mut self) -> Ref {
+        Ref::from_schema_name(self.add_type::<T>())
+    }
+
+    fn add_type<T: ToSchema>(&mut self) -> String {
+        let name = T::name().into_owned();
+        self.roots.insert(name.clone());
+        self.schemas.push((name.clone(), T::schema()));
+        T::schemas(&mut self.schemas);
+        name
+    }
+
+    fn add_request<T: Reader + ToSchema>(&mut self) -> String {
+        let name = self.add_type::<T>();
+        self.aliases.push((name.clone(), T::aliases()));
+        name
+    }
+
+    /// The schemas as JSON, by name. Each is complete: fields of another type that a type takes in
+    /// (`#[serde(flatten)]`) are among its own, and a field with two names has two properties.
+    /// Types that are only taken in are left out.
+    pub fn into_json(self) -> Map<String, Value> {
+        let mut schemas = Map::new();
+        for (name, schema) in self.schemas {
+            schemas.entry(name).or_insert_with(|| json!(schema));
+        }
+        let mut complete: Map<String, Value> =
+            schemas.iter().map(|(name, schema)| (name.clone(), merged(schema, &schemas))).collect();
+        for (name, aliases) in self.aliases {
+            let Some(properties) = complete[&name]["properties"].as_object_mut() else { continue };
+            for (field, alias) in aliases {
+                let Some(mut property) = properties.get(field).cloned() else { continue };
+                property["description"] = json!(format!("The same as `{field}`."));
+                properties.insert(alias.to_owned(), property);
+            }
+        }
+        let references = json!(complete).to_string();
+        let is_used = |name: &String| references.contains(&format!("schemas/{name}\""));
+        complete.retain(|name, _| self.roots.contains(name) || is_used(name));
+        complete
+    }
+}
+
+/// A schema with `allOf` replaced by the properties of its parts: its own first, then those that it
+/// takes in.
+fn merged(schema: &Value, all: &Map<String, Value>) -> Value {
+    let Some(parts) = schema["allOf"].as_array() else { return schema.clone() };
+    let mut whole = json!({"type": "object", "required": [], "properties": {}});
+    for part in parts.iter().rev() {
+        let name = part["$ref"].as_str().and_then(|reference| reference.rsplit('/').next());
+        let part = merged(name.and_then(|name| all.get(name)).unwrap_or(part), all);
+        for (keyword, value) in part.as_object().into_iter().flatten() {
+            match (keyword.as_str(), value) {
+                ("properties", Value::Object(properties)) => {
+                    whole["properties"].as_object_mut().into_iter().for_each(|all| all.extend(properties.clone()));
+                }
+                ("required", Value::Array(names)) => {
+                    whole["required"].as_array_mut().into_iter().for_each(|all| all.extend(names.clone()));
+                }
+                ("not", _) => whole["not"] = value.clone(),
+                // What describes a part does not describe the whole.
+                _ => {}
+            }
+        }
+    }
+    for (keyword, value) in schema.as_object().into_iter().flatten().filter(|(keyword, _)| *keyword != "allOf") {
+        whole[keyword] = value.clone();
+    }
+    whole
+}
