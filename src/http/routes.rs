@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
+use super::dialects;
 use super::dialects::ListObject;
 use super::error::ApiError;
-use super::{OTHER_ROUTES, Service, admin, dialects};
+use super::route_table::{ADMIN_ROUTES, OTHER_ROUTES};
+use super::service::Service;
 use crate::models::{ModelSet, ModelStatus};
 use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
@@ -137,7 +139,7 @@ pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Respon
         Err(loading) => return loading.into_response(),
     };
     let has_administrators = service.authenticator().has_administrators();
-    let administration = admin::ROUTES.into_iter().filter(|_| has_administrators);
+    let administration = ADMIN_ROUTES.into_iter().filter(|_| has_administrators);
     let index = Index {
         name: "podium",
         version: env!("CARGO_PKG_VERSION"),

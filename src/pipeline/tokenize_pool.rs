@@ -377,6 +377,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn work_that_outlives_its_request_keeps_the_memory_of_the_request() {
+        let pool = TokenizePool::new(2, 5);
+        let memory = Arc::new(tokio::sync::Semaphore::new(1));
+        let mut context = crate::context::RequestContext::internal();
+        context.hold_body_memory(Arc::clone(&memory).try_acquire_owned().unwrap().into());
+        let (open, wait) = gate();
+        let work = pool.run(context, SHORT, move |_, _| {
+            wait();
+            Ok(())
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(100), work).await.is_err());
+        assert_eq!(memory.available_permits(), 0, "the deadline passed, and the work goes on");
+        drop(open);
+        assert!(memory.acquire().await.is_ok());
+    }
+
+    #[tokio::test]
     async fn a_panic_is_the_error_of_its_request_only() {
         let pool = TokenizePool::new(2, 5);
         for _ in 0..4 {

@@ -15,9 +15,9 @@ use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::Service;
-use super::admin;
 use super::error::ApiError;
+use super::route_table::ADMIN_ROUTES;
+use super::service::Service;
 
 /// The page: Swagger UI, from this server's own files.
 const PAGE: &str = r##"<!doctype html>
@@ -68,7 +68,7 @@ fn describe(service: &Service) -> Result<Value, ApiError> {
     if !service.authenticator().has_administrators()
         && let Some(paths) = document["paths"].as_object_mut()
     {
-        paths.retain(|path, _| !admin::ROUTES.contains(&path.as_str()));
+        paths.retain(|path, _| !ADMIN_ROUTES.contains(&path.as_str()));
     }
     let policy = service.reranker()?.policy();
     let profiles: Vec<&str> = policy.instructions.profiles().map(|(name, _)| name).collect();
@@ -84,14 +84,15 @@ fn describe(service: &Service) -> Result<Value, ApiError> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::{OTHER_ROUTES, dialects};
+    use super::super::dialects;
+    use super::super::route_table::OTHER_ROUTES;
     use super::*;
 
     #[test]
     fn every_route_is_described() {
         let described: BTreeSet<&str> = DOCUMENT["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         let ranking = dialects::ROUTES.iter().map(|route| route.path);
-        let routes = ranking.chain(OTHER_ROUTES).chain(admin::ROUTES);
+        let routes = ranking.chain(OTHER_ROUTES).chain(ADMIN_ROUTES);
         // The files of the page are not an API.
         let routes: BTreeSet<&str> = routes.filter(|route| *route != "/docs/{file}").collect();
         let routes: BTreeSet<String> = routes.iter().map(|route| route.replace("{*model}", "{model}")).collect();

@@ -6,6 +6,7 @@ use utoipa::openapi::response::Response;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::super::error_body::ErrorBody;
+use super::super::route_table::ADMIN_ROUTES;
 use super::super::schemas::Schemas;
 use super::super::{admin, routes};
 use super::document::{key, key_or_none, parameter};
@@ -151,6 +152,6 @@ fn admin_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
             .operation(HttpMethod::Post, operation)
             .build()
     };
-    let [list, loading, unloading] = admin::ROUTES;
+    let [list, loading, unloading] = ADMIN_ROUTES;
     vec![(list, get(models)), (loading, named(load)), (unloading, named(unload))]
 }
