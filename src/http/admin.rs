@@ -10,10 +10,9 @@ use axum::{Json, Router};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::dialects::ListObject;
 use super::error::ApiError;
 use super::route_table::ADMIN_ROUTES;
-use super::routes::{ModelObject, model_state};
+use super::schemas::{ListObject, ModelObject, model_state};
 use super::service::Service;
 use crate::models::ModelStatus;
 use crate::telemetry::mask_url_secrets;

@@ -8,12 +8,11 @@ use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
-use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use super::dialects;
-use super::dialects::ListObject;
 use super::error::ApiError;
 use super::route_table::{ADMIN_ROUTES, OTHER_ROUTES};
+use super::schemas::{ListObject, ModelObject, model_state};
 use super::service::Service;
 use crate::models::{ModelSet, ModelStatus};
 use crate::pipeline::Reranker;
@@ -48,18 +47,6 @@ pub struct Models {
     #[schema(inline)]
     object: ListObject,
     data: Vec<Model>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ModelObject {
-    Model,
-}
-
-/// The schema of a model's state.
-pub fn model_state() -> Object {
-    let states = ["loaded", "loading", "unloading", "unloaded", "failed"];
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(states)).build()
 }
 
 #[derive(Serialize, ToSchema)]

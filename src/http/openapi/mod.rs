@@ -4,7 +4,7 @@
 //! routes, once; the models, profiles and limits of this server are filled in for each request.
 
 mod document;
-mod responses;
+mod parts;
 mod server_routes;
 
 use std::sync::LazyLock;
@@ -93,12 +93,10 @@ mod tests {
         let described: BTreeSet<&str> = DOCUMENT["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         let ranking = dialects::ROUTES.iter().map(|route| route.path);
         let routes = ranking.chain(OTHER_ROUTES).chain(ADMIN_ROUTES);
-        // The files of the page are not an API.
-        let routes: BTreeSet<&str> = routes.filter(|route| *route != "/docs/{file}").collect();
-        let routes: BTreeSet<String> = routes.iter().map(|route| route.replace("{*model}", "{model}")).collect();
-        let mut expected: BTreeSet<&str> = routes.iter().map(String::as_str).collect();
-        expected.insert("/");
-        assert_eq!(described, expected);
+        // The files of the page are not an API; axum has its own way to write a rest of the path.
+        let routes = routes.filter(|route| *route != "/docs/{file}").map(|route| route.replace('*', ""));
+        let routes: BTreeSet<String> = routes.collect();
+        assert_eq!(described, routes.iter().map(String::as_str).collect());
     }
 
     #[test]

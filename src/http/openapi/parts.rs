@@ -1,9 +1,13 @@
-//! Responses of the description: a ranking, a reply of another route, and errors.
+//! The parts that the operations of the description share: responses, parameters and keys.
 
 use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
-use utoipa::openapi::{ContentBuilder, Header, RefOr};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{ContentBuilder, Header, RefOr, Required};
 
 /// What each status of a ranking route means.
 pub const RANKING_ERRORS: [(&str, &str); 11] = [
@@ -90,4 +94,31 @@ fn request_id() -> Header {
 fn header(kind: Type, description: &str) -> Header {
     let schema = ObjectBuilder::new().schema_type(kind);
     HeaderBuilder::new().schema(schema).description(Some(description)).build()
+}
+
+/// A parameter; one of the path is required.
+pub fn parameter(name: &str, place: ParameterIn, schema: impl Into<RefOr<Schema>>) -> ParameterBuilder {
+    let required = if matches!(place, ParameterIn::Path) { Required::True } else { Required::False };
+    ParameterBuilder::new().name(name).parameter_in(place).required(required).schema(Some(schema))
+}
+
+/// The headers that a key may come in.
+pub fn security_schemes() -> [(&'static str, SecurityScheme); 3] {
+    let header = |name| SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new(name)));
+    [
+        ("bearer", SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build())),
+        ("apiKey", header("api-key")),
+        ("xApiKey", header("x-api-key")),
+    ]
+}
+
+/// A key in any of the headers.
+pub fn key() -> Vec<SecurityRequirement> {
+    let none: [&str; 0] = [];
+    security_schemes().into_iter().map(|(name, _)| SecurityRequirement::new(name, none)).collect()
+}
+
+/// A key, if the server has keys.
+pub fn key_or_none() -> Vec<SecurityRequirement> {
+    [vec![SecurityRequirement::default()], key()].concat()
 }
