@@ -1,7 +1,7 @@
 //! The model alone: one listwise pass of the embedded model over documents of random tokens.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{
     Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, Runtime, TokenPosition, TokenTypes,
 };
@@ -27,9 +27,9 @@ fn forward(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("forward");
     group.sample_size(10);
     for (dtype, quantize) in [("f32", "none"), ("bf16", "none"), ("f32", "int8")] {
-        let arithmetic =
-            Arithmetic { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..Arithmetic::reference() };
-        let runtime = PackedRuntime::load(&Checkpoint::embedded(), &arithmetic).expect("the embedded model loads");
+        let settings =
+            ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() };
+        let runtime = PackedRuntime::load(&Checkpoint::embedded(), &settings).expect("the embedded model loads");
         let (vocabulary, numbers) = (runtime.facts().vocabulary as u32, runtime.facts().dtype.clone());
         for (documents, tokens) in [(16, 100), (64, 100), (64, 400)] {
             let pass = isolated(documents, tokens, vocabulary);

@@ -267,6 +267,8 @@ async fn run_blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     #[tokio::test]
@@ -274,5 +276,21 @@ mod tests {
         let failed = run_blocking::<()>(RequestContext::internal(), |_| panic!("tokenizing")).await;
         assert!(matches!(failed, Err(RerankError::Internal(_))));
         assert!(run_blocking(RequestContext::internal(), |_| Ok(1)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn work_that_outlives_its_request_keeps_what_the_request_holds() {
+        let memory = Arc::new(Semaphore::new(1));
+        let mut context = RequestContext::internal();
+        context.hold_body_memory(Arc::clone(&memory).try_acquire_owned().unwrap().into());
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let work = run_blocking(context, move |_| {
+            finished.recv().ok();
+            Ok(())
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(10), work).await.is_err());
+        assert_eq!(memory.available_permits(), 0, "the deadline passed, and the work goes on");
+        drop(finish);
+        assert!(memory.acquire().await.is_ok());
     }
 }

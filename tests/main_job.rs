@@ -8,13 +8,13 @@ use std::sync::Arc;
 use podium::app;
 use podium::pipeline::{InstructionSettings, Policy, Reranker, load_instructions};
 use podium::rerank::{LimitSettings, Mode, Ranking, RerankRequest};
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, Runtime};
 use podium::schedule::{AdmissionControl, ScheduleSettings};
 
 fn embedded() -> Arc<Reranker> {
     let checkpoint = Checkpoint::embedded();
-    let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::reference()).unwrap().with_prefix_cache(1 << 26);
+    let runtime = PackedRuntime::load(&checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(1 << 26);
     let prompter = app::prompter(&checkpoint, runtime.facts(), "auto").unwrap();
     let instructions = load_instructions(&InstructionSettings::default(), None).unwrap();
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };

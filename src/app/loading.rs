@@ -8,7 +8,7 @@ use crate::config::{ConfigError, Settings};
 use crate::models::{ModelLoader, ModelSet, NamedModel};
 use crate::pipeline::{Policy, Reranker};
 use crate::prompt::PromptSettings;
-use crate::runtime::packed::{Arithmetic, PackedRuntime};
+use crate::runtime::packed::{ComputeSettings, PackedRuntime};
 use crate::runtime::{Checkpoint, ModelSettings, Runtime};
 use crate::schedule::AdmissionControl;
 
@@ -56,7 +56,7 @@ pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
 }
 
 fn load_runtime(checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Result<PackedRuntime> {
-    let runtime = PackedRuntime::load(checkpoint, &Arithmetic::of(model))?;
+    let runtime = PackedRuntime::load(checkpoint, &ComputeSettings::of(model))?;
     Ok(runtime.with_prefix_cache(model.prefix_cache_bytes))
 }
 
@@ -122,7 +122,7 @@ struct PackedLoader {
 impl ModelLoader for PackedLoader {
     fn memory_bytes(&self, NamedModel { model, .. }: &NamedModel) -> anyhow::Result<u64> {
         let checkpoint = Checkpoint::open(model)?;
-        Ok(PackedRuntime::weight_bytes(&checkpoint, &Arithmetic::of(model))? + model.prefix_cache_bytes)
+        Ok(PackedRuntime::weight_bytes(&checkpoint, &ComputeSettings::of(model))? + model.prefix_cache_bytes)
     }
 
     fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel, policy: Policy) -> anyhow::Result<Reranker> {

@@ -7,7 +7,8 @@ use std::path::Path;
 use crate::config::{ConfigError, Settings};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
-    ANY_FAMILY, CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter, Tokenizer,
+    ANY_FAMILY, CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter,
+    SlateScore, Tokenizer,
 };
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ModelFacts};
@@ -106,5 +107,28 @@ pub fn prompter_of(
     let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
     let limits =
         ModelLimits { name: checkpoint.name.clone(), context: facts.max_positions, vocabulary: facts.vocabulary };
-    Ok(Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?)
+    let prompter = Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?;
+    check_heads(family.name(), &prompter, facts)?;
+    Ok(prompter)
+}
+
+/// Rejects a family that reads what the checkpoint does not have.
+fn check_heads(family: &str, prompter: &Prompter, facts: &ModelFacts) -> anyhow::Result<()> {
+    let architecture = &facts.architecture;
+    anyhow::ensure!(facts.causal, "family `{family}` is for decoders, and {architecture} is an encoder");
+    let (projector, first_token) = match prompter.slate_score() {
+        Some(SlateScore::LateInteraction { .. }) => (true, false),
+        Some(SlateScore::FirstToken { .. }) => (false, true),
+        None => (false, false),
+    };
+    let logits = first_token || prompter.answers().is_some();
+    for (is_needed, is_there, head) in
+        [(projector, facts.projector, "a projector"), (logits, facts.vocabulary_head, "an output matrix")]
+    {
+        anyhow::ensure!(
+            is_there || !is_needed,
+            "family `{family}` needs {head}, and this checkpoint ({architecture}) has none; --family names another family"
+        );
+    }
+    Ok(())
 }

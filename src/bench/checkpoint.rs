@@ -15,7 +15,8 @@ use serde_json::{Map, Value, json};
 use super::shape::Shape;
 use super::tokenizer;
 use crate::prompt::{Families, Family, PromptError};
-use crate::runtime::Checkpoint;
+use crate::runtime::packed::tensor_shapes;
+use crate::runtime::{Checkpoint, LoadError};
 
 /// Standard deviation of the weights: what such models are initialised with.
 const DEVIATION: f32 = 0.02;
@@ -87,6 +88,9 @@ pub enum MakeError {
     /// The tokenizer is none.
     #[error("the tokenizer is not one: {0}")]
     Tokenizer(String),
+    /// The configuration is not one of a supported model.
+    #[error(transparent)]
+    Model(#[from] LoadError),
     /// A file could not be written.
     #[error("cannot write the checkpoint: {0}")]
     Write(#[from] io::Error),
@@ -123,26 +127,32 @@ pub fn make(recipe: &Recipe, folder: &Path) -> Result<Made, MakeError> {
     if family.facts.recognise.projector && !lexical {
         shape.max_position_embeddings = shape.max_position_embeddings.max(JINA_POSITIONS);
     }
-    let tensors = tensors(&shape, family.facts.recognise.projector || lexical);
-    let mut config = serde_json::to_value(&shape).map_err(io::Error::from)?;
-    let class = if shape.model_type == "qwen2" { "Qwen2" } else { "Qwen3" };
-    config["architectures"] = json!([format!("{class}ForCausalLM")]);
-    config["hidden_act"] = "silu".into();
-    config["torch_dtype"] = if recipe.stored == Stored::Bf16 { "bfloat16" } else { "float32" }.into();
-    if shape.model_type == "qwen3" {
-        config["attention_bias"] = false.into();
-    }
+    let mut config = configuration(&shape, recipe.stored)?;
     if lexical {
         let own: Value = serde_json::from_slice(&embedded.config).map_err(io::Error::from)?;
         config["podium"] = own["podium"].clone();
         fs::write(folder.join("lexical.safetensors"), embedded.lexical.unwrap_or_default())?;
     }
+    let tensors = tensors(&config, family.facts.recognise.projector || lexical)?;
     fs::write(folder.join("config.json"), serde_json::to_vec_pretty(&config).map_err(io::Error::from)?)?;
     fs::write(folder.join("tokenizer.json"), tokenizer)?;
     let parameters = tensors.iter().map(Tensor::elements).sum();
     let path = folder.join("model.safetensors");
     write_weights(&tensors, recipe.stored, recipe.seed, File::create(&path)?)?;
     Ok(Made { parameters, bytes: fs::metadata(path)?.len() })
+}
+
+/// The `config.json` of a decoder of these sizes.
+fn configuration(shape: &Shape, stored: Stored) -> Result<Value, MakeError> {
+    let mut config = serde_json::to_value(shape).map_err(io::Error::from)?;
+    let class = if shape.model_type == "qwen2" { "Qwen2" } else { "Qwen3" };
+    config["architectures"] = json!([format!("{class}ForCausalLM")]);
+    config["hidden_act"] = "silu".into();
+    config["torch_dtype"] = if stored == Stored::Bf16 { "bfloat16" } else { "float32" }.into();
+    if shape.model_type == "qwen3" {
+        config["attention_bias"] = false.into();
+    }
+    Ok(config)
 }
 
 /// Every token that a family's templates and marks spell.
@@ -176,48 +186,17 @@ impl Tensor {
     }
 }
 
-fn tensors(shape: &Shape, projector: bool) -> Vec<Tensor> {
-    let mut tensors = Vec::new();
-    let mut add = |name: String, sizes: &[usize]| {
-        let ones = name.ends_with("norm.weight");
-        tensors.push(Tensor { name, shape: sizes.to_vec(), ones });
-    };
-    let (hidden, middle, query, key) =
-        (shape.hidden_size, shape.intermediate_size, shape.query_width(), shape.key_width());
-    let qwen2 = shape.model_type == "qwen2";
-    add("model.embed_tokens.weight".to_owned(), &[shape.vocab_size, hidden]);
-    for layer in 0..shape.num_hidden_layers {
-        let mut add = |name: &str, sizes: &[usize]| add(format!("model.layers.{layer}.{name}.weight"), sizes);
-        add("input_layernorm", &[hidden]);
-        for (name, rows) in [("q_proj", query), ("k_proj", key), ("v_proj", key)] {
-            add(&format!("self_attn.{name}"), &[rows, hidden]);
-        }
-        add("self_attn.o_proj", &[hidden, query]);
-        if !qwen2 {
-            add("self_attn.q_norm", &[shape.head_dim]);
-            add("self_attn.k_norm", &[shape.head_dim]);
-        }
-        add("post_attention_layernorm", &[hidden]);
-        add("mlp.gate_proj", &[middle, hidden]);
-        add("mlp.up_proj", &[middle, hidden]);
-        add("mlp.down_proj", &[hidden, middle]);
-    }
-    if qwen2 {
-        for layer in 0..shape.num_hidden_layers {
-            for (name, rows) in [("q_proj", query), ("k_proj", key), ("v_proj", key)] {
-                add(format!("model.layers.{layer}.self_attn.{name}.bias"), &[rows]);
-            }
-        }
-    }
-    add("model.norm.weight".to_owned(), &[hidden]);
-    if !shape.tie_word_embeddings {
-        add("lm_head.weight".to_owned(), &[shape.vocab_size, hidden]);
-    }
+/// The tensors of a checkpoint with this configuration, and a projector if it is to have one.
+fn tensors(config: &Value, projector: bool) -> Result<Vec<Tensor>, MakeError> {
+    let config = serde_json::to_vec(config).map_err(io::Error::from)?;
+    let mut shapes = tensor_shapes(&config)?;
     if projector {
-        add("projector.0.weight".to_owned(), &[PROJECTOR.0, hidden]);
-        add("projector.2.weight".to_owned(), &[PROJECTOR.1, PROJECTOR.0]);
+        let hidden = shapes[0].1[1];
+        shapes.push(("projector.0.weight".to_owned(), vec![PROJECTOR.0, hidden]));
+        shapes.push(("projector.2.weight".to_owned(), vec![PROJECTOR.1, PROJECTOR.0]));
     }
-    tensors
+    let is_norm = |name: &str| name.to_lowercase().ends_with("norm.weight");
+    Ok(shapes.into_iter().map(|(name, shape)| Tensor { ones: is_norm(&name), name, shape }).collect())
 }
 
 /// Header, then every tensor in the header's order, a piece at a time.
@@ -331,8 +310,10 @@ mod tests {
 
     #[test]
     fn the_published_sizes_come_out() {
-        let parameters =
-            |shape: &str| -> usize { tensors(&Shape::named(shape).unwrap(), false).iter().map(Tensor::elements).sum() };
+        let parameters = |shape: &str| -> usize {
+            let config = configuration(&Shape::named(shape).unwrap(), Stored::Bf16).unwrap();
+            tensors(&config, false).unwrap().iter().map(Tensor::elements).sum()
+        };
         assert_eq!(parameters("qwen3-0.6b"), 596_049_920);
         assert_eq!(parameters("qwen2.5-0.5b"), 494_032_768);
         assert_eq!(parameters("qwen3-8b"), 8_190_735_360);

@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn flags_set_their_keys() {
         let cli = Cli::parse_from(["podium", "check", "--model", "a/b", "--device", "cpu", "--offline"]);
-        let Command::Check(args) = cli.command else { panic!("check was asked for") };
+        let Command::Check(args) = cli.command else { panic!("expected the command check") };
         let settings = args.settings.configuration(Vec::new()).unwrap().settings;
         assert_eq!(settings.model.source, "a/b");
         assert_eq!(settings.model.device, "cpu");

@@ -146,7 +146,7 @@ mod tests {
 
     fn request_of(flags: &[&str]) -> RerankRequest {
         let cli = Cli::parse_from(["podium", "rerank"].iter().chain(flags));
-        let Command::Rerank(args) = cli.command else { panic!("rerank was asked for") };
+        let Command::Rerank(args) = cli.command else { panic!("expected the command rerank") };
         request(args).unwrap()
     }
 

@@ -33,6 +33,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("server.listen", Address),
     ("server.max_body_bytes", Between(1024, 1 << 30)),
     ("server.max_parsing_bytes", Between(1 << 20, 1 << 40)),
+    ("server.max_connections", Between(1, 1_000_000)),
     ("server.header_timeout_seconds", Between(1, DAY)),
     ("server.body_timeout_seconds", Between(1, DAY)),
     ("server.write_timeout_seconds", Between(1, DAY)),

@@ -6,7 +6,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 
-use super::system::{Answer, ScoredDocument};
+use super::answer::{Answer, ScoredDocument};
 use crate::rerank::{Mode, RerankRequest, Timing};
 
 /// How long a connection may take to come about.

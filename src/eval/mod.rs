@@ -15,6 +15,7 @@
 //! | [`report`], [`page`] | the JSON, and the page that shows it |
 //! | [`gate`] | is it worse than it was? |
 
+pub mod answer;
 pub mod calibration;
 pub mod datasets;
 pub mod endpoint;

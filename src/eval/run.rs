@@ -8,9 +8,10 @@ use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 
+use super::answer::Answer;
 use super::datasets::{Dataset, Query};
 use super::settings::EvalSettings;
-use super::system::{Answer, System, SystemError};
+use super::system::{System, SystemError};
 use crate::rerank::RerankRequest;
 
 /// One pass of a query's candidates through the system.
@@ -166,7 +167,7 @@ fn in_candidates(answer: Answer, order: &[usize]) -> Pass {
 
 #[cfg(test)]
 mod tests {
-    use super::super::system::ScoredDocument;
+    use super::super::answer::ScoredDocument;
     use super::*;
 
     #[test]

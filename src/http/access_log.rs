@@ -17,7 +17,8 @@ use tracing::Span;
 
 use super::error::ApiError;
 use super::error_body::ErrorShape;
-use super::{Service, known_route};
+use super::route_table::known_route;
+use super::service::Service;
 use crate::context::{ContextSlot, RequestContext, RequestId, RequestTimeline};
 use crate::telemetry::{FailureFacts, RequestRecord, Route, request_span};
 

@@ -10,15 +10,12 @@ use axum::{Json, Router};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Service;
-use super::dialects::ListObject;
 use super::error::ApiError;
-use super::routes::{ModelObject, model_state};
+use super::route_table::ADMIN_ROUTES;
+use super::schemas::{ListObject, ModelObject, model_state};
+use super::service::Service;
 use crate::models::ModelStatus;
 use crate::telemetry::mask_url_secrets;
-
-/// The paths of the routes.
-pub const ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdminModelList)]
@@ -70,7 +67,7 @@ impl From<ModelStatus> for Model {
 
 /// Adds the routes.
 pub fn add(router: Router<Service>) -> Router<Service> {
-    let [list_path, load_path, unload_path] = ROUTES;
+    let [list_path, load_path, unload_path] = ADMIN_ROUTES;
     router.route(list_path, get(models)).route(load_path, post(load)).route(unload_path, post(unload))
 }
 

@@ -8,11 +8,11 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 
-use super::Service;
 use super::body_memory::{ReceivingPermit, count_values};
 use super::error::ApiError;
 use super::fields::Fields;
 use super::off_thread::run_blocking;
+use super::service::Service;
 use crate::context::RequestContext;
 
 /// Longer bodies are parsed off the async threads, and their memory is counted.

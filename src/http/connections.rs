@@ -1,10 +1,12 @@
 //! Accepting connections and letting them finish.
 //!
 //! `axum::serve` sets no timers: a connection that never finishes a request's head, or never reads
-//! its response, would stay forever. This loop sets both. HTTP/1.1 only: HTTP/2 and TLS are a proxy's.
+//! its response, would stay forever. This loop sets both, and accepts no more connections than
+//! `server.max_connections`. HTTP/1.1 only: HTTP/2 and TLS are a proxy's.
 
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
@@ -37,14 +40,19 @@ pub async fn serve_connections(
 ) {
     let timeouts = Timeouts { header: settings.header_timeout(), write: settings.write_timeout() };
     let close = CancellationToken::new();
+    let limit = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _peer)) => {
-                    connections.spawn(serve_connection(stream, router.clone(), timeouts, close.clone()));
+            accepted = accept(&listener, &limit) => match accepted {
+                Ok((stream, permit)) => {
+                    let serving = serve_connection(stream, router.clone(), timeouts, close.clone());
+                    connections.spawn(async move {
+                        serving.await;
+                        drop(permit);
+                    });
                 }
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
@@ -63,6 +71,13 @@ pub async fn serve_connections(
         close.cancel();
         while connections.join_next().await.is_some() {}
     }
+}
+
+/// Accepts a connection once there are fewer than the limit. Until then, clients wait in the backlog.
+async fn accept(listener: &TcpListener, limit: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(limit).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _peer) = listener.accept().await?;
+    Ok((stream, permit))
 }
 
 /// The connections that were made and not accepted yet. Closes the listener.

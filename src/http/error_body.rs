@@ -38,6 +38,7 @@ impl ErrorShape {
     }
 
     /// The schema of the body; its example is one of an unacceptable field.
+    #[must_use]
     pub const fn schema(self) -> SchemaOf {
         match self {
             Self::Podium => SchemaOf::reply::<ErrorBody<'_>>(),

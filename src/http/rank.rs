@@ -8,13 +8,13 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use super::Service;
 use super::body::read_json;
 use super::dialects::{Answer, Call, Dialect, Reply, Route, check_unread, take_headers};
 use super::error::ApiError;
 use super::error_body::ErrorShape;
 use super::fields::Fields;
 use super::off_thread::{FreeOffThread, run_blocking};
+use super::service::Service;
 use crate::context::{ContextSlot, RankingSummary, RequestContext};
 use crate::rerank::{Ranking, RerankError};
 

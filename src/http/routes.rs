@@ -8,11 +8,12 @@ use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
-use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
-use super::dialects::ListObject;
+use super::dialects;
 use super::error::ApiError;
-use super::{OTHER_ROUTES, Service, admin, dialects};
+use super::route_table::{ADMIN_ROUTES, OTHER_ROUTES};
+use super::schemas::{ListObject, ModelObject, model_state};
+use super::service::Service;
 use crate::models::{ModelSet, ModelStatus};
 use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
@@ -46,18 +47,6 @@ pub struct Models {
     #[schema(inline)]
     object: ListObject,
     data: Vec<Model>,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ModelObject {
-    Model,
-}
-
-/// The schema of a model's state.
-pub fn model_state() -> Object {
-    let states = ["loaded", "loading", "unloading", "unloaded", "failed"];
-    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(states)).build()
 }
 
 #[derive(Serialize, ToSchema)]
@@ -137,7 +126,7 @@ pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Respon
         Err(loading) => return loading.into_response(),
     };
     let has_administrators = service.authenticator().has_administrators();
-    let administration = admin::ROUTES.into_iter().filter(|_| has_administrators);
+    let administration = ADMIN_ROUTES.into_iter().filter(|_| has_administrators);
     let index = Index {
         name: "podium",
         version: env!("CARGO_PKG_VERSION"),

@@ -2,11 +2,33 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use utoipa::openapi::{Ref, RefOr, Schema};
 
 use super::fields::Reader;
+
+/// The `object` of a reply that is a list.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ListObject {
+    List,
+}
+
+/// The `object` of a reply that is a model.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelObject {
+    Model,
+}
+
+/// The schema of a model's state.
+pub fn model_state() -> Object {
+    let states = ["loaded", "loading", "unloading", "unloaded", "failed"];
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(states)).build()
+}
 
 /// The schema of a request or reply.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +62,8 @@ impl SchemaOf {
 /// Schemas by name.
 #[derive(Default)]
 pub struct Schemas {
-    schemas: Vec<(String, RefOr<Schema>)>,
+    /// Names and schemas, in the order they were added; a name may be there twice.
+    added: Vec<(String, RefOr<Schema>)>,
     /// The names that operations refer to.
     roots: BTreeSet<String>,
     /// For a request's name, the fields that have a second name.
@@ -56,8 +79,8 @@ impl Schemas {
     fn add_type<T: ToSchema>(&mut self) -> String {
         let name = T::name().into_owned();
         self.roots.insert(name.clone());
-        self.schemas.push((name.clone(), T::schema()));
-        T::schemas(&mut self.schemas);
+        self.added.push((name.clone(), T::schema()));
+        T::schemas(&mut self.added);
         name
     }
 
@@ -72,7 +95,7 @@ impl Schemas {
     /// Types that are only taken in are left out.
     pub fn into_json(self) -> Map<String, Value> {
         let mut schemas = Map::new();
-        for (name, schema) in self.schemas {
+        for (name, schema) in self.added {
             schemas.entry(name).or_insert_with(|| json!(schema));
         }
         let mut complete: Map<String, Value> =

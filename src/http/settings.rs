@@ -14,6 +14,8 @@ pub struct ServerSettings {
     pub max_body_bytes: usize,
     /// Bytes of memory for bodies that arrive, and as many again for bodies that are parsed or echoed.
     pub max_parsing_bytes: usize,
+    /// The most connections at a time; further clients wait.
+    pub max_connections: usize,
     /// The most seconds for the head of a request, and between two requests on a connection.
     pub header_timeout_seconds: u64,
     /// The most seconds for the body of a request.

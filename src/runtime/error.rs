@@ -1,4 +1,4 @@
-//! What can go wrong below the seam: while loading a checkpoint, and while running a pass.
+//! Errors of loading a checkpoint and of running passes.
 
 use std::any::Any;
 use std::path::PathBuf;
@@ -14,25 +14,25 @@ pub enum LoadError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file is there, but not what it should be.
+    /// A file or folder is not what it should be.
     #[error("{}: {problem}", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with it, and what to do.
         problem: String,
     },
-    /// The configuration names an architecture that this runtime has no code for.
+    /// The architecture that the configuration names is not supported.
     #[error("{}: architecture `{architecture}` is not supported; supported: {}", path.display(), supported.join(", "))]
     UnknownArchitecture {
         /// The configuration file.
         path: PathBuf,
         /// What it names.
         architecture: String,
-        /// What would work.
+        /// The architectures that are.
         supported: &'static [&'static str],
     },
-    /// A tensor that the architecture needs is in no file.
+    /// No file has a tensor that the architecture needs.
     #[error("{}: tensor `{tensor}` is missing (expected shape {expected:?})", path.display())]
     MissingTensor {
         /// The file or folder searched.
@@ -54,6 +54,19 @@ pub enum LoadError {
         /// The shape by the configuration.
         expected: Vec<usize>,
     },
+    /// A file holds a tensor that no part of the model reads: it is another kind of model.
+    #[error(
+        "{}: tensor `{tensor}` is not part of a {architecture}; the checkpoint has a head or an adapter that would be \
+         ignored", path.display()
+    )]
+    UnreadTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The architecture that the configuration names.
+        architecture: String,
+    },
     /// A tensor holds NaN or infinity.
     #[error("{}: tensor `{tensor}` holds a non-finite value ({value} at element {element})", path.display())]
     NonFiniteWeight {
@@ -63,7 +76,7 @@ pub enum LoadError {
         tensor: String,
         /// The value.
         value: f32,
-        /// Its place in the flattened tensor.
+        /// Its index in the flattened tensor.
         element: usize,
     },
     /// A checkpoint could not be fetched from the hub.
@@ -76,7 +89,7 @@ pub enum LoadError {
         /// What went wrong, and what helps.
         problem: String,
     },
-    /// The device refused.
+    /// The device or precision is not available, or the device failed.
     #[error("device: {0}")]
     Device(String),
 }
@@ -87,15 +100,15 @@ pub enum RuntimeError {
     /// The pass is invalid: it has no tokens, a position outside it, an unknown token.
     #[error("invalid pass {pass}: {problem}")]
     InvalidPass {
-        /// The pass's place in the batch.
+        /// Index of the pass in the batch.
         pass: usize,
         /// What is wrong.
         problem: String,
     },
-    /// A number that was asked for is NaN or infinite.
+    /// A number of an output is NaN or infinite.
     #[error("pass {pass} produced a non-finite value in row {row} of its output")]
     NonFinite {
-        /// The pass's place in the batch.
+        /// Index of the pass in the batch.
         pass: usize,
         /// The row of the pass's output.
         row: usize,
@@ -103,7 +116,7 @@ pub enum RuntimeError {
     /// The device has no memory left for the batch; a smaller one may fit.
     #[error("the device is out of memory: {0}")]
     OutOfMemory(String),
-    /// The device is gone: whatever runs on it from now on fails too, until the process is started anew.
+    /// The device is lost: every later batch fails too, until the process restarts.
     #[error("the device is lost: {0}")]
     DeviceLost(String),
     /// The device failed.
@@ -114,7 +127,7 @@ pub enum RuntimeError {
     Panicked,
 }
 
-/// What drivers and their libraries say where memory is short, in lower case: CUDA, cuBLAS, Metal.
+/// Parts of out-of-memory messages of CUDA, cuBLAS and Metal, in lower case.
 const OUT_OF_MEMORY: [&str; 6] = [
     "out_of_memory",
     "out of memory",
@@ -124,8 +137,8 @@ const OUT_OF_MEMORY: [&str; 6] = [
     "memory allocation failed",
 ];
 
-/// Errors after which a CUDA context is of no further use (the driver's manual: "the process must be terminated and
-/// relaunched"), and those of a device that is not there any more.
+/// Errors after which a CUDA context cannot be used (the driver's manual: "the process must be terminated and relaunched"), and
+/// those of a device that has gone.
 const DEVICE_LOST: [&str; 20] = [
     "cuda_error_illegal_address",
     "cuda_error_illegal_instruction",
@@ -149,11 +162,11 @@ const DEVICE_LOST: [&str; 20] = [
     "device removed",
 ];
 
-/// How the errors of drivers begin, in panics of their bindings.
+/// Beginnings of driver errors in panics of their bindings.
 const DRIVERS: [&str; 2] = ["CUDA_ERROR_", "CUBLAS_STATUS_"];
 
 impl RuntimeError {
-    /// Sorts what a device said while it ran a batch: a lack of memory, the end of the device, or anything else.
+    /// Classifies a device's message: out of memory, device lost, or another failure.
     #[must_use]
     pub fn from_device_message(message: String) -> Self {
         let said = message.to_lowercase();
@@ -167,8 +180,8 @@ impl RuntimeError {
         }
     }
 
-    /// What a panic of the code that runs a batch was about: bindings of drivers panic here and there where the device
-    /// fails. Anything else is a bug of that code. The message itself is not kept.
+    /// Classifies a panic of the code that ran a batch. Driver bindings panic in places where the device fails; any other panic
+    /// is a bug. The message is dropped: it may hold a request's text.
     #[must_use]
     pub fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -184,7 +197,18 @@ impl RuntimeError {
         }
     }
 
-    /// The pass that the error is about, by its place in the batch, where that is known.
+    /// The error with its pass as a place in a batch, where it is one among those at `places`.
+    #[must_use]
+    pub(super) fn in_batch(mut self, places: &[usize]) -> Self {
+        if let Self::InvalidPass { pass, .. } | Self::NonFinite { pass, .. } = &mut self
+            && let Some(place) = places.get(*pass)
+        {
+            *pass = *place;
+        }
+        self
+    }
+
+    /// Index of the pass that caused the error, where that is known.
     #[must_use]
     pub const fn culprit(&self) -> Option<usize> {
         match self {
@@ -199,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_device_says_is_sorted() {
+    fn device_messages_are_classified() {
         for memory in [
             "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
             "CublasError(CUBLAS_STATUS_ALLOC_FAILED)",

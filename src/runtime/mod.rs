@@ -6,10 +6,11 @@
 mod checkpoint;
 mod error;
 pub mod fake;
-mod hub;
 pub mod packed;
 mod pass;
 mod settings;
+mod spec;
+mod tensors;
 
 use std::sync::Arc;
 

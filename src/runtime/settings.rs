@@ -1,4 +1,4 @@
-//! Which model is loaded, and how.
+//! Settings of one model: where it comes from and how it runs.
 
 use std::path::PathBuf;
 
@@ -18,20 +18,20 @@ pub struct ModelSettings {
     pub family: String,
     /// `auto` (in a build for GPUs the GPU, if there is one; else the CPU), `cpu`, `cuda` or `metal`.
     pub device: String,
-    /// In which numbers the model computes: `auto`, `f32` or `bf16`.
+    /// The type that the model computes in: `auto`, `f32` or `bf16`.
     pub dtype: String,
-    /// What weights are quantised to when they are loaded, or `none`.
+    /// The form that weights are quantised to when they are loaded, or `none`.
     pub quantize: String,
-    /// Bytes of keys and values that are kept of what passes begin with; 0 keeps nothing.
+    /// Most bytes of the prefix cache; 0 disables it.
     pub prefix_cache_bytes: u64,
-    /// Where hub files are kept; empty is the hub's own default (`HF_HOME`).
+    /// Folder of the hub's cache; empty is the hub's own default (`HF_HOME`).
     pub cache: PathBuf,
-    /// Never ask the hub: only what the cache has.
+    /// Never contact the hub: use the cache only.
     pub offline: bool,
 }
 
 impl ModelSettings {
-    /// What `quantize` may be.
+    /// The values of `quantize`.
     pub const QUANTISED: &[&str] =
         &["none", "int8", "q8_0", "q6k", "q5k", "q4k", "q3k", "q2k", "q5_0", "q4_0", "fp8", "hqq8", "hqq4"];
 

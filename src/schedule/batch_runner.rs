@@ -188,7 +188,9 @@ impl BatchRunner {
     ) -> Result<Result<BatchResult, JoinError>, RuntimeError> {
         let settings = self.shared.settings();
         let started = Instant::now();
-        let Some(limit) = settings.stall_limit() else {
+        // A stall limit that is not below the hang limit never takes effect.
+        let is_below_hang = |stall: &Duration| settings.hang_limit().is_none_or(|hang| *stall < hang);
+        let Some(limit) = settings.stall_limit().filter(is_below_hang) else {
             return join_before_hang(task, &settings, started).await;
         };
         if let Ok(joined) = tokio::time::timeout(limit, &mut task).await {

@@ -103,6 +103,8 @@ impl Submission {
     /// Notes that the batch came back. `failed_passes` of its passes run again, or fail.
     pub fn end_forward(&self, interval: DeviceInterval, failed_passes: usize) {
         let mut state = self.state();
+        let seconds = interval.ended.saturating_duration_since(interval.started).as_secs_f64();
+        tracing::debug!(parent: &state.stage, seconds, failed_passes, "passes came back");
         state.device_intervals.push(interval);
         state.waiting_passes += failed_passes;
         state.stage = match state.waiting_passes {

@@ -181,8 +181,8 @@ fn a_server_runs_until_sigterm_and_logs_no_text_of_its_requests() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
 
-    let asked = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
-    assert!(asked.success());
+    let killed = Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap();
+    assert!(killed.success());
     assert_eq!(server.wait().unwrap().code(), Some(0));
     log.read_to_string(&mut lines).unwrap();
     assert_eq!(lines.matches("\"route\":\"/v1/rerank\"").count(), 2, "{lines}");

@@ -10,6 +10,7 @@ mod bad_input;
 mod body_memory;
 mod busy;
 mod command_line;
+mod connections;
 mod contract;
 mod dialects;
 mod keys_of_a_process;

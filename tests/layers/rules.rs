@@ -24,9 +24,7 @@ const RULES: &[Rule] = &[
     Rule { module: "bench", may_import: &["eval", "pipeline", "prompt", "rerank", "runtime"] },
     Rule {
         module: "config",
-        may_import: &[
-            "http", "models", "pipeline", "prompt", "rerank", "runtime", "schedule", "spelling", "telemetry",
-        ],
+        may_import: &["http", "models", "pipeline", "prompt", "rerank", "runtime", "schedule", "spelling", "telemetry"],
     },
     Rule {
         module: "cli",
@@ -35,7 +33,16 @@ const RULES: &[Rule] = &[
     Rule {
         module: "app",
         may_import: &[
-            "config", "context", "http", "models", "pipeline", "prompt", "rerank", "runtime", "schedule", "scoring",
+            "config",
+            "context",
+            "http",
+            "models",
+            "pipeline",
+            "prompt",
+            "rerank",
+            "runtime",
+            "schedule",
+            "scoring",
             "telemetry",
         ],
     },

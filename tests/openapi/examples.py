@@ -1,4 +1,4 @@
-"""Posts the example of every operation to the server at URL: each must be answered with 200.
+"""Posts the example of every operation to the server at URL. Each must get 200.
 
     python examples.py URL OPENAPI_JSON
 """
@@ -18,5 +18,5 @@ for path, item in paths.items():
         with urllib.request.urlopen(urllib.request.Request(url + path, body, headers)) as reply:
             assert reply.status == 200, f"{path}: {reply.status}"
         count += 1
-print(f"{count} examples are answered with 200")
+print(f"{count} examples got 200")
 assert count

@@ -1,17 +1,17 @@
-"""What the description cannot say to its tester."""
+"""Hooks of Schemathesis, for what the description cannot express."""
 
 import schemathesis
 
 
 @schemathesis.hook
 def filter_case(context, case):
-    """No header is forbidden in HTTP: one that nobody described makes no request wrong."""
+    """Skips requests that are invalid only because of an undescribed header: HTTP allows any header."""
     return "x-schemathesis-unknown-property" not in (case.headers or {})
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """A deadline that can be missed says more of the machine than of the description: it becomes a minute."""
+    """Raises deadlines to a minute: whether a shorter one is missed depends on the machine."""
     for fields, name in [(case.body, "timeout_ms"), (case.headers, "podium-timeout-ms")]:
         if hasattr(fields, "get") and str(fields.get(name)).isdigit() and 1 <= int(fields[name]) < 60_000:
             fields[name] = 60_000 if isinstance(fields[name], int) else "60000"

@@ -12,7 +12,7 @@ fn a_batch_gives_what_each_pass_gives_alone_in_any_order() {
     let mut table = Table::default();
     for case in RUNTIME_CASES {
         let (golden, runtime) = (golden::<RuntimeGolden>(case), load(case));
-        // States and logits in one batch: kinds of probes mix.
+        // States and logits in one batch: heads mix.
         let passes: Vec<_> =
             golden.passes.iter().flat_map(|pass| [pass.reading_states(false), pass.reading_logits()]).collect();
         let alone: Vec<_> = passes.iter().map(|pass| run_alone(&runtime, pass.clone())).collect();
@@ -57,8 +57,8 @@ fn the_order_of_suffixes_changes_nothing() {
         let (golden, runtime) = (golden::<RuntimeGolden>(case), load(case));
         for pass in golden.passes.iter().filter(|pass| pass.suffixes.len() > 1) {
             let given = run_alone(&runtime, pass.reading_states(false));
-            let shuffled = run_alone(&runtime, with_suffixes_turned(&pass.reading_states(false)));
-            table.note(case, &golden.shape, "suffixes turned around", largest_relative(&shuffled, &given));
+            let shuffled = run_alone(&runtime, with_suffixes_reversed(&pass.reading_states(false)));
+            table.note(case, &golden.shape, "suffixes reversed", largest_relative(&shuffled, &given));
         }
     }
     println!("\nlargest deviation of a pass with its suffixes in another order\n{}", table.to_text());
@@ -83,9 +83,9 @@ fn sequence(pass: &GoldenPass, (segment, offset): (usize, usize)) -> ForwardPass
 }
 
 /// The same pass with its suffixes in the opposite order; marks are read in the old order.
-fn with_suffixes_turned(pass: &ForwardPass) -> ForwardPass {
+fn with_suffixes_reversed(pass: &ForwardPass) -> ForwardPass {
     let count = pass.suffixes.len();
-    let turned = |mark: &TokenPosition| match mark.segment {
+    let mirrored = |mark: &TokenPosition| match mark.segment {
         0 => *mark,
         segment => TokenPosition { segment: count + 1 - segment, offset: mark.offset },
     };
@@ -95,8 +95,8 @@ fn with_suffixes_turned(pass: &ForwardPass) -> ForwardPass {
         token_types: TokenTypes::Zero,
         cross_document: CrossDocumentLayers {
             count: pass.cross_document.count,
-            shared: pass.cross_document.shared.iter().map(turned).collect(),
+            shared: pass.cross_document.shared.iter().map(mirrored).collect(),
         },
-        output: OutputSpec::listed(pass.read_positions().iter().map(turned).collect(), pass.output.head.clone()),
+        output: OutputSpec::listed(pass.read_positions().iter().map(mirrored).collect(), pass.output.head.clone()),
     }
 }

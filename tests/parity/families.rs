@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use podium::rerank::{LimitSettings, RerankRequest};
-use podium::runtime::{Checkpoint, ForwardPass, Head};
+use podium::runtime::packed::ComputeSettings;
+use podium::runtime::{Checkpoint, ForwardPass, Head, Runtime};
 use podium::scoring::PlannedPass;
 use serde::Deserialize;
 
 use crate::deviation::{Table, largest, largest_of_row, largest_relative_of_row};
-use crate::fixtures::{folder, golden};
+use crate::fixtures::{folder, golden, load_as};
 use crate::requests::{Loaded, Text, usual_limits};
 
 const FAMILIES: [&str; 5] = ["jina-v3", "first", "qwen3-reranker", "mxbai-v2", "zerank"];
@@ -195,4 +196,18 @@ fn pointwise_documents_score_the_same_alone_together_and_shuffled() {
     }
     println!("\nlargest deviation of scores from those of all documents together\n{}", table.to_text());
     table.assert_within(1e-5);
+}
+
+#[test]
+fn a_family_that_needs_a_head_that_the_checkpoint_lacks_is_refused() {
+    let refusal = |case: &str, family: &str| {
+        let checkpoint = Checkpoint::folder(&folder(case)).unwrap();
+        let runtime = load_as(case, &ComputeSettings::reference());
+        podium::app::prompter(&checkpoint, runtime.facts(), family).err().expect("it does not fit").to_string()
+    };
+    let text = refusal("qwen3-reranker", "jina-v3");
+    assert!(
+        text.contains("family `jina-v3` needs a projector, and this checkpoint (Qwen3ForCausalLM) has none"),
+        "{text}"
+    );
 }

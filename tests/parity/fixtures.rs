@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{
     Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, Runtime, TokenPosition, TokenTypes,
 };
@@ -87,13 +87,13 @@ pub fn golden<T: DeserializeOwned>(case: &str) -> T {
 
 /// A case's checkpoint, loaded on the CPU.
 pub fn load(case: &str) -> PackedRuntime {
-    load_as(case, &Arithmetic::reference())
+    load_as(case, &ComputeSettings::reference())
 }
 
 /// A case's checkpoint, in other numbers.
-pub fn load_as(case: &str, arithmetic: &Arithmetic) -> PackedRuntime {
+pub fn load_as(case: &str, settings: &ComputeSettings) -> PackedRuntime {
     let checkpoint = Checkpoint::folder(&folder(case)).unwrap_or_else(|error| panic!("{case}: {error}"));
-    PackedRuntime::load(&checkpoint, arithmetic).unwrap_or_else(|error| panic!("{case}: {error}"))
+    PackedRuntime::load(&checkpoint, settings).unwrap_or_else(|error| panic!("{case}: {error}"))
 }
 
 /// Runs one pass by itself.

@@ -1,10 +1,10 @@
 //! A checkpoint that cannot be right is refused with the file, the tensor and the shapes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
-use podium::runtime::{Checkpoint, LoadError};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
+use podium::runtime::{Checkpoint, LoadError, ModelSettings};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::fixtures::folder;
 const CASE: &str = "qwen3-mha-f32";
 const QUERY: &str = "model.layers.1.self_attn.q_proj.weight";
 
-/// A copy of a fixture, to be spoilt.
+/// A copy of a fixture, to be damaged.
 fn copy(case: &str) -> TempDir {
     let copy = tempfile::tempdir().expect("a folder for the copy");
     for file in fs::read_dir(folder(case)).expect("the fixture's folder") {
@@ -25,10 +25,10 @@ fn copy(case: &str) -> TempDir {
     copy
 }
 
-/// What loading says, by value and in words.
+/// The error of loading a folder, and its message.
 fn refusal(folder: &Path) -> (LoadError, String) {
-    let loaded =
-        Checkpoint::folder(folder).and_then(|checkpoint| PackedRuntime::load(&checkpoint, &Arithmetic::reference()));
+    let loaded = Checkpoint::folder(folder)
+        .and_then(|checkpoint| PackedRuntime::load(&checkpoint, &ComputeSettings::reference()));
     let error = loaded.err().expect("it should not load");
     let text = error.to_string();
     (error, text)
@@ -88,7 +88,7 @@ fn an_unknown_architecture_is_named_with_what_would_work() {
     assert!(
         matches!(&error, LoadError::UnknownArchitecture { architecture, .. } if architecture == "MambaForCausalLM")
     );
-    for part in ["config.json", "MambaForCausalLM", "qwen2", "qwen3"] {
+    for part in ["config.json", "MambaForCausalLM", "Qwen2ForCausalLM", "BertForSequenceClassification"] {
         assert!(text.contains(part), "{part} in {text}");
     }
 }
@@ -180,4 +180,88 @@ fn an_index_that_points_elsewhere_is_refused() {
     fs::write(&index, r#"{"weight_map": {"model.norm.weight": "../elsewhere.safetensors"}}"#).unwrap();
     let (error, text) = refusal(folder.path());
     assert!(matches!(&error, LoadError::Malformed { .. }) && text.contains("../elsewhere.safetensors"), "{text}");
+}
+
+#[test]
+fn an_untied_checkpoint_without_an_output_matrix_is_refused() {
+    let folder = copy(CASE);
+    edit_config(folder.path(), |config| config["tie_word_embeddings"] = false.into());
+    let (error, text) = refusal(folder.path());
+    assert!(matches!(&error, LoadError::MissingTensor { tensor, .. } if tensor == "lm_head.weight"), "{text}");
+}
+
+#[test]
+fn a_head_that_nothing_reads_is_refused() {
+    let folder = copy("qwen3-classifier");
+    edit_config(folder.path(), |config| config["architectures"] = serde_json::json!(["Qwen3Model"]));
+    let (error, text) = refusal(folder.path());
+    assert!(matches!(&error, LoadError::UnreadTensor { tensor, .. } if tensor == "score.weight"), "{text}");
+    assert!(text.contains("`score.weight` is not part of a Qwen3Model"), "{text}");
+}
+
+#[test]
+fn a_key_whose_meaning_is_not_implemented_is_named() {
+    let folder = copy(CASE);
+    edit_config(folder.path(), |config| config["final_logit_softcapping"] = 30.into());
+    let (_, text) = refusal(folder.path());
+    assert!(text.contains("config.json: final_logit_softcapping is 30: this key is not supported"), "{text}");
+}
+
+/// What opening a source says.
+fn open(source: &Path) -> String {
+    let settings = ModelSettings {
+        source: source.display().to_string(),
+        served_names: String::new(),
+        revision: "main".to_owned(),
+        family: "auto".to_owned(),
+        device: "cpu".to_owned(),
+        dtype: "auto".to_owned(),
+        quantize: "none".to_owned(),
+        prefix_cache_bytes: 0,
+        cache: PathBuf::new(),
+        offline: true,
+    };
+    Checkpoint::open(&settings).err().expect("it should not open").to_string()
+}
+
+#[test]
+fn what_is_no_checkpoint_folder_is_named_for_what_it_is() {
+    let folder = copy(CASE);
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("x-Q8_0.gguf"), "GGUF").unwrap();
+    assert!(open(&path("x-Q8_0.gguf")).contains("is a GGUF file; Podium reads folders with config.json"));
+    let text = open(&path("model.safetensors"));
+    assert!(text.ends_with(&format!("is a file; give its folder, {}", folder.path().display())), "{text}");
+
+    fs::write(path("tokenizer.json"), "version https://git-lfs.github.com/spec/v1\noid sha256:0\n").unwrap();
+    assert!(open(folder.path()).contains("tokenizer.json: is a Git LFS pointer"));
+    fs::copy(self::folder(CASE).join("tokenizer.json"), path("tokenizer.json")).unwrap();
+
+    fs::rename(path("model.safetensors"), path("pytorch_model.bin")).unwrap();
+    assert!(open(folder.path()).contains("has pytorch_model.bin, but no *.safetensors; convert it"));
+    fs::remove_file(path("config.json")).unwrap();
+    assert!(open(folder.path()).contains("has x-Q8_0.gguf, but no config.json"));
+    fs::write(path("adapter_config.json"), r#"{"base_model_name_or_path": "Qwen/Qwen3-Reranker-0.6B"}"#).unwrap();
+    assert!(open(folder.path()).contains("is an adapter of Qwen/Qwen3-Reranker-0.6B (adapter_config.json); merge it"));
+}
+
+#[test]
+fn a_folder_of_the_hubs_cache_leads_to_its_snapshot() {
+    let cache = tempfile::tempdir().unwrap();
+    let model = cache.path().join("models--Qwen--Qwen3-Reranker-0.6B");
+    fs::create_dir_all(model.join("snapshots/abc")).unwrap();
+    assert!(open(&model).ends_with("snapshots/abc"));
+    let text = open(cache.path());
+    assert!(text.contains("give a hub id such as Qwen/Qwen3-Reranker-0.6B as model.source"), "{text}");
+}
+
+#[test]
+fn a_weight_file_that_is_a_git_lfs_pointer_is_named() {
+    let folder = copy(CASE);
+    fs::write(folder.path().join("model.safetensors"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    let (_, text) = refusal(folder.path());
+    assert!(
+        text.contains("model.safetensors: is a Git LFS pointer, not the file itself; run `git lfs pull`"),
+        "{text}"
+    );
 }

@@ -16,3 +16,4 @@ mod prefixes;
 mod published;
 mod requests;
 mod runtime;
+mod sequences;

@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 import torch
-from golden import family_cases, nano_case, runtime_cases
+from golden import family_cases, nano_case, runtime_cases, sequence_cases
 
 HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
     cases = {name: runtime_cases.make_runtime_case for name in runtime_cases.SHAPES}
+    cases |= {name: sequence_cases.make_sequence_case for name in sequence_cases.SHAPES}
     cases |= {name: family_cases.make_family_case for name in family_cases.SHAPES}
     cases["podium-nano"] = nano_case.make_nano_case
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

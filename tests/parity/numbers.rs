@@ -1,6 +1,6 @@
-//! What other numbers than f32 cost: the same checkpoints in bf16, in 8-bit integers and in mistral.rs's quantised forms.
+//! The deviation of bf16, int8 and mistral.rs's quantised forms on the same checkpoints.
 
-use podium::runtime::packed::Arithmetic;
+use podium::runtime::packed::ComputeSettings;
 use podium::runtime::{Checkpoint, Runtime};
 
 use crate::fixtures::{RuntimeGolden, golden, load_as, run_alone};
@@ -10,11 +10,11 @@ use crate::requests::{Loaded, usual_limits};
 /// Checkpoints that the layers for CPUs read: random weights, which forgive less than trained ones.
 const CASES: [&str; 4] = ["qwen2-gqa2-untied", "qwen3-gqa2-sharded", "qwen3-gqa4-projector", "qwen3-gqa8-head128"];
 
-fn numbers(dtype: &str, quantize: &str) -> Arithmetic {
-    Arithmetic { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..Arithmetic::reference() }
+fn numbers(dtype: &str, quantize: &str) -> ComputeSettings {
+    ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() }
 }
 
-/// The root mean square of what `found` is off by.
+/// The root mean square of the differences.
 fn error(found: impl IntoIterator<Item = f32>, expected: impl IntoIterator<Item = f32>) -> f32 {
     let squares: Vec<f32> =
         found.into_iter().zip(expected).map(|(found, expected)| (found - expected).powi(2)).collect();
@@ -24,21 +24,21 @@ fn error(found: impl IntoIterator<Item = f32>, expected: impl IntoIterator<Item 
 #[test]
 fn final_states_in_bf16_and_8_bit_integers_stay_near_those_of_transformers_in_f32() {
     // Final states have a root mean square of about 1.
-    for (arithmetic, limit) in [(numbers("bf16", "none"), 0.03), (numbers("f32", "int8"), 0.08)] {
+    for (settings, limit) in [(numbers("bf16", "none"), 0.03), (numbers("f32", "int8"), 0.08)] {
         for case in CASES {
-            let (golden, runtime) = (golden::<RuntimeGolden>(case), load_as(case, &arithmetic));
-            assert_eq!(runtime.facts().dtype, runtime_name(&arithmetic), "{case} is not computed in f32 instead");
+            let (golden, runtime) = (golden::<RuntimeGolden>(case), load_as(case, &settings));
+            assert_eq!(runtime.facts().dtype, runtime_name(&settings), "{case} is not computed in f32 instead");
             let states = golden.passes.iter().flat_map(|pass| run_alone(&runtime, pass.reading_states(false)));
             let expected = golden.passes.iter().flat_map(|pass| pass.hidden_states.clone());
             let error = error(states.flatten(), expected.flatten());
-            println!("{case}, {}: {error:.4}", runtime_name(&arithmetic));
-            assert!(error < limit, "{case}, {}: {error}", runtime_name(&arithmetic));
+            println!("{case}, {}: {error:.4}", runtime_name(&settings));
+            assert!(error < limit, "{case}, {}: {error}", runtime_name(&settings));
         }
     }
 }
 
-fn runtime_name(arithmetic: &Arithmetic) -> &str {
-    if arithmetic.quantize == "none" { &arithmetic.dtype } else { &arithmetic.quantize }
+fn runtime_name(settings: &ComputeSettings) -> &str {
+    if settings.quantize == "none" { &settings.dtype } else { &settings.quantize }
 }
 
 #[test]
@@ -62,8 +62,8 @@ fn the_embedded_models_cosines_survive_every_quantised_form() {
     // mistral.rs's own forms are slow on a CPU: some requests are enough to see that one is wrong.
     let cases = &golden.cases[..golden.cases.len().min(3)];
     for (form, limit) in forms {
-        let arithmetic = if form == "bf16" { numbers("bf16", "none") } else { numbers("f32", form) };
-        let loaded = Loaded::new_as(&Checkpoint::embedded(), "auto", &arithmetic);
+        let settings = if form == "bf16" { numbers("bf16", "none") } else { numbers("f32", form) };
+        let loaded = Loaded::new_as(&Checkpoint::embedded(), "auto", &settings);
         let found = cases.iter().flat_map(|case| loaded.run(&case.request(), &usual_limits()).1.raw);
         let error = error(found, cases.iter().flat_map(|case| case.scores.clone()));
         println!("podium-nano's cosines in {form}: {error:.5}");

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use podium::rerank::{Mode, RerankRequest};
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{
     Checkpoint, CrossDocumentLayers, ForwardPass, PrefixCacheStatistics, Runtime, TokenPosition, TokenTypes,
 };
@@ -143,15 +143,15 @@ fn numbers_stay_the_same_while_blocks_leave() {
 
 #[test]
 fn other_numbers_than_f32_stay_as_near_to_the_reference() {
-    let numbers = |dtype: &str, quantize: &str| Arithmetic {
+    let numbers = |dtype: &str, quantize: &str| ComputeSettings {
         dtype: dtype.to_owned(),
         quantize: quantize.to_owned(),
-        ..Arithmetic::reference()
+        ..ComputeSettings::reference()
     };
-    for (arithmetic, limit) in [(numbers("bf16", "none"), 0.03), (numbers("f32", "int8"), 0.08)] {
+    for (settings, limit) in [(numbers("bf16", "none"), 0.03), (numbers("f32", "int8"), 0.08)] {
         for case in ["qwen2-gqa2-untied", "qwen3-gqa2-sharded", "qwen3-gqa4-projector", "qwen3-gqa8-head128"] {
             let golden = golden::<RuntimeGolden>(case);
-            let cached = load_as(case, &arithmetic).with_prefix_cache(PLENTY);
+            let cached = load_as(case, &settings).with_prefix_cache(PLENTY);
             let golden = golden.passes.iter().find(|pass| pass.name == "prefix and suffixes, long").unwrap();
             let mut found = Vec::new();
             for _ in 0..3 {
@@ -161,8 +161,8 @@ fn other_numbers_than_f32_stay_as_near_to_the_reference() {
             let differences = found.iter().flatten().zip(golden.hidden_states.iter().flatten());
             let squares: Vec<f32> = differences.map(|(found, expected)| (found - expected).powi(2)).collect();
             let error = (squares.iter().sum::<f32>() / squares.len() as f32).sqrt();
-            println!("{case}, {arithmetic:?}: {error:.4}");
-            assert!(error < limit, "{case}, {arithmetic:?}: {error}");
+            println!("{case}, {settings:?}: {error:.4}");
+            assert!(error < limit, "{case}, {settings:?}: {error}");
         }
     }
 }
@@ -202,7 +202,8 @@ fn every_family_and_mode_scores_the_same_cold_and_warm() {
             _ => Checkpoint::folder(&folder(family)).unwrap(),
         };
         let plain = Loaded::new(&checkpoint, family);
-        let runtime = PackedRuntime::load(&checkpoint, &Arithmetic::reference()).unwrap().with_prefix_cache(PLENTY);
+        let runtime =
+            PackedRuntime::load(&checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(PLENTY);
         let cached = Loaded { runtime, prompter: Arc::clone(&plain.prompter) };
         for place in [0, 1, 2, 3, 0, 2, 1, 3, 0] {
             let request = RerankRequest { mode, ..requests[place].clone() };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use podium::app;
 use podium::prompt::Prompter;
 use podium::rerank::{LimitSettings, RerankRequest};
-use podium::runtime::packed::{Arithmetic, PackedRuntime};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Output, Runtime};
 use podium::scoring::{PlannedPass, Rounds, Scores};
 use serde::Deserialize;
@@ -37,12 +37,12 @@ pub struct Loaded {
 impl Loaded {
     /// Loads a checkpoint on the CPU; `family` is its family's name, or `auto`.
     pub fn new(checkpoint: &Checkpoint, family: &str) -> Self {
-        Self::new_as(checkpoint, family, &Arithmetic::reference())
+        Self::new_as(checkpoint, family, &ComputeSettings::reference())
     }
 
     /// As [`Self::new`], in other numbers.
-    pub fn new_as(checkpoint: &Checkpoint, family: &str, arithmetic: &Arithmetic) -> Self {
-        let runtime = PackedRuntime::load(checkpoint, arithmetic).unwrap_or_else(|error| panic!("{error}"));
+    pub fn new_as(checkpoint: &Checkpoint, family: &str, settings: &ComputeSettings) -> Self {
+        let runtime = PackedRuntime::load(checkpoint, settings).unwrap_or_else(|error| panic!("{error}"));
         let prompter = app::prompter(checkpoint, runtime.facts(), family).unwrap_or_else(|error| panic!("{error:#}"));
         Self { runtime, prompter: Arc::new(prompter) }
     }

@@ -123,7 +123,7 @@ fn make(args: &BenchArgs, recipe: &Recipe, settings: &mut Settings, bar: &Progre
     };
     let made = checkpoint::make(recipe, &path).map_err(|error| match error {
         MakeError::Write(_) => anyhow::Error::from(error),
-        MakeError::Family(_) | MakeError::Tokenizer(_) => UsageError(error.to_string()).into(),
+        MakeError::Family(_) | MakeError::Tokenizer(_) | MakeError::Model(_) => UsageError(error.to_string()).into(),
     })?;
     settings.model.source = path.display().to_string();
     settings.model.family.clone_from(&recipe.family);

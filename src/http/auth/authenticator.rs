@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::http::Method;
 use sha2::{Digest as _, Sha256};
 
-use super::AuthSettings;
 use super::keys::{Key, KeyError, KeyTable};
+use super::settings::AuthSettings;
 
 /// Routes that never need a key. [`Authenticator::needs_key`] decides `/`, `/docs/…` and
 /// `/metrics`.

@@ -22,9 +22,9 @@ pub use keys::{Key, KeyError, KeySource};
 pub(super) use rate_limit::{LIMIT, REMAINING, RESET};
 pub use settings::AuthSettings;
 
-use super::Service;
 use super::body::drain_body;
 use super::error::ApiError;
+use super::service::Service;
 use crate::context::{Client, ContextSlot};
 use keys::{KeyEntry, KeyTable};
 

@@ -152,16 +152,19 @@ pub struct SentDocuments {
 
 impl SentDocuments {
     /// Whether the reply returns documents.
+    #[must_use]
     pub fn is_returned(&self) -> bool {
         self.sent.is_some()
     }
 
     /// The document at `index` as it was sent, if the reply returns it.
+    #[must_use]
     pub fn document(&self, index: usize) -> Option<&Value> {
         self.sent.as_ref()?.get(index)
     }
 
     /// The text of the document at `index`, if the reply returns it.
+    #[must_use]
     pub fn text(&self, index: usize) -> Option<Cow<'_, str>> {
         let document = self.document(index)?;
         if let Value::String(text) = document {

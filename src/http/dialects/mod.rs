@@ -26,7 +26,7 @@ pub(super) use other_fields::{check_unread, take_headers};
 use super::error::ApiError;
 use super::error_body::ErrorShape;
 use super::fields::{Fields, request};
-use super::schemas::SchemaOf;
+use super::schemas::{ListObject, SchemaOf};
 use crate::rerank::{Ranking, RerankError, RerankRequest};
 use crate::telemetry::RouteKind;
 use documents::SentDocuments;
@@ -138,8 +138,10 @@ pub struct Call {
     /// The documents, if the reply returns them.
     pub(super) sent: SentDocuments,
     /// Writes the reply.
-    pub(super) write: Box<dyn FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send>,
+    pub(super) write: WriteReply,
 }
+
+type WriteReply = Box<dyn FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send>;
 
 impl Call {
     /// A call for one ranking, by a client that calls the documents `documents`.
@@ -186,12 +188,6 @@ impl Answer<'_> {
 struct TokenUsage {
     prompt_tokens: usize,
     total_tokens: usize,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum ListObject {
-    List,
 }
 
 /// The body of a reply, and headers that only its dialect has.

@@ -6,16 +6,13 @@ use utoipa::openapi::path::{
 };
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, Type};
-use utoipa::openapi::security::{
-    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
-};
 use utoipa::openapi::{
     ContentBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder, PathsBuilder, Ref, RefOr, Required, Server, Tag,
 };
 
 use super::super::dialects::{self, Dialect, Route};
 use super::super::schemas::{SchemaOf, Schemas};
-use super::{responses, server_routes};
+use super::{parts, server_routes};
 
 const DESCRIPTION: &str = "Podium is a rerank server: a model reads a query, an instruction and up to 64 documents in one \
                            pass and orders the documents. No text is cut silently: the results of /v1/rerank have the \
@@ -69,9 +66,9 @@ pub fn build() -> Value {
         .build();
     let mut document = json!(document);
     document["info"]["summary"] = json!("A rerank server with instructions");
-    let schemes: serde_json::Map<String, Value> =
-        security_schemes().into_iter().map(|(name, scheme)| (name.to_owned(), json!(scheme))).collect();
-    document["components"] = json!({"schemas": schemas.into_json(), "securitySchemes": schemes});
+    let security: serde_json::Map<String, Value> =
+        parts::security_schemes().into_iter().map(|(name, scheme)| (name.to_owned(), json!(scheme))).collect();
+    document["components"] = json!({"schemas": schemas.into_json(), "securitySchemes": security});
     document
 }
 
@@ -90,11 +87,11 @@ fn ranking_operation(route: &Route, schemas: &mut Schemas) -> Operation {
         .description(Some(format!("{description} {HEADERS_NOTE}")))
         .parameters(Some(ranking_parameters()))
         .request_body(Some(request_body(body, request.example())))
-        .response("200", responses::ranking(result, reply.example()))
-        .securities(Some(key_or_none()));
-    for (status, description) in responses::RANKING_ERRORS {
+        .response("200", parts::ranking(result, reply.example()))
+        .securities(Some(parts::key_or_none()));
+    for (status, description) in parts::RANKING_ERRORS {
         let example = (status == "422").then(|| errors.schema().example()).flatten();
-        operation = operation.response(status, responses::error(status, description, error.clone(), example));
+        operation = operation.response(status, parts::error(status, description, error.clone(), example));
     }
     operation.build()
 }
@@ -121,36 +118,11 @@ fn request_body(schema: RefOr<Schema>, example: Option<Value>) -> RequestBody {
 
 fn ranking_parameters() -> Vec<Parameter> {
     let headers = RANKING_HEADERS.map(|(name, kind, description)| {
-        parameter(name, ParameterIn::Header, ObjectBuilder::new().schema_type(kind)).description(Some(description))
+        parts::parameter(name, ParameterIn::Header, ObjectBuilder::new().schema_type(kind))
+            .description(Some(description))
     });
     let strict = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true", "false"]));
-    let strict = parameter("podium-strict", ParameterIn::Header, strict).description(Some("`strict`, likewise."));
+    let strict =
+        parts::parameter("podium-strict", ParameterIn::Header, strict).description(Some("`strict`, likewise."));
     headers.into_iter().chain([strict]).map(ParameterBuilder::build).collect()
-}
-
-/// A parameter; one of the path is required.
-pub fn parameter(name: &str, place: ParameterIn, schema: impl Into<RefOr<Schema>>) -> ParameterBuilder {
-    let required = if matches!(place, ParameterIn::Path) { Required::True } else { Required::False };
-    ParameterBuilder::new().name(name).parameter_in(place).required(required).schema(Some(schema))
-}
-
-/// The headers that a key may come in.
-fn security_schemes() -> [(&'static str, SecurityScheme); 3] {
-    let header = |name| SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new(name)));
-    [
-        ("bearer", SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build())),
-        ("apiKey", header("api-key")),
-        ("xApiKey", header("x-api-key")),
-    ]
-}
-
-/// A key in any of the headers.
-pub fn key() -> Vec<SecurityRequirement> {
-    let none: [&str; 0] = [];
-    security_schemes().into_iter().map(|(name, _)| SecurityRequirement::new(name, none)).collect()
-}
-
-/// A key, if the server has keys.
-pub fn key_or_none() -> Vec<SecurityRequirement> {
-    [vec![SecurityRequirement::default()], key()].concat()
 }

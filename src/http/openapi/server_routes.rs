@@ -6,10 +6,10 @@ use utoipa::openapi::response::Response;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::super::error_body::ErrorBody;
+use super::super::route_table::ADMIN_ROUTES;
 use super::super::schemas::Schemas;
 use super::super::{admin, routes};
-use super::document::{key, key_or_none, parameter};
-use super::responses::{error, reply};
+use super::parts::{error, key, key_or_none, parameter, reply};
 
 const JSON: &str = "application/json";
 
@@ -105,7 +105,7 @@ fn server_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
     let string = || ObjectBuilder::new().schema_type(Type::String);
     let object = ObjectBuilder::new().schema_type(Type::Object);
     let mut index = describe.json::<routes::Index>();
-    index.description = "JSON, or the page if the client prefers text/html.".to_owned();
+    index.description = "JSON, or the page if the client prefers text/html.".into();
     index.content.extend(reply("text/html", string()).content);
     let (alive, ready) = (describe.json::<routes::Status>(), describe.json::<routes::Status>());
     let (needs_key, version) = (describe.json::<routes::NeedsKey>(), describe.json::<routes::Version>());
@@ -151,6 +151,6 @@ fn admin_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
             .operation(HttpMethod::Post, operation)
             .build()
     };
-    let [list, loading, unloading] = admin::ROUTES;
+    let [list, loading, unloading] = ADMIN_ROUTES;
     vec![(list, get(models)), (loading, named(load)), (unloading, named(unload))]
 }

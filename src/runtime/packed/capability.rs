@@ -1,10 +1,10 @@
-//! Whether a GPU runs kernels that were compiled for a given compute capability.
+//! Checks that a GPU can run the kernels of this build, by compute capability.
 
-/// From here on GPUs compute in bf16.
+/// The oldest capability with bf16.
 const OLDEST: (i32, i32) = (8, 0);
 
-/// Refuses a GPU of compute capability `found` whose kernels are missing. `compiled_for` names one as nvcc does: `80`,
-/// `sm_90a`; what it cannot be told from refuses nothing.
+/// Rejects a GPU of compute capability `found` that cannot run kernels for `compiled_for`, named as nvcc does: `80`,
+/// `sm_90a`. A name that cannot be parsed rejects nothing.
 ///
 /// Kernels are machine code. Plain code runs on the newer capabilities with the same first digit; from 90 on the crates
 /// with kernels add nvcc's suffix `a`, code for that capability only, and above 120 `f`, code for the newer of its family.

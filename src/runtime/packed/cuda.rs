@@ -1,4 +1,4 @@
-//! The GPU of a CUDA build: found once, held against what the kernels were compiled for, and set up for passes.
+//! The GPU of a CUDA build: found once, checked against the kernels' compute capability, and prepared.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,7 +9,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result
 use super::capability;
 use crate::runtime::LoadError;
 
-/// The device once it is found: tensors meet only on the same one.
+/// The device, once found. Tensors can only be combined on the same one.
 static FOUND: Mutex<Option<Device>> = Mutex::new(None);
 
 /// The first GPU that the driver shows; none if it shows none.
@@ -49,8 +49,8 @@ fn prepare(device: &CudaDevice) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Keeps the memory that a pass gives back for the next one; else the driver takes it at each wait for the device. It
-/// stays with the process, models that are unloaded included.
+/// Keeps freed memory for the next pass; the driver would release it at each synchronisation. The process keeps it, also that
+/// of unloaded models.
 fn keep_memory(context: &CudaContext) -> Result<(), DriverError> {
     let mut threshold = u64::MAX;
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;

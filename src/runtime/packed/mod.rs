@@ -1,113 +1,150 @@
-//! The default runtime: Qwen2 and Qwen3 decoders over packed passes, from mistral.rs's parts.
+//! The default runtime: decoders and encoders over packed passes, on parts of mistral.rs and candle.
 //!
-//! mistral.rs gives the rotary tables, the tensor loading interface and, on other devices than CPUs ([`device`]), linear
-//! layers, their quantised forms and norms. Written here: the packing of passes ([`layout`]), what is kept of one for the
-//! next ([`prefixes`]), attention over packed rows ([`attention`]), the layers for CPUs ([`cpu`]), the decoder that ties them
-//! together ([`decoder`]), in which numbers it computes and where ([`arithmetic`]; `cuda` finds the GPU, `capability` says
-//! whether it fits the build), and checkpoints whose errors name file, tensor and shapes ([`weights`]).
+//! mistral.rs gives linear layers and their quantised forms, candle tensors and devices. Written here: the packing of passes
+//! ([`layout`], [`span`]), the prefix cache ([`prefix_cache`]), attention over packed rows ([`attention`]), the layers for CPUs
+//! ([`cpu`]) and on candle ([`candle_layers`]), the model that ties them together ([`model`], [`heads`]), precision and device
+//! ([`compute`]; `cuda` finds the GPU, `capability` checks that it fits the build), and checks of weight files ([`weights`]).
 
-mod arithmetic;
 mod attention;
+mod candle_layers;
 #[cfg(any(feature = "cuda", test))]
 mod capability;
-mod config;
+mod compute;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod decoder;
-mod device;
+mod heads;
 mod layout;
-mod prefixes;
+mod model;
+mod prefix_cache;
 mod product;
+mod span;
 pub(super) mod weights;
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub use self::arithmetic::Arithmetic;
-use self::arithmetic::{Fast, Numerics};
-use self::config::DecoderConfig;
+pub use self::compute::ComputeSettings;
+use self::compute::{CpuFeatures, Precision};
 use self::cpu::{CpuLayers, multiplies_bf16, multiplies_i8};
-use self::decoder::Decoder;
 use self::layout::Packed;
-use self::prefixes::{PrefixCache, Prefixes};
+use self::model::Model;
+use self::prefix_cache::{CacheLookup, PrefixCache};
 pub use self::product::Product;
 use super::checkpoint::Checkpoint;
+use super::spec::{ModelSpec, OutputMatrix};
+use super::tensors::TensorTable;
 use super::{
-    ForwardPass, LoadError, ModelFacts, Output, Pooling, Positions, PrefixCacheStatistics, Runtime, RuntimeError,
+    ClassifierFacts, ForwardPass, LoadError, ModelFacts, Output, Pooling, Positions, PrefixCacheStatistics, Runtime,
+    RuntimeError,
 };
 
-/// Runs passes on a decoder in this process.
+/// Runs passes on a model in this process.
 pub struct PackedRuntime {
-    decoder: Decoder,
-    prefixes: PrefixCache,
+    model: Model,
+    prefix_cache: PrefixCache,
     facts: ModelFacts,
 }
 
 impl PackedRuntime {
-    /// Loads a checkpoint where, and in the numbers that, `arithmetic` asks for. Nothing is kept from one batch to the next.
+    /// Loads a checkpoint on the device and in the precision of `settings`, without a prefix cache.
     ///
     /// # Errors
-    /// [`LoadError`], naming file, tensor and shapes; a device or numbers that cannot be had.
-    pub fn load(checkpoint: &Checkpoint, arithmetic: &Arithmetic) -> Result<Self, LoadError> {
-        let device = arithmetic.device()?;
-        let config = DecoderConfig::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
+    /// [`LoadError`], naming file, key, tensor and shapes; a device or precision that is not available.
+    pub fn load(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<Self, LoadError> {
+        let device = settings.device()?;
+        let spec = parse_spec(checkpoint)?;
         let weights = weights::open(checkpoint)?;
+        let precision = precision(settings, &device, &spec, &weights)?;
         let parameters = weights.parameters();
-        let written_out = CpuLayers::can_run(&config);
-        let numerics = arithmetic.resolve(&device, weights.stored(), processor(), written_out)?;
-        let weight_bytes = bytes(parameters, &config, numerics);
-        let bar = progress_bar(config.layers, &checkpoint.name);
-        let decoder = Decoder::load(config, weights, numerics, &device, &|layers| bar.set_position(layers as u64))?;
+        let bar = progress_bar(spec.layers.len(), &checkpoint.name);
+        let model = Model::load(spec, &weights, precision, &device, &|layers| bar.set_position(layers as u64))?;
         bar.finish_and_clear();
-        let config = decoder.config();
-        let facts = ModelFacts {
-            architecture: config.architecture.clone(),
-            device: match device {
-                Device::Cpu => "cpu",
-                Device::Cuda(_) => "cuda",
-                Device::Metal(_) => "metal",
-            }
-            .to_owned(),
-            dtype: numerics.name(),
-            parameters,
-            weight_bytes,
-            hidden_size: config.hidden_size,
-            layers: config.layers,
-            vocabulary: config.vocabulary,
-            max_positions: config.max_positions,
-            causal: true,
-            projector: decoder.has_projector(),
-            vocabulary_head: true,
-            classifier: None,
-            prefix_cache_bytes: 0,
-        };
-        let prefixes = PrefixCache::new(0, decoder.block_bytes());
-        Ok(Self { decoder, prefixes, facts })
+        let facts = facts(&model, precision, parameters);
+        let prefix_cache = PrefixCache::new(0, model.block_bytes());
+        Ok(Self { model, prefix_cache, facts })
     }
 
-    /// Keeps keys and values of beginnings that passes share from one batch to the next, in so many bytes at most.
+    /// Adds a prefix cache of at most `max_bytes`. A bidirectional model has no use for one.
     #[must_use]
     pub fn with_prefix_cache(mut self, max_bytes: u64) -> Self {
-        self.prefixes = PrefixCache::new(max_bytes, self.decoder.block_bytes());
+        let max_bytes = if self.facts.causal { max_bytes } else { 0 };
+        self.prefix_cache = PrefixCache::new(max_bytes, self.model.block_bytes());
         self.facts.prefix_cache_bytes = max_bytes;
         self
     }
 
-    /// Bytes that the weights of a checkpoint will take, about, in the numbers that `arithmetic` asks for. Reads headers
-    /// only.
+    /// Bytes that the weights of a checkpoint take, about, in the precision of `settings`. Reads headers only.
     ///
     /// # Errors
-    /// A device or numbers that cannot be had, a configuration or weights file that cannot be read.
-    pub fn weight_bytes(checkpoint: &Checkpoint, arithmetic: &Arithmetic) -> Result<u64, LoadError> {
+    /// A device or precision that is not available, a configuration or weights file that cannot be read.
+    pub fn weight_bytes(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<u64, LoadError> {
         let weights = weights::open(checkpoint)?;
-        let config = DecoderConfig::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
-        let written_out = CpuLayers::can_run(&config);
-        let numerics = arithmetic.resolve(&arithmetic.device()?, weights.stored(), processor(), written_out)?;
-        Ok(bytes(weights.parameters(), &config, numerics))
+        let spec = parse_spec(checkpoint)?;
+        let precision = precision(settings, &settings.device()?, &spec, &weights)?;
+        Ok(weight_bytes(weights.parameters(), &spec, precision))
+    }
+}
+
+/// Names and shapes of the tensors that a checkpoint with this `config.json` must hold.
+///
+/// # Errors
+/// [`LoadError`] for a configuration that is not supported.
+pub fn tensor_shapes(config: &[u8]) -> Result<Vec<(String, Vec<usize>)>, LoadError> {
+    let spec = ModelSpec::parse(config, std::path::Path::new("config.json"))?;
+    let table = TensorTable::new(&spec, &|_| None);
+    Ok(table.all().into_iter().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect())
+}
+
+fn parse_spec(checkpoint: &Checkpoint) -> Result<ModelSpec, LoadError> {
+    ModelSpec::parse(&checkpoint.config, &checkpoint.location.join("config.json"))
+}
+
+fn precision(
+    settings: &ComputeSettings,
+    device: &Device,
+    spec: &ModelSpec,
+    weights: &weights::WeightFiles,
+) -> Result<Precision, LoadError> {
+    let features = CpuFeatures { bf16: multiplies_bf16(), int8: multiplies_i8() };
+    settings.resolve(device, weights.stored(), features, CpuLayers::can_run(spec))
+}
+
+/// Bytes of so many parameters; word embeddings are not quantised.
+fn weight_bytes(parameters: usize, spec: &ModelSpec, precision: Precision) -> u64 {
+    let embeddings = parameters.min(spec.vocabulary * spec.hidden_size) as u64;
+    let others = parameters as u64 - embeddings;
+    embeddings * precision.dtype.size_in_bytes() as u64 + others * precision.bits_per_weight() / 8
+}
+
+fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
+    let spec = model.spec();
+    let device = match model.device() {
+        Device::Cpu => "cpu",
+        Device::Cuda(_) => "cuda",
+        Device::Metal(_) => "metal",
+    };
+    let classifier =
+        spec.classifier.as_ref().map(|spec| ClassifierFacts { labels: spec.labels, pooling: spec.pooling });
+    ModelFacts {
+        architecture: spec.architecture.clone(),
+        device: device.to_owned(),
+        dtype: precision.name(),
+        parameters,
+        weight_bytes: weight_bytes(parameters, spec, precision),
+        hidden_size: spec.hidden_size,
+        layers: spec.layers.len(),
+        vocabulary: spec.vocabulary,
+        max_positions: spec.max_positions,
+        causal: spec.causal,
+        projector: model.heads().has_projector(),
+        vocabulary_head: spec.output != OutputMatrix::None,
+        classifier,
+        prefix_cache_bytes: 0,
     }
 }
 
@@ -117,72 +154,90 @@ impl Runtime for PackedRuntime {
     }
 
     fn prefix_cache(&self) -> PrefixCacheStatistics {
-        self.prefixes.statistics()
+        self.prefix_cache.statistics()
     }
 
     fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
         // Driver bindings panic here and there where the device fails.
-        let ran = catch_unwind(AssertUnwindSafe(|| run(&self.decoder, &self.prefixes, batch)));
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run_checked(batch)));
         ran.unwrap_or_else(|panic| {
             let error = RuntimeError::from_panic(&*panic);
             if matches!(error, RuntimeError::OutOfMemory(_)) {
-                self.prefixes.clear();
+                self.prefix_cache.clear();
             }
             Err(error)
         })
     }
 }
 
-/// What this machine's processor is fast at.
-fn processor() -> Fast {
-    Fast { bf16: multiplies_bf16(), int8: multiplies_i8() }
-}
-
-/// What so many parameters take; embeddings are not quantised.
-fn bytes(parameters: usize, config: &DecoderConfig, numerics: Numerics) -> u64 {
-    let embeddings = parameters.min(config.vocabulary * config.hidden_size) as u64;
-    let others = parameters as u64 - embeddings;
-    embeddings * numerics.dtype.size_in_bytes() as u64 + others * numerics.bits_per_weight() / 8
-}
-
-fn run(decoder: &Decoder, cache: &PrefixCache, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
-    if batch.iter().all(|pass| pass.output_rows() == 0) {
-        return Ok(vec![Vec::new(); batch.len()]);
-    }
-    let config = decoder.config();
-    layout::check(batch, config.vocabulary, config.max_positions)?;
-    let read = |prefixes: &Prefixes| {
-        read(decoder, prefixes, batch).map_err(|error| RuntimeError::from_device_message(error.to_string()))
-    };
-    let ((outputs, brought), prefixes) = cache.with(batch, read)?;
-    for (pass, rows) in outputs.iter().enumerate() {
-        if let Some(row) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
-            return Err(RuntimeError::NonFinite { pass, row });
+impl PackedRuntime {
+    fn run_checked(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
+        layout::check(batch, self.model.spec(), self.facts.projector)?;
+        let layers = self.model.spec().layers.len();
+        // Passes that read after the same layer run together.
+        let mut by_depth: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (number, pass) in batch.iter().enumerate().filter(|(_, pass)| pass.output_rows() > 0) {
+            by_depth.entry(pass.output.layer.map_or(layers, usize::from)).or_default().push(number);
         }
+        let mut outputs = vec![Vec::new(); batch.len()];
+        for (depth, numbers) in by_depth {
+            let read = if numbers.len() == batch.len() {
+                self.run_to(depth, batch)
+            } else {
+                let passes: Vec<ForwardPass> = numbers.iter().map(|&number| batch[number].clone()).collect();
+                self.run_to(depth, &passes)
+            };
+            let read = read.map_err(|error| error.in_batch(&numbers))?;
+            for (number, output) in numbers.into_iter().zip(read) {
+                outputs[number] = output;
+            }
+        }
+        Ok(outputs)
     }
-    cache.keep(batch, &prefixes, brought);
-    Ok(outputs)
+
+    /// Runs passes that read after `depth` layers. The prefix cache holds keys and values of all layers, so only full runs
+    /// use it.
+    fn run_to(&self, depth: usize, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
+        let run = |lookup: &CacheLookup| {
+            read(&self.model, lookup, batch, depth)
+                .map_err(|error| RuntimeError::from_device_message(error.to_string()))
+        };
+        let is_full = depth == self.model.spec().layers.len();
+        let ((outputs, new_blocks), lookup) = if is_full {
+            self.prefix_cache.run_with(batch, run)?
+        } else {
+            let nothing = CacheLookup::none(batch.len());
+            (run(&nothing)?, nothing)
+        };
+        for (pass, rows) in outputs.iter().enumerate() {
+            if let Some(row) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
+                return Err(RuntimeError::NonFinite { pass, row });
+            }
+        }
+        self.prefix_cache.store(batch, &lookup, new_blocks);
+        Ok(outputs)
+    }
 }
 
-/// The numbers that each pass asks for; and the blocks that are wanted of the batch.
+/// The outputs of the passes, and the blocks that the prefix cache stores.
 fn read(
-    decoder: &Decoder,
-    prefixes: &Prefixes,
+    model: &Model,
+    lookup: &CacheLookup,
     batch: &[ForwardPass],
+    depth: usize,
 ) -> candle_core::Result<(Vec<Output>, Vec<Tensor>)> {
-    let (states, brought) = decoder.states(&Packed::new(batch, prefixes), &prefixes.held)?;
+    let packed = Packed::new(batch, lookup, model.spec().causal);
+    let (states, new_blocks) = model.states(&packed, &lookup.blocks, depth)?;
     let mut start = 0;
     let mut outputs = Vec::with_capacity(batch.len());
     for passes in read_together(batch, states.device()) {
-        let read = passes.iter().map(|pass| pass.read_positions().len()).sum();
-        let own = pooled(passes, states.narrow(0, start, read)?)?;
-        start += read;
-        let rows =
-            if own.dim(0)? == 0 { Vec::new() } else { decoder.apply(&passes[0].output.head, &own)?.to_vec2()? };
-        let mut rows = rows.into_iter();
+        let count = passes.iter().map(|pass| pass.read_positions().len()).sum();
+        let own = pooled(passes, states.narrow(0, start, count)?)?;
+        start += count;
+        let mut rows = model.heads().apply(&passes[0].output.head, &own)?.to_vec2()?.into_iter();
         outputs.extend(passes.iter().map(|pass| rows.by_ref().take(pass.output_rows()).collect()));
     }
-    Ok((outputs, brought))
+    Ok((outputs, new_blocks))
 }
 
 /// One row per output row of the passes, from a row per position that they read.

@@ -1,10 +1,10 @@
-//! What the device can do at best: one large matrix product.
+//! The device's peak rate: one large matrix product.
 
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
 
-use super::arithmetic::choose_device;
+use super::compute::find_device;
 use crate::runtime::LoadError;
 
 /// Rows, inner width and columns: the MLP of a 0.6B model over 2,048 tokens.
@@ -13,10 +13,10 @@ const SIZES: (usize, usize, usize) = (2048, 1024, 3072);
 /// Operations of one product.
 const OPERATIONS: usize = 2 * SIZES.0 * SIZES.1 * SIZES.2;
 
-/// Products of one measurement on a device: one takes tens of microseconds there, less than starting and waiting does.
+/// Products of one measurement on a device. One takes tens of microseconds there, less than launching and waiting for it.
 const REPEATS: u32 = 2000;
 
-/// A large matrix product in the type that weights have on a device, for comparison with what a model achieves there.
+/// A large matrix product in the type of the weights, to compare with the rate that a model reaches.
 pub struct Product {
     left: Tensor,
     right: Tensor,
@@ -29,7 +29,7 @@ impl Product {
     /// # Errors
     /// [`LoadError::Device`] for a device that is not there or fails.
     pub fn new(device: &str) -> Result<Self, LoadError> {
-        let device = choose_device(device)?;
+        let device = find_device(device)?;
         let dtype = if device.is_cpu() { DType::F32 } else { DType::BF16 };
         let random = |rows, columns| {
             let values: Vec<f32> = (0..rows * columns).map(|n| (n * 7919 % 1009) as f32 / 1009. - 0.5).collect();

@@ -1,4 +1,4 @@
-//! A checkpoint's tensors: mapped files or embedded bytes, checked before anything is built on them.
+//! A checkpoint's weight files, mapped or embedded, and checks of their tensors.
 //!
 //! Tensors may be stored as f32, f16 or bf16, or as 8-bit integers with a scale per row
 //! (`X` as I8 `[rows, columns]` beside `X.scale` as F32 `[rows]`), which are widened when read.
@@ -6,16 +6,17 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::{Load, MmapedSafetensors, SliceSafetensors};
-use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
-use candle_nn::var_builder::SimpleBackend;
+use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::runtime::LoadError;
-use crate::runtime::checkpoint::{Checkpoint, Weights};
+use crate::runtime::checkpoint::{self, Checkpoint, Weights};
+use crate::runtime::spec::ModelSpec;
+use crate::runtime::tensors::{TensorSlice, TensorTable, is_ignored};
 
-/// What a tensor of 8-bit integers' scales are called, after its own name.
+/// Suffix of the name of an 8-bit tensor's scales.
 const SCALE: &str = ".scale";
 
 /// The tensors of a checkpoint, by name.
@@ -65,8 +66,11 @@ pub(in crate::runtime) fn open(checkpoint: &Checkpoint) -> Result<WeightFiles, L
 
 fn map(path: &Path) -> Result<WeightFile, LoadError> {
     let length = std::fs::metadata(path).map_err(|source| LoadError::File { path: path.to_path_buf(), source })?.len();
-    // SAFETY: a mapped file must not shrink or change while it is mapped. Checkpoints are written
-    // once, by a download that renames into place; who edits one under a running server is told not to.
+    if let Some(problem) = checkpoint::lfs_pointer(path, length) {
+        return Err(LoadError::Malformed { path: path.to_path_buf(), problem });
+    }
+    // SAFETY: a mapped file must not shrink or change while it is mapped. Checkpoints are written once, by a download that
+    // renames into place; the documentation warns against editing one under a running server.
     let tensors = unsafe { MmapedSafetensors::new(path) }.map_err(|error| LoadError::Malformed {
         path: path.to_path_buf(),
         problem: format!("not a complete safetensors file of {length} bytes: {error}"),
@@ -77,11 +81,6 @@ fn map(path: &Path) -> Result<WeightFile, LoadError> {
 impl WeightFiles {
     fn find(&self, name: &str) -> Option<(&WeightFile, TensorView<'_>)> {
         self.files.iter().find_map(|file| Some((file, file.tensors.get(name)?)))
-    }
-
-    /// Whether there is a tensor of this name.
-    pub fn contains(&self, name: &str) -> bool {
-        self.find(name).is_some()
     }
 
     /// The shape of a tensor.
@@ -153,23 +152,57 @@ impl WeightFiles {
         }
     }
 
-    fn load(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {
+    /// Checks that every tensor of the table is there and right, and that no other one is part of a model that the table is
+    /// not.
+    pub fn check_all(&self, table: &TensorTable, spec: &ModelSpec) -> Result<(), LoadError> {
+        let tensors = table.all();
+        for (name, shape) in &tensors {
+            self.check(name, shape)?;
+        }
+        for file in &self.files {
+            for (name, _) in file.tensors.all() {
+                let base = name.strip_suffix(SCALE).unwrap_or(&name);
+                if !tensors.iter().any(|(known, _)| *known == base) && !is_ignored(base, spec) {
+                    return Err(LoadError::UnreadTensor {
+                        path: file.path.clone(),
+                        tensor: name,
+                        architecture: spec.architecture.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A tensor's rows on a device, in `dtype` or as they are stored (8-bit integers in f32).
+    pub fn load_slice(&self, slice: &TensorSlice, dtype: Option<DType>, device: &Device) -> CandleResult<Tensor> {
+        let whole = self.load(&slice.name)?;
+        let rows = if slice.rows == (0..slice.shape[0]) {
+            whole
+        } else {
+            whole.narrow(0, slice.rows.start, slice.rows.len())?
+        };
+        // Converting on the CPU first halves what is sent to a device.
+        let rows = dtype.map_or_else(|| Ok(rows.clone()), |dtype| rows.to_dtype(dtype))?;
+        rows.contiguous()?.to_device(device)
+    }
+
+    fn load(&self, name: &str) -> CandleResult<Tensor> {
         let Some((_, view)) = self.find(name) else {
             return Err(candle_core::Error::CannotFindTensor { path: name.to_owned() });
         };
-        if view.dtype() == Dtype::I8 {
-            let scale = self.load(&scale_name(name), DType::F32, &Device::Cpu)?.to_vec1::<f32>()?;
-            let columns = view.data().len() / scale.len();
-            let wide: Vec<f32> = view
-                .data()
-                .par_chunks(columns)
-                .zip(&scale)
-                .flat_map_iter(|(row, scale)| row.iter().map(move |&byte| f32::from(byte.cast_signed()) * scale))
-                .collect();
-            return Tensor::from_vec(wide, view.shape(), &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
+        if view.dtype() != Dtype::I8 {
+            return view.load(&Device::Cpu);
         }
-        // Narrowing on the CPU first halves what is sent to a device.
-        view.load(&Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+        let scale = self.load(&scale_name(name))?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let columns = view.data().len() / scale.len();
+        let wide: Vec<f32> = view
+            .data()
+            .par_chunks(columns)
+            .zip(&scale)
+            .flat_map_iter(|(row, scale)| row.iter().map(move |&byte| f32::from(byte.cast_signed()) * scale))
+            .collect();
+        Tensor::from_vec(wide, view.shape(), &Device::Cpu)
     }
 }
 
@@ -186,24 +219,6 @@ fn find_non_finite<const WIDTH: usize>(data: &[u8], widen: impl Fn([u8; WIDTH]) 
             (!value.is_finite()).then_some((part * PART + place, value))
         })
     })
-}
-
-impl SimpleBackend for WeightFiles {
-    fn get(&self, shape: Shape, name: &str, _: candle_nn::Init, dtype: DType, device: &Device) -> CandleResult<Tensor> {
-        let tensor = self.load(name, dtype, device)?;
-        if tensor.shape() != &shape {
-            candle_core::bail!("tensor `{name}` has shape {:?}, expected {shape:?}", tensor.shape());
-        }
-        Ok(tensor)
-    }
-
-    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> CandleResult<Tensor> {
-        self.load(name, dtype, device)
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        self.contains(name)
-    }
 }
 
 #[cfg(test)]

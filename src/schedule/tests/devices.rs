@@ -25,7 +25,7 @@ async fn a_stalled_batch_makes_the_server_unready_until_it_comes_back() {
 
 #[tokio::test]
 async fn a_batch_that_hangs_loses_the_device_and_fails_its_requests() {
-    for (stall_seconds, hang_seconds) in [(1, 2), (0, 1)] {
+    for (stall_seconds, hang_seconds) in [(1, 2), (0, 1), (100, 1)] {
         let (scheduler, controls) = scheduler_with_limits(stall_seconds, hang_seconds);
         let hanging = spawn_held(&scheduler, &controls, vec![pass(3)]).await;
         let waiting = spawn(&scheduler, vec![pass(99)]);

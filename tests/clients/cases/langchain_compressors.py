@@ -11,7 +11,7 @@ from langchain_nvidia_ai_endpoints import NVIDIARerank
 from langchain_voyageai import VoyageAIRerank
 
 from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, PROFILE, QUERY, check_instruction, check_ranking, check_steered
-from harness import case, error_cases
+from harness import case, error_cases, voyage_losses
 
 NVIDIA = "nvidia/llama-nemotron-rerank-1b-v2"
 PASSAGES = [Document(page_content=text, metadata={"place": place}) for place, text in enumerate(DOCUMENTS)]
@@ -119,7 +119,7 @@ error_cases(
     kinds=(404, 422, 401),
     raises={404: cohere.NotFoundError, 422: cohere.UnprocessableEntityError, 401: cohere.UnauthorizedError},
 )
-error_cases("langchain-voyageai", "VoyageAIRerank", "langchain-voyageai", voyage_call)
+error_cases("langchain-voyageai", "VoyageAIRerank", "langchain-voyageai", voyage_call, loses=voyage_losses())
 error_cases("langchain-community", "JinaRerank", "langchain-community", jina_call, raises=RuntimeError)
 error_cases(
     "langchain-nvidia-ai-endpoints", "NVIDIARerank", "langchain-nvidia-ai-endpoints", nvidia_call, kinds=(422, 401, 429)

@@ -14,7 +14,7 @@ from llama_index.postprocessor.voyageai_rerank import VoyageAIRerank
 from llama_index.postprocessor.xinference_rerank import XinferenceRerank
 
 from checks import DOCUMENTS, GOOD_KEY, PROFILE, QUERY, check_ranking, check_steered
-from harness import case, error_cases
+from harness import case, error_cases, voyage_losses
 
 PACKAGE = "llama-index-postprocessor-{}-rerank"
 NVIDIA = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -108,7 +108,7 @@ error_family("tei", kinds=(422, 401, 429), raises=Exception, loses="it reads the
 error_family("siliconflow", raises=RuntimeError)
 error_family("xinference", kinds=(404, 422))
 error_family("mixedbreadai")
-error_family("voyageai", kinds=(404, 422, 401))
+error_family("voyageai", kinds=(404, 422, 401), loses=voyage_losses())
 
 
 def nvidia_listed(url, key, _, query):

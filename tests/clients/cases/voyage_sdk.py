@@ -6,7 +6,7 @@ import voyageai
 from voyageai import error
 
 from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, QUERY, check_instruction, check_ranking, ensure
-from harness import case, error_cases
+from harness import case, error_cases, voyage_losses
 
 MODEL = "rerank-2.5"
 
@@ -67,5 +67,7 @@ error_cases(
         422: error.MalformedRequestError,
         401: error.AuthenticationError,
         429: error.RateLimitError,
+        **dict.fromkeys(voyage_losses(), AttributeError),
     },
+    loses=voyage_losses(),
 )

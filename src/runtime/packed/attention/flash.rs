@@ -1,13 +1,13 @@
 //! FlashAttention's variable-length kernel on CUDA: each span is one sequence.
 //!
-//! The kernel's causal mask is aligned to the end of the keys, which is just how a run of queries
-//! sits at the end of what it sees; a run of one query sees all its keys either way.
+//! The kernel's mask is aligned to the end of the keys, which is where a span's own keys are.
 
 use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::super::layout::Span;
+use super::super::span::{Mask, Span};
+use super::Scores;
 use super::sequences::{Group, groups};
 
 /// Numbers that one call may gather of the keys, and again of the values: 256 MiB each in 16 bits. Behind 2^32 candle's
@@ -18,6 +18,7 @@ const MAX_GATHERED: usize = 1 << 27;
 pub(super) struct Calls(Vec<Call>);
 
 struct Call {
+    mask: Mask,
     queries: Range<usize>,
     keys: Keys,
     query_ends: Tensor,
@@ -34,8 +35,8 @@ enum Keys {
     Apart(Tensor),
 }
 
-/// Whether the kernel knows heads of this dimension.
-pub(super) fn takes(dim: usize) -> bool {
+/// Whether the kernel has heads of this dimension.
+pub(super) fn supports(dim: usize) -> bool {
     dim.is_multiple_of(8) && dim <= 512
 }
 
@@ -46,8 +47,8 @@ impl Calls {
         Ok(Self(groups.into_iter().map(|group| Call::new(group, device)).collect::<Result<_>>()?))
     }
 
-    pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let outputs = self.0.iter().map(|call| call.attend(q, k, v)).collect::<Result<Vec<_>>>()?;
+    pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tensor> {
+        let outputs = self.0.iter().map(|call| call.attend(q, k, v, scores)).collect::<Result<Vec<_>>>()?;
         Tensor::cat(&outputs, 0)?.flatten_from(1)
     }
 }
@@ -62,6 +63,7 @@ impl Call {
             }
         };
         Ok(Self {
+            mask: group.mask,
             queries: group.queries,
             keys,
             query_ends: Tensor::new(group.query_ends, device)?,
@@ -71,15 +73,28 @@ impl Call {
         })
     }
 
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tensor> {
         let q = q.narrow(0, self.queries.start, self.queries.len())?;
         let rows = |x: &Tensor| match &self.keys {
             Keys::Together(rows) => x.narrow(0, rows.start, rows.len()),
             Keys::Apart(rows) => x.index_select(rows, 0),
         };
         let (k, v) = (rows(k)?, rows(v)?);
-        let scale = (q.dim(2)? as f32).sqrt().recip();
-        let (ends, longest) = ((&self.query_ends, &self.key_ends), (self.longest_queries, self.longest_keys));
-        candle_flash_attn::flash_attn_varlen(&q, &k, &v, ends.0, ends.1, longest.0, longest.1, scale, true)
+        // The kernel has no limit where there is none, and a window of 0 keys behind a query is causal.
+        let limit = |keys: usize| (keys < self.longest_keys).then_some(keys);
+        candle_flash_attn::flash_attn_varlen_alibi_windowed_softcap(
+            &q,
+            &k,
+            &v,
+            None,
+            &self.query_ends,
+            &self.key_ends,
+            self.longest_queries,
+            self.longest_keys,
+            scores.scale,
+            limit(self.mask.before),
+            limit(self.mask.after),
+            scores.soft_cap.unwrap_or(0.),
+        )
     }
 }

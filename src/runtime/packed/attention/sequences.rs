@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::layout::{Span, joined};
+use super::super::span::{Mask, Span, joined};
 
 /// Sequences that one call takes: the kernel's grid has one dimension over them, and CUDA ends it there.
 const MAX_SEQUENCES: usize = 65_535;
@@ -10,6 +10,8 @@ const MAX_SEQUENCES: usize = 65_535;
 /// What one call is told: sequences end to end, each a span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
+    /// What the kernel hides, aligned to the end of each sequence's keys.
+    pub mask: Mask,
     /// Rows of the query matrix.
     pub queries: Range<usize>,
     /// Rows of the key matrix, sequence by sequence; ranges that continue each other are one.
@@ -24,18 +26,19 @@ pub(super) struct Group {
     pub longest_keys: usize,
 }
 
-/// Groups with at most `max_keys` keys each, in order. A span with more is alone in its group.
+/// Groups of spans with the same mask and at most `max_keys` keys, in order. A span with more is alone in its group.
 pub(super) fn groups(spans: &[Span], max_keys: usize) -> Vec<Group> {
     let mut groups = Vec::new();
     let mut rest = spans;
     while !rest.is_empty() {
         let mut keys = 0;
+        let mask = rest[0].mask;
         let fitting = rest.iter().take(MAX_SEQUENCES).take_while(|span| {
-            keys += span.keys();
-            keys <= max_keys
+            keys += span.key_count();
+            span.mask == mask && keys <= max_keys
         });
         let (group, others) = rest.split_at(fitting.count().max(1));
-        groups.push(Group::of(group));
+        groups.push(Group::new(mask, group));
         rest = others;
     }
     groups
@@ -43,10 +46,11 @@ pub(super) fn groups(spans: &[Span], max_keys: usize) -> Vec<Group> {
 
 impl Group {
     /// Spans whose queries lie end to end, as those of a layer do.
-    fn of(spans: &[Span]) -> Self {
+    fn new(mask: Mask, spans: &[Span]) -> Self {
         let start = spans.first().map_or(0, |span| span.queries.start);
-        let rows = spans.iter().flat_map(Span::key_rows).filter(|rows| !rows.is_empty());
+        let rows = spans.iter().flat_map(|span| &span.keys).filter(|rows| !rows.is_empty());
         let mut group = Self {
+            mask,
             queries: start..start,
             keys: joined(rows.cloned()),
             query_ends: vec![0],
@@ -56,12 +60,12 @@ impl Group {
         };
         let mut keys = 0;
         for span in spans {
-            keys += span.keys();
+            keys += span.key_count();
             group.queries.end = span.queries.end;
             group.query_ends.push((span.queries.end - start) as u32);
             group.key_ends.push(keys as u32);
             group.longest_queries = group.longest_queries.max(span.queries.len());
-            group.longest_keys = group.longest_keys.max(span.keys());
+            group.longest_keys = group.longest_keys.max(span.key_count());
         }
         group
     }
@@ -76,16 +80,17 @@ mod tests {
     fn spans() -> Vec<Span> {
         let prefix = 0..4;
         vec![
-            Span { queries: 0..4, seen: vec![], causal: 0..4 },
-            Span { queries: 4..7, seen: vec![prefix.clone()], causal: 4..7 },
-            Span { queries: 7..9, seen: vec![prefix.clone()], causal: 7..9 },
-            Span { queries: 9..10, seen: vec![prefix, 7..10], causal: 0..0 },
+            Span { queries: 0..4, keys: vec![0..4], mask: Mask::CAUSAL },
+            Span { queries: 4..7, keys: vec![prefix.clone(), 4..7], mask: Mask::CAUSAL },
+            Span { queries: 7..9, keys: vec![prefix.clone(), 7..9], mask: Mask::CAUSAL },
+            Span::single(9, vec![prefix, 7..10]),
         ]
     }
 
     #[test]
     fn what_fits_is_one_call() {
         let expected = Group {
+            mask: Mask::CAUSAL,
             queries: 0..10,
             keys: vec![0..4, 0..7, 0..4, 7..9, 0..4, 7..10],
             query_ends: vec![0, 4, 7, 9, 10],
@@ -114,17 +119,26 @@ mod tests {
 
     #[test]
     fn sequences_end_to_end_see_one_range_of_keys() {
-        let plain = [0..4, 4..9, 9..10].map(|rows| Span { queries: rows.clone(), seen: vec![], causal: rows });
+        let plain =
+            [0..4, 4..9, 9..10].map(|rows| Span { queries: rows.clone(), keys: vec![rows], mask: Mask::CAUSAL });
         assert_eq!(groups(&plain, 100)[0].keys, vec![0..10]);
         assert_eq!(groups(&plain, 6).iter().map(|group| group.keys.clone()).collect::<Vec<_>>(), [[0..4], [4..10]]);
     }
 
     #[test]
     fn a_call_takes_no_more_sequences_than_the_grid_has_room_for() {
-        let spans: Vec<Span> =
-            (0..=MAX_SEQUENCES).map(|row| Span { queries: row..row + 1, seen: vec![0..1], causal: 0..0 }).collect();
+        let spans: Vec<Span> = (0..=MAX_SEQUENCES).map(|row| Span::single(row, vec![0..1])).collect();
         let groups = groups(&spans, usize::MAX);
         assert_eq!(groups.iter().map(|group| group.queries.len()).collect::<Vec<_>>(), [MAX_SEQUENCES, 1]);
+    }
+
+    #[test]
+    fn spans_of_other_masks_are_other_calls() {
+        let mut spans = spans();
+        spans[1].mask = Mask { before: 2, after: 0 };
+        let groups = groups(&spans, 24);
+        assert_eq!(groups.iter().map(|group| group.queries.clone()).collect::<Vec<_>>(), [0..4, 4..7, 7..10]);
+        assert_eq!(groups[1].mask, spans[1].mask);
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! Attention on a CPU: tiles of queries against tiles of keys with an online softmax, in products of f32 or bf16.
 //!
-//! For each tile of queries the running maximum, the running sum and the unnormalised output are kept, and rescaled when
-//! a later tile of keys raises the maximum (Milakov and Gimelshein 2018; Dao et al. 2022). Query heads that share a key
-//! head form one tall tile, so keys and values are read once per group and never repeated in memory.
+//! Each tile of queries has a running maximum, a running sum and an unnormalised output, which are rescaled when a later tile
+//! of keys raises the maximum (Milakov and Gimelshein 2018; Dao et al. 2022). Query heads that share a key head form one tall
+//! tile, so keys and values are read once per group and never repeated in memory. Tiles of keys that no query of a tile sees
+//! are skipped.
 //!
-//! Keys and values are first laid out as the inner loop reads them, once for each range of rows that some span sees: in
-//! panels, of 32 keys by all dimensions and of 32 dimensions by all values, so that it walks through memory in order. A
-//! short beginning that a span sees is laid out again before the span's own rows, so that both are one tile. Runs of few
-//! queries do without and take one dot product after the other. Memory is linear in the rows; nothing is ever quadratic.
+//! Keys and values are first copied into panels, once for each range of rows that some span sees: 32 keys by all dimensions,
+//! and 32 dimensions by all values, so that the inner loop reads memory in order. A short prefix is copied again before the
+//! span's own rows, so that both are one tile. Spans of few queries take plain dot products instead. Memory is linear in the
+//! rows; nothing is ever quadratic.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
+
+mod operand;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,18 +21,19 @@ use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::super::layout::Span;
+use self::operand::Operand;
+use super::super::span::Span;
+use super::gemm::{COLUMNS, Epilogue, Lhs, OutputTile, ROWS, TileProduct, multiplies_bf16, start_in_blocks};
 use super::rows;
 use super::rows::{LANES, across, dot, exp, vectorised};
-use super::tile::{COLUMNS, Element, Left, ROWS, Target, Terms, TileProduct, multiplies_bf16, start_in_blocks};
 
-/// Keys of one tile.
+/// Keys of a tile.
 const KEY_TILE: usize = 4 * COLUMNS;
-/// Query rows times heads of a group, of one tile, about.
+/// Lines of a tile, about. A line is a query of one head.
 const QUERY_TILE: usize = 4 * ROWS;
-/// Rows that a span sees beside its own are laid out with them if they are no more than this.
+/// Rows that a span sees before its own are laid out with them if they are at most this many.
 const GATHERED_ROWS: usize = 2 * COLUMNS;
-/// Runs with fewer lines (queries times heads of a group) than this are not worth laying out keys for.
+/// Spans with fewer lines per group than this are not worth laying out keys for.
 const FEW_LINES: usize = ROWS;
 
 /// Keys or values: the row of `head` at `row` starts at `row * row_distance + head * head_distance`.
@@ -47,7 +51,7 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// What attention reads, all f32.
+/// The inputs of attention, all f32.
 pub(in crate::runtime::packed) struct Attention<'a> {
     /// `[queries, heads, dim]`.
     pub q: &'a [f32],
@@ -57,18 +61,10 @@ pub(in crate::runtime::packed) struct Attention<'a> {
     pub kv_heads: usize,
     /// A multiple of [`Attention::DIM_MULTIPLE`].
     pub dim: usize,
-}
-
-/// What attention multiplies.
-trait Number: Element<Left = Self> {
-    /// Puts the units of a row, scaled, so many units apart.
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize);
-
-    /// Neighbours along the depth as units side by side; where there is no second one, or no room for it, the first alone.
-    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]);
-
-    /// `row` as numbers of this type, in `target` if they are not what `row` holds.
-    fn narrow_all<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self];
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
 }
 
 /// Keys and values in panels. A [`KeyRun`] has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
@@ -84,8 +80,8 @@ struct KeyRun {
     /// Where its panels start.
     start: usize,
     length: usize,
-    /// Keys that every query of the span sees; query `i` sees the first `i + 1` of the others.
-    common: usize,
+    /// Place of its first key among the span's keys.
+    first: usize,
 }
 
 /// Some consecutive queries of one span and the part of the output that is theirs.
@@ -106,24 +102,24 @@ struct Scratch<E> {
     output: Vec<f32>,
     maximum: Vec<f32>,
     sum: Vec<f32>,
-    kept: Vec<f32>,
+    rescale: Vec<f32>,
 }
 
 impl Attention<'_> {
     /// What the width of a head must be a multiple of.
     pub const DIM_MULTIPLE: usize = COLUMNS;
 
-    /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order. With `narrow`, products are of bf16,
+    /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order. With `in_bf16`, products are of bf16,
     /// where the processor has them.
-    pub fn run(&self, spans: &[Span], narrow: bool, output: &mut [f32]) {
-        if narrow && multiplies_bf16() {
+    pub fn run(&self, spans: &[Span], in_bf16: bool, output: &mut [f32]) {
+        if in_bf16 && multiplies_bf16() {
             self.run_in::<bf16>(spans, output);
         } else {
             self.run_in::<f32>(spans, output);
         }
     }
 
-    fn run_in<E: Number>(&self, spans: &[Span], output: &mut [f32]) {
+    fn run_in<E: Operand>(&self, spans: &[Span], output: &mut [f32]) {
         let group = self.heads / self.kv_heads;
         let (runs, ranges) = self.key_runs(spans);
         let panels: Panels<E> = self.lay_out(&ranges);
@@ -147,7 +143,7 @@ impl Attention<'_> {
             output: vec![0.; height * self.dim],
             maximum: vec![0.; height],
             sum: vec![0.; height],
-            kept: vec![0.; height],
+            rescale: vec![0.; height],
         };
         tiles.into_par_iter().for_each_init(scratch, |scratch, mut tile| {
             if tile.runs.is_empty() {
@@ -164,7 +160,7 @@ impl Attention<'_> {
         let mut starts = HashMap::new();
         let mut laid_out = Vec::new();
         let mut end = 0;
-        let mut run = |ranges: &[Range<usize>], causal: usize| {
+        let mut run = |ranges: &[Range<usize>], first: usize| {
             let length = ranges.iter().map(Range::len).sum::<usize>();
             let start = *starts.entry(ranges.to_vec()).or_insert_with(|| {
                 laid_out.push(ranges.to_vec());
@@ -172,26 +168,30 @@ impl Attention<'_> {
                 end += length.next_multiple_of(COLUMNS) * self.dim * self.kv_heads;
                 start
             });
-            KeyRun { start, length, common: length - causal }
+            KeyRun { start, length, first }
         };
         let few = |span: &Span| span.queries.len() * self.heads / self.kv_heads < FEW_LINES;
         let runs = spans.iter().map(|span| {
-            let (causal, own) = (span.causal.len(), std::slice::from_ref(&span.causal));
+            let own = span.keys.last().map_or(0, Range::len);
             if few(span) {
                 Vec::new()
-            } else if span.seen.iter().map(Range::len).sum::<usize>() <= GATHERED_ROWS {
-                vec![run(&[&span.seen, own].concat(), causal)]
+            } else if span.key_count() - own <= GATHERED_ROWS {
+                vec![run(&span.keys, 0)]
             } else {
-                let seen = span.seen.iter().map(|range| (std::slice::from_ref(range), 0));
-                let all = seen.chain([(own, causal)]).filter(|(ranges, _)| !ranges[0].is_empty());
-                all.map(|(ranges, causal)| run(ranges, causal)).collect()
+                let mut first = 0;
+                let mut runs = Vec::with_capacity(span.keys.len());
+                for range in span.keys.iter().filter(|range| !range.is_empty()) {
+                    runs.push(run(std::slice::from_ref(range), first));
+                    first += range.len();
+                }
+                runs
             }
         });
         (runs.collect(), laid_out)
     }
 
     /// Keys and values in panels, a run for each list of ranges.
-    fn lay_out<E: Number>(&self, runs: &[Vec<Range<usize>>]) -> Panels<E> {
+    fn lay_out<E: Operand>(&self, runs: &[Vec<Range<usize>>]) -> Panels<E> {
         let rows = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
         let padded = runs.iter().map(|ranges| rows(ranges).next_multiple_of(COLUMNS)).sum::<usize>();
         let length = padded * self.dim * self.kv_heads;
@@ -232,19 +232,24 @@ impl Attention<'_> {
     }
 
     /// One tile of queries for the heads that read `kv_head`.
-    fn tile<E: Number>(&self, tile: &mut QueryTile<'_>, kv_head: usize, panels: &Panels<E>, scratch: &mut Scratch<E>) {
+    fn tile<E: Operand>(&self, tile: &mut QueryTile<'_>, kv_head: usize, panels: &Panels<E>, scratch: &mut Scratch<E>) {
         let group = self.heads / self.kv_heads;
         let rows = tile.output.len() / (self.heads * self.dim);
         let lines = rows * group;
-        vectorised!(self.take_queries(tile.span.queries.start + tile.first, rows, kv_head, scratch));
+        vectorised!(self.load_queries(tile.span.queries.start + tile.first, rows, kv_head, scratch));
+        let key_count = tile.runs.iter().map(|run| run.length).sum();
         for run in tile.runs {
             let padded = run.length.next_multiple_of(COLUMNS) * self.dim;
             let of_head = run.start + kv_head * padded..run.start + (kv_head + 1) * padded;
-            // What the first `row + 1` queries of the tile see.
-            let seen = |row: usize| (run.common + tile.first + row + 1).min(run.length);
-            let seen = |row: usize| if run.common == run.length { run.length } else { seen(row) };
-            for start in (0..seen(rows - 1)).step_by(KEY_TILE) {
-                let keys = KEY_TILE.min(seen(rows - 1) - start);
+            // The keys of the run that a row of the tile sees.
+            let visible = |row: usize| {
+                let all = tile.span.visible(tile.first + row, key_count);
+                let within = |place: usize| place.saturating_sub(run.first).min(run.length);
+                within(all.start)..within(all.end)
+            };
+            let (first, end) = (visible(0).start / KEY_TILE * KEY_TILE, visible(rows - 1).end);
+            for start in (first..end).step_by(KEY_TILE) {
+                let keys = KEY_TILE.min(end - start);
                 Arch::new().dispatch(KeyTile {
                     key_panels: &panels.keys[of_head.clone()][start * self.dim..],
                     value_panels: &panels.values[of_head.clone()][start * COLUMNS..],
@@ -252,25 +257,29 @@ impl Attention<'_> {
                     dim: self.dim,
                     keys,
                     lines,
+                    soft_cap: self.soft_cap,
                     scratch,
-                    visible: |line: usize| seen(line / group).saturating_sub(start).min(keys),
+                    visible: |line: usize| {
+                        let seen = visible(line / group);
+                        let within = |place: usize| place.saturating_sub(start).min(keys);
+                        within(seen.start)..within(seen.end)
+                    },
                 });
             }
         }
-        vectorised!(self.give_output(rows, kv_head, scratch, tile.output));
+        vectorised!(self.store_output(rows, kv_head, scratch, tile.output));
     }
 
     /// The scaled queries of the heads that read `kv_head`, one line each, and nothing summed yet.
     #[inline(always)]
-    fn take_queries<E: Number>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
+    fn load_queries<E: Operand>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
-        let scale = (self.dim as f32).sqrt().recip();
         for row in 0..rows {
             let source = &self.q[(first + row) * width + kv_head * of_group..][..of_group];
             for (head, source) in source.chunks_exact(self.dim).enumerate() {
                 let line = row * of_group / self.dim + head;
-                E::scatter(source, scale, &mut scratch.queries[start_in_blocks::<E>(line, self.dim)..], ROWS);
+                E::scatter(source, self.scale, &mut scratch.queries[start_in_blocks::<E>(line, self.dim)..], ROWS);
             }
         }
         scratch.output.fill(0.);
@@ -280,7 +289,7 @@ impl Attention<'_> {
 
     /// The normalised output of the heads that read `kv_head`.
     #[inline(always)]
-    fn give_output<E>(&self, rows: usize, kv_head: usize, scratch: &Scratch<E>, output: &mut [f32]) {
+    fn store_output<E>(&self, rows: usize, kv_head: usize, scratch: &Scratch<E>, output: &mut [f32]) {
         let width = self.heads * self.dim;
         let of_group = width / self.kv_heads;
         for row in 0..rows {
@@ -300,16 +309,19 @@ impl Attention<'_> {
     /// As [`Self::tile`], for all heads of a run of few queries: a dot product for each key, in f32.
     fn few(&self, span: &Span, output: &mut [f32]) {
         let (dim, group) = (self.dim, self.heads / self.kv_heads);
-        let scale = (dim as f32).sqrt().recip();
         let queries = self.q[span.queries.start * self.heads * dim..].chunks_exact(dim);
+        let key_count = span.key_count();
         let mut weights = Vec::new();
         for (line, (query, target)) in queries.zip(output.chunks_exact_mut(dim)).enumerate() {
             let (row, kv_head) = (line / self.heads, line % self.heads / group);
-            let causal = span.causal.start..(span.causal.start + row + 1).min(span.causal.end);
-            let seen = || span.seen.iter().chain([&causal]).cloned().flatten();
+            let visible = span.visible(row, key_count);
+            let seen = || span.key_rows().skip(visible.start).take(visible.len());
             vectorised!({
                 weights.clear();
-                weights.extend(seen().map(|row| scale * dot(query, &self.k.from(row, kv_head)[..dim])));
+                weights.extend(seen().map(|row| self.scale * dot(query, &self.k.from(row, kv_head)[..dim])));
+                if let Some(cap) = self.soft_cap {
+                    rows::soft_cap(&mut weights, cap);
+                }
                 let largest = largest(&weights);
                 let normaliser = exponentials(&mut weights, largest).recip();
                 target.fill(0.);
@@ -332,110 +344,60 @@ struct KeyTile<'a, E, V> {
     dim: usize,
     keys: usize,
     lines: usize,
+    soft_cap: Option<f32>,
     scratch: &'a mut Scratch<E>,
+    /// The keys of the tile that a line sees.
     visible: V,
 }
 
-impl<E: Number, V: Fn(usize) -> usize> WithSimd for KeyTile<'_, E, V> {
+impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Scratch { queries, scores, weights, output, maximum, sum, kept } = self.scratch;
+        let Scratch { queries, scores, weights, output, maximum, sum, rescale } = self.scratch;
         let lines = self.lines;
         let panels = self.key_panels.chunks(COLUMNS * self.dim).take(self.keys.div_ceil(COLUMNS));
         for (number, right) in panels.enumerate() {
             let product = TileProduct {
                 depth: self.dim,
-                left: Left::Blocks { values: queries },
+                left: Lhs::Blocks { values: queries },
                 right,
-                target: Target::new(&mut scores[number * COLUMNS..], lines, COLUMNS, KEY_TILE),
-                terms: Terms::Nothing,
+                target: OutputTile::new(&mut scores[number * COLUMNS..], lines, COLUMNS, KEY_TILE),
+                epilogue: Epilogue::None,
             };
             E::multiply(product, simd);
         }
         let depth = self.keys.next_multiple_of(E::UNIT);
         for (line, scores) in scores.chunks_exact_mut(KEY_TILE).take(lines).enumerate() {
             let visible = (self.visible)(line);
-            let (scores, hidden) = scores[..KEY_TILE].split_at_mut(visible.next_multiple_of(LANES));
-            // What is not seen gets no weight; whole vectors are faster than the rest of one.
-            scores[visible..].fill(f32::NEG_INFINITY);
-            hidden[..depth.saturating_sub(visible.next_multiple_of(LANES))].fill(0.);
+            let (scores, hidden) = scores[..KEY_TILE].split_at_mut(visible.end.next_multiple_of(LANES));
+            if let Some(cap) = self.soft_cap {
+                rows::soft_cap(scores, cap);
+            }
+            // A hidden key gets no weight; whole vectors are faster than the rest of one.
+            scores[..visible.start].fill(f32::NEG_INFINITY);
+            scores[visible.end..].fill(f32::NEG_INFINITY);
+            hidden[..depth.saturating_sub(visible.end.next_multiple_of(LANES))].fill(0.);
             let old = maximum[line];
             let new = largest(scores).max(old);
-            // A line that sees none of the keys so far keeps its nothing.
-            kept[line] = if new == f32::NEG_INFINITY { 1. } else { exp(old - new) };
+            // A line that has seen no key so far has nothing to rescale.
+            rescale[line] = if new == f32::NEG_INFINITY { 1. } else { exp(old - new) };
             maximum[line] = new;
-            sum[line] = sum[line] * kept[line] + exponentials(scores, new);
+            sum[line] =
+                sum[line] * rescale[line] + exponentials(scores, if new == f32::NEG_INFINITY { 0. } else { new });
         }
-        let weights = E::narrow_all(&scores[..lines * KEY_TILE], weights);
+        let weights = E::as_operand(&scores[..lines * KEY_TILE], weights);
         for (number, right) in self.value_panels.chunks(self.value_panel_distance).enumerate() {
             let product = TileProduct {
                 depth,
-                left: Left::Rows { values: weights, distance: KEY_TILE },
+                left: Lhs::Rows { values: weights, distance: KEY_TILE },
                 right,
-                target: Target::new(&mut output[number * COLUMNS..], lines, COLUMNS, self.dim),
-                terms: Terms::Kept(kept),
+                target: OutputTile::new(&mut output[number * COLUMNS..], lines, COLUMNS, self.dim),
+                epilogue: Epilogue::Rescale(rescale),
             };
             E::multiply(product, simd);
         }
-    }
-}
-
-impl Number for f32 {
-    #[inline(always)]
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
-        for (target, value) in target.iter_mut().step_by(distance).zip(row) {
-            *target = value * scale;
-        }
-    }
-
-    #[inline(always)]
-    fn interleave(first: &[f32], _: Option<&[f32]>, target: &mut [Self]) {
-        target.copy_from_slice(first);
-    }
-
-    #[inline(always)]
-    fn narrow_all<'a>(row: &'a [f32], _: &'a mut [Self]) -> &'a [Self] {
-        row
-    }
-}
-
-impl Number for bf16 {
-    #[inline(always)]
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
-        // Narrowed in vectors, then moved a unit at a time.
-        let (mut scaled, mut narrowed) = ([0.; COLUMNS], [Self::ZERO; COLUMNS]);
-        let targets = target.chunks_mut(COLUMNS * distance);
-        for (source, target) in row.chunks(COLUMNS).zip(targets) {
-            for (scaled, value) in scaled.iter_mut().zip(source) {
-                *scaled = value * scale;
-            }
-            rows::narrow(&scaled, &mut narrowed);
-            let units = narrowed[..source.len()].chunks_exact(Self::UNIT);
-            for (target, unit) in target.chunks_mut(Self::UNIT * distance).zip(units) {
-                target[..Self::UNIT].copy_from_slice(unit);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]) {
-        let (mut narrow_first, mut narrow_second) = ([Self::ZERO; COLUMNS], [Self::ZERO; COLUMNS]);
-        rows::narrow(first, &mut narrow_first);
-        if let Some(second) = second {
-            rows::narrow(second, &mut narrow_second);
-        }
-        for ((unit, first), second) in target.chunks_exact_mut(Self::UNIT).zip(narrow_first).zip(narrow_second) {
-            unit.copy_from_slice(&[first, second]);
-        }
-    }
-
-    #[inline(always)]
-    fn narrow_all<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self] {
-        let target = &mut target[..row.len()];
-        rows::narrow(row, target);
-        target
     }
 }
 

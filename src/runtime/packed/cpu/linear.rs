@@ -1,7 +1,7 @@
 //! Matrix products with weights, in f32, bf16 or 8-bit integers.
 //!
 //! Rows come in as f32 and go out as f32; in between an [`Input`] holds them in the type that the product reads. Weights are
-//! laid out once, when they are loaded, in the panels that the inner loop of [`super::tile`] walks through.
+//! laid out once, when they are loaded, in the panels that the inner loop of [`super::gemm`] walks through.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
@@ -13,24 +13,24 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::at_least;
+use super::gemm::{COLUMNS, Element, Epilogue, Lhs, OutputTile, ROWS, Scales, TileProduct};
 use super::rows::{self, vectorised};
-use super::tile::{COLUMNS, Element, Left, ROWS, Scales, Target, Terms, TileProduct};
 
-/// Rows that one task prepares or takes at a time.
+/// Rows that one task prepares or copies at a time.
 const TASK_ROWS: usize = 16;
-/// Bytes of the left side that one task of a product multiplies, and of the right side, about. It reads the left side for each
-/// panel, and the tasks after it read the same panels for other rows, so both should stay in a cache.
+/// Bytes of the left side that one task of a product multiplies, and of the right side, about. A task reads the left side once
+/// per panel, and the next tasks read the same panels for other rows: both should stay in a cache.
 const PRODUCT_BYTES: usize = 384 << 10;
-/// Rows that it multiplies at most.
+/// Most rows of a task.
 const PRODUCT_ROWS: usize = 16 * ROWS;
-/// Panels that it multiplies them with at most.
+/// Most panels of a task.
 const PRODUCT_PANELS: usize = 8;
 /// Tasks for each thread, so that all end at about the same time.
 const TASKS_PER_THREAD: usize = 4;
 
-/// In which numbers products are computed. Sums are f32 or wider in all of them.
+/// The type in which products are computed. Sums are f32 or wider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::runtime::packed) enum Numbers {
+pub(in crate::runtime::packed) enum CpuDtype {
     F32,
     /// Weights and rows are rounded to bf16.
     Bf16,
@@ -45,14 +45,14 @@ pub(super) struct Linear {
     inputs: usize,
 }
 
-/// `[outputs / 32, inputs, 32]`, in the units of [`super::tile`]; rows and columns are filled up with zeros.
+/// `[outputs / 32, inputs, 32]`, in the units of [`super::gemm`]; rows and columns are filled up with zeros.
 enum Weights {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
     Int8 { panels: Vec<i8>, scales: Vec<f32>, offsets: Vec<i32> },
 }
 
-/// Rows in the type that a product reads; memory is kept from one product to the next.
+/// Rows in the type that a product reads. The memory is reused by the next product.
 #[derive(Default)]
 pub(super) struct Input {
     rows: usize,
@@ -64,7 +64,7 @@ pub(super) struct Input {
     scales: Vec<f32>,
 }
 
-/// What a product made, `[rows, columns]`; rows are a multiple of 32 numbers apart.
+/// The result of a product, `[rows, columns]`, before its bias. Rows are a multiple of 32 elements apart.
 pub(super) struct Products<'a> {
     values: &'a [f32],
     distance: usize,
@@ -72,8 +72,8 @@ pub(super) struct Products<'a> {
 }
 
 impl Linear {
-    /// From matrices of one width, `[outputs, inputs]` each, one below the other, and their biases if they have any.
-    pub fn new(parts: &[(Tensor, Option<Tensor>)], numbers: Numbers) -> Result<Self> {
+    /// Joins matrices of equal width, `[outputs, inputs]` each, and their biases, one below the other.
+    pub fn new(parts: &[(Tensor, Option<Tensor>)], dtype: CpuDtype) -> Result<Self> {
         let inputs = parts[0].0.dim(1)?;
         let biases = parts.iter().filter_map(|(_, bias)| bias.as_ref());
         let bias: Vec<f32> =
@@ -82,15 +82,15 @@ impl Linear {
         for (part, _) in parts {
             rows.extend(part.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
         }
-        let weights = match numbers {
-            Numbers::F32 => Weights::F32(in_panels(&rows, inputs)),
-            Numbers::Bf16 => {
+        let weights = match dtype {
+            CpuDtype::F32 => Weights::F32(in_panels(&rows, inputs)),
+            CpuDtype::Bf16 => {
                 let mut narrow = vec![bf16::ZERO; rows.len()];
                 let chunks = rows.par_chunks(inputs).zip(narrow.par_chunks_mut(inputs));
-                chunks.for_each(|(row, narrow)| vectorised!(rows::narrow(row, narrow)));
+                chunks.for_each(|(row, narrow)| vectorised!(rows::to_bf16(row, narrow)));
                 Weights::Bf16(in_panels(&narrow, inputs))
             }
-            Numbers::Int8 => {
+            CpuDtype::Int8 => {
                 let mut integers = vec![0; rows.len()];
                 let chunks = rows.par_chunks(inputs).zip(integers.par_chunks_mut(inputs));
                 let quantised = chunks.map(|(row, integers)| {
@@ -128,7 +128,7 @@ impl Linear {
                     |wide, (task, target)| {
                         for (row, target) in target.chunks_exact_mut(distance).enumerate() {
                             make(task * TASK_ROWS + row, wide);
-                            vectorised!(rows::narrow(wide, &mut target[..width]));
+                            vectorised!(rows::to_bf16(wide, &mut target[..width]));
                             target[width..].fill(bf16::ZERO);
                         }
                     },
@@ -155,14 +155,14 @@ impl Linear {
     pub fn multiply<'a>(&'a self, columns: Range<usize>, input: &'a Input, output: &'a mut Vec<f32>) -> Products<'a> {
         let distance = columns.len().next_multiple_of(COLUMNS);
         let values = at_least(output, input.rows * distance);
-        let target = Target::new(&mut *values, input.rows, distance, distance);
+        let target = OutputTile::new(&mut *values, input.rows, distance, distance);
         let first = columns.start;
         match &self.weights {
-            Weights::F32(panels) => self.run(panels, first, &input.f32, target, |_, _| Terms::Nothing),
-            Weights::Bf16(panels) => self.run(panels, first, &input.bf16, target, |_, _| Terms::Nothing),
+            Weights::F32(panels) => self.run(panels, first, &input.f32, target, |_, _| Epilogue::None),
+            Weights::Bf16(panels) => self.run(panels, first, &input.bf16, target, |_, _| Epilogue::None),
             Weights::Int8 { panels, scales, offsets } => {
                 self.run(panels, first, &input.int8, target, |row, column| {
-                    Terms::Scaled(Scales {
+                    Epilogue::Scaled(Scales {
                         rows: &input.scales[row..],
                         columns: &scales[column..],
                         offsets: &offsets[column..],
@@ -173,15 +173,15 @@ impl Linear {
         Products { values, distance, bias: self.bias.as_ref().map(|bias| &bias[columns]) }
     }
 
-    /// Fills `target` with products of rows of `left` with the panels from output `first` on; `terms` belong to a tile's first
-    /// row and output.
+    /// Fills `target` with products of rows of `left` with the panels from output `first` on. `epilogue` makes a tile's, from its
+    /// first row and output.
     fn run<'a, E: Element>(
         &self,
         panels: &'a [E],
         first: usize,
-        left: &'a [E::Left],
-        target: Target<'a>,
-        terms: impl Fn(usize, usize) -> Terms<'a> + Sync,
+        left: &'a [E::Lhs],
+        target: OutputTile<'a>,
+        epilogue: impl Fn(usize, usize) -> Epilogue<'a> + Sync,
     ) {
         assert!(first.is_multiple_of(COLUMNS), "a product begins at output {first}");
         let depth = self.inputs.next_multiple_of(E::UNIT);
@@ -198,10 +198,10 @@ impl Linear {
                 let output = first + column + inner;
                 Arch::new().dispatch(Run(TileProduct {
                     depth,
-                    left: Left::Rows { values: &left[row * depth..], distance: depth },
+                    left: Lhs::Rows { values: &left[row * depth..], distance: depth },
                     right: &panels[output * depth..][..COLUMNS * depth],
                     target,
-                    terms: terms(row, output),
+                    epilogue: epilogue(row, output),
                 }));
             }
         });
@@ -219,7 +219,7 @@ impl<E: Element> WithSimd for Run<'_, E> {
     }
 }
 
-/// An integer as left sides hold it.
+/// An integer as left sides store it.
 #[inline(always)]
 fn biased(value: i32) -> u8 {
     (value + 128) as u8
@@ -257,9 +257,13 @@ impl Products<'_> {
         }
     }
 
-    /// All outputs of a row, before a bias.
-    pub fn row(&self, row: usize) -> &[f32] {
-        &self.values[row * self.distance..][..self.distance]
+    /// Calls `use_row` with the first `width` outputs of a row, biases included.
+    pub fn with_row(&self, row: usize, width: usize, use_row: impl FnOnce(&[f32])) {
+        let values = &self.values[row * self.distance..][..width];
+        match self.bias {
+            None => use_row(values),
+            Some(bias) => use_row(&values.iter().zip(bias).map(|(value, bias)| value + bias).collect::<Vec<f32>>()),
+        }
     }
 
     /// Adds the product's rows to those of `target`, each `width` wide.
@@ -309,11 +313,11 @@ mod tests {
             let parts = [outputs.0, outputs.1].map(|count| matrix(seed + count as u32, count, inputs));
             let bias: Vec<f32> = (0..count).map(|n| value(seed, n)).collect();
             let weights = [parts[0].0.as_slice(), &parts[1].0].concat();
-            for (numbers, tolerance) in [(Numbers::F32, 1e-5), (Numbers::Bf16, 8e-3), (Numbers::Int8, 8e-3)] {
+            for (dtype, tolerance) in [(CpuDtype::F32, 1e-5), (CpuDtype::Bf16, 8e-3), (CpuDtype::Int8, 8e-3)] {
                 let of_bias = |range: Range<usize>| has_bias.then(|| Tensor::new(&bias[range], &Device::Cpu).unwrap());
                 let linear = Linear::new(
                     &[(parts[0].1.clone(), of_bias(0..outputs.0)), (parts[1].1.clone(), of_bias(outputs.0..count))],
-                    numbers,
+                    dtype,
                 );
                 let linear = linear.unwrap();
                 let (mut input, mut output) = (Input::default(), Vec::new());
@@ -327,14 +331,14 @@ mod tests {
                 for row in 0..rows {
                     products.read(row, 0..columns.len(), &mut made);
                     for (place, column) in columns.clone().enumerate() {
-                        let terms = x[row * inputs..][..inputs].iter().zip(&weights[column * inputs..]);
-                        let exact = terms.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>()
+                        let epilogue = x[row * inputs..][..inputs].iter().zip(&weights[column * inputs..]);
+                        let exact = epilogue.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>()
                             + if has_bias { f64::from(bias[column]) } else { 0. };
                         // Each term is off by its own rounding, and all of them may point the same way.
                         let allowed = tolerance * (1. + inputs as f64);
-                        prop_assert!((f64::from(made[place]) - exact).abs() < allowed, "{numbers:?} {row} {column}");
+                        prop_assert!((f64::from(made[place]) - exact).abs() < allowed, "{dtype:?} {row} {column}");
                         let sum = f64::from(sums[row * columns.len() + place]) - 1.;
-                        prop_assert!((sum - exact).abs() < allowed, "{numbers:?} {row} {column}");
+                        prop_assert!((sum - exact).abs() < allowed, "{dtype:?} {row} {column}");
                     }
                 }
             }

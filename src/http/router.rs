@@ -1,0 +1,115 @@
+//! The routes, and the middleware around them.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware;
+use axum::routing::{get, post};
+use tower::util::option_layer;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+
+use super::cors::cors_layer;
+use super::service::Service;
+use super::{access_log, admin, auth, dialects, openapi, rank, routes};
+
+/// All routes of a service, with the middleware around them.
+pub fn router(service: Service) -> Router {
+    let mut router = Router::new();
+    for route in &dialects::ROUTES {
+        let handler = move |State(service): State<Service>, request: Request| rank::rank(route, service, request);
+        router = router.route(route.path, post(handler));
+    }
+    router = router
+        .route("/", get(routes::index))
+        .route("/v1/instructions", get(routes::instructions))
+        .route("/v1/models", get(routes::models))
+        .route("/v1/models/{*model}", get(routes::model))
+        .route("/models", get(routes::models))
+        .route("/v1/cluster/auth", get(routes::needs_key))
+        .route("/infinity/models", get(routes::models))
+        .route("/info", get(routes::info))
+        .route("/health", get(routes::health))
+        .route("/ping", get(routes::health))
+        .route("/version", get(routes::version))
+        .route("/ready", get(routes::ready))
+        .route("/metrics", get(routes::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(openapi::page))
+        .route("/docs/{file}", get(openapi::file))
+        .fallback(routes::no_such_route)
+        .method_not_allowed_fallback(routes::method_not_allowed);
+    if service.authenticator().has_administrators() {
+        router = admin::add(router);
+    }
+    with_middleware(router, service)
+}
+
+/// The middleware around every route, the innermost first.
+fn with_middleware(router: Router<Service>, service: Service) -> Router {
+    // The origins were checked when the settings were read.
+    let cors = cors_layer(&service.settings().cors_origins).unwrap_or_default();
+    router
+        .layer(middleware::from_fn_with_state(service.clone(), auth::authenticate))
+        .layer(option_layer(cors))
+        .layer(CatchPanicLayer::custom(access_log::respond_to_panic))
+        .layer(middleware::from_fn_with_state(service.clone(), access_log::access_log))
+        .layer(PropagateRequestIdLayer::new(access_log::REQUEST_ID))
+        .layer(SetRequestIdLayer::new(access_log::REQUEST_ID, MakeRequestUuid))
+        .layer(middleware::map_request(access_log::remove_unsafe_request_id))
+        .with_state(service)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::StatusCode;
+    use tower::ServiceExt;
+
+    use std::sync::Arc;
+
+    use super::super::auth::Authenticator;
+    use super::*;
+    use crate::config::{Configuration, Sources};
+    use crate::pipeline::{Policy, Reranker, load_instructions};
+    use crate::runtime::fake::FakeRuntime;
+    use crate::runtime::{Checkpoint, Runtime};
+    use crate::schedule::AdmissionControl;
+    use crate::telemetry::Telemetry;
+
+    fn service() -> Service {
+        let settings = Configuration::load(&Sources::default()).unwrap().settings;
+        let runtime = FakeRuntime::new();
+        let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
+        let instructions = load_instructions(&settings.instructions, None).unwrap();
+        let telemetry = Arc::<Telemetry>::default();
+        let policy = Policy { limits: settings.limits, instructions };
+        let reranker = Reranker::new(
+            vec!["a-model".to_owned()],
+            prompter,
+            runtime,
+            policy,
+            &AdmissionControl::new(&settings.schedule),
+        );
+        let authenticator = Arc::new(Authenticator::new(&settings.auth, Vec::new()).unwrap());
+        let service = Service::new(telemetry, authenticator, settings.server);
+        service.set_models(reranker);
+        service
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_one_500_with_an_id_and_the_next_request_is_served() {
+        async fn broken() -> StatusCode {
+            std::panic::panic_any("a bug")
+        }
+        let router =
+            with_middleware(Router::new().route("/health", get(broken)).route("/ping", get(routes::health)), service());
+        let ask = |path: &str| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
+        let failed = ask("/health").await.unwrap();
+        assert_eq!(failed.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(failed.headers().contains_key("x-request-id"));
+        let body = to_bytes(failed.into_body(), usize::MAX).await.unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((&body["error"]["code"], &body["message"]), (&"internal_error".into(), &"internal error".into()));
+        assert_eq!(ask("/ping").await.unwrap().status(), StatusCode::OK);
+    }
+}

@@ -1,0 +1,188 @@
+//! Checkpoints from the Hugging Face hub, kept in its usual cache.
+//!
+//! The environment is the hub's own: `HF_HOME` (cache), `HF_ENDPOINT`, `HF_TOKEN` or
+//! `HUGGING_FACE_HUB_TOKEN` or the token that `huggingface-cli login` left, `HF_HUB_OFFLINE`.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+
+use super::shards::{INDEX, SINGLE, shard_names};
+use crate::runtime::{LoadError, ModelSettings};
+
+/// A file that families with lexical evidence have besides.
+const LEXICAL: &str = "lexical.safetensors";
+
+/// Whether `source` has the form of a hub id: `owner/name`.
+pub(super) fn is_hub_id(source: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|character| character.is_ascii_alphanumeric() || "-_.".contains(character))
+    };
+    matches!(source.split_once('/'), Some((owner, name)) if plain(owner) && plain(name))
+}
+
+/// Downloads the model's files unless they are in the cache, and returns the folder that holds them.
+pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
+    let repository = Repo::with_revision(settings.source.clone(), RepoType::Model, settings.revision.clone());
+    let cache =
+        if settings.cache.as_os_str().is_empty() { Cache::from_env() } else { Cache::new(settings.cache.clone()) };
+    let failed = |problem: String| LoadError::Hub {
+        model: settings.source.clone(),
+        revision: settings.revision.clone(),
+        problem,
+    };
+    let offline = settings.offline || env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0"));
+    let mut files: Box<dyn Files> = if offline {
+        Box::new(Offline { cache: cache.repo(repository), location: cache.path().clone() })
+    } else {
+        let token = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
+            .into_iter()
+            .find_map(|name| env::var(name).ok().filter(|token| !token.trim().is_empty()));
+        let mut builder =
+            ApiBuilder::from_cache(cache.clone()).with_progress(true).with_token(token.or_else(|| cache.token()));
+        if let Ok(endpoint) = env::var("HF_ENDPOINT") {
+            builder = builder.with_endpoint(endpoint);
+        }
+        let api = builder.build().map_err(|error| failed(error.to_string()))?;
+        Box::new(Online { repository: api.repo(repository), names: None })
+    };
+
+    let config = files.get("config.json").map_err(failed)?;
+    files.get("tokenizer.json").map_err(failed)?;
+    let shards = if files.has(INDEX).map_err(failed)? {
+        let index = files.get(INDEX).map_err(failed)?;
+        let json = fs::read(&index).map_err(|source| LoadError::File { path: index.clone(), source })?;
+        shard_names(&json).map_err(|problem| LoadError::Malformed { path: index, problem })?
+    } else {
+        [SINGLE.to_owned()].into()
+    };
+    for shard in &shards {
+        files.get(shard).map_err(failed)?;
+    }
+    if files.has(LEXICAL).map_err(failed)? {
+        files.get(LEXICAL).map_err(failed)?;
+    }
+    config.parent().map(PathBuf::from).ok_or_else(|| failed("the cache returned a file without a folder".to_owned()))
+}
+
+/// Files of one model, fetched or cached.
+trait Files {
+    fn has(&mut self, name: &str) -> Result<bool, String>;
+    fn get(&mut self, name: &str) -> Result<PathBuf, String>;
+}
+
+struct Offline {
+    cache: hf_hub::CacheRepo,
+    location: PathBuf,
+}
+
+impl Files for Offline {
+    fn has(&mut self, name: &str) -> Result<bool, String> {
+        Ok(self.cache.get(name).is_some())
+    }
+
+    fn get(&mut self, name: &str) -> Result<PathBuf, String> {
+        self.cache.get(name).ok_or_else(|| {
+            format!("`{name}` is not in the cache at {} and fetching is off (offline)", self.location.display())
+        })
+    }
+}
+
+struct Online {
+    repository: ApiRepo,
+    /// The repository's file names, once they were listed.
+    names: Option<Vec<String>>,
+}
+
+impl Files for Online {
+    fn has(&mut self, name: &str) -> Result<bool, String> {
+        if self.names.is_none() {
+            let info = self.repository.info().map_err(|error| explain(&error))?;
+            self.names = Some(info.siblings.into_iter().map(|sibling| sibling.rfilename).collect());
+        }
+        Ok(self.names.as_ref().is_some_and(|names| names.iter().any(|known| known == name)))
+    }
+
+    fn get(&mut self, name: &str) -> Result<PathBuf, String> {
+        self.repository.get(name).map_err(|error| format!("`{name}`: {}", explain(&error)))
+    }
+}
+
+/// An error of the hub with what to do about it.
+fn explain(error: &ApiError) -> String {
+    let text = error.to_string();
+    if text.contains("401") || text.contains("403") {
+        format!(
+            "{text}; the model may not exist, or be gated or private: accept its licence on the hub and set HF_TOKEN"
+        )
+    } else if text.contains("404") {
+        format!("{text}; no such model, revision or file")
+    } else {
+        format!("{text}; if this machine has no way to the hub, download the files elsewhere and give the folder")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hub_ids_are_owner_and_name() {
+        for id in ["Qwen/Qwen3-Reranker-0.6B", "jinaai/jina-reranker-v3"] {
+            assert!(is_hub_id(id), "{id}");
+        }
+        for other in ["podium-nano", "./folder/name", "a/b/c", "/absolute", "../up", "owner/", "a b/c", ""] {
+            assert!(!is_hub_id(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn offline_names_the_missing_file_and_the_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = ModelSettings {
+            served_names: String::new(),
+            source: "owner/model".into(),
+            revision: "main".into(),
+            family: "auto".into(),
+            device: "cpu".into(),
+            dtype: "auto".to_owned(),
+            quantize: "none".to_owned(),
+            prefix_cache_bytes: 0,
+            cache: folder.path().into(),
+            offline: true,
+        };
+        let error = fetch(&settings).unwrap_err().to_string();
+        assert!(error.contains("owner/model") && error.contains("config.json") && error.contains("offline"), "{error}");
+    }
+
+    #[test]
+    fn a_cached_snapshot_is_found_without_the_hub() {
+        let cache = tempfile::tempdir().unwrap();
+        let model = cache.path().join("models--owner--model");
+        let snapshot = model.join("snapshots/abc");
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::create_dir_all(model.join("refs")).unwrap();
+        fs::write(model.join("refs/main"), "abc").unwrap();
+        for file in ["config.json", "tokenizer.json", SINGLE] {
+            fs::write(snapshot.join(file), "{}").unwrap();
+        }
+        let settings = ModelSettings {
+            served_names: String::new(),
+            source: "owner/model".into(),
+            revision: "main".into(),
+            family: "auto".into(),
+            device: "cpu".into(),
+            dtype: "auto".to_owned(),
+            quantize: "none".to_owned(),
+            prefix_cache_bytes: 0,
+            cache: cache.path().into(),
+            offline: true,
+        };
+        assert_eq!(fetch(&settings).unwrap(), snapshot);
+    }
+}

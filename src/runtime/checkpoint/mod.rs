@@ -1,0 +1,134 @@
+//! A checkpoint's files, wherever they come from: the binary itself, a folder, or the hub.
+
+mod diagnosis;
+mod hub;
+mod shards;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use self::shards::{INDEX, SINGLE, shard_names};
+use super::{LoadError, ModelSettings};
+
+/// The name of the model that is compiled in.
+pub const EMBEDDED_MODEL: &str = "podium-nano";
+
+/// The files of a model, before anything is computed.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// The model's name: as it was asked for, without the path.
+    pub name: String,
+    /// Where the files are, for messages.
+    pub location: PathBuf,
+    /// `config.json`.
+    pub config: Vec<u8>,
+    /// `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// `lexical.safetensors`, where the family uses lexical evidence.
+    pub lexical: Option<Vec<u8>>,
+    pub(in crate::runtime) weights: Weights,
+}
+
+/// Where the tensors are.
+#[derive(Debug, Clone)]
+pub(in crate::runtime) enum Weights {
+    Files(Vec<PathBuf>),
+    Embedded(&'static [u8]),
+}
+
+impl Checkpoint {
+    /// Finds the files of the model that the settings name, fetching them from the hub if need be.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the missing or malformed file, or what the hub said.
+    pub fn open(settings: &ModelSettings) -> Result<Self, LoadError> {
+        if settings.source == EMBEDDED_MODEL {
+            return Ok(Self::embedded());
+        }
+        let folder = Path::new(&settings.source);
+        if folder.is_dir() {
+            return Self::folder(folder);
+        }
+        if folder.is_file() {
+            return Err(LoadError::Malformed { path: folder.to_path_buf(), problem: diagnosis::of_file(folder) });
+        }
+        if !hub::is_hub_id(&settings.source) {
+            return Err(LoadError::Malformed {
+                path: folder.to_path_buf(),
+                problem: format!(
+                    "is neither a folder nor a hub id (owner/name), nor `{EMBEDDED_MODEL}`, the model that is built in"
+                ),
+            });
+        }
+        let mut checkpoint = Self::folder(&hub::fetch(settings)?)?;
+        settings.source.rsplit('/').next().unwrap_or_default().clone_into(&mut checkpoint.name);
+        Ok(checkpoint)
+    }
+
+    /// The model that is compiled into the binary.
+    #[must_use]
+    pub fn embedded() -> Self {
+        Self {
+            name: EMBEDDED_MODEL.to_owned(),
+            location: PathBuf::from(format!("(embedded)/{EMBEDDED_MODEL}")),
+            config: include_bytes!("../../../models/podium-nano/config.json").to_vec(),
+            tokenizer: include_bytes!("../../../models/podium-nano/tokenizer.json").to_vec(),
+            lexical: Some(include_bytes!("../../../models/podium-nano/lexical.safetensors").to_vec()),
+            weights: Weights::Embedded(include_bytes!("../../../models/podium-nano/model.safetensors")),
+        }
+    }
+
+    /// A folder as Hugging Face lays it out: `config.json`, `tokenizer.json`, and `model.safetensors`
+    /// or the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// [`LoadError::File`] for a missing file, [`LoadError::Malformed`] for an unreadable index.
+    pub fn folder(folder: &Path) -> Result<Self, LoadError> {
+        let malformed = |path: PathBuf, problem: String| LoadError::Malformed { path, problem };
+        let read = |name: &str| {
+            let path = folder.join(name);
+            match fs::read(&path) {
+                Ok(bytes) => match diagnosis::of_contents(&bytes) {
+                    Some(problem) => Err(malformed(path, problem)),
+                    None => Ok(bytes),
+                },
+                Err(source) => Err(match diagnosis::of_folder(folder) {
+                    Some(problem) => malformed(folder.to_path_buf(), problem),
+                    None => LoadError::File { path, source },
+                }),
+            }
+        };
+        let lexical = folder.join("lexical.safetensors");
+        let canonical = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+        Ok(Self {
+            name: canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
+            location: folder.to_path_buf(),
+            config: read("config.json")?,
+            tokenizer: read("tokenizer.json")?,
+            lexical: lexical.exists().then(|| read("lexical.safetensors")).transpose()?,
+            weights: Weights::Files(weight_files(folder)?),
+        })
+    }
+}
+
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let index = folder.join(INDEX);
+    if !index.exists() {
+        let single = folder.join(SINGLE);
+        return match diagnosis::of_folder(folder).filter(|_| !single.exists()) {
+            Some(problem) => Err(LoadError::Malformed { path: folder.to_path_buf(), problem }),
+            None => Ok(vec![single]),
+        };
+    }
+    let json = fs::read(&index).map_err(|source| LoadError::File { path: index.clone(), source })?;
+    let shards = shard_names(&json).map_err(|problem| LoadError::Malformed { path: index, problem })?;
+    Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
+}
+
+/// The problem with a weight file of this length that is a Git LFS pointer; nothing for other files.
+pub(super) fn lfs_pointer(path: &Path, length: u64) -> Option<String> {
+    /// Pointers are about 130 bytes.
+    const MAX_POINTER: u64 = 1024;
+    let bytes = if length <= MAX_POINTER { fs::read(path).ok()? } else { return None };
+    diagnosis::of_contents(&bytes)
+}

@@ -1,0 +1,414 @@
+//! The inner loop of all matrix products on a CPU (GEMM): small tiles whose sums stay in registers.
+//!
+//! Right sides lie in panels of 32 columns, in the order in which the loop reads them. There are three kernels: f32 on every
+//! processor; bf16 with sums in f32, by `vdpbf16ps` where the processor has it, which multiplies two neighbours along the
+//! depth at once; and 8-bit integers with sums in 32 bits, by `vpdpbusd`, which takes four. The elements that are multiplied
+//! at once are a unit. Without the instruction the same results come from plain loops, slowly.
+
+#![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use std::marker::PhantomData;
+
+use half::bf16;
+use pulp::Simd;
+
+/// Columns of the right side and of the target.
+pub(super) const COLUMNS: usize = 32;
+/// Rows of the left side that are multiplied at a time, if there are enough registers.
+pub(super) const ROWS: usize = 12;
+
+/// An element of the right side.
+pub(super) trait Element: Copy + Default + Send + Sync + 'static {
+    /// An element of the left side.
+    type Lhs: Copy + Default + Send + Sync + 'static;
+    /// Elements of a unit.
+    const UNIT: usize;
+
+    /// Runs a product with the best instructions of this processor for it.
+    fn multiply<S: Simd>(product: TileProduct<'_, Self>, simd: S);
+}
+
+/// What happens to the sums of a tile before they are stored.
+#[derive(Clone, Copy)]
+pub(super) enum Epilogue<'a> {
+    /// They are stored as they are.
+    None,
+    /// They are added to the output's rows, each of which is multiplied by its factor first.
+    Rescale(&'a [f32]),
+    /// Sums of integers become numbers.
+    Scaled(Scales<'a>),
+}
+
+/// The scales of 8-bit integers. The left side's integers are stored with 128 added.
+#[derive(Clone, Copy)]
+pub(super) struct Scales<'a> {
+    pub rows: &'a [f32],
+    pub columns: &'a [f32],
+    /// 128 times the sum of each column of the right side.
+    pub offsets: &'a [i32],
+}
+
+/// The left side of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Lhs<'a, E> {
+    /// Rows that are `distance` elements apart.
+    Rows { values: &'a [E], distance: usize },
+    /// `[rows / 12, depth, 12]`: units of the same place in 12 rows lie side by side.
+    Blocks { values: &'a [E] },
+}
+
+/// Where a row starts in [`Lhs::Blocks`]; its units follow 12 units apart.
+pub(super) fn start_in_blocks<E: Element>(row: usize, depth: usize) -> usize {
+    row / ROWS * ROWS * depth + row % ROWS * E::UNIT
+}
+
+/// A rectangle of a matrix, borrowed for writing. Its rows are `distance` elements apart.
+pub(super) struct OutputTile<'a> {
+    first: *mut f32,
+    rows: usize,
+    columns: usize,
+    distance: usize,
+    of: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it is a `&mut [f32]` with gaps.
+unsafe impl Send for OutputTile<'_> {}
+
+impl<'a> OutputTile<'a> {
+    /// # Panics
+    /// When the values are too few, or rows would overlap.
+    #[inline(always)]
+    pub fn new(values: &'a mut [f32], rows: usize, columns: usize, distance: usize) -> Self {
+        assert!(columns <= distance && (rows == 0 || (rows - 1) * distance + columns <= values.len()));
+        Self { first: values.as_mut_ptr(), rows, columns, distance, of: PhantomData }
+    }
+
+    /// Splits it into parts of at most `rows` by `columns`, with the row and column of their first element, in column order.
+    pub fn parts(self, rows: usize, columns: usize) -> Vec<((usize, usize), Self)> {
+        let mut parts = Vec::new();
+        for column in (0..self.columns).step_by(columns) {
+            for row in (0..self.rows).step_by(rows) {
+                parts.push((
+                    (row, column),
+                    Self {
+                        // SAFETY: the place is inside; parts do not overlap, and the whole is given up.
+                        first: unsafe { self.first.add(row * self.distance + column) },
+                        rows: rows.min(self.rows - row),
+                        columns: columns.min(self.columns - column),
+                        ..self
+                    },
+                ));
+            }
+        }
+        parts
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+}
+
+/// `target [rows, 32] = left [rows, depth] * right [depth, 32]`, and its epilogue.
+pub(super) struct TileProduct<'a, E: Element> {
+    /// In elements; whole units.
+    pub depth: usize,
+    pub left: Lhs<'a, E::Lhs>,
+    /// `[depth, 32]`: units of the same place in 32 columns lie side by side.
+    pub right: &'a [E],
+    pub target: OutputTile<'a>,
+    /// [`Epilogue::Scaled`] for integers and only for them.
+    pub epilogue: Epilogue<'a>,
+}
+
+impl Element for f32 {
+    type Lhs = Self;
+    const UNIT: usize = 1;
+
+    #[inline(always)]
+    fn multiply<S: Simd>(product: TileProduct<'_, Self>, simd: S) {
+        let rescale = product.check_numbers();
+        // SAFETY: just checked; lanes times vectors is COLUMNS.
+        unsafe {
+            // As many sums as there are vector kernel, less those for a row of the right side and a unit of the left.
+            match S::F32_LANES {
+                16 => product.run::<_, 12, 2>(F32Kernel { simd, rescale }),
+                8 => product.run::<_, 3, 4>(F32Kernel { simd, rescale }),
+                4 => product.run::<_, 3, 8>(F32Kernel { simd, rescale }),
+                _ => product.run::<_, 1, COLUMNS>(F32Kernel { simd: pulp::Scalar, rescale }),
+            }
+        }
+    }
+}
+
+impl Element for bf16 {
+    type Lhs = Self;
+    const UNIT: usize = 2;
+
+    #[inline(always)]
+    fn multiply<S: Simd>(product: TileProduct<'_, Self>, _: S) {
+        let rescale = product.check_numbers();
+        if multiplies_bf16() {
+            // SAFETY: just checked; the processor was asked; 2 * 16 is COLUMNS.
+            unsafe { avx512::multiply_bf16(&product, rescale) }
+        } else {
+            // SAFETY: just checked; 4 * 8 is COLUMNS.
+            unsafe { product.run::<_, 1, 4>(portable::Bf16Kernel { rescale }) }
+        }
+    }
+}
+
+impl Element for i8 {
+    type Lhs = u8;
+    const UNIT: usize = 4;
+
+    #[inline(always)]
+    fn multiply<S: Simd>(product: TileProduct<'_, Self>, _: S) {
+        let scales = product.check_integers();
+        if multiplies_i8() {
+            // SAFETY: just checked; the processor was asked; 2 * 16 is COLUMNS.
+            unsafe { avx512::multiply_int8(&product, scales) }
+        } else {
+            // SAFETY: just checked; 4 * 8 is COLUMNS.
+            unsafe { product.run::<_, 1, 4>(portable::Int8Kernel { scales }) }
+        }
+    }
+}
+
+impl<E: Element> TileProduct<'_, E> {
+    /// [`Self::check`] for floats: the factors of the output's rows, if they are rescaled.
+    #[inline(always)]
+    fn check_numbers(&self) -> Option<*const f32> {
+        self.check();
+        match self.epilogue {
+            Epilogue::None => None,
+            Epilogue::Rescale(rescale) => {
+                assert!(rescale.len() >= self.target.rows);
+                Some(rescale.as_ptr())
+            }
+            Epilogue::Scaled(_) => panic!("a product of numbers has no scales"),
+        }
+    }
+
+    /// [`Self::check`] for integers: their scales.
+    #[inline(always)]
+    fn check_integers(&self) -> Scales<'_> {
+        self.check();
+        let Epilogue::Scaled(scales) = self.epilogue else { panic!("a product of integers needs scales") };
+        assert!(scales.rows.len() >= self.target.rows);
+        assert!(scales.columns.len() >= COLUMNS && scales.offsets.len() >= COLUMNS);
+        scales
+    }
+
+    /// # Panics
+    /// When a matrix is shorter than its rows say, or the last unit is not whole.
+    #[inline(always)]
+    fn check(&self) {
+        let OutputTile { rows, columns, .. } = self.target;
+        assert!(columns == COLUMNS && self.depth.is_multiple_of(E::UNIT));
+        assert!(match self.left {
+            Lhs::Rows { values, distance } => {
+                distance.is_multiple_of(E::UNIT) && (rows == 0 || (rows - 1) * distance + self.depth <= values.len())
+            }
+            Lhs::Blocks { values } => rows.next_multiple_of(ROWS) * self.depth <= values.len(),
+        });
+        assert!(self.depth * COLUMNS <= self.right.len());
+    }
+
+    /// `HEIGHT` rows at a time, with their sums in `HEIGHT` times `VECTORS` registers, then the rest in smaller steps.
+    ///
+    /// # Safety
+    /// [`Self::check`] has passed, and `VECTORS` vectors are [`COLUMNS`] wide.
+    #[inline(always)]
+    unsafe fn run<R: MicroKernel, const HEIGHT: usize, const VECTORS: usize>(&self, kernel: R) {
+        let rows = self.target.rows;
+        let mut first = 0;
+        // SAFETY: the caller's; no step goes beyond the last row.
+        unsafe {
+            while first + HEIGHT <= rows {
+                self.step::<R, HEIGHT, VECTORS>(kernel, first);
+                first += HEIGHT;
+            }
+            while HEIGHT > 4 && first + 4 <= rows {
+                self.step::<R, 4, VECTORS>(kernel, first);
+                first += 4;
+            }
+            while first < rows {
+                self.step::<R, 1, VECTORS>(kernel, first);
+                first += 1;
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::run`]; `HEIGHT` rows from `first` on are there, and in one block where there are blocks.
+    #[inline(always)]
+    unsafe fn step<R: MicroKernel, const HEIGHT: usize, const VECTORS: usize>(&self, kernel: R, first: usize) {
+        // SAFETY: what the check has found: every row lies inside its slice.
+        unsafe {
+            let target = self.target.first.add(first * self.target.distance);
+            let place = |row: usize, vector: usize| target.add(row * self.target.distance + vector * COLUMNS / VECTORS);
+            let mut sums = [[kernel.zero(); VECTORS]; HEIGHT];
+            if kernel.rescales() {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (vector, sum) in sums.iter_mut().enumerate() {
+                        *sum = kernel.rescale(first + row, place(row, vector));
+                    }
+                }
+            }
+            // One loop for each, so that distances are known where they can be.
+            match self.left {
+                Lhs::Rows { values, distance } => {
+                    let left = values.as_ptr().add(first * distance).cast::<R::Unit>();
+                    let distance = distance / E::UNIT;
+                    self.sum(kernel, &mut sums, |row, unit| left.add(row * distance + unit).read_unaligned());
+                }
+                Lhs::Blocks { values } => {
+                    let block = values.as_ptr().add(first / ROWS * ROWS * self.depth).cast::<R::Unit>();
+                    let left = block.add(first % ROWS);
+                    self.sum(kernel, &mut sums, |row, unit| left.add(unit * ROWS + row).read_unaligned());
+                }
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (vector, sum) in sums.iter().enumerate() {
+                    kernel.end(*sum, first + row, vector * COLUMNS / VECTORS, place(row, vector));
+                }
+            }
+        }
+    }
+
+    /// Adds the product to `sums`; `left` gives a unit of the left side by row and place.
+    ///
+    /// # Safety
+    /// As for [`Self::run`].
+    #[inline(always)]
+    unsafe fn sum<R: MicroKernel, const HEIGHT: usize, const VECTORS: usize>(
+        &self,
+        kernel: R,
+        sums: &mut [[R::Sum; VECTORS]; HEIGHT],
+        left: impl Fn(usize, usize) -> R::Unit,
+    ) {
+        let right = self.right.as_ptr().cast::<R::Unit>();
+        for unit in 0..self.depth / E::UNIT {
+            // SAFETY: the check has found `depth` rows of COLUMNS elements on the right side.
+            let vectors: [R::Right; VECTORS] = std::array::from_fn(|vector| unsafe {
+                kernel.read(right.add(unit * COLUMNS + vector * COLUMNS / VECTORS))
+            });
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let value = left(row, unit);
+                for (sum, vector) in sums.iter_mut().zip(vectors) {
+                    *sum = kernel.add_product(*sum, value, vector);
+                }
+            }
+        }
+    }
+}
+
+/// How a processor multiplies units. Pointers need no alignment; [`TileProduct::check`] has checked them.
+trait MicroKernel: Copy {
+    type Unit: Copy;
+    /// Several sums.
+    type Sum: Copy;
+    /// As many units of the right side.
+    type Right: Copy;
+
+    fn zero(self) -> Self::Sum;
+    /// Whether the output's rows are rescaled and added to.
+    fn rescales(self) -> bool;
+    /// A row of the output times its factor; zeros if rows are not rescaled.
+    unsafe fn rescale(self, row: usize, from: *const f32) -> Self::Sum;
+    unsafe fn read(self, from: *const Self::Unit) -> Self::Right;
+    fn add_product(self, sum: Self::Sum, left: Self::Unit, right: Self::Right) -> Self::Sum;
+    /// Writes the sums of a row, from a column on.
+    unsafe fn end(self, sum: Self::Sum, row: usize, column: usize, to: *mut f32);
+}
+
+/// f32, a unit of one element.
+#[derive(Clone, Copy)]
+struct F32Kernel<S> {
+    simd: S,
+    rescale: Option<*const f32>,
+}
+
+impl<S: Simd> MicroKernel for F32Kernel<S> {
+    type Unit = f32;
+    type Sum = S::f32s;
+    type Right = S::f32s;
+
+    #[inline(always)]
+    fn zero(self) -> S::f32s {
+        self.simd.splat_f32s(0.)
+    }
+
+    #[inline(always)]
+    fn rescales(self) -> bool {
+        self.rescale.is_some()
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(self, row: usize, from: *const f32) -> S::f32s {
+        let Some(rescale) = self.rescale else { return self.zero() };
+        // SAFETY: the caller's.
+        let (factor, sum) = unsafe { (*rescale.add(row), from.cast::<S::f32s>().read_unaligned()) };
+        self.simd.mul_f32s(sum, self.simd.splat_f32s(factor))
+    }
+
+    #[inline(always)]
+    unsafe fn read(self, from: *const f32) -> S::f32s {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<S::f32s>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    fn add_product(self, sum: S::f32s, left: f32, right: S::f32s) -> S::f32s {
+        self.simd.mul_add_e_f32s(self.simd.splat_f32s(left), right, sum)
+    }
+
+    #[inline(always)]
+    unsafe fn end(self, sum: S::f32s, _: usize, _: usize, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<S::f32s>().write_unaligned(sum) }
+    }
+}
+
+/// Whether this processor has instructions for products of bf16.
+pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
+    avx512::has_bf16()
+}
+
+/// Whether this processor has instructions for products of 8-bit integers, in vectors of 512 bits.
+pub(in crate::runtime::packed) fn multiplies_i8() -> bool {
+    avx512::has_int8()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod fast {
+    use half::bf16;
+
+    use super::{Scales, TileProduct};
+
+    pub(super) fn has_bf16() -> bool {
+        false
+    }
+
+    pub(super) fn has_int8() -> bool {
+        false
+    }
+
+    pub(super) unsafe fn multiply_bf16(_: &TileProduct<'_, bf16>, _: Option<*const f32>) {
+        unreachable!("only where `has_bf16` says so");
+    }
+
+    pub(super) unsafe fn multiply_int8(_: &TileProduct<'_, i8>, _: Scales<'_>) {
+        unreachable!("only where `has_int8` says so");
+    }
+}

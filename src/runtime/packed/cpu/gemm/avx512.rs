@@ -1,0 +1,140 @@
+//! Kernels with the AVX-512 instructions for bf16 and 8-bit integers.
+
+#![expect(clippy::inline_always, reason = "what has an instruction set must be inlined into what enables it")]
+
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_storeu_ps, _mm512_sub_epi32,
+};
+
+use half::bf16;
+
+use super::{MicroKernel, Scales, TileProduct};
+
+pub(super) fn has_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512f")
+}
+
+pub(super) fn has_int8() -> bool {
+    std::arch::is_x86_feature_detected!("avx512vnni") && std::arch::is_x86_feature_detected!("avx512f")
+}
+
+/// # Safety
+/// The processor [has them](has_bf16), and the product was checked.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn multiply_bf16(product: &TileProduct<'_, bf16>, rescale: Option<*const f32>) {
+    // SAFETY: the caller's.
+    unsafe { product.run::<_, 12, 2>(Bf16Kernel { rescale }) }
+}
+
+/// # Safety
+/// The processor [has them](has_int8), and the product was checked.
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) unsafe fn multiply_int8(product: &TileProduct<'_, i8>, scales: Scales<'_>) {
+    // SAFETY: the caller's.
+    unsafe { product.run::<_, 12, 2>(Int8Kernel { scales }) }
+}
+
+/// Two numbers in bf16 at a time. Only to be used where the processor has the instruction.
+#[derive(Clone, Copy)]
+struct Bf16Kernel {
+    rescale: Option<*const f32>,
+}
+
+impl MicroKernel for Bf16Kernel {
+    type Unit = i32;
+    type Sum = __m512;
+    type Right = __m512bh;
+
+    #[inline(always)]
+    fn zero(self) -> __m512 {
+        // SAFETY: the processor has it, or nobody holds a `Bf16Kernel`.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    fn rescales(self) -> bool {
+        self.rescale.is_some()
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(self, row: usize, from: *const f32) -> __m512 {
+        let Some(rescale) = self.rescale else { return self.zero() };
+        // SAFETY: the caller's, and as above.
+        unsafe { _mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(*rescale.add(row))) }
+    }
+
+    #[inline(always)]
+    unsafe fn read(self, from: *const i32) -> __m512bh {
+        // SAFETY: the caller's, and as above; both types are 64 bytes of any value.
+        unsafe { std::mem::transmute(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    fn add_product(self, sum: __m512, left: i32, right: __m512bh) -> __m512 {
+        // SAFETY: as above.
+        unsafe {
+            let left = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(left));
+            _mm512_dpbf16_ps(sum, left, right)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn end(self, sum: __m512, _: usize, _: usize, to: *mut f32) {
+        // SAFETY: the caller's, and as above.
+        unsafe { _mm512_storeu_ps(to, sum) }
+    }
+}
+
+/// Four 8-bit integers at a time. Only to be used where the processor has the instruction.
+#[derive(Clone, Copy)]
+struct Int8Kernel<'a> {
+    scales: Scales<'a>,
+}
+
+impl MicroKernel for Int8Kernel<'_> {
+    type Unit = i32;
+    type Sum = __m512i;
+    type Right = __m512i;
+
+    #[inline(always)]
+    fn zero(self) -> __m512i {
+        // SAFETY: the processor has it, or nobody holds a `Int8Kernel`.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn rescales(self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    unsafe fn rescale(self, _: usize, _: *const f32) -> __m512i {
+        self.zero()
+    }
+
+    #[inline(always)]
+    unsafe fn read(self, from: *const i32) -> __m512i {
+        // SAFETY: the caller's, and as above.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn add_product(self, sum: __m512i, left: i32, right: __m512i) -> __m512i {
+        // SAFETY: as above.
+        unsafe { _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(left), right) }
+    }
+
+    #[inline(always)]
+    unsafe fn end(self, sum: __m512i, row: usize, column: usize, to: *mut f32) {
+        let Scales { rows, columns, offsets } = self.scales;
+        // SAFETY: the caller's, and as above.
+        unsafe {
+            let offsets = _mm512_loadu_si512(offsets.as_ptr().add(column).cast());
+            let columns = _mm512_loadu_ps(columns.as_ptr().add(column));
+            let scales = _mm512_mul_ps(columns, _mm512_set1_ps(*rows.as_ptr().add(row)));
+            _mm512_storeu_ps(to, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets)), scales));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What is made of final states: projections, logits of some tokens, classes. All in f32.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::candle_layers::{Loader, Norm, activate};
+use crate::runtime::Head;
+use crate::runtime::spec::{Activation, ClassifierSpec, ModelSpec, OutputMatrix};
+use crate::runtime::tensors::{ClassifierTensors, LinearTensors, TensorTable};
+
+/// The heads that a checkpoint has.
+pub(super) struct Heads {
+    /// `[vocabulary, hidden]`; the word embeddings where the model ties them.
+    output: Option<Tensor>,
+    projector: Option<[Tensor; 2]>,
+    classifier: Option<Classifier>,
+}
+
+struct Classifier {
+    dense: Option<(Linear, Activation)>,
+    norm: Option<Norm>,
+    out: Linear,
+    temperature: f64,
+}
+
+/// A matrix, `[outputs, inputs]`, and its bias.
+struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Heads {
+    pub fn load(spec: &ModelSpec, tensors: &TensorTable, loader: Loader<'_>, words: &Tensor) -> Result<Self> {
+        let in_f32 = Loader { dtype: DType::F32, ..loader };
+        let output = match (spec.output, &tensors.output) {
+            (OutputMatrix::Tied, _) => Some(words.clone()),
+            (OutputMatrix::Own, Some(slice)) => {
+                Some(loader.weights.load_slice(slice, Some(loader.dtype), loader.device)?)
+            }
+            (OutputMatrix::Own | OutputMatrix::None, _) => None,
+        };
+        let projector = match &tensors.projector {
+            Some([first, second]) => {
+                let load = |slice| loader.weights.load_slice(slice, Some(DType::F32), loader.device);
+                Some([load(first)?, load(second)?])
+            }
+            None => None,
+        };
+        let classifier = spec.classifier.as_ref().zip(tensors.classifier.as_ref());
+        let classifier = classifier.map(|(spec, tensors)| Classifier::load(spec, tensors, in_f32)).transpose()?;
+        Ok(Self { output, projector, classifier })
+    }
+
+    pub fn has_projector(&self) -> bool {
+        self.projector.is_some()
+    }
+
+    /// Final states through a head: `[n, hidden]` to `[n, width]`.
+    pub fn apply(&self, head: &Head, states: &Tensor) -> Result<Tensor> {
+        match (head, &self.projector, &self.output, &self.classifier) {
+            (Head::Hidden, ..) => Ok(states.clone()),
+            (Head::Projector, Some([first, second]), ..) => states.matmul(&first.t()?)?.relu()?.matmul(&second.t()?),
+            (Head::Vocabulary(token_ids), _, Some(output), _) => {
+                let ids = Tensor::new(token_ids.as_slice(), output.device())?;
+                states.matmul(&output.index_select(&ids, 0)?.to_dtype(DType::F32)?.t()?)
+            }
+            (Head::Classifier, .., Some(classifier)) => classifier.forward(states),
+            (Head::Projector | Head::Vocabulary(_) | Head::Classifier, ..) => bail!("the checkpoint has no {head:?}"),
+        }
+    }
+}
+
+impl Classifier {
+    fn load(spec: &ClassifierSpec, tensors: &ClassifierTensors, loader: Loader<'_>) -> Result<Self> {
+        let dense = spec.dense.as_ref().zip(tensors.dense.as_ref());
+        Ok(Self {
+            dense: dense
+                .map(|(spec, tensors)| Ok::<_, candle_core::Error>((Linear::load(tensors, loader)?, spec.activation)))
+                .transpose()?,
+            norm: Norm::load_if(tensors.norm.as_ref(), spec.norm, loader)?,
+            out: Linear::load(&tensors.out, loader)?,
+            temperature: f64::from(spec.temperature),
+        })
+    }
+
+    fn forward(&self, states: &Tensor) -> Result<Tensor> {
+        let mut x = states.clone();
+        if let Some((dense, activation)) = &self.dense {
+            x = activate(*activation, &dense.forward(&x)?)?;
+        }
+        if let Some(norm) = &self.norm {
+            x = norm.forward(&x)?;
+        }
+        self.out.forward(&x)? / self.temperature
+    }
+}
+
+impl Linear {
+    fn load(tensors: &LinearTensors, loader: Loader<'_>) -> Result<Self> {
+        let load = |slice| loader.weights.load_slice(slice, Some(loader.dtype), loader.device);
+        Ok(Self { weight: load(&tensors.weight)?, bias: tensors.bias.as_ref().map(load).transpose()? })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let product = x.matmul(&self.weight.t()?)?;
+        match &self.bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
+        }
+    }
+}

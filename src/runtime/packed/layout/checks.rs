@@ -1,0 +1,80 @@
+//! Which passes a model can run.
+
+use crate::runtime::spec::{ModelSpec, OutputMatrix};
+use crate::runtime::{ForwardPass, Head, RuntimeError, TokenTypes};
+
+/// Rejects a batch with a pass that this model cannot run. `has_projector` is the checkpoint's to say.
+pub(in crate::runtime::packed) fn check(
+    passes: &[ForwardPass],
+    spec: &ModelSpec,
+    has_projector: bool,
+) -> Result<(), RuntimeError> {
+    passes.iter().enumerate().try_for_each(|(place, pass)| {
+        check_tokens(pass, spec)
+            .and_then(|()| check_output(pass, spec, has_projector))
+            .map_err(|problem| RuntimeError::InvalidPass { pass: place, problem })
+    })
+}
+
+fn check_tokens(pass: &ForwardPass, spec: &ModelSpec) -> Result<(), String> {
+    if pass.prefix.is_empty() && pass.suffixes.is_empty() {
+        return Err("it has no tokens".into());
+    }
+    if let Some(suffix) = pass.suffixes.iter().position(Vec::is_empty) {
+        return Err(format!("its suffix {suffix} is empty"));
+    }
+    if pass.depth() > spec.max_positions {
+        let (depth, positions) = (pass.depth(), spec.max_positions);
+        return Err(format!("its longest sequence has {depth} tokens, the model has {positions} positions"));
+    }
+    let mut tokens = pass.prefix.iter().chain(pass.suffixes.iter().flatten());
+    if let Some(token) = tokens.find(|&&token| token as usize >= spec.vocabulary) {
+        return Err(format!("token id {token} is outside the vocabulary of {}", spec.vocabulary));
+    }
+    if let TokenTypes::Pairs(starts) = &pass.token_types
+        && starts.len() != pass.suffixes.len().max(1)
+    {
+        return Err(format!("it has token types for {} sequences", starts.len()));
+    }
+    if !spec.causal && !pass.prefix.is_empty() && !pass.suffixes.is_empty() {
+        return Err("sequences of a bidirectional model cannot share a prefix".into());
+    }
+    if !spec.causal && pass.cross_document.count > 0 {
+        return Err("a bidirectional model has no cross-document layers".into());
+    }
+    Ok(())
+}
+
+fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projector: bool) -> Result<(), String> {
+    for position in pass.read_positions().iter().chain(&pass.cross_document.shared) {
+        if pass.segment(position.segment).is_none_or(|segment| position.offset >= segment.len()) {
+            return Err(format!("position (segment {}, offset {}) is outside it", position.segment, position.offset));
+        }
+    }
+    if let Some(layer) = pass.output.layer
+        && !(1..=spec.layers.len()).contains(&usize::from(layer))
+    {
+        return Err(format!("it reads after layer {layer}, the model has {}", spec.layers.len()));
+    }
+    let has_head = match &pass.output.head {
+        Head::Hidden => true,
+        Head::Projector => has_projector,
+        Head::Vocabulary(token_ids) => {
+            if let Some(token) = token_ids.iter().find(|&&token| token as usize >= spec.vocabulary) {
+                return Err(format!("token id {token} is outside the vocabulary of {}", spec.vocabulary));
+            }
+            spec.output != OutputMatrix::None
+        }
+        Head::Classifier => spec.classifier.is_some(),
+    };
+    if has_head { Ok(()) } else { Err(format!("the checkpoint has no {}", name(&pass.output.head))) }
+}
+
+fn name(head: &Head) -> &'static str {
+    match head {
+        Head::Hidden => "hidden states",
+        Head::Projector => "projector",
+        Head::Vocabulary(_) => "output matrix",
+        Head::Classifier => "classifier",
+    }
+}

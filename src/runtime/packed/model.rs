@@ -1,0 +1,121 @@
+//! A model: embeddings, layers over packed rows, and heads for the final states.
+//!
+//! Layers have two implementations: [`CpuLayers`], and [`CandleLayers`] for every other device and for mistral.rs's own
+//! quantised forms.
+
+use candle_core::{DType, Device, Result, Storage, Tensor};
+
+use super::candle_layers::{CandleLayers, Loader};
+use super::compute::{Backend, Precision};
+use super::cpu::{CpuEmbeddings, CpuLayers};
+use super::heads::Heads;
+use super::layout::Packed;
+use super::prefix_cache::BLOCK;
+use super::weights::WeightFiles;
+use crate::runtime::LoadError;
+use crate::runtime::spec::ModelSpec;
+use crate::runtime::tensors::TensorTable;
+
+pub(super) struct Model {
+    spec: ModelSpec,
+    /// Word embeddings, `[vocabulary, hidden]`.
+    words: Tensor,
+    layers: Layers,
+    heads: Heads,
+}
+
+enum Layers {
+    Cpu(Box<(CpuEmbeddings, CpuLayers)>),
+    Candle(Box<CandleLayers>),
+}
+
+impl Model {
+    /// Checks every tensor, then builds the model on `device`. `progress` is called with the number of layers that are loaded,
+    /// after each.
+    pub fn load(
+        spec: ModelSpec,
+        weights: &WeightFiles,
+        precision: Precision,
+        device: &Device,
+        progress: &dyn Fn(usize),
+    ) -> std::result::Result<Self, LoadError> {
+        let tensors = TensorTable::new(&spec, &|name| weights.shape(name));
+        weights.check_all(&tensors, &spec)?;
+        Self::build(spec, &tensors, weights, precision, device, progress)
+            .map_err(|error| LoadError::Device(error.to_string()))
+    }
+
+    fn build(
+        spec: ModelSpec,
+        tensors: &TensorTable,
+        weights: &WeightFiles,
+        precision: Precision,
+        device: &Device,
+        progress: &dyn Fn(usize),
+    ) -> Result<Self> {
+        let dtype = precision.dtype;
+        let words = weights.load_slice(&tensors.words, Some(dtype), device)?;
+        let layers = match precision.backend {
+            Backend::Cpu(products) => Layers::Cpu(Box::new((
+                CpuEmbeddings::load(&spec, tensors, weights)?,
+                CpuLayers::load(&spec, tensors, weights, products, progress)?,
+            ))),
+            Backend::Candle(isq) => {
+                let loader = Loader { weights, device, dtype, isq };
+                Layers::Candle(Box::new(CandleLayers::load(&spec, tensors, loader, progress)?))
+            }
+        };
+        let heads = Heads::load(&spec, tensors, Loader { weights, device, dtype, isq: None }, &words)?;
+        Ok(Self { spec, words, layers, heads })
+    }
+
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    pub fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    pub fn device(&self) -> &Device {
+        self.words.device()
+    }
+
+    /// Bytes that a block of keys and values takes, over all layers.
+    pub fn block_bytes(&self) -> usize {
+        let dtype = match self.layers {
+            Layers::Cpu(_) => DType::F32,
+            Layers::Candle(_) => self.words.dtype(),
+        };
+        2 * self.spec.layers.len() * self.spec.key_width() * BLOCK * dtype.size_in_bytes()
+    }
+
+    /// The final states of the rows that are read, `[read rows of all passes, hidden]` in f32, after the first `depth` layers;
+    /// and the blocks that the prefix cache stores. `cached` are the blocks that the batch uses of it.
+    pub fn states(&self, packed: &Packed, cached: &[Tensor], depth: usize) -> Result<(Tensor, Vec<Tensor>)> {
+        match &self.layers {
+            Layers::Candle(layers) => {
+                let words = self.words.index_select(&Tensor::new(packed.tokens.as_slice(), self.device())?, 0)?;
+                layers.states(words, packed, cached, depth)
+            }
+            Layers::Cpu(layers) => {
+                let (embeddings, layers) = &**layers;
+                let rows = embeddings.embed(&self.words, packed)?;
+                let cached: Vec<_> = cached.iter().map(|block| block.storage_and_layout().0).collect();
+                let cached: Vec<&[f32]> = cached.iter().map(|block| floats(block)).collect::<Result<_>>()?;
+                let (states, stored) = layers.states(rows, packed, &cached, depth);
+                let stored = stored.into_iter().map(|block| Tensor::from_vec(block, (), &Device::Cpu));
+                let states = Tensor::from_vec(states, ((), self.spec.hidden_size), &Device::Cpu)?;
+                Ok((states, stored.collect::<Result<_>>()?))
+            }
+        }
+    }
+}
+
+/// A whole tensor on the CPU, as it lies.
+fn floats(storage: &Storage) -> Result<&[f32]> {
+    match storage {
+        Storage::Cpu(storage) => storage.as_slice(),
+        Storage::Cuda(_) | Storage::Metal(_) => candle_core::bail!("a block of these layers is not on the CPU"),
+    }
+}

@@ -1,0 +1,200 @@
+//! Decoders: Qwen2, Qwen3, Llama, Mistral, and the bidirectional Llama.
+
+use serde_json::{Value, json};
+
+use super::config::{Config, MAX_LAYERS, MAX_POSITIONS, MAX_ROWS};
+use super::{
+    Activation, AttentionSpec, ClassifierSpec, EmbeddingSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormPlacement,
+    NormSpec, OutputMatrix, RotarySpec, Task, Window,
+};
+use crate::runtime::Pooling;
+use crate::runtime::tensors::Names;
+
+/// Qwen2: biases of the query, key and value projections.
+pub(super) fn qwen2(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 32_768 })?;
+    spec.attention.qkv_bias = config.flag("attention_bias", true)?;
+    apply_windows(config, &mut spec, Some(28))?;
+    Ok(spec)
+}
+
+/// Qwen3: norms of queries and keys per head.
+pub(super) fn qwen3(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 32_768 })?;
+    spec.attention.qkv_bias = config.flag("attention_bias", false)?;
+    spec.attention.output_bias = spec.attention.qkv_bias;
+    spec.attention.qk_norm = Some(spec.norm);
+    apply_windows(config, &mut spec, Some(28))?;
+    Ok(spec)
+}
+
+/// Llama 2 and 3.
+pub(super) fn llama(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 2048 })?;
+    spec.attention.qkv_bias = config.flag("attention_bias", false)?;
+    spec.attention.output_bias = spec.attention.qkv_bias;
+    spec.mlp.bias = config.flag("mlp_bias", false)?;
+    apply_windows(config, &mut spec, None)?;
+    Ok(spec)
+}
+
+/// Mistral: Llama with a sliding window in every layer.
+pub(super) fn mistral(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 131_072 })?;
+    let window = config.size("sliding_window", MAX_POSITIONS, Some(MAX_POSITIONS))?;
+    if window < spec.max_positions {
+        spec.layers.iter_mut().for_each(|layer| layer.window = sliding(window));
+    }
+    apply_windows(config, &mut spec, None)?;
+    Ok(spec)
+}
+
+/// Llama without the causal mask (Nemotron rerankers): `pooling` says what the classifier reads, `temperature` what its
+/// result is divided by.
+pub(super) fn llama_bidirectional(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    config.must_be("is_causal", &json!(false))?;
+    let pooling = match config.text("pooling")?.as_deref().unwrap_or("avg") {
+        "avg" => Pooling::Mean,
+        "cls" => Pooling::First,
+        "last" => Pooling::Last,
+        other => return Err(format!("pooling is `{other}`; avg, cls and last are supported")),
+    };
+    let temperature = config.number("temperature")?.unwrap_or(1.);
+    let mut spec = llama(config, task)?;
+    spec.causal = false;
+    if let Some(classifier) = &mut spec.classifier {
+        classifier.pooling = pooling;
+        classifier.temperature = temperature as f32;
+    }
+    Ok(spec)
+}
+
+/// What the classes assume where a configuration is silent.
+struct Defaults {
+    theta: f64,
+    positions: usize,
+}
+
+/// What all decoders have in common: RMS norms before attention and MLP, a gated MLP, rotary positions.
+fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<ModelSpec, String> {
+    let hidden_size = config.size("hidden_size", MAX_ROWS, None)?;
+    let heads = config.size("num_attention_heads", MAX_ROWS, None)?;
+    let kv_heads = config.size("num_key_value_heads", MAX_ROWS, Some(heads))?;
+    let head_dim = config.size("head_dim", MAX_ROWS, Some((hidden_size / heads).max(1)))?;
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(format!("num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"));
+    }
+    if !head_dim.is_multiple_of(2) {
+        return Err(format!("head_dim {head_dim} is not an even number"));
+    }
+    let layers = config.size("num_hidden_layers", MAX_LAYERS, None)?;
+    let max_positions = config.size("max_position_embeddings", MAX_POSITIONS, Some(defaults.positions))?;
+    let norm = NormSpec { kind: NormKind::Rms, eps: config.number("rms_norm_eps")?.unwrap_or(1e-6) };
+    let rotary = RotarySpec::parse(config, defaults.theta, max_positions)?;
+    let tied = config.flag("tie_word_embeddings", false)?;
+    let classifier = (task == Task::Classification).then(|| -> Result<_, String> {
+        let labels = config.labels()?;
+        Ok(ClassifierSpec { labels, pooling: Pooling::Last, dense: None, norm: None, bias: false, temperature: 1. })
+    });
+    Ok(ModelSpec {
+        architecture: String::new(),
+        names: Names::Llama,
+        causal: true,
+        hidden_size,
+        vocabulary: config.size("vocab_size", MAX_ROWS, None)?,
+        max_positions,
+        embedding: EmbeddingSpec { scale: 1., positions: None, token_types: 0, norm: None },
+        attention: AttentionSpec {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: (head_dim as f32).sqrt().recip(),
+            soft_cap: None,
+            qkv_bias: false,
+            output_bias: false,
+            qk_norm: None,
+        },
+        mlp: MlpSpec {
+            intermediate: config.size("intermediate_size", MAX_ROWS, None)?,
+            gated: true,
+            activation: activation(config, "hidden_act", Activation::Silu)?,
+            bias: false,
+        },
+        norm,
+        placement: NormPlacement::Pre,
+        layers: vec![LayerSpec { attention_norm: true, rotary: Some(0), window: Window::NONE }; layers],
+        rotary: vec![rotary],
+        final_norm: Some(norm),
+        output: match task {
+            Task::Classification => OutputMatrix::None,
+            Task::CausalLm if !tied => OutputMatrix::Own,
+            Task::States if !tied => OutputMatrix::None,
+            Task::CausalLm | Task::States => OutputMatrix::Tied,
+        },
+        classifier: classifier.transpose()?,
+    })
+}
+
+/// A sliding window of transformers: `window` tokens, the token itself included.
+fn sliding(window: usize) -> Window {
+    Window { before: window - 1, after: usize::MAX }
+}
+
+/// Windows by `layer_types`, or by `use_sliding_window` from layer `max_window_layers` on, as in Qwen's configurations. A
+/// `sliding_window` that no layer uses means nothing.
+fn apply_windows(config: &mut Config, spec: &mut ModelSpec, qwen: Option<usize>) -> Result<(), String> {
+    let window = config.take("sliding_window");
+    let switch = config.take("use_sliding_window").map(|value| value == json!(true));
+    let first = config.size("max_window_layers", usize::MAX, qwen.or(Some(usize::MAX)));
+    // 0 is a legal value: all layers have the window.
+    let first = first.unwrap_or(0);
+    let types = layer_types(config, spec.layers.len())?;
+    let is_sliding = |number: usize| match &types {
+        Some(types) => types[number],
+        None => switch == Some(true) && number >= first,
+    };
+    if !(0..spec.layers.len()).any(is_sliding) {
+        return Ok(());
+    }
+    if types.is_some() && switch == Some(false) {
+        return Err("layer_types has sliding_attention, but use_sliding_window is false".to_owned());
+    }
+    let window = window.as_ref().and_then(Value::as_u64).filter(|window| *window > 0);
+    let window = window.ok_or("some layers have a sliding window, but sliding_window is not a positive number")?;
+    for (_, layer) in spec.layers.iter_mut().enumerate().filter(|(number, _)| is_sliding(*number)) {
+        // A window as long as the longest sequence hides nothing.
+        if (window as usize) < spec.max_positions {
+            layer.window = sliding(window as usize);
+        }
+    }
+    Ok(())
+}
+
+/// Of each layer, whether `layer_types` says `sliding_attention`; nothing if the key is absent.
+pub(super) fn layer_types(config: &mut Config, layers: usize) -> Result<Option<Vec<bool>>, String> {
+    let Some(types) = config.take("layer_types") else { return Ok(None) };
+    let read = |kind: &Value| match kind.as_str() {
+        Some("full_attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => Err(format!("layer_types has {kind}; full_attention and sliding_attention are supported")),
+    };
+    let types: Vec<bool> = types.as_array().into_iter().flatten().map(read).collect::<Result<_, _>>()?;
+    match types.len() {
+        0 => Ok(None),
+        count if count == layers => Ok(Some(types)),
+        count => Err(format!("layer_types has {count} entries for {layers} layers")),
+    }
+}
+
+/// The activation that a key names.
+pub(super) fn activation(config: &mut Config, key: &str, default: Activation) -> Result<Activation, String> {
+    Ok(match config.text(key)?.as_deref() {
+        None => default,
+        Some("silu" | "swish") => Activation::Silu,
+        Some("gelu") => Activation::GeluErf,
+        Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Activation::GeluTanh,
+        Some("relu") => Activation::Relu,
+        Some("tanh") => Activation::Tanh,
+        Some(other) => return Err(format!("{key} is `{other}`; silu, gelu, gelu_new, relu and tanh are supported")),
+    })
+}
