@@ -52,7 +52,12 @@ impl RotarySpec {
     }
 
     /// A table from an object such as `{"rope_type": "linear", "factor": 2.0}`, all keys of which must be known.
-    pub(super) fn of_parameters(name: &str, parameters: Value, theta: f64, max_positions: usize) -> Result<Self, String> {
+    pub(super) fn of_parameters(
+        name: &str,
+        parameters: Value,
+        theta: f64,
+        max_positions: usize,
+    ) -> Result<Self, String> {
         let Value::Object(mut keys) = parameters else { return Err(format!("{name} is not an object")) };
         let mut number = |key: &str| match keys.remove(key) {
             None | Some(Value::Null) => Ok(None),
