@@ -130,7 +130,7 @@ fn a_pointwise_score_does_not_depend_on_the_other_documents() {
 }
 
 #[test]
-fn isolated_documents_share_their_marks_in_the_joint_layers() {
+fn isolated_documents_share_their_marks_in_the_cross_document_layers() {
     let prompter = Arc::new(testing::prompter("podium-nano"));
     let prepared =
         prompter.tokenize(&RerankRequest::new("query", vec!["a".into(), "b".into()]), &limits(), &|| false).unwrap();

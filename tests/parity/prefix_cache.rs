@@ -32,7 +32,7 @@ fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
         *token = (*token + 1) % 40;
     }
     let read_at_40 = GoldenPass { marks: [&long.marks[..], &[(0, 40), (0, 128)]].concat(), ..long.clone() };
-    let joint = ForwardPass {
+    let crossing = ForwardPass {
         token_types: TokenTypes::Zero,
         cross_document: CrossDocumentLayers {
             count: 1,
@@ -50,7 +50,7 @@ fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
         long.reading_states(false),
         parts_at_70,
         read_at_40.reading_logits(),
-        joint,
+        crossing,
         causal.reading_logits(),
         named("causal").reading_states(false),
         named("one suffix").reading_states(false),
