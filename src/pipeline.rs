@@ -1,15 +1,16 @@
 //! One request from validation to ranking: validate, admit, tokenize, schedule, score, order.
 //!
-//! Tokenizing and scoring run on blocking threads, passes on the scheduler's device. [`cost`]
-//! estimates what a request takes, `allowance` fits it into its budget, and `rank` takes admitted
-//! requests to their rankings.
+//! Tokenizing and scoring run in `tokenize_pool`, passes on the scheduler's device. [`cost`]
+//! estimates what a request takes, `budget` fits it into its budget, and `rank` takes admitted requests
+//! to their rankings.
 
-mod allowance;
+mod budget;
 mod cost;
 mod drift;
 mod explain;
 mod profiles;
 mod rank;
+mod tokenize_pool;
 mod warm_up;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -253,44 +254,4 @@ fn validate(request: &RerankRequest, limits: &LimitSettings) -> Result<(), Reran
 /// The error of one of several requests, with its index in the fields that it names.
 fn error_of_request(index: usize, count: usize, error: RerankError) -> RerankError {
     if count > 1 { error.of_pair(index) } else { error }
-}
-
-/// Runs work on a blocking thread. The context moves with it: what it holds is freed when the work
-/// ends, also if nobody waits for the result any more.
-async fn run_blocking<T: Send + 'static>(
-    context: RequestContext,
-    work: impl FnOnce(&RequestContext) -> Result<T, RerankError> + Send + 'static,
-) -> Result<(RequestContext, T), RerankError> {
-    let task = tokio::task::spawn_blocking(move || work(&context).map(|value| (context, value)));
-    task.await.unwrap_or_else(|failure| Err(RerankError::internal(failure)))
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::sync::Semaphore;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_on_a_blocking_thread_is_that_requests_error() {
-        let failed = run_blocking::<()>(RequestContext::internal(), |_| panic!("tokenizing")).await;
-        assert!(matches!(failed, Err(RerankError::Internal(_))));
-        assert!(run_blocking(RequestContext::internal(), |_| Ok(1)).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn work_that_outlives_its_request_keeps_what_the_request_holds() {
-        let memory = Arc::new(Semaphore::new(1));
-        let mut context = RequestContext::internal();
-        context.hold_body_memory(Arc::clone(&memory).try_acquire_owned().unwrap().into());
-        let (finish, finished) = std::sync::mpsc::channel::<()>();
-        let work = run_blocking(context, move |_| {
-            finished.recv().ok();
-            Ok(())
-        });
-        assert!(tokio::time::timeout(Duration::from_millis(10), work).await.is_err());
-        assert_eq!(memory.available_permits(), 0, "the deadline passed, and the work goes on");
-        drop(finish);
-        assert!(memory.acquire().await.is_ok());
-    }
 }

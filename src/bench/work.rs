@@ -16,7 +16,7 @@ use crate::runtime::{
 /// - linear layers: `2n (2hk + 2hq + 3hi)` in all layers but the last. The last computes keys and values for all rows and
 ///   the rest only for the rows that are read: `2n 2hk + 2m (2hq + 3hi)`;
 /// - attention: `4q` for each pair of a query and a key it sees, scores and weighted values together. A prefix of `t` has
-///   `t (t + 1) / 2` pairs, a suffix of `b` has `bt + b (b + 1) / 2`; in joint layers a row that is read also sees the
+///   `t (t + 1) / 2` pairs, a suffix of `b` has `bt + b (b + 1) / 2`; in cross-document layers a row that is read also sees the
 ///   shared marks of other suffixes; in the last layer only the rows that are read are queries.
 ///
 /// Embeddings, norms, rotations, softmax, the projector and the few output rows are left out: below one part in a hundred
@@ -45,8 +45,8 @@ pub fn operations(shape: &Shape, pass: &ForwardPass) -> u64 {
         .sum();
     let last: usize =
         marks.iter().map(|mark| if mark.segment == 0 { mark.offset + 1 } else { prefix + mark.offset + 1 }).sum();
-    let joint = pass.cross_document.count.min(shape.num_hidden_layers);
-    let pairs = below * apart + last + joint * beyond;
+    let crossing = pass.cross_document.count.min(shape.num_hidden_layers);
+    let pairs = below * apart + last + crossing * beyond;
     (linear + 4 * query * pairs) as u64
 }
 
@@ -135,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn suffixes_see_the_prefix_and_marks_see_each_other_in_joint_layers() {
+    fn suffixes_see_the_prefix_and_marks_see_each_other_in_cross_document_layers() {
         let marks = vec![TokenPosition::suffix(0, 1), TokenPosition::suffix(1, 0)];
         // Rows: 2 + 2 + 1 = 5. Linear: 2 * 5 * 132 + 2 * 5 * 24 + 2 * 2 * 108 = 1992.
         // Pairs: prefix 3, suffixes 2 * 2 + 3 and 1 * 2 + 1: 13 below; last layer 4 + 3.
         let apart = pass(2, &[2, 1], marks.clone(), CrossDocumentLayers::default());
         assert_eq!(operations(&shape(), &apart), 1992 + 24 * (13 + 7));
-        // Joint in the last layer: each mark also sees the other.
-        let joint = pass(2, &[2, 1], marks.clone(), CrossDocumentLayers { count: 1, shared: marks });
-        assert_eq!(operations(&shape(), &joint), 1992 + 24 * (13 + 7 + 2));
+        // Cross-document in the last layer: each mark also sees the other.
+        let crossing = pass(2, &[2, 1], marks.clone(), CrossDocumentLayers { count: 1, shared: marks });
+        assert_eq!(operations(&shape(), &crossing), 1992 + 24 * (13 + 7 + 2));
     }
 }

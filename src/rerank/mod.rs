@@ -106,7 +106,8 @@ pub struct RankedDocument {
     pub relevance_score: f32,
     /// The family's own score: a cosine, a logit or a log probability.
     pub raw_score: f32,
-    /// Tokens of the whole document.
+    /// Tokens of the whole document: exact up to 64 KiB of text, an estimate for a longer document that
+    /// was truncated.
     pub tokens: usize,
     /// Tokens of it that the model read; fewer than `tokens` exactly if it was truncated.
     pub tokens_read: usize,
