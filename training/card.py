@@ -87,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = json.loads((options.work / "figures.json").read_text())
     state = torch.load(options.work / f"wish-{options.seed}.pt", weights_only=False)
-    tensors = load_file(str(options.out / "model.safetensors"))
+    tensors = load_file(str(options.out / "model.safetensors")) | load_file(str(options.out / "instructions.safetensors"))
     size = sum(f.stat().st_size for f in options.out.iterdir() if f.name != "README.md")
     found = figures["instructions"]
     deciding = [c for k, c in found["kinds"].items() if not k.startswith("preference")]
@@ -95,7 +95,7 @@ def main() -> None:
     values = {
         "parameters": f"{sum(t.size for n, t in tensors.items() if not n.endswith('.scale')) / 1e6:.1f}",
         "size": f"{size / 1e6:.1f}",
-        "slates": f"{len(read_features(options.work / 'features.npz')):,}",
+        "slates": f"{len(read_features(options.work / 'features.npz')) - figures['validation slates']:,}",
         "steps": f"{state['step']:,}",
         "seed": options.seed,
         "minutes": f"{state['seconds'] / 60:.0f}",

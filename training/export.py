@@ -22,6 +22,11 @@ from mini import PASSAGE_TOKENS, PREFIX_TOKENS, Mini, read_exported
 from states import LAYERS as KEPT_LAYERS
 
 LIMIT_BYTES = 26_000_000
+FILES = {
+    "model.safetensors": ("embeddings.", "encoder.", "token_weight"),
+    "instructions.safetensors": ("gate.", "wish."),
+}
+"""Which tensors lie in which file: what training changes is apart from the encoder."""
 GOLDEN = (
     ("capital of france", "", ("Paris is the capital of France.", "Berlin is the capital of Germany.", "Bananas are yellow.", "")),
     ("capital of france", "Given a web search query, retrieve relevant passages that answer the query", ("Paris is the capital of France.", "Bananas are yellow.")),
@@ -132,7 +137,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_weights(all_tensors(options.weights, options.work, options.seed), options.out / "model.safetensors")
+    tensors = all_tensors(options.weights, options.work, options.seed)
+    for file, prefixes in FILES.items():
+        write_weights({n: t for n, t in tensors.items() if n.startswith(prefixes)}, options.out / file)
     config = config_of(options.weights, options.work)
     (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     read_tokenizer(options.weights).save(str(options.out / "tokenizer.json"), pretty=False)

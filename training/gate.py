@@ -22,16 +22,17 @@ from safetensors.torch import load_file, save_file
 from encoder import HIDDEN
 from instructed import DECIDING, NEUTRAL, PREFERENCE, read_rows
 from model import Gate
-from states import Encoded
+from states import Encoded, profile_texts
 
 STEPS, BATCH, RATE = 500, 160, 1e-3
-SHARES = {"deciding": 0.3, "asking": 0.08, "preference": 0.08, "preferring": 0.1, "neutral": 0.19, "written": 0.25}
+SHARES = {"deciding": 0.3, "asking": 0.08, "preference": 0.07, "preferring": 0.08, "profiles": 0.04, "neutral": 0.19, "written": 0.24}
 NEUTRAL_CLASS, PREFERENCE_CLASS, DECIDING_CLASS = range(3)
 CLASSES = {
     "deciding": DECIDING_CLASS,
     "asking": DECIDING_CLASS,
     "preference": PREFERENCE_CLASS,
     "preferring": PREFERENCE_CLASS,
+    "profiles": PREFERENCE_CLASS,
     "neutral": NEUTRAL_CLASS,
     "written": NEUTRAL_CLASS,
 }
@@ -76,6 +77,8 @@ def examples(data: Path, work: Path) -> tuple[dict[str, list[np.ndarray]], dict[
         states = [store[text] for text in store.texts]
         held = len(states) // 10
         train[name], valid[name] = states[:-held], states[-held:]
+    store = Encoded(work, "gate-preferring")
+    train["profiles"] = valid["profiles"] = [store[text] for text in profile_texts()]
     return train, valid
 
 

@@ -292,6 +292,7 @@ def main() -> None:
         return 1 / (1 + np.exp(-(scale * scores + bias)))
 
     figures["calibration"] = {"scale": round(scale, 4), "bias": round(bias, 4)}
+    figures["validation slates"] = len(judged)
     figures["instructions"] = instruction_figures(judged, relevance)
     labels = {name: np.concatenate([t.labels() for t in tasks]) for name, tasks in sets.items()}
     plain = {n: calibration_error(relevance(np.concatenate([t.base for t in tasks])), labels[n]) for n, tasks in sets.items()}

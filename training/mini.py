@@ -172,7 +172,7 @@ def read_trained(weights: Path, work: Path, lexical: Path, seed: int, states_of:
 
 def read_exported(folder: Path, states_of: StatesOf | None = None) -> Mini:
     """An exported model, its weights back in f32."""
-    packed = load_file(str(folder / "model.safetensors"))
+    packed = load_file(str(folder / "model.safetensors")) | load_file(str(folder / "instructions.safetensors"))
     tensors = {}
     for name, array in packed.items():
         if not name.endswith(".scale"):

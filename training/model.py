@@ -29,7 +29,7 @@ SCALARS = 8
 """Numbers beside the vectors that the wish's last layers see; `wish_scalars` lists them."""
 GATE_WIDTH = 64
 GATE_CLOSED, GATE_OPEN = 0.5, 0.8
-PREFERENCE_GATE = 0.15
+PREFERENCE_GATE = 0.05
 """Shares up to which the gate is exactly 0, and from which on it is 1."""
 
 

@@ -52,15 +52,19 @@ def train_texts(data: Path) -> dict[str, list[str]]:
     return {"train-prefixes": list(prefixes), "train-documents": list(documents)}
 
 
+def profile_texts() -> list[str]:
+    """The stored profiles."""
+    return [profile["text"] for profile in tomllib.loads(PROFILES.read_text(encoding="utf-8")).values()]
+
+
 def gate_texts(data: Path) -> dict[str, list[str]]:
     """Written instructions: neutral, asking, preferring. The stored profiles are among the last."""
     rows = read_rows(data)
     words = sorted({word for row in rows[::50] if not row.valid for word in row.documents[0].split()})
-    profiles = tomllib.loads(PROFILES.read_text(encoding="utf-8")).values()
     return {
         "gate-wordings": neutral_wordings(0, GATE_WORDINGS, words),
         "gate-asking": asking_wordings(0, ASKING_WORDINGS, STRESS),
-        "gate-preferring": [profile["text"] for profile in profiles] + asking_wordings(1, ASKING_WORDINGS, PREFERENCES),
+        "gate-preferring": profile_texts() + asking_wordings(1, ASKING_WORDINGS, PREFERENCES),
     }
 
 
