@@ -103,14 +103,14 @@ impl Reranker {
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
         let policy = self.policy();
         prepare(&mut requests, &policy)?;
-        let terms = requests.first().map(|request| request.terms).unwrap_or_default();
+        let constraints = requests.first().map(|request| request.constraints).unwrap_or_default();
         let server_limit = self.scheduler.settings().timeout();
-        let limit = [terms.timeout, server_limit].into_iter().flatten().min();
-        let is_own = server_limit.is_none_or(|server_limit| terms.timeout.is_some_and(|own| own < server_limit));
+        let limit = [constraints.timeout, server_limit].into_iter().flatten().min();
+        let is_own = server_limit.is_none_or(|server_limit| constraints.timeout.is_some_and(|own| own < server_limit));
         if let Some(limit) = limit {
             context.set_time_limit(limit);
         }
-        context.priority = crate::context::Priority(terms.priority);
+        context.priority = crate::context::Priority(constraints.priority);
         let (timeline, deadline) = (context.timeline.clone(), context.deadline);
         let documents = requests.iter().map(|request| request.documents.len()).sum();
         timeline.update_progress(|progress| progress.of_documents = documents);
@@ -215,7 +215,7 @@ fn prepare(requests: &mut [RerankRequest], policy: &Policy) -> Result<(), Rerank
         let valid = resolved.and_then(|()| validate(request, &policy.limits));
         valid.map_err(|error| error_of_request(index, count, error))?;
     }
-    let budget = requests.first().map(|request| request.terms.budget).unwrap_or_default();
+    let budget = requests.first().map(|request| request.constraints.budget).unwrap_or_default();
     if count > 1 && budget.is_set() {
         let field = if budget.max_latency.is_some() { "max_latency_ms" } else { "max_total_tokens" };
         return Err(RerankError::invalid(field, "a budget is for one list of documents, not for pairs"));
@@ -235,14 +235,14 @@ fn validate(request: &RerankRequest, limits: &LimitSettings) -> Result<(), Reran
     if count > limit {
         return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
     }
-    let terms = &request.terms;
+    let constraints = &request.constraints;
     let milliseconds = |time: Option<Duration>| time.map(|time| time.as_millis() as usize);
     for (field, value) in [
         ("top_n", request.top_n),
         ("max_tokens_per_doc", request.max_tokens_per_doc),
-        ("timeout_ms", milliseconds(terms.timeout)),
-        ("max_latency_ms", milliseconds(terms.budget.max_latency)),
-        ("max_total_tokens", terms.budget.max_total_tokens),
+        ("timeout_ms", milliseconds(constraints.timeout)),
+        ("max_latency_ms", milliseconds(constraints.budget.max_latency)),
+        ("max_total_tokens", constraints.budget.max_total_tokens),
     ] {
         if value == Some(0) {
             return Err(RerankError::invalid(field, "is 0; it must be at least 1"));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::cost::PreparedRequest;
 use crate::prompt::{Plan, PreparedTexts, Prompter};
 use crate::rerank::budget::{BudgetReport, ReadLimit};
-use crate::rerank::{Budget, LimitSettings, Mode, RerankError};
+use crate::rerank::{LimitSettings, Mode, RequestBudget, RerankError};
 
 /// Safety margin: plan with 90 % of the remaining time, because the rate is an average.
 const SAFETY_MARGIN: f64 = 0.9;
@@ -73,8 +73,8 @@ impl BudgetedPlan {
 
 impl TokenBudget {
     /// The budget of a request; `None` where it has none.
-    pub fn new(budget: &Budget, forecast: Option<Forecast>) -> Option<Self> {
-        let Budget { max_latency, max_total_tokens, strict } = *budget;
+    pub fn new(budget: &RequestBudget, forecast: Option<Forecast>) -> Option<Self> {
+        let RequestBudget { max_latency, max_total_tokens, strict } = *budget;
         budget.is_set().then_some(Self { max_total_tokens, max_latency, forecast, strict })
     }
 
@@ -271,8 +271,8 @@ mod tests {
         PreparedRequest::new(Arc::clone(prompter), texts).unwrap()
     }
 
-    fn budget(max_latency_ms: Option<u64>, max_total_tokens: Option<usize>) -> Budget {
-        Budget { max_latency: max_latency_ms.map(Duration::from_millis), max_total_tokens, strict: false }
+    fn budget(max_latency_ms: Option<u64>, max_total_tokens: Option<usize>) -> RequestBudget {
+        RequestBudget { max_latency: max_latency_ms.map(Duration::from_millis), max_total_tokens, strict: false }
     }
 
     fn twenty_documents() -> RerankRequest {
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn the_smaller_of_tokens_and_time_counts() {
         let forecast = Some((Duration::from_millis(200), 1000.0));
-        let available = |budget: Budget| {
+        let available = |budget: RequestBudget| {
             TokenBudget::new(&budget, forecast).map(|budget| {
                 let available = budget.available(Duration::from_millis(300));
                 (available.field, available.tokens)
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_latency_is_ignored_before_throughput_is_measured() {
-        let available = |budget: Budget| {
+        let available = |budget: RequestBudget| {
             let available = TokenBudget::new(&budget, None).unwrap().available(Duration::ZERO);
             (available.field, available.tokens)
         };

@@ -24,7 +24,7 @@ pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &Li
     let query = typical(&request.query, facts.query)
         + request.instruction.as_deref().map_or(0, |text| typical(text, facts.instruction));
     let slates = request.documents.len().div_ceil(limits.max_slate_documents.max(1));
-    let tokens = (documents + query * slates).min(request.terms.budget.max_total_tokens.unwrap_or(usize::MAX));
+    let tokens = (documents + query * slates).min(request.constraints.budget.max_total_tokens.unwrap_or(usize::MAX));
     tokens.max(text_bytes(request) / HELD_TOKEN_BYTES)
 }
 

@@ -117,7 +117,7 @@ impl Reranker {
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<BudgetedPlan>), RerankError> {
         let (budget, may_truncate) =
-            requests.first().map(|request| (request.terms.budget, request.truncation)).unwrap_or_default();
+            requests.first().map(|request| (request.constraints.budget, request.truncation)).unwrap_or_default();
         let bytes = requests.iter().map(text_bytes).sum();
         let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
         let forecast = self.scheduler.forecast(permit).map(|forecast| (forecast.wait, forecast.tokens_per_second));
