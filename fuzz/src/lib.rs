@@ -100,7 +100,7 @@ pub fn prompts(data: &[u8]) -> bool {
         passes.iter().map(|pass| (controls(pass), pass.output_rows())).collect()
     };
     assert_eq!(shape(&passes), shape(&harmless));
-    let marks: usize = passes.iter().map(|pass| pass.output_rows()).sum();
+    let marks: usize = passes.iter().map(ForwardPass::output_rows).sum();
     assert_eq!(marks, count + passes.len());
     true
 }
