@@ -1,4 +1,4 @@
-"""The checks of a case: compare a client's ranking with the server's, and its errors with the server's message."""
+"""The checks of a case: compares a client's ranking with the server's, and its errors too."""
 
 import json
 import math
@@ -95,7 +95,7 @@ class Servers:
             tap.forget()
 
     def ranking(self, query=QUERY, documents=None, **steering):
-        """The ranking of `POST /v1/rerank`, without the wiretap: rows of index, relevance_score, raw_score.
+        """The ranking of `POST /v1/rerank`, past the wiretap: (index, relevance_score, raw_score).
 
         `steering` is an `instruction`, or a `profile` (the name of a stored instruction).
         """
@@ -129,7 +129,7 @@ def ensure(condition, message):
 
 
 def check_ranking(servers, rows, top_n=None, texts=None, raw=False, **request):
-    """Checks that `rows` (index, score) are the server's first `top_n`, and `texts`, if given, their documents.
+    """Checks that `rows` (index, score) are the server's first `top_n`, and `texts` their documents.
 
     With `raw`, scores may be logits, which are not limited to [0, 1].
     """
@@ -151,7 +151,10 @@ def check_ranking(servers, rows, top_n=None, texts=None, raw=False, **request):
 
 
 def check_steered(servers, rows, raw=False, **steering):
-    """Checks that `rows` are the complete ranking with this instruction or profile, and that it changes scores."""
+    """Checks that `rows` are the complete ranking with this instruction or profile.
+
+    It must change a score, so that a client which drops it fails.
+    """
     check_ranking(servers, rows, raw=raw, **steering)
     plain, steered = ({row[0]: row[1] for row in servers.ranking(**each)} for each in ({}, steering))
     ensure(max(abs(plain[index] - steered[index]) for index in plain) > 0.01, f"{steering} changes no score")
@@ -182,7 +185,7 @@ def without_quotes(text):
 
 
 def check_error(servers, call, status, raises=Exception, loses=None):
-    """Checks that `call` raises `raises`, the server replied `status`, and the exception has the server's message.
+    """Checks that the server replied `status`, and `call` raises `raises` with the server's message.
 
     `loses` is the reason why this client cannot show the message of any server; then the check is that it does not.
     """

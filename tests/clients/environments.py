@@ -1,6 +1,7 @@
-"""Creates the virtual environments of the clients: one for each list in `requirements/`, outside the repository.
+"""Creates the virtual environments of the clients: one for each list in `requirements/`.
 
-A folder's name has a hash of the list and the Python version, so that a second run installs nothing.
+They are outside the repository. A folder's name has a hash of the list and the Python version, so
+that a second run installs nothing.
 """
 
 import fcntl

@@ -25,7 +25,7 @@ def version(package):
 
 
 def voyage_losses():
-    """By status, the reason why Voyage's older SDKs cannot show an error that the server sends before it reads the body.
+    """By status, the reason why Voyage's older SDKs cannot show an error that precedes the body.
 
     The path decides the format of such an error, and shared paths have the format that most clients read.
     """
@@ -34,7 +34,7 @@ def voyage_losses():
 
 
 def case(client, call, package=None):
-    """Registers a case. `client` and `call` are its name; the table has the version of `package`."""
+    """Registers a case named `client` and `call`. The table shows the version of `package`."""
 
     def register(function):
         CASES.append((client, version(package) if package else "", call, function))
@@ -44,9 +44,9 @@ def case(client, call, package=None):
 
 
 def error_cases(client, name, package, call, kinds=(404, 422, 401, 429), raises=None, loses=None):
-    """One case for each kind of error. `call(url, key, model, query)` sends one request, without retries.
+    """Registers a case for each kind of error. `call(url, key, model, query)` sends a request.
 
-    `raises` and `loses` may differ by status: then they are dictionaries.
+    It must not retry. `raises` and `loses` may differ by status: then they are dictionaries.
     """
 
     def by_status(value, status):

@@ -119,7 +119,7 @@ def keyed_flags(folder):
 
 
 def environment_for(urls):
-    """The environment variables of a group: no proxies, telemetry or credentials of this machine."""
+    """The environment variables of a group, without proxies, telemetry and credentials."""
     kept = {
         name: os.environ[name]
         for name in os.environ

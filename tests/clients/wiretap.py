@@ -97,7 +97,7 @@ def relay(source, sink, kept):
 
 
 def messages(data):
-    """Parses the HTTP/1.1 messages in `data` to start line, headers (names in lower case) and body."""
+    """Parses the HTTP/1.1 messages in `data`: start line, headers (lower-case names) and body."""
     found = []
     while b"\r\n\r\n" in data:
         head, data = data.split(b"\r\n\r\n", 1)

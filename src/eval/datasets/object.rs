@@ -108,7 +108,7 @@ pub(super) fn describe_value(value: &Value) -> String {
         Value::Bool(flag) => flag.to_string(),
         Value::Number(number) => format!("the number {number}"),
         Value::String(text) => format!("the string {:?}", text.chars().take(40).collect::<String>()),
-        Value::Array(items) => format!("an array with {} items", items.len()),
+        Value::Array(items) => format!("an array of length {}", items.len()),
         Value::Object(_) => "an object".to_owned(),
     }
 }

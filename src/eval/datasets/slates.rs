@@ -174,7 +174,7 @@ mod tests {
         assert_eq!((first.id.as_str(), first.instruction.as_deref()), ("s", Some("i")));
         assert_eq!((&first.candidates[..], &first.grades), (&[0, 1][..], &Grades::from([(0, 0.0), (1, 2.5)])));
         assert_eq!((second.id.as_str(), second.instruction.as_deref()), ("3", None));
-        assert_eq!(second.candidates, [2, 0, 3], "a document that stands twice in a slate is two");
+        assert_eq!(second.candidates, [2, 0, 3], "a document that is twice in a slate counts as two");
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_named_with_field_and_value() {
+    fn an_invalid_line_is_reported_with_field_and_value() {
         for (line, message) in [
             (r#"{"documents": ["a"], "relevance": [1]}"#, "query: this field is required"),
             (r#"{"query": " ", "documents": ["a"], "relevance": [1]}"#, "query: must not be blank"),
@@ -209,7 +209,7 @@ mod tests {
             (r#"{"query": "q", "documents": [], "relevance": []}"#, "documents: must not be empty"),
             (
                 r#"{"query": "q", "documents": ["a", "b"], "relevance": [1]}"#,
-                "relevance: 1 numbers for 2 documents; one a document is needed",
+                "relevance: has 1 numbers for 2 documents; give one for each",
             ),
             (
                 r#"{"query": "q", "documents": ["a"], "relevance": ["1"]}"#,
@@ -228,17 +228,17 @@ mod tests {
                 "documents and positive/negative cannot be combined; give documents with relevance, or positive with negative",
             ),
             (r#"{"query": "q", "positive": 1}"#, "positive: expected a string or an array, found the number 1"),
-            ("[1]", "expected a JSON object, found an array of 1"),
+            ("[1]", "expected a JSON object, found an array of length 1"),
         ] {
             assert_eq!(problem(line), message, "{line}");
         }
     }
 
     #[test]
-    fn an_id_must_not_stand_twice() {
+    fn a_duplicate_id_is_an_error() {
         let line = r#"{"id": "s", "query": "q", "documents": ["a"], "relevance": [1]}"#;
         let message = read_text(&[line, line].join("\n")).unwrap_err();
-        assert!(message.ends_with(" line 2: id: \"s\" stands on an earlier line too"), "{message}");
+        assert!(message.ends_with(" line 2: id: \"s\" is already used on an earlier line"), "{message}");
     }
 
     #[test]

@@ -106,7 +106,7 @@ mod tests {
             ("{\"_id\": \"a\"}", "1: text: this field is required"),
             ("{\"_id\": 1.5, \"text\": \"x\"}", "1: _id: expected a string or an integer, found the number 1.5"),
             ("{\"_id\": \"\", \"text\": \"x\"}", "1: _id: must not be empty"),
-            ("{\"_id\": \"a\", \"text\": [1]}", "1: text: expected a string, found an array with 1 items"),
+            ("{\"_id\": \"a\", \"text\": [1]}", "1: text: expected a string, found an array of length 1"),
             ("{\"_id\": \"a\", \"title\": 3, \"text\": \"\"}", "1: title: expected a string, found the number 3"),
             ("{\"_id\": \"a\",", "1: is not JSON: EOF while parsing a value (column 12)"),
             ("1\tx\n1\ty", "2: the id \"1\" is already used on an earlier line"),

@@ -62,7 +62,7 @@ def run(servers, name, code):
     best, relevance, raw = servers.ranking(query=QUERY, documents=DOCUMENTS, **steering(code))[0]
     found = [start for start in (f"{best} ", f"{DOCUMENTS[best]} ") if lines[0].startswith(start)]
     ensure(found, f"it printed {lines[0]!r}; the best document is {best}, {DOCUMENTS[best]!r}")
-    score = float(lines[0][len(told[0]) :].split()[0])
+    score = float(lines[0][len(found[0]) :].split()[0])
     near = [each for each in (relevance, raw) if abs(score - each) < TOLERANCE]
     ensure(near, f"it printed {lines[0]!r}; the server's score is {relevance} (raw {raw})")
 

@@ -1,6 +1,6 @@
-"""The requests of applications and how they parse the response, copied from their sources; no application runs here.
+"""The requests of applications, and how they parse the response. No application runs here.
 
-Each function is the call of one application: the same path, the same fields, the same parsing.
+Each function copies the call of one application from its sources: path, fields and parsing.
 """
 
 import json
@@ -28,7 +28,7 @@ def send(url, body, key=GOOD_KEY, seconds=60):
 
 
 def dify_openai_compatible(url, key=GOOD_KEY, model="podium-nano", query=QUERY, top_n=None):
-    """Dify, OpenAI-API-compatible: sends top_n null; reads the text from the response, or by index."""
+    """Dify, OpenAI-API-compatible: top_n is null; the text is in the response, or found by index."""
     body = {"model": model, "query": query, "documents": DOCUMENTS, "top_n": top_n, "return_documents": True}
     rows = []
     for row in send(url + "/v1/rerank", body, key)["results"]:

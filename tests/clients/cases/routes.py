@@ -1,4 +1,4 @@
-"""Tests every route with plain requests: bodies as clients of other servers send them, and the routes that gateways probe."""
+"""Tests every route with plain requests, including the routes that gateways probe."""
 
 import urllib.request
 
@@ -37,7 +37,7 @@ def superset_case(path):
     @case("superset", f"POST {path}, instruction")
     def steered(servers):
         reply = ask(servers, path, {"query": QUERY, "documents": DOCUMENTS, "instruction": INSTRUCTION})
-        ensure(all("document" not in row for row in reply["results"]), "documents that nobody asked for")
+        ensure(all("document" not in row for row in reply["results"]), "documents that were not requested")
         check_instruction(servers, scored(reply["results"]))
 
 
@@ -57,7 +57,7 @@ def tei(servers):
 def tei_raw(servers):
     reply = ask(servers, "/rerank", {"query": QUERY, "texts": DOCUMENTS, "raw_scores": True})
     check_ranking(servers, scored(reply, "score"), raw=True)
-    ensure(all("text" not in row for row in reply), "texts that nobody asked for")
+    ensure(all("text" not in row for row in reply), "texts that were not requested")
 
 
 @case("text-embeddings-inference", "POST /rerank, empty query")
