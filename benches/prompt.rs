@@ -1,4 +1,4 @@
-//! What a request costs before the model: tokenising, planning and rendering.
+//! The cost of a request before the model: tokenizing, planning and rendering.
 
 #[expect(dead_code, reason = "every bench uses a part of it")]
 mod support;
@@ -13,13 +13,13 @@ fn prompt(criterion: &mut Criterion) {
     for documents in [16, 64] {
         let request = support::request(documents);
         group.throughput(Throughput::Elements(documents as u64));
-        group.bench_with_input(BenchmarkId::new("read", documents), &request, |bencher, request| {
-            bencher.iter(|| prompter.read(request, &limits).expect("it is read"));
+        group.bench_with_input(BenchmarkId::new("tokenize", documents), &request, |bencher, request| {
+            bencher.iter(|| prompter.tokenize(request, &limits, &|| false).expect("the request is tokenized"));
         });
-        let reading = Arc::new(prompter.read(&request, &limits).expect("it is read"));
+        let prepared = Arc::new(prompter.tokenize(&request, &limits, &|| false).expect("the request is tokenized"));
         let all: Vec<usize> = (0..documents).collect();
         group.bench_with_input(BenchmarkId::new("render", documents), &all, |bencher, all| {
-            bencher.iter(|| prompter.render(&reading, all).expect("it is rendered"));
+            bencher.iter(|| prompter.render(&prepared, all).expect("it is rendered"));
         });
     }
     group.finish();

@@ -14,9 +14,10 @@ fn scoring(criterion: &mut Criterion) {
     let (prompter, limits) = (Arc::new(support::prompter()), support::settings().limits);
     let mut group = criterion.benchmark_group("scoring");
     for documents in [16, 64] {
-        let reading = Arc::new(prompter.read(&support::request(documents), &limits).expect("it is read"));
+        let prepared =
+            Arc::new(prompter.tokenize(&support::request(documents), &limits, &|| false).expect("it is read"));
         let begun = || {
-            let mut rounds = Rounds::begin(Arc::clone(&prompter), Arc::clone(&reading)).expect("rounds begin");
+            let mut rounds = Rounds::begin(Arc::clone(&prompter), Arc::clone(&prepared)).expect("rounds begin");
             let passes = rounds.next_round().expect("a round is made").expect("there is one");
             (rounds, passes.into_iter().map(|planned| planned.pass).collect::<Vec<ForwardPass>>())
         };
@@ -26,7 +27,7 @@ fn scoring(criterion: &mut Criterion) {
             bencher.iter_batched(
                 || (begun().0, outputs.clone()),
                 |(mut rounds, outputs)| {
-                    rounds.take(outputs).expect("they are taken");
+                    rounds.add_outputs(outputs).expect("they are taken");
                     rounds.finish().expect("there are scores")
                 },
                 BatchSize::SmallInput,

@@ -1,15 +1,16 @@
 //! One request from validation to ranking: validate, admit, tokenize, schedule, score, order.
 //!
-//! Tokenizing and scoring run on blocking threads, passes on the scheduler's device. [`cost`]
-//! estimates what a request takes, `allowance` fits it into its budget, and `rank` takes admitted
-//! requests to their rankings.
+//! Tokenizing and scoring run in `tokenize_pool`, passes on the scheduler's device. [`cost`]
+//! estimates what a request takes, `budget` fits it into its budget, and `rank` takes admitted requests
+//! to their rankings.
 
-mod allowance;
+mod budget;
 mod cost;
 mod drift;
 mod explain;
 mod profiles;
 mod rank;
+mod tokenize_pool;
 mod warm_up;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -102,14 +103,14 @@ impl Reranker {
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
         let policy = self.policy();
         prepare(&mut requests, &policy)?;
-        let terms = requests.first().map(|request| request.terms).unwrap_or_default();
+        let constraints = requests.first().map(|request| request.constraints).unwrap_or_default();
         let server_limit = self.scheduler.settings().timeout();
-        let limit = [terms.timeout, server_limit].into_iter().flatten().min();
-        let is_own = server_limit.is_none_or(|server_limit| terms.timeout.is_some_and(|own| own < server_limit));
+        let limit = [constraints.timeout, server_limit].into_iter().flatten().min();
+        let is_own = server_limit.is_none_or(|server_limit| constraints.timeout.is_some_and(|own| own < server_limit));
         if let Some(limit) = limit {
             context.set_time_limit(limit);
         }
-        context.priority = crate::context::Priority(terms.priority);
+        context.priority = crate::context::Priority(constraints.priority);
         let (timeline, deadline) = (context.timeline.clone(), context.deadline);
         let documents = requests.iter().map(|request| request.documents.len()).sum();
         timeline.update_progress(|progress| progress.of_documents = documents);
@@ -214,7 +215,7 @@ fn prepare(requests: &mut [RerankRequest], policy: &Policy) -> Result<(), Rerank
         let valid = resolved.and_then(|()| validate(request, &policy.limits));
         valid.map_err(|error| error_of_request(index, count, error))?;
     }
-    let budget = requests.first().map(|request| request.terms.budget).unwrap_or_default();
+    let budget = requests.first().map(|request| request.constraints.budget).unwrap_or_default();
     if count > 1 && budget.is_set() {
         let field = if budget.max_latency.is_some() { "max_latency_ms" } else { "max_total_tokens" };
         return Err(RerankError::invalid(field, "a budget is for one list of documents, not for pairs"));
@@ -234,14 +235,14 @@ fn validate(request: &RerankRequest, limits: &LimitSettings) -> Result<(), Reran
     if count > limit {
         return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
     }
-    let terms = &request.terms;
+    let constraints = &request.constraints;
     let milliseconds = |time: Option<Duration>| time.map(|time| time.as_millis() as usize);
     for (field, value) in [
         ("top_n", request.top_n),
         ("max_tokens_per_doc", request.max_tokens_per_doc),
-        ("timeout_ms", milliseconds(terms.timeout)),
-        ("max_latency_ms", milliseconds(terms.budget.max_latency)),
-        ("max_total_tokens", terms.budget.max_total_tokens),
+        ("timeout_ms", milliseconds(constraints.timeout)),
+        ("max_latency_ms", milliseconds(constraints.budget.max_latency)),
+        ("max_total_tokens", constraints.budget.max_total_tokens),
     ] {
         if value == Some(0) {
             return Err(RerankError::invalid(field, "is 0; it must be at least 1"));
@@ -253,44 +254,4 @@ fn validate(request: &RerankRequest, limits: &LimitSettings) -> Result<(), Reran
 /// The error of one of several requests, with its index in the fields that it names.
 fn error_of_request(index: usize, count: usize, error: RerankError) -> RerankError {
     if count > 1 { error.of_pair(index) } else { error }
-}
-
-/// Runs work on a blocking thread. The context moves with it: what it holds is freed when the work
-/// ends, also if nobody waits for the result any more.
-async fn run_blocking<T: Send + 'static>(
-    context: RequestContext,
-    work: impl FnOnce(&RequestContext) -> Result<T, RerankError> + Send + 'static,
-) -> Result<(RequestContext, T), RerankError> {
-    let task = tokio::task::spawn_blocking(move || work(&context).map(|value| (context, value)));
-    task.await.unwrap_or_else(|failure| Err(RerankError::internal(failure)))
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::sync::Semaphore;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_on_a_blocking_thread_is_that_requests_error() {
-        let failed = run_blocking::<()>(RequestContext::internal(), |_| panic!("tokenizing")).await;
-        assert!(matches!(failed, Err(RerankError::Internal(_))));
-        assert!(run_blocking(RequestContext::internal(), |_| Ok(1)).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn work_that_outlives_its_request_keeps_what_the_request_holds() {
-        let memory = Arc::new(Semaphore::new(1));
-        let mut context = RequestContext::internal();
-        context.hold_body_memory(Arc::clone(&memory).try_acquire_owned().unwrap().into());
-        let (finish, finished) = std::sync::mpsc::channel::<()>();
-        let work = run_blocking(context, move |_| {
-            finished.recv().ok();
-            Ok(())
-        });
-        assert!(tokio::time::timeout(Duration::from_millis(10), work).await.is_err());
-        assert_eq!(memory.available_permits(), 0, "the deadline passed, and the work goes on");
-        drop(finish);
-        assert!(memory.acquire().await.is_ok());
-    }
 }

@@ -2,7 +2,7 @@
 
     python build.py --data DATA --weights MINILM --work WORK --out ../models/podium-mini
 
-Runs states.py, gate.py, features.py, train.py, export.py and measure.py one after the other. A stage whose
+Runs states.py, gate.py, features.py, train.py, export.py, measure.py and card.py one after the other. A stage whose
 result lies in WORK is skipped, and training goes on from its last checkpoint, so a run that was killed is
 started again with the same command.
 """
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--lexical", type=Path, default=HERE.parent / "models/podium-nano/lexical.safetensors")
     parser.add_argument("--golden", type=Path, default=HERE.parent / "tests/fixtures/podium_mini.json")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -46,8 +46,9 @@ def main() -> None:
     stage("train.py", "data", "weights", "work", "lexical", "steps", "seed", "device")
     stage("export.py", "weights", "work", "lexical", "out", "seed")
     profiles = str(HERE.parent / "prompts/instructions.toml")
-    stage("measure.py", "data", "weights", "work", "lexical", profiles=profiles, model=given["out"])
+    stage("measure.py", "data", "weights", "work", "lexical", profiles=profiles, profiled="40", model=given["out"])
     stage("export.py", "weights", "work", "lexical", "out", "seed", "golden")
+    stage("card.py", "work", "out", "seed", profiled="40")
 
 
 if __name__ == "__main__":

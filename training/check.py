@@ -13,7 +13,7 @@ import torch
 from encoder import HIDDEN, Encoder, pad
 from gate import padded
 from instructed import Row, twins
-from model import SCALARS, Batch, Gate, Reading, Wish, base_scores, evidence, feedback
+from model import PREFERENCE_GATE, SCALARS, Gate, Pairs, Reading, Wish, base_scores, digest_states, evidence, feedback, token_similarities, unit_content
 from wordings import neutral_wordings
 
 
@@ -34,28 +34,35 @@ def check_encoder() -> None:
 
 
 def check_wish(rng: np.random.Generator) -> None:
-    """A document's wish does not depend on the others, nor on their order."""
+    """A document's wish does not depend on the others, nor on other requests in the batch."""
     wish = Wish().eval()
     torch.nn.init.normal_(wish.last.weight)
-    query, instruction = states(rng, 5), states(rng, 9)
-    documents = [states(rng, n) for n in (3, 40, 17)]
-    scalars = rng.normal(size=(3, SCALARS)).astype(np.float32)
+    torch.nn.init.normal_(wish.token_last.weight)
+    rows = [states(rng, n) for n in (3, 40, 17)]
+    requests = []
+    for tokens in (9, 4):
+        query, instruction = states(rng, 5), states(rng, tokens)
+        similarities = np.stack([token_similarities(unit_content(instruction), unit_content(row)) for row in rows])
+        scalars = rng.normal(size=(3, SCALARS)).astype(np.float32)
+        digests = np.stack([digest_states(row) for row in rows])
+        requests.append((digest_states(query), digest_states(instruction), instruction, digests, scalars, similarities))
     with torch.no_grad():
-        together = wish(Batch.of([query], [instruction], [documents], scalars))
-        for i, document in enumerate(documents):
-            alone = wish(Batch.of([query], [instruction], [[document]], scalars[i : i + 1]))
-            assert torch.allclose(together[i], alone[0], atol=1e-4)
+        together = wish(Pairs.of(*zip(*requests, strict=True)))
+        for number, (q, i, s, d, x, t) in enumerate(requests):
+            for place in range(3):
+                alone = wish(Pairs.of([q], [i], [s], [d[place : place + 1]], [x[place : place + 1]], [t[place : place + 1]]))
+                assert torch.allclose(together[3 * number + place], alone[0], atol=1e-4)
 
 
 def check_gate(rng: np.random.Generator) -> None:
-    """The gate is exactly 0 below its threshold and never above 1."""
+    """The gate is exactly 0 for a neutral instruction and 1 for a demand."""
     gate = Gate().eval()
     block, real = padded([states(rng, n) for n in (2, 30, 8)])
     with torch.no_grad():
-        torch.nn.init.constant_(gate.last.bias, -50.0)
-        assert (gate(block, real) == 0).all()
-        torch.nn.init.constant_(gate.last.bias, 50.0)
-        assert ((gate(block, real) > 0.99) & (gate(block, real) <= 1)).all()
+        for place, expected in enumerate((0.0, PREFERENCE_GATE, 1.0)):
+            gate.last.bias.copy_(50.0 * torch.eye(3)[place])
+            values = gate(block, real)
+            assert (values == 0).all() if place == 0 else torch.allclose(values, torch.tensor(expected), atol=1e-3)
 
 
 def check_base(rng: np.random.Generator) -> None:

@@ -22,6 +22,11 @@ from mini import PASSAGE_TOKENS, PREFIX_TOKENS, Mini, read_exported
 from states import LAYERS as KEPT_LAYERS
 
 LIMIT_BYTES = 26_000_000
+FILES = {
+    "model.safetensors": ("embeddings.", "encoder.", "token_weight"),
+    "instructions.safetensors": ("gate.", "wish."),
+}
+"""Which tensors lie in which file: what training changes is apart from the encoder."""
 GOLDEN = (
     ("capital of france", "", ("Paris is the capital of France.", "Berlin is the capital of Germany.", "Bananas are yellow.", "")),
     ("capital of france", "Given a web search query, retrieve relevant passages that answer the query", ("Paris is the capital of France.", "Bananas are yellow.")),
@@ -84,8 +89,8 @@ def config_of(weights: Path, work: Path) -> dict:
         "evidence_weights": [float(w) for w in model.EVIDENCE_WEIGHTS],
         "feedback": {"weight": model.FEEDBACK_WEIGHT, "temperature": model.FEEDBACK_TEMPERATURE},
         "base": {"scale": model.BASE_SCALE, "bias": model.BASE_BIAS},
-        "gate_threshold": model.GATE_THRESHOLD,
-        "wish": {"width": model.WIDTH, "heads": model.HEADS, "inner": model.INNER, "layers": model.CROSS_LAYERS},
+        "gate": {"closed": model.GATE_CLOSED, "open": model.GATE_OPEN, "preference": model.PREFERENCE_GATE},
+        "wish": {"width": model.WIDTH, "inner": model.INNER, "scale": model.WISH_SCALE},
         "calibration": json.loads(figures.read_text())["calibration"] if figures.exists() else {"scale": 1.0, "bias": 0.0},
     }
     assert published["hidden_size"] == HIDDEN and published["num_hidden_layers"] == LAYERS
@@ -132,12 +137,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_weights(all_tensors(options.weights, options.work, options.seed), options.out / "model.safetensors")
+    tensors = all_tensors(options.weights, options.work, options.seed)
+    for file, prefixes in FILES.items():
+        write_weights({n: t for n, t in tensors.items() if n.startswith(prefixes)}, options.out / file)
     config = config_of(options.weights, options.work)
     (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     read_tokenizer(options.weights).save(str(options.out / "tokenizer.json"), pretty=False)
     shutil.copyfile(options.lexical, options.out / "lexical.safetensors")
-    size = sum(file.stat().st_size for file in options.out.iterdir())
+    for file in options.out.iterdir():
+        file.chmod(0o644)
+    size = sum(file.stat().st_size for file in options.out.iterdir() if file.name != "README.md")
     print(f"{size} bytes")
     assert size <= LIMIT_BYTES, f"{size} bytes are over the limit of {LIMIT_BYTES}"
     if options.golden:

@@ -1,9 +1,9 @@
-"""Trains the gate: 0 for instructions that ask for nothing in particular, above 0 for the others.
+"""Trains the gate: 0 for instructions that ask for nothing in particular, little for preferences, 1 for demands.
 
     python gate.py --data DATA --work WORK [--seed 1]
 
-Positive examples are the instructions of deciding and preference rows; negative ones those of neutral
-rows and the written wordings. It reads only the instruction's states, so a run takes minutes.
+Three classes: neutral rows and written neutral instructions; preference rows, written ones and the stored
+profiles; deciding rows and written demands. It reads only the instruction's states, so a run takes minutes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,21 @@ from safetensors.torch import load_file, save_file
 
 from encoder import HIDDEN
 from instructed import DECIDING, NEUTRAL, PREFERENCE, read_rows
-from model import GATE_THRESHOLD, Gate
-from states import Encoded
+from model import Gate
+from states import Encoded, profile_texts
 
-STEPS, BATCH, RATE = 600, 192, 1e-3
-SHARES = {"deciding": 0.38, "preference": 0.07, "neutral": 0.25, "written": 0.3}
-POSITIVE = {"deciding": 1.0, "preference": 1.0, "neutral": 0.0, "written": 0.0}
+STEPS, BATCH, RATE = 500, 160, 1e-3
+SHARES = {"deciding": 0.3, "asking": 0.08, "preference": 0.07, "preferring": 0.08, "profiles": 0.04, "neutral": 0.19, "written": 0.24}
+NEUTRAL_CLASS, PREFERENCE_CLASS, DECIDING_CLASS = range(3)
+CLASSES = {
+    "deciding": DECIDING_CLASS,
+    "asking": DECIDING_CLASS,
+    "preference": PREFERENCE_CLASS,
+    "preferring": PREFERENCE_CLASS,
+    "profiles": PREFERENCE_CLASS,
+    "neutral": NEUTRAL_CLASS,
+    "written": NEUTRAL_CLASS,
+}
 
 
 def padded(states: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,7 +63,7 @@ def read_gate(work: Path) -> Gate:
 
 def examples(data: Path, work: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]]:
     """States of training and validation instructions by class; validation has the wordings of validation rows only."""
-    prefixes, written = Encoded(work, "train-prefixes"), Encoded(work, "gate-wordings")
+    prefixes = Encoded(work, "train-prefixes")
     found: dict[bool, dict[str, dict[str, None]]] = {v: {c: {} for c in SHARES} for v in (False, True)}
     classes = {DECIDING: "deciding", NEUTRAL: "neutral", PREFERENCE: "preference"}
     rows = read_rows(data)
@@ -63,8 +72,13 @@ def examples(data: Path, work: Path) -> tuple[dict[str, list[np.ndarray]], dict[
         if row.family in classes and row.valid != (row.instruction in trained):
             found[row.valid][classes[row.family]][row.instruction] = None
     train, valid = ({c: [prefixes[t] for t in texts] for c, texts in found[v].items()} for v in (False, True))
-    everything = [written[t] for t in written.texts]
-    train["written"], valid["written"] = everything[: -len(everything) // 10], everything[-len(everything) // 10 :]
+    for name in ("written", "asking", "preferring"):
+        store = Encoded(work, "gate-wordings" if name == "written" else f"gate-{name}")
+        states = [store[text] for text in store.texts]
+        held = len(states) // 10
+        train[name], valid[name] = states[:-held], states[-held:]
+    store = Encoded(work, "gate-preferring")
+    train["profiles"] = valid["profiles"] = [store[text] for text in profile_texts()]
     return train, valid
 
 
@@ -86,15 +100,15 @@ def main() -> None:
             group["lr"] = RATE * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
         chosen = rng.choices(list(SHARES), SHARES.values(), k=BATCH)
         block, real = padded([rng.choice(train[c]) for c in chosen])
-        block = F.dropout(block, 0.3)
-        loss = F.binary_cross_entropy_with_logits(gate.logits(block, real), torch.tensor([POSITIVE[c] for c in chosen]))
+        block = F.dropout(block, 0.4)
+        loss = F.cross_entropy(gate.logits(block, real), torch.tensor([CLASSES[c] for c in chosen]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 150 == 149 or step + 1 == STEPS:
+        if step % 250 == 249 or step + 1 == STEPS:
             values = {c: gate_values(gate.eval(), states) for c, states in valid.items()}
-            open_share = {c: round(float((v > 0).mean()), 4) for c, v in values.items()}
-            print(f"step {step + 1} loss {loss.item():.3f} share above {GATE_THRESHOLD}: {open_share}", flush=True)
+            shown = {c: (round(float((v > 0).mean()), 3), round(float(v.mean()), 3)) for c, v in values.items()}
+            print(f"step {step + 1} loss {loss.item():.3f} share above 0, mean: {shown}", flush=True)
             gate.train()
     save_file(gate.state_dict(), str(options.work / "gate.safetensors"))
 

@@ -16,8 +16,9 @@ from data import read_lines
 
 DECIDING, NEUTRAL, PREFERENCE, PLAIN = 1, 2, 3, 4
 OTHER_LANGUAGES = ("jaquad", "cmrc2018")
-PREFERENCE_SHARE = 2
-"""One in this many of the training groups with preferences is used."""
+THINNED = {"squad1.1-dev", "sgd", "tldr", "tosdr", "valueeval", "pubmedqa", "xquad"}
+DECIDING_SHARE, PREFERENCE_SHARE = 2, 4
+"""One in this many training groups is used: of the deciding rows of the larger sources, and of all preferences."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,12 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def is_used(row: Row) -> bool:
-    """Whether the documents of a row are encoded: those of all validation rows, and of training rows
+    """Whether the documents of a row are encoded: those of all validation rows, and of some training rows
     whose instruction asks for something."""
-    if row.valid or row.family == DECIDING:
+    if row.valid:
         return True
+    if row.family == DECIDING:
+        return row.group.split("/")[0] not in THINNED or digest(row.group) % DECIDING_SHARE == 0
     return row.family == PREFERENCE and digest(row.group) % PREFERENCE_SHARE == 0
 
 

@@ -24,8 +24,7 @@ import torch
 
 from data import EVAL_SETS, RankingTask, ndcg, read_eval
 from instructed import DECIDING, NEUTRAL, PLAIN, PREFERENCE, Row, read_rows
-from mini import PREFIX_TOKENS, Document, Mini, read_exported, read_trained
-from model import unit
+from mini import PREFIX_TOKENS, Mini, read_exported, read_trained
 from states import CANDIDATES, Encoded
 
 NEUTRAL_ON_SETS = (
@@ -81,13 +80,15 @@ class Kept:
 
 @dataclass
 class Task:
-    """A query of an evaluation set with its encoded candidates."""
+    """A query of an evaluation set and the scores of its candidates."""
 
     task: RankingTask
-    documents: list[Document]
     cosine: np.ndarray
+    lexical: np.ndarray
     start: np.ndarray
-    base: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    base: np.ndarray
+    under: dict[str, np.ndarray] = field(default_factory=dict)
+    taus: list[float] = field(default_factory=list)
 
     def ndcg(self, scores: np.ndarray) -> float:
         """nDCG@10 of the candidates ordered by scores."""
@@ -96,30 +97,39 @@ class Task:
 
     def labels(self) -> np.ndarray:
         """Which candidates are relevant."""
-        run = self.task.run[: len(self.documents)]
-        return np.array([self.task.relevance.get(d, 0.0) >= 1 for d in run], float)
+        return np.array([self.task.relevance.get(d, 0.0) >= 1 for d in self.task.run[: len(self.base)]], float)
 
 
-def read_tasks(mini: Mini, data: Path, name: str, queries: int) -> list[Task]:
-    """The first queries of a set by id, with what needs no instruction."""
-    texts, tasks = read_eval(data, name)
-    found = []
-    for task in sorted(tasks, key=lambda t: t.id)[:queries]:
-        documents = [mini.document(texts[d]) for d in task.run[:CANDIDATES]]
-        _, query = mini.prefix(task.query)
-        evidences = mini.evidences(task.query, documents)
-        cosine = np.array([d.reading.mean @ query.mean for d in documents])
-        plain = [(query.content @ d.reading.content.T).max(1).mean() if len(d.reading.content) else 0.0 for d in documents]
-        start = 9 * cosine + 9 * evidences[:, 0] + 10 * np.array(plain) + 6 * evidences[:, 2]
-        found.append(Task(task, documents, cosine, start, mini.score(task.query, documents).scores))
-        found[-1].lexical = evidences[:, 2]
+def judge_task(mini: Mini, texts: dict[str, str], task: RankingTask, instructions: dict[str, str]) -> Task:
+    """Scores without and under each instruction, and Kendall's tau between input orders."""
+    documents = [mini.document(texts[d]) for d in task.run[:CANDIDATES]]
+    _, query = mini.prefix(task.query)
+    evidences = mini.evidences(task.query, documents)
+    cosine = np.array([d.reading.mean @ query.mean for d in documents])
+    plain = [(query.content @ d.reading.content.T).max(1).mean() if len(d.reading.content) else 0.0 for d in documents]
+    start = 9 * cosine + 9 * evidences[:, 0] + 10 * np.array(plain) + 6 * evidences[:, 2]
+    found = Task(task, cosine, evidences[:, 2], start, mini.score(task.query, documents, evidences=evidences).scores)
+    for name, text in instructions.items():
+        found.under[name] = mini.score(task.query, documents, text, evidences).scores
+    rng = random.Random(1)
+    for _ in range(ORDERS - 1):
+        order = rng.sample(range(len(documents)), len(documents))
+        shuffled = mini.score(task.query, [documents[i] for i in order], evidences=evidences[order]).scores
+        found.taus.append(kendall(found.base[order], shuffled))
     return found
+
+
+def judge_set(mini: Mini, data: Path, name: str, queries: int, profiled: int, instructions: dict[str, str]) -> list[Task]:
+    """The first queries of a set by id; the first `profiled` of them under the instructions too."""
+    texts, tasks = read_eval(data, name)
+    chosen = sorted(tasks, key=lambda t: t.id)[:queries]
+    return [judge_task(mini, texts, task, instructions if i < profiled else {}) for i, task in enumerate(chosen)]
 
 
 def relevance_table(sets: dict[str, list[Task]]) -> dict[str, dict[str, list[float]]]:
     """nDCG@10 with intervals of the systems that need no other program."""
     systems: dict[str, Callable[[Task], np.ndarray]] = {
-        "BM25": lambda t: -np.arange(len(t.documents)),
+        "BM25": lambda t: -np.arange(len(t.base)),
         "MiniLM cosine": lambda t: t.cosine,
         "MiniLM + .1 BM25": lambda t: t.cosine + 0.1 * t.lexical / max(t.lexical.max(), 1e-9),
         "four evidences, untrained": lambda t: t.start,
@@ -128,30 +138,16 @@ def relevance_table(sets: dict[str, list[Task]]) -> dict[str, dict[str, list[flo
     return {s: {n: interval([t.ndcg(f(t)) for t in tasks]) for n, tasks in sets.items()} for s, f in systems.items()}
 
 
-def order_figures(mini: Mini, sets: dict[str, list[Task]]) -> dict[str, float]:
-    """Least and mean Kendall's tau between input orders, over every fifth query of each set."""
-    rng, found = random.Random(1), []
-    for tasks in sets.values():
-        for task in tasks[::5]:
-            for _ in range(ORDERS - 1):
-                order = rng.sample(range(len(task.documents)), len(task.documents))
-                shuffled = mini.score(task.task.query, [task.documents[i] for i in order]).scores
-                found.append(kendall(task.base[order], shuffled))
-    return {"mean": round(float(np.mean(found)), 5), "least": round(float(np.min(found)), 5)}
-
-
-def profile_table(mini: Mini, sets: dict[str, list[Task]], instructions: dict[str, str]) -> tuple[dict, dict]:
-    """Under each instruction: gate and nDCG@10 by set; and all scores by set."""
-    table, scores = {}, defaultdict(list)
+def profile_table(mini: Mini, sets: dict[str, list[Task]], instructions: dict[str, str]) -> dict:
+    """By instruction: its gate, and by set nDCG@10 without, under it, and the largest change of a score."""
+    table = {}
     for name, text in instructions.items():
-        gate = mini.gate_of(mini.states_of(text, PREFIX_TOKENS)[0])
-        table[name] = {"gate": round(gate, 3)}
+        table[name] = {"gate": round(mini.gate_of(mini.states_of(text, PREFIX_TOKENS)[0]), 3)}
         for set_name, tasks in sets.items():
-            found = [t.base if gate == 0 else mini.score(t.task.query, t.documents, text).scores for t in tasks]
-            table[name][set_name] = round(float(np.mean([t.ndcg(s) for t, s in zip(tasks, found, strict=True)])), 4)
-            scores[set_name].append(np.concatenate(found))
-        print(name, table[name], flush=True)
-    return table, scores
+            some = [t for t in tasks if name in t.under]
+            without, under = (float(np.mean([t.ndcg(f(t)) for t in some])) for f in (lambda t: t.base, lambda t: t.under[name]))
+            table[name][set_name] = {"without": round(without, 4), "change": round(under - without, 4)}
+    return table
 
 
 def gains(row: Row, scores: np.ndarray) -> float:
@@ -269,7 +265,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="an exported model")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--skip-profiles", action="store_true")
+    parser.add_argument("--profiled", type=int, default=100, help="queries of each set that are tried under the profiles")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     kept = Kept(options.work, ["eval-documents", "eval-prefixes", "train-documents", "train-prefixes"])
@@ -278,11 +274,17 @@ def main() -> None:
     else:
         mini = read_trained(options.weights, options.work, options.lexical, options.seed, kept)
     kept.encode = mini.encode
-    sets = {name: read_tasks(mini, options.data, name, options.queries) for name in EVAL_SETS}
+    profiles = {n: p["text"] for n, p in tomllib.loads(options.profiles.read_text(encoding="utf-8")).items()}
+    instructions = profiles | {f"neutral {i}": text for i, text in enumerate(NEUTRAL_ON_SETS, 1)}
+    sets = {n: judge_set(mini, options.data, n, options.queries, options.profiled, instructions) for n in EVAL_SETS}
     figures: dict = {"relevance": relevance_table(sets)}
     for system, row in figures["relevance"].items():
         print(f"{system:26s}", " ".join(f"{v[0]:.3f}" for v in row.values()), f"mean {np.mean([v[0] for v in row.values()]):.4f}", flush=True)
-    figures["order"] = order_figures(mini, sets)
+    taus = [tau for tasks in sets.values() for task in tasks for tau in task.taus]
+    figures["order"] = {"mean": round(float(np.mean(taus)), 5), "least": round(float(np.min(taus)), 5)}
+    figures["profiles"] = profile_table(mini, sets, instructions)
+    for name, row in figures["profiles"].items():
+        print(f"{name:12s}", row["gate"], {k: v["change"] for k, v in row.items() if k != "gate"}, flush=True)
     judged = judge_rows(mini, [row for row in read_rows(options.data) if row.valid])
     scale, bias = calibrate(sets, judged)
 
@@ -290,6 +292,7 @@ def main() -> None:
         return 1 / (1 + np.exp(-(scale * scores + bias)))
 
     figures["calibration"] = {"scale": round(scale, 4), "bias": round(bias, 4)}
+    figures["validation slates"] = len(judged)
     figures["instructions"] = instruction_figures(judged, relevance)
     labels = {name: np.concatenate([t.labels() for t in tasks]) for name, tasks in sets.items()}
     plain = {n: calibration_error(relevance(np.concatenate([t.base for t in tasks])), labels[n]) for n, tasks in sets.items()}
@@ -297,13 +300,13 @@ def main() -> None:
     some = [j for j in judged if j.row.family == DECIDING]
     deciding = (np.concatenate([j.scores for j in some]), np.concatenate([np.array(j.row.grades) >= 2 for j in some]).astype(float))
     figures["ece"]["deciding validation slates"] = round(calibration_error(relevance(deciding[0]), deciding[1]), 4)
-    print(json.dumps({k: v for k, v in figures.items() if k != "relevance"}, indent=1), flush=True)
-    if not options.skip_profiles:
-        profiles = {n: p["text"] for n, p in tomllib.loads(options.profiles.read_text(encoding="utf-8")).items()}
-        figures["neutral on sets"], _ = profile_table(mini, sets, dict(zip("abcd", NEUTRAL_ON_SETS, strict=True)))
-        figures["profiles"], scores = profile_table(mini, sets, profiles)
-        under = {n: max(calibration_error(relevance(s), labels[n]) for s in scores[n]) for n in sets}
-        figures["ece"]["highest under a profile"] = {n: round(e, 4) for n, e in under.items()}
+    under = {}
+    for name, tasks in sets.items():
+        some = [t for t in tasks if t.under]
+        errors = [calibration_error(relevance(np.concatenate([t.under[i] for t in some])), np.concatenate([t.labels() for t in some])) for i in profiles]
+        under[name] = round(float(max(errors)), 4)
+    figures["ece"]["highest under a profile"] = under
+    print(json.dumps({k: v for k, v in figures.items() if k not in ("relevance", "profiles")}, indent=1), flush=True)
     (options.work / "figures.json").write_text(json.dumps(figures, indent=1))
 
 

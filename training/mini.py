@@ -14,7 +14,21 @@ from tokenizers import Tokenizer
 from encoder import CLS, HIDDEN, SEP, Encoder, pad, read_tokenizer, tokenize
 from gate import read_gate
 from lexical import Bag, LexicalTable
-from model import EVIDENCE_WEIGHTS, Batch, Gate, Reading, Wish, base_scores, evidence, feedback, unit, wish_scalars
+from model import (
+    EVIDENCE_WEIGHTS,
+    Gate,
+    Pairs,
+    Reading,
+    Wish,
+    base_scores,
+    digest_states,
+    evidence,
+    feedback,
+    token_similarities,
+    unit,
+    unit_content,
+    wish_scalars,
+)
 from states import LAYERS
 
 StatesOf = Callable[[str, int], list[np.ndarray]]
@@ -120,12 +134,21 @@ class Mini:
             for d, e in zip(documents, evidences, strict=True)
         ]
         best = [d.passages[0] if len(d.passages) == 1 else d.best_passage(query_reading) for d in documents]
-        batch = Batch.of([query_states], [states], [best], np.array(scalars, np.float32))
-        return self.wish(batch).numpy(), np.array(scalars, np.float32)
+        pairs = Pairs.of(
+            [digest_states(query_states)],
+            [digest_states(states)],
+            [states],
+            [np.stack([digest_states(s) for s in best])],
+            [np.array(scalars)],
+            [np.stack([token_similarities(unit_content(states), unit_content(s)) for s in best])],
+        )
+        return self.wish(pairs).numpy(), np.array(scalars, np.float32)
 
-    def score(self, query: str, documents: Sequence[Document], instruction: str = "") -> Scored:
-        """Scores of a slate, in log odds of relevance before calibration."""
-        evidences = self.evidences(query, documents)
+    def score(
+        self, query: str, documents: Sequence[Document], instruction: str = "", evidences: np.ndarray | None = None
+    ) -> Scored:
+        """Scores of a slate, in log odds of relevance before calibration; `evidences` if they are known."""
+        evidences = self.evidences(query, documents) if evidences is None else evidences
         means = np.stack([d.reading.mean for d in documents])
         base = base_scores(evidences, means)
         first = evidences @ EVIDENCE_WEIGHTS
@@ -149,7 +172,7 @@ def read_trained(weights: Path, work: Path, lexical: Path, seed: int, states_of:
 
 def read_exported(folder: Path, states_of: StatesOf | None = None) -> Mini:
     """An exported model, its weights back in f32."""
-    packed = load_file(str(folder / "model.safetensors"))
+    packed = load_file(str(folder / "model.safetensors")) | load_file(str(folder / "instructions.safetensors"))
     tensors = {}
     for name, array in packed.items():
         if not name.endswith(".scale"):

@@ -19,15 +19,18 @@ from torch import Tensor, nn
 from encoder import HIDDEN
 
 WINDOW, STRIDE, LAST_START = 64, 32, 16
-WIDTH, HEADS, INNER = 192, 4, 384
-CROSS_LAYERS = 2
+DIGEST, WIDTH, INNER = 4 * HIDDEN, 192, 256
+TOKEN_INNER = 64
+WISH_SCALE = 5.0
 EVIDENCE_WEIGHTS = np.array([16.0, 20.0, 8.0], np.float32)
 FEEDBACK_WEIGHT, FEEDBACK_TEMPERATURE = 16.0, 1.0
 BASE_SCALE, BASE_BIAS = 0.22, -7.0
 SCALARS = 8
 """Numbers beside the vectors that the wish's last layers see; `wish_scalars` lists them."""
 GATE_WIDTH = 64
-GATE_THRESHOLD = 0.5
+GATE_CLOSED, GATE_OPEN = 0.5, 0.8
+PREFERENCE_GATE = 0.05
+"""Shares up to which the gate is exactly 0, and from which on it is 1."""
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -87,148 +90,142 @@ def base_scores(evidences: np.ndarray, means: np.ndarray) -> np.ndarray:
     return BASE_SCALE * (first + FEEDBACK_WEIGHT * feedback(first, means)) + BASE_BIAS
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Softmax attention over heads, by plain products: on a CPU its backward pass is faster than the fused one's."""
-    q, k, v = (t.unflatten(-1, (HEADS, -1)).transpose(1, 2) for t in (q, k, v))
-    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    weights = weights.masked_fill(~mask[:, None, None], -1e4).softmax(-1, dtype=torch.float32).to(v.dtype)
-    return (weights @ v).transpose(1, 2).flatten(2)
+def digest_states(states: np.ndarray) -> np.ndarray:
+    """What the wish reads of a row: mean, maximum and minimum over the tokens after layer 3, mean after layer 6."""
+    states = states.astype(np.float32)
+    early = states[:, :HIDDEN]
+    return np.concatenate([early.mean(0), early.max(0), early.min(0), states[:, HIDDEN:].mean(0)])
 
 
-def spread(packed: Tensor, real: Tensor) -> Tensor:
-    """Packed rows [total, width] on a padded grid [rows, longest, width]."""
-    grid = packed.new_zeros(*real.shape, packed.shape[-1])
-    grid[real] = packed
-    return grid
+def unit_content(states: np.ndarray) -> np.ndarray:
+    """[2, content tokens, HIDDEN]: states after layer 3 and after layer 6, of length 1."""
+    content = states[1:-1].astype(np.float32)
+    return unit(np.stack([content[:, :HIDDEN], content[:, HIDDEN:]]))
 
 
-class CrossLayer(nn.Module):
-    """A pre-norm transformer layer: prefix tokens see the prefix, document tokens the prefix and their document."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(WIDTH)
-        self.query_key_value = nn.Linear(WIDTH, 3 * WIDTH)
-        self.attention_output = nn.Linear(WIDTH, WIDTH)
-        self.feed_forward_norm = nn.LayerNorm(WIDTH)
-        self.up = nn.Linear(WIDTH, INNER)
-        self.down = nn.Linear(INNER, WIDTH)
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.attention_output(attended)
-        return x + self.down(F.gelu(self.up(self.feed_forward_norm(x))))
-
-    def forward(self, prefix: Tensor, documents: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        prefix_grid = spread(self.query_key_value(self.attention_norm(prefix)), batch.prefix_real)
-        document_grid = spread(self.query_key_value(self.attention_norm(documents)), batch.document_real)
-        q, k, v = prefix_grid.chunk(3, -1)
-        dq, dk, dv = document_grid.chunk(3, -1)
-        seen = attend(q, k, v, batch.prefix_real)[batch.prefix_real]
-        keys, values = torch.cat([k[batch.owner], dk], 1), torch.cat([v[batch.owner], dv], 1)
-        mask = torch.cat([batch.prefix_real[batch.owner], batch.document_real], 1)
-        document_seen = attend(dq, keys, values, mask)[batch.document_real]
-        return self.finish(prefix, seen), self.finish(documents, document_seen)
+def token_similarities(instruction: np.ndarray, document: np.ndarray) -> np.ndarray:
+    """[content tokens of the instruction, 2], of `unit_content`: the best cosine with a content token of the
+    document, after layer 3 and after layer 6; 0 where the document has none."""
+    if not document.shape[1] or not instruction.shape[1]:
+        return np.zeros((instruction.shape[1], 2), np.float32)
+    return (instruction @ document.transpose(0, 2, 1)).max(2).T
 
 
 @dataclass
-class Batch:
-    """Slates for the wish. `prefix` is packed [tokens, 2 * HIDDEN]: of each slate the query, then the
-    instruction; `kinds` is 0 for query and 1 for instruction tokens; `owner` names each document's slate."""
+class Pairs:
+    """Inputs of the wish: instructions with their padded content tokens, and documents under them.
 
-    prefix: Tensor
-    kinds: Tensor
-    prefix_real: Tensor
-    documents: Tensor
-    document_real: Tensor
+    `owner` names each document's request; `tokens` [requests, longest, 2 * HIDDEN], `real` [requests,
+    longest], `similarities` [documents, longest, 2]; `query`, `instruction` [requests, DIGEST]."""
+
+    query: Tensor
+    instruction: Tensor
+    tokens: Tensor
+    real: Tensor
     owner: Tensor
+    document: Tensor
     scalars: Tensor
+    similarities: Tensor
 
     @staticmethod
     def of(
         queries: Sequence[np.ndarray],
         instructions: Sequence[np.ndarray],
-        documents: Sequence[Sequence[np.ndarray]],
-        scalars: np.ndarray,
+        states: Sequence[np.ndarray],
+        documents: Sequence[np.ndarray],
+        scalars: Sequence[np.ndarray],
+        similarities: Sequence[np.ndarray],
         device: str = "cpu",
-    ) -> Batch:
-        parts = [states for pair in zip(queries, instructions, strict=True) for states in pair]
-        kinds = np.concatenate([np.full(len(states), i % 2) for i, states in enumerate(parts)])
-        flat = [states for slate in documents for states in slate]
-        owner = np.concatenate([np.full(len(slate), i) for i, slate in enumerate(documents)])
-
-        def real(lengths: list[int]) -> Tensor:
-            return (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).to(device)
-
-        return Batch(
-            torch.from_numpy(np.concatenate(parts)).to(device),
-            torch.from_numpy(kinds).to(device),
-            real([len(q) + len(i) for q, i in zip(queries, instructions, strict=True)]),
-            torch.from_numpy(np.concatenate(flat)).to(device),
-            real([len(states) for states in flat]),
-            torch.from_numpy(owner).to(device),
-            torch.from_numpy(scalars).float().to(device),
+    ) -> Pairs:
+        """One entry a request: digests of query and instruction, the instruction's states; [documents, DIGEST],
+        [documents, SCALARS] and [documents, content tokens, 2] of its documents."""
+        lengths = [len(s) - 2 for s in states]
+        longest = max(1, *lengths)
+        tokens = np.zeros((len(states), longest, 2 * HIDDEN), np.float32)
+        padded = np.zeros((sum(map(len, documents)), longest, 2), np.float32)
+        at = 0
+        for number, (own, length) in enumerate(zip(states, lengths, strict=True)):
+            tokens[number, :length] = own[1:-1]
+            padded[at : at + len(documents[number]), :length] = similarities[number]
+            at += len(documents[number])
+        parts = (
+            np.stack(queries).astype(np.float32),
+            np.stack(instructions).astype(np.float32),
+            tokens,
+            np.arange(longest)[None] < np.array(lengths)[:, None],
+            np.repeat(np.arange(len(documents)), [len(d) for d in documents]),
+            np.concatenate(documents).astype(np.float32),
+            np.concatenate(scalars).astype(np.float32),
+            padded,
         )
+        return Pairs(*(torch.from_numpy(part).to(device) for part in parts))
 
 
 class Wish(nn.Module):
     """What the instruction asks of a document, in units of the score."""
 
-    def __init__(self, dropout: float = 0.1) -> None:
+    def __init__(self, dropout: float = 0.25) -> None:
         super().__init__()
-        self.project = nn.Linear(2 * HIDDEN, WIDTH)
-        self.project_norm = nn.LayerNorm(WIDTH)
-        self.kind = nn.Embedding(3, WIDTH)
-        self.layers = nn.ModuleList(CrossLayer() for _ in range(CROSS_LAYERS))
-        self.final_norm = nn.LayerNorm(WIDTH)
-        self.read_query = nn.Linear(WIDTH, WIDTH)
-        self.read_key_value = nn.Linear(WIDTH, 2 * WIDTH)
-        self.first = nn.Linear(3 * WIDTH + SCALARS, WIDTH)
-        self.last = nn.Linear(WIDTH, 1)
+        for name, width in (("document", DIGEST), ("prefix", DIGEST), ("token", 2 * HIDDEN)):
+            self.register_buffer(f"{name}_center", torch.zeros(width))
+            self.register_buffer(f"{name}_spread", torch.ones(width))
+        self.document = nn.Linear(DIGEST, WIDTH)
+        self.instruction = nn.Linear(DIGEST, WIDTH)
+        self.query = nn.Linear(DIGEST, WIDTH)
+        self.first = nn.Linear(6 * WIDTH + SCALARS, INNER)
+        self.second = nn.Linear(INNER, INNER // 2)
+        self.last = nn.Linear(INNER // 2, 1)
+        self.token_first = nn.Linear(2 * HIDDEN, TOKEN_INNER)
+        self.token_last = nn.Linear(TOKEN_INNER, 2)
         self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.kind.weight, std=0.3)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for layer in (self.last, self.token_last):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
-    def enter(self, states: Tensor, kinds: Tensor) -> Tensor:
-        x = self.project_norm(self.project(states.to(self.project.weight.dtype)))
-        return self.dropout(x + self.kind(kinds))
+    def standardise(self, documents: np.ndarray, prefixes: np.ndarray, tokens: np.ndarray) -> None:
+        """Take means and standard deviations of the inputs from samples."""
+        for name, sample in (("document", documents), ("prefix", prefixes), ("token", tokens)):
+            sample = sample.astype(np.float32)
+            getattr(self, f"{name}_center").copy_(torch.from_numpy(sample.mean(0)))
+            getattr(self, f"{name}_spread").copy_(torch.from_numpy(sample.std(0) + 1e-3))
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The wish for each document of the batch."""
-        prefix = self.enter(batch.prefix, batch.kinds)
-        documents = self.enter(batch.documents, torch.full((len(batch.documents),), 2, device=batch.documents.device))
-        for layer in self.layers:
-            prefix, documents = layer(prefix, documents, batch)
-        prefix, documents = self.final_norm(prefix), self.final_norm(documents)
-        asked = spread(prefix * batch.kinds[:, None], batch.prefix_real).sum(1)
-        asked = asked / spread(batch.kinds[:, None].to(asked.dtype), batch.prefix_real).sum(1)
-        key, value = spread(self.read_key_value(documents), batch.document_real).chunk(2, -1)
-        question = self.read_query(asked)[batch.owner]
-        read = attend(question[:, None], key, value, batch.document_real)[:, 0]
-        asked = asked[batch.owner]
-        x = torch.cat([asked, read, asked * read, batch.scalars.to(read.dtype)], -1)
-        return self.last(self.dropout(F.gelu(self.first(x))))[:, 0].float()
+    def standard(self, name: str, x: Tensor) -> Tensor:
+        return (x - getattr(self, f"{name}_center")) / getattr(self, f"{name}_spread")
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        """The wish for each document."""
+        q = self.query(self.dropout(self.standard("prefix", pairs.query)))[pairs.owner]
+        i = self.instruction(self.dropout(self.standard("prefix", pairs.instruction)))[pairs.owner]
+        d = self.document(self.dropout(self.standard("document", pairs.document)))
+        x = torch.cat([d, i, q, d * i, d * q, i * q, pairs.scalars], -1)
+        x = self.dropout(F.gelu(self.first(self.dropout(x))))
+        whole = self.last(self.dropout(F.gelu(self.second(x))))[:, 0]
+        weights = self.token_last(F.gelu(self.token_first(self.dropout(self.standard("token", pairs.tokens)))))
+        weights = weights * pairs.real[..., None]
+        words = (weights[pairs.owner] * (pairs.similarities - 0.5)).sum((1, 2))
+        return WISH_SCALE * (whole + words)
 
 
 class Gate(nn.Module):
-    """How much an instruction asks for: 0 to 1, exactly 0 up to the threshold."""
+    """How much an instruction asks for: exactly 0 for nothing, little for a preference, 1 for a demand."""
 
     def __init__(self) -> None:
         super().__init__()
         self.importance = nn.Linear(2 * HIDDEN, 1)
         self.first = nn.Linear(4 * HIDDEN, GATE_WIDTH)
-        self.last = nn.Linear(GATE_WIDTH, 1)
+        self.last = nn.Linear(GATE_WIDTH, 3)
 
     def logits(self, instructions: Tensor, real: Tensor) -> Tensor:
-        """Of padded instructions [rows, tokens, 2 * HIDDEN]."""
+        """Of padded instructions [rows, tokens, 2 * HIDDEN]: neutral, preference, demand."""
         weights = self.importance(instructions)[..., 0].masked_fill(~real, -1e4).softmax(-1)
         focus = (weights[..., None] * instructions).sum(1)
         mean = (instructions * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-        return self.last(F.gelu(self.first(torch.cat([mean, focus], -1))))[:, 0]
+        return self.last(F.gelu(self.first(torch.cat([mean, focus], -1))))
 
     def forward(self, instructions: Tensor, real: Tensor) -> Tensor:
-        share = torch.sigmoid(self.logits(instructions, real))
-        return ((share - GATE_THRESHOLD) / (1 - GATE_THRESHOLD)).clamp(min=0)
+        neutral, preference, demand = self.logits(instructions, real).softmax(-1).unbind(-1)
+        opened = ((1 - neutral - GATE_CLOSED) / (GATE_OPEN - GATE_CLOSED)).clamp(0, 1)
+        return opened * (PREFERENCE_GATE * preference + demand) / (preference + demand).clamp(min=1e-9)
 
 
 def wish_scalars(asked: Reading, document: Reading, evidences: list[float], lexical: float, tokens: int) -> list[float]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ from tokenizers import Tokenizer
 
 from data import EVAL_SETS, background_texts, read_eval
 from encoder import Encoder, StateStore, read_tokenizer, tokenize
-from instructed import is_used, read_rows
-from wordings import neutral_wordings
+from instructed import digest, is_used, read_rows
+from wordings import PREFERENCES, STRESS, asking_wordings, neutral_wordings
 
 LAYERS = (3, 6)
 LIMITS = {
     "gate-wordings": 126,
+    "gate-asking": 126,
+    "gate-preferring": 126,
     "train-prefixes": 126,
     "train-documents": 126,
     "eval-prefixes": 126,
@@ -34,26 +37,35 @@ LIMITS = {
 """Tokens of a text, without [CLS] and [SEP]."""
 SHARD = 32_768
 CANDIDATES = 32
-GATE_WORDINGS = 5000
+GATE_WORDINGS, ASKING_WORDINGS = 5000, 1200
+PROFILES = Path(__file__).resolve().parent.parent / "prompts/instructions.toml"
 
 
 def train_texts(data: Path) -> dict[str, list[str]]:
-    """Distinct documents, and distinct queries and instructions, in the order of first use."""
+    """Distinct queries and instructions, and documents: those of validation rows first, then a mixture of sources."""
     documents: dict[str, None] = {}
     prefixes: dict[str, None] = {}
-    rows = read_rows(data)
-    for row in rows:
+    for row in sorted(read_rows(data), key=lambda row: (not row.valid, digest(row.group))):
         if is_used(row):
             documents |= dict.fromkeys(row.documents)
         prefixes |= dict.fromkeys([row.query, row.instruction] if row.instruction else [row.query])
     return {"train-prefixes": list(prefixes), "train-documents": list(documents)}
 
 
+def profile_texts() -> list[str]:
+    """The stored profiles."""
+    return [profile["text"] for profile in tomllib.loads(PROFILES.read_text(encoding="utf-8")).values()]
+
+
 def gate_texts(data: Path) -> dict[str, list[str]]:
-    """Written neutral instructions."""
+    """Written instructions: neutral, asking, preferring. The stored profiles are among the last."""
     rows = read_rows(data)
     words = sorted({word for row in rows[::50] if not row.valid for word in row.documents[0].split()})
-    return {"gate-wordings": neutral_wordings(0, GATE_WORDINGS, words)}
+    return {
+        "gate-wordings": neutral_wordings(0, GATE_WORDINGS, words),
+        "gate-asking": asking_wordings(0, ASKING_WORDINGS, STRESS),
+        "gate-preferring": profile_texts() + asking_wordings(1, ASKING_WORDINGS, PREFERENCES),
+    }
 
 
 def eval_texts(data: Path) -> dict[str, list[str]]:

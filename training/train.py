@@ -1,6 +1,6 @@
 """Trains the wish on slates with instructions; encoder and base stay as they are.
 
-    python train.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors [--steps 3000] [--seed 1]
+    python train.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors [--steps 2000] [--seed 1]
 
 Reads what states.py, gate.py and features.py left in WORK. A checkpoint is written every two
 minutes (WORK/wish-SEED.pt), and a run that was killed goes on from it.
@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from features import Features
+from features import Features, read_features, read_similarities
 from instructed import DECIDING, NEUTRAL, PREFERENCE, Row, read_rows
-from model import Batch, Wish
+from model import DIGEST, Pairs, Wish
 
 LISTWISE_SCALE = 3.0
 ODDS_WEIGHT, SECOND_WEIGHT, NEUTRAL_WEIGHT = 0.5, 0.3, 0.5
 DOCUMENTS = 7
-ROWS = 14
-TOKENS, LONGER_SHARE = 64, 0.25
-"""States of a document that a step reads; this share of the steps reads all."""
+ROWS = 48
 NEUTRAL_SHARE = 0.1
-RATE, WARM_UP, DECAY = 1.2e-3, 100, 0.02
+RATE, WARM_UP, DECAY = 2e-3, 60, 0.2
 AVERAGE = 0.995
 
 
@@ -45,6 +43,7 @@ class Slate:
     row: Row
     base: np.ndarray
     scalars: np.ndarray
+    similarities: np.ndarray
 
 
 @dataclass
@@ -54,27 +53,36 @@ class Data:
     groups: list[list[Slate]]
     valid: list[Slate]
     features: Features
+    digests: np.ndarray
+    places: dict[str, int]
     neutral: list[str]
     written: list[str]
+    known: dict[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def read(data: Path, weights: Path, work: Path, lexical: Path) -> Data:
-        rows, kept = read_rows(data), np.load(work / "features.npz")
-        bases, ends, scalars = kept["base"], kept["ends"], kept["scalars"]
-        starts = np.concatenate([[0], ends[:-1]])
+        rows = read_rows(data)
         together, valid = defaultdict(list), []
-        for number, start, end in zip(kept["rows"], starts, ends, strict=True):
+        similarities = read_similarities(work / "similarities.npz")
+        for number, (base, scalars) in read_features(work / "features.npz").items():
             row = rows[number]
             if row.family in (DECIDING, PREFERENCE):
-                slate = Slate(row, bases[start:end], scalars[start:end])
+                slate = Slate(row, base, scalars, similarities[number].reshape(len(base), -1, 2))
                 if row.valid:
                     valid.append(slate)
                 else:
                     together[row.query, frozenset(row.documents)].append(slate)
-        held = {row.instruction for row in rows if row.valid}
-        neutral = sorted({row.instruction for row in rows if row.family == NEUTRAL} - held)
+        neutral = sorted({row.instruction for row in rows if row.family == NEUTRAL and not row.valid})
         features = Features(work, weights, lexical, "train-documents", ["train-prefixes", "gate-wordings"])
-        return Data(list(together.values()), valid, features, neutral, features.prefixes[1].texts)
+        digests = np.fromfile(work / "digests.f16", np.float16).reshape(-1, DIGEST)
+        places = {text: i for i, text in enumerate(json.loads((work / "digests.json").read_text()))}
+        return Data(list(together.values()), valid, features, digests, places, neutral, features.prefixes[1].texts)
+
+    def prefix(self, text: str) -> np.ndarray:
+        """The digest of a query or an instruction."""
+        if text not in self.known:
+            self.known[text] = self.features.digest(text)
+        return self.known[text]
 
 
 @dataclass
@@ -131,14 +139,23 @@ def scalars_of(data: Data, example: Example) -> np.ndarray:
     return np.array(found, np.float32)
 
 
-def collate(data: Data, examples: list[Example], device: str, tokens: int | None = None) -> Batch:
-    """The batch's states and scalars; of each document the first `tokens` states."""
-    read = data.features
-    return Batch.of(
-        [read.prefix_states(e.slate.row.query) for e in examples],
-        [read.prefix_states(e.instruction) for e in examples],
-        [[read.documents[e.slate.row.documents[i]][:tokens] for i in e.chosen] for e in examples],
-        np.concatenate([scalars_of(data, e) for e in examples]),
+def similarities_of(data: Data, example: Example) -> np.ndarray:
+    """Similarities of the instruction's tokens; computed here only for an exchanged instruction."""
+    slate = example.slate
+    if not example.neutral:
+        return slate.similarities[example.chosen]
+    return data.features.similarities(example.instruction, [slate.row.documents[i] for i in example.chosen])
+
+
+def collate(data: Data, examples: list[Example], device: str) -> Pairs:
+    """The inputs of the wish for all chosen documents."""
+    return Pairs.of(
+        [data.prefix(e.slate.row.query) for e in examples],
+        [data.prefix(e.instruction) for e in examples],
+        [data.features.prefix_states(e.instruction) for e in examples],
+        [data.digests[[data.places[e.slate.row.documents[i]] for i in e.chosen]] for e in examples],
+        [scalars_of(data, e) for e in examples],
+        [similarities_of(data, e) for e in examples],
         device,
     )
 
@@ -174,15 +191,14 @@ def loss_of(examples: list[Example], wishes: Tensor) -> tuple[Tensor, dict[str, 
 
 
 @torch.no_grad()
-def score_valid(data: Data, wish: Wish, device: str, rows: int = 12) -> list[np.ndarray]:
+def score_valid(data: Data, wish: Wish, device: str, rows: int = 100) -> list[np.ndarray]:
     """The wish for every document of the validation slates."""
     wish.eval()
     found = []
     for first in range(0, len(data.valid), rows):
         slates = data.valid[first : first + rows]
         examples = [Example(s, s.row.instruction, list(range(len(s.row.documents)))) for s in slates]
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-            wishes = wish(collate(data, examples, device)).cpu().numpy()
+        wishes = wish(collate(data, examples, device)).cpu().numpy()
         found += np.split(wishes, np.cumsum([len(e.chosen) for e in examples])[:-1])
     wish.train()
     return found
@@ -250,9 +266,7 @@ def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[
     for group in run.optimizer.param_groups:
         group["lr"] = RATE * share
     examples = draw(run.rng, data)
-    tokens = None if run.rng.random() < LONGER_SHARE else TOKENS
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-        wishes = run.wish(collate(data, examples, device, tokens))
+    wishes = run.wish(collate(data, examples, device))
     loss, report = loss_of(examples, wishes)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -273,7 +287,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="the folder of all-MiniLM-L6-v2")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--lexical", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -283,6 +297,9 @@ def main() -> None:
     data = Data.read(options.data, options.weights, options.work, options.lexical)
     print(f"{len(data.groups)} groups, {sum(map(len, data.groups))} slates, {len(data.valid)} validation slates", flush=True)
     wish, average = Wish().to(options.device), Wish().to(options.device)
+    sample = sorted(data.features.prefixes[0].index)[::10]
+    tokens = np.concatenate([data.features.prefix_states(text)[1:-1] for text in sample])
+    wish.standardise(data.digests[::10], np.stack([data.features.digest(text) for text in sample]), tokens)
     average.load_state_dict(wish.state_dict())
     optimizer = torch.optim.AdamW(wish.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
     run = Run(wish, average, optimizer, random.Random(options.seed))
@@ -292,18 +309,18 @@ def main() -> None:
         print(f"resumed at step {run.step}", flush=True)
     recent, saved = defaultdict(list), time.time()
     while run.step < options.steps:
-        began = time.time()
+        began = time.process_time()
         for name, values in train_step(run, data, options.steps, options.device).items():
             recent[name] += values
-        run.seconds += time.time() - began
-        if run.step % 50 == 0:
+        run.seconds += time.process_time() - began
+        if run.step % 25 == 0:
             shown = " ".join(f"{k} {np.mean(v[-400:]):.3f}" for k, v in sorted(recent.items()))
-            print(f"step {run.step} {run.seconds:.0f} s {shown}", flush=True)
+            print(f"step {run.step} {run.seconds:.0f} CPU s {shown}", flush=True)
             recent = defaultdict(list, {k: v[-400:] for k, v in recent.items()})
-        if time.time() - saved > 120:
+        if time.time() - saved > 60:
             run.save(checkpoint)
             saved = time.time()
-        if run.step % 500 == 0 or run.step == options.steps:
+        if run.step % 400 == 0 or run.step == options.steps:
             print(json.dumps(summary(data, score_valid(data, run.average, options.device))), flush=True)
     run.save(checkpoint)
 

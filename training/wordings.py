@@ -1,6 +1,7 @@
-"""Instructions that ask for nothing in particular, beyond those of the training rows.
+"""Written instructions for the gate, beyond those of the training rows.
 
-They describe the task or the collection, or cannot be understood. The gate has to be 0 for them.
+Neutral ones describe the task or the collection, or cannot be understood: the gate has to be 0 for them.
+Asking ones have the same frames, but say which of the relevant texts are wanted.
 """
 
 from __future__ import annotations
@@ -43,6 +44,38 @@ FRAMES = (
     "Score each of the {t} from 0 to 10 for how well it fits the {q}.", "Help me find {s} {t} that {r}.",
     "Use the {q} to find {t}. The most relevant {t} are to be ranked first and the least relevant last.",
     "The user asks a {s} {q}. The {t} were found by keyword search. Rerank them: first those that {r}.",
+)  # fmt: skip
+WANTED = (
+    "refute the {q}", "contradict the {q}", "argue against the {q}", "support the {q}", "argue for the {q}", "agree with the {q}",
+    "deny the {q}", "are short", "are brief", "are long", "go into detail", "are detailed", "are recent", "are old", "were written last",
+    "were published after 2015", "date from before 2000", "come from official sources", "come from the government",
+    "come from a university", "were written by private persons", "are written for children", "are written for experts",
+    "are written for beginners", "contain numbers", "contain figures and dates", "contain code", "contain an example",
+    "contain a quotation", "give a definition", "give a cause", "describe the treatment", "describe symptoms", "describe side effects",
+    "tell how to do it step by step", "are in German", "are in Spanish", "are not in English", "are about Canada", "do not mention money",
+    "mention a price", "do not mention the price", "have good ratings", "are critical", "are positive", "report a negative result",
+    "report the methods", "give the conclusion", "state their finding with certainty", "are hedged", "are cautious", "name a person",
+    "name a place", "are opinions", "are facts", "are news", "are statutes", "are peer reviewed", "are primary sources",
+    "are reviews of other work", "work on Windows", "are for version 3", "use only free software", "are vegetarian", "contain no nuts",
+    "favour the user", "favour the company", "oppose it", "show the downsides", "show the advantages", "were said by the customer",
+)  # fmt: skip
+"""What a text can be asked to do or be; the first seven name the query."""
+PREFERENCES = (
+    "Prefer {t} that {w}.", "Prefer {t} that {r} and {w}.", "{T} that {w} count more than others.", "{T} that {w} are a plus.",
+    "Among {t} that {r}, prefer those that {w}.", "If several {t} {r}, put those that {w} first.", "Ideally the {t} {w}.",
+    "Rank by relevance; of equally good {t} those that {w} come first.", "Prefer short {t} that {r}.", "Prefer long {t} that {r}.",
+    "Prefer recent {t} that {r}.", "Prefer official {t} that {r}.", "Prefer older {t} that {r}.", "Prefer simple {t} that {r}.",
+    "Short {t} that {r} first.", "Newest {t} that {r} first.", "Prefer {t} that {w}. Other {t} come last.",
+    "{T} that {w} first, then {t} that {r}.", "Prefer {s} {t} that {w}, then other {s} {t}.", "I like {t} that {w}.",
+    "Rank by authority on the {q}: {s} {t} that {w} first, then commentary.", "Rank by quality: {t} that {w} first, bare opinion last.",
+    "Prefer {s} sources. {T} that {w} count more than {s} {t} that do not.", "{s} sources first, the others last.",
+)  # fmt: skip
+STRESS = (
+    "Only {t} that {w}.", "{T} that {w} first.", "Those that {w} come first.",
+    "No {t} that {w}.", "Do not show {t} that {w}.", "I want {t} that {w}.", "Leave out {t} that {w}.", "It is not enough that {t} {r}; I need those that {w}.",
+    "Given a {q}, retrieve {t} that {w}.", "Given a {s} {q}, retrieve {t} that {w}", "Given a {q}, find {t} that {r} and {w}.",
+    "Rank {t} that {w} above those that do not.", "Find {t} that {w}.", "{T} have to {r} and should be those that {w}.",
+    "You are a search engine for {s} {t}. Return those that {w}.", "Retrieve {t} that {r} but only if they are ones that {w}.",
 )  # fmt: skip
 SHORT = (
     "Rank by relevance.", "Relevance", "Be helpful.", "Think step by step.", "Best first.", "Most relevant first", "n/a", "none", "None.",
@@ -98,8 +131,39 @@ SENTENCES = (
     "Keep in mind that terms can have several meanings.", "Abbreviations may be spelled out in the text.",
     "Names may be written in several ways.", "A relevant text gives the fact, figure or reason that the query is after.",
     "The text should answer the question in full or in part.", "It is a plus when the text leaves no question open.",
+    "The user has never heard of the subject.", "Suppose that a colleague sends you this question.", "The reader has little time.",
+    "Pretend that a friend asks you.", "The user will read the first text only.", "Guess what the person has in mind.",
+    "A student needs help with this.", "A customer is waiting for the answer.", "Proof is what counts.", "Support for the answer.",
+    "Facts for an explanation.", "Material for a discussion.", "Points that people raise in this debate.", "Statements on this issue.",
+    "What do people say about this?", "What has been written on this?", "Let the best match lead the list.", "Top result first.",
+    "The best one goes to the top.", "Start with the one that fits best.", "The target of the search is the passage with the answer.",
+    "The goal is to collect what bears on the motion, whichever side it takes.", "Pro and con are the same to me.",
+    "Many texts are tempting because they name the same things, but only one has what is asked for.",
+    "Texts about the same person, event or firm that do not state the answer rank lower.", "The fact itself has to be in the text.",
+    "Whatever helps the user counts.", "The user wants to be helped.", "The aim is a complete explanation in several steps.",
     "A text on a neighbouring subject is not relevant.", "A text about another person or place is not relevant.",
     "Texts on other topics are noise.", "A text that contradicts itself is still relevant if it is on the topic.",
+)  # fmt: skip
+PLACES = (
+    ("annual reports", "table or paragraph"), ("company figures", "row or statement"), ("a conversation", "turns"),
+    ("a meeting", "part of the minutes"), ("a chat log", "messages"), ("a phone call", "pieces of the transcript"),
+    ("a contract", "clause"), ("terms of service", "provisions"), ("a privacy policy", "sentence"), ("a court case", "part of the ruling"),
+    ("a law", "article"), ("a recipe collection", "recipe"), ("a cookbook", "dish"), ("a manual", "section"), ("an API", "entry"),
+    ("a shell", "command"), ("a code base", "function"), ("a help centre", "page"), ("a forum", "reply"), ("a product", "review"),
+    ("a hotel", "comments of guests"), ("a film", "lines of the critics"), ("a disease", "answer"), ("a patient", "note"),
+    ("a drug", "leaflet paragraph"), ("a study", "abstract"), ("a theory", "paper"), ("a debate", "arguments"),
+    ("a controversial issue", "opinions"), ("a motion", "points that were made"), ("a claim", "evidence"), ("a story", "rule behind it"),
+    ("an event", "cause or consequence"), ("a science exercise", "facts"), ("a riddle", "solution"), ("a city", "paragraph"),
+    ("a person", "encyclopedia article"), ("a war", "passage"), ("a public office", "guidance"), ("a tax rule", "notice"),
+    ("a request", "question to ask back"), ("a message", "fitting response"), ("an image", "caption"), ("a song", "verse"),
+)  # fmt: skip
+LOCATED = (
+    "Given a {q} about {p}, retrieve the {u} that {r}.", "Given a {q} on {p}, find the {u} from which it can be answered.",
+    "The {q} is about {p}. Find the {u} that belongs to it.", "Which {u} belongs to the {q}?", "Find the {u} that states it.",
+    "You search in texts on {p}. The {u} that {r} is relevant.", "Search: {p}. Wanted: the {u} that {r}.",
+    "The documents are about {p}; a document is relevant if it is the {u} that the {q} asks for.",
+    "Retrieve the {u} in which the answer stands.", "Somebody asks about {p}. Show the {u} that tells the answer.",
+    "An expert on {p} needs the {u} behind the {q}.", "Point to the {u} where this is found.",
 )  # fmt: skip
 SYLLABLES = "ba be bi co da du el fa gi ho ja ka lo mu na ni or pa qui ra su ta ul vo wex yr zan".split()
 
@@ -113,11 +177,19 @@ def described(rng: random.Random) -> str:
     return text[0].upper() + text[1:] if rng.random() < 0.8 else text.lower()
 
 
+def located(rng: random.Random) -> str:
+    """A description of a search for a part of something."""
+    place, unit = rng.choice(PLACES)
+    query = rng.choice(QUERIES)
+    relation = rng.choice(RELATIONS).format(q=query)
+    return rng.choice(LOCATED).format(p=place, u=unit, q=query, r=relation)
+
+
 def combined(rng: random.Random) -> str:
     """One to four general sentences, at times with a description of the task."""
     parts = rng.sample(SENTENCES, rng.choice((1, 1, 2, 2, 3, 4)))
     if rng.random() < 0.3:
-        parts.insert(rng.randint(0, len(parts)), described(rng).rstrip(".") + ".")
+        parts.insert(rng.randint(0, len(parts)), rng.choice((described, located))(rng).rstrip(".") + ".")
     return " ".join(parts)
 
 
@@ -134,10 +206,25 @@ def nonsense(rng: random.Random, words: Sequence[str]) -> str:
 
 
 def neutral_wordings(seed: int, count: int, words: Sequence[str]) -> list[str]:
-    """Distinct wordings: all short ones, then descriptions, sentences and nonsense, 2 to 3 to 1."""
+    """Distinct wordings: all short ones, then descriptions of two kinds, sentences and nonsense, 3 to 3 to 4 to 2."""
     rng = random.Random(seed)
     found = dict.fromkeys((*SHORT, *SENTENCES))
     while len(found) < count:
         kind = rng.random()
-        found[described(rng) if kind < 1 / 3 else combined(rng) if kind < 5 / 6 else nonsense(rng, words)] = None
+        if kind < 1 / 2:
+            found[(described if kind < 1 / 4 else located)(rng)] = None
+        else:
+            found[combined(rng) if kind < 5 / 6 else nonsense(rng, words)] = None
+    return list(found)
+
+
+def asking_wordings(seed: int, count: int, frames: Sequence[str]) -> list[str]:
+    """Distinct instructions that ask for some of the relevant texts: `STRESS` demands, `PREFERENCES` prefers."""
+    rng = random.Random(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        q, t = rng.choice(QUERIES), rng.choice(TEXTS)
+        wanted, relation = rng.choice(WANTED).format(q=q), rng.choice(RELATIONS).format(q=q)
+        text = rng.choice(frames).format(s=rng.choice(SUBJECTS), q=q, t=t, T=t.capitalize(), r=relation, w=wanted)
+        found[text if rng.random() < 0.8 else f"{rng.choice(SENTENCES)} {text}"] = None
     return list(found)

@@ -163,7 +163,7 @@ async fn the_warm_up_does_not_count_as_a_measurement_of_throughput() {
     main.warm_up().await.unwrap();
     assert_eq!((controls.passes(), main.queue().requests), (1, 0));
     let mut request = RerankRequest::new("q", vec!["one".to_owned()]);
-    request.terms.budget.max_latency = Some(Duration::from_millis(1));
+    request.constraints.budget.max_latency = Some(Duration::from_millis(1));
     let warnings = |ranking: &Ranking| ranking.warnings.concat();
     let first = main.rerank(request.clone()).await.unwrap();
     assert!(warnings(&first).contains("max_latency_ms"), "no rate is known: {:?}", first.warnings);

@@ -1,20 +1,21 @@
-//! What a request costs, in tokens that the model reads: guessed from its texts at the door, exact once there are passes.
+//! The cost of a request in tokens: estimated from its texts for admission, exact once its passes are
+//! planned.
 
 use std::sync::Arc;
 
-use crate::prompt::{Prompter, Reading};
+use crate::prompt::{PreparedTexts, Prompter};
 use crate::rerank::{LimitSettings, RerankError, RerankRequest};
 use crate::scoring::{PlannedPass, Rounds};
 
-/// Bytes of a typical token, in English prose and in most scripts that take several bytes a character. That no text has
-/// more tokens than bytes would be a certain bound, and four times too high for most.
+/// Bytes of a typical token, in English prose and in most scripts that take several bytes a
+/// character. One token a byte would be a certain bound, and four times too high for most texts.
 const TYPICAL_TOKEN_BYTES: usize = 4;
 
-/// Bytes of text that count as a token at least, however little of the text is read: texts wait in memory until they are
-/// tokenised, and this bounds them with the tokens of the queue.
+/// Every so many bytes of text count as a token at least, even if the model reads only a part of the
+/// text: texts wait in memory until they are tokenized, and the queue's limit on tokens bounds them.
 const HELD_TOKEN_BYTES: usize = 16;
 
-/// About how many tokens the model will read for a request that has not been tokenised.
+/// Estimates how many tokens the model reads for a request that has not been tokenized.
 pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &LimitSettings) -> usize {
     let facts = &prompter.facts().limits;
     let typical = |text: &str, limit: usize| (text.len() / TYPICAL_TOKEN_BYTES + 1).min(limit);
@@ -23,11 +24,14 @@ pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &Li
     let query = typical(&request.query, facts.query)
         + request.instruction.as_deref().map_or(0, |text| typical(text, facts.instruction));
     let slates = request.documents.len().div_ceil(limits.max_slate_documents.max(1));
-    let tokens = (documents + query * slates).min(request.terms.budget.max_total_tokens.unwrap_or(usize::MAX));
-    let held = request.documents.iter().map(String::len).sum::<usize>()
-        + request.query.len()
-        + request.instruction.as_deref().map_or(0, str::len);
-    tokens.max(held / HELD_TOKEN_BYTES)
+    let tokens = (documents + query * slates).min(request.constraints.budget.max_total_tokens.unwrap_or(usize::MAX));
+    tokens.max(text_bytes(request) / HELD_TOKEN_BYTES)
+}
+
+/// Bytes of all texts of a request.
+pub(super) fn text_bytes(request: &RerankRequest) -> usize {
+    let short = request.query.len() + request.instruction.as_deref().map_or(0, str::len);
+    request.documents.iter().map(String::len).sum::<usize>() + short
 }
 
 /// A request that is ready to run.
@@ -35,18 +39,18 @@ pub(super) struct PreparedRequest {
     pub rounds: Rounds,
     /// The first round's passes.
     pub round: Option<Vec<PlannedPass>>,
-    pub reading: Arc<Reading>,
-    /// Tokens of all rounds; where there are several, each is taken to be like the first.
+    pub texts: Arc<PreparedTexts>,
+    /// Tokens of all rounds. Where there are several, each counts as the first.
     pub tokens: usize,
 }
 
 impl PreparedRequest {
     /// Renders the first round.
-    pub fn new(prompter: Arc<Prompter>, reading: Reading) -> Result<Self, RerankError> {
-        let reading = Arc::new(reading);
-        let mut rounds = Rounds::begin(prompter, Arc::clone(&reading))?;
+    pub fn new(prompter: Arc<Prompter>, texts: PreparedTexts) -> Result<Self, RerankError> {
+        let texts = Arc::new(texts);
+        let mut rounds = Rounds::begin(prompter, Arc::clone(&texts))?;
         let round = rounds.next_round()?;
         let once: usize = round.iter().flatten().map(|planned| planned.pass.tokens()).sum();
-        Ok(Self { tokens: once * (1 + rounds.to_come()), rounds, round, reading })
+        Ok(Self { tokens: once * (1 + rounds.remaining()), rounds, round, texts })
     }
 }

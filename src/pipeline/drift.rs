@@ -8,7 +8,7 @@ use std::sync::atomic::{self, AtomicBool};
 use std::sync::{Arc, OnceLock};
 
 use super::Reranker;
-use crate::prompt::{Reading, lexical_scores};
+use crate::prompt::{PreparedTexts, lexical_scores};
 use crate::rerank::RankedDocument;
 
 /// Longer lists are compared by their first documents: the pairs grow with the square.
@@ -105,7 +105,7 @@ impl DriftSampler {
         &self,
         model: &str,
         instruction: &InstructionSource,
-        reading: &Arc<Reading>,
+        texts: &Arc<PreparedTexts>,
         results: &[RankedDocument],
     ) {
         let Some(sampling) = self.0.get() else { return };
@@ -113,11 +113,11 @@ impl DriftSampler {
             return;
         }
         let guard = SampleGuard(Arc::clone(&sampling.busy));
-        let (record, reading) = (Arc::clone(&sampling.record), Arc::clone(reading));
+        let (record, texts) = (Arc::clone(&sampling.record), Arc::clone(texts));
         let (model, instruction, results) = (model.to_owned(), instruction.clone(), results.to_vec());
         tokio::task::spawn_blocking(move || {
             let _guard = guard;
-            record(&measure(model, instruction, &reading, &results));
+            record(&measure(model, instruction, &texts, &results));
         });
     }
 }
@@ -125,7 +125,7 @@ impl DriftSampler {
 fn measure(
     model: String,
     instruction: InstructionSource,
-    reading: &Reading,
+    prepared: &PreparedTexts,
     results: &[RankedDocument],
 ) -> DriftSample {
     let count = results.len();
@@ -135,14 +135,14 @@ fn measure(
     }
     // In the request's order, the first document is the best.
     let input: Vec<f64> = (0..count).map(|index| -(index as f64)).collect();
-    let texts: Vec<&str> = reading.documents.iter().map(|document| document.text.as_str()).collect();
+    let texts: Vec<&str> = prepared.documents.iter().map(|document| document.text.as_str()).collect();
     let truncated = results.iter().filter(|result| result.truncated()).count();
     DriftSample {
         model,
         instruction,
         scores: results.iter().map(|result| result.relevance_score).collect(),
         input_agreement: order_agreement(&relevance, &input),
-        lexical_agreement: order_agreement(&relevance, &lexical_scores(&reading.query, &texts)),
+        lexical_agreement: order_agreement(&relevance, &lexical_scores(&prepared.query, &texts)),
         truncated: truncated as f64 / count.max(1) as f64,
     }
 }

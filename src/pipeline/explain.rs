@@ -45,14 +45,14 @@ impl Reranker {
         request.resolve_model(self.names())?;
         policy.instructions.resolve(&mut request, &mut JoinedText::default())?;
         super::validate(&request, &policy.limits)?;
-        let reading = Arc::new(self.prompter.read(&request, &policy.limits)?);
-        let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&reading))?;
+        let texts = Arc::new(self.prompter.tokenize(&request, &policy.limits, &|| false)?);
+        let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&texts))?;
         let passes = rounds.next_round()?.unwrap_or_default();
         Ok(Explanation {
             family: self.family().to_owned(),
-            mode: reading.mode,
+            mode: texts.mode,
             passes: passes.into_iter().map(|planned| self.explain_pass(planned)).collect(),
-            warnings: reading.warnings.clone(),
+            warnings: texts.warnings.clone(),
         })
     }
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use tracing::Instrument;
 
-use super::allowance::{Allowance, Allowed, Left};
-use super::cost::{PreparedRequest, estimate};
+use super::budget::{BudgetedPlan, Skipped, TokenBudget};
+use super::cost::{PreparedRequest, estimate, text_bytes};
 use super::drift::InstructionSource;
-use super::{Reranker, error_of_request, run_blocking};
+use super::tokenize_pool::{Job, TokenizePool};
+use super::{Reranker, error_of_request};
 use crate::context::{RankingSummary, RequestContext, Stage};
-use crate::prompt::Reading;
+use crate::prompt::{IsCancelled, PreparedTexts};
 use crate::rerank::{
     BudgetReport, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
 };
@@ -35,7 +36,7 @@ struct RunState {
 
 /// A request whose passes have all run.
 struct Scored {
-    reading: Arc<Reading>,
+    texts: Arc<PreparedTexts>,
     scores: Scores,
     prompt_tokens: usize,
 }
@@ -84,15 +85,15 @@ impl Reranker {
             requests.iter().map(|request| ResponseOptions::new(request, self.name())).collect();
 
         let tokenizing = context.timeline.begin(Stage::Tokenize, None);
-        let (context, allowed) = self.tokenize_and_plan(requests, limits, &permit, context).await?;
-        let tokens = allowed.iter().flat_map(|allowed| &allowed.planned).map(|prepared| prepared.tokens).sum();
+        let (context, plans) = self.tokenize_and_plan(requests, limits, &permit, context).await?;
+        let tokens = plans.iter().flat_map(|plan| &plan.planned).map(|prepared| prepared.tokens).sum();
         permit.set_exact_tokens(tokens, documents)?;
         drop(tokenizing);
 
         let (mut runs, mut rest) = (Vec::new(), Vec::new());
-        for Allowed { planned, left, report } in allowed {
+        for BudgetedPlan { planned, skipped, report } in plans {
             runs.extend(planned.map(|prepared| RunState { prepared, prompt_tokens: 0 }));
-            rest.push((left, report));
+            rest.push((skipped, report));
         }
         let (mut context, scored) = self.run_passes(runs, &permit, context).await?;
         context.release_admission();
@@ -101,58 +102,57 @@ impl Reranker {
         let rankings: Vec<Ranking> = options
             .into_iter()
             .zip(rest)
-            .map(|(options, (left, budget))| self.make_ranking(options, left, budget, scored.next(), timing))
+            .map(|(options, (skipped, budget))| self.make_ranking(options, skipped, budget, scored.next(), timing))
             .collect();
         note_rankings(&context, &rankings, timing);
         Ok((context, rankings))
     }
 
-    /// Tokenizes the requests, fits a budget, and plans their first rounds.
+    /// Tokenizes the requests, plans their first rounds, and fits them into their budget.
     async fn tokenize_and_plan(
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
         permit: &AdmissionPermit,
         context: RequestContext,
-    ) -> Result<(RequestContext, Vec<Allowed>), RerankError> {
-        let budget = requests.first().map(|request| request.terms.budget).unwrap_or_default();
-        let (context, mut read) = self.tokenize(requests, limits, context).await?;
+    ) -> Result<(RequestContext, Vec<BudgetedPlan>), RerankError> {
+        let (budget, may_truncate) =
+            requests.first().map(|request| (request.constraints.budget, request.truncation)).unwrap_or_default();
+        let bytes = requests.iter().map(text_bytes).sum();
+        let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
         let forecast = self.scheduler.forecast(permit).map(|forecast| (forecast.wait, forecast.tokens_per_second));
-        match Allowance::of(&budget, context.received_at.elapsed(), forecast) {
-            Some(allowance) => {
-                let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
-                let (request, prepared) = read.swap_remove(0);
-                let apply = move |_: &RequestContext| allowance.apply(&request, prepared, &prompter, &limits);
-                let (context, allowed) = run_blocking(context, apply).await?;
-                Ok((context, vec![allowed]))
-            }
-            None => Ok((context, read.into_iter().map(|(_, prepared)| Allowed::all(prepared)).collect())),
-        }
+        let Some(budget) = TokenBudget::new(&budget, forecast) else {
+            return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
+        };
+        let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
+        let prepared = prepared.swap_remove(0);
+        let enforce = move |context: &RequestContext, _: IsCancelled| {
+            let elapsed = || context.received_at.elapsed();
+            budget.enforce(prepared, may_truncate, &prompter, &limits, &elapsed)
+        };
+        let (context, plan) = TokenizePool::of_process().run(context, Job::Tokenize { bytes }, enforce).await?;
+        Ok((context, vec![plan]))
     }
 
-    /// Tokenizes the requests on a blocking thread, and gives them back without their documents.
+    /// Tokenizes the requests in the tokenizing pool, which also frees their texts.
     async fn tokenize(
         &self,
         requests: Vec<RerankRequest>,
         limits: &LimitSettings,
+        bytes: usize,
         context: RequestContext,
-    ) -> Result<(RequestContext, Vec<(RerankRequest, PreparedRequest)>), RerankError> {
+    ) -> Result<(RequestContext, Vec<PreparedRequest>), RerankError> {
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
-        let waiting = Arc::new(());
-        let waited_for = Arc::downgrade(&waiting);
-        let read = run_blocking(context, move |_| {
+        let tokenize = move |_: &RequestContext, is_cancelled: IsCancelled| {
             let count = requests.len();
             let tokenize_one = |(index, request): (usize, RerankRequest)| {
-                let reading = prompter.read_while(&request, &limits, &|| waited_for.strong_count() > 0);
-                let prepared = reading.and_then(|reading| PreparedRequest::new(Arc::clone(&prompter), reading));
-                let prepared = prepared.map_err(|error| error_of_request(index, count, error))?;
-                Ok((RerankRequest { documents: Vec::new(), ..request }, prepared))
+                let texts = prompter.tokenize(&request, &limits, is_cancelled);
+                let prepared = texts.and_then(|texts| PreparedRequest::new(Arc::clone(&prompter), texts));
+                prepared.map_err(|error| error_of_request(index, count, error))
             };
             requests.into_iter().enumerate().map(tokenize_one).collect()
-        })
-        .await;
-        drop(waiting);
-        read
+        };
+        TokenizePool::of_process().run(context, Job::Tokenize { bytes }, tokenize).await
     }
 
     /// Runs the passes of all requests round by round, those of one round together.
@@ -165,8 +165,7 @@ impl Reranker {
         let timeline = context.timeline.clone();
         let planned_passes = runs.iter().map(RunState::planned_passes).sum::<usize>();
         timeline.update_progress(|progress| progress.of_passes += planned_passes);
-        let mut read: Vec<Vec<bool>> =
-            runs.iter().map(|run| vec![false; run.prepared.reading.documents.len()]).collect();
+        let mut read: Vec<Vec<bool>> = runs.iter().map(|run| vec![false; run.prepared.texts.documents.len()]).collect();
         while runs.iter().any(|run| run.prepared.round.is_some()) {
             let (mut passes, mut documents, mut counts) = (Vec::new(), Vec::new(), Vec::new());
             for (number, run) in runs.iter_mut().enumerate() {
@@ -194,15 +193,15 @@ impl Reranker {
             waiting.end_with_batches(&completed.device_intervals);
 
             let _scoring = timeline.begin(Stage::Score, None);
-            (context, runs) = run_blocking(context, move |_| {
+            let score = move |_: &RequestContext, _: IsCancelled| {
                 let mut outputs = completed.outputs.into_iter();
                 for (RunState { prepared, .. }, count) in runs.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
-                    prepared.rounds.take(outputs.by_ref().take(count).collect())?;
+                    prepared.rounds.add_outputs(outputs.by_ref().take(count).collect())?;
                     prepared.round = prepared.rounds.next_round()?;
                 }
                 Ok(runs)
-            })
-            .await?;
+            };
+            (context, runs) = TokenizePool::of_process().run(context, Job::Score, score).await?;
         }
         let scored = runs.into_iter().map(RunState::finish).collect::<Result<_, _>>()?;
         Ok((context, scored))
@@ -211,25 +210,25 @@ impl Reranker {
     fn make_ranking(
         &self,
         options: ResponseOptions,
-        left: Left,
+        skipped: Skipped,
         budget: Option<BudgetReport>,
         scored: Option<Scored>,
         timing: Timing,
     ) -> Ranking {
-        let (mut mode, mut slates, mut warnings) = (left.mode, 0, left.warnings);
+        let (mut mode, mut slates, mut warnings) = (skipped.mode, 0, skipped.warnings);
         let (mut results, mut usage) = (Vec::new(), Usage::default());
-        if let Some(Scored { reading, scores, prompt_tokens }) = scored {
-            results = sort_by_relevance(&reading, &scores);
-            if left.documents.is_empty() {
-                self.drift.maybe_sample(self.name(), &options.instruction, &reading, &results);
+        if let Some(Scored { texts, scores, prompt_tokens }) = scored {
+            results = sort_by_relevance(&texts, &scores);
+            if skipped.documents.is_empty() {
+                self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
             }
             let truncated_documents = results.iter().filter(|result| result.truncated()).count();
             usage = Usage { prompt_tokens, truncated_documents };
             (mode, slates) = (scores.mode, scores.slates);
-            warnings.extend(reading.warnings.iter().cloned());
+            warnings.extend(texts.warnings.iter().cloned());
         }
         let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
-        results.extend(left.documents.into_iter().map(|(index, tokens)| RankedDocument {
+        results.extend(skipped.documents.into_iter().map(|(index, tokens)| RankedDocument {
             index,
             relevance_score: 0.0,
             raw_score: lowest,
@@ -247,12 +246,12 @@ impl RunState {
     /// Passes of all rounds; where there are several, each is taken to be like the first.
     fn planned_passes(&self) -> usize {
         let PreparedRequest { round, rounds, .. } = &self.prepared;
-        round.as_ref().map_or(0, Vec::len) * (1 + rounds.to_come())
+        round.as_ref().map_or(0, Vec::len) * (1 + rounds.remaining())
     }
 
     fn finish(self) -> Result<Scored, RerankError> {
-        let PreparedRequest { rounds, reading, .. } = self.prepared;
-        Ok(Scored { scores: rounds.finish()?, reading, prompt_tokens: self.prompt_tokens })
+        let PreparedRequest { rounds, texts, .. } = self.prepared;
+        Ok(Scored { scores: rounds.finish()?, texts, prompt_tokens: self.prompt_tokens })
     }
 }
 
@@ -275,8 +274,8 @@ fn note_rankings(context: &RequestContext, rankings: &[Ranking], timing: Timing)
 }
 
 /// The documents that were read, best first; equal scores keep the request's order.
-fn sort_by_relevance(reading: &Reading, scores: &Scores) -> Vec<RankedDocument> {
-    let texts = reading.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
+fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
+    let texts = prepared.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
     let mut results: Vec<RankedDocument> = texts
         .enumerate()
         .map(|(index, (document, (&relevance_score, &raw_score)))| RankedDocument {

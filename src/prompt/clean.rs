@@ -1,40 +1,41 @@
-//! Removing what looks like a control token from a caller's text.
+//! Removes spellings of control tokens from a caller's text, and normalizes white space.
 //!
-//! Encoding cannot turn text into a control token anyway (`tokenizer`); this keeps such spellings
-//! out of what the model reads as text, and lets the reply say so. The text is gone over once, byte
-//! by byte, and a spelling is taken back as soon as the bytes kept end in one: so what a removal
-//! joins together is removed as well, in time linear in the text, and none survives.
+//! Encoding never turns text into a control token (`tokenizer`). Removing the spellings keeps them
+//! out of the text as well, and lets the response warn of them. One loop copies the text byte by
+//! byte and drops a spelling as soon as the copy ends with one. So a spelling that a removal joins
+//! is removed too, none remains, and the time is linear in the text.
 
 use std::borrow::Cow;
 
 use super::tokenizer::Tokenizer;
 
-/// `text` without the spelling of any added token, and how many were removed. A text without any is not copied.
+/// Removes the spelling of every added token, and counts the removals. A text without one is not
+/// copied.
 pub(super) fn remove_control_tokens<'a>(tokenizer: &Tokenizer, text: &'a str) -> (Cow<'a, str>, usize) {
     let bytes = text.as_bytes();
-    let first = (0..bytes.len()).find(|end| tokenizer.control_at_end_of(&bytes[..=*end]).is_some());
+    let first = (0..bytes.len()).find(|end| tokenizer.control_token_at_end(&bytes[..=*end]).is_some());
     let Some(first) = first else { return (Cow::Borrowed(text), 0) };
     let mut kept: Vec<u8> = Vec::with_capacity(text.len());
     kept.extend_from_slice(&bytes[..first]);
     let mut removed = 0;
     for byte in bytes[first..].iter().copied() {
         kept.push(byte);
-        if let Some(token) = tokenizer.control_at_end_of(&kept) {
+        if let Some(token) = tokenizer.control_token_at_end(&kept) {
             kept.truncate(kept.len() - token.text.len());
             removed += 1;
         }
     }
-    // Whole tokens were taken out of valid UTF-8, so this is valid UTF-8.
+    // Valid UTF-8 without whole tokens is valid UTF-8.
     let kept = String::from_utf8(kept).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
     (Cow::Owned(kept), removed)
 }
 
-/// White space as Python's `str.split` and `str.strip` see it: Unicode's, and four separators.
+/// White space as in Python's `str.split` and `str.strip`: Unicode's, and four separators.
 pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
 }
 
-/// Runs of white space become one space; none at the ends.
+/// Replaces each run of white space by one space, and removes it at both ends.
 pub(super) fn squeeze(text: &str) -> String {
     let mut squeezed = String::with_capacity(text.len());
     for word in text.split(is_space).filter(|word| !word.is_empty()) {
@@ -59,13 +60,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_removal_joins_is_removed_too() {
+    fn a_spelling_that_a_removal_joins_is_removed_too() {
         assert_eq!(clean("a<|embed_<|embed_token|>token|>b"), ("ab".into(), 2));
         assert_eq!(clean("<<think>think><|im_<|im_<|im_end|>end|>end|>"), (String::new(), 5));
     }
 
     #[test]
-    fn ordinary_text_stays_as_it_is() {
+    fn ordinary_text_is_unchanged() {
         for text in ["", "a < b | c > d", "</passage>", "<|im_start", "<|no_such_token|>", "数学 <b>x</b>"] {
             assert_eq!(clean(text), (text.into(), 0));
         }
@@ -91,7 +92,7 @@ mod tests {
         fn no_control_token_survives(text in testing::nasty_text()) {
             let tokenizer = testing::tokenizer();
             let (cleaned, removed) = remove_control_tokens(&tokenizer, &text);
-            for token in tokenizer.controls() {
+            for token in tokenizer.control_tokens() {
                 prop_assert!(!cleaned.contains(&token.text));
             }
             prop_assert_eq!(removed == 0, cleaned == text);

@@ -1,14 +1,14 @@
-//! Which family a checkpoint is of.
+//! Recognises the family of a checkpoint.
 
 use serde::Deserialize;
 
 use super::PromptError;
 use super::family::{Families, Family};
 
-/// Instead of a family's name: the checkpoint says which one it is of.
+/// The setting that leaves the choice of the family to the checkpoint.
 pub const ANY_FAMILY: &str = "auto";
 
-/// What is known of a checkpoint before it is loaded.
+/// The facts of a checkpoint that decide its family.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckpointFacts<'a> {
     /// Its hub id or folder.
@@ -17,7 +17,7 @@ pub struct CheckpointFacts<'a> {
     pub architecture: &'a str,
     /// Whether its tensors include a projector.
     pub projector: bool,
-    /// What `config.json` says under `podium`.
+    /// The key `podium` of its `config.json`.
     pub podium: Option<&'a PodiumConfig>,
 }
 
@@ -26,10 +26,10 @@ pub struct CheckpointFacts<'a> {
 pub struct PodiumConfig {
     /// The prompt family.
     pub family: String,
-    /// How many of the last layers let marks see each other.
+    /// In how many of the last layers marks see each other.
     #[serde(default)]
     pub joint_layers: usize,
-    /// How a raw score becomes a relevance.
+    /// Turns a raw score into a relevance.
     pub calibration: Option<Calibration>,
 }
 
@@ -39,15 +39,15 @@ pub struct PodiumConfig {
 pub struct Calibration {
     /// Scale of the raw score.
     pub scale: f32,
-    /// What is added to the scaled score.
+    /// Added to the scaled score.
     pub bias: f32,
 }
 
 impl PodiumConfig {
-    /// Reads the key `podium` of a `config.json`; `None` when there is none.
+    /// Reads the key `podium` of a `config.json`; `None` where it has no such key.
     ///
     /// # Errors
-    /// [`PromptError::Declaration`] naming `file`, when the key is there and malformed.
+    /// [`PromptError::Declaration`] with `file`, when the key is malformed.
     pub fn from_config(config: &serde_json::Value, file: &str) -> Result<Option<Self>, PromptError> {
         config
             .get("podium")
@@ -62,9 +62,9 @@ impl PodiumConfig {
 }
 
 impl Families {
-    /// The family of a checkpoint: `wanted` by name, unless it is `auto`; else what the checkpoint
-    /// itself names, else the family that declares its architecture, its name, or its projector, in
-    /// this order, else the fallback for its architecture.
+    /// Finds the family of a checkpoint: the family called `wanted`, unless that is `auto`; else the
+    /// one that the checkpoint names; else the one that declares its architecture, its name or its
+    /// projector, in this order; else the fallback for its architecture.
     ///
     /// # Errors
     /// [`PromptError::UnknownFamily`] for an unknown name; [`PromptError::NotRecognised`] when no
@@ -80,14 +80,14 @@ impl Families {
         let name_has = |names: &[String]| names.iter().any(|name| lowered.contains(name.as_str()));
         let architecture =
             |family: &Family| family.facts.recognise.architectures.iter().any(|known| known == checkpoint.architecture);
-        let signs: [&dyn Fn(&Family) -> bool; 4] = [
+        let rules: [&dyn Fn(&Family) -> bool; 4] = [
             &|family| !family.facts.recognise.fallback && architecture(family),
             &|family| name_has(&family.facts.recognise.names),
             &|family| checkpoint.projector && family.facts.recognise.projector,
             &|family| family.facts.recognise.fallback && architecture(family),
         ];
-        for sign in signs {
-            let fits: Vec<&Family> = self.iter().filter(|family| sign(family)).collect();
+        for rule in rules {
+            let fits: Vec<&Family> = self.iter().filter(|family| rule(family)).collect();
             match fits.as_slice() {
                 [] => {}
                 [family] if name_has(&family.facts.recognise.not_names) => {
@@ -141,13 +141,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_set_wins() {
+    fn a_configured_name_wins() {
         assert_eq!(detect("zerank", "Qwen/Qwen3-Reranker-0.6B", "Qwen3ForCausalLM", false, None), "zerank");
         assert!(detect("bert", "x", "Qwen3ForCausalLM", false, None).starts_with("there is no family `bert`"));
     }
 
     #[test]
-    fn a_checkpoint_that_fits_no_family_is_refused_with_the_way_out() {
+    fn a_checkpoint_that_fits_no_family_is_refused_with_the_choices() {
         let unknown = detect("auto", "BAAI/bge-m3", "XLMRobertaModel", false, None);
         assert!(
             unknown.contains("`BAAI/bge-m3`") && unknown.contains("set one with --family: podium-nano"),

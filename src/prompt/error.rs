@@ -1,5 +1,5 @@
-//! What can be wrong with a family, its templates, a tokenizer or an evidence table. All of it is
-//! found while loading; a request meets only `RerankError`.
+//! Errors of a family, its templates, a tokenizer or a table of lexical evidence. All of them occur
+//! while loading; a request has only `RerankError`.
 
 /// A family, tokenizer or table that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -9,10 +9,10 @@ pub enum PromptError {
     File {
         /// The file.
         file: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A family's declaration is not one.
+    /// A family's declaration is malformed.
     #[error("{file}: {problem}")]
     Declaration {
         /// The file.
@@ -20,7 +20,7 @@ pub enum PromptError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A template does not render, or renders something its family did not declare.
+    /// A template does not render, or its prompt does not match the declaration.
     #[error("family `{family}`, template {template}: {problem}")]
     Template {
         /// The family.
@@ -33,9 +33,9 @@ pub enum PromptError {
     /// No family has this name.
     #[error("there is no family `{name}`; there are: {}", available.join(", "))]
     UnknownFamily {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// The families there are.
+        /// The names of the families.
         available: Vec<String>,
     },
     /// The checkpoint fits no family, or several.
@@ -45,10 +45,10 @@ pub enum PromptError {
         checkpoint: String,
         /// Why not.
         problem: String,
-        /// The families there are.
+        /// The names of the families.
         available: Vec<String>,
     },
-    /// `tokenizer.json` is not a tokenizer.
+    /// `tokenizer.json` is malformed.
     #[error("{file}: {problem}")]
     Tokenizer {
         /// The file.
@@ -56,7 +56,7 @@ pub enum PromptError {
         /// What is wrong with it.
         problem: String,
     },
-    /// A token that the family declares is not what it must be.
+    /// A token that the family declares is missing or unusable.
     #[error("family `{family}` needs the token `{token}`, but in {file} {problem}")]
     Token {
         /// The family.
@@ -68,7 +68,7 @@ pub enum PromptError {
         /// What is wrong with it.
         problem: String,
     },
-    /// `lexical.safetensors` is missing or not a table.
+    /// `lexical.safetensors` is missing or malformed.
     #[error("lexical evidence table: {0}")]
     Evidence(String),
 }

@@ -1,5 +1,5 @@
-//! Families as data: what `prompts/<name>.toml` declares, the families compiled in, and those of a
-//! folder. Nothing here is about one family in particular.
+//! Families as data: the declarations `prompts/<name>.toml`, compiled in or from a folder. Nothing
+//! here is specific to one family.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::PromptError;
 /// A trained prompt format and its read-out: declared facts, and the templates they name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Family {
-    /// What the declaration says.
+    /// The declaration.
     pub facts: FamilyFacts,
     /// The listwise template's text, where there is one.
     pub(super) listwise_template: Option<String>,
@@ -24,26 +24,26 @@ pub struct Family {
 pub struct FamilyFacts {
     /// The family's name, as `--family` takes it.
     pub name: String,
-    /// What may be done with its weights.
+    /// The licence of its weights.
     pub licence: String,
-    /// The tokens that its templates spell; each must be an added token of the tokenizer.
+    /// The control tokens in its templates. Each must be an added token of the tokenizer.
     pub control_tokens: Vec<String>,
-    /// The instruction that stands in for a missing one.
+    /// The instruction of a request that has none.
     pub default_instruction: Option<String>,
-    /// How a checkpoint of the family is known.
+    /// How a checkpoint of the family is recognised.
     pub recognise: Recognise,
-    /// How much is read of each text.
+    /// The longest texts that are read.
     pub limits: TextLimits,
-    /// What is done to texts first.
+    /// How texts are normalized.
     #[serde(default)]
     pub texts: TextRules,
-    /// How documents are read together. A family has this, `pointwise` or both.
+    /// How documents are read together. A family has `listwise`, `pointwise` or both.
     pub listwise: Option<ListwiseFacts>,
-    /// How documents are read one by one. Without it, a listwise family reads slates of one.
+    /// How documents are read one by one. Without it, a listwise family reads slates of one document.
     pub pointwise: Option<PointwiseFacts>,
 }
 
-/// How a checkpoint of a family is known; the first of these that any family matches decides.
+/// How a checkpoint of a family is recognised. The first rule that any family matches decides.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recognise {
@@ -53,7 +53,7 @@ pub struct Recognise {
     pub not_names: Vec<String>,
     /// Architectures of `config.json`.
     pub architectures: Vec<String>,
-    /// Whether a projector in the checkpoint is enough.
+    /// Whether a projector in the checkpoint decides.
     pub projector: bool,
     /// Whether `architectures` only count when no other family is recognised.
     pub fallback: bool,
@@ -63,59 +63,59 @@ pub struct Recognise {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextLimits {
-    /// Of the whole prompt, if the family's is lower than the model's.
+    /// The whole prompt, where the family's context is shorter than the model's.
     pub context: Option<usize>,
-    /// Of the query.
+    /// The query.
     pub query: usize,
-    /// Of the instruction.
+    /// The instruction.
     pub instruction: usize,
-    /// Of a document, unless the request says otherwise.
+    /// A document, unless the request sets `max_tokens_per_doc`.
     pub document: usize,
-    /// Characters of the query, cut before tokens are counted.
+    /// Characters of the query; it is truncated to them before its tokens are counted.
     pub query_characters: Option<usize>,
-    /// Characters of a document, cut before tokens are counted.
+    /// Characters of a document; it is truncated to them before its tokens are counted.
     pub document_characters: Option<usize>,
 }
 
-/// What is done to texts before they are read.
+/// How texts are normalized before they are tokenized.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TextRules {
-    /// White space at both ends goes.
+    /// Remove white space at both ends.
     pub trim: bool,
-    /// Every run of white space becomes one space, none at the ends.
+    /// Replace each run of white space by one space, and remove it at both ends.
     pub squeeze: bool,
-    /// How a text is cut.
+    /// How a text is truncated.
     pub cut: CutRule,
 }
 
-/// How a text over its limit is cut.
+/// How a text over its limit is truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CutRule {
-    /// After the last whole character of the tokens that fit.
+    /// Keep the whole characters of the tokens that fit.
     #[default]
     Exact,
-    /// The tokens that fit, decoded: half a character becomes U+FFFD, and a text of exactly the
-    /// limit is decoded too.
+    /// Decode the tokens that fit. Half a character becomes U+FFFD. A text of exactly the limit is
+    /// decoded too.
     Decoded,
 }
 
-/// Reading documents together.
+/// How documents are read together.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListwiseFacts {
     /// The template's file.
     pub template: String,
-    /// Who sees whom.
+    /// Which tokens see each other.
     pub layout: Layout,
-    /// How a long list is cut.
+    /// How a long list is split.
     pub slates: SlateFacts,
     /// How scores are read.
     pub readout: ListwiseReadout,
 }
 
-/// Who sees whom in a slate.
+/// Which tokens of a slate see each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
@@ -126,7 +126,7 @@ pub enum Layout {
     Isolated,
 }
 
-/// How a list longer than a slate is cut.
+/// How a list longer than a slate is split.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SlateFacts {
@@ -134,7 +134,7 @@ pub struct SlateFacts {
     pub rule: SlateRule,
     /// The most documents of a slate; the operator's limit may be lower.
     pub documents: usize,
-    /// For `windows`: how far a window moves, when it is `documents` wide.
+    /// For `windows`: by how many documents a window moves, when it is `documents` wide.
     pub stride: Option<usize>,
 }
 
@@ -144,9 +144,9 @@ pub struct SlateFacts {
 pub enum SlateRule {
     /// A block closes when it might not hold one more document of the longest kind.
     Blocks,
-    /// As few slates as will do, of about the same number of documents.
+    /// As few slates as possible, each with about the same number of documents.
     Even,
-    /// A window slides from the list's end to its start.
+    /// A window slides from the end of the list to its start.
     Windows,
 }
 
@@ -170,37 +170,37 @@ pub enum ListwiseReadout {
     },
 }
 
-/// Reading documents one by one.
+/// How documents are read one by one.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PointwiseFacts {
     /// The template's file.
     pub template: String,
-    /// The prompt's size, if it is below the model's context.
-    pub budget: Option<Budget>,
+    /// The longest prompt, where it is shorter than the model's context.
+    pub budget: Option<PromptBudget>,
     /// How scores are read.
     pub readout: AnswerFacts,
 }
 
-/// How long a pointwise prompt may be; what is over is cut from the document.
+/// The longest pointwise prompt. The document is truncated to fit.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Budget {
+pub struct PromptBudget {
     /// Tokens.
     pub tokens: usize,
-    /// What they count.
+    /// Which part of the prompt they count.
     pub counts: BudgetScope,
-    /// The most of it that the piece with the query may take.
+    /// The largest share of it that the query's piece may take.
     pub query_share: Option<f64>,
 }
 
-/// What a [`Budget`] counts.
+/// Which part of the prompt a [`PromptBudget`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BudgetScope {
     /// The whole prompt.
     Prompt,
-    /// From the query's piece to the document's.
+    /// From the query's piece to the document's piece.
     Texts,
 }
 
@@ -211,18 +211,18 @@ pub enum BudgetScope {
 pub struct AnswerFacts {
     /// The answer of a relevant document: a single token.
     pub positive: String,
-    /// The answer of an irrelevant one, where it counts.
+    /// The answer of an irrelevant one, where it is part of the score.
     pub negative: Option<String>,
     /// Scale of the raw score.
     pub scale: f32,
-    /// What is added to the scaled score.
+    /// Added to the scaled score.
     pub bias: f32,
-    /// Other values for some checkpoints of the family.
+    /// Other values for some checkpoints of the family, by name.
     #[serde(default)]
     pub by_name: Vec<NamedCalibration>,
 }
 
-/// A calibration for checkpoints with a certain name.
+/// The calibration of checkpoints with this name.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedCalibration {
@@ -230,7 +230,7 @@ pub struct NamedCalibration {
     pub name: String,
     /// Scale of the raw score.
     pub scale: f32,
-    /// What is added to the scaled score.
+    /// Added to the scaled score.
     pub bias: f32,
 }
 
@@ -277,8 +277,8 @@ impl Families {
             .map(Self)
     }
 
-    /// Adds the families of a folder: every `*.toml` in it, with the templates it names beside it. A
-    /// family of a known name takes its place.
+    /// Adds the families of a folder: every `*.toml` in it, with the templates that it names. A family
+    /// replaces one of the same name.
     ///
     /// # Errors
     /// [`PromptError::File`] and [`PromptError::Declaration`], with the file.
@@ -346,7 +346,7 @@ impl Family {
 }
 
 impl FamilyFacts {
-    /// Whether a sequence that the model reads has one document in it, and not those of a slate.
+    /// Whether each token sequence holds one document only, rather than a whole slate.
     #[must_use]
     pub fn reads_apart(&self) -> bool {
         self.listwise.as_ref().is_none_or(|listwise| listwise.layout == Layout::Isolated)

@@ -1,8 +1,8 @@
-//! A rendered template with query and instruction in their places, ready for documents: runs of
-//! text that are encoded as one string, with the control tokens between them.
+//! A rendered template with the query and the instruction in place, ready for documents: runs of
+//! text, each encoded as one string, and the control tokens between them.
 
+use super::parallel;
 use super::template::Part;
-use super::threads;
 use super::tokenizer::Tokenizer;
 
 /// The steps of a prompt, in order.
@@ -18,11 +18,11 @@ pub(super) enum Step {
     DocumentMark,
 }
 
-/// Text between control tokens: one string to the tokenizer.
+/// Text between control tokens, which is encoded as one string.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Run {
     pieces: Vec<Piece>,
-    /// Whether the query is in it.
+    /// Whether it holds the query.
     pub query: bool,
 }
 
@@ -32,11 +32,11 @@ enum Piece {
     Document(usize),
 }
 
-/// A prompt's ids, and where the template put control tokens.
+/// The ids of a prompt, and the positions of its template's control tokens.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Filled {
+pub(super) struct EncodedPrompt {
     pub ids: Vec<u32>,
-    /// Offset of each control token, and the token.
+    /// Offset and id of each control token.
     pub controls: Vec<(usize, u32)>,
 }
 
@@ -75,7 +75,7 @@ impl Frame {
         Self { steps }
     }
 
-    /// The runs, in order.
+    /// The runs of text, in order.
     pub(super) fn runs(&self) -> impl Iterator<Item = &Run> {
         self.steps.iter().filter_map(|step| match step {
             Step::Run(run) => Some(run),
@@ -83,24 +83,24 @@ impl Frame {
         })
     }
 
-    /// The prompt's ids, with the text of each document, and the mark of each (in the order of the
-    /// template's marks).
+    /// Encodes the prompt with these documents. `mark` gives the id of each mark of the template, in
+    /// order.
     pub(super) fn fill<'a>(
         &self,
         tokenizer: &Tokenizer,
         document: impl Fn(usize) -> &'a str,
         mark: impl Fn(usize) -> u32,
-    ) -> Result<Filled, tokenizers::Error> {
+    ) -> Result<EncodedPrompt, tokenizers::Error> {
         let texts: Vec<String> = self.runs().map(|run| run.text(&document)).collect();
         let mut runs = encode_all(tokenizer, &texts)?.into_iter();
-        let mut filled = Filled::default();
+        let mut filled = EncodedPrompt::default();
         let mut marks = 0;
         for step in &self.steps {
             match step {
                 Step::Run(_) => filled.ids.extend(runs.next().into_iter().flatten()),
-                Step::Control(id) => filled.put(*id),
+                Step::Control(id) => filled.push_control(*id),
                 Step::DocumentMark => {
-                    filled.put(mark(marks));
+                    filled.push_control(mark(marks));
                     marks += 1;
                 }
             }
@@ -117,7 +117,7 @@ impl Run {
         }
     }
 
-    /// Whether a document is in it.
+    /// Whether it holds a document.
     pub(super) fn has_document(&self) -> bool {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Document(_)))
     }
@@ -139,8 +139,8 @@ impl Run {
     }
 }
 
-impl Filled {
-    fn put(&mut self, id: u32) {
+impl EncodedPrompt {
+    fn push_control(&mut self, id: u32) {
         self.controls.push((self.ids.len(), id));
         self.ids.push(id);
     }
@@ -155,8 +155,8 @@ impl Filled {
     }
 }
 
-/// The ids of each text, on several threads where that pays.
-pub(super) fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>, tokenizers::Error> {
+/// The ids of each text, on several threads where that is faster.
+fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>, tokenizers::Error> {
     let bytes = texts.iter().map(String::len).sum();
-    threads::map(texts, bytes, |text| tokenizer.encode(text)).into_iter().collect()
+    parallel::map(texts.iter().collect(), bytes, |text: &String| tokenizer.encode(text)).into_iter().collect()
 }

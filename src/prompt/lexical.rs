@@ -1,13 +1,13 @@
-//! Lexical evidence: BM25 of a document as a share of the most its query could get.
+//! Lexical evidence: the BM25 score of a document, divided by the highest that its query allows.
 //!
-//! podium-nano reads it as a token: the share picks one of the marks that close a document. Idf
+//! podium-nano reads it as a token: the score picks one of the marks that end a document. The idf
 //! values come from a fixed background table, never from the slate, so a document's mark does not
-//! depend on its company. The same rules made the training data (`training/lexical.py`);
-//! `tests/fixtures/lexical.json` ties the two together.
+//! depend on the other documents. The training data was made by the same rules
+//! (`training/lexical.py`); `tests/fixtures/lexical.json` checks that both agree.
 //!
-//! Terms of a text, after lower-casing: a run of CJK characters gives its overlapping pairs (or its
-//! one character); any other maximal run of alphabetic or numeric characters gives one term, cut
-//! by [`stem`] if it is ASCII.
+//! Terms of a lower-cased text: a run of CJK characters gives its overlapping pairs, or its single
+//! character. Any other maximal run of alphabetic or numeric characters gives one term, which
+//! [`stem`] shortens if it is ASCII.
 
 use std::collections::HashMap;
 
@@ -42,7 +42,7 @@ pub struct LexicalTable {
     bucket_scale: f64,
 }
 
-/// A query's terms, each once, with their idf, in order of first use.
+/// The distinct terms of a query with their idf, in order of first use.
 #[derive(Debug)]
 pub(super) struct QueryTerms {
     place: HashMap<String, usize>,
@@ -108,7 +108,7 @@ impl LexicalTable {
         Ok(table)
     }
 
-    /// The terms of a query with their weights.
+    /// The distinct terms of a query, with their idf.
     pub(super) fn query(&self, text: &str) -> QueryTerms {
         let mut query = QueryTerms { place: HashMap::new(), idf: Vec::new() };
         each_term(&text.to_lowercase(), |term| {
@@ -146,7 +146,7 @@ impl LexicalTable {
         total / most
     }
 
-    /// Which of `buckets` marks stands for a document's evidence.
+    /// The bucket of a document's evidence: the number of its mark, below `buckets`.
     pub(super) fn bucket(&self, query: &QueryTerms, document: &str, buckets: usize) -> usize {
         ((self.bucket_scale * self.score(query, document)) as usize).min(buckets.saturating_sub(1))
     }
@@ -158,8 +158,8 @@ impl LexicalTable {
     }
 }
 
-/// BM25 of some documents for a query, among themselves (k1 1.2, b 0.75): what a plain search engine would make of the
-/// list. Needs no table, so it serves every family.
+/// BM25 scores of documents for a query (k1 1.2, b 0.75), with the idf of these documents: the
+/// ranking of a plain search engine. Needs no table, so it serves every family.
 #[must_use]
 pub fn lexical_scores(query: &str, documents: &[&str]) -> Vec<f64> {
     const K1: f64 = 1.2;
@@ -207,8 +207,8 @@ fn is_cjk(character: char) -> bool {
     character >= CJK[0].0 && CJK.iter().any(|(low, high)| (*low..=*high).contains(&character))
 }
 
-/// A word without one common English suffix, then without a final e; words of up to four letters,
-/// and those that begin with a digit, stay.
+/// Removes one common English suffix, then a final e. Words of up to four letters, and words that
+/// begin with a digit, stay.
 fn stem(word: &str) -> &str {
     if word.len() <= 4 || word.starts_with(|first: char| first.is_ascii_digit()) {
         return word;
@@ -218,8 +218,8 @@ fn stem(word: &str) -> &str {
     word.strip_suffix('e').filter(|_| word.len() > 4).unwrap_or(word)
 }
 
-/// Calls `take` with each term of a lower-cased text, in order, with repeats.
-fn each_term(lowered: &str, mut take: impl FnMut(&str)) {
+/// Calls `visit` with each term of a lower-cased text, in order, with repeats.
+fn each_term(lowered: &str, mut visit: impl FnMut(&str)) {
     let kind = |character: char| {
         if is_cjk(character) {
             Kind::Cjk
@@ -237,14 +237,14 @@ fn each_term(lowered: &str, mut take: impl FnMut(&str)) {
         rest = after;
         match run_kind {
             Kind::Other => {}
-            Kind::Word => take(if run.is_ascii() { stem(run) } else { run }),
+            Kind::Word => visit(if run.is_ascii() { stem(run) } else { run }),
             Kind::Cjk => {
                 let starts: Vec<usize> = run.char_indices().map(|(at, _)| at).chain([run.len()]).collect();
                 if starts.len() == 2 {
-                    take(run);
+                    visit(run);
                 }
                 for pair in starts.windows(3) {
-                    take(&run[pair[0]..pair[2]]);
+                    visit(&run[pair[0]..pair[2]]);
                 }
             }
         }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn among_themselves_documents_go_by_rare_words_then_by_length() {
+    fn bm25_prefers_rare_words_and_then_short_documents() {
         let scores = lexical_scores("blue houses", &["a red house", "a blue house", "a blue house by the sea", "fish"]);
         assert!(scores[1] > scores[2] && scores[2] > scores[0] && scores[0] > scores[3], "{scores:?}");
         // ln(1 + (2 - 1 + .5) / (1 + .5)) = ln 2, and the length is the average: k1 + 1 over 1 + k1.

@@ -1,18 +1,22 @@
-//! What the model reads: families' templates rendered to token ids and marks.
+//! Texts to token ids: what the model reads for a request.
 //!
-//! | file | question |
+//! | file | what it does |
 //! |---|---|
-//! | `family`, `detect` | which families are there, what do they declare, which is a checkpoint's? |
-//! | `tokenizer`, `clean` | text to ids, and why a text never becomes a control token |
-//! | `template`, `frame` | a template to literals, control tokens and places for texts |
-//! | `read` | a request to texts within their limits, and a plan of slates |
-//! | `render` | some of its documents to the token sequences of one pass |
-//! | `threads` | on which threads texts are read |
-//! | `lexical` | how much of the query's words a document has |
+//! | `family`, `detect` | reads the families' declarations; recognises a checkpoint's family |
+//! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
+//! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
+//! | `tokenizer`, `clean` | encodes text so that it never becomes a control token |
+//! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
+//! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
+//! | `slates`, `slate_prompt`, `pairs` | groups documents into slates or pointwise prompts |
+//! | `render` | some documents to the token sequences of one pass |
+//! | `lexical` | scores documents by the query's words (BM25) |
 //!
-//! What is done with the numbers that come back lives in `scoring`. Everything here is synchronous
-//! and runs on a blocking thread.
+//! `scoring` turns what the model returns into scores. Everything here is synchronous; the pipeline
+//! runs it in its tokenizing pool.
 
+mod bind;
+mod check_templates;
 mod clean;
 mod detect;
 mod error;
@@ -20,26 +24,30 @@ mod family;
 mod frame;
 mod lexical;
 mod pairs;
-mod plan;
+mod parallel;
+mod prepared;
 mod prompter;
-mod read;
 mod render;
 mod settings;
+mod slate_prompt;
+mod slates;
 mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod threads;
+mod tokenize;
 mod tokenizer;
+mod truncate;
 
+pub use bind::{Answers, Identifier, Relevance, SlateScore};
 pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig};
 pub use error::PromptError;
 pub use family::{Families, Family, FamilyFacts};
 pub use lexical::{LexicalTable, lexical_scores};
-pub use plan::Plan;
-pub use prompter::{Answers, Identifier, ModelLimits, Prompter, Relevance, SlateScore};
-pub use read::{DocumentText, Reading};
+pub use prepared::{DocumentText, Plan, PreparedTexts};
+pub use prompter::{ModelLimits, Prompter};
 pub use render::Rendering;
 pub use settings::PromptSettings;
 pub use tokenizer::Tokenizer;
+pub use truncate::IsCancelled;

@@ -1,111 +1,109 @@
-//! Reading one by one: a query and a document in one prompt, and the beginning that the prompts of
-//! several documents share.
+//! Prepares documents for pointwise prompts: a query and one document in each, in groups that share
+//! the beginning of their prompts.
 
 use std::ops::Range;
 
+use super::bind::Pointwise;
 use super::family::BudgetScope;
 use super::frame::{Frame, Run, Step};
-use super::plan::Plan;
-use super::prompter::{Pointwise, Prompter};
-use super::read::{DocumentText, ShortTexts, warn_of_want};
-use super::template::Scene;
-use super::threads;
+use super::parallel;
+use super::prepared::{DocumentText, PairFrame, Plan, PreparedTexts};
+use super::prompter::Prompter;
+use super::template::TemplateInputs;
+use super::truncate::{DocumentOptions, IsCancelled, warn_of_max_tokens_per_doc};
 use crate::rerank::slates::{self, SlateLimits};
-use crate::rerank::{LimitSettings, RerankError, RerankRequest};
+use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
-/// A pair's prompt with everything but the document encoded.
-struct PairFrame {
-    /// Before the document's run.
-    before: Vec<u32>,
-    /// The text with the document in it.
-    run: Run,
-    /// After it.
-    after: Vec<u32>,
-    /// Control tokens in `before` and `after`.
-    controls: usize,
-    /// The most tokens of the whole.
-    limit: usize,
-}
+/// Tokens by which a document is first truncated less than its prompt needs: the prompt's own
+/// truncation is exact.
+const SLACK: usize = 4;
+
+/// The most tokens of one character: byte-level tokenizers have one for each of its bytes.
+const CHARACTER_TOKENS: usize = 4;
 
 impl Prompter {
-    /// Makes each document's sequence, cutting documents to the family's budget, and groups them.
-    pub(super) fn read_pairs(
+    /// Tokenizes the documents for prompts of their own.
+    pub(super) fn prepare_pairs(
         &self,
         pointwise: &Pointwise,
         request: &RerankRequest,
         limits: &LimitSettings,
-        texts: &ShortTexts,
-        documents: &mut [DocumentText],
-        warnings: &mut Vec<String>,
-    ) -> Result<Plan, RerankError> {
-        let pass = self.context.min(limits.max_slate_tokens);
-        let frame = self.pair_frame(pointwise, pass, request, texts, warnings)?;
-        let taken: Vec<usize> = documents.iter().map(|document| document.tokens_read).collect();
-        let bytes = documents.iter().map(|document| document.text.len()).sum();
-        let places: Vec<(usize, &mut DocumentText)> = documents.iter_mut().enumerate().collect();
-        let results = threads::map(places, bytes, |(index, document)| {
-            self.read_pair(&frame, index, document, request.truncation)
-        });
-        // The first document's error, whichever thread was first.
-        results.into_iter().collect::<Result<(), _>>()?;
-        let shortened = documents.iter().zip(taken).filter(|(document, taken)| document.tokens_read < *taken);
-        if let Some(most) = shortened.map(|(document, _)| document.tokens_read).max() {
-            warn_of_want(request, most, documents, warnings);
-        }
-        let sequences: Vec<&[u32]> = documents.iter().map(|document| document.ids.as_slice()).collect();
-        let shared = shared_prefix(&sequences);
-        let costs: Vec<usize> = sequences.iter().map(|sequence| sequence.len() - shared).collect();
-        let group = SlateLimits {
-            max_documents: if shared == 0 { 1 } else { limits.max_slate_documents.max(1) },
-            max_tokens: limits.max_slate_tokens.saturating_sub(shared),
+        is_cancelled: IsCancelled,
+        prepared: &mut PreparedTexts,
+    ) -> Result<(), RerankError> {
+        let frame = self.pair_frame(pointwise, limits, prepared)?;
+        let (requested, fits) = (self.requested_limit(request), self.max_document(&frame)?);
+        let slack = if requested > fits { SLACK } else { 0 };
+        let options = DocumentOptions {
+            before: "",
+            limit: requested.min(fits) + slack,
+            slack,
+            max_characters: self.facts.limits.document_characters,
+            is_cancelled,
         };
-        Ok(Plan::Pairs(slates::filled(&costs, group)))
+        prepared.documents = self.tokenize_documents(request, &options, &mut prepared.warnings)?;
+        prepared.mode = Mode::Pointwise;
+        self.make_pairs(frame, limits, prepared)
     }
 
-    fn pair_frame(
+    /// Makes each document's whole prompt, truncates documents to the family's budget, and groups
+    /// them.
+    pub(super) fn make_pairs(
+        &self,
+        frame: PairFrame,
+        limits: &LimitSettings,
+        prepared: &mut PreparedTexts,
+    ) -> Result<(), RerankError> {
+        let documents = &mut prepared.documents;
+        let truncation = prepared.options.truncation;
+        let before: Vec<usize> = documents.iter().map(|document| document.tokens_read).collect();
+        let bytes = documents.iter().map(|document| document.text.len()).sum();
+        let results = parallel::map(documents.iter_mut().enumerate().collect(), bytes, |(index, document)| {
+            self.make_pair(&frame, index, document, truncation)
+        });
+        // The error of the first document, whichever thread was first.
+        results.into_iter().collect::<Result<(), _>>()?;
+        let shortened = documents.iter().zip(before).filter(|(document, before)| document.tokens_read < *before);
+        if let Some(most) = shortened.map(|(document, _)| document.tokens_read).max() {
+            let requested = prepared.options.max_tokens_per_doc;
+            warn_of_max_tokens_per_doc(requested, most, documents, &mut prepared.warnings);
+        }
+        prepared.plan = group_pairs(documents, limits);
+        prepared.pair_frame = Some(frame);
+        Ok(())
+    }
+
+    /// Encodes the pointwise prompt around a document.
+    pub(super) fn pair_frame(
         &self,
         pointwise: &Pointwise,
-        pass: usize,
-        request: &RerankRequest,
-        texts: &ShortTexts,
-        warnings: &mut Vec<String>,
+        limits: &LimitSettings,
+        prepared: &mut PreparedTexts,
     ) -> Result<PairFrame, RerankError> {
-        let scene = Scene { instruction: !texts.instruction.is_empty(), documents: 1, identifiers: &[] };
-        let parts = pointwise.template.render(scene, &self.tokenizer).map_err(RerankError::internal)?;
-        let steps = Frame::new(parts, &texts.query, &texts.instruction).steps;
-        let at =
-            |wanted: &dyn Fn(&Run) -> bool| steps.iter().position(|step| matches!(step, Step::Run(run) if wanted(run)));
-        let document = at(&Run::has_document).ok_or_else(|| RerankError::internal("a pair without a document"))?;
-        let query = at(&|run| run.query).ok_or_else(|| RerankError::internal("a pair without a query"))?;
-        let mut encoded = Vec::with_capacity(steps.len());
-        for step in &steps {
-            encoded.push(match step {
-                Step::Run(run) if run.has_document() => Vec::new(),
-                Step::Run(run) => self.tokenizer.encode(&run.text(|_| "")).map_err(RerankError::internal)?,
-                Step::Control(id) => vec![*id],
-                Step::DocumentMark => return Err(RerankError::internal("a pair has no document mark")),
-            });
-        }
+        let inputs = TemplateInputs { instruction: !prepared.instruction.is_empty(), documents: 1, identifiers: &[] };
+        let parts = pointwise.template.render(inputs, &self.tokenizer).map_err(RerankError::internal)?;
+        let steps = Frame::new(parts, &prepared.query, &prepared.instruction).steps;
+        let position =
+            |is_it: &dyn Fn(&Run) -> bool| steps.iter().position(|step| matches!(step, Step::Run(run) if is_it(run)));
+        let document =
+            position(&Run::has_document).ok_or_else(|| RerankError::internal("a pair without a document"))?;
+        let query = position(&|run| run.query).ok_or_else(|| RerankError::internal("a pair without a query"))?;
+        let mut encoded = self.encode_steps(&steps)?;
         let scope = query.min(document)..query.max(document) + 1;
-        let tokens_in = |range: Range<usize>, encoded: &[Vec<u32>]| encoded[range].iter().map(Vec::len).sum::<usize>();
-        let outside = tokens_in(0..scope.start, &encoded) + tokens_in(scope.end..steps.len(), &encoded);
-        let limit = match &pointwise.facts.budget {
-            None => pass,
-            Some(budget) if budget.counts == BudgetScope::Prompt => budget.tokens.min(pass),
-            Some(budget) => budget.tokens.min(pass.saturating_sub(outside)) + outside,
+        let tokens_in = |range: Range<usize>| encoded[range].iter().map(Vec::len).sum::<usize>();
+        let outside = tokens_in(0..scope.start) + tokens_in(scope.end..steps.len());
+        let max_pass = self.context.min(limits.max_slate_tokens);
+        let budget = pointwise.facts.budget.as_ref();
+        let limit = match budget {
+            None => max_pass,
+            Some(budget) if budget.counts == BudgetScope::Prompt => budget.tokens.min(max_pass),
+            Some(budget) => budget.tokens.min(max_pass.saturating_sub(outside)) + outside,
         };
-        if let Some(share) = pointwise.facts.budget.as_ref().and_then(|budget| budget.query_share)
+        if let Some(share) = budget.and_then(|budget| budget.query_share)
             && query != document
         {
             let most = (limit.saturating_sub(outside) as f64 * share) as usize;
-            let tokens = encoded[query].len();
-            if tokens > most {
-                if !request.truncation {
-                    return Err(RerankError::TextTooLong { field: "query".into(), tokens, limit: most });
-                }
-                warnings.push(format!("query: cut, with its instruction, from {tokens} tokens to {most}"));
-                encoded[query].truncate(most);
-            }
+            truncate_query(&mut encoded[query], most, prepared)?;
         }
         let controls = steps.iter().filter(|step| matches!(step, Step::Control(_))).count();
         let after = encoded.split_off(document + 1).concat();
@@ -116,12 +114,29 @@ impl Prompter {
         Ok(PairFrame { before: encoded.concat(), run, after, controls, limit })
     }
 
-    fn read_pair(
+    /// The ids of each step; none for the run that holds the document.
+    fn encode_steps(&self, steps: &[Step]) -> Result<Vec<Vec<u32>>, RerankError> {
+        let encode = |step: &Step| match step {
+            Step::Run(run) if run.has_document() => Ok(Vec::new()),
+            Step::Run(run) => self.tokenizer.encode(&run.text(|_| "")).map_err(RerankError::internal),
+            Step::Control(id) => Ok(vec![*id]),
+            Step::DocumentMark => Err(RerankError::internal("a pair has no document mark")),
+        };
+        steps.iter().map(encode).collect()
+    }
+
+    /// The most tokens of a document that fit into the prompt.
+    fn max_document(&self, frame: &PairFrame) -> Result<usize, RerankError> {
+        let run = self.tokenizer.encode(&frame.run.text(|_| "")).map_err(RerankError::internal)?;
+        Ok(frame.limit.saturating_sub(frame.before.len() + run.len() + frame.after.len()))
+    }
+
+    fn make_pair(
         &self,
         frame: &PairFrame,
         index: usize,
         document: &mut DocumentText,
-        truncation: bool,
+        may_truncate: bool,
     ) -> Result<(), RerankError> {
         let field = || format!("documents[{index}]");
         let rest = frame.before.len() + frame.after.len();
@@ -134,17 +149,15 @@ impl Prompter {
                     return Err(RerankError::PromptTooLong { field: field(), tokens, limit: frame.limit });
                 }
                 let left = document.tokens_read - excess;
-                if !truncation {
+                if !may_truncate {
                     return Err(RerankError::TextTooLong { field: field(), tokens: document.tokens, limit: left });
                 }
                 if frame.run.ends_with_document() {
                     run.truncate(run.len() - excess);
                     document.tokens_read = left;
                 } else {
-                    // The template's own letters follow: cut the text and look again.
-                    let cut = self.tokenizer.cut(&document.text, left).map_err(RerankError::internal)?;
-                    document.text.truncate(cut.bytes);
-                    document.tokens_read = cut.ids.len();
+                    // The template's text follows: truncate the document and encode again.
+                    self.cut_text(document, left)?;
                     continue;
                 }
             }
@@ -152,9 +165,76 @@ impl Prompter {
             return self.check_controls(&document.ids, frame.controls);
         }
     }
+
+    /// Truncates the document of a whole prompt to at most `tokens` tokens. Slices the prompt's ids
+    /// where the document stands at the end of its run, as in every built-in family.
+    pub(super) fn shorten_pair(
+        &self,
+        frame: &PairFrame,
+        document: &mut DocumentText,
+        tokens: usize,
+    ) -> Result<(), RerankError> {
+        if document.tokens_read <= tokens {
+            return Ok(());
+        }
+        if !frame.run.ends_with_document() {
+            self.cut_text(document, tokens)?;
+            return self.make_pair(frame, 0, document, true);
+        }
+        let mut end = document.ids.len() - frame.after.len() - (document.tokens_read - tokens);
+        document.tokens_read = tokens;
+        let ends_within_a_character = |end: usize| {
+            let text = self.tokenizer.decode(&document.ids[end.saturating_sub(CHARACTER_TOKENS)..end]);
+            text.ends_with(char::REPLACEMENT_CHARACTER)
+        };
+        while document.tokens_read > 0
+            && tokens - document.tokens_read + 1 < CHARACTER_TOKENS
+            && ends_within_a_character(end)
+        {
+            document.tokens_read -= 1;
+            end -= 1;
+        }
+        document.ids.truncate(end);
+        document.ids.extend_from_slice(&frame.after);
+        Ok(())
+    }
+
+    fn cut_text(&self, document: &mut DocumentText, tokens: usize) -> Result<(), RerankError> {
+        let cut = self.tokenizer.cut(&document.text, tokens).map_err(RerankError::internal)?;
+        document.text.truncate(cut.bytes);
+        document.tokens_read = cut.ids.len();
+        Ok(())
+    }
 }
 
-/// The longest beginning that all sequences share, short of the whole of any: each keeps a token.
+/// Truncates the query's piece of a prompt to `most` tokens, or refuses it.
+fn truncate_query(query: &mut Vec<u32>, most: usize, prepared: &mut PreparedTexts) -> Result<(), RerankError> {
+    let tokens = query.len();
+    if tokens <= most {
+        return Ok(());
+    }
+    if !prepared.options.truncation {
+        return Err(RerankError::TextTooLong { field: "query".into(), tokens, limit: most });
+    }
+    prepared.warnings.push(format!("query: cut, with its instruction, from {tokens} tokens to {most}"));
+    query.truncate(most);
+    Ok(())
+}
+
+/// Groups prompts so that a group shares its beginning and fits into a pass.
+pub(super) fn group_pairs(documents: &[DocumentText], limits: &LimitSettings) -> Plan {
+    let sequences: Vec<&[u32]> = documents.iter().map(|document| document.ids.as_slice()).collect();
+    let shared = shared_prefix(&sequences);
+    let costs: Vec<usize> = sequences.iter().map(|sequence| sequence.len() - shared).collect();
+    let group = SlateLimits {
+        max_documents: if shared == 0 { 1 } else { limits.max_slate_documents.max(1) },
+        max_tokens: limits.max_slate_tokens.saturating_sub(shared),
+    };
+    Plan::Pairs(slates::filled(&costs, group))
+}
+
+/// The length of the longest beginning that all sequences share. At least one token of each is left
+/// out of it.
 pub(super) fn shared_prefix(sequences: &[&[u32]]) -> usize {
     let Some((first, others)) = sequences.split_first() else { return 0 };
     others

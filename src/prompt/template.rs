@@ -1,13 +1,10 @@
 //! Templates: minijinja text to a sequence of literals, control tokens and places for texts.
 //!
-//! A caller's text never goes through the template engine. What it sees are placeholders, two
-//! private-use characters around a name, and what it returns is split at them; so a text can
-//! neither run template code nor be mistaken for the template's own letters.
+//! A caller's text never goes through the template engine. The engine sees placeholders (a name
+//! between two private-use characters), and its result is split at them. So a text can neither run
+//! template code nor pass for the template's own text.
 //!
-//! A template may use: `query`, `instruction` (empty when there is none), `documents` (a list) or,
-//! pointwise and in the block `document`, `document`; `document_mark` (the mark that the family
-//! chooses for the document); `identifiers`; `has_token("<think>")`; and `{{ apart }}` where the
-//! text before and after is tokenised apart. One newline at the very end of the file does not count.
+//! `prompts/README.md` lists the variables of a template.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -29,29 +26,29 @@ pub(super) struct Template {
     environment: Environment<'static>,
 }
 
-/// What a prompt is rendered for.
+/// The values that a template is rendered with.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scene<'a> {
+pub(super) struct TemplateInputs<'a> {
     pub instruction: bool,
     pub documents: usize,
-    /// Names of the documents, for families that name them; else empty.
+    /// The documents' names; empty for families that do not name them.
     pub identifiers: &'a [String],
 }
 
-/// A stretch of a rendered template.
+/// A part of a rendered template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {
-    /// The template's own letters.
+    /// The template's own text.
     Text(String),
-    /// A control token that they spell.
+    /// A control token of the template.
     Control(u32),
     Query,
     Instruction,
-    /// A document, by its place in the slate.
+    /// A document, by its position in the slate.
     Document(usize),
-    /// The mark chosen for the document before it.
+    /// The mark of the document before it.
     DocumentMark,
-    /// What is before and after is tokenised apart.
+    /// A cut: the parts before and after it are tokenized separately.
     Apart,
 }
 
@@ -61,20 +58,20 @@ impl Template {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        let known: HashSet<String> = tokenizer.controls().iter().map(|token| token.text.clone()).collect();
+        let known: HashSet<String> = tokenizer.control_tokens().iter().map(|token| token.text.clone()).collect();
         environment.add_function("has_token", move |text: String| known.contains(&text));
         let mut template = Self { family: family.into(), file: file.into(), environment };
-        let compiled = template.environment.add_template(kept(file), kept(source));
+        let compiled = template.environment.add_template(intern(file), intern(source));
         compiled.map_err(|error| template.problem(format!("{error:#}")))?;
         Ok(template)
     }
 
     /// Renders the whole template.
-    pub(super) fn render(&self, scene: Scene, tokenizer: &Tokenizer) -> Result<Vec<Part>, PromptError> {
+    pub(super) fn render(&self, inputs: TemplateInputs, tokenizer: &Tokenizer) -> Result<Vec<Part>, PromptError> {
         let rendered = self
             .environment
             .get_template(&self.file)
-            .and_then(|template| template.render(variables(scene)))
+            .and_then(|template| template.render(variables(inputs)))
             .map_err(|error| self.problem(format!("{error:#}")))?;
         self.parts(&rendered, tokenizer)
     }
@@ -83,14 +80,14 @@ impl Template {
     pub(super) fn render_block(
         &self,
         block: &str,
-        scene: Scene,
+        inputs: TemplateInputs,
         tokenizer: &Tokenizer,
     ) -> Result<Vec<Part>, PromptError> {
         let rendered = self
             .environment
             .get_template(&self.file)
             .and_then(|template| {
-                template.render_captured(variables(scene))?.with_state_mut(|state| state.render_block(block))
+                template.render_captured(variables(inputs))?.with_state_mut(|state| state.render_block(block))
             })
             .map_err(|error| self.problem(format!("block `{block}`: {error:#}")))?;
         self.parts(&rendered, tokenizer)
@@ -109,7 +106,7 @@ impl Template {
             } else {
                 let (name, literal) =
                     stretch.split_once(CLOSE).ok_or_else(|| self.problem("a text was changed by a filter"))?;
-                parts.push(placeholder(name).ok_or_else(|| self.problem("a text was changed by a filter"))?);
+                parts.push(parse_placeholder(name).ok_or_else(|| self.problem("a text was changed by a filter"))?);
                 literal
             };
             if literal.contains(CLOSE) {
@@ -120,16 +117,17 @@ impl Template {
         Ok(parts)
     }
 
-    /// Splits literal text at the control tokens it spells: the leftmost, then the longest.
+    /// Splits text at the control tokens that it spells: at the leftmost first, and of several at one
+    /// place at the longest.
     fn literal(&self, mut literal: &str, tokenizer: &Tokenizer, parts: &mut Vec<Part>) -> Result<(), PromptError> {
         while !literal.is_empty() {
             let next = tokenizer
-                .controls()
+                .control_tokens()
                 .iter()
                 .filter_map(|token| literal.find(&token.text).map(|at| (at, token)))
                 .min_by_key(|(at, token)| (*at, usize::MAX - token.text.len()));
             let (text, rest) = literal.split_at(next.map_or(literal.len(), |(at, _)| at));
-            if let Some(unknown) = spelled_token(text) {
+            if let Some(unknown) = find_token_spelling(text) {
                 return Err(self.problem(format!("`{unknown}` is no token of {}", tokenizer.file())));
             }
             if !text.is_empty() {
@@ -145,9 +143,9 @@ impl Template {
     }
 }
 
-/// A text for as long as the process lives, which is what the template engine wants. There are as many as templates, however
-/// often a model is loaded.
-fn kept(text: &str) -> &'static str {
+/// Keeps a text for the life of the process, because the template engine needs a `'static` one.
+/// Each text is kept once, however often a model is loaded.
+fn intern(text: &str) -> &'static str {
     static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = texts.get(text) {
@@ -158,24 +156,24 @@ fn kept(text: &str) -> &'static str {
     text
 }
 
-fn variables(scene: Scene) -> minijinja::Value {
-    let documents: Vec<String> = (0..scene.documents).map(|place| hold(&format!("document {place}"))).collect();
+fn variables(inputs: TemplateInputs) -> minijinja::Value {
+    let documents: Vec<String> = (0..inputs.documents).map(|place| placeholder(&format!("document {place}"))).collect();
     context! {
-        query => hold("query"),
-        instruction => if scene.instruction { hold("instruction") } else { String::new() },
-        document => hold("document 0"),
+        query => placeholder("query"),
+        instruction => if inputs.instruction { placeholder("instruction") } else { String::new() },
+        document => placeholder("document 0"),
         documents => documents,
-        document_mark => hold("document_mark"),
-        identifiers => scene.identifiers,
-        apart => hold("apart"),
+        document_mark => placeholder("document_mark"),
+        identifiers => inputs.identifiers,
+        apart => placeholder("apart"),
     }
 }
 
-fn hold(name: &str) -> String {
+fn placeholder(name: &str) -> String {
     format!("{OPEN}{name}{CLOSE}")
 }
 
-fn placeholder(name: &str) -> Option<Part> {
+fn parse_placeholder(name: &str) -> Option<Part> {
     Some(match name {
         "query" => Part::Query,
         "instruction" => Part::Instruction,
@@ -185,8 +183,8 @@ fn placeholder(name: &str) -> Option<Part> {
     })
 }
 
-/// The first `<|...|>` of a text: a control token's spelling, or a slip of the pen.
-fn spelled_token(text: &str) -> Option<&str> {
+/// The first `<|...|>` of a text: the spelling of a control token, or a typing error.
+fn find_token_spelling(text: &str) -> Option<&str> {
     let start = text.find("<|")?;
     let end = text[start..].find("|>")? + start + 2;
     Some(&text[start..end])
@@ -199,12 +197,12 @@ mod tests {
 
     fn render(source: &str) -> Result<Vec<Part>, PromptError> {
         let tokenizer = testing::tokenizer();
-        let scene = Scene { instruction: false, documents: 2, identifiers: &[] };
-        Template::new("test", "test.jinja", source, &tokenizer)?.render(scene, &tokenizer)
+        let inputs = TemplateInputs { instruction: false, documents: 2, identifiers: &[] };
+        Template::new("test", "test.jinja", source, &tokenizer)?.render(inputs, &tokenizer)
     }
 
     #[test]
-    fn a_template_becomes_literals_tokens_and_places() {
+    fn a_template_becomes_literals_control_tokens_and_placeholders() {
         let start = testing::tokenizer().control("<|im_start|>").unwrap().id;
         let parts =
             render("<|im_start|>a {{ query }}{{ apart }}{% for d in documents %}{{ d }}{% endfor %}\n").unwrap();
@@ -219,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_refused_with_family_and_file() {
+    fn a_broken_template_is_refused_with_family_and_file() {
         for (source, problem) in [
             ("{{ qury }}", "undefined"),
             ("{% if %}", "syntax"),

@@ -1,4 +1,5 @@
-//! For tests: a small byte-level tokenizer with Qwen's shape, prompters on it, and nasty texts.
+//! For tests: a small byte-level tokenizer with Qwen's split pattern, prompters on it, and hostile
+//! texts.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -11,8 +12,8 @@ use super::{Calibration, Families, LexicalTable, ModelLimits, PodiumConfig, Prom
 /// Qwen's split pattern.
 const SPLIT: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Merges, each of two tokens that exist before it. With `?` + newline as in Qwen: pieces encoded
-/// apart differ from the same text encoded at once.
+/// Merges, each of two tokens that exist before it. With `?` + newline, as in Qwen, pieces that are
+/// encoded separately differ from the same text encoded at once.
 const MERGES: &[(&str, &str)] = &[
     ("t", "h"),
     ("th", "e"),
@@ -71,7 +72,7 @@ pub(crate) fn control_texts() -> Vec<String> {
     fixed.into_iter().map(str::to_owned).chain((0..32).map(|bucket| format!("<|embed_{bucket}|>"))).collect()
 }
 
-/// The characters that byte-level tokenizers write bytes as.
+/// The character of each byte in byte-level tokenizers.
 fn byte_letters() -> Vec<String> {
     let plain = |byte: u32| (33..=126).contains(&byte) || (161..=172).contains(&byte) || (174..=255).contains(&byte);
     let mut next = 256;
@@ -118,6 +119,11 @@ pub(crate) fn tokenizer_json(without: &[&str]) -> Value {
             "vocab": vocabulary,
             "merges": MERGES.iter().map(|(left, right)| format!("{left} {right}")).collect::<Vec<_>>()}
     })
+}
+
+/// Bytes of text that this thread has encoded so far.
+pub(crate) fn encoded_bytes() -> usize {
+    super::tokenizer::ENCODED_BYTES.get()
 }
 
 /// The whole tokenizer, as the reference implementations use it.

@@ -1,26 +1,42 @@
-//! The tokenizer: text to ids and back, and the control tokens apart from both.
+//! Encodes text to ids, and decodes ids.
 //!
-//! Text is encoded by a copy of the tokenizer that knows no added token at all. So whatever a text
-//! spells, alone, together with its neighbours in the template or after normalisation, it becomes
-//! ordinary tokens; control tokens are put in by id, where a template's own letters say so. For
-//! text without control tokens the ids are those of the whole tokenizer on the whole prompt, which
-//! also splits at added tokens first and encodes what lies between on its own.
+//! The tokenizer that encodes text knows no added token. So any text becomes ordinary tokens,
+//! alone, beside its neighbours in the template, and after normalization. Control tokens enter a
+//! prompt by their id, where the template has them. For texts without control tokens the ids equal
+//! those of the complete tokenizer on the whole prompt, which also splits at added tokens first and
+//! encodes the text between them on its own.
 
 use serde_json::Value;
 
 use super::PromptError;
 
-/// No vocabulary is so large; an id beyond it is a mistake, and a table up to it would be too.
+/// The highest id of a control token: no vocabulary is larger, and the table of ids grows with it.
 const HIGHEST_ID: u32 = 1 << 24;
+
+/// The most bytes of text that are encoded in one call: some ten milliseconds of work.
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How much of a text is encoded to cut it: at least this many bytes,
+const MIN_CUT_BYTES: usize = 256;
+/// this many for each token of the limit,
+const CUT_TOKEN_BYTES: usize = 8;
+/// and this many tokens beyond the limit, which the end of the encoded text may change.
+const CUT_MARGIN: usize = 8;
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes of text that this thread has encoded.
+    pub(super) static ENCODED_BYTES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
 
 /// A tokenizer read from `tokenizer.json`.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     plain: tokenizers::Tokenizer,
     controls: Vec<ControlToken>,
-    /// One bit per id: is it a control token?
+    /// One bit for each id: whether it is a control token.
     control_bits: Vec<u64>,
-    /// By byte: does the text of some control token end in it?
+    /// By byte: whether the text of a control token ends with it.
     control_ends: [bool; 256],
     file: String,
 }
@@ -30,11 +46,11 @@ pub struct Tokenizer {
 pub(super) struct ControlToken {
     pub text: String,
     pub id: u32,
-    /// Takes the white space beside it, which Podium's encoding does not reproduce.
+    /// Whether it takes the white space beside it, which Podium's encoding does not reproduce.
     pub strips: bool,
 }
 
-/// A text's end after cutting.
+/// The beginning of a text after truncation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cut {
     /// Bytes of the text that are kept.
@@ -44,10 +60,10 @@ pub(super) struct Cut {
 }
 
 impl Tokenizer {
-    /// Reads the bytes of a `tokenizer.json`; `file` is its name in errors.
+    /// Reads a `tokenizer.json`; errors call it `file`.
     ///
     /// # Errors
-    /// [`PromptError::Tokenizer`] when the bytes are no tokenizer.
+    /// [`PromptError::Tokenizer`] when the file is malformed.
     pub fn from_bytes(bytes: &[u8], file: impl Into<String>) -> Result<Self, PromptError> {
         let file = file.into();
         let problem = |problem: String| PromptError::Tokenizer { file: file.clone(), problem };
@@ -55,7 +71,7 @@ impl Tokenizer {
             serde_json::from_slice(bytes).map_err(|error| problem(format!("not a tokenizer: {error}")))?;
         let fields = json.as_object_mut().ok_or_else(|| problem("not a tokenizer: no JSON object".into()))?;
         let added = fields.insert("added_tokens".into(), Value::Array(Vec::new())).unwrap_or_default();
-        // Podium cuts and packs itself.
+        // Podium truncates and pads on its own.
         fields.insert("truncation".into(), Value::Null);
         fields.insert("padding".into(), Value::Null);
         let controls = match added {
@@ -73,8 +89,7 @@ impl Tokenizer {
         if let Some(token) = controls.iter().find(|token| token.id > HIGHEST_ID) {
             return Err(problem(format!("added token {:?} has the id {}, over {HIGHEST_ID}", token.text, token.id)));
         }
-        // By value: the BPE model's own reader takes both old and new spellings of merges.
-        // Some malformed parts make its reader panic.
+        // The library's reader panics on some malformed files.
         let json = json.to_string();
         let plain = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
             .map_err(|_| problem("not a tokenizer: its reader panicked".into()))?
@@ -90,19 +105,19 @@ impl Tokenizer {
         Ok(Self { plain, controls, control_bits, control_ends, file })
     }
 
-    /// The name of the file it came from.
+    /// The name of its file.
     #[must_use]
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// One above the highest id of an ordinary token.
+    /// The highest id of an ordinary token, plus 1.
     pub(super) fn ordinary_end(&self) -> u32 {
         self.plain.get_vocab(false).into_values().max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// The added tokens, special or not.
-    pub(super) fn controls(&self) -> &[ControlToken] {
+    pub(super) fn control_tokens(&self) -> &[ControlToken] {
         &self.controls
     }
 
@@ -111,29 +126,31 @@ impl Tokenizer {
         self.controls.iter().find(|token| token.text == text)
     }
 
-    /// The added token whose text these bytes end with.
-    pub(super) fn control_at_end_of(&self, bytes: &[u8]) -> Option<&ControlToken> {
+    /// The added token that these bytes end with.
+    pub(super) fn control_token_at_end(&self, bytes: &[u8]) -> Option<&ControlToken> {
         if !self.control_ends[usize::from(*bytes.last()?)] {
             return None;
         }
         self.controls.iter().find(|token| bytes.ends_with(token.text.as_bytes()))
     }
 
-    /// Whether an id is an added token's.
+    /// Whether an id belongs to an added token.
     pub(super) fn is_control(&self, id: u32) -> bool {
         self.control_bits.get(id as usize / 64).is_some_and(|bits| bits >> (id % 64) & 1 == 1)
     }
 
-    /// The ids of a text. None of them is a control token's, unless the tokenizer's model itself
-    /// makes one from text; renderings are checked for that.
+    /// Encodes a text. No id belongs to a control token, unless the tokenizer's model makes one from
+    /// text; prompts are checked for that.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
         if text.is_empty() {
             return Ok(Vec::new());
         }
+        #[cfg(test)]
+        ENCODED_BYTES.set(ENCODED_BYTES.get() + text.len());
         Ok(self.plain.encode_fast(text, false)?.get_ids().to_vec())
     }
 
-    /// How many tokens a text has.
+    /// Counts the tokens of a text.
     ///
     /// # Errors
     /// [`PromptError::Tokenizer`] when the tokenizer fails on it.
@@ -141,7 +158,7 @@ impl Tokenizer {
         self.encode(text).map(|ids| ids.len()).map_err(|error| self.failed(&error))
     }
 
-    /// The start of a text that has at most `limit` tokens; never half a character.
+    /// The beginning of a text that has at most `limit` tokens; it ends with a whole character.
     ///
     /// # Errors
     /// [`PromptError::Tokenizer`] when the tokenizer fails on it.
@@ -153,27 +170,59 @@ impl Tokenizer {
         PromptError::Tokenizer { file: self.file.clone(), problem: error.to_string() }
     }
 
-    /// As [`Tokenizer::cut`], of a text whose ids are known: a long text is not encoded a second time.
+    /// The ids of the beginning of a text: more than `limit` of them, or those of the whole text.
+    /// Also returns how many bytes they were made of. Encodes in chunks.
+    pub(super) fn encode_until(
+        &self,
+        text: &str,
+        limit: usize,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<(Vec<u32>, usize), tokenizers::Error> {
+        let mut end = chunk_end(text, CHUNK_BYTES);
+        let mut ids = self.encode(&text[..end])?;
+        while end < text.len() && ids.len() <= limit {
+            if is_cancelled() {
+                return Err("cancelled".into());
+            }
+            let chunk = &text[end..end + chunk_end(&text[end..], CHUNK_BYTES)];
+            ids.extend(self.encode(chunk)?);
+            end += chunk.len();
+        }
+        Ok((ids, end))
+    }
+
+    /// As [`Tokenizer::cut`] for a text whose ids are known: encodes nothing in most cases.
     pub(super) fn cut_encoded(&self, text: &str, ids: &[u32], limit: usize) -> Result<Cut, tokenizers::Error> {
         let limit = limit.min(ids.len());
-        // The tokens that are kept spell the text's start, unless the last of them end within a character, of at most
-        // four bytes: then what they spell ends with U+FFFD. A text that holds that itself, or that the tokenizer changes,
-        // goes the long way.
+        // The kept tokens spell the beginning of the text, unless the last of them end within a
+        // character of at most four bytes: then the decoded text ends with U+FFFD. A text that
+        // contains U+FFFD, or that the tokenizer changes otherwise, is encoded again.
         for tokens in (limit.saturating_sub(3)..=limit).rev() {
             let start = self.plain.decode(&ids[..tokens], false)?;
             let whole = start.trim_end_matches(char::REPLACEMENT_CHARACTER);
-            match (text.starts_with(&start), whole.len() < start.len()) {
-                (true, false) => return Ok(Cut { bytes: start.len(), ids: ids[..tokens].to_vec() }),
-                (false, true) if text.starts_with(whole) => {}
-                (true | false, _) => break,
+            match (spelled_bytes(text, &start), whole.len() < start.len()) {
+                (Some(bytes), false) => return Ok(Cut { bytes, ids: ids[..tokens].to_vec() }),
+                (None, true) if spelled_bytes(text, whole).is_some() => {}
+                (Some(_) | None, _) => break,
             }
         }
         self.cut(text, limit)
     }
 
     /// Where a text ends when at most `limit` tokens of it are kept: never inside a character.
+    /// Encodes no more of the text than the limit needs.
     pub(super) fn cut(&self, text: &str, limit: usize) -> Result<Cut, tokenizers::Error> {
-        let encoding = self.plain.encode(text, false)?;
+        let mut bytes = MIN_CUT_BYTES.max(limit.saturating_mul(CUT_TOKEN_BYTES));
+        let (text, encoding) = loop {
+            let beginning = &text[..chunk_end(text, bytes)];
+            #[cfg(test)]
+            ENCODED_BYTES.set(ENCODED_BYTES.get() + beginning.len());
+            let encoding = self.plain.encode(beginning, false)?;
+            if beginning.len() == text.len() || encoding.len() > limit + CUT_MARGIN {
+                break (beginning, encoding);
+            }
+            bytes = bytes.saturating_mul(4);
+        };
         let offsets = encoding.get_offsets();
         let mut tokens = limit.min(offsets.len());
         // Tokens of one character's bytes all span that character.
@@ -187,16 +236,15 @@ impl Tokenizer {
         Ok(Cut { bytes, ids: encoding.get_ids()[..tokens].to_vec() })
     }
 
-    /// The single id of an ordinary token.
-    pub(super) fn single(&self, text: &str) -> Option<u32> {
+    /// The id of a text that is a single ordinary token.
+    pub(super) fn single_token(&self, text: &str) -> Option<u32> {
         match self.encode(text).ok()?.as_slice() {
             [id] if self.plain.id_to_token(*id).is_some() => Some(*id),
             _ => None,
         }
     }
 
-    /// The text of some ids, control tokens spelled out. Bytes that are no UTF-8 (half a character)
-    /// become U+FFFD.
+    /// Decodes ids to text, with control tokens spelled out. Half a character becomes U+FFFD.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut text = String::new();
@@ -208,6 +256,47 @@ impl Tokenizer {
         }
         text
     }
+}
+
+/// The end of the beginning of a text that has at most `max_bytes` bytes and, where the text allows
+/// it, the same tokens alone as within the text.
+///
+/// It ends before a single space between two letters or digits: byte-level BPE, `WordPiece` and
+/// Metaspace tokenizers split there. A text without such a place in the last half of `max_bytes`
+/// is split between two characters, which may cost a token more.
+pub(super) fn chunk_end(text: &str, max_bytes: usize) -> usize {
+    if text.len() <= max_bytes {
+        return text.len();
+    }
+    let is_between_words = |space: &usize| {
+        text.as_bytes()[*space] == b' '
+            && text[..*space].chars().next_back().is_some_and(char::is_alphanumeric)
+            && text[space + 1..].chars().next().is_some_and(char::is_alphanumeric)
+    };
+    let between_words = (max_bytes / 2 + 1..=max_bytes).rev().find(is_between_words);
+    let at_a_character = || (0..=max_bytes).rev().find(|end| text.is_char_boundary(*end));
+    between_words.or_else(at_a_character).unwrap_or(text.len())
+}
+
+/// How many bytes of `text` the decoded `start` stands for, if it is its beginning: in the same
+/// letters, or in lower case.
+fn spelled_bytes(text: &str, start: &str) -> Option<usize> {
+    if text.starts_with(start) {
+        return Some(start.len());
+    }
+    let mut start = start.chars().peekable();
+    let mut bytes = 0;
+    for letter in text.chars() {
+        if start.peek().is_none() {
+            break;
+        }
+        if start.next_if_eq(&letter).is_none() && !letter.to_lowercase().all(|lower| start.next_if_eq(&lower).is_some())
+        {
+            return None;
+        }
+        bytes += letter.len_utf8();
+    }
+    start.peek().is_none().then_some(bytes)
 }
 
 fn control_token(token: &Value) -> Option<ControlToken> {
@@ -226,7 +315,7 @@ mod tests {
     #[test]
     fn a_text_never_encodes_to_a_control_token() {
         let tokenizer = testing::tokenizer();
-        for token in tokenizer.controls() {
+        for token in tokenizer.control_tokens() {
             let ids = tokenizer.encode(&format!("a{}b", token.text)).unwrap();
             assert!(ids.iter().all(|id| !tokenizer.is_control(*id)), "{}", token.text);
             assert!(tokenizer.is_control(token.id));
@@ -257,17 +346,52 @@ mod tests {
         assert_eq!(tokenizer.cut(text, all).unwrap().bytes, text.len());
     }
 
+    /// The test tokenizer, in lower case.
+    fn lowercase_tokenizer() -> super::Tokenizer {
+        let mut json = testing::tokenizer_json(&[]);
+        json["normalizer"] = serde_json::json!({"type": "Lowercase"});
+        super::Tokenizer::from_bytes(json.to_string().as_bytes(), "test/lowercase.json").unwrap()
+    }
+
     proptest::proptest! {
-        /// Also of texts that normalise to something else, and of those that hold what half a character decodes to.
+        /// Also for texts that the tokenizer normalizes, and for texts with the character that half a character decodes to.
         #[test]
-        fn a_cut_by_known_ids_is_the_cut(text in testing::nasty_text(), limit in 0_usize..40) {
-            let tokenizer = testing::tokenizer();
-            for text in [text.clone(), format!("{text}\u{fffd}e\u{301}漢\u{fffd}{text}")] {
-                let ids = tokenizer.encode(&text).unwrap();
-                let cut = tokenizer.cut_encoded(&text, &ids, limit).unwrap();
-                proptest::prop_assert_eq!(cut, tokenizer.cut(&text, limit).unwrap());
+        fn a_cut_by_known_ids_equals_the_cut(text in testing::nasty_text(), limit in 0_usize..40) {
+            for tokenizer in [testing::tokenizer(), lowercase_tokenizer()] {
+                for text in [text.clone(), format!("{text}\u{fffd}e\u{301}漢ÄİΣ\u{fffd}{text}")] {
+                    let ids = tokenizer.encode(&text).unwrap();
+                    let cut = tokenizer.cut_encoded(&text, &ids, limit).unwrap();
+                    proptest::prop_assert_eq!(cut, tokenizer.cut(&text, limit).unwrap());
+                }
             }
         }
+
+        #[test]
+        fn chunks_of_words_have_the_tokens_of_the_whole(
+            words in proptest::collection::vec("[a-zA-Zé漢0-9.,?\n]{1,9}", 1..400), max_bytes in 64_usize..400,
+        ) {
+            let (tokenizer, text) = (testing::tokenizer(), words.join(" "));
+            let (mut rest, mut ids, mut is_exact) = (text.as_str(), Vec::new(), true);
+            while !rest.is_empty() {
+                let (chunk, others) = rest.split_at(super::chunk_end(rest, max_bytes));
+                proptest::prop_assert!(!chunk.is_empty() && chunk.len() <= max_bytes);
+                is_exact &= others.is_empty() || others.starts_with(' ');
+                ids.extend(tokenizer.encode(chunk).unwrap());
+                rest = others;
+            }
+            if is_exact {
+                proptest::prop_assert_eq!(ids, tokenizer.encode(&text).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_encodes_no_more_of_a_long_text_than_the_limit_needs() {
+        let (tokenizer, text) = (testing::tokenizer(), "e\u{301} the end".repeat(100_000));
+        let before = testing::encoded_bytes();
+        let cut = tokenizer.cut(&text, 20).unwrap();
+        assert_eq!(cut.ids.len(), 20);
+        assert!(testing::encoded_bytes() - before < 2000);
     }
 
     #[test]

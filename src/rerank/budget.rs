@@ -1,48 +1,50 @@
-//! What to read if a request's budget is not enough for everything: the ends of long documents are
-//! left out first, then documents at the end of the list.
+//! Which part of a list of documents fits into a budget of tokens.
 //!
-//! Pure arithmetic over token counts. Every document is read up to the same limit. If that limit
-//! would be below [`LEAST_TOKENS`], so many tokens are read of as many documents as fit, from the
-//! head of the list, where a first stage puts its best. The others keep their order behind them.
+//! Pure arithmetic over lengths. The model reads every document up to the limit that fits the
+//! budget. If that limit is below [`MIN_TOKENS_PER_DOCUMENT`], the model reads so many tokens of as
+//! many documents as fit, from the head of the list, where a first stage puts its best. The other
+//! documents keep their order behind them.
 
-/// The fewest tokens of a document worth reading: about two sentences.
-pub const LEAST_TOKENS: usize = 48;
+/// The fewest tokens of a document that are worth reading: about two sentences.
+pub const MIN_TOKENS_PER_DOCUMENT: usize = 48;
 
-/// How much of a list is read.
+/// Which part of a list of documents the model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    /// The most tokens of each document; `None` is all.
+pub struct ReadLimit {
+    /// The most tokens of each document; `None` is the whole document.
     pub tokens_per_document: Option<usize>,
-    /// Documents from the head of the list.
+    /// How many documents, from the head of the list.
     pub documents: usize,
 }
 
-/// What a ranking left out to keep its budget.
+/// What a ranking left out to keep to its budget.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct BudgetReport {
-    /// The most tokens that were read of each document, if the budget lowered the limit.
+    /// The most tokens of each document that the model read, where the budget lowered it.
     pub tokens_per_document: Option<usize>,
     /// Documents that the model read.
     pub documents_read: usize,
-    /// Documents that were not read: they keep the request's order with a score of 0.
+    /// Documents that the model did not read. They stand behind the others in the request's order,
+    /// with a score of 0.
     pub documents_left_in_input_order: usize,
-    /// The reason, in numbers.
+    /// Why, in numbers.
     pub reason: String,
 }
 
-impl Share {
-    /// The most that fits into `tokens`, of documents of these `lengths`, with `overhead` more tokens
-    /// for each document that is read. Unless they `may_be_cut`, documents are read whole or not.
+impl ReadLimit {
+    /// The largest part of documents with these `lengths` that fits into `tokens`. Each document
+    /// that is read costs `overhead` tokens more. `may_truncate` is false where documents are read
+    /// whole or not at all.
     #[must_use]
-    pub fn that_fits(lengths: &[usize], overhead: usize, may_be_cut: bool, tokens: usize) -> Self {
+    pub fn fit(lengths: &[usize], overhead: usize, may_truncate: bool, tokens: usize) -> Self {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let fits = |limit: usize| cost(lengths, overhead, limit) <= tokens;
         if fits(longest) {
             return Self { tokens_per_document: None, documents: lengths.len() };
         }
-        if may_be_cut && LEAST_TOKENS < longest && fits(LEAST_TOKENS) {
+        if may_truncate && MIN_TOKENS_PER_DOCUMENT < longest && fits(MIN_TOKENS_PER_DOCUMENT) {
             // The largest limit that fits lies in `low..high`.
-            let (mut low, mut high) = (LEAST_TOKENS, longest);
+            let (mut low, mut high) = (MIN_TOKENS_PER_DOCUMENT, longest);
             while high - low > 1 {
                 let middle = low.midpoint(high);
                 if fits(middle) {
@@ -53,7 +55,7 @@ impl Share {
             }
             return Self { tokens_per_document: Some(low), documents: lengths.len() };
         }
-        let limit = if may_be_cut { LEAST_TOKENS } else { longest };
+        let limit = if may_truncate { MIN_TOKENS_PER_DOCUMENT } else { longest };
         let mut spent = 0_usize;
         let documents = lengths
             .iter()
@@ -67,7 +69,15 @@ impl Share {
     }
 }
 
-/// Tokens of a list if at most `limit` tokens of each document are read.
+impl ReadLimit {
+    /// Tokens of documents with these `lengths` under this limit, with `overhead` for each.
+    #[must_use]
+    pub fn cost(&self, lengths: &[usize], overhead: usize) -> usize {
+        cost(&lengths[..self.documents], overhead, self.tokens_per_document.unwrap_or(usize::MAX))
+    }
+}
+
+/// Tokens of a list when at most `limit` tokens of each document are read.
 fn cost(lengths: &[usize], overhead: usize, limit: usize) -> usize {
     lengths.iter().fold(0, |sum: usize, length| sum.saturating_add((*length).min(limit) + overhead))
 }
@@ -79,48 +89,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_documents_give_first_and_the_end_of_the_list_next() {
+    fn long_documents_are_truncated_before_documents_are_left_out() {
         let lengths = [100, 400, 60, 1000];
-        let share = |tokens| Share::that_fits(&lengths, 2, true, tokens);
-        assert_eq!(share(1568), Share { tokens_per_document: None, documents: 4 });
-        assert_eq!(share(1567), Share { tokens_per_document: Some(999), documents: 4 });
-        assert_eq!(share(468), Share { tokens_per_document: Some(150), documents: 4 });
-        assert_eq!(share(200), Share { tokens_per_document: Some(48), documents: 4 });
-        assert_eq!(share(199), Share { tokens_per_document: Some(48), documents: 3 });
-        assert_eq!(share(50), Share { tokens_per_document: Some(48), documents: 1 });
-        assert_eq!(share(49), Share { tokens_per_document: None, documents: 0 });
+        let share = |tokens| ReadLimit::fit(&lengths, 2, true, tokens);
+        assert_eq!(share(1568), ReadLimit { tokens_per_document: None, documents: 4 });
+        assert_eq!(share(1567), ReadLimit { tokens_per_document: Some(999), documents: 4 });
+        assert_eq!(share(468), ReadLimit { tokens_per_document: Some(150), documents: 4 });
+        assert_eq!(share(200), ReadLimit { tokens_per_document: Some(48), documents: 4 });
+        assert_eq!(share(199), ReadLimit { tokens_per_document: Some(48), documents: 3 });
+        assert_eq!(share(50), ReadLimit { tokens_per_document: Some(48), documents: 1 });
+        assert_eq!(share(49), ReadLimit { tokens_per_document: None, documents: 0 });
     }
 
     #[test]
-    fn documents_that_may_not_be_cut_are_read_whole_or_not() {
-        let share = |tokens| Share::that_fits(&[100, 400, 60], 0, false, tokens);
-        assert_eq!(share(560), Share { tokens_per_document: None, documents: 3 });
-        assert_eq!(share(559), Share { tokens_per_document: None, documents: 2 });
-        assert_eq!(share(499), Share { tokens_per_document: None, documents: 1 });
-        assert_eq!(share(99), Share { tokens_per_document: None, documents: 0 });
+    fn documents_that_may_not_be_truncated_are_read_whole_or_not_at_all() {
+        let share = |tokens| ReadLimit::fit(&[100, 400, 60], 0, false, tokens);
+        assert_eq!(share(560), ReadLimit { tokens_per_document: None, documents: 3 });
+        assert_eq!(share(559), ReadLimit { tokens_per_document: None, documents: 2 });
+        assert_eq!(share(499), ReadLimit { tokens_per_document: None, documents: 1 });
+        assert_eq!(share(99), ReadLimit { tokens_per_document: None, documents: 0 });
     }
 
     proptest! {
-        /// What is read fits, a little more of the same kind would not, and a larger budget never reads less.
+        /// The part fits, a slightly larger one does not, and a larger budget never reads less.
         #[test]
-        fn as_much_is_read_as_fits(
+        fn the_largest_part_that_fits_is_read(
             lengths in prop::collection::vec(0_usize..2000, 0..80),
             overhead in 0_usize..20,
-            may_be_cut: bool,
+            may_truncate: bool,
             tokens in 0_usize..40_000,
         ) {
-            let share = Share::that_fits(&lengths, overhead, may_be_cut, tokens);
+            let share = ReadLimit::fit(&lengths, overhead, may_truncate, tokens);
             let spent = |documents: usize, limit: usize| cost(&lengths[..documents], overhead, limit);
             let limit = share.tokens_per_document.unwrap_or(usize::MAX);
             prop_assert!(spent(share.documents, limit) <= tokens);
-            prop_assert!(may_be_cut || share.tokens_per_document.is_none());
+            prop_assert!(may_truncate || share.tokens_per_document.is_none());
             if share.documents < lengths.len() {
-                let least = if may_be_cut { LEAST_TOKENS } else { usize::MAX };
+                let least = if may_truncate { MIN_TOKENS_PER_DOCUMENT } else { usize::MAX };
                 prop_assert!(spent(share.documents + 1, least) > tokens);
             } else if let Some(limit) = share.tokens_per_document {
-                prop_assert!(limit >= LEAST_TOKENS && spent(lengths.len(), limit + 1) > tokens);
+                prop_assert!(limit >= MIN_TOKENS_PER_DOCUMENT && spent(lengths.len(), limit + 1) > tokens);
             }
-            let more = Share::that_fits(&lengths, overhead, may_be_cut, tokens + 100);
+            let more = ReadLimit::fit(&lengths, overhead, may_truncate, tokens + 100);
             prop_assert!(more.documents >= share.documents);
             if more.documents == share.documents {
                 prop_assert!(more.tokens_per_document.unwrap_or(usize::MAX) >= limit);

@@ -4,22 +4,22 @@
 //! request lives in `http`, and what a model reads in `prompt`.
 
 pub mod budget;
+mod constraints;
 mod error;
 mod instructions;
 mod limits;
 mod model_name;
 pub mod slates;
-mod terms;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use budget::BudgetReport;
+pub use constraints::{MAX_PRIORITY, Progress, RequestBudget, RequestConstraints};
 pub use error::{Full, RerankError, shortened};
 pub use instructions::{Instructions, JoinedText};
 pub use limits::LimitSettings;
-pub use terms::{Budget, LEAST_URGENT, Progress, Terms};
 
 /// How the model reads documents: together or one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -75,7 +75,7 @@ pub struct RerankRequest {
     /// How to read the documents.
     pub mode: Mode,
     /// Its priority, its time limit and its budget.
-    pub terms: Terms,
+    pub constraints: RequestConstraints,
 }
 
 impl RerankRequest {
@@ -92,7 +92,7 @@ impl RerankRequest {
             max_tokens_per_doc: None,
             truncation: true,
             mode: Mode::Auto,
-            terms: Terms::default(),
+            constraints: RequestConstraints::default(),
         }
     }
 }
@@ -106,7 +106,8 @@ pub struct RankedDocument {
     pub relevance_score: f32,
     /// The family's own score: a cosine, a logit or a log probability.
     pub raw_score: f32,
-    /// Tokens of the whole document.
+    /// Tokens of the whole document: exact up to 64 KiB of text, an estimate for a longer document that
+    /// was truncated.
     pub tokens: usize,
     /// Tokens of it that the model read; fewer than `tokens` exactly if it was truncated.
     pub tokens_read: usize,

@@ -4,18 +4,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::spec::{ClassifierSpec, ModelSpec, NormKind, NormSpec, OutputMatrix};
-
-/// Who names the tensors of a layer how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Names {
-    /// Llama, Mistral, Qwen.
-    Llama,
-    Bert,
-    /// RoBERTa and XLM-RoBERTa, and Jina's files with fused projections.
-    Roberta,
-    ModernBert,
-}
+use super::spec::{ClassifierSpec, ModelSpec, NormKind, NormSpec, OutputMatrix, TensorNaming};
 
 /// A tensor of a file, or some of its rows where several matrices are stored as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,12 +75,12 @@ impl TensorTable {
     /// The tensors of a model. What the configuration leaves open (a prefix of all names, fused projections, a projector) is
     /// decided by what the file has.
     pub fn new(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> Self {
-        match spec.names {
-            Names::Llama => llama(spec, shape_of),
-            Names::Bert => bert(spec, shape_of, "bert."),
-            Names::Roberta if shape_of("roberta.emb_ln.weight").is_some() => jina_roberta(spec),
-            Names::Roberta => bert(spec, shape_of, "roberta."),
-            Names::ModernBert => modern_bert(spec, shape_of),
+        match spec.naming {
+            TensorNaming::Llama => llama(spec, shape_of),
+            TensorNaming::Bert => bert(spec, shape_of, "bert."),
+            TensorNaming::Roberta if shape_of("roberta.emb_ln.weight").is_some() => jina_roberta(spec),
+            TensorNaming::Roberta => bert(spec, shape_of, "roberta."),
+            TensorNaming::ModernBert => modern_bert(spec, shape_of),
         }
     }
 
@@ -240,7 +229,7 @@ fn bert(spec: &ModelSpec, shape_of: ShapeOf<'_>, prefix: &str) -> TensorTable {
         }
     };
     let pooler = format!("{prefix}pooler.dense");
-    let (dense, out) = if spec.names == Names::Bert {
+    let (dense, out) = if spec.naming == TensorNaming::Bert {
         (pooler.as_str(), "classifier")
     } else {
         ("classifier.dense", "classifier.out_proj")

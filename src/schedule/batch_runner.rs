@@ -4,43 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument;
 
 use super::batch_limit::AdaptiveBatchLimit;
 use super::device::DeviceLease;
-use super::scheduler::Shared;
+use super::queued_pass::QueuedPass;
 use super::settings::ScheduleSettings;
+use super::shared::Shared;
 use super::submission::{DeviceInterval, Submission};
 use crate::runtime::{ForwardPass, Output, Runtime, RuntimeError};
-
-/// What became of a pass.
-pub(super) type PassResult = Result<Output, RuntimeError>;
-
-/// A pass in the queue or on the device.
-#[derive(Debug)]
-pub(super) struct QueuedPass {
-    pub pass: ForwardPass,
-    pub tokens: usize,
-    pub submission: Arc<Submission>,
-    pub reply: oneshot::Sender<PassResult>,
-}
-
-impl QueuedPass {
-    /// Whether its request no longer waits for it.
-    fn is_abandoned(&self) -> bool {
-        self.reply.is_closed()
-    }
-
-    /// Sends the result, unless the request no longer waits for it.
-    fn reply(self, result: PassResult) {
-        let Self { reply, submission, .. } = self;
-        // Before the reply: a request that has its last result is no longer in flight.
-        drop(submission);
-        let _ = reply.send(result);
-    }
-}
 
 type BatchResult = Result<Vec<Output>, RuntimeError>;
 

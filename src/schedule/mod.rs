@@ -18,9 +18,11 @@ mod device;
 mod fair_queue;
 mod in_flight;
 mod permit;
+mod queued_pass;
 mod retry_pacing;
 mod scheduler;
 mod settings;
+mod shared;
 mod submission;
 #[cfg(test)]
 mod tests;

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use tokio::sync::watch;
+
+use super::admission::AdmissionControl;
 use super::client::Client;
 use super::fair_queue::RequestTag;
 use super::in_flight::Account;
-use super::scheduler::Shared;
 use crate::rerank::RerankError;
 
 /// A request that asks for admission.
@@ -45,7 +47,7 @@ impl AdmissionPermit {
     /// # Errors
     /// [`RerankError::TooManyTokens`] if the tokens exceed `max_queued_tokens` on their own.
     pub fn set_exact_tokens(&self, tokens: usize, documents: usize) -> Result<(), RerankError> {
-        let limit = self.0.reservation.scheduler.settings().max_queued_tokens;
+        let limit = self.0.reservation.requests.admission.settings().max_queued_tokens;
         if tokens > limit {
             return Err(RerankError::TooManyTokens { tokens, documents, limit });
         }
@@ -66,14 +68,30 @@ struct UnansweredRequest {
 
 impl Drop for UnansweredRequest {
     fn drop(&mut self) {
-        self.reservation.scheduler.unanswered.send_modify(|requests| *requests -= 1);
+        self.reservation.requests.unanswered.send_modify(|requests| *requests -= 1);
+    }
+}
+
+/// The requests of one model, and the admission control that counts them with those of all others.
+#[derive(Debug)]
+pub(super) struct ModelRequests {
+    pub admission: AdmissionControl,
+    /// Requests in flight.
+    pub in_flight: AtomicUsize,
+    /// Requests with a permit.
+    pub unanswered: watch::Sender<usize>,
+}
+
+impl ModelRequests {
+    pub fn new(admission: AdmissionControl) -> Self {
+        Self { admission, in_flight: AtomicUsize::new(0), unanswered: watch::Sender::new(0) }
     }
 }
 
 /// The place and the tokens of a request. Kept by its permits and by its queued and running passes.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    scheduler: Arc<Shared>,
+    requests: Arc<ModelRequests>,
     account: Account,
     /// Larger than that of every request admitted before.
     sequence: u64,
@@ -85,21 +103,21 @@ pub(super) struct Reservation {
 impl Reservation {
     /// For a request that admission control counts with `tokens` tokens. To be called under its
     /// lock, so that a shutdown that begins waits for this request or keeps it out.
-    pub fn new(scheduler: &Arc<Shared>, account: Account, tokens: usize, is_measured: bool) -> Self {
-        scheduler.requests.fetch_add(1, Ordering::Relaxed);
-        let (scheduler, sequence) = (Arc::clone(scheduler), scheduler.admission.next_sequence());
-        Self { scheduler, account, sequence, tokens: AtomicUsize::new(tokens), is_measured }
+    pub fn new(requests: &Arc<ModelRequests>, account: Account, tokens: usize, is_measured: bool) -> Self {
+        requests.in_flight.fetch_add(1, Ordering::Relaxed);
+        let (requests, sequence) = (Arc::clone(requests), requests.admission.next_sequence());
+        Self { requests, account, sequence, tokens: AtomicUsize::new(tokens), is_measured }
     }
 
     /// The permit of an unanswered request. To be called once, under the lock of admission control.
     pub fn into_permit(self) -> AdmissionPermit {
-        self.scheduler.unanswered.send_modify(|requests| *requests += 1);
+        self.requests.unanswered.send_modify(|requests| *requests += 1);
         AdmissionPermit(Arc::new(UnansweredRequest { reservation: Arc::new(self) }))
     }
 
     /// Changes the tokens that the device has yet to read.
     pub fn update_tokens(&self, change: impl FnOnce(usize) -> usize) {
-        let mut state = self.scheduler.admission.state();
+        let mut state = self.requests.admission.state();
         let from = self.tokens.load(Ordering::Relaxed);
         let to = change(from);
         self.tokens.store(to, Ordering::Relaxed);
@@ -108,7 +126,7 @@ impl Reservation {
 
     /// Tokens that the device reads before this request's own.
     pub fn tokens_ahead(&self) -> usize {
-        let state = self.scheduler.admission.state();
+        let state = self.requests.admission.state();
         let tokens = self.tokens.load(Ordering::Relaxed);
         state.in_flight.tokens_ahead(&self.account, tokens, tokens)
     }
@@ -126,7 +144,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let tokens = self.tokens.load(Ordering::Relaxed);
-        self.scheduler.admission.state().in_flight.release(&self.account, tokens);
-        self.scheduler.requests.fetch_sub(1, Ordering::Relaxed);
+        self.requests.admission.state().in_flight.release(&self.account, tokens);
+        self.requests.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

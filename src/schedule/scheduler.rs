@@ -1,21 +1,20 @@
 //! The scheduler of one model: admits requests and runs their passes on the model's device.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::admission::{AdmissionControl, Applicant};
-use super::batch_runner::{BatchRunner, QueuedPass};
-use super::batch_statistics::{BatchRecorder, BatchStatistics};
-use super::device::Device;
-use super::fair_queue::FairQueue;
+use super::batch_runner::BatchRunner;
+use super::batch_statistics::BatchStatistics;
 use super::in_flight::Account;
-use super::permit::{AdmissionPermit, AdmissionRequest, Reservation};
+use super::permit::{AdmissionPermit, AdmissionRequest, ModelRequests, Reservation};
+use super::queued_pass::QueuedPass;
 use super::settings::ScheduleSettings;
+use super::shared::Shared;
 use super::submission::{CompletedPasses, Submission};
-use super::throughput::Throughput;
 use super::worker;
 use crate::rerank::RerankError;
 use crate::runtime::{ForwardPass, Runtime, RuntimeError};
@@ -42,40 +41,6 @@ pub struct Forecast {
     pub wait: Duration,
     /// Throughput of the model, in tokens a second.
     pub tokens_per_second: f64,
-}
-
-/// What a scheduler shares with its worker and with the permits of its requests.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub admission: AdmissionControl,
-    pub device: Arc<Device>,
-    /// Of this model alone; the device's own is of all models on it.
-    pub throughput: Throughput,
-    pub batches: BatchRecorder,
-    queue: Mutex<FairQueue<QueuedPass>>,
-    /// Notified when work is queued or the scheduler is dropped.
-    pub work_available: Notify,
-    pub closed: AtomicBool,
-    draining: AtomicBool,
-    /// Requests in flight.
-    pub requests: AtomicUsize,
-    /// Requests with a permit.
-    pub unanswered: watch::Sender<usize>,
-}
-
-impl Shared {
-    pub fn settings(&self) -> ScheduleSettings {
-        self.admission.settings()
-    }
-
-    pub fn queue(&self) -> MutexGuard<'_, FairQueue<QueuedPass>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.work_available.notify_one();
-    }
 }
 
 /// Runs the passes of one model, a batch at a time.
@@ -109,18 +74,8 @@ impl Scheduler {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(runtime: impl Runtime, admission: &AdmissionControl) -> Self {
-        let shared = Arc::new(Shared {
-            device: admission.device(&runtime.facts().device),
-            admission: admission.clone(),
-            throughput: Throughput::default(),
-            batches: BatchRecorder::default(),
-            queue: Mutex::default(),
-            work_available: Notify::new(),
-            closed: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
-            requests: AtomicUsize::new(0),
-            unanswered: watch::Sender::new(0),
-        });
+        let device = admission.device(&runtime.facts().device);
+        let shared = Arc::new(Shared::new(Arc::new(ModelRequests::new(admission.clone())), device));
         let runner = BatchRunner::new(Arc::new(runtime), Arc::clone(&shared));
         let (ended, worker) = watch::channel(());
         tokio::spawn(worker::run(ended, runner, Arc::clone(&shared)));
@@ -135,7 +90,7 @@ impl Scheduler {
 
     /// Replaces the settings of all schedulers with the same admission control.
     pub fn reconfigure(&self, settings: &ScheduleSettings) {
-        self.shared.admission.reconfigure(settings);
+        self.shared.requests.admission.reconfigure(settings);
     }
 
     /// Admits a request or rejects it, before any work is done for it.
@@ -155,12 +110,12 @@ impl Scheduler {
         let time_left = request.deadline.map(|deadline| deadline.saturating_duration_since(now));
         let applicant = Applicant { account: &account, tokens, time_left };
         // Until the permit exists: a shutdown that begins waits for this request or keeps it out.
-        let mut state = shared.admission.state();
+        let mut state = shared.requests.admission.state();
         if shared.draining.load(Ordering::Acquire) {
             return Err(RerankError::Draining);
         }
         state.try_admit(&applicant, &settings, &shared.device.throughput, now)?;
-        let permit = Reservation::new(shared, account, tokens, true).into_permit();
+        let permit = Reservation::new(&shared.requests, account, tokens, true).into_permit();
         drop(state);
         tracing::debug!(priority = request.priority, tokens, "admitted");
         Ok(permit)
@@ -171,9 +126,9 @@ impl Scheduler {
     #[must_use]
     pub fn admit_warm_up(&self, tokens: usize) -> AdmissionPermit {
         let account = self.account(&AdmissionRequest::anonymous(tokens));
-        let mut state = self.shared.admission.state();
+        let mut state = self.shared.requests.admission.state();
         state.in_flight.add(&account, tokens);
-        Reservation::new(&self.shared, account, tokens, false).into_permit()
+        Reservation::new(&self.shared.requests, account, tokens, false).into_permit()
     }
 
     fn account(&self, request: &AdmissionRequest) -> Account {
@@ -242,7 +197,7 @@ impl Scheduler {
     pub fn status(&self) -> QueueStatus {
         let queue = self.shared.queue();
         QueueStatus {
-            requests: self.shared.requests.load(Ordering::Relaxed),
+            requests: self.shared.requests.in_flight.load(Ordering::Relaxed),
             max_requests: self.shared.settings().max_queued_requests,
             waiting_passes: queue.passes(),
             waiting_tokens: queue.tokens(),
@@ -283,7 +238,7 @@ impl Scheduler {
 
     /// Rejects new requests from now on.
     pub fn start_draining(&self) {
-        let _no_admission_meanwhile = self.shared.admission.state();
+        let _no_admission_meanwhile = self.shared.requests.admission.state();
         self.shared.draining.store(true, Ordering::Release);
     }
 
@@ -291,7 +246,7 @@ impl Scheduler {
     /// that nobody waits for is not waited for.
     pub async fn drained(&self) {
         // The sender lives in `self`, so the channel cannot be closed here.
-        let _ = self.shared.unanswered.subscribe().wait_for(|requests| *requests == 0).await;
+        let _ = self.shared.requests.unanswered.subscribe().wait_for(|requests| *requests == 0).await;
     }
 
     /// Ends the worker and waits until it has dropped the runtime, after the batch that runs.

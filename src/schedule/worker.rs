@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::watch;
 
 use super::batch_runner::BatchRunner;
-use super::scheduler::Shared;
+use super::shared::Shared;
 
 /// Runs until the scheduler is closed. `_ended` is dropped last, after the runtime.
 pub(super) async fn run(_ended: watch::Sender<()>, mut runner: BatchRunner, shared: Arc<Shared>) {

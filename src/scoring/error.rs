@@ -1,6 +1,6 @@
-//! Outputs that are no scores. All of these are faults of the server, not of a request.
+//! Outputs of the model that are no scores. All of them are faults of the server, not of a request.
 
-/// What is wrong with what came back from the model.
+/// Why an output of the model is no score.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ScoringError {
     /// A document's score is NaN or infinite.
@@ -11,16 +11,16 @@ pub enum ScoringError {
         /// Its score.
         value: f32,
     },
-    /// The outputs are not those that were asked for.
-    #[error("asked for {expected}, got {found}")]
+    /// The outputs do not match the passes.
+    #[error("the passes asked for {expected}, the model returned {found}")]
     WrongOutput {
-        /// What the passes asked for.
+        /// The outputs that the passes asked for.
         expected: String,
-        /// What came back.
+        /// The outputs that the model returned.
         found: String,
     },
-    /// Documents were left without a score.
-    #[error("documents[{document}] was never scored")]
+    /// A document has no score.
+    #[error("documents[{document}] has no score")]
     Unscored {
         /// The document's place in the request.
         document: usize,

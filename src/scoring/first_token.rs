@@ -1,18 +1,22 @@
-//! First token (FIRST, arXiv 2406.15657): the documents of a window are named by identifiers, and the
-//! logits of the identifiers as the answer's first token rank them.
+//! First token (FIRST, arXiv 2406.15657): identifiers name the documents of a window, and the logits
+//! of the identifiers as the answer's first token rank the documents.
 //!
-//! A document's raw score is the log-probability of its identifier among those of its window, so it
-//! compares only within the window. Windows slide from the list's end to its start; each reorders
-//! the documents in it, and the best are carried into the next.
+//! A document's raw score is the log-probability of its identifier among those of its window, so raw
+//! scores compare only within a window. Windows slide from the end of the list to its start. Each
+//! window reorders its documents, and the best move on into the next window.
 //!
-//! The relevance of a document estimates the probability that it would be named first if all
-//! documents stood in one window. Softmax logits satisfy Luce's choice axiom: the difference of two
-//! documents' log-probabilities does not depend on who else is in the window. So the windows are
-//! laid on one scale by the documents that neighbours share (the mean difference of their scores),
-//! each document keeps the value of the last window it stood in, and a softmax over all of them gives
-//! the probabilities. Where windows disagree about a pair, the final order decides: values are made
-//! strictly decreasing along it, so that sorting by relevance is the final order. One window needs
-//! none of this: the relevance is the softmax over its identifiers.
+//! The relevance of a document estimates the probability that the model would name it first if one
+//! window held all documents. Softmax logits satisfy Luce's choice axiom: the difference of two
+//! documents' log-probabilities does not depend on the other documents in the window. So:
+//!
+//! 1. The documents that two windows share put both on one scale, by the mean difference of their
+//!    scores.
+//! 2. Each document keeps the value of its last window.
+//! 3. A softmax over all values gives the probabilities.
+//! 4. Where windows disagree about a pair, the final order decides: the values are made strictly
+//!    decreasing along it, so that sorting by relevance gives the final order.
+//!
+//! With one window, the relevance is the softmax over its identifiers.
 
 /// Log-probabilities over the identifiers of one window.
 #[must_use]
@@ -22,32 +26,32 @@ pub fn log_probabilities(logits: &[f32]) -> Vec<f32> {
     logits.iter().map(|logit| logit - most - total.ln()).collect()
 }
 
-/// The list while windows slide over it.
+/// The order of the list while windows slide over it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlidingOrder {
-    /// Documents, best first as far as is known.
+    /// The documents, best first as far as the windows have ranked them.
     order: Vec<usize>,
-    /// By document: the log-probability in the last window it stood in.
+    /// By document: the log-probability in its last window.
     raw: Vec<Option<f32>>,
-    /// By document: the same on the scale of all windows.
+    /// By document: the same, on the scale of all windows.
     strength: Vec<f32>,
 }
 
 impl SlidingOrder {
-    /// `count` documents in the request's order.
+    /// A list of `count` documents in the request's order.
     #[must_use]
     pub fn new(count: usize) -> Self {
         Self { order: (0..count).collect(), raw: vec![None; count], strength: vec![0.0; count] }
     }
 
-    /// The documents that stand at these places now.
+    /// The documents at these positions of the current order.
     #[must_use]
     pub fn at(&self, places: std::ops::Range<usize>) -> &[usize] {
         &self.order[places]
     }
 
-    /// Reorders the documents at these places by their log-probabilities (in the order of
-    /// [`SlidingOrder::at`]), best first; equal ones keep their order.
+    /// Sorts the documents at these positions by their log-probabilities, best first; equal ones
+    /// keep their order. `scores` are in the order of [`SlidingOrder::at`].
     pub fn reorder(&mut self, places: std::ops::Range<usize>, scores: &[f32]) {
         let mut window: Vec<(usize, f32)> =
             self.order[places.clone()].iter().copied().zip(scores.iter().copied()).collect();
@@ -65,13 +69,13 @@ impl SlidingOrder {
         }
     }
 
-    /// By document: its log-probability in the last window it stood in; `None` if in none.
+    /// By document: its log-probability in its last window; `None` if it was in none.
     #[must_use]
     pub fn raw(&self) -> &[Option<f32>] {
         &self.raw
     }
 
-    /// By document: relevances in [0, 1] that fall strictly along the order.
+    /// By document: the relevance in [0, 1], strictly decreasing along the order.
     #[must_use]
     pub fn relevance(&self) -> Vec<f32> {
         let along: Vec<f32> = self.order.iter().map(|document| self.strength[*document]).collect();
@@ -79,7 +83,7 @@ impl SlidingOrder {
         for place in 1..values.len() {
             values[place] = values[place].min(values[place - 1]);
         }
-        // From the end, so that values that are equal, or too small for f32, part upwards.
+        // From the end, so that equal values, and values too small for f32, are raised apart.
         for place in (1..values.len()).rev() {
             values[place - 1] = values[place - 1].max(values[place].next_up());
         }

@@ -1,7 +1,7 @@
-//! Late interaction: a document's score is the cosine of its vector and the query's, both read from
+//! Late interaction: a document's score is the cosine of its vector and the query's, both read at
 //! marks of the same pass. Several slates are merged by a common query vector.
 //!
-//! Formulas (f32, as jina-reranker-v3's reference): per slate `b` with document vectors `D`, query
+//! Formulas (in f32, as in jina-reranker-v3's reference): for each slate `b` with document vectors `D`, query
 //! vector `q_b` and cosines `s = cos(D, q_b)`, the weight `w_b = max (1 + s) / 2`; the merged query
 //! `Q = sum(w_b q_b) / sum(w_b)`, of raw vectors; the score of every document of every slate is
 //! `cos(D, Q)`. With one slate that is `s`.
@@ -10,15 +10,15 @@ use crate::prompt::Relevance;
 
 use super::sigmoid;
 
-/// torch's lower bound of a norm in a cosine.
+/// The lower bound of a norm in torch's cosine.
 const EPSILON: f32 = 1e-8;
 
-/// What was read of one slate: one vector per document, and the query's.
+/// The vectors of one slate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlateVectors {
-    /// The documents' projected states, all of one width.
+    /// The projected state of each document, all of one width.
     pub documents: Vec<Vec<f32>>,
-    /// The query's.
+    /// The projected state of the query.
     pub query: Vec<f32>,
 }
 
@@ -48,7 +48,7 @@ pub fn merged_cosines(slates: &[SlateVectors]) -> Vec<Vec<f32>> {
         .map(|slate| own_cosines(slate).into_iter().map(|cosine| f32::midpoint(1.0, cosine)).fold(0.0, f32::max))
         .collect();
     if weights.iter().sum::<f32>() <= 0.0 {
-        // Every document is opposite to its query: no slate knows better.
+        // Every document is opposite to its query: all slates weigh the same.
         weights.fill(1.0);
     }
     let total: f32 = weights.iter().sum();
@@ -64,7 +64,7 @@ pub fn merged_cosines(slates: &[SlateVectors]) -> Vec<Vec<f32>> {
     slates.iter().map(|slate| slate.documents.iter().map(|document| cosine(document, &query)).collect()).collect()
 }
 
-/// A cosine as a relevance in [0, 1].
+/// Turns a cosine into a relevance in [0, 1].
 #[must_use]
 pub fn relevance(cosine: f32, formula: Relevance) -> f32 {
     match formula {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cosine_is_that_of_torch_even_of_a_zero_vector() {
+    fn a_cosine_equals_torchs_also_for_a_zero_vector() {
         assert!(close(cosine(&[1.0, 0.0], &[2.0, 2.0]), std::f32::consts::FRAC_1_SQRT_2));
         assert!(close(cosine(&[0.0, 0.0], &[2.0, 2.0]), 0.0));
     }

@@ -1,10 +1,9 @@
 //! Outputs to relevance scores: late interaction, first token, pointwise.
 //!
-//! [`Rounds`] is the one loop that all families share: it says which passes run next, takes what
-//! came back and ends with a score for each document. Families whose scores compare across slates
-//! run all slates in one round; a window of which the scores compare only among themselves slides
-//! over the list, one position a round. Which texts are read is decided in `prompt`; running passes
-//! is the caller's business.
+//! [`Rounds`] is the loop that all families share: it returns the passes that run next, takes their
+//! outputs, and ends with a score for each document. Families whose scores compare across slates
+//! run all slates in one round. Where scores compare only within a window, the window slides over
+//! the list, one position in each round. `prompt` plans the passes, and the caller runs them.
 
 mod error;
 mod first_token;
@@ -19,16 +18,16 @@ pub use rounds::{PlannedPass, Rounds};
 
 use crate::rerank::Mode;
 
-/// What the documents of a request scored, in the request's order.
+/// The scores of a request's documents, in the request's order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
-    /// The family's own numbers: cosines, log probabilities, logit differences.
+    /// The family's own scores: cosines, log-probabilities, logit differences.
     pub raw: Vec<f32>,
-    /// Relevances in [0, 1]; the ranking is by these.
+    /// Relevances in [0, 1], which order the ranking.
     pub relevance: Vec<f32>,
-    /// Slates (listwise) or documents (pointwise) that were read.
+    /// Slates (listwise) or documents (pointwise) that have run.
     pub slates: usize,
-    /// What ran: never [`Mode::Auto`].
+    /// The mode that ran: never [`Mode::Auto`].
     pub mode: Mode,
 }
 

@@ -8,7 +8,7 @@ use crate::prompt::Calibration;
 
 use super::sigmoid;
 
-/// The raw score of the answers' logits, positive first.
+/// The raw score: the logits of the answers are given positive first.
 #[must_use]
 pub fn raw(logits: &[f32]) -> f32 {
     match logits {
@@ -18,7 +18,7 @@ pub fn raw(logits: &[f32]) -> f32 {
     }
 }
 
-/// The relevance of a raw score.
+/// Turns a raw score into a relevance.
 #[must_use]
 pub fn relevance(raw: f32, calibration: Calibration) -> f32 {
     sigmoid(calibration.scale * raw + calibration.bias)

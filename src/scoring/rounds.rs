@@ -1,4 +1,4 @@
-//! The loop from a reading to scores: which passes run next, and what is made of their outputs.
+//! The loop from a prepared request to scores: which passes run next, and what their outputs mean.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::first_token::{SlidingOrder, log_probabilities};
 use super::late_interaction::{self, SlateVectors};
 use super::{Scores, ScoringError, pointwise};
-use crate::prompt::{Answers, Identifier, Plan, Prompter, Reading, Relevance, Rendering, SlateScore};
+use crate::prompt::{Answers, Identifier, Plan, PreparedTexts, Prompter, Relevance, Rendering, SlateScore};
 use crate::rerank::slates::windows;
 use crate::rerank::{Mode, RerankError};
 use crate::runtime::{CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, TokenTypes};
@@ -15,24 +15,25 @@ use crate::runtime::{CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec,
 /// A pass, and the documents it reads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlannedPass {
-    /// Indices into the request, in the order they stand in the prompt.
+    /// Indices into the request, in the order of the prompt.
     pub documents: Vec<usize>,
-    /// What is run.
+    /// The token sequences.
     pub pass: ForwardPass,
 }
 
-/// The rounds of one request: [`Rounds::next_round`] and [`Rounds::take`] in turns until there is no
-/// next, then [`Rounds::finish`].
+/// The rounds of one request. The caller alternates [`Rounds::next_round`] and
+/// [`Rounds::add_outputs`] until there is no next round, then calls [`Rounds::finish`].
 #[derive(Debug)]
 pub struct Rounds {
     prompter: Arc<Prompter>,
-    reading: Arc<Reading>,
+    texts: Arc<PreparedTexts>,
     scorer: Scorer,
-    /// Places of the list (of the current order, for windows) read in each round to come.
-    to_come: VecDeque<Vec<Range<usize>>>,
-    /// The documents of the passes that are out.
-    out: Vec<Vec<usize>>,
-    /// Slates or documents read so far.
+    /// For each remaining round: the positions in the list (in its current order, for windows) that
+    /// each pass reads.
+    remaining: VecDeque<Vec<Range<usize>>>,
+    /// The documents of each pass that runs now.
+    in_flight: Vec<Vec<usize>>,
+    /// Slates or documents that have run.
     slates: usize,
 }
 
@@ -44,13 +45,13 @@ enum Scorer {
 }
 
 impl Rounds {
-    /// The rounds of a reading.
+    /// The rounds of a prepared request.
     ///
     /// # Errors
-    /// [`RerankError::Internal`] when the reading is not this prompter's.
-    pub fn begin(prompter: Arc<Prompter>, reading: Arc<Reading>) -> Result<Self, RerankError> {
-        let count = reading.documents.len();
-        let (scorer, rounds) = match (&reading.plan, prompter.slate_score(), prompter.answers()) {
+    /// [`RerankError::Internal`] when another family's prompter prepared the request.
+    pub fn begin(prompter: Arc<Prompter>, texts: Arc<PreparedTexts>) -> Result<Self, RerankError> {
+        let count = texts.documents.len();
+        let (scorer, rounds) = match (&texts.plan, prompter.slate_score(), prompter.answers()) {
             (Plan::Slates(slates), Some(SlateScore::LateInteraction { relevance, cross_document_layers }), _) => {
                 let (relevance, cross_document_layers) = (*relevance, *cross_document_layers);
                 (Scorer::LateInteraction { relevance, cross_document_layers, slates: Vec::new() }, vec![slates.clone()])
@@ -64,26 +65,26 @@ impl Rounds {
                 (Scorer::Pointwise { answers: *answers, raw: vec![None; count] }, vec![groups.clone()])
             }
             (Plan::Slates(_) | Plan::Windows(_) | Plan::Pairs(_), _, _) => {
-                return Err(RerankError::internal("a reading of another family"));
+                return Err(RerankError::internal("a request of another family"));
             }
         };
-        let to_come = rounds.into_iter().filter(|round| !round.is_empty()).collect();
-        Ok(Self { prompter, reading, scorer, to_come, out: Vec::new(), slates: 0 })
+        let remaining = rounds.into_iter().filter(|round| !round.is_empty()).collect();
+        Ok(Self { prompter, texts, scorer, remaining, in_flight: Vec::new(), slates: 0 })
     }
 
-    /// How many more times [`Rounds::next_round`] gives passes.
+    /// How many more times [`Rounds::next_round`] returns passes.
     #[must_use]
-    pub fn to_come(&self) -> usize {
-        self.to_come.len()
+    pub fn remaining(&self) -> usize {
+        self.remaining.len()
     }
 
-    /// The passes that run now, all at once; `None` when everything has been read. Tokenises: call it
-    /// on a blocking thread.
+    /// Renders the passes of the next round, which run together; `None` after the last round.
+    /// Tokenizes: call it on a blocking thread.
     ///
     /// # Errors
     /// Those of [`Prompter::render`].
     pub fn next_round(&mut self) -> Result<Option<Vec<PlannedPass>>, RerankError> {
-        let Some(round) = self.to_come.pop_front() else { return Ok(None) };
+        let Some(round) = self.remaining.pop_front() else { return Ok(None) };
         let mut passes = Vec::with_capacity(round.len());
         for places in round {
             let documents: Vec<usize> = match &mut self.scorer {
@@ -93,26 +94,26 @@ impl Rounds {
                 }
                 Scorer::LateInteraction { .. } | Scorer::Pointwise { .. } => places.collect(),
             };
-            let rendering = self.prompter.render(&self.reading, &documents)?;
+            let rendering = self.prompter.render(&self.texts, &documents)?;
             passes.push(PlannedPass { pass: self.scorer.pass(rendering, documents.len()), documents });
         }
-        self.out = passes.iter().map(|planned| planned.documents.clone()).collect();
+        self.in_flight = passes.iter().map(|planned| planned.documents.clone()).collect();
         Ok(Some(passes))
     }
 
-    /// Takes the outputs of the passes of the last [`Rounds::next_round`], in their order.
+    /// Adds the outputs of the passes of the last [`Rounds::next_round`], in their order.
     ///
     /// # Errors
-    /// [`RerankError::Internal`] with a [`ScoringError`] when they are not what was asked for, or a
-    /// score is not finite.
-    pub fn take(&mut self, outputs: Vec<Output>) -> Result<(), RerankError> {
-        let out = std::mem::take(&mut self.out);
-        if out.len() != outputs.len() {
-            return Err(wrong(format!("{} outputs", out.len()), outputs.len().to_string()));
+    /// [`RerankError::Internal`] with a [`ScoringError`] when the outputs do not match the passes, or
+    /// a score is not finite.
+    pub fn add_outputs(&mut self, outputs: Vec<Output>) -> Result<(), RerankError> {
+        let passes = std::mem::take(&mut self.in_flight);
+        if passes.len() != outputs.len() {
+            return Err(mismatch(format!("{} outputs", passes.len()), outputs.len().to_string()));
         }
-        for (documents, output) in out.into_iter().zip(outputs) {
-            self.slates += if matches!(self.reading.plan, Plan::Pairs(_)) { documents.len() } else { 1 };
-            self.scorer.take(documents, output)?;
+        for (documents, output) in passes.into_iter().zip(outputs) {
+            self.slates += if matches!(self.texts.plan, Plan::Pairs(_)) { documents.len() } else { 1 };
+            self.scorer.add_output(documents, output)?;
         }
         Ok(())
     }
@@ -123,8 +124,8 @@ impl Rounds {
     /// [`RerankError::Internal`] with a [`ScoringError`] when a document has no score, or one that is
     /// not finite.
     pub fn finish(self) -> Result<Scores, RerankError> {
-        let count = self.reading.documents.len();
-        let mode = self.reading.mode;
+        let count = self.texts.documents.len();
+        let mode = self.texts.mode;
         let (raw, relevance) = self.scorer.finish(count, mode)?;
         for values in [&raw, &relevance] {
             if let Some(document) = values.iter().position(|value| !value.is_finite()) {
@@ -158,46 +159,20 @@ impl Scorer {
         ForwardPass { prefix, suffixes, token_types: TokenTypes::Zero, cross_document, output }
     }
 
-    fn take(&mut self, documents: Vec<usize>, output: Output) -> Result<(), RerankError> {
+    fn add_output(&mut self, documents: Vec<usize>, output: Output) -> Result<(), RerankError> {
         match self {
             Self::LateInteraction { slates, .. } => {
-                let mut vectors = output;
-                let found = vectors.len();
-                let query = vectors.pop().filter(|_| found == documents.len() + 1);
-                let query =
-                    query.ok_or_else(|| wrong(format!("{} vectors", documents.len() + 1), found.to_string()))?;
-                if let Some(other) = vectors.iter().find(|vector| vector.len() != query.len()) {
-                    return Err(wrong(format!("vectors of {}", query.len()), other.len().to_string()));
-                }
-                for (document, vector) in documents.iter().zip(&vectors) {
-                    if let Some(value) = vector.iter().find(|value| !value.is_finite()) {
-                        let error = ScoringError::NonFinite { document: *document, value: *value };
-                        return Err(RerankError::internal(error));
-                    }
-                }
-                if let Some(value) = query.iter().find(|value| !value.is_finite()) {
-                    return Err(wrong("a finite query vector".into(), value.to_string()));
-                }
-                slates.push((documents, SlateVectors { documents: vectors, query }));
+                let vectors = slate_vectors(&documents, output)?;
+                slates.push((documents, vectors));
             }
-            Self::FirstToken { order, places, .. } => match output.as_slice() {
-                [logits] if logits.len() == documents.len() => {
-                    if let Some(at) = logits.iter().position(|logit| !logit.is_finite()) {
-                        let error = ScoringError::NonFinite { document: documents[at], value: logits[at] };
-                        return Err(RerankError::internal(error));
-                    }
-                    order.reorder(places.clone(), &log_probabilities(logits));
-                }
-                _ => {
-                    let widths: Vec<usize> = output.iter().map(Vec::len).collect();
-                    return Err(wrong(format!("one row of {} logits", documents.len()), format!("rows of {widths:?}")));
-                }
-            },
+            Self::FirstToken { order, places, .. } => {
+                let logits = window_logits(&documents, &output)?;
+                order.reorder(places.clone(), &log_probabilities(logits));
+            }
             Self::Pointwise { answers, raw } => {
                 let width = 1 + usize::from(answers.negative.is_some());
                 if output.len() != documents.len() || output.iter().any(|row| row.len() != width) {
-                    let widths: Vec<usize> = output.iter().map(Vec::len).collect();
-                    return Err(wrong(format!("{} rows of {width}", documents.len()), format!("rows of {widths:?}")));
+                    return Err(mismatch(format!("{} rows of {width}", documents.len()), widths(&output)));
                 }
                 for (document, row) in documents.into_iter().zip(output) {
                     raw[document] = Some(pointwise::raw(&row));
@@ -207,12 +182,12 @@ impl Scorer {
         Ok(())
     }
 
-    /// Raw scores and relevances by document.
+    /// Raw scores and relevances, by document.
     fn finish(self, count: usize, mode: Mode) -> Result<(Vec<f32>, Vec<f32>), RerankError> {
         match self {
             Self::LateInteraction { relevance: formula, slates, .. } => {
                 let (documents, vectors): (Vec<_>, Vec<_>) = slates.into_iter().unzip();
-                // Pointwise, no document's score may depend on another's slate.
+                // In pointwise mode no score may depend on another document's slate.
                 let cosines = match mode {
                     Mode::Pointwise => vectors.iter().map(late_interaction::own_cosines).collect(),
                     Mode::Listwise | Mode::Auto => late_interaction::merged_cosines(&vectors),
@@ -235,6 +210,50 @@ impl Scorer {
     }
 }
 
+/// The vectors of a slate: one for each document, and the query's at the end. All are finite and of
+/// one width.
+fn slate_vectors(documents: &[usize], mut vectors: Vec<Vec<f32>>) -> Result<SlateVectors, RerankError> {
+    let found = vectors.len();
+    let query = vectors.pop().filter(|_| found == documents.len() + 1);
+    let query = query.ok_or_else(|| mismatch(format!("{} vectors", documents.len() + 1), found.to_string()))?;
+    if let Some(other) = vectors.iter().find(|vector| vector.len() != query.len()) {
+        return Err(mismatch(format!("vectors of {}", query.len()), other.len().to_string()));
+    }
+    for (document, vector) in documents.iter().zip(&vectors) {
+        check_finite(*document, vector)?;
+    }
+    if let Some(value) = query.iter().find(|value| !value.is_finite()) {
+        return Err(mismatch("a finite query vector".into(), value.to_string()));
+    }
+    Ok(SlateVectors { documents: vectors, query })
+}
+
+/// The logits of a window: one row, with one finite logit for each document.
+fn window_logits<'a>(documents: &[usize], rows: &'a [Vec<f32>]) -> Result<&'a [f32], RerankError> {
+    match rows {
+        [logits] if logits.len() == documents.len() => {
+            for (document, logit) in documents.iter().zip(logits) {
+                check_finite(*document, std::slice::from_ref(logit))?;
+            }
+            Ok(logits)
+        }
+        _ => Err(mismatch(format!("one row of {} logits", documents.len()), widths(rows))),
+    }
+}
+
+fn check_finite(document: usize, values: &[f32]) -> Result<(), RerankError> {
+    match values.iter().find(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(value) => Err(RerankError::internal(ScoringError::NonFinite { document, value: *value })),
+    }
+}
+
+/// How wide the rows are, for an error.
+fn widths(rows: &[Vec<f32>]) -> String {
+    format!("rows of {:?}", rows.iter().map(Vec::len).collect::<Vec<_>>())
+}
+
+/// The score of every document; an error where one has none.
 fn complete(raw: Vec<Option<f32>>) -> Result<Vec<f32>, RerankError> {
     raw.into_iter()
         .enumerate()
@@ -242,6 +261,7 @@ fn complete(raw: Vec<Option<f32>>) -> Result<Vec<f32>, RerankError> {
         .collect()
 }
 
-fn wrong(expected: String, found: String) -> RerankError {
+/// The error of outputs that do not match the passes.
+fn mismatch(expected: String, found: String) -> RerankError {
     RerankError::internal(ScoringError::WrongOutput { expected, found })
 }

@@ -63,12 +63,12 @@ fn run(prompter: &Prompter, planned: &PlannedPass) -> Output {
 
 fn score(family: &str, request: &RerankRequest) -> (Scores, usize) {
     let prompter = Arc::new(testing::prompter(family));
-    let reading = Arc::new(prompter.read(request, &limits()).unwrap());
-    let mut rounds = Rounds::begin(prompter.clone(), reading).unwrap();
+    let prepared = Arc::new(prompter.tokenize(request, &limits(), &|| false).unwrap());
+    let mut rounds = Rounds::begin(prompter.clone(), prepared).unwrap();
     let mut count = 0;
     while let Some(passes) = rounds.next_round().unwrap() {
         count += 1;
-        rounds.take(passes.iter().map(|planned| run(&prompter, planned)).collect()).unwrap();
+        rounds.add_outputs(passes.iter().map(|planned| run(&prompter, planned)).collect()).unwrap();
     }
     (rounds.finish().unwrap(), count)
 }
@@ -130,11 +130,12 @@ fn a_pointwise_score_does_not_depend_on_the_other_documents() {
 }
 
 #[test]
-fn isolated_documents_share_their_marks_in_the_joint_layers() {
+fn isolated_documents_share_their_marks_in_the_cross_document_layers() {
     let prompter = Arc::new(testing::prompter("podium-nano"));
-    let reading = prompter.read(&RerankRequest::new("query", vec!["a".into(), "b".into()]), &limits()).unwrap();
-    assert!(matches!(reading.plan, Plan::Slates(_)));
-    let mut rounds = Rounds::begin(prompter, Arc::new(reading)).unwrap();
+    let prepared =
+        prompter.tokenize(&RerankRequest::new("query", vec!["a".into(), "b".into()]), &limits(), &|| false).unwrap();
+    assert!(matches!(prepared.plan, Plan::Slates(_)));
+    let mut rounds = Rounds::begin(prompter, Arc::new(prepared)).unwrap();
     let passes = rounds.next_round().unwrap().unwrap();
     let pass = &passes[0].pass;
     let marks = pass.read_positions();
@@ -156,10 +157,10 @@ fn a_score_that_is_not_finite_names_its_document() {
     ] {
         let prompter = Arc::new(testing::prompter(family));
         let request = RerankRequest::new("query", vec!["a".into(), "b".into()]);
-        let reading = Arc::new(prompter.read(&request, &limits()).unwrap());
-        let mut rounds = Rounds::begin(prompter, reading).unwrap();
+        let prepared = Arc::new(prompter.tokenize(&request, &limits(), &|| false).unwrap());
+        let mut rounds = Rounds::begin(prompter, prepared).unwrap();
         assert!(rounds.next_round().unwrap().is_some());
-        let error = rounds.take(vec![spoil]).and_then(|()| rounds.finish().map(|_| ())).unwrap_err();
+        let error = rounds.add_outputs(vec![spoil]).and_then(|()| rounds.finish().map(|_| ())).unwrap_err();
         assert!(matches!(cause(&error), ScoringError::NonFinite { document: 1, .. }), "{family}: {error:?}");
     }
 }
@@ -175,10 +176,10 @@ fn outputs_of_the_wrong_shape_are_refused() {
     ] {
         let prompter = Arc::new(testing::prompter(family));
         let request = RerankRequest::new("query", vec!["a".into(), "b".into()]);
-        let reading = Arc::new(prompter.read(&request, &limits()).unwrap());
-        let mut rounds = Rounds::begin(prompter, reading).unwrap();
+        let prepared = Arc::new(prompter.tokenize(&request, &limits(), &|| false).unwrap());
+        let mut rounds = Rounds::begin(prompter, prepared).unwrap();
         assert!(rounds.next_round().unwrap().is_some());
-        let error = rounds.take(wrong).unwrap_err();
+        let error = rounds.add_outputs(wrong).unwrap_err();
         assert!(matches!(cause(&error), ScoringError::WrongOutput { .. }), "{family}: {error:?}");
     }
 }

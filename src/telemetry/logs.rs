@@ -67,7 +67,7 @@ where
     let filter = filter.and(FilterFn::new(move |metadata| with_spans || metadata.is_event()));
     let layer = tracing_subscriber::fmt::layer().with_writer(MaskingWriter(writer)).with_span_events(FmtSpan::CLOSE);
     if is_json {
-        let json = layer.json().flatten_event(true).with_current_span(false).with_span_list(true);
+        let json = layer.json().flatten_event(true).with_current_span(true).with_span_list(true);
         json.with_filter(filter).boxed()
     } else {
         layer.with_ansi(is_terminal).with_target(false).with_filter(filter).boxed()
@@ -224,8 +224,8 @@ mod tests {
         assert!(has(&["podium.model=\"a-model\"", of_request, "close time.busy="]), "{lines:?}");
         let json: Vec<Value> =
             logged(true, "podium=debug").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let stage = json.iter().find(|line| line["spans"][1]["name"] == "tokenize").unwrap();
-        assert_eq!(stage["spans"][0]["podium.request_id"], "my-id");
-        assert_eq!(stage["spans"][1]["podium.tokens"], 12);
+        let span = |name: &str| json.iter().map(|line| &line["span"]).find(|span| span["name"] == name).unwrap();
+        assert_eq!(span("request")["podium.request_id"], "my-id");
+        assert_eq!(span("tokenize")["podium.tokens"], 12);
     }
 }

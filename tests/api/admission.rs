@@ -328,7 +328,7 @@ async fn a_sufficient_budget_is_reported_and_no_budget_is_not() {
 async fn a_time_budget_uses_the_measured_throughput() {
     let server = Server::start().await;
     let reply = server.rerank(&with(ten(), &json!({"max_latency_ms": 5000}))).await.json();
-    let unknown = "everything was read: no rate is measured yet that max_latency_ms could be planned with";
+    let unknown = "max_latency_ms was ignored: throughput has not been measured yet";
     assert_eq!(reply["meta"]["budget"]["reason"], unknown);
     assert_eq!(reply["meta"]["warnings"], json!([unknown]));
     // Now throughput is measured, and tokenizing a thousand documents takes longer than a millisecond.

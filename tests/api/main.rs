@@ -14,6 +14,7 @@ mod connections;
 mod contract;
 mod dialects;
 mod keys_of_a_process;
+mod long_texts;
 mod models;
 mod observing;
 mod reload_of_a_process;

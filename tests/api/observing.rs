@@ -1,4 +1,4 @@
-//! What operators see: ids and metrics.
+//! Request ids and metrics.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::{Answer, Server};
 
 #[tokio::test]
-async fn every_response_has_an_id_of_its_own() {
+async fn every_response_has_its_own_request_id() {
     let server = Server::start().await;
     let mut ids = Vec::new();
     for path in ["/health", "/nowhere", "/metrics", "/v1/rerank"] {
@@ -22,7 +22,7 @@ async fn every_response_has_an_id_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_id_from_a_client_is_kept_if_it_is_sane() {
+async fn a_safe_request_id_of_a_client_is_kept() {
     let server = Server::start().await;
     for (given, kept) in [("abc-1", true), ("a b", false), (&"a".repeat(129), false), ("<x>", false)] {
         let answer = Answer::of(server.request(Method::GET, "/health").header("x-request-id", given)).await;
@@ -33,7 +33,7 @@ async fn an_id_from_a_client_is_kept_if_it_is_sane() {
 }
 
 #[tokio::test]
-async fn metrics_count_each_request_once_with_closed_labels() {
+async fn each_request_is_counted_once_and_labels_hold_no_text_of_a_client() {
     let server = Server::start().await;
     let documents = ["word ".repeat(50), "two".to_owned(), "three".to_owned()];
     let body = json!({"query": "q", "documents": documents, "max_tokens_per_doc": 10});
@@ -93,7 +93,7 @@ async fn every_metric_has_help_and_a_type() {
 }
 
 #[tokio::test]
-async fn counters_stand_at_zero_before_the_first_request() {
+async fn counters_start_at_zero() {
     let server = Server::start().await;
     let text = server.get("/metrics").await.text;
     for line in [
@@ -108,7 +108,7 @@ async fn counters_stand_at_zero_before_the_first_request() {
 }
 
 #[tokio::test]
-async fn every_series_that_a_failure_adds_to_stood_at_zero_before() {
+async fn every_series_that_a_failure_adds_to_starts_at_zero() {
     let server = Server::start_with(|settings| settings.server.max_body_bytes = 1024).await;
     let series = |text: &str| -> BTreeSet<String> {
         let counted =
@@ -116,9 +116,9 @@ async fn every_series_that_a_failure_adds_to_stood_at_zero_before() {
         text.lines().filter(counted).map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
     };
     let before = server.get("/metrics").await.text;
-    let nothing_yet = before.lines().filter(|line| line.starts_with("podium_requests_total{"));
-    assert!(nothing_yet.clone().count() > 200);
-    assert!(nothing_yet.clone().all(|line| line.ends_with(" 0")), "{before}");
+    let at_start = before.lines().filter(|line| line.starts_with("podium_requests_total{"));
+    assert!(at_start.clone().count() > 200);
+    assert!(at_start.clone().all(|line| line.ends_with(" 0")), "{before}");
 
     let good = json!({"query": "q", "documents": ["a"]});
     for path in ["/v1/rerank", "/score", "/", "/nowhere"] {
@@ -194,7 +194,7 @@ async fn every_error_code_and_kind_that_alerts_and_dashboard_select_is_counted()
 }
 
 #[tokio::test]
-async fn batches_are_counted_also_for_clients_that_have_left() {
+async fn batches_count_even_if_the_client_has_left() {
     let server = Server::start().await;
     server.controls.hold();
     let request = server.rerank_later(&json!({"query": "q", "documents": ["one", "two"]}));
@@ -215,7 +215,7 @@ async fn batches_are_counted_also_for_clients_that_have_left() {
 }
 
 #[tokio::test]
-async fn sampled_rankings_are_measured_for_drift_by_model_and_instruction() {
+async fn drift_is_measured_by_model_and_instruction() {
     let server = Server::start_with(|settings| settings.telemetry.drift_sample = 1.0).await;
     let labels = |instruction: &str| format!(r#"model="podium-nano",instruction="{instruction}""#);
     let documents = ["word ".repeat(50), "a cat".to_owned(), "cat and cat".to_owned(), "cats".to_owned()];
@@ -243,7 +243,7 @@ async fn sampled_rankings_are_measured_for_drift_by_model_and_instruction() {
 }
 
 #[tokio::test]
-async fn without_a_sample_nothing_is_measured_for_drift() {
+async fn a_drift_sample_of_zero_measures_nothing() {
     let server = Server::start_with(|settings| settings.telemetry.drift_sample = 0.0).await;
     server.rerank(&json!({"query": "q", "documents": ["one", "two"]})).await;
     server.until_metrics_say("podium_documents_total 2").await;
@@ -252,10 +252,16 @@ async fn without_a_sample_nothing_is_measured_for_drift() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_process_says_what_it_uses() {
+async fn process_metrics_have_prometheus_names() {
     let server = Server::start().await;
     let text = server.get("/metrics").await.text;
-    for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_threads", "process_open_fds"] {
+    for name in [
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_threads",
+        "process_open_fds",
+        "process_start_time_seconds",
+    ] {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
         assert!(value.is_some_and(|value| value > 0.0), "{name} in\n{text}");
     }

@@ -93,9 +93,9 @@ mod tests {
     fn a_circle_of_three_files_is_found_once() {
         let files = [
             ("lib.rs", "mod a; mod b; mod c;"),
-            ("a.rs", "use crate::b::X;"),
-            ("b.rs", "use crate::c::X;"),
-            ("c.rs", "use crate::a::X;"),
+            ("a.rs", "use crate::b::B; pub struct A;"),
+            ("b.rs", "use crate::c::C; pub struct B;"),
+            ("c.rs", "use crate::a::A; pub struct C;"),
         ];
         assert_eq!(circles_in(&files), ["a.rs -> b.rs -> c.rs -> a.rs"]);
     }

@@ -12,7 +12,7 @@ mod fixtures;
 mod load_errors;
 mod nano;
 mod numbers;
-mod prefixes;
+mod prefix_cache;
 mod published;
 mod requests;
 mod runtime;

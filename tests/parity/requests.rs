@@ -49,15 +49,15 @@ impl Loaded {
 
     /// Runs a request: every pass with its output, and the scores.
     pub fn run(&self, request: &RerankRequest, limits: &LimitSettings) -> (Vec<(PlannedPass, Output)>, Scores) {
-        let reading = self.prompter.read(request, limits).unwrap_or_else(|error| panic!("{error}"));
-        let rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::new(reading));
+        let prepared = self.prompter.tokenize(request, limits, &|| false).unwrap_or_else(|error| panic!("{error}"));
+        let rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::new(prepared));
         let mut rounds = rounds.unwrap_or_else(|error| panic!("{error}"));
         let mut ran = Vec::new();
         while let Some(planned) = rounds.next_round().unwrap_or_else(|error| panic!("{error}")) {
             let passes: Vec<ForwardPass> = planned.iter().map(|planned| planned.pass.clone()).collect();
             let outputs = self.runtime.run(&passes).unwrap_or_else(|error| panic!("{error}"));
             ran.extend(planned.into_iter().zip(outputs.iter().cloned()));
-            rounds.take(outputs).unwrap_or_else(|error| panic!("{error}"));
+            rounds.add_outputs(outputs).unwrap_or_else(|error| panic!("{error}"));
         }
         (ran, rounds.finish().unwrap_or_else(|error| panic!("{error}")))
     }

@@ -10,7 +10,7 @@ fn columns(pass: &GoldenPass) -> [&'static str; 3] {
     match (pass.suffixes.is_empty(), pass.cross_document_layers) {
         (true, _) => ["causal: states", "logits", "projected"],
         (false, 0) => ["suffixes: states", "logits ", "projected "],
-        (false, _) => ["joint: states", "logits  ", "projected  "],
+        (false, _) => ["cross-document: states", "logits  ", "projected  "],
     }
 }
 
@@ -35,7 +35,7 @@ fn hidden_states_logits_and_projections_are_those_of_transformers() {
 
 #[test]
 fn the_expected_numbers_would_show_a_suffix_that_sees_another() {
-    // The joint passes differ from the plain ones by far more than the tolerance, or they prove nothing.
+    // The cross-document passes differ from the plain ones by far more than the tolerance, or they prove nothing.
     for case in RUNTIME_CASES {
         let (golden, runtime) = (golden::<RuntimeGolden>(case), load(case));
         for pass in golden.passes.iter().filter(|pass| pass.cross_document_layers > 0) {

@@ -149,6 +149,9 @@ fn a_shared_prefix_and_the_prefix_cache_change_nothing() {
                 ..ForwardPass::sequence(prefix.to_vec(), OutputSpec::listed(vec![end], Head::Hidden))
             };
             let expected = sequence.state_at(sequence.tokens.len() - 1);
+            let mean = ForwardPass { output: OutputSpec::pooled(Pooling::Mean, Head::Hidden), ..pass.clone() };
+            let found = run_alone(&runtime, mean);
+            table.note(case, &golden.shape, "mean", largest(&found, std::slice::from_ref(&sequence.mean)));
             for run in ["cold", "again", "cached"] {
                 table.note(case, &golden.shape, run, largest(&run_alone(&runtime, pass.clone()), &expected));
             }

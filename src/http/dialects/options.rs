@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::request;
 use crate::http::fields::{Field, Flag, flag_or, none_of, text};
-use crate::rerank::{Budget, LEAST_URGENT, Mode, RerankError, RerankRequest, Terms};
+use crate::rerank::{MAX_PRIORITY, Mode, RequestBudget, RequestConstraints, RerankError, RerankRequest};
 
 request! {
     /// Fields that every dialect takes.
@@ -60,7 +60,7 @@ impl RequestOptions {
         documents: Vec<String>,
         top_n: Option<usize>,
     ) -> Result<RerankRequest, RerankError> {
-        let terms = self.terms()?;
+        let constraints = self.constraints()?;
         Ok(RerankRequest {
             model: self.model.map(|ModelName(name)| name.into()),
             instruction: self.instruction.map(Into::into),
@@ -68,7 +68,7 @@ impl RequestOptions {
             top_n,
             max_tokens_per_doc: self.max_tokens_per_doc,
             mode: self.mode.map_or(Mode::Auto, Into::into),
-            terms,
+            constraints,
             ..RerankRequest::new(query, documents)
         })
     }
@@ -78,20 +78,20 @@ impl RequestOptions {
         self.mode.is_some()
     }
 
-    fn terms(&self) -> Result<Terms, RerankError> {
+    fn constraints(&self) -> Result<RequestConstraints, RerankError> {
         let priority = self.priority.unwrap_or(0);
         let out_of_range = || {
-            let problem = format!("is {priority}; it lies between 0, the most urgent, and {LEAST_URGENT}");
+            let problem = format!("is {priority}; it lies between 0, the most urgent, and {MAX_PRIORITY}");
             RerankError::invalid("priority", problem)
         };
         let milliseconds = |count: Option<usize>| count.map(|count| Duration::from_millis(count as u64));
-        Ok(Terms {
+        Ok(RequestConstraints {
             priority: u16::try_from(priority)
                 .ok()
-                .filter(|priority| *priority <= LEAST_URGENT)
+                .filter(|priority| *priority <= MAX_PRIORITY)
                 .ok_or_else(out_of_range)?,
             timeout: milliseconds(self.timeout_ms),
-            budget: Budget {
+            budget: RequestBudget {
                 max_latency: milliseconds(self.max_latency_ms),
                 max_total_tokens: self.max_total_tokens,
                 strict: flag_or(self.strict, false),

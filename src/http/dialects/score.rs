@@ -159,7 +159,7 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
         common.mode = Mode::Pointwise;
     }
     // A list of scores has no place to say that a text was not read.
-    common.terms.budget.strict = true;
+    common.constraints.budget.strict = true;
     let requests = pairs(request.sides, &common)?;
     Ok(Call {
         requests,

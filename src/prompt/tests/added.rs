@@ -1,4 +1,4 @@
-//! A family of a folder: nothing but a declaration and a template.
+//! A family of a folder, which is a declaration and a template.
 
 use super::super::testing::tokenizer;
 use super::super::{Families, ModelLimits, PromptError, Prompter};
@@ -37,20 +37,22 @@ fn a_new_family_takes_no_rust() {
     let sequences = pair_sequences(&prompter, &request("q", &["a b", "c"]));
     let texts: Vec<String> = sequences.iter().map(|ids| prompter.decode(ids)).collect();
     assert_eq!(texts, ["<|endoftext|>a b\nq", "<|endoftext|>c\nq"]);
-    let reading = prompter.read(&RerankRequest { instruction: Some("x".into()), ..request("q", &["a"]) }, &limits());
-    assert_eq!(reading.unwrap().warnings, ["family `mine` takes no instruction; it was not read: \"x\""]);
+    let prepared =
+        prompter
+            .tokenize(&RerankRequest { instruction: Some("x".into()), ..request("q", &["a"]) }, &limits(), &|| false);
+    assert_eq!(prepared.unwrap().warnings, ["family `mine` takes no instruction; it was not read: \"x\""]);
 }
 
 #[test]
-fn a_document_with_letters_after_it_is_cut_before_them() {
+fn a_document_with_template_text_after_it_is_truncated_before_that_text() {
     let prompter = mine("<|endoftext|>{{ document }}\n{{ query }}").unwrap();
     let long = request("q", &["short", &"7é".repeat(30)]);
     let sequences = pair_sequences(&prompter, &long);
     let text = prompter.decode(&sequences[1]);
     assert!(sequences[1].len() == 40 && text.ends_with("é7\nq"), "{text}");
-    let reading = prompter.read(&long, &limits()).unwrap();
-    assert_eq!((reading.documents[1].tokens, reading.documents[1].tokens_read), (90, 37));
-    let error = prompter.read(&RerankRequest { truncation: false, ..long }, &limits()).unwrap_err();
+    let prepared = prompter.tokenize(&long, &limits(), &|| false).unwrap();
+    assert_eq!((prepared.documents[1].tokens, prepared.documents[1].tokens_read), (90, 37));
+    let error = prompter.tokenize(&RerankRequest { truncation: false, ..long }, &limits(), &|| false).unwrap_err();
     assert!(matches!(error, RerankError::TextTooLong { tokens: 90, limit: 37, .. }), "{error:?}");
 }
 

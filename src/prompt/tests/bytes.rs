@@ -1,5 +1,5 @@
-//! The prompts of all families, to the byte, and the ids that the reference implementations make of
-//! them: the whole tokenizer, on the whole text or piece by piece.
+//! The prompts of all families, to the byte, and their ids in the reference implementations, which
+//! encode the whole text or its pieces with the complete tokenizer.
 
 use super::super::testing::{prompter, whole_tokenizer};
 use super::{instructed, pair_sequences, render, request, whole_slate};

@@ -1,4 +1,4 @@
-//! The prompt room as a whole: a request in, token sequences out.
+//! The whole module: a request in, token sequences out.
 
 mod added;
 mod bytes;
@@ -10,8 +10,7 @@ mod truncation;
 
 use super::family::Layout;
 use super::prompter::Prompter;
-use super::read::{Reading, ShortTexts};
-use super::{Plan, Rendering};
+use super::{Plan, PreparedTexts, Rendering};
 use crate::rerank::{LimitSettings, Mode, RerankRequest};
 
 pub(super) const LISTWISE: [&str; 3] = ["jina-v3", "first", "podium-nano"];
@@ -30,11 +29,11 @@ pub(super) fn instructed(query: &str, instruction: &str, documents: &[&str]) -> 
 }
 
 /// The documents of each pass of the first round, in the request's order.
-pub(super) fn passes(reading: &Reading) -> Vec<Vec<usize>> {
-    match &reading.plan {
+pub(super) fn passes(prepared: &PreparedTexts) -> Vec<Vec<usize>> {
+    match &prepared.plan {
         Plan::Slates(slates) | Plan::Pairs(slates) => slates.iter().map(|slate| slate.clone().collect()).collect(),
         Plan::Windows(window) => {
-            let windows = crate::rerank::slates::windows(reading.documents.len(), *window);
+            let windows = crate::rerank::slates::windows(prepared.documents.len(), *window);
             windows.into_iter().map(Iterator::collect).collect()
         }
     }
@@ -42,19 +41,18 @@ pub(super) fn passes(reading: &Reading) -> Vec<Vec<usize>> {
 
 /// All of a request's documents in one pass.
 pub(super) fn render(prompter: &Prompter, request: &RerankRequest) -> Rendering {
-    let reading = prompter.read(request, &limits()).unwrap();
-    let all: Vec<usize> = (0..reading.documents.len()).collect();
-    prompter.render(&reading, &all).unwrap()
+    let prepared = prompter.tokenize(request, &limits(), &|| false).unwrap();
+    let all: Vec<usize> = (0..prepared.documents.len()).collect();
+    prompter.render(&prepared, &all).unwrap()
 }
 
-/// A causal slate's whole sequence, with what is cut off after the query's mark.
+/// A causal slate's whole sequence, also the part after the query's mark.
 pub(super) fn whole_slate(prompter: &Prompter, request: &RerankRequest) -> Vec<u32> {
-    let reading = prompter.read(request, &limits()).unwrap();
+    let prepared = prompter.tokenize(request, &limits(), &|| false).unwrap();
     let listwise = prompter.listwise.as_ref().unwrap();
     assert_eq!(listwise.facts.layout, Layout::Causal);
-    let texts = ShortTexts { query: reading.query.clone(), instruction: reading.instruction.clone() };
-    let frame = prompter.causal_frame(listwise, reading.documents.len(), &texts).unwrap();
-    frame.fill(&prompter.tokenizer, |place| &reading.documents[place].text, |_| 0).unwrap().ids
+    let frame = prompter.causal_frame(listwise, prepared.documents.len(), prepared.short_texts()).unwrap();
+    frame.fill(&prompter.tokenizer, |place| &prepared.documents[place].text, |_| 0).unwrap().ids
 }
 
 /// Each document's whole pointwise sequence.

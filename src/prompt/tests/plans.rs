@@ -1,4 +1,4 @@
-//! Which mode runs, and which documents are read together.
+//! Which mode runs, and which documents share a pass.
 
 use proptest::prelude::*;
 
@@ -19,18 +19,18 @@ fn sizes(passes: &[Vec<usize>]) -> Vec<usize> {
 #[test]
 fn auto_is_listwise_where_the_family_can() {
     for family in FAMILIES {
-        let reading = prompter(family).read(&request("q", &["a", "b", "c"]), &limits()).unwrap();
+        let prepared = prompter(family).tokenize(&request("q", &["a", "b", "c"]), &limits(), &|| false).unwrap();
         let expected = if LISTWISE.contains(&family) { Mode::Listwise } else { Mode::Pointwise };
-        assert_eq!((reading.mode, reading.warnings.len()), (expected, 0), "{family}");
-        assert_eq!(passes(&reading), [[0, 1, 2]], "{family}");
+        assert_eq!((prepared.mode, prepared.warnings.len()), (expected, 0), "{family}");
+        assert_eq!(passes(&prepared), [[0, 1, 2]], "{family}");
     }
 }
 
 #[test]
-fn listwise_on_a_pointwise_family_is_refused_with_the_way_out() {
+fn listwise_on_a_pointwise_family_is_refused_with_the_modes_to_use() {
     for family in ["qwen3-reranker", "mxbai-v2", "zerank"] {
         let request = RerankRequest { mode: Mode::Listwise, ..request("q", &["a"]) };
-        let error = prompter(family).read(&request, &limits()).unwrap_err();
+        let error = prompter(family).tokenize(&request, &limits(), &|| false).unwrap_err();
         assert!(matches!(error, RerankError::UnsupportedMode { .. }), "{error:?}");
         assert_eq!(
             error.to_string(),
@@ -40,11 +40,11 @@ fn listwise_on_a_pointwise_family_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn listwise_families_read_one_document_a_slate_when_asked_to() {
+fn listwise_families_read_one_document_a_slate_in_pointwise_mode() {
     for family in ["jina-v3", "podium-nano"] {
         let request = RerankRequest { mode: Mode::Pointwise, ..request("q", &["a", "b", "c"]) };
-        let reading = prompter(family).read(&request, &limits()).unwrap();
-        assert_eq!((reading.mode, passes(&reading)), (Mode::Pointwise, vec![vec![0], vec![1], vec![2]]), "{family}");
+        let prepared = prompter(family).tokenize(&request, &limits(), &|| false).unwrap();
+        assert_eq!((prepared.mode, passes(&prepared)), (Mode::Pointwise, vec![vec![0], vec![1], vec![2]]), "{family}");
     }
 }
 
@@ -54,42 +54,47 @@ fn auto_falls_back_when_no_slate_holds_two() {
     let limits = LimitSettings { max_slate_tokens: 1500, ..limits() };
     for family in LISTWISE {
         let request = RerankRequest { max_tokens_per_doc: Some(900), ..request("q", &[&text, &text, &text]) };
-        let reading = prompter(family).read(&request, &limits).unwrap();
-        assert_eq!(reading.mode, Mode::Pointwise, "{family}");
+        let prepared = prompter(family).tokenize(&request, &limits, &|| false).unwrap();
+        assert_eq!(prepared.mode, Mode::Pointwise, "{family}");
         assert!(
-            reading.warnings[0].starts_with("read pointwise: a slate of 1500 tokens does not hold two"),
+            prepared.warnings[0].starts_with("read pointwise: a slate of 1500 tokens does not hold two"),
             "{family}"
         );
-        assert_eq!(passes(&reading).concat(), [0, 1, 2], "{family}");
+        assert_eq!(passes(&prepared).concat(), [0, 1, 2], "{family}");
     }
 }
 
 #[test]
-fn explicit_listwise_keeps_slates_of_one_or_says_why_not() {
+fn explicit_listwise_keeps_slates_of_one_or_is_refused_with_the_reason() {
     let text = "7".repeat(900);
     let limits = LimitSettings { max_slate_tokens: 1500, ..limits() };
     let request =
         RerankRequest { max_tokens_per_doc: Some(900), mode: Mode::Listwise, ..request("q", &[&text, &text]) };
-    let reading = prompter("jina-v3").read(&request, &limits).unwrap();
-    assert_eq!((reading.mode, sizes(&passes(&reading))), (Mode::Listwise, vec![1, 1]));
-    let error = prompter("first").read(&request, &limits).unwrap_err();
+    let prepared = prompter("jina-v3").tokenize(&request, &limits, &|| false).unwrap();
+    assert_eq!((prepared.mode, sizes(&passes(&prepared))), (Mode::Listwise, vec![1, 1]));
+    let error = prompter("first").tokenize(&request, &limits, &|| false).unwrap_err();
     assert!(matches!(error, RerankError::PromptTooLong { limit: 1500, .. }), "{error:?}");
 }
 
 #[test]
 fn one_document_alone_is_not_ranked_by_first() {
-    let reading = prompter("first").read(&request("q", &["a"]), &limits()).unwrap();
-    assert_eq!(reading.mode, Mode::Pointwise);
-    assert_eq!(reading.warnings, ["read pointwise: one document alone has nothing to be compared with"]);
+    let prepared = prompter("first").tokenize(&request("q", &["a"]), &limits(), &|| false).unwrap();
+    assert_eq!(prepared.mode, Mode::Pointwise);
+    assert_eq!(prepared.warnings, ["read pointwise: one document alone has nothing to be compared with"]);
     for family in ["jina-v3", "podium-nano"] {
-        assert_eq!(prompter(family).read(&request("q", &["a"]), &limits()).unwrap().mode, Mode::Listwise);
+        assert_eq!(
+            prompter(family).tokenize(&request("q", &["a"]), &limits(), &|| false).unwrap().mode,
+            Mode::Listwise
+        );
     }
 }
 
 #[test]
 fn two_hundred_documents_are_cut_into_slates() {
     let documents = vec!["a short text".to_owned(); 200];
-    let read = |family: &str| prompter(family).read(&with_mode(Mode::Auto, documents.clone()), &limits()).unwrap();
+    let read = |family: &str| {
+        prompter(family).tokenize(&with_mode(Mode::Auto, documents.clone()), &limits(), &|| false).unwrap()
+    };
     assert_eq!(sizes(&passes(&read("podium-nano"))), [50, 50, 50, 50]);
     assert_eq!(sizes(&passes(&read("jina-v3"))), [64, 64, 64, 8]);
     assert_eq!(read("first").plan, Plan::Windows(Window { documents: 64, stride: 32 }));
@@ -103,10 +108,10 @@ fn jina_closes_blocks_as_the_reference_does() {
     let prompter = bind("jina-v3", &tokenizer(), 22_528, 1024).unwrap();
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 125, max_slate_tokens: 131_072 };
     let long = with_mode(Mode::Auto, vec!["7".repeat(2048); 35]);
-    assert_eq!(sizes(&passes(&prompter.read(&long, &limits).unwrap())), [10, 10, 10, 5]);
+    assert_eq!(sizes(&passes(&prompter.tokenize(&long, &limits, &|| false).unwrap())), [10, 10, 10, 5]);
     let prompter = bind("jina-v3", &tokenizer(), 131_072, 1024).unwrap();
     let short = with_mode(Mode::Auto, vec!["7".repeat(10); 150]);
-    assert_eq!(sizes(&passes(&prompter.read(&short, &limits).unwrap())), [125, 25]);
+    assert_eq!(sizes(&passes(&prompter.tokenize(&short, &limits, &|| false).unwrap())), [125, 25]);
 }
 
 proptest! {
@@ -123,19 +128,19 @@ proptest! {
         let request = with_mode(mode, documents);
         for family in FAMILIES {
             let prompter = shared(family);
-            let reading = prompter.read(&request, &limits).unwrap();
-            let passes = passes(&reading);
+            let prepared = prompter.tokenize(&request, &limits, &|| false).unwrap();
+            let passes = passes(&prepared);
             let mut all = passes.concat();
-            if matches!(reading.plan, Plan::Windows(_)) {
+            if matches!(prepared.plan, Plan::Windows(_)) {
                 all.sort_unstable();
                 all.dedup();
             }
             prop_assert!(all.into_iter().eq(0..lengths.len()), "{}", family);
             for documents in passes {
                 prop_assert!(documents.len() <= max_slate_documents.max(1), "{}", family);
-                let rendering = prompter.render(&reading, &documents).unwrap();
+                let rendering = prompter.render(&prepared, &documents).unwrap();
                 let tokens = rendering.prefix.len() + rendering.suffixes.iter().map(Vec::len).sum::<usize>();
-                prop_assert!(tokens <= max_slate_tokens, "{} {:?}: {}", family, reading.mode, tokens);
+                prop_assert!(tokens <= max_slate_tokens, "{} {:?}: {}", family, prepared.mode, tokens);
             }
         }
     }

@@ -95,8 +95,8 @@ fn first_finds_sixty_four_identifiers() {
             assert_eq!(identifier.text, char::from(b'A' + nth as u8).to_string());
         }
     }
-    let reading = prompter.read(&request(QUERY, &vec!["text"; 64]), &limits()).unwrap();
-    assert_eq!(super::passes(&reading).len(), 1, "64 documents in one window");
+    let prepared = prompter.tokenize(&request(QUERY, &vec!["text"; 64]), &limits(), &|| false).unwrap();
+    assert_eq!(super::passes(&prepared).len(), 1, "64 documents in one window");
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_hundred_and_fifty_long_documents_are_jinas_63_63_24() {
     let Some((prompter, _)) = qwen("jina-v3") else { return };
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 125, max_slate_tokens: 131_072 };
     let documents = vec!["7".repeat(2048); 150];
-    let reading = prompter.read(&RerankRequest::new(QUERY, documents), &limits).unwrap();
-    let sizes: Vec<usize> = super::passes(&reading).iter().map(Vec::len).collect();
+    let prepared = prompter.tokenize(&RerankRequest::new(QUERY, documents), &limits, &|| false).unwrap();
+    let sizes: Vec<usize> = super::passes(&prepared).iter().map(Vec::len).collect();
     assert_eq!(sizes, [63, 63, 24]);
 }

@@ -15,7 +15,7 @@ use self::blocks::Blocks;
 use super::attention::{self, AttentionPlan};
 use super::layout::Packed;
 use super::weights::WeightFiles;
-use crate::runtime::spec::{Activation, EmbeddingSpec, ModelSpec, NormKind, NormPlacement, NormSpec};
+use crate::runtime::spec::{Activation, EmbeddingSpec, ModelSpec, NormKind, NormPlacement, NormSpec, RotarySpec};
 use crate::runtime::tensors::{LayerTensors, LinearTensors, NormTensors, TensorTable};
 
 /// Embeddings, layers and final norm of a model.
@@ -87,7 +87,7 @@ impl CandleLayers {
             progress(number + 1);
         }
         let half = spec.attention.head_dim / 2;
-        let table = |rotary: &crate::runtime::spec::RotarySpec| {
+        let table = |rotary: &RotarySpec| {
             let (cos, sin) = rotary.table(spec.attention.head_dim, spec.max_positions);
             let tensor = |table: Vec<f32>| {
                 Tensor::from_vec(table, ((), half), &Device::Cpu)?.to_dtype(loader.dtype)?.to_device(loader.device)

@@ -3,6 +3,7 @@
 //! Tensors may be stored as f32, f16 or bf16, or as 8-bit integers with a scale per row
 //! (`X` as I8 `[rows, columns]` beside `X.scale` as F32 `[rows]`), which are widened when read.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::{Load, MmapedSafetensors, SliceSafetensors};
@@ -159,10 +160,11 @@ impl WeightFiles {
         for (name, shape) in &tensors {
             self.check(name, shape)?;
         }
+        let names: BTreeSet<&str> = tensors.iter().map(|(name, _)| *name).collect();
         for file in &self.files {
             for (name, _) in file.tensors.all() {
                 let base = name.strip_suffix(SCALE).unwrap_or(&name);
-                if !tensors.iter().any(|(known, _)| *known == base) && !is_ignored(base, spec) {
+                if !names.contains(base) && !is_ignored(base, spec) {
                     return Err(LoadError::UnreadTensor {
                         path: file.path.clone(),
                         tensor: name,

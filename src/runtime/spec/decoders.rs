@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
+use super::TensorNaming;
 use super::config::{Config, MAX_LAYERS, MAX_POSITIONS, MAX_ROWS};
 use super::{
     Activation, AttentionSpec, ClassifierSpec, EmbeddingSpec, LayerSpec, MlpSpec, ModelSpec, NormKind, NormPlacement,
     NormSpec, OutputMatrix, RotarySpec, Task, Window,
 };
 use crate::runtime::Pooling;
-use crate::runtime::tensors::Names;
 
 /// Qwen2: biases of the query, key and value projections.
 pub(super) fn qwen2(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
@@ -98,7 +98,7 @@ fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<Model
     });
     Ok(ModelSpec {
         architecture: String::new(),
-        names: Names::Llama,
+        naming: TensorNaming::Llama,
         causal: true,
         hidden_size,
         vocabulary: config.size("vocab_size", MAX_ROWS, None)?,

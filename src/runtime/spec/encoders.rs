@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::TensorNaming;
 use super::config::{Config, MAX_LAYERS, MAX_POSITIONS, MAX_ROWS};
 use super::decoders::{activation, layer_types};
 use super::{
@@ -9,12 +10,11 @@ use super::{
     ModelSpec, NormKind, NormPlacement, NormSpec, OutputMatrix, RotaryScaling, RotarySpec, Task, Window,
 };
 use crate::runtime::Pooling;
-use crate::runtime::tensors::Names;
 
 /// BERT: post-norm layers, learned positions from 0, token types; the classifier reads the first token through the pooler.
 pub(super) fn bert(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
     let mut spec = post_norm(config, task, 0)?;
-    spec.names = Names::Bert;
+    spec.naming = TensorNaming::Bert;
     Ok(spec)
 }
 
@@ -23,7 +23,7 @@ pub(super) fn bert(config: &mut Config, task: Task) -> Result<ModelSpec, String>
 pub(super) fn roberta(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
     let padding = config.number("pad_token_id")?.unwrap_or(1.) as usize;
     let mut spec = post_norm(config, task, padding + 1)?;
-    spec.names = Names::Roberta;
+    spec.naming = TensorNaming::Roberta;
     Ok(spec)
 }
 
@@ -55,7 +55,7 @@ fn post_norm(config: &mut Config, task: Task, offset: usize) -> Result<ModelSpec
     config.take("tie_word_embeddings");
     Ok(ModelSpec {
         architecture: String::new(),
-        names: Names::Bert,
+        naming: TensorNaming::Bert,
         causal: false,
         hidden_size,
         vocabulary: config.size("vocab_size", MAX_ROWS, None)?,
@@ -128,7 +128,7 @@ pub(super) fn modern_bert(config: &mut Config, task: Task) -> Result<ModelSpec, 
     }
     Ok(ModelSpec {
         architecture: String::new(),
-        names: Names::ModernBert,
+        naming: TensorNaming::ModernBert,
         causal: false,
         hidden_size,
         vocabulary: config.size("vocab_size", MAX_ROWS, None)?,

@@ -6,6 +6,7 @@
 mod config;
 mod decoders;
 mod encoders;
+mod naming;
 mod rotary;
 #[cfg(test)]
 mod tests;
@@ -13,8 +14,8 @@ mod tests;
 use std::path::Path;
 
 use self::config::Config;
+pub(super) use self::naming::TensorNaming;
 pub(super) use self::rotary::{RotaryScaling, RotarySpec};
-use super::tensors::Names;
 use super::{LoadError, Pooling};
 
 /// Everything that decides what a model computes, apart from its weights.
@@ -22,7 +23,7 @@ use super::{LoadError, Pooling};
 pub(super) struct ModelSpec {
     /// The checkpoint's own name for its class, e.g. `Qwen3ForCausalLM`.
     pub architecture: String,
-    pub names: Names,
+    pub naming: TensorNaming,
     /// Tokens see only those before them.
     pub causal: bool,
     pub hidden_size: usize,

@@ -1,6 +1,7 @@
 //! Rotary position embeddings: the angle per position of each pair of a head's values.
 
-use serde_json::{Value, json};
+use rayon::prelude::*;
+use serde_json::{Map, Value, json};
 
 use super::config::Config;
 
@@ -36,6 +37,16 @@ pub(in crate::runtime) enum RotaryScaling {
     },
 }
 
+/// The type of a table: `rope_type`, or `type` of old configurations; `default` if there is neither.
+fn take_kind(name: &str, keys: &mut Map<String, Value>) -> Result<String, String> {
+    let kinds = ["rope_type", "type"].map(|key| keys.remove(key).and_then(|kind| kind.as_str().map(str::to_owned)));
+    match kinds {
+        [Some(kind), Some(other)] if kind != other => Err(format!("{name} names both `{kind}` and `{other}`")),
+        [Some(kind), _] | [None, Some(kind)] => Ok(kind),
+        [None, None] => Ok("default".to_owned()),
+    }
+}
+
 impl RotarySpec {
     /// The tables that a decoder's configuration asks for, from `rope_theta` and `rope_scaling`, or `rope_parameters` of
     /// transformers 5.
@@ -52,7 +63,12 @@ impl RotarySpec {
     }
 
     /// A table from an object such as `{"rope_type": "linear", "factor": 2.0}`, all keys of which must be known.
-    pub(super) fn of_parameters(name: &str, parameters: Value, theta: f64, max_positions: usize) -> Result<Self, String> {
+    pub(super) fn of_parameters(
+        name: &str,
+        parameters: Value,
+        theta: f64,
+        max_positions: usize,
+    ) -> Result<Self, String> {
         let Value::Object(mut keys) = parameters else { return Err(format!("{name} is not an object")) };
         let mut number = |key: &str| match keys.remove(key) {
             None | Some(Value::Null) => Ok(None),
@@ -66,20 +82,12 @@ impl RotarySpec {
         let (low, high) = (number("low_freq_factor")?, number("high_freq_factor")?);
         let (beta_fast, beta_slow) = (number("beta_fast")?, number("beta_slow")?);
         let attention = number("attention_factor")?;
-        let kinds: Vec<String> = ["rope_type", "type"]
-            .into_iter()
-            .filter_map(|key| keys.remove(key))
-            .filter_map(|kind| kind.as_str().map(str::to_owned))
-            .collect();
-        let kind = kinds.first().map_or("default", String::as_str);
-        if let Some(other) = kinds.iter().find(|other| *other != kind) {
-            return Err(format!("{name} names both `{kind}` and `{other}`"));
-        }
+        let kind = take_kind(name, &mut keys)?;
         if let Some((key, value)) = keys.iter().find(|(_, value)| !value.is_null() && **value != json!(false)) {
             return Err(format!("{name}.{key} is {value}: this key is not supported"));
         }
         let needed = |key: &str, value: Option<f64>| value.ok_or_else(|| format!("{name} has no {key}"));
-        let scaling = match kind {
+        let scaling = match kind.as_str() {
             "default" => RotaryScaling::None,
             "linear" => RotaryScaling::Linear { factor: needed("factor", factor)? },
             "llama3" => RotaryScaling::Llama3 {
@@ -110,7 +118,8 @@ impl RotarySpec {
             RotaryScaling::Yarn { attention, .. } => attention as f32,
             RotaryScaling::None | RotaryScaling::Linear { .. } | RotaryScaling::Llama3 { .. } => 1.,
         };
-        let angles = (0..positions).flat_map(|position| frequencies.iter().map(move |turn| position as f32 * turn));
+        let angles = |position: usize| frequencies.iter().map(move |turn| position as f32 * turn);
+        let angles = (0..positions).into_par_iter().flat_map_iter(angles);
         angles.map(|angle| (angle.cos() * attention, angle.sin() * attention)).unzip()
     }
 

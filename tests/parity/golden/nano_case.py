@@ -46,7 +46,7 @@ CASES = [
 
 
 def load_model(folder: Path) -> tuple[Reference, int]:
-    """The stored weights (rows of int8 with their scales, or f16) in f32, and the joint layers."""
+    """The stored weights (rows of int8 with their scales, or f16) in f32, and the number of cross-document layers."""
     config = json.loads((folder / "config.json").read_text())
     own = config.pop("podium")
     stored = load_file(folder / "model.safetensors")
@@ -86,7 +86,7 @@ def read_document(tokenizer: Tokenizer, text: str, limit: int) -> str:
 
 
 def make_nano_case(fixtures: Path, name: str) -> None:
-    reference, joint = load_model(MODEL)
+    reference, crossing = load_model(MODEL)
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     start, end, instruct, rerank = (
         tokenizer.token_to_id(token) for token in ("<|im_start|>", "<|im_end|>", "<|instruct|>", "<|rerank_token|>")
@@ -113,11 +113,11 @@ def make_nano_case(fixtures: Path, name: str) -> None:
             documents.append([*encode(read), tokenizer.token_to_id(f"<|embed_{evidence}|>")])
         suffixes = [*documents, [start, *query, rerank]]
         marks = [(number + 1, len(suffix) - 1) for number, suffix in enumerate(suffixes)]
-        item = Pass(case["name"], [*asked, end], suffixes, marks, joint, marks[:-1])
+        item = Pass(case["name"], [*asked, end], suffixes, marks, crossing, marks[:-1])
         vectors = torch.nn.functional.normalize(reference.project(hidden_states(reference.model, item)), dim=-1)
         made.append(
             case
-            | {"prefix": item.prefix, "suffixes": suffixes, "marks": marks, "shared": item.shared, "cross_document_layers": joint}
+            | {"prefix": item.prefix, "suffixes": suffixes, "marks": marks, "shared": item.shared, "cross_document_layers": crossing}
             | {"scores": rounded(vectors[:-1] @ vectors[-1])}
         )
     config = reference.model.config

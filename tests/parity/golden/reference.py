@@ -1,8 +1,8 @@
-"""What a pass must give, by a plain masked transformers forward on one flat sequence.
+"""The expected output of a pass, by a masked transformers forward on one flat sequence.
 
-A pass is a prefix, suffixes that see the prefix and themselves, and perhaps joint last layers in which
-the probed marks also see the shared marks. The reference writes that as explicit 4-D masks, one for
-the lower layers and one for the joint layers; suffix positions continue from the prefix's end.
+A pass is a prefix, suffixes that see the prefix and themselves, and perhaps cross-document last layers,
+in which the read positions also see the shared ones. The reference uses explicit 4-D masks, one for the
+lower layers and one for the cross-document layers; suffix positions continue from the prefix's end.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class Pass:
     prefix: list[int]
     suffixes: list[list[int]] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
-    joint: int = 0
+    cross_document_layers: int = 0
     shared: list[Mark] = field(default_factory=list)
 
     def segments(self) -> list[list[int]]:
@@ -41,16 +41,16 @@ def flatten(item: Pass) -> tuple[list[int], list[int], list[int]]:
 
 
 def visibility(item: Pass) -> tuple[torch.Tensor, torch.Tensor]:
-    """Who sees whom: `[token, token]` booleans of the lower and of the joint layers."""
+    """Visibility masks, `[token, token]`, of the lower and of the cross-document layers."""
     tokens, _, owners = flatten(item)
     owner = torch.tensor(owners)
     earlier = torch.ones(len(tokens), len(tokens), dtype=torch.bool).tril()
     lower = earlier & ((owner[:, None] == owner[None]) | (owner[None] == 0))
-    joint = lower.clone()
+    crossing = lower.clone()
     for probed in item.marks:
         for shared in item.shared:
-            joint[item.flat(probed), item.flat(shared)] = True
-    return lower, joint
+            crossing[item.flat(probed), item.flat(shared)] = True
+    return lower, crossing
 
 
 def additive(mask: torch.Tensor) -> torch.Tensor:
@@ -64,12 +64,12 @@ def hidden_states(model: torch.nn.Module, item: Pass) -> torch.Tensor:
     if not item.suffixes:
         states = model.model(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state[0]
         return states[[item.flat(mark) for mark in item.marks]]
-    lower, joint = (additive(mask) for mask in visibility(item))
+    lower, crossing = (additive(mask) for mask in visibility(item))
     swapped = [
         layer.register_forward_pre_hook(
-            lambda _layer, arguments, named: (arguments, named | {"attention_mask": joint}), with_kwargs=True
+            lambda _layer, arguments, named: (arguments, named | {"attention_mask": crossing}), with_kwargs=True
         )
-        for layer in model.model.layers[len(model.model.layers) - item.joint :]
+        for layer in model.model.layers[len(model.model.layers) - item.cross_document_layers :]
     ]
     states = model.model(
         input_ids=torch.tensor([tokens]),
@@ -84,8 +84,8 @@ def hidden_states(model: torch.nn.Module, item: Pass) -> torch.Tensor:
 
 @torch.no_grad()
 def hidden_states_apart(model: torch.nn.Module, item: Pass) -> torch.Tensor:
-    """The same without masks: prefix and suffix as one sequence each. Only without joint layers."""
-    assert item.joint == 0
+    """The same without masks: prefix and suffix as one sequence each. Only without cross-document layers."""
+    assert item.cross_document_layers == 0
     rows = []
     for segment, offset in item.marks:
         tokens = item.prefix + (item.suffixes[segment - 1] if segment else [])

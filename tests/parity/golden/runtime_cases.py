@@ -76,7 +76,7 @@ def passes(layers: int, seed: int) -> list[Pass]:
 
 def expect(reference: Reference, item: Pass, token_ids: list[int]) -> dict:
     states = hidden_states(reference.model, item)
-    if item.joint == 0:
+    if item.cross_document_layers == 0:
         apart = (states - hidden_states_apart(reference.model, item)).abs().max().item()
         assert apart < 1e-4, f"{item.name}: one sequence per suffix differs from the masked forward by {apart}"
     made = {
@@ -84,7 +84,7 @@ def expect(reference: Reference, item: Pass, token_ids: list[int]) -> dict:
         "prefix": item.prefix,
         "suffixes": item.suffixes,
         "marks": item.marks,
-        "cross_document_layers": item.joint,
+        "cross_document_layers": item.cross_document_layers,
         "shared": item.shared,
         "hidden_states": rounded(states),
         "token_ids": token_ids,

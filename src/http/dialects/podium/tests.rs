@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::rerank::{Budget, Mode, Terms};
+use crate::rerank::{Mode, RequestBudget, RequestConstraints};
 
 fn parsed(json: &str) -> Result<RerankRequest, String> {
     parse(json.as_bytes()).map_err(|error| error.to_string())
@@ -33,10 +33,10 @@ fn every_field_arrives() {
         max_tokens_per_doc: Some(9),
         truncation: false,
         mode: Mode::Pointwise,
-        terms: Terms {
+        constraints: RequestConstraints {
             priority: 7,
             timeout: Some(Duration::from_millis(800)),
-            budget: Budget {
+            budget: RequestBudget {
                 max_latency: Some(Duration::from_millis(300)),
                 max_total_tokens: Some(4000),
                 strict: true,

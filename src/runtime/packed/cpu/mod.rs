@@ -31,7 +31,7 @@ use self::rows::vectorised;
 use super::layout::Packed;
 use super::span::Span;
 use super::weights::WeightFiles;
-use crate::runtime::spec::{LayerSpec, ModelSpec, NormPlacement};
+use crate::runtime::spec::{LayerSpec, ModelSpec, NormPlacement, RotarySpec};
 use crate::runtime::tensors::TensorTable;
 
 /// Rows that go through products together: enough for them, few enough for a cache.
@@ -102,7 +102,7 @@ impl CpuLayers {
             layers.push(Layer::load(spec, tensors, weights, dtype)?);
             progress(number + 1);
         }
-        let table = |rotary: &crate::runtime::spec::RotarySpec| {
+        let table = |rotary: &RotarySpec| {
             let (cos, sin) = rotary.table(spec.attention.head_dim, spec.max_positions);
             RotaryTable { cos, sin }
         };

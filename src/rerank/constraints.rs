@@ -3,22 +3,22 @@
 use std::time::Duration;
 
 /// The largest priority: the least urgent.
-pub const LEAST_URGENT: u16 = 999;
+pub const MAX_PRIORITY: u16 = 999;
 
 /// The constraints of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Terms {
-    /// The priority: from 0, the most urgent, to [`LEAST_URGENT`].
+pub struct RequestConstraints {
+    /// The priority: from 0, the most urgent, to [`MAX_PRIORITY`].
     pub priority: u16,
     /// The most time for the request, after which it fails. `None` is the server's limit.
     pub timeout: Option<Duration>,
     /// How much may be read. If it is not enough for everything, less is read.
-    pub budget: Budget,
+    pub budget: RequestBudget,
 }
 
 /// How much a request may spend. If it is not enough, less is read and the ranking says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Budget {
+pub struct RequestBudget {
     /// The time that the ranking should take, waiting included.
     pub max_latency: Option<Duration>,
     /// The most tokens that go through the model.
@@ -27,7 +27,7 @@ pub struct Budget {
     pub strict: bool,
 }
 
-impl Budget {
+impl RequestBudget {
     /// Whether the request has a budget.
     #[must_use]
     pub const fn is_set(&self) -> bool {

@@ -1,5 +1,4 @@
-//! What is kept of earlier batches changes no number: on every shape, in every family and mode, cold and warm, and while
-//! blocks leave.
+//! The prefix cache changes no number: on every shape, in every family and mode, cold and warm, and while it evicts.
 
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ const BLOCK: u64 = 16;
 /// Room for everything these tests run.
 const PLENTY: u64 = 1 << 30;
 
-/// Passes that begin alike for a while, with marks behind and in what they share, and one that is joint.
+/// Passes that share a prefix for a while, read behind it and in it, and one with a cross-document layer.
 fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
     let named = |name: &str| {
         let found = golden.passes.iter().find(|pass| pass.name == name);
@@ -33,7 +32,7 @@ fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
         *token = (*token + 1) % 40;
     }
     let read_at_40 = GoldenPass { marks: [&long.marks[..], &[(0, 40), (0, 128)]].concat(), ..long.clone() };
-    let joint = ForwardPass {
+    let crossing = ForwardPass {
         token_types: TokenTypes::Zero,
         cross_document: CrossDocumentLayers {
             count: 1,
@@ -51,7 +50,7 @@ fn passes(golden: &RuntimeGolden) -> Vec<ForwardPass> {
         long.reading_states(false),
         parts_at_70,
         read_at_40.reading_logits(),
-        joint,
+        crossing,
         causal.reading_logits(),
         named("causal").reading_states(false),
         named("one suffix").reading_states(false),
@@ -85,7 +84,7 @@ fn a_pass_reads_the_same_cold_and_warm() {
         }
         assert_eq!(plain.prefix_cache(), PrefixCacheStatistics::default());
     }
-    println!("\nlargest deviation of a pass with a kept beginning\n{}", table.to_text());
+    println!("\nlargest deviation of a pass with a cached prefix\n{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
 
@@ -111,7 +110,7 @@ fn a_batch_may_mix_passes_that_are_found_with_others() {
         }
         assert!(cached.prefix_cache().hit_tokens > 0);
     }
-    println!("\nlargest deviation of a pass in a batch with kept beginnings\n{}", table.to_text());
+    println!("\nlargest deviation of a pass in a batch with cached prefixes\n{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
 
@@ -137,7 +136,7 @@ fn numbers_stay_the_same_while_blocks_leave() {
         let PrefixCacheStatistics { hit_tokens, evicted_blocks, .. } = tight.prefix_cache();
         assert!(hit_tokens > 0 && evicted_blocks > 0, "{case}: {hit_tokens} found, {evicted_blocks} evicted");
     }
-    println!("\nlargest deviation while blocks leave\n{}", table.to_text());
+    println!("\nlargest deviation while blocks are evicted\n{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
 
@@ -214,6 +213,6 @@ fn every_family_and_mode_scores_the_same_cold_and_warm() {
         println!("{family}, {mode:?}: {hit_tokens} of {looked_up_tokens} tokens were found");
         assert!(hit_tokens > looked_up_tokens / 4, "{family}, {mode:?}: {hit_tokens} of {looked_up_tokens}");
     }
-    println!("\nlargest deviation of scores with kept beginnings\n{}", table.to_text());
+    println!("\nlargest deviation of scores with cached prefixes\n{}", table.to_text());
     table.assert_within(TOLERANCE);
 }

@@ -1,0 +1,239 @@
+//! A family's two ways of reading, bound to a tokenizer: declared tokens become token ids.
+
+use super::PromptError;
+use super::detect::{Calibration, PodiumConfig};
+use super::family::{AnswerFacts, ListwiseFacts, ListwiseReadout, PointwiseFacts};
+use super::lexical::LexicalTable;
+use super::template::Template;
+use super::tokenizer::Tokenizer;
+
+/// How a listwise family turns outputs into scores.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SlateScore {
+    /// Cosines between projected states.
+    LateInteraction {
+        /// Turns a cosine into a relevance.
+        relevance: Relevance,
+        /// In how many of the last layers marks see each other.
+        cross_document_layers: usize,
+    },
+    /// The logits of identifiers; document `i` of a window has identifier `i`.
+    FirstToken {
+        /// As many as a window has documents at most.
+        identifiers: Vec<Identifier>,
+    },
+}
+
+/// How a cosine becomes a relevance in [0, 1].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Relevance {
+    /// (1 + cosine) / 2
+    HalfShift,
+    /// sigmoid(scale * cosine + bias)
+    Sigmoid(Calibration),
+}
+
+/// The name of a document in a window, which is a single token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identifier {
+    /// Its spelling in the prompt.
+    pub text: String,
+    /// Its id.
+    pub id: u32,
+}
+
+/// The answers whose logits make a pointwise score:
+/// raw = logit(positive) - logit(negative), relevance = sigmoid(scale * raw + bias).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Answers {
+    /// Id of the answer for a relevant document.
+    pub positive: u32,
+    /// Id of the answer for an irrelevant one, where it is part of the score.
+    pub negative: Option<u32>,
+    /// Scale and bias.
+    pub calibration: Calibration,
+}
+
+#[derive(Debug)]
+pub(super) struct Listwise {
+    pub facts: ListwiseFacts,
+    pub template: Template,
+    pub score: SlateScore,
+    /// The documents' names in the prompt; empty for families that do not name them.
+    pub identifiers: Vec<String>,
+    /// `None` for families without late interaction.
+    pub marks: Option<Marks>,
+}
+
+/// The control tokens at whose positions the model's states are read.
+#[derive(Debug)]
+pub(super) struct Marks {
+    /// One, or one per bucket of evidence.
+    pub document: Vec<u32>,
+    pub query: u32,
+    pub evidence: Option<LexicalTable>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pointwise {
+    pub facts: PointwiseFacts,
+    pub template: Template,
+    pub answers: Answers,
+}
+
+/// Finds declared tokens. Its errors name the family, the token and the file.
+pub(super) struct TokenLookup<'a> {
+    pub family: &'a str,
+    pub tokenizer: &'a Tokenizer,
+    /// Rows of the model's embedding matrix.
+    pub vocabulary: usize,
+}
+
+impl TokenLookup<'_> {
+    fn problem(&self, token: &str, problem: String) -> PromptError {
+        PromptError::Token {
+            family: self.family.to_owned(),
+            token: token.to_owned(),
+            file: self.tokenizer.file().to_owned(),
+            problem,
+        }
+    }
+
+    /// Checks that the tokenizer has no id beyond the model's vocabulary.
+    pub fn check_vocabulary(&self) -> Result<(), PromptError> {
+        let end = self.tokenizer.ordinary_end();
+        if end as usize > self.vocabulary {
+            return Err(PromptError::Tokenizer {
+                file: self.tokenizer.file().to_owned(),
+                problem: format!(
+                    "it has ids up to {}, but the model's vocabulary ends at {}",
+                    end - 1,
+                    self.vocabulary
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// The id of a control token.
+    pub fn control(&self, token: &str) -> Result<u32, PromptError> {
+        let found =
+            self.tokenizer.control(token).ok_or_else(|| self.problem(token, "it is no token of its own".into()))?;
+        if found.id as usize >= self.vocabulary {
+            let problem = format!("it is id {}, and the model's vocabulary ends at {}", found.id, self.vocabulary);
+            return Err(self.problem(token, problem));
+        }
+        if found.strips {
+            return Err(
+                self.problem(token, "it takes the white space or words beside it, which is not supported".into())
+            );
+        }
+        Ok(found.id)
+    }
+
+    /// The id of an ordinary token.
+    fn answer(&self, token: &str) -> Result<u32, PromptError> {
+        self.tokenizer.single_token(token).ok_or_else(|| self.problem(token, "it is not a single token".into()))
+    }
+
+    /// The answers of a pointwise family, with the calibration for a checkpoint of this name.
+    pub fn answers(&self, facts: &AnswerFacts, model: &str) -> Result<Answers, PromptError> {
+        let model = model.to_lowercase();
+        let calibration = facts.by_name.iter().find(|named| model.contains(&named.name)).map_or(
+            Calibration { scale: facts.scale, bias: facts.bias },
+            |named| Calibration { scale: named.scale, bias: named.bias },
+        );
+        let negative = facts.negative.as_deref().map(|token| self.answer(token)).transpose()?;
+        Ok(Answers { positive: self.answer(&facts.positive)?, negative, calibration })
+    }
+
+    /// Binds the listwise part of a family.
+    pub fn listwise(
+        &self,
+        facts: ListwiseFacts,
+        template: Template,
+        podium: Option<&PodiumConfig>,
+        evidence: Option<LexicalTable>,
+    ) -> Result<Listwise, PromptError> {
+        let (score, identifiers, marks) = match &facts.readout {
+            ListwiseReadout::LateInteraction { document_mark, evidence_buckets, query_mark } => {
+                let marks = self.marks(document_mark, *evidence_buckets, query_mark, evidence)?;
+                let calibration = podium.and_then(|podium| podium.calibration);
+                let score = SlateScore::LateInteraction {
+                    relevance: calibration.map_or(Relevance::HalfShift, Relevance::Sigmoid),
+                    cross_document_layers: podium.map_or(0, |podium| podium.joint_layers),
+                };
+                (score, Vec::new(), Some(marks))
+            }
+            ListwiseReadout::FirstToken { identifiers } => {
+                let found = self.identifiers(identifiers, facts.slates.documents)?;
+                let texts = found.iter().map(|identifier| identifier.text.clone()).collect();
+                (SlateScore::FirstToken { identifiers: found }, texts, None)
+            }
+        };
+        Ok(Listwise { facts, template, score, identifiers, marks })
+    }
+
+    /// The marks of documents, one for each bucket where there are buckets, and of the query.
+    fn marks(
+        &self,
+        document_mark: &str,
+        buckets: Option<usize>,
+        query_mark: &str,
+        evidence: Option<LexicalTable>,
+    ) -> Result<Marks, PromptError> {
+        let document = match buckets {
+            Some(buckets) => (0..buckets)
+                .map(|bucket| self.control(&document_mark.replace("{bucket}", &bucket.to_string())))
+                .collect::<Result<_, _>>()?,
+            None => vec![self.control(document_mark)?],
+        };
+        if buckets.is_some() && evidence.is_none() {
+            let problem = format!("family `{}` needs one and there is none", self.family);
+            return Err(PromptError::Evidence(problem));
+        }
+        let evidence = evidence.filter(|_| buckets.is_some());
+        Ok(Marks { document, query: self.control(query_mark)?, evidence })
+    }
+
+    /// The names of these ranges that are single tokens, each token once and at most `most` in all.
+    fn identifiers(&self, ranges: &[String], most: usize) -> Result<Vec<Identifier>, PromptError> {
+        let mut found: Vec<Identifier> = Vec::new();
+        for text in ranges.iter().flat_map(|range| names_in(range)) {
+            if let Some(id) = self.tokenizer.single_token(&text)
+                && found.iter().all(|identifier| identifier.id != id)
+            {
+                found.push(Identifier { text, id });
+            }
+        }
+        found.truncate(most);
+        if found.len() < 2 {
+            return Err(self.problem(&ranges.join(", "), "fewer than two identifiers are single tokens".into()));
+        }
+        Ok(found)
+    }
+}
+
+/// The names of a range, in order: `A-C` is A, B, C; `AA-BB` is AA, AB, BA, BB; `Z` is Z.
+fn names_in(range: &str) -> Vec<String> {
+    let Some((from, to)) = range.split_once('-').filter(|(from, to)| from.chars().count() == to.chars().count()) else {
+        return vec![range.to_owned()];
+    };
+    let mut names = vec![String::new()];
+    for (low, high) in from.chars().zip(to.chars()) {
+        names = names.iter().flat_map(|name| (low..=high).map(move |letter| format!("{name}{letter}"))).collect();
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifier_ranges_spell_names_in_order() {
+        assert_eq!(names_in("A-D"), ["A", "B", "C", "D"]);
+        assert_eq!(names_in("AA-BB"), ["AA", "AB", "BA", "BB"]);
+        assert_eq!(names_in("Z"), ["Z"]);
+    }
+}

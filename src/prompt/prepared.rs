@@ -1,0 +1,152 @@
+//! A request's texts after tokenizing: what the model reads of them, and which documents share a
+//! pass.
+
+use std::ops::Range;
+
+use super::frame::Run;
+use crate::rerank::slates::Window;
+use crate::rerank::{Mode, RerankRequest};
+
+/// A tokenized request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PreparedTexts {
+    /// The mode that runs: [`Mode::Listwise`] or [`Mode::Pointwise`].
+    pub mode: Mode,
+    /// The query, cleaned and truncated.
+    pub query: String,
+    /// The instruction, cleaned and truncated. A request without one has the family's default;
+    /// empty where there is none.
+    pub instruction: String,
+    /// The documents, in the request's order.
+    pub documents: Vec<DocumentText>,
+    /// Which documents share a pass, and in which order the passes run.
+    pub plan: Plan,
+    /// Warnings for the caller: truncated texts, removed control tokens, a fallback.
+    pub warnings: Vec<String>,
+    /// How many of the warnings, at the end, are about truncated documents.
+    pub(super) truncation_warnings: usize,
+    /// How the request wants its documents read.
+    pub(super) options: ReadOptions,
+    /// What a slate holds beside its documents, where the family is listwise.
+    pub(super) room: Option<SlateRoom>,
+    /// The prompt around each document, where documents are read one by one in prompts of their own.
+    pub(super) pair_frame: Option<PairFrame>,
+}
+
+/// A document, cleaned and truncated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentText {
+    /// The part of the text that the model reads.
+    pub text: String,
+    /// Tokens of the whole text.
+    pub tokens: usize,
+    /// Whether `tokens` is an estimate: a long text is encoded only as far as it is read.
+    pub is_estimate: bool,
+    /// Tokens that the model reads. Fewer than `tokens` exactly when the document was truncated.
+    pub tokens_read: usize,
+    /// The document's token ids. In a causal slate: its text. In an isolated slate: its suffix,
+    /// which ends with its mark. Pointwise: the whole sequence, prompt included.
+    pub(super) ids: Vec<u32>,
+}
+
+/// Which documents share a pass, and in which order the passes run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Slates whose scores compare: all run in one round. In [`Mode::Pointwise`] each has one
+    /// document.
+    Slates(Vec<Range<usize>>),
+    /// A sliding window: scores compare only within a window, so each position is a round.
+    Windows(Window),
+    /// Documents with a prompt each, in groups that share the beginning of their prompts: all run
+    /// in one round.
+    Pairs(Vec<Range<usize>>),
+}
+
+/// How a request wants its documents read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReadOptions {
+    pub mode: Mode,
+    /// Whether a text over its limit is truncated, rather than refused.
+    pub truncation: bool,
+    pub max_tokens_per_doc: Option<usize>,
+}
+
+/// Query and instruction, cleaned and truncated.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ShortTexts<'a> {
+    pub query: &'a str,
+    pub instruction: &'a str,
+}
+
+/// What a slate holds beside its documents. All sizes are tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SlateRoom {
+    /// Text that the template puts before an isolated document in the same run.
+    pub before: String,
+    /// A slate without documents.
+    pub fixed: usize,
+    /// What each document adds to its own tokens.
+    pub per_document: usize,
+    /// The longest document that fits beside the query and the instruction.
+    pub max_document: usize,
+    /// The largest slate.
+    pub max_slate: usize,
+    /// The query.
+    pub query: usize,
+    /// The most tokens of a document that this request reads.
+    pub document_limit: usize,
+}
+
+/// A pointwise prompt with everything encoded but the document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PairFrame {
+    /// Token ids before the run that holds the document.
+    pub before: Vec<u32>,
+    /// The text with the document in it.
+    pub run: Run,
+    /// Token ids after that run.
+    pub after: Vec<u32>,
+    /// Control tokens in `before` and `after`.
+    pub controls: usize,
+    /// The most tokens of the whole prompt.
+    pub limit: usize,
+}
+
+impl PreparedTexts {
+    /// Query and instruction of a request, without documents yet.
+    pub(super) fn new(request: &RerankRequest, query: String, instruction: String, warnings: Vec<String>) -> Self {
+        let RerankRequest { mode, truncation, max_tokens_per_doc, .. } = *request;
+        Self {
+            mode,
+            query,
+            instruction,
+            documents: Vec::new(),
+            plan: Plan::Slates(Vec::new()),
+            warnings,
+            truncation_warnings: 0,
+            options: ReadOptions { mode, truncation, max_tokens_per_doc },
+            room: None,
+            pair_frame: None,
+        }
+    }
+
+    /// The same request with only its first `count` documents, neither planned nor warned of.
+    pub(super) fn with_first(&self, count: usize) -> Self {
+        Self {
+            mode: self.mode,
+            query: self.query.clone(),
+            instruction: self.instruction.clone(),
+            documents: self.documents[..count.min(self.documents.len())].to_vec(),
+            plan: Plan::Slates(Vec::new()),
+            warnings: self.warnings[..self.warnings.len() - self.truncation_warnings].to_vec(),
+            truncation_warnings: 0,
+            options: self.options,
+            room: self.room.clone(),
+            pair_frame: self.pair_frame.clone(),
+        }
+    }
+
+    pub(super) fn short_texts(&self) -> ShortTexts<'_> {
+        ShortTexts { query: &self.query, instruction: &self.instruction }
+    }
+}

@@ -1,0 +1,206 @@
+//! From a request to [`PreparedTexts`]: the entry of this module.
+//!
+//! [`Prompter::tokenize`] cleans, tokenizes and truncates the texts and plans the passes.
+//! [`Prompter::retokenize_shorter`] shortens what was tokenized once, by its token ids, so that a
+//! budget costs no second tokenization. No truncation is silent: every cut and removal is counted
+//! and leads to a warning.
+
+use super::bind::{Listwise, Pointwise};
+use super::clean::is_space;
+use super::family::SlateRule;
+use super::pairs::group_pairs;
+use super::parallel;
+use super::prepared::{DocumentText, PreparedTexts};
+use super::prompter::Prompter;
+use super::slates::ALONE;
+use super::truncate::{DocumentOptions, IsCancelled, truncation_warnings, warn_of_removed};
+use crate::rerank::budget::ReadLimit;
+use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
+
+/// How the request's documents are read.
+enum Reader<'a> {
+    Listwise(&'a Listwise),
+    Pointwise(&'a Pointwise),
+}
+
+impl Prompter {
+    /// Cleans, tokenizes and truncates a request's texts and plans which documents share a pass.
+    ///
+    /// The pipeline has validated the request: the query is not blank, there are documents, and
+    /// their number is within the limit.
+    ///
+    /// # Errors
+    /// [`RerankError::InvalidField`] for a query that consists of control tokens;
+    /// [`RerankError::TextTooLong`] when a text is over its limit and the request forbids truncation;
+    /// [`RerankError::PromptTooLong`] when query and instruction leave no room for a document;
+    /// [`RerankError::UnsupportedMode`] for `listwise` on a pointwise family;
+    /// [`RerankError::Internal`] when the tokenizer or a template fails, or the work is cancelled.
+    pub fn tokenize(
+        &self,
+        request: &RerankRequest,
+        limits: &LimitSettings,
+        is_cancelled: IsCancelled,
+    ) -> Result<PreparedTexts, RerankError> {
+        let mut warnings = Vec::new();
+        let reader = self.choose_reader(request, &mut warnings)?;
+        let (query, instruction) = self.tokenize_short_texts(request, is_cancelled, &mut warnings)?;
+        let mut prepared = PreparedTexts::new(request, query, instruction, warnings);
+        match reader {
+            Reader::Listwise(listwise) => {
+                self.prepare_slates(listwise, request, limits, is_cancelled, &mut prepared)?;
+            }
+            Reader::Pointwise(pointwise) => {
+                self.prepare_pairs(pointwise, request, limits, is_cancelled, &mut prepared)?;
+            }
+        }
+        warn_of_truncation(&mut prepared);
+        Ok(prepared)
+    }
+
+    /// Keeps only the first documents, or only the first tokens of each, of a tokenized request.
+    /// Slices token ids; `tokens` stays the length of the whole document.
+    ///
+    /// # Errors
+    /// As [`Prompter::tokenize`].
+    pub fn retokenize_shorter(
+        &self,
+        whole: &PreparedTexts,
+        limit: ReadLimit,
+        limits: &LimitSettings,
+    ) -> Result<PreparedTexts, RerankError> {
+        let mut prepared = whole.with_first(limit.documents);
+        if let Some(frame) = &prepared.pair_frame {
+            if let Some(tokens) = limit.tokens_per_document {
+                for document in &mut prepared.documents {
+                    self.shorten_pair(frame, document, tokens)?;
+                }
+            }
+            prepared.plan = group_pairs(&prepared.documents, limits);
+        } else {
+            let listwise = self.listwise.as_ref();
+            let listwise = listwise.ok_or_else(|| RerankError::internal("a request of another family"))?;
+            if let Some(tokens) = limit.tokens_per_document {
+                self.shorten_slate_documents(listwise, &mut prepared, tokens)?;
+            }
+            let listwise_runs = whole.mode == Mode::Listwise;
+            self.plan_slates(listwise, listwise_runs, limits, &mut prepared)?;
+        }
+        warn_of_truncation(&mut prepared);
+        Ok(prepared)
+    }
+
+    /// The mode, and with it the template: listwise where the request and the family allow it.
+    fn choose_reader(&self, request: &RerankRequest, warnings: &mut Vec<String>) -> Result<Reader<'_>, RerankError> {
+        let listwise = match request.mode {
+            Mode::Listwise => Some(self.listwise.as_ref().ok_or_else(|| RerankError::UnsupportedMode {
+                problem: format!(
+                    "family `{}` reads one document at a time; ask for `pointwise` or `auto`",
+                    self.facts.name
+                ),
+            })?),
+            Mode::Auto => self.listwise.as_ref().filter(|listwise| {
+                let is_alone = listwise.facts.slates.rule == SlateRule::Windows && request.documents.len() < 2;
+                if is_alone {
+                    warnings.push(ALONE.to_owned());
+                }
+                !is_alone
+            }),
+            Mode::Pointwise => self.listwise.as_ref().filter(|_| self.pointwise.is_none()),
+        };
+        match (listwise, &self.pointwise) {
+            (Some(listwise), _) => Ok(Reader::Listwise(listwise)),
+            (None, Some(pointwise)) => Ok(Reader::Pointwise(pointwise)),
+            // A family declares one of them at least.
+            (None, None) => Err(RerankError::internal("the family has no prompt")),
+        }
+    }
+
+    /// The most tokens of a document that the request or the family allows.
+    pub(super) fn requested_limit(&self, request: &RerankRequest) -> usize {
+        request.max_tokens_per_doc.unwrap_or(self.facts.limits.document).max(1)
+    }
+
+    fn tokenize_short_texts(
+        &self,
+        request: &RerankRequest,
+        is_cancelled: IsCancelled,
+        warnings: &mut Vec<String>,
+    ) -> Result<(String, String), RerankError> {
+        let limits = &self.facts.limits;
+        let options =
+            |limit, max_characters| DocumentOptions { before: "", limit, slack: 0, max_characters, is_cancelled };
+        let query_options = options(limits.query, limits.query_characters);
+        let query = self.tokenize_short_text("query", &request.query, &query_options, request.truncation, warnings)?;
+        if query.chars().all(is_space) {
+            return Err(RerankError::invalid("query", "it holds nothing but white space and control tokens"));
+        }
+        let requested = request.instruction.as_deref().filter(|text| !text.chars().all(is_space));
+        let mut instruction = match requested {
+            Some(text) if !self.takes_instruction => {
+                warnings.push(format!("family `{}` takes no instruction; it was not read: {text:?}", self.facts.name));
+                String::new()
+            }
+            Some(text) => {
+                let options = options(limits.instruction, None);
+                self.tokenize_short_text("instruction", text, &options, request.truncation, warnings)?
+            }
+            None => String::new(),
+        };
+        if instruction.chars().all(is_space) {
+            instruction = self.facts.default_instruction.clone().unwrap_or_default();
+        }
+        Ok((query, instruction))
+    }
+
+    fn tokenize_short_text(
+        &self,
+        field: &str,
+        raw: &str,
+        options: &DocumentOptions,
+        may_truncate: bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<String, RerankError> {
+        let (text, removed) = self.clean_and_truncate(raw, options).map_err(RerankError::internal)?;
+        if text.tokens_read < text.tokens {
+            if !may_truncate {
+                let (tokens, limit) = (text.tokens, text.tokens_read);
+                return Err(RerankError::TextTooLong { field: field.into(), tokens, limit });
+            }
+            let about = if text.is_estimate { "about " } else { "" };
+            warnings.push(format!("{field}: cut from {about}{} tokens to {}", text.tokens, text.tokens_read));
+        }
+        warn_of_removed(field, removed, warnings);
+        Ok(text.text)
+    }
+
+    /// Cleans, tokenizes and truncates all documents, on several threads where that is faster.
+    pub(super) fn tokenize_documents(
+        &self,
+        request: &RerankRequest,
+        options: &DocumentOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<DocumentText>, RerankError> {
+        let bytes = request.documents.iter().map(String::len).sum();
+        let raw = request.documents.iter().collect();
+        let results = parallel::map(raw, bytes, |raw: &String| self.clean_and_truncate(raw, options));
+        let mut documents = Vec::with_capacity(results.len());
+        for (index, result) in results.into_iter().enumerate() {
+            let (document, removed) = result.map_err(RerankError::internal)?;
+            let field = format!("documents[{index}]");
+            if document.tokens_read < document.tokens && !request.truncation {
+                let (tokens, limit) = (document.tokens, (options.limit - options.slack).min(document.tokens_read));
+                return Err(RerankError::TextTooLong { field, tokens, limit });
+            }
+            warn_of_removed(&field, removed, warnings);
+            documents.push(document);
+        }
+        Ok(documents)
+    }
+}
+
+/// Warns of truncated documents and of estimated lengths.
+fn warn_of_truncation(prepared: &mut PreparedTexts) {
+    let warnings = truncation_warnings(&prepared.documents);
+    prepared.truncation_warnings = warnings.len();
+    prepared.warnings.extend(warnings);
+}
