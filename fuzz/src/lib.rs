@@ -1,6 +1,8 @@
 //! Invariants for arbitrary input: no panic, no unbounded memory, and errors of the right kind. The
 //! fuzz targets call these functions with generated input, `tests/fuzz_corpus.rs` with the files of
-//! `corpus/`. Each function returns whether the input was accepted.
+//! `corpus/`.
+//!
+//! Each function returns whether the input was accepted.
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,6 +1,7 @@
-//! Writes checkpoints with random weights, as folders in Hugging Face's layout. Speed does not
-//! depend on the weights' values, so a model can be timed without its weights. The scores are
-//! meaningless.
+//! Writes checkpoints with random weights, as folders in Hugging Face's layout.
+//!
+//! Speed does not depend on the weights' values, so a model can be timed without its weights. The
+//! scores are meaningless.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};

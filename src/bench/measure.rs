@@ -1,6 +1,8 @@
 //! Measures cases: first a warm-up, then several rounds through all cases, so that a slow phase of
-//! the machine affects all of them alike. The clients of a case are a closed loop: each sends its
-//! next request when it has the response to the last.
+//! the machine affects all of them alike.
+//!
+//! The clients of a case are a closed loop: each sends its next request when it has the response to
+//! the last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

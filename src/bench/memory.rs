@@ -3,6 +3,7 @@
 use std::fs;
 
 /// Peak resident memory since the start or the last [`reset_peak`], in bytes.
+///
 /// Includes memory that the allocator keeps after it was freed. `None` if `/proc` is not available.
 #[must_use]
 pub fn peak_bytes() -> Option<u64> {

@@ -1,13 +1,15 @@
 //! Speed (`podium bench`): sends requests of chosen sizes to a reranker and reports latency,
 //! throughput and the time of each stage.
+//!
 //! | module | purpose |
 //! |---|---|
-//! | [`shape`], [`checkpoint`], [`tokenizer`] | a decoder's sizes, and checkpoints with random weights |
+//! | [`shape`], [`checkpoint`], [`tokenizer`] | a decoder's sizes; random checkpoints |
 //! | [`text`], [`workload`] | generated texts of a given length; the grid of cases |
 //! | [`operations`] | the number of floating-point operations of a pass |
 //! | [`measure`] | runs the cases in rounds, with concurrent clients |
 //! | [`machine`], [`memory`] | the device's reference speed, and the process's peak memory |
 //! | [`report`], [`plot`] | computes the report, and draws it as SVG |
+//!
 //! `cli` has the flags and tables; `app` loads and serves models.
 
 pub mod checkpoint;

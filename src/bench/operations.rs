@@ -8,18 +8,21 @@ use crate::runtime::{
     Checkpoint, ForwardPass, LoadError, ModelFacts, Output, PrefixCacheStatistics, Runtime, RuntimeError,
 };
 
-/// Counts the floating-point operations of a pass. A multiply-add is two operations. With hidden
-/// width `h`, total widths `q` of the query heads and `k` of the key heads, MLP width `i`, `n` rows
-/// (the prefix once, and every suffix) and `m` output rows:
-/// - Linear layers: `2n (2hk + 2hq + 3hi)` in every layer but the last. The last layer computes
-///   keys and values for all rows, and the rest only for the output rows: `2n 2hk + 2m (2hq +
-///   3hi)`.
+/// Counts the floating-point operations of a pass. A multiply-add is two operations.
+///
+/// With hidden width `h`, total widths `q` of the query heads and `k` of the key heads, MLP width
+/// `i`, `n` rows (the prefix once, and every suffix) and `m` output rows:
+///
+/// - Linear layers: `2n (2hk + 2hq + 3hi)` in every layer but the last. The last layer computes keys
+///   and values for all rows, and the rest only for the output rows:
+///   `2n 2hk + 2m (2hq + 3hi)`.
 /// - Attention: `4q` for each pair of a query and a key that it attends to, for scores and weighted
-///   values together. A prefix of `t` rows has `t (t + 1) / 2` pairs, a suffix of `b` rows has `bt
-///   + b (b + 1) / 2`. In cross-document layers, output rows also attend to the shared positions of
-///   other suffixes. In the last layer, only the output rows are queries. Embeddings, norms, RoPE,
-///   softmax, the projector and the output head are not counted: they are below 1 % for a model of
-///   any size.
+///   values together. A prefix of `t` rows has `t (t + 1) / 2` pairs, a suffix of `b` rows has
+///   `bt + b (b + 1) / 2`. In cross-document layers, output rows also attend to the shared positions
+///   of other suffixes. In the last layer, only the output rows are queries.
+///
+/// Embeddings, norms, RoPE, softmax, the projector and the output head are not counted: they are
+/// below 1 % for a model of any size.
 #[must_use]
 pub fn count_operations(shape: &Shape, pass: &ForwardPass) -> u64 {
     let outputs = pass.read_positions();

@@ -67,9 +67,10 @@ impl TextGenerator {
         self.generator.random_range(range)
     }
 
-    /// Generates a text with this number of tokens. The text may have one or two tokens fewer,
-    /// because some tokenizers count fewer tokens for the start of a text alone than within the
-    /// whole text.
+    /// Generates a text with this number of tokens.
+    ///
+    /// The text may have one or two tokens fewer, because some tokenizers count fewer tokens for
+    /// the start of a text alone than within the whole text.
     ///
     /// # Errors
     /// [`PromptError::Tokenizer`] if the tokenizer fails.

@@ -1,7 +1,8 @@
 //! Builds the tokenizer of random checkpoints: byte-level BPE like Qwen's, over the vocabulary of
-//! the text generator. Every word of [`super::text`] is one token, as most words are for a large
-//! tokenizer. Letters, digits, and the answers and identifiers that prompt families read are single
-//! tokens too.
+//! the text generator.
+//!
+//! Every word of [`super::text`] is one token, as most words are for a large tokenizer. Letters,
+//! digits, and the answers and identifiers that prompt families read are single tokens too.
 
 use std::collections::HashSet;
 

@@ -206,8 +206,7 @@ impl Endpoint {
     }
 }
 
-/// The wait before the next attempt, after `retries` retries: `Retry-After` in seconds if the
-/// server sent it, otherwise exponential back-off.
+/// The wait before the next attempt: `Retry-After` in seconds, otherwise exponential back-off.
 fn retry_wait(headers: &HeaderMap, retries: usize) -> Duration {
     let requested =
         headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());

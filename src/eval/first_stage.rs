@@ -1,6 +1,8 @@
 //! BM25 over a set's documents. It retrieves candidates where the set has no run, and is the
-//! baseline that reranking has to beat. The crate `bm25` scores, with k1 = 0.9 and b = 0.4 (the
-//! defaults of Anserini and of BEIR's baselines). This module defines the terms.
+//! baseline that reranking has to beat.
+//!
+//! The crate `bm25` scores, with k1 = 0.9 and b = 0.4 (the defaults of Anserini and of BEIR's
+//! baselines). This module defines the terms.
 
 use std::cmp::Ordering;
 

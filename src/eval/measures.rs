@@ -1,7 +1,9 @@
 //! Measures of one ranking, as `trec_eval` defines them. `tests/fixtures/measures.json` has
-//! `trec_eval`'s own values. A document with a grade of 1 or more ([`RELEVANT_FROM`]) is relevant.
-//! A grade between 0 and 1 (only slates have them) is a gain for nDCG, but not relevant for the
-//! other measures. Unjudged documents and negative grades have no gain.
+//! `trec_eval`'s own values.
+//!
+//! A document with a grade of 1 or more ([`RELEVANT_FROM`]) is relevant. A grade between 0 and 1
+//! (only slates have them) is a gain for nDCG, but not relevant for the other measures. Unjudged
+//! documents and negative grades have no gain.
 
 use super::datasets::{Grades, RELEVANT_FROM, is_relevant};
 

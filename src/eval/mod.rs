@@ -1,11 +1,14 @@
 //! Ranking quality (`podium eval`): computes measures and their confidence intervals from labelled
-//! data. Data flows down this table; nothing in this module prints:
+//! data.
+//!
+//! Data flows down this table; nothing in this module prints:
+//!
 //! | module | purpose |
 //! |---|---|
 //! | [`settings`] | the settings of a run |
 //! | [`datasets`] | reads BEIR folders, TREC files and slates; samples queries |
 //! | [`first_stage`] | BM25: retrieves candidates, and ranks them as the baseline |
-//! | [`system`], [`answer`] | the reranking system and its reply: a model in this process or an [`endpoint`] |
+//! | [`system`], [`answer`] | the system (a model here or an [`endpoint`]) and its reply |
 //! | [`run`] | reranks every query in every input order, with and without its instruction |
 //! | [`measures`] | the quality of one ranking: nDCG, MRR, Hit, Recall, MAP |
 //! | [`statistics`], [`calibration`] | confidence intervals, significance, calibration of scores |

@@ -1,5 +1,7 @@
 //! Reranks every query of a set in every input order, and once more without its instruction if it
-//! has one. Requests are sent one at a time, so that no request waits for another and latencies are
+//! has one.
+//!
+//! Requests are sent one at a time, so that no request waits for another and latencies are
 //! comparable.
 
 use std::time::Duration;

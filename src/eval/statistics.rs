@@ -33,8 +33,10 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
 }
 
 /// The 95 % confidence interval of the mean, by the percentile bootstrap with 2,000 resamples
-/// (Efron 1979). The same seed draws the same indices, so that the intervals of several measures
-/// rest on the same resamples.
+/// (Efron 1979).
+///
+/// The same seed draws the same indices, so that the intervals of several measures rest on the same
+/// resamples.
 #[must_use]
 pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
     if values.is_empty() {

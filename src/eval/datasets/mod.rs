@@ -1,7 +1,8 @@
-//! Data sets: documents, queries, grades, and the candidates to rerank. [`collection`] reads BEIR
-//! folders and TREC files, [`slates`] reads labelled slates. This file has their common types and
-//! selects the queries to evaluate. Where a set has no candidates, `first_stage` retrieves them
-//! with BM25.
+//! Data sets: documents, queries, grades, and the candidates to rerank.
+//!
+//! [`collection`] reads BEIR folders and TREC files, [`slates`] reads labelled slates. This file
+//! has their common types and selects the queries to evaluate. Where a set has no candidates,
+//! `first_stage` retrieves them with BM25.
 
 pub mod collection;
 mod lines;

@@ -1,7 +1,8 @@
-//! Reads labelled slates: JSONL with a query, its documents and their grades on each line. A line
-//! has either `documents` in the first stage's order and `relevance` with one number for each, or
-//! `positive` and `negative` documents, which are shuffled because they have no order. Documents
-//! with the same id and text on several lines are one document of the set.
+//! Reads labelled slates: JSONL with a query, its documents and their grades on each line.
+//!
+//! A line has either `documents` in the first stage's order and `relevance` with one number for
+//! each, or `positive` and `negative` documents, which are shuffled because they have no order.
+//! Documents with the same id and text on several lines are one document of the set.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! Reads relevance judgements (TREC's four columns or BEIR's three) and runs (TREC's six columns).
+//!
 //! A run is ordered as `trec_eval` orders it: by score, descending, and equal scores by document
 //! id, descending (compared as bytes). The rank column is ignored. Scores are f64; `trec_eval`
 //! rounds them to f32.
