@@ -1,4 +1,4 @@
-//! The model alone: one listwise pass of the embedded model over documents of random tokens.
+//! The forward pass: one listwise pass of the embedded model over documents of arbitrary tokens.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
@@ -6,20 +6,20 @@ use podium::runtime::{
     Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, Runtime, TokenPosition, TokenTypes,
 };
 
-/// A pass in the embedded model's isolated layout; speed does not depend on which tokens are read.
+/// Builds a pass in the embedded model's isolated layout. Speed does not depend on the tokens.
 fn isolated(documents: usize, tokens: usize, vocabulary: u32) -> ForwardPass {
     let text =
         |start: usize, length: usize| (start..start + length).map(|n| (n as u32 * 7919) % (vocabulary - 64)).collect();
     let mut suffixes: Vec<Vec<u32>> = (0..documents).map(|document| text(document * tokens, tokens)).collect();
     suffixes.push(text(1, 12));
-    let marks: Vec<TokenPosition> =
+    let outputs: Vec<TokenPosition> =
         suffixes.iter().enumerate().map(|(n, suffix)| TokenPosition::suffix(n, suffix.len() - 1)).collect();
     ForwardPass {
         prefix: text(0, 12),
         suffixes,
         token_types: TokenTypes::Zero,
-        cross_document: CrossDocumentLayers { count: 1, shared: marks[..documents].to_vec() },
-        output: OutputSpec::listed(marks, Head::Projector),
+        cross_document: CrossDocumentLayers { count: 1, shared: outputs[..documents].to_vec() },
+        output: OutputSpec::listed(outputs, Head::Projector),
     }
 }
 
@@ -30,15 +30,15 @@ fn forward(criterion: &mut Criterion) {
         let settings =
             ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() };
         let runtime = PackedRuntime::load(&Checkpoint::embedded(), &settings).expect("the embedded model loads");
-        let (vocabulary, numbers) = (runtime.facts().vocabulary as u32, runtime.facts().dtype.clone());
+        let (vocabulary, dtype) = (runtime.facts().vocabulary as u32, runtime.facts().dtype.clone());
         for (documents, tokens) in [(16, 100), (64, 100), (64, 400)] {
             let pass = isolated(documents, tokens, vocabulary);
             group.throughput(Throughput::Elements(pass.tokens() as u64));
             group.bench_with_input(
-                BenchmarkId::new(format!("podium-nano {numbers}"), format!("{documents}x{tokens}")),
+                BenchmarkId::new(format!("podium-nano {dtype}"), format!("{documents}x{tokens}")),
                 &pass,
                 |bencher, pass| {
-                    bencher.iter(|| runtime.run(std::slice::from_ref(pass)).expect("it runs"));
+                    bencher.iter(|| runtime.run(std::slice::from_ref(pass)).expect("the pass runs"));
                 },
             );
         }

@@ -1,4 +1,4 @@
-//! What HTTP adds to a request: the router against a call, both in this process and without a model.
+//! The overhead of HTTP: a request through the router compared with a direct call, without a model.
 
 mod support;
 
@@ -12,13 +12,14 @@ use podium::telemetry::Telemetry;
 use tower::ServiceExt;
 
 fn http(criterion: &mut Criterion) {
-    let tokio = tokio::runtime::Runtime::new().expect("a runtime starts");
+    let tokio = tokio::runtime::Runtime::new().expect("the async runtime starts");
     let _inside = tokio.enter();
     let reranker = Arc::new(support::reranker());
     let telemetry = Arc::<Telemetry>::default();
     let settings = support::settings();
-    let door = Arc::new(Authenticator::new(&settings.auth, Vec::new()).expect("no keys are no problem"));
-    let service = Service::new(telemetry, door, settings.server);
+    let authenticator =
+        Arc::new(Authenticator::new(&settings.auth, Vec::new()).expect("an empty list of keys is valid"));
+    let service = Service::new(telemetry, authenticator, settings.server);
     service.set_models(Arc::clone(&reranker));
     let router = router(service);
     let mut group = criterion.benchmark_group("http");
@@ -29,7 +30,7 @@ fn http(criterion: &mut Criterion) {
         })
         .to_string();
         group.bench_with_input(BenchmarkId::new("call", documents), &request, |bencher, request| {
-            bencher.iter(|| tokio.block_on(reranker.rerank(request.clone())).expect("it ranks"));
+            bencher.iter(|| tokio.block_on(reranker.rerank(request.clone())).expect("the request succeeds"));
         });
         group.bench_with_input(BenchmarkId::new("route", documents), &body, |bencher, body| {
             bencher.iter(|| {
@@ -37,10 +38,10 @@ fn http(criterion: &mut Criterion) {
                     let request = Request::post("/v1/rerank")
                         .header("content-type", "application/json")
                         .body(Body::from(body.clone()))
-                        .expect("a request");
-                    let response = router.clone().oneshot(request).await.expect("routes do not fail");
+                        .expect("the request is valid");
+                    let response = router.clone().oneshot(request).await.expect("the router is infallible");
                     assert!(response.status().is_success(), "{response:?}");
-                    to_bytes(response.into_body(), usize::MAX).await.expect("a body")
+                    to_bytes(response.into_body(), usize::MAX).await.expect("the body is complete")
                 })
             });
         });

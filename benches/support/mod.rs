@@ -1,4 +1,5 @@
-//! What the benches share: requests of a fixed size, and the embedded model's prompts over a runtime without a model.
+//! Helpers of the benches: requests of a fixed size, and a reranker with the embedded model's
+//! prompts and a fake runtime.
 
 use podium::app;
 use podium::bench::workload::{Grid, Length, read_tokenizer};
@@ -10,9 +11,9 @@ use podium::runtime::fake::FakeRuntime;
 use podium::runtime::{Checkpoint, Runtime};
 use podium::schedule::AdmissionControl;
 
-/// A request of so many documents of 100 tokens.
+/// A request with this number of documents, each of 100 tokens.
 pub fn request(documents: usize) -> RerankRequest {
-    let tokenizer = read_tokenizer(None, "embedded").expect("the embedded tokenizer is one");
+    let tokenizer = read_tokenizer(None, "embedded").expect("the embedded tokenizer is valid");
     let grid = Grid {
         documents: vec![documents],
         lengths: vec![Length { low: 100, high: 100 }],
@@ -21,7 +22,7 @@ pub fn request(documents: usize) -> RerankRequest {
         set_limit: false,
         seed: 1,
     };
-    grid.kinds(&tokenizer).expect("texts are written")[0].requests[0].clone()
+    grid.generate(&tokenizer).expect("texts are generated")[0].requests[0].clone()
 }
 
 /// The default settings.
@@ -34,7 +35,7 @@ pub fn prompter() -> Prompter {
     app::prompter(&Checkpoint::embedded(), FakeRuntime::new().facts(), "auto").expect("the embedded prompts are valid")
 }
 
-/// The whole way of a request, with no time spent in a model.
+/// A complete reranker whose model takes no time.
 pub fn reranker() -> Reranker {
     let settings = settings();
     let policy = app::policy(&settings).expect("the built-in instructions are valid");

@@ -1,11 +1,12 @@
-//! `podium_fuzz::checkpoints` on whatever the fuzzer thinks of.
+//! Runs `podium_fuzz::checkpoints` on generated input.
 
 #![no_main]
 
 use std::panic;
 
-// The tokenizer's reader panics on some files, and Podium makes an error of it. libFuzzer's own hook would end the process
-// there, so it is taken off: a panic that nobody catches still ends it.
+// The tokenizers crate panics on some files; Podium catches that and returns an error. libFuzzer's
+// panic hook would abort the process first, so it is removed. A panic that is not caught still
+// aborts.
 libfuzzer_sys::fuzz_target!(init: panic::set_hook(Box::new(|_| {})), |data: &[u8]| {
     if let Err(cause) = panic::catch_unwind(|| podium_fuzz::checkpoints(data)) {
         let text = cause.downcast_ref::<String>().map(String::as_str).or(cause.downcast_ref::<&str>().copied());

@@ -1,4 +1,4 @@
-//! `podium_fuzz::prompts` on whatever the fuzzer thinks of.
+//! Runs `podium_fuzz::prompts` on generated input.
 
 #![no_main]
 

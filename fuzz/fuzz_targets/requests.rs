@@ -1,4 +1,4 @@
-//! `podium_fuzz::requests` on whatever the fuzzer thinks of.
+//! Runs `podium_fuzz::requests` on generated input.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! `podium_fuzz::settings` on whatever the fuzzer thinks of.
+//! Runs `podium_fuzz::settings` on generated input.
 
 #![no_main]
 

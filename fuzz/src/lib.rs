@@ -1,7 +1,8 @@
-//! What must hold for any bytes from outside: nothing panics, nothing grows without bound, and what is refused is refused
-//! as it should be. The fuzzer's targets call these, and so does `tests/fuzz_corpus.rs` with the files of `corpus/`.
+//! Invariants for arbitrary input: no panic, no unbounded memory, and errors of the right kind. The
+//! fuzz targets call these functions with generated input, `tests/fuzz_corpus.rs` with the files of
+//! `corpus/`.
 //!
-//! Each returns whether the bytes were taken for what they claim to be.
+//! Each function returns whether the input was accepted.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,13 +24,13 @@ use podium::telemetry::mask_url_secrets;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The longest message that a client may get for its own bytes.
-const MESSAGE_BYTES: usize = 1500;
+/// Maximum length of an error message for a client, in bytes.
+const MAX_MESSAGE_BYTES: usize = 1500;
 
-/// Separates the texts of a prompt's input.
+/// The separator between the texts in the input of [`prompts`].
 const SEPARATOR: char = '\u{1e}';
 
-/// A request's body, on the path that the first byte chooses (`0` is the first path).
+/// The body of a request. The first byte selects the route (`0` is the first route).
 pub fn requests(data: &[u8]) -> bool {
     let Some((first, body)) = data.split_first() else { return false };
     if let Ok(text) = str::from_utf8(body) {
@@ -38,16 +39,16 @@ pub fn requests(data: &[u8]) -> bool {
     match ROUTES[usize::from(*first) % ROUTES.len()].read(body) {
         Ok(call) => {
             assert!(!call.requests.is_empty());
-            // One query may go with many texts, but no text is repeated more often than the body has bytes.
+            // A query may be paired with many texts, but never with more than the body has bytes.
             assert!(call.requests.len() <= body.len());
             true
         }
         Err(failure) => {
             let (spec, message) = (failure.spec(), failure.to_string());
             assert!(spec.status.is_client_error(), "{message}");
-            assert!(message.len() < MESSAGE_BYTES, "{message}");
+            assert!(message.len() < MAX_MESSAGE_BYTES, "{message}");
             for shape in [ErrorShape::Podium, ErrorShape::Voyage, ErrorShape::Tei] {
-                let written: Value = serde_json::from_slice(&shape.body(&failure, "id")).expect("a failure is JSON");
+                let written: Value = serde_json::from_slice(&shape.body(&failure, "id")).expect("an error is JSON");
                 assert!(written.is_object());
             }
             false
@@ -60,8 +61,8 @@ static PROMPTER: LazyLock<Arc<Prompter>> = LazyLock::new(|| {
     Arc::new(prompter.expect("the embedded model has a prompt"))
 });
 
-/// The embedded model's control tokens by id. A document's mark says how many words it shares with the query: all of them
-/// count as one.
+/// The embedded model's control tokens by id. The `<|embed_N|>` tokens, which encode how many words
+/// a document shares with the query, count as one token.
 static CONTROLS: LazyLock<HashMap<u64, String>> = LazyLock::new(|| {
     let json: Value = serde_json::from_slice(&Checkpoint::embedded().tokenizer).expect("a tokenizer is JSON");
     let tokens = json["added_tokens"].as_array().expect("it has control tokens");
@@ -69,8 +70,9 @@ static CONTROLS: LazyLock<HashMap<u64, String>> = LazyLock::new(|| {
     named.map(|(id, name)| (id, if name.starts_with("<|embed_") { "<|embed|>" } else { name }.to_owned())).collect()
 });
 
-/// Texts with `\x1e` between them: instruction, query, documents. Whatever they spell, the model reads as many control
-/// tokens, in the same order, as of harmless texts, and its marks are as many as the documents and one.
+/// Texts separated by `\x1e`: instruction, query, documents. Whatever they contain, the prompt has
+/// the same control tokens in the same order as a prompt of harmless texts, and one output row for
+/// each document and one for the query in each pass.
 pub fn prompts(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let mut texts = text.split(SEPARATOR).map(ToOwned::to_owned);
@@ -80,7 +82,7 @@ pub fn prompts(data: &[u8]) -> bool {
     let mode = if data.len().is_multiple_of(2) { Mode::Auto } else { Mode::Pointwise };
     let count = documents.len();
     let request = RerankRequest { instruction, mode, ..RerankRequest::new(query, documents) };
-    let passes = match passes(&request) {
+    let passes = match build_passes(&request) {
         Ok(passes) => passes,
         Err(RerankError::InvalidField { field, .. }) => {
             assert_eq!(field, "query");
@@ -88,39 +90,39 @@ pub fn prompts(data: &[u8]) -> bool {
         }
         Err(error) => panic!("{error:?}"),
     };
-    let asks = passes.iter().any(|pass| controls(pass).contains(&"<|instruct|>"));
+    let has_instruction = passes.iter().any(|pass| control_tokens(pass).contains(&"<|instruct|>"));
     let harmless = RerankRequest {
         query: "harmless".to_owned(),
-        instruction: asks.then(|| "harmless".into()),
+        instruction: has_instruction.then(|| "harmless".into()),
         documents: vec!["harmless".to_owned(); count],
         ..request
     };
-    let harmless = self::passes(&harmless).expect("harmless texts have a prompt");
+    let harmless = build_passes(&harmless).expect("harmless texts have a prompt");
     let shape = |passes: &[ForwardPass]| -> Vec<(Vec<&str>, usize)> {
-        passes.iter().map(|pass| (controls(pass), pass.output_rows())).collect()
+        passes.iter().map(|pass| (control_tokens(pass), pass.output_rows())).collect()
     };
     assert_eq!(shape(&passes), shape(&harmless));
-    let marks: usize = passes.iter().map(ForwardPass::output_rows).sum();
-    assert_eq!(marks, count + passes.len());
+    let output_rows: usize = passes.iter().map(ForwardPass::output_rows).sum();
+    assert_eq!(output_rows, count + passes.len());
     true
 }
 
-fn passes(request: &RerankRequest) -> Result<Vec<ForwardPass>, RerankError> {
+fn build_passes(request: &RerankRequest) -> Result<Vec<ForwardPass>, RerankError> {
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
     let prepared = Arc::new(PROMPTER.tokenize(request, &limits, &|| false)?);
     let passes = Rounds::begin(Arc::clone(&PROMPTER), prepared)?.next_round()?.unwrap_or_default();
     Ok(passes.into_iter().map(|planned| planned.pass).collect())
 }
 
-/// The control tokens of a pass, in order: by id, since ordinary tokens may spell one (a lower-casing tokenizer does that to
-/// capitals), and to the model that is text.
-fn controls(pass: &ForwardPass) -> Vec<&'static str> {
+/// The control tokens of a pass, in order. They are compared by id, because ordinary tokens may
+/// spell a control token (after lower-casing, for example), and the model reads those as text.
+fn control_tokens(pass: &ForwardPass) -> Vec<&'static str> {
     let ids = std::iter::once(&pass.prefix).chain(&pass.suffixes).flatten();
     ids.filter_map(|id| CONTROLS.get(&u64::from(*id)).map(String::as_str)).collect()
 }
 
-/// A checkpoint that loads, in a folder that inputs are written over.
-static FOLDER: LazyLock<Mutex<TempDir>> = LazyLock::new(|| {
+/// A folder with a valid checkpoint; inputs replace one of its files.
+static CHECKPOINT: LazyLock<Mutex<TempDir>> = LazyLock::new(|| {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let fixture = root.ancestors().map(|folder| folder.join("tests/parity/fixtures/qwen3-mha-f32"));
     let fixture: PathBuf = fixture.into_iter().find(|folder| folder.is_dir()).expect("the fixture is there");
@@ -131,8 +133,9 @@ static FOLDER: LazyLock<Mutex<TempDir>> = LazyLock::new(|| {
     Mutex::new(folder)
 });
 
-/// A file of a checkpoint; the first byte chooses which: `0` config.json, `1` tokenizer.json, `2` model.safetensors,
-/// `3` lexical.safetensors, `4` model.safetensors.index.json, `5` the part of config.json that is Podium's.
+/// A file of a checkpoint. The first byte selects the file: `0` config.json, `1` tokenizer.json,
+/// `2` model.safetensors, `3` lexical.safetensors, `4` model.safetensors.index.json, `5` Podium's
+/// section of config.json.
 pub fn checkpoints(data: &[u8]) -> bool {
     let Some((first, bytes)) = data.split_first() else { return false };
     match first % 6 {
@@ -146,9 +149,9 @@ pub fn checkpoints(data: &[u8]) -> bool {
     }
 }
 
-/// Whether the checkpoint loads with one file replaced. What was there is put back.
+/// Whether the checkpoint loads with one file replaced. Restores the file afterwards.
 fn loads_with(name: &str, bytes: &[u8]) -> bool {
-    let folder = FOLDER.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = CHECKPOINT.lock().unwrap_or_else(PoisonError::into_inner);
     let path = folder.path().join(name);
     let before = fs::read(&path).ok();
     fs::write(&path, bytes).expect("the file is written");
@@ -158,21 +161,21 @@ fn loads_with(name: &str, bytes: &[u8]) -> bool {
         Some(before) => fs::write(&path, before),
         None => fs::remove_file(&path),
     }
-    .expect("the file is put back");
+    .expect("the file is restored");
     loaded.is_ok()
 }
 
-/// Where a configuration is written to be read from.
-static FILE: LazyLock<Mutex<tempfile::NamedTempFile>> =
+/// The file that configurations are written to and loaded from.
+static CONFIG_FILE: LazyLock<Mutex<tempfile::NamedTempFile>> =
     LazyLock::new(|| Mutex::new(tempfile::NamedTempFile::new().expect("a file")));
 
-/// A configuration file, or (after a first line `#instructions`) a file of stored instructions.
+/// A configuration file, or a file of stored instructions if the first line is `#instructions`.
 pub fn settings(data: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(data) else { return false };
     if let Some(profiles) = text.strip_prefix("#instructions\n") {
         return load_instructions(&InstructionSettings::default(), Some(profiles)).is_ok();
     }
-    let file = FILE.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = CONFIG_FILE.lock().unwrap_or_else(PoisonError::into_inner);
     fs::write(file.path(), text).expect("the file is written");
     let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
     match Configuration::load(&sources) {

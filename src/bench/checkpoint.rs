@@ -1,6 +1,7 @@
-//! A checkpoint of random weights: a folder as Hugging Face lays it out, written piece by piece.
+//! Writes checkpoints with random weights, as folders in Hugging Face's layout.
 //!
-//! Speed does not depend on the values, so a shape can be timed without its weights. Scores mean nothing.
+//! Speed does not depend on the weights' values, so a model can be timed without its weights. The
+//! scores are meaningless.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -18,24 +19,24 @@ use crate::prompt::{Families, Family, PromptError};
 use crate::runtime::packed::tensor_shapes;
 use crate::runtime::{Checkpoint, LoadError};
 
-/// Standard deviation of the weights: what such models are initialised with.
+/// Standard deviation of the weights: the usual one for initialising decoders.
 const DEVIATION: f32 = 0.02;
 
-/// Values that are drawn at once: what is in memory beside the file's buffer.
-const PIECE: usize = 1 << 20;
+/// Number of values that one thread generates at a time; it bounds the memory.
+const CHUNK: usize = 1 << 20;
 
-/// Widths of jina-reranker-v3's projector, inside and out.
+/// Inner and output width of jina-reranker-v3's projector.
 const PROJECTOR: (usize, usize) = (512, 512);
 
-/// The longest path of jina-reranker-v3, whose decoder is otherwise Qwen3's of 0.6B.
+/// Maximum positions of jina-reranker-v3. Otherwise its decoder is that of Qwen3-0.6B.
 const JINA_POSITIONS: usize = 131_072;
 
-/// How weights are stored.
+/// The type of the weights in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// Two bytes each.
+    /// bfloat16, two bytes.
     Bf16,
-    /// Four bytes each.
+    /// float32, four bytes.
     F32,
 }
 
@@ -55,40 +56,40 @@ impl Stored {
     }
 }
 
-/// What is made.
+/// The description of a checkpoint to write.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    /// The decoder's sizes; the vocabulary grows if the tokenizer needs more.
+    /// The decoder's sizes. The vocabulary is enlarged if the tokenizer has more tokens.
     pub shape: Shape,
-    /// The prompt family that the checkpoint must fit.
+    /// The prompt family that the checkpoint is for.
     pub family: String,
-    /// How weights are stored.
+    /// The type of the weights in the file.
     pub stored: Stored,
-    /// The bytes of a `tokenizer.json`, instead of one that is built here.
+    /// The bytes of a `tokenizer.json`; `None` to generate one.
     pub tokenizer: Option<Vec<u8>>,
-    /// Seed of the weights.
+    /// Seed of the random weights.
     pub seed: u64,
 }
 
-/// What was made.
+/// The size of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Made {
-    /// Weights.
+pub struct CheckpointSize {
+    /// Number of parameters.
     pub parameters: usize,
-    /// Bytes of the weights' file.
+    /// Size of `model.safetensors`, in bytes.
     pub bytes: u64,
 }
 
-/// Why no checkpoint was made.
+/// The reason why a checkpoint could not be written.
 #[derive(Debug, thiserror::Error)]
-pub enum MakeError {
+pub enum CreateError {
     /// The family is unknown.
     #[error(transparent)]
     Family(#[from] PromptError),
-    /// The tokenizer is none.
-    #[error("the tokenizer is not one: {0}")]
+    /// The tokenizer is invalid.
+    #[error("the tokenizer is invalid: {0}")]
     Tokenizer(String),
-    /// The configuration is not one of a supported model.
+    /// The configuration is not that of a supported model.
     #[error(transparent)]
     Model(#[from] LoadError),
     /// A file could not be written.
@@ -96,9 +97,9 @@ pub enum MakeError {
     Write(#[from] io::Error),
 }
 
-/// The family that a shape is usually used with.
+/// The default prompt family of a shape.
 #[must_use]
-pub fn usual_family(shape: &str) -> &'static str {
+pub fn default_family(shape: &str) -> &'static str {
     match shape {
         "nano" => "podium-nano",
         "qwen2.5-0.5b" => "mxbai-v2",
@@ -106,24 +107,24 @@ pub fn usual_family(shape: &str) -> &'static str {
     }
 }
 
-/// Writes `config.json`, `tokenizer.json` and `model.safetensors` (and the lexical table, where the family uses one)
-/// into `folder`, which must exist.
+/// Writes `config.json`, `tokenizer.json` and `model.safetensors` into `folder`, which must exist.
+/// For podium-nano, also writes the lexical table.
 ///
 /// # Errors
-/// [`MakeError`].
-pub fn make(recipe: &Recipe, folder: &Path) -> Result<Made, MakeError> {
+/// Any [`CreateError`].
+pub fn create(recipe: &Recipe, folder: &Path) -> Result<CheckpointSize, CreateError> {
     let families = Families::built_in()?;
     let family = families.named(&recipe.family)?;
     let embedded = Checkpoint::embedded();
     let lexical = family.facts.name == "podium-nano";
     let tokenizer = match &recipe.tokenizer {
         Some(bytes) => bytes.clone(),
-        // The embedded model's own, where it fits.
+        // The tokenizer of the embedded model.
         None if lexical => embedded.tokenizer,
         None => tokenizer::build(&control_tokens(family)),
     };
     let mut shape = recipe.shape.clone();
-    shape.vocab_size = shape.vocab_size.max(vocabulary_of(&tokenizer)?);
+    shape.vocab_size = shape.vocab_size.max(vocabulary_size(&tokenizer)?);
     if family.facts.recognise.projector && !lexical {
         shape.max_position_embeddings = shape.max_position_embeddings.max(JINA_POSITIONS);
     }
@@ -139,11 +140,11 @@ pub fn make(recipe: &Recipe, folder: &Path) -> Result<Made, MakeError> {
     let parameters = tensors.iter().map(Tensor::elements).sum();
     let path = folder.join("model.safetensors");
     write_weights(&tensors, recipe.stored, recipe.seed, File::create(&path)?)?;
-    Ok(Made { parameters, bytes: fs::metadata(path)?.len() })
+    Ok(CheckpointSize { parameters, bytes: fs::metadata(path)?.len() })
 }
 
-/// The `config.json` of a decoder of these sizes.
-fn configuration(shape: &Shape, stored: Stored) -> Result<Value, MakeError> {
+/// The `config.json` of a decoder with these sizes.
+fn configuration(shape: &Shape, stored: Stored) -> Result<Value, CreateError> {
     let mut config = serde_json::to_value(shape).map_err(io::Error::from)?;
     let class = if shape.model_type == "qwen2" { "Qwen2" } else { "Qwen3" };
     config["architectures"] = json!([format!("{class}ForCausalLM")]);
@@ -155,7 +156,7 @@ fn configuration(shape: &Shape, stored: Stored) -> Result<Value, MakeError> {
     Ok(config)
 }
 
-/// Every token that a family's templates and marks spell.
+/// The control tokens of a family.
 fn control_tokens(family: &Family) -> Vec<String> {
     let mut tokens = vec!["<|endoftext|>".to_owned()];
     tokens.extend(family.facts.control_tokens.iter().cloned());
@@ -163,20 +164,20 @@ fn control_tokens(family: &Family) -> Vec<String> {
     tokens
 }
 
-/// One above the highest id.
-fn vocabulary_of(tokenizer: &[u8]) -> Result<usize, MakeError> {
-    let json: Value = serde_json::from_slice(tokenizer).map_err(|error| MakeError::Tokenizer(error.to_string()))?;
+/// The vocabulary size of a `tokenizer.json`: one more than the highest token id.
+fn vocabulary_size(tokenizer: &[u8]) -> Result<usize, CreateError> {
+    let json: Value = serde_json::from_slice(tokenizer).map_err(|error| CreateError::Tokenizer(error.to_string()))?;
     let vocabulary = json["model"]["vocab"].as_object().into_iter().flat_map(Map::values);
     let added = json["added_tokens"].as_array().into_iter().flatten().map(|token| &token["id"]);
     let last = vocabulary.chain(added).filter_map(Value::as_u64).max();
-    last.map(|last| last as usize + 1).ok_or_else(|| MakeError::Tokenizer("it has no vocabulary".to_owned()))
+    last.map(|last| last as usize + 1).ok_or_else(|| CreateError::Tokenizer("it has no vocabulary".to_owned()))
 }
 
 #[derive(Debug)]
 struct Tensor {
     name: String,
     shape: Vec<usize>,
-    /// A norm's weights are ones, everything else is drawn.
+    /// Whether all values are 1 (weights of norms) instead of random.
     ones: bool,
 }
 
@@ -186,8 +187,8 @@ impl Tensor {
     }
 }
 
-/// The tensors of a checkpoint with this configuration, and a projector if it is to have one.
-fn tensors(config: &Value, projector: bool) -> Result<Vec<Tensor>, MakeError> {
+/// The tensors of a checkpoint with this configuration, with a projector if requested.
+fn tensors(config: &Value, projector: bool) -> Result<Vec<Tensor>, CreateError> {
     let config = serde_json::to_vec(config).map_err(io::Error::from)?;
     let mut shapes = tensor_shapes(&config)?;
     if projector {
@@ -199,7 +200,8 @@ fn tensors(config: &Value, projector: bool) -> Result<Vec<Tensor>, MakeError> {
     Ok(shapes.into_iter().map(|(name, shape)| Tensor { ones: is_norm(&name), name, shape }).collect())
 }
 
-/// Header, then every tensor in the header's order, a piece at a time.
+/// Writes a safetensors file: the header, then the tensors in the header's order. All threads
+/// generate chunks of values.
 fn write_weights(tensors: &[Tensor], stored: Stored, seed: u64, file: File) -> io::Result<()> {
     let mut header = Map::new();
     let mut offset = 0;
@@ -210,25 +212,25 @@ fn write_weights(tensors: &[Tensor], stored: Stored, seed: u64, file: File) -> i
         offset = end;
     }
     let mut header = serde_json::to_vec(&header)?;
-    // Values begin at a multiple of eight.
+    // Tensor data must start at a multiple of eight bytes.
     header.resize(header.len().next_multiple_of(8), b' ');
     let mut out = BufWriter::new(file);
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;
-    let mut piece_seed = seed;
+    let mut chunk_seed = seed;
     for tensor in tensors {
-        let mut left = tensor.elements();
-        while left > 0 {
-            let pieces: Vec<(u64, usize)> = (0..rayon::current_num_threads())
+        let mut remaining = tensor.elements();
+        while remaining > 0 {
+            let chunks: Vec<(u64, usize)> = (0..rayon::current_num_threads())
                 .map_while(|_| {
-                    let size = left.min(PIECE);
-                    left -= size;
-                    piece_seed = piece_seed.wrapping_add(1);
-                    (size > 0).then_some((piece_seed, size))
+                    let size = remaining.min(CHUNK);
+                    remaining -= size;
+                    chunk_seed = chunk_seed.wrapping_add(1);
+                    (size > 0).then_some((chunk_seed, size))
                 })
                 .collect();
             let written: Vec<Vec<u8>> =
-                pieces.into_par_iter().map(|(seed, size)| values(seed, size, tensor.ones, stored)).collect();
+                chunks.into_par_iter().map(|(seed, size)| generate_values(seed, size, tensor.ones, stored)).collect();
             for bytes in written {
                 out.write_all(&bytes)?;
             }
@@ -237,8 +239,8 @@ fn write_weights(tensors: &[Tensor], stored: Stored, seed: u64, file: File) -> i
     out.flush()
 }
 
-/// Values as bytes: ones, or an even distribution with the deviation that is wanted.
-fn values(seed: u64, size: usize, ones: bool, stored: Stored) -> Vec<u8> {
+/// Generates values as bytes: ones, or a uniform distribution with mean 0 and [`DEVIATION`].
+fn generate_values(seed: u64, size: usize, ones: bool, stored: Stored) -> Vec<u8> {
     let mut generator = Xoshiro256PlusPlus::seed_from_u64(seed);
     let width = DEVIATION * 12_f32.sqrt();
     let mut bytes = Vec::with_capacity(size * stored.width());
@@ -262,7 +264,7 @@ mod tests {
 
     fn recipe(shape: &str, family: &str, stored: Stored) -> Recipe {
         let mut shape = Shape::named(shape).unwrap();
-        // Small enough for a test, in the same proportions of heads.
+        // Small enough for a test, with the same ratio of query heads to key heads.
         shape.hidden_size = 64;
         shape.head_dim = 16;
         shape.intermediate_size = 96;
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_familys_checkpoint_is_loaded_and_ranks() {
+    async fn checkpoints_of_every_family_load_and_rank() {
         for (shape, family, stored) in [
             ("qwen3-0.6b", "jina-v3", Stored::Bf16),
             ("qwen3-8b", "qwen3-reranker", Stored::F32),
@@ -282,25 +284,25 @@ mod tests {
             ("nano", "podium-nano", Stored::F32),
         ] {
             let folder = tempfile::tempdir().unwrap();
-            let made = make(&recipe(shape, family, stored), folder.path()).unwrap();
+            let size = create(&recipe(shape, family, stored), folder.path()).unwrap();
             let mut settings = Configuration::load(&Sources::default()).unwrap().settings;
             settings.model.source = folder.path().display().to_string();
             family.clone_into(&mut settings.model.family);
             "cpu".clone_into(&mut settings.model.device);
             let reranker = app::load_reranker(&settings).unwrap();
-            assert_eq!(reranker.facts().parameters, made.parameters, "{family}");
-            assert!(made.bytes > (made.parameters * stored.width()) as u64, "{family}");
+            assert_eq!(reranker.facts().parameters, size.parameters, "{family}");
+            assert!(size.bytes > (size.parameters * stored.width()) as u64, "{family}");
             let documents = vec!["The garden was small.".to_owned(), "Rain fell on the coast.".to_owned()];
             let ranking = reranker.rerank(RerankRequest::new("Where did it rain?", documents)).await.unwrap();
             assert_eq!(ranking.results.len(), 2, "{family}");
-            let apart = ranking.results[0].raw_score - ranking.results[1].raw_score;
-            assert!(apart.abs() > 0.0, "{family}: {ranking:?}");
+            let difference = ranking.results[0].raw_score - ranking.results[1].raw_score;
+            assert!(difference.abs() > 0.0, "{family}: {ranking:?}");
         }
     }
 
     #[test]
-    fn the_same_seed_makes_the_same_weights_and_they_have_the_deviation() {
-        let values = |seed| values(seed, 100_000, false, Stored::F32);
+    fn weights_depend_on_the_seed_and_have_the_standard_deviation() {
+        let values = |seed| generate_values(seed, 100_000, false, Stored::F32);
         assert_eq!(values(1), values(1));
         assert_ne!(values(1), values(2));
         let numbers: Vec<f32> = values(1).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_sizes_come_out() {
+    fn shapes_have_the_published_numbers_of_parameters() {
         let parameters = |shape: &str| -> usize {
             let config = configuration(&Shape::named(shape).unwrap(), Stored::Bf16).unwrap();
             tensors(&config, false).unwrap().iter().map(Tensor::elements).sum()
@@ -322,10 +324,10 @@ mod tests {
     #[test]
     fn an_unknown_family_and_a_broken_tokenizer_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let error = make(&recipe("nano", "bert", Stored::F32), folder.path()).unwrap_err().to_string();
+        let error = create(&recipe("nano", "bert", Stored::F32), folder.path()).unwrap_err().to_string();
         assert!(error.contains("no family `bert`") && error.contains(EMBEDDED_MODEL), "{error}");
         let broken = Recipe { tokenizer: Some(b"[]".to_vec()), ..recipe("nano", "jina-v3", Stored::F32) };
-        let error = make(&broken, folder.path()).unwrap_err().to_string();
-        assert_eq!(error, "the tokenizer is not one: it has no vocabulary");
+        let error = create(&broken, folder.path()).unwrap_err().to_string();
+        assert_eq!(error, "the tokenizer is invalid: it has no vocabulary");
     }
 }

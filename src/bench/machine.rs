@@ -1,12 +1,13 @@
-//! What a model's figures are held against: a large matrix product on the same device.
+//! The device's reference speed: the rate of a large matrix product. The report compares a model's
+//! operations per second with it.
 
 use crate::runtime::LoadError;
 use crate::runtime::packed::Product;
 
-/// Products of one sample; the fastest counts.
+/// Number of products for one sample; the fastest counts.
 const TRIES: usize = 3;
 
-/// Samples of a device's product rate.
+/// Measures a device's product rate.
 pub struct Machine {
     product: Product,
     rates: Vec<f64>,
@@ -16,15 +17,15 @@ impl Machine {
     /// Prepares the product on a device: `auto`, `cpu`, `cuda` or `metal`.
     ///
     /// # Errors
-    /// [`LoadError::Device`] for a device that is not there or fails.
+    /// [`LoadError::Device`] if the device is not available or fails.
     pub fn new(device: &str) -> Result<Self, LoadError> {
         Ok(Self { product: Product::new(device)?, rates: Vec::new() })
     }
 
-    /// Takes a sample.
+    /// Measures one sample.
     ///
     /// # Errors
-    /// [`LoadError::Device`] when the device fails.
+    /// [`LoadError::Device`] if the device fails.
     pub fn sample(&mut self) -> Result<(), LoadError> {
         let mut best = 0.0_f64;
         for _ in 0..TRIES {
@@ -34,13 +35,13 @@ impl Machine {
         Ok(())
     }
 
-    /// The samples, in operations per second.
+    /// All samples, in operations per second.
     #[must_use]
     pub fn rates(&self) -> &[f64] {
         &self.rates
     }
 
-    /// The fastest sample, because nothing makes a machine faster than it is.
+    /// The fastest sample: other load can only slow a machine down.
     #[must_use]
     pub fn rate(&self) -> Option<f64> {
         self.rates.iter().copied().reduce(f64::max)

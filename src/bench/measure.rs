@@ -1,6 +1,8 @@
-//! Measuring: warm up, then round by round through all cases, so that a slow minute of the machine hits every case.
+//! Measures cases: first a warm-up, then several rounds through all cases, so that a slow phase of
+//! the machine affects all of them alike.
 //!
-//! A case's clients are a closed loop: each sends its next request when it has the answer to the last.
+//! The clients of a case are a closed loop: each sends its next request when it has the response to
+//! the last.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,102 +16,102 @@ use crate::eval::system::{System, SystemError};
 use crate::rerank::Timing;
 use crate::runtime::LoadError;
 
-/// How long every case is measured.
+/// When a case is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Budget {
-    /// Requests that each client sends.
-    Runs(usize),
-    /// Time; a client's last request is begun within it.
+pub enum StopAfter {
+    /// After each client has sent this number of requests.
+    Requests(usize),
+    /// After this time. Requests that were sent within it are completed.
     Time(Duration),
 }
 
-/// How everything is measured.
+/// The settings of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Per case, in all rounds together.
-    pub budget: Budget,
-    /// Parts that the budget is split into.
+    /// When each case is complete, over all rounds.
+    pub stop_after: StopAfter,
+    /// Number of rounds that each case is split into.
     pub rounds: usize,
-    /// Requests of each case that do not count, before the first round.
+    /// Number of requests of each case before the first round; they are not measured.
     pub warm_up: usize,
 }
 
 impl Plan {
-    /// Rounds that have anything to do.
+    /// Number of rounds with at least one request for each client.
     #[must_use]
     pub fn rounds(&self) -> usize {
-        match self.budget {
-            Budget::Runs(runs) => self.rounds.min(runs),
-            Budget::Time(_) => self.rounds,
+        match self.stop_after {
+            StopAfter::Requests(runs) => self.rounds.min(runs),
+            StopAfter::Time(_) => self.rounds,
         }
     }
 
-    /// The part of the budget that round number `round` has.
-    fn share(&self, round: usize) -> Budget {
-        match self.budget {
-            Budget::Runs(runs) => {
+    /// The part of the case that round number `round` measures.
+    fn round_share(&self, round: usize) -> StopAfter {
+        match self.stop_after {
+            StopAfter::Requests(runs) => {
                 let rounds = self.rounds();
-                Budget::Runs(runs / rounds + usize::from(round < runs % rounds))
+                StopAfter::Requests(runs / rounds + usize::from(round < runs % rounds))
             }
-            Budget::Time(time) => Budget::Time(time / self.rounds as u32),
+            StopAfter::Time(time) => StopAfter::Time(time / self.rounds as u32),
         }
     }
 
-    /// Requests that will be sent, if that is known.
+    /// Total number of requests, warm-up included; `None` if the cases are limited by time.
     #[must_use]
     pub fn requests(&self, cases: &[Case]) -> Option<usize> {
-        let Budget::Runs(runs) = self.budget else { return None };
+        let StopAfter::Requests(runs) = self.stop_after else { return None };
         Some(cases.iter().map(|case| self.warm_up + case.concurrency * runs).sum())
     }
 }
 
-/// One answered request.
+/// One successful request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// From request to answer.
+    /// Time from request to response.
     pub latency: Duration,
-    /// Where the time went, if the reranker tells.
+    /// Time of each stage, if the reranker reports it.
     pub timing: Option<Timing>,
-    /// Documents asked about.
+    /// Number of documents.
     pub documents: usize,
-    /// Tokens sent through the model, if the reranker tells.
+    /// Tokens that passed through the model, if the reranker reports them.
     pub prompt_tokens: Option<usize>,
-    /// Tokens read of all documents, if the reranker tells.
+    /// Tokens read of all documents, if the reranker reports them.
     pub document_tokens: Option<usize>,
-    /// Documents that were cut.
+    /// Number of truncated documents.
     pub truncated: usize,
-    /// How often the request was repeated because the reranker was busy.
+    /// Number of retries because the reranker was busy.
     pub retries: usize,
 }
 
-/// A case's samples from all rounds.
+/// The measurements of a case, from all rounds.
 #[derive(Debug, Clone, Default)]
-pub struct Measured {
-    /// One per request.
+pub struct CaseSamples {
+    /// One for each request.
     pub samples: Vec<Sample>,
-    /// From the first request to the last answer of every round, summed.
+    /// Time from the first request to the last response of a round, summed over rounds.
     pub seconds: f64,
-    /// Floating-point operations of the model, if they are counted.
+    /// Floating-point operations of the model, if counted.
     pub operations: Option<u64>,
-    /// The process's highest peak of memory in any round.
+    /// Peak resident memory of the process, the maximum over rounds.
     pub peak_bytes: Option<u64>,
 }
 
-/// What answers, by route.
+/// The systems to measure, by route.
 #[derive(Default)]
 pub struct Systems {
-    /// The reranker in this process.
+    /// A model in this process, called directly.
     pub in_process: Option<Arc<System>>,
-    /// The server in this process.
+    /// A server in this process.
     pub http: Option<Arc<System>>,
-    /// The endpoint.
+    /// An external endpoint.
     pub url: Option<Arc<System>>,
-    /// Where operations in this process are counted.
+    /// Counter of the floating-point operations in this process.
     pub operations: Option<Arc<AtomicU64>>,
 }
 
 impl Systems {
-    fn by(&self, route: Route) -> Option<&Arc<System>> {
+    fn system_for(&self, route: Route) -> Option<&Arc<System>> {
         match route {
             Route::InProcess => self.in_process.as_ref(),
             Route::Http => self.http.as_ref(),
@@ -118,36 +120,37 @@ impl Systems {
     }
 }
 
-/// A request that was not answered ends the measurement.
+/// A failed request; it ends the measurement.
 #[derive(Debug, thiserror::Error)]
-#[error("{documents} documents by {}, {concurrency} at once", route.as_str())]
+#[error("request with {documents} documents, route {}, {concurrency} clients", route.as_str())]
 pub struct RequestFailure {
-    /// Documents of the request.
+    /// Number of documents in the request.
     pub documents: usize,
-    /// How it travelled.
+    /// The route of the request.
     pub route: Route,
-    /// Clients at work.
+    /// Number of clients.
     pub concurrency: usize,
-    /// What happened.
+    /// The error.
     #[source]
     pub cause: SystemError,
 }
 
-/// Why a measurement ended early.
+/// The reason why a measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasureError {
-    /// A request was not answered.
+    /// A request failed.
     #[error(transparent)]
     Request(#[from] RequestFailure),
-    /// The device failed between the rounds.
+    /// The device failed between rounds.
     #[error(transparent)]
     Device(#[from] LoadError),
 }
 
-/// Measures all cases; `before_round` is called before each round, `after_request` after each answer.
+/// Measures all cases. Calls `before_round` before each round and `after_request` after each
+/// response.
 ///
 /// # Errors
-/// The first request that fails, and what `before_round` says.
+/// The first failed request, or an error of `before_round`.
 pub fn measure(
     runtime: &tokio::runtime::Runtime,
     systems: &Systems,
@@ -155,28 +158,28 @@ pub fn measure(
     plan: &Plan,
     mut before_round: impl FnMut(usize) -> Result<(), LoadError>,
     after_request: &(dyn Fn() + Sync),
-) -> Result<Vec<Measured>, MeasureError> {
-    let mut measured = vec![Measured::default(); cases.len()];
+) -> Result<Vec<CaseSamples>, MeasureError> {
+    let mut measured = vec![CaseSamples::default(); cases.len()];
     for case in cases {
         if plan.warm_up > 0 {
-            let alone = Case { concurrency: 1, ..case.clone() };
-            run(runtime, systems, &alone, Budget::Runs(plan.warm_up), 0, after_request)?;
+            let single_client = Case { concurrency: 1, ..case.clone() };
+            run_round(runtime, systems, &single_client, StopAfter::Requests(plan.warm_up), 0, after_request)?;
         }
     }
     for round in 0..plan.rounds() {
         before_round(round)?;
         for (case, measured) in cases.iter().zip(&mut measured) {
-            let own = case.route != Route::Url && memory::reset_peak();
+            let reset = case.route != Route::Url && memory::reset_peak();
             let counted = systems.operations.as_ref().filter(|_| case.route != Route::Url);
             let before = counted.map(|count| count.load(Ordering::Relaxed));
             let started = Instant::now();
             let first = measured.samples.len();
-            measured.samples.extend(run(runtime, systems, case, plan.share(round), first, after_request)?);
+            measured.samples.extend(run_round(runtime, systems, case, plan.round_share(round), first, after_request)?);
             measured.seconds += started.elapsed().as_secs_f64();
             if let (Some(count), Some(before)) = (counted, before) {
                 *measured.operations.get_or_insert(0) += count.load(Ordering::Relaxed) - before;
             }
-            if own {
+            if reset {
                 measured.peak_bytes = measured.peak_bytes.max(memory::peak_bytes());
             }
         }
@@ -184,17 +187,17 @@ pub fn measure(
     Ok(measured)
 }
 
-/// One case's clients, until each has sent its requests or the time is over. The case's requests are taken in turn from
-/// number `first` on.
-fn run(
+/// Runs the clients of a case until each has sent its requests or the time is over. Together they
+/// send the case's requests in order, starting with number `first`.
+fn run_round(
     runtime: &tokio::runtime::Runtime,
     systems: &Systems,
     case: &Case,
-    budget: Budget,
+    stop_after: StopAfter,
     first: usize,
     after_request: &(dyn Fn() + Sync),
 ) -> Result<Vec<Sample>, RequestFailure> {
-    let Some(system) = systems.by(case.route) else { return Ok(Vec::new()) };
+    let Some(system) = systems.system_for(case.route) else { return Ok(Vec::new()) };
     let next = Arc::new(AtomicUsize::new(first));
     let (done, mut answers) = tokio::sync::mpsc::unbounded_channel();
     runtime.block_on(async {
@@ -205,16 +208,16 @@ fn run(
             clients.spawn(async move {
                 let started = Instant::now();
                 let mut sent = 0;
-                let more = |sent: usize| match budget {
-                    Budget::Runs(runs) => sent < runs,
-                    Budget::Time(time) => sent == 0 || started.elapsed() < time,
+                let continues = |sent: usize| match stop_after {
+                    StopAfter::Requests(count) => sent < count,
+                    StopAfter::Time(time) => sent == 0 || started.elapsed() < time,
                 };
-                while more(sent) {
+                while continues(sent) {
                     let request = &requests[next.fetch_add(1, Ordering::Relaxed) % requests.len()];
                     let documents = request.documents.len();
                     let answer = system.rerank(request.clone()).await;
                     let failed = answer.is_err();
-                    // Nobody listens any more only after a failure.
+                    // The receiver is gone only after a failure.
                     let _ = done.send((documents, answer));
                     sent += 1;
                     if failed {
@@ -244,7 +247,7 @@ fn run(
             });
             after_request();
         }
-        // A client's panic is ours.
+        // Panics if a client panicked.
         clients.join_all().await;
         Ok(samples)
     })
@@ -255,13 +258,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounds_share_the_budget_and_none_is_empty() {
-        let plan = |budget, rounds| Plan { budget, rounds, warm_up: 0 };
-        let shares = |plan: &Plan| -> Vec<Budget> { (0..plan.rounds()).map(|round| plan.share(round)).collect() };
-        let runs = |counts: &[usize]| -> Vec<Budget> { counts.iter().map(|&count| Budget::Runs(count)).collect() };
-        assert_eq!(shares(&plan(Budget::Runs(7), 3)), runs(&[3, 2, 2]));
-        assert_eq!(shares(&plan(Budget::Runs(2), 5)), runs(&[1, 1]));
-        let halves = [Budget::Time(Duration::from_secs(2)); 2];
-        assert_eq!(shares(&plan(Budget::Time(Duration::from_secs(4)), 2)), halves);
+    fn rounds_share_the_requests_or_the_time_and_none_is_empty() {
+        let plan = |stop_after, rounds| Plan { stop_after, rounds, warm_up: 0 };
+        let shares =
+            |plan: &Plan| -> Vec<StopAfter> { (0..plan.rounds()).map(|round| plan.round_share(round)).collect() };
+        let runs =
+            |counts: &[usize]| -> Vec<StopAfter> { counts.iter().map(|&count| StopAfter::Requests(count)).collect() };
+        assert_eq!(shares(&plan(StopAfter::Requests(7), 3)), runs(&[3, 2, 2]));
+        assert_eq!(shares(&plan(StopAfter::Requests(2), 5)), runs(&[1, 1]));
+        let halves = [StopAfter::Time(Duration::from_secs(2)); 2];
+        assert_eq!(shares(&plan(StopAfter::Time(Duration::from_secs(4)), 2)), halves);
     }
 }

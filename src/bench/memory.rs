@@ -1,29 +1,29 @@
-//! The process's memory, as Linux tells it.
+//! Resident memory of this process, from Linux's `/proc`.
 
 use std::fs;
 
-/// The most memory the process has had resident since it began, or since [`reset_peak`]; in bytes.
+/// Peak resident memory since the start or the last [`reset_peak`], in bytes.
 ///
-/// It holds what the allocator has kept of earlier work. `None` where `/proc` does not tell.
+/// Includes memory that the allocator keeps after it was freed. `None` if `/proc` is not available.
 #[must_use]
 pub fn peak_bytes() -> Option<u64> {
-    field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+    parse_field(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
-/// The memory that is resident now, in bytes.
+/// Resident memory now, in bytes. `None` if `/proc` is not available.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
-    field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+    parse_field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// Lets the peak begin anew at what is resident now. Whether that was permitted.
+/// Resets the peak to the memory that is resident now. Returns whether the system permitted it.
 #[must_use]
 pub fn reset_peak() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// A line like `VmHWM:     1234 kB` of a status file.
-fn field(status: &str, name: &str) -> Option<u64> {
+/// Parses a line such as `VmHWM:     1234 kB` of a status file, in bytes.
+fn parse_field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
@@ -35,8 +35,8 @@ mod tests {
     #[test]
     fn a_field_is_read_in_bytes() {
         let status = "Name:\tpodium\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
-        assert_eq!((field(status, "VmHWM:"), field(status, "VmRSS:")), (Some(2 << 20), Some(1 << 20)));
-        assert_eq!(field(status, "VmSwap:"), None);
+        assert_eq!((parse_field(status, "VmHWM:"), parse_field(status, "VmRSS:")), (Some(2 << 20), Some(1 << 20)));
+        assert_eq!(parse_field(status, "VmSwap:"), None);
     }
 
     #[test]

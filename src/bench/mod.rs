@@ -1,24 +1,25 @@
-//! Is it fast? Requests of chosen sizes through one reranker, and where their time goes.
+//! Speed (`podium bench`): sends requests of chosen sizes to a reranker and reports latency,
+//! throughput and the time of each stage.
 //!
-//! | module | question |
+//! | module | purpose |
 //! |---|---|
-//! | [`shape`], [`checkpoint`], [`tokenizer`] | a decoder's sizes, and a random checkpoint of them |
-//! | [`text`], [`workload`] | what is asked: texts of so many tokens, grids of cases |
-//! | [`work`] | how many floating-point operations a pass takes |
-//! | [`measure`] | case by case, round by round, client by client |
-//! | [`machine`], [`memory`] | what the device can do at best, and the process's peak of memory |
-//! | [`report`], [`plot`] | samples to figures, figures to one picture |
+//! | [`shape`], [`checkpoint`], [`tokenizer`] | a decoder's sizes; random checkpoints |
+//! | [`text`], [`workload`] | generated texts of a given length; the grid of cases |
+//! | [`operations`] | the number of floating-point operations of a pass |
+//! | [`measure`] | runs the cases in rounds, with concurrent clients |
+//! | [`machine`], [`memory`] | the device's reference speed, and the process's peak memory |
+//! | [`report`], [`plot`] | computes the report, and draws it as SVG |
 //!
-//! Flags and tables live in `cli`; loading and serving in `app`.
+//! `cli` has the flags and tables; `app` loads and serves models.
 
 pub mod checkpoint;
 pub mod machine;
 pub mod measure;
 pub mod memory;
+pub mod operations;
 pub mod plot;
 pub mod report;
 pub mod shape;
 pub mod text;
 pub mod tokenizer;
-pub mod work;
 pub mod workload;

@@ -1,163 +1,163 @@
-//! Samples to figures. The field names are the JSON's.
+//! The report: computes figures from samples. Field names are those of the JSON.
 
 use serde::Serialize;
 
-use super::measure::{Measured, Sample};
+use super::measure::{CaseSamples, Sample};
 use super::workload::Case;
 use crate::eval::statistics::{mean, quantile};
 
-/// The JSON's version.
+/// The version of the JSON format.
 pub const SCHEMA: u32 = 1;
 
-/// Everything that was measured.
+/// The report of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// This program's version.
+    /// Podium's version.
     pub podium: String,
-    /// When it was made.
+    /// When the report was created.
     pub created_unix_seconds: u64,
-    /// What was measured.
+    /// The reranker that was measured.
     pub system: SystemFacts,
-    /// Where.
+    /// The machine.
     pub machine: MachineFacts,
-    /// How.
+    /// The settings of the measurement.
     pub settings: Settings,
-    /// Case by case.
+    /// One report for each case.
     pub cases: Vec<CaseReport>,
 }
 
-/// What was measured.
+/// The reranker that was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct SystemFacts {
     /// The model's name.
     pub name: String,
-    /// Its prompt family, if it runs here.
+    /// Its prompt family; `None` for an endpoint.
     pub family: Option<String>,
-    /// Where it runs, if it runs here.
+    /// Its device; `None` for an endpoint.
     pub device: Option<String>,
-    /// Type of its weights in memory, if it runs here.
+    /// Type of its weights in memory; `None` for an endpoint.
     pub dtype: Option<String>,
-    /// Its parameters, if it runs here.
+    /// Number of parameters; `None` for an endpoint.
     pub parameters: Option<usize>,
-    /// The endpoint, if it is one.
+    /// The URL of an endpoint, without secrets.
     pub url: Option<String>,
-    /// Bytes resident after loading.
+    /// Resident memory after loading, in bytes.
     pub resident_bytes: Option<u64>,
 }
 
-/// Where it was measured.
+/// The machine.
 #[derive(Debug, Clone, Serialize)]
 pub struct MachineFacts {
-    /// Threads that matrix products and attention may use.
+    /// Number of threads for matrix products and attention.
     pub threads: usize,
-    /// Large matrix products on this device in the type of the weights, one before each round, in operations per second;
-    /// none for an endpoint.
+    /// Rates of a large matrix product on this device, in the type of the weights and in operations
+    /// per second. One is measured before each round; none for an endpoint.
     pub product_rates: Vec<f64>,
-    /// The fastest of them.
+    /// The highest of these rates.
     pub product_rate: Option<f64>,
 }
 
-/// How it was measured.
+/// The settings of the measurement.
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
-    /// Requests that each client sent in each case, if that was set.
+    /// Requests of each client in each case, if set.
     pub runs: Option<usize>,
-    /// Seconds of each case, if that was set.
+    /// Duration of each case in seconds, if set.
     pub seconds: Option<f64>,
-    /// Rounds through all cases.
+    /// Number of rounds through all cases.
     pub rounds: usize,
-    /// Requests of each case that did not count.
+    /// Number of requests of each case before the measurement.
     pub warm_up: usize,
-    /// Seed of the texts.
+    /// Seed of the generated texts.
     pub seed: u64,
     /// `auto`, `listwise` or `pointwise`.
     pub mode: String,
     /// The instruction of every request.
     pub instruction: Option<String>,
-    /// Where requests came from; `None` where they were made up.
+    /// The file of the requests; `None` for generated ones.
     pub requests: Option<String>,
 }
 
-/// One case.
+/// The report of one case.
 #[derive(Debug, Clone, Serialize)]
 pub struct CaseReport {
     /// `in-process`, `http` or `url`.
     pub route: &'static str,
-    /// Documents of a request (the mean, for requests from a file).
+    /// Documents in a request; the mean for requests from a file.
     pub documents: f64,
-    /// Tokens of a document as they were asked for: `128`, `20-400`.
+    /// Requested tokens of a document, such as `128` or `20-400`.
     pub tokens_asked: Option<String>,
-    /// Tokens read of a document, if the reranker tells: the mean.
+    /// Mean number of tokens read of a document, if the reranker reports it.
     pub tokens_per_document: Option<f64>,
-    /// Tokens through the model for a request, if the reranker tells: the mean.
+    /// Mean number of tokens through the model for a request, if the reranker reports it.
     pub tokens_per_request: Option<f64>,
-    /// Clients at once.
+    /// Number of clients.
     pub concurrency: usize,
-    /// Requests that were answered.
+    /// Number of successful requests.
     pub requests: usize,
-    /// From first request to last answer, over all rounds.
+    /// Time from the first request to the last response, summed over rounds.
     pub seconds: f64,
-    /// Requests a second.
+    /// Requests per second.
     pub requests_per_second: f64,
-    /// Documents a second.
+    /// Documents per second.
     pub documents_per_second: f64,
-    /// Tokens through the model a second, if the reranker tells.
+    /// Tokens through the model per second, if the reranker reports them.
     pub tokens_per_second: Option<f64>,
-    /// A request's time.
+    /// Latency of a request.
     pub latency_ms: Latency,
-    /// Where it went: means, if the reranker tells.
+    /// Mean time of each stage, if the reranker reports it.
     pub parts_ms: Option<Parts>,
-    /// Operations of the model a second.
+    /// Floating-point operations of the model per second.
     pub operations_per_second: Option<f64>,
-    /// Those over what a large product achieves on this machine.
+    /// `operations_per_second` divided by the machine's `product_rate`.
     pub product_share: Option<f64>,
-    /// The process's peak of memory, weights included.
+    /// Peak resident memory of the process, weights included.
     pub peak_bytes: Option<u64>,
-    /// Documents that were cut, over all requests.
+    /// Number of truncated documents, over all requests.
     pub truncated_documents: usize,
-    /// Requests that were repeated because the reranker was busy.
+    /// Number of retries because the reranker was busy.
     pub retries: usize,
 }
 
-/// A request's time in milliseconds. A percentile is there where at least one sample lies beyond it.
+/// Latency in milliseconds. A percentile is `None` unless at least one sample is expected above it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Latency {
-    /// The least.
+    /// The minimum.
     pub min: f64,
     /// The mean.
     pub mean: f64,
     /// The median.
     pub p50: Option<f64>,
-    /// Of 20 samples or more.
+    /// The 95th percentile of 20 samples or more.
     pub p95: Option<f64>,
-    /// Of 100 samples or more.
+    /// The 99th percentile of 100 samples or more.
     pub p99: Option<f64>,
-    /// The most.
+    /// The maximum.
     pub max: f64,
     /// Every sample.
     pub samples: Vec<f64>,
 }
 
-/// Where a request's time went: means in milliseconds.
+/// Mean time of each stage of a request, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Parts {
     /// Waiting for the device.
     pub queue: f64,
     /// Tokenising and rendering.
     pub tokenize: f64,
-    /// The model.
+    /// Running the model.
     pub forward: f64,
-    /// Everything else: scoring, and the way there and back.
+    /// Everything else: scoring, and HTTP where it is used.
     pub other: f64,
 }
 
 impl Latency {
-    /// Of samples in milliseconds.
+    /// Computes the statistics of samples in milliseconds.
     #[must_use]
-    pub fn of(samples: Vec<f64>) -> Self {
-        let percentile = |share| supported(samples.len(), share).then(|| quantile(&samples, share));
+    pub fn from_samples(samples: Vec<f64>) -> Self {
+        let percentile = |share| has_enough_samples(samples.len(), share).then(|| quantile(&samples, share));
         Self {
             min: quantile(&samples, 0.0),
             mean: mean(&samples),
@@ -170,15 +170,15 @@ impl Latency {
     }
 }
 
-/// Whether at least one of so many samples is expected beyond a percentile.
-fn supported(samples: usize, share: f64) -> bool {
+/// Whether at least one of this number of samples is expected above the percentile.
+fn has_enough_samples(samples: usize, share: f64) -> bool {
     samples as f64 * (1.0 - share) > 1.0 - 1e-9
 }
 
 impl CaseReport {
-    /// The figures of a case on a machine of this product rate.
+    /// Computes the report of a case on a machine with this product rate.
     #[must_use]
-    pub fn of(case: &Case, measured: &Measured, product_rate: Option<f64>) -> Self {
+    pub fn new(case: &Case, measured: &CaseSamples, product_rate: Option<f64>) -> Self {
         let samples = &measured.samples;
         let per_second = |count: f64| if measured.seconds > 0.0 { count / measured.seconds } else { 0.0 };
         let sum = |count: &dyn Fn(&Sample) -> Option<usize>| -> Option<f64> {
@@ -200,8 +200,10 @@ impl CaseReport {
             requests_per_second: per_second(samples.len() as f64),
             documents_per_second: per_second(documents),
             tokens_per_second: prompt_tokens.map(per_second),
-            latency_ms: Latency::of(samples.iter().map(|sample| sample.latency.as_secs_f64() * 1e3).collect()),
-            parts_ms: parts(samples),
+            latency_ms: Latency::from_samples(
+                samples.iter().map(|sample| sample.latency.as_secs_f64() * 1e3).collect(),
+            ),
+            parts_ms: stage_means(samples),
             operations_per_second,
             product_share: operations_per_second.zip(product_rate).map(|(achieved, rate)| achieved / rate),
             peak_bytes: measured.peak_bytes,
@@ -211,15 +213,16 @@ impl CaseReport {
     }
 }
 
-fn parts(samples: &[Sample]) -> Option<Parts> {
-    let told: Vec<_> = samples.iter().map(|sample| Some((sample.timing?, sample.latency))).collect::<Option<_>>()?;
+fn stage_means(samples: &[Sample]) -> Option<Parts> {
+    let reported: Vec<_> =
+        samples.iter().map(|sample| Some((sample.timing?, sample.latency))).collect::<Option<_>>()?;
     let part = |part: &dyn Fn(&crate::rerank::Timing) -> std::time::Duration| {
-        mean(&told.iter().map(|(timing, _)| part(timing).as_secs_f64() * 1e3).collect::<Vec<_>>())
+        mean(&reported.iter().map(|(timing, _)| part(timing).as_secs_f64() * 1e3).collect::<Vec<_>>())
     };
     let (queue, tokenize, forward) =
         (part(&|timing| timing.queue), part(&|timing| timing.tokenize), part(&|timing| timing.forward));
-    let latency = mean(&told.iter().map(|(_, latency)| latency.as_secs_f64() * 1e3).collect::<Vec<_>>());
-    (!told.is_empty()).then(|| Parts {
+    let latency = mean(&reported.iter().map(|(_, latency)| latency.as_secs_f64() * 1e3).collect::<Vec<_>>());
+    (!reported.is_empty()).then(|| Parts {
         queue,
         tokenize,
         forward,
@@ -237,18 +240,18 @@ mod tests {
     use crate::rerank::{RerankRequest, Timing};
 
     #[test]
-    fn a_percentile_is_there_only_where_a_sample_lies_beyond_it() {
-        let of = |count: usize| Latency::of((1..=count).map(|value| value as f64).collect());
-        assert_eq!((of(1).p50, of(2).p50), (None, Some(1.5)));
-        assert_eq!((of(19).p95, of(99).p99), (None, None));
-        let hundred = of(101);
+    fn a_percentile_needs_an_expected_sample_above_it() {
+        let latency = |count: usize| Latency::from_samples((1..=count).map(|value| value as f64).collect());
+        assert_eq!((latency(1).p50, latency(2).p50), (None, Some(1.5)));
+        assert_eq!((latency(19).p95, latency(99).p99), (None, None));
+        let hundred = latency(101);
         assert_eq!((hundred.p50, hundred.p95, hundred.p99), (Some(51.0), Some(96.0), Some(100.0)));
         assert_eq!((hundred.min, hundred.mean, hundred.max), (1.0, 51.0, 101.0));
-        assert!(of(20).p95.is_some() && of(100).p99.is_some());
+        assert!(latency(20).p95.is_some() && latency(100).p99.is_some());
     }
 
     #[test]
-    fn rates_are_over_the_time_of_all_rounds() {
+    fn rates_are_computed_over_the_time_of_all_rounds() {
         let timing = Timing {
             queue: Duration::from_millis(1),
             tokenize: Duration::from_millis(2),
@@ -271,16 +274,17 @@ mod tests {
             requests: Arc::new(vec![RerankRequest::new("q", vec!["d".to_owned()])]),
         };
         let measured =
-            Measured { samples: vec![sample; 4], seconds: 0.5, operations: Some(2_000), peak_bytes: Some(7) };
-        let report = CaseReport::of(&case, &measured, Some(8_000.0));
+            CaseSamples { samples: vec![sample; 4], seconds: 0.5, operations: Some(2_000), peak_bytes: Some(7) };
+        let report = CaseReport::new(&case, &measured, Some(8_000.0));
         assert_eq!((report.requests_per_second, report.documents_per_second), (8.0, 32.0));
         assert_eq!((report.tokens_per_second, report.tokens_per_document), (Some(400.0), Some(10.0)));
         assert_eq!((report.operations_per_second, report.product_share), (Some(4_000.0), Some(0.5)));
         let parts = report.parts_ms.unwrap();
         assert!((parts.other - 1.0).abs() < 1e-9 && (parts.forward - 6.0).abs() < 1e-9, "{parts:?}");
         assert_eq!((report.truncated_documents, report.retries), (4, 8));
-        let untold = Measured { samples: vec![Sample { timing: None, prompt_tokens: None, ..sample }], ..measured };
-        let report = CaseReport::of(&case, &untold, None);
+        let unreported =
+            CaseSamples { samples: vec![Sample { timing: None, prompt_tokens: None, ..sample }], ..measured };
+        let report = CaseReport::new(&case, &unreported, None);
         assert_eq!((report.parts_ms, report.tokens_per_second, report.product_share), (None, None, None));
     }
 }

@@ -1,8 +1,8 @@
-//! A decoder's sizes, in the words of `config.json`.
+//! The sizes of a decoder, named as in `config.json`.
 
 use serde::{Deserialize, Serialize};
 
-/// Sizes of a Qwen2 or Qwen3 decoder. The names are those of `config.json`.
+/// The sizes of a Qwen2 or Qwen3 decoder. Field names are those of `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
     /// `qwen2` or `qwen3`.
@@ -11,31 +11,31 @@ pub struct Shape {
     pub hidden_size: usize,
     /// Width inside the gated MLP.
     pub intermediate_size: usize,
-    /// Decoder layers.
+    /// Number of decoder layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads.
+    /// Number of key and value heads.
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
     /// Rows of the embedding matrix.
     pub vocab_size: usize,
-    /// The longest path of a pass.
+    /// Maximum number of positions.
     pub max_position_embeddings: usize,
-    /// Added to a variance before its root is taken.
+    /// Epsilon of RMSNorm.
     pub rms_norm_eps: f64,
-    /// Base of the rotary embedding.
+    /// Base of the rotary position embedding.
     pub rope_theta: f64,
-    /// Whether the output matrix is the embedding matrix.
+    /// Whether the output layer shares the embedding matrix.
     pub tie_word_embeddings: bool,
 }
 
-/// Shapes that can be asked for by name.
+/// Names of the known shapes.
 pub const NAMES: [&str; 5] = ["nano", "qwen2.5-0.5b", "qwen3-0.6b", "qwen3-4b", "qwen3-8b"];
 
 impl Shape {
-    /// The published shape of this name: one of [`NAMES`]. The sizes are those of the models' `config.json`.
+    /// The published shape with this name, one of [`NAMES`].
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let qwen3 =
@@ -70,17 +70,17 @@ impl Shape {
         })
     }
 
-    /// The shape that a `config.json` declares.
+    /// Parses the shape from a `config.json`.
     ///
     /// # Errors
-    /// What is missing or of the wrong type.
-    pub fn of_config(config: &[u8]) -> Result<Self, serde_json::Error> {
+    /// If a field is missing or has the wrong type.
+    pub fn from_config(config: &[u8]) -> Result<Self, serde_json::Error> {
         let mut config: serde_json::Value = serde_json::from_slice(config)?;
         let heads = config["num_attention_heads"].as_u64().unwrap_or_default().max(1);
         let head_dim = config["hidden_size"].as_u64().unwrap_or_default() / heads;
         let rope_theta = config["rope_parameters"]["rope_theta"].as_f64().unwrap_or(10_000.0);
         let architecture = config["architectures"][0].as_str().unwrap_or_default().to_lowercase();
-        // Keys that configurations may leave out, with what they then mean.
+        // Optional keys with their defaults.
         for (key, value) in [
             ("model_type", serde_json::json!(if architecture.starts_with("qwen2") { "qwen2" } else { "qwen3" })),
             ("num_key_value_heads", heads.into()),
@@ -95,19 +95,19 @@ impl Shape {
         serde_json::from_value(config)
     }
 
-    /// The same with another longest path.
+    /// The same shape with another maximum number of positions.
     #[must_use]
     pub fn with_positions(self, max_position_embeddings: usize) -> Self {
         Self { max_position_embeddings, ..self }
     }
 
-    /// Width of all query heads.
+    /// Total width of the query heads.
     #[must_use]
     pub const fn query_width(&self) -> usize {
         self.num_attention_heads * self.head_dim
     }
 
-    /// Width of all key heads, and of all value heads.
+    /// Total width of the key heads, and of the value heads.
     #[must_use]
     pub const fn key_width(&self) -> usize {
         self.num_key_value_heads * self.head_dim
@@ -120,24 +120,24 @@ mod tests {
     use crate::runtime::Checkpoint;
 
     #[test]
-    fn every_name_has_a_shape_and_nano_is_the_embedded_models() {
+    fn every_name_has_a_shape_and_nano_matches_the_embedded_model() {
         for name in NAMES {
             let shape = Shape::named(name).unwrap();
             assert_eq!(shape.num_attention_heads % shape.num_key_value_heads, 0, "{name}");
         }
         assert_eq!(Shape::named("gpt"), None);
-        let embedded = Shape::of_config(&Checkpoint::embedded().config).unwrap();
+        let embedded = Shape::from_config(&Checkpoint::embedded().config).unwrap();
         assert_eq!(Shape { rope_theta: 1e6, ..embedded }, Shape::named("nano").unwrap());
     }
 
     #[test]
-    fn what_a_configuration_leaves_out_is_filled_in() {
-        let shape = Shape::of_config(
+    fn missing_configuration_keys_get_their_defaults() {
+        let shape = Shape::from_config(
             br#"{"architectures": ["Qwen2ForCausalLM"], "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
                 "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 512, "rms_norm_eps": 1e-6}"#,
         )
         .unwrap();
         assert_eq!((shape.model_type.as_str(), shape.head_dim, shape.num_key_value_heads), ("qwen2", 16, 4));
-        assert!(Shape::of_config(b"{}").is_err());
+        assert!(Shape::from_config(b"{}").is_err());
     }
 }

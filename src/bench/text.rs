@@ -1,11 +1,12 @@
-//! Seeded text that looks like text: sentences of common words by a Zipf law, names, numbers and punctuation.
+//! Generates text that resembles natural language: sentences of common words (Zipf's law), with
+//! names, numbers and punctuation.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 use crate::prompt::{PromptError, Tokenizer};
 
-/// Words that may stand anywhere, the frequent ones first: rank `r` is drawn about as often as `1 / r`.
+/// Common words, the frequent ones first. The word of rank `r` is drawn in proportion to `1 / r`.
 pub(super) const WORDS: &str = "the of and to in is that for it was on are as with they at be this from have or by one \
 had not but what all were when we there can an your which their said if do will each about how up out them then she many \
 some so these would other into has more her two like him see time could no make than first been its who now people my made \
@@ -26,29 +27,29 @@ password account setting button screen window battery charge cable store order d
 harbour museum castle empire treaty election minister army century language grammar poem novel music rhythm colour painter \
 coast mountain valley desert storm rain temperature degree season harvest wheat bread cheese pepper oil salt recipe oven";
 
-/// Names, drawn now and then.
+/// Names, which are drawn with equal probability.
 pub(super) const NAMES: &str = "Alma Bergen Carlo Delphi Edda Farid Genoa Hanne Ivo Jutta Kyoto Lena Milo Nadia Oslo \
 Paula Quito Rosa Selim Tilda Umea Vera Wanda Xenia Yusuf Zora";
 
-/// One word in so many is a name, a number.
+/// One in 24 words is a name, one in 40 a number.
 const NAME_EVERY: u32 = 24;
 const NUMBER_EVERY: u32 = 40;
 
-/// How often another text is tried where a text cannot be cut to the tokens that are wanted.
-const TRIES: usize = 8;
+/// Maximum number of attempts to generate a text with exactly the requested tokens.
+const MAX_ATTEMPTS: usize = 8;
 
-/// Writes texts; the same seed writes the same.
+/// Generates texts. The same seed generates the same texts.
 #[derive(Debug)]
-pub struct Writer {
+pub struct TextGenerator {
     generator: Xoshiro256PlusPlus,
     words: Vec<&'static str>,
     names: Vec<&'static str>,
-    /// Sums of `1 / rank` up to each word.
+    /// Cumulative weights of the words: sums of `1 / rank`.
     weights: Vec<f64>,
 }
 
-impl Writer {
-    /// A writer of this seed.
+impl TextGenerator {
+    /// Creates a generator with this seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let words: Vec<&str> = WORDS.split_whitespace().collect();
@@ -61,23 +62,24 @@ impl Writer {
         Self { generator: Xoshiro256PlusPlus::seed_from_u64(seed), words, names, weights }
     }
 
-    /// A whole number of a range, both ends included.
-    pub fn number(&mut self, range: std::ops::RangeInclusive<usize>) -> usize {
+    /// Draws an integer from an inclusive range.
+    pub fn draw_integer(&mut self, range: std::ops::RangeInclusive<usize>) -> usize {
         self.generator.random_range(range)
     }
 
-    /// A text that is this many tokens on its own.
+    /// Generates a text with this number of tokens.
     ///
-    /// A tokenizer that makes fewer tokens of a text's start than it counted in the whole may give one or two fewer.
+    /// The text may have one or two tokens fewer, because some tokenizers count fewer tokens for
+    /// the start of a text alone than within the whole text.
     ///
     /// # Errors
-    /// [`PromptError::Tokenizer`] when the tokenizer fails.
-    pub fn text(&mut self, tokens: usize, tokenizer: &Tokenizer) -> Result<String, PromptError> {
+    /// [`PromptError::Tokenizer`] if the tokenizer fails.
+    pub fn generate(&mut self, tokens: usize, tokenizer: &Tokenizer) -> Result<String, PromptError> {
         let mut best = (usize::MAX, String::new());
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             let mut text = String::new();
             while tokenizer.count(&text)? < tokens + 2 {
-                // Few tokens are shorter than a word with its space.
+                // A word has about one token; a quarter at a time overshoots little.
                 for _ in 0..(tokens / 4).max(8) {
                     self.add_word(&mut text);
                 }
@@ -95,17 +97,17 @@ impl Writer {
     }
 
     fn add_word(&mut self, text: &mut String) {
-        let begins = text.is_empty() || text.ends_with(['.', '?']);
+        let starts_sentence = text.is_empty() || text.ends_with(['.', '?']);
         if !text.is_empty() {
             text.push(' ');
         }
-        if !begins && self.generator.random_range(0..NAME_EVERY) == 0 {
+        if !starts_sentence && self.generator.random_range(0..NAME_EVERY) == 0 {
             text.push_str(self.names[self.generator.random_range(0..self.names.len())]);
-        } else if !begins && self.generator.random_range(0..NUMBER_EVERY) == 0 {
+        } else if !starts_sentence && self.generator.random_range(0..NUMBER_EVERY) == 0 {
             text.push_str(&self.generator.random_range(2..2000).to_string());
         } else {
-            let word = self.word();
-            match word.chars().next().filter(|_| begins) {
+            let word = self.draw_word();
+            match word.chars().next().filter(|_| starts_sentence) {
                 Some(first) => {
                     text.push(first.to_ascii_uppercase());
                     text.push_str(&word[first.len_utf8()..]);
@@ -121,7 +123,7 @@ impl Writer {
         }
     }
 
-    fn word(&mut self) -> &'static str {
+    fn draw_word(&mut self) -> &'static str {
         let total = self.weights.last().copied().unwrap_or_default();
         let drawn = self.generator.random_range(0.0..1.0) * total;
         self.words[self.weights.partition_point(|sum| *sum < drawn).min(self.words.len() - 1)]
@@ -137,25 +139,25 @@ mod tests {
     use crate::runtime::Checkpoint;
 
     #[test]
-    fn a_text_has_the_tokens_that_were_asked_for() {
+    fn a_text_has_the_requested_number_of_tokens() {
         let embedded = Tokenizer::from_bytes(&Checkpoint::embedded().tokenizer, "embedded").unwrap();
         let built = Tokenizer::from_bytes(&tokenizer::build(&[]), "built").unwrap();
         for tokenizer in [&embedded, &built] {
-            let mut writer = Writer::new(3);
+            let mut generator = TextGenerator::new(3);
             for tokens in [1, 2, 16, 100, 128, 512] {
-                let text = writer.text(tokens, tokenizer).unwrap();
+                let text = generator.generate(tokens, tokenizer).unwrap();
                 assert_eq!(tokenizer.count(&text).unwrap(), tokens, "{text:?}");
             }
         }
     }
 
     #[test]
-    fn texts_are_of_many_words_and_the_same_for_the_same_seed() {
+    fn texts_have_many_different_words_and_depend_on_the_seed() {
         let tokenizer = Tokenizer::from_bytes(&Checkpoint::embedded().tokenizer, "embedded").unwrap();
-        let write = |seed| Writer::new(seed).text(300, &tokenizer).unwrap();
-        assert_eq!(write(1), write(1));
-        assert_ne!(write(1), write(2));
-        let text = write(1);
+        let generate = |seed| TextGenerator::new(seed).generate(300, &tokenizer).unwrap();
+        assert_eq!(generate(1), generate(1));
+        assert_ne!(generate(1), generate(2));
+        let text = generate(1);
         let words: HashSet<&str> = text.split_whitespace().collect();
         assert!(words.len() > 60, "{} words: {text}", words.len());
         assert!(text.contains(". ") && text.chars().any(|letter| letter.is_ascii_digit()), "{text}");

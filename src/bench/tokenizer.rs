@@ -1,7 +1,8 @@
-//! A tokenizer for random checkpoints, built in code: byte-level BPE of Qwen's make over the generator's words.
+//! Builds the tokenizer of random checkpoints: byte-level BPE like Qwen's, over the vocabulary of
+//! the text generator.
 //!
-//! Every word of [`super::text`] is one token, as most words are to a large tokenizer; letters and digits are tokens of
-//! their own, and so are the answers and identifiers that prompt families read.
+//! Every word of [`super::text`] is one token, as most words are for a large tokenizer. Letters,
+//! digits, and the answers and identifiers that prompt families read are single tokens too.
 
 use std::collections::HashSet;
 
@@ -9,24 +10,25 @@ use serde_json::{Map, Value, json};
 
 use super::text::{NAMES, WORDS};
 
-/// Where Qwen's tokenizers split a text.
+/// The pre-tokenization pattern of Qwen's tokenizers.
 const SPLIT: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// What byte-level tokenizers write a space as.
+/// The character that byte-level tokenizers use for a space.
 const SPACE: char = 'Ġ';
 
-/// What families read besides letters and digits.
+/// The answer tokens of prompt families, besides letters and digits.
 const ANSWERS: [&str; 4] = ["yes", "no", "Yes", "No"];
 
-/// The bytes of a `tokenizer.json` with these control tokens, whose ids come last.
+/// Builds a `tokenizer.json`. The control tokens have the last ids.
 #[must_use]
 pub fn build(controls: &[String]) -> Vec<u8> {
     let mut vocabulary: Vec<String> = byte_letters().map(String::from).collect();
     let mut known: HashSet<String> = vocabulary.iter().cloned().collect();
     let mut merges = Vec::new();
-    for token in tokens() {
-        // Letter by letter from the left: words that begin alike share their merges.
+    for token in multi_letter_tokens() {
+        // One merge for each letter, from the left, so that words with a common prefix share
+        // merges.
         for (end, letter) in token.char_indices().skip(1) {
             let whole = &token[..end + letter.len_utf8()];
             if known.insert(whole.to_owned()) {
@@ -38,8 +40,8 @@ pub fn build(controls: &[String]) -> Vec<u8> {
     let added: Vec<Value> = controls
         .iter()
         .enumerate()
-        .map(|(place, text)| {
-            json!({"id": vocabulary.len() + place, "content": text, "single_word": false, "lstrip": false,
+        .map(|(index, text)| {
+            json!({"id": vocabulary.len() + index, "content": text, "single_word": false, "lstrip": false,
                 "rstrip": false, "normalized": false, "special": true})
         })
         .collect();
@@ -60,8 +62,9 @@ pub fn build(controls: &[String]) -> Vec<u8> {
     tokenizer.to_string().into_bytes()
 }
 
-/// What becomes a token, in the order of the merges: words first, so that nothing shorter breaks them up.
-fn tokens() -> Vec<String> {
+/// The tokens of more than one letter, in the order of the merges: words first, so that no shorter
+/// token splits them.
+fn multi_letter_tokens() -> Vec<String> {
     let mut tokens: Vec<String> =
         WORDS.split_whitespace().chain(NAMES.split_whitespace()).flat_map(spellings).collect();
     tokens.extend(ANSWERS.map(str::to_owned));
@@ -70,13 +73,14 @@ fn tokens() -> Vec<String> {
     tokens
 }
 
-/// A word after a space, as it is and as a sentence's first.
+/// The two spellings of a word after a space: as it is, and capitalised.
 fn spellings(word: &str) -> [String; 2] {
     let (first, rest) = word.split_at(word.chars().next().map_or(0, char::len_utf8));
     [format!("{SPACE}{word}"), format!("{SPACE}{}{rest}", first.to_uppercase())]
 }
 
-/// The letters that stand for the 256 bytes: printable ones for themselves, the others from U+0100 on (GPT-2's rule).
+/// The characters for the 256 bytes, by GPT-2's rule: printable bytes stand for themselves, the
+/// others are mapped to U+0100 and above.
 fn byte_letters() -> impl Iterator<Item = char> {
     let mut next = 0x100;
     (0..=255_u32).filter_map(move |byte| {

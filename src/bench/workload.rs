@@ -1,28 +1,28 @@
-//! What is asked of a reranker: cases, each a size of request under a number of clients.
+//! The workload: cases, which combine requests of one size with a route and a number of clients.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::text::Writer;
+use super::text::TextGenerator;
 pub use crate::prompt::Tokenizer;
 
 use crate::prompt::PromptError;
 use crate::rerank::{Mode, RerankRequest};
 use crate::runtime::Checkpoint;
 
-/// Tokens of a made-up query.
+/// Tokens in a generated query.
 const QUERY_TOKENS: usize = 12;
 
-/// Different requests of a case; clients take them in turn.
+/// Number of different requests in a case; the clients send them in turn.
 const REQUESTS: usize = 8;
 
-/// Tokens of a document: as many, or evenly between two numbers.
+/// The length of documents in tokens: one number, or a range with a uniform distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Length {
-    /// The fewest.
+    /// The minimum.
     pub low: usize,
-    /// The most.
+    /// The maximum.
     pub high: usize,
 }
 
@@ -44,8 +44,7 @@ impl FromStr for Length {
         let (low, high) = text.split_once('-').unwrap_or((text, text));
         match (number(low), number(high)) {
             (Some(low), Some(high)) if low <= high => Ok(Self { low, high }),
-            _ => Err("expected a number of tokens from 1 to 1000000, or two with a hyphen between them, as in 20-400"
-                .to_owned()),
+            _ => Err("expected a number of tokens from 1 to 1000000, or a range such as 20-400".to_owned()),
         }
     }
 }
@@ -53,16 +52,16 @@ impl FromStr for Length {
 /// How requests reach the reranker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Route {
-    /// A call in this process.
+    /// A function call in this process.
     InProcess,
-    /// HTTP to a server that this process runs.
+    /// HTTP to a server in this process.
     Http,
-    /// HTTP to a server somewhere.
+    /// HTTP to an external endpoint.
     Url,
 }
 
 impl Route {
-    /// The word in tables and JSON.
+    /// The name in tables and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -73,76 +72,78 @@ impl Route {
     }
 }
 
-/// Requests of one kind under a number of clients.
+/// Requests of one size, with a route and a number of clients.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// The tokens of its documents as they were asked for; `None` for requests from a file.
+    /// The requested length of documents; `None` for requests from a file.
     pub length: Option<Length>,
-    /// Clients that each send one request after the other.
+    /// Number of clients; each sends one request at a time.
     pub concurrency: usize,
-    /// How requests travel.
+    /// The route of the requests.
     pub route: Route,
-    /// What the clients take in turn: at least one.
+    /// The requests that the clients send in turn; at least one.
     pub requests: Arc<Vec<RerankRequest>>,
 }
 
-/// Sizes to be combined, and what all requests share.
+/// The sizes to combine, and the settings of all requests.
 #[derive(Debug, Clone)]
 pub struct Grid {
-    /// Documents of a request.
+    /// Numbers of documents in a request.
     pub documents: Vec<usize>,
-    /// Tokens of a document.
+    /// Lengths of documents.
     pub lengths: Vec<Length>,
     /// The instruction of every request.
     pub instruction: Option<String>,
-    /// How documents are read.
+    /// Whether documents are read together or one at a time.
     pub mode: Mode,
-    /// Whether requests say how many tokens of a document may be read, so that none is cut.
+    /// Whether requests set `max_tokens_per_doc` to the documents' length, so that none is
+    /// truncated.
     pub set_limit: bool,
     /// Seed of the texts.
     pub seed: u64,
 }
 
-/// Requests of one size, or all those of a file.
+/// Requests of one size, or the requests of a file.
 #[derive(Debug, Clone)]
-pub struct Kind {
-    /// The tokens of its documents as they were asked for; `None` for requests from a file.
+pub struct RequestSet {
+    /// The requested length of documents; `None` for requests from a file.
     pub length: Option<Length>,
-    /// At least one.
+    /// The requests; at least one.
     pub requests: Arc<Vec<RerankRequest>>,
 }
 
 impl Grid {
-    /// Requests of every size; lengths are tokens of this tokenizer. The same seed makes the same requests.
+    /// Generates requests of every size, with lengths counted by this tokenizer. The same seed
+    /// generates the same requests.
     ///
     /// # Errors
-    /// [`PromptError::Tokenizer`] when the tokenizer fails.
-    pub fn kinds(&self, tokenizer: &Tokenizer) -> Result<Vec<Kind>, PromptError> {
-        let mut writer = Writer::new(self.seed);
-        let mut kinds = Vec::new();
+    /// [`PromptError::Tokenizer`] if the tokenizer fails.
+    pub fn generate(&self, tokenizer: &Tokenizer) -> Result<Vec<RequestSet>, PromptError> {
+        let mut generator = TextGenerator::new(self.seed);
+        let mut sets = Vec::new();
         for &length in &self.lengths {
             for &count in &self.documents {
                 let requests = (0..REQUESTS)
-                    .map(|_| self.request(&mut writer, count, length, tokenizer))
+                    .map(|_| self.generate_request(&mut generator, count, length, tokenizer))
                     .collect::<Result<_, _>>()?;
-                kinds.push(Kind { length: Some(length), requests: Arc::new(requests) });
+                sets.push(RequestSet { length: Some(length), requests: Arc::new(requests) });
             }
         }
-        Ok(kinds)
+        Ok(sets)
     }
 
-    fn request(
+    fn generate_request(
         &self,
-        writer: &mut Writer,
+        generator: &mut TextGenerator,
         documents: usize,
         length: Length,
         tokenizer: &Tokenizer,
     ) -> Result<RerankRequest, PromptError> {
-        let query = writer.text(QUERY_TOKENS, tokenizer)?;
+        let query = generator.generate(QUERY_TOKENS, tokenizer)?;
         let documents = (0..documents)
             .map(|_| {
-                let tokens = writer.number(length.low..=length.high);
-                writer.text(tokens, tokenizer)
+                let tokens = generator.draw_integer(length.low..=length.high);
+                generator.generate(tokens, tokenizer)
             })
             .collect::<Result<_, _>>()?;
         Ok(RerankRequest {
@@ -154,23 +155,23 @@ impl Grid {
     }
 }
 
-/// A tokenizer from the bytes of `file`; the embedded model's where there are none.
+/// Parses a tokenizer from the bytes of `file`; without bytes, returns that of the embedded model.
 ///
 /// # Errors
-/// [`PromptError::Tokenizer`] when they are no tokenizer.
+/// [`PromptError::Tokenizer`] if the bytes are not a tokenizer.
 pub fn read_tokenizer(bytes: Option<Vec<u8>>, file: &str) -> Result<Tokenizer, PromptError> {
     Tokenizer::from_bytes(&bytes.unwrap_or_else(|| Checkpoint::embedded().tokenizer), file)
 }
 
-/// Every kind of request by every route under every number of clients.
+/// Combines every set of requests with every number of clients and every route.
 #[must_use]
-pub fn cases(kinds: &[Kind], routes: &[Route], concurrency: &[usize]) -> Vec<Case> {
+pub fn combine_cases(sets: &[RequestSet], routes: &[Route], concurrency: &[usize]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for kind in kinds {
+    for set in sets {
         for &concurrency in concurrency {
             for &route in routes {
-                let requests = Arc::clone(&kind.requests);
-                cases.push(Case { length: kind.length, concurrency, route, requests });
+                let requests = Arc::clone(&set.requests);
+                cases.push(Case { length: set.length, concurrency, route, requests });
             }
         }
     }
@@ -182,16 +183,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_are_one_number_or_two() {
+    fn lengths_are_a_number_or_a_range() {
         assert_eq!("128".parse(), Ok(Length { low: 128, high: 128 }));
         assert_eq!("20-400".parse::<Length>().unwrap().to_string(), "20-400");
         for wrong in ["", "0", "9-8", "a", "1-2-3", "-5", "9999999"] {
-            assert!(wrong.parse::<Length>().unwrap_err().contains("as in 20-400"), "{wrong}");
+            assert!(wrong.parse::<Length>().unwrap_err().contains("such as 20-400"), "{wrong}");
         }
     }
 
     #[test]
-    fn a_grid_makes_requests_of_its_sizes_and_every_case_of_them() {
+    fn a_grid_generates_requests_of_every_size_and_all_cases() {
         let tokenizer = Tokenizer::from_bytes(&Checkpoint::embedded().tokenizer, "embedded").unwrap();
         let grid = Grid {
             documents: vec![2, 3],
@@ -201,10 +202,10 @@ mod tests {
             set_limit: true,
             seed: 1,
         };
-        let kinds = grid.kinds(&tokenizer).unwrap();
-        let sizes: Vec<usize> = kinds.iter().map(|kind| kind.requests[0].documents.len()).collect();
+        let sets = grid.generate(&tokenizer).unwrap();
+        let sizes: Vec<usize> = sets.iter().map(|set| set.requests[0].documents.len()).collect();
         assert_eq!(sizes, [2, 3]);
-        for request in kinds.iter().flat_map(|kind| kind.requests.iter()) {
+        for request in sets.iter().flat_map(|set| set.requests.iter()) {
             assert_eq!(tokenizer.count(&request.query).unwrap(), QUERY_TOKENS);
             assert!(
                 request.documents.iter().all(|text| (5..=9).contains(&tokenizer.count(text).unwrap())),
@@ -212,10 +213,10 @@ mod tests {
             );
             assert_eq!((request.mode, request.max_tokens_per_doc), (Mode::Listwise, Some(9)));
         }
-        assert_ne!(kinds[0].requests[0], kinds[0].requests[1]);
-        let again = grid.kinds(&tokenizer).unwrap();
-        assert_eq!(again[1].requests, kinds[1].requests);
-        let cases = cases(&kinds, &[Route::InProcess, Route::Http], &[1, 4]);
+        assert_ne!(sets[0].requests[0], sets[0].requests[1]);
+        let again = grid.generate(&tokenizer).unwrap();
+        assert_eq!(again[1].requests, sets[1].requests);
+        let cases = combine_cases(&sets, &[Route::InProcess, Route::Http], &[1, 4]);
         assert_eq!(cases.len(), 8);
         assert_eq!((cases[1].route, cases[1].concurrency, cases[2].concurrency), (Route::Http, 1, 4));
     }

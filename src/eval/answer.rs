@@ -1,4 +1,4 @@
-//! The reply of a reranking system, whatever it was: a model in this process or an endpoint.
+//! The reply of a reranking system: of a model in this process, or of an endpoint.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub struct ScoredDocument {
     pub index: usize,
     /// The relevance score; finite.
     pub score: f64,
-    /// Tokens that the model read of the document, if the system reports them.
+    /// Number of the document's tokens that the model read, if the system reports it.
     pub tokens_read: Option<usize>,
     /// Whether the document was truncated, if the system reports it.
     pub truncated: Option<bool>,
@@ -24,11 +24,11 @@ pub struct Answer {
     pub documents: Vec<ScoredDocument>,
     /// The model's name, if the system reports it.
     pub model: Option<String>,
-    /// Tokens sent through the model, if the system reports them.
+    /// Tokens that passed through the model, prompt included, if the system reports them.
     pub prompt_tokens: Option<usize>,
-    /// From sending the request that succeeded to having read the reply.
+    /// Time from sending the request to receiving the whole reply. Failed attempts do not count.
     pub latency: Duration,
-    /// Retries because the system was busy.
+    /// Number of retries because the system was busy.
     pub retries: usize,
     /// The time of each stage, if the system reports it.
     pub timing: Option<Timing>,

@@ -1,42 +1,42 @@
-//! Whether a relevance score can be read as a probability.
+//! Calibration: whether a relevance score can be read as a probability.
 
 use serde::{Deserialize, Serialize};
 
-/// Bins of equal width over `[0, 1]`.
+/// Number of bins of equal width over `[0, 1]`.
 const BINS: usize = 10;
 
-/// How scores and relevance go together, over documents.
+/// How well scores predict relevance, over documents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Expected calibration error: the bins' |mean score - relevant share|, weighted by their counts (Naeini, Cooper
-    /// and Hauskrecht 2015).
+    /// Expected calibration error: the mean of |mean score - relevant share| over the bins,
+    /// weighted by their counts (Naeini, Cooper and Hauskrecht 2015).
     pub ece: f64,
     /// Mean squared difference of score and relevance, 0 or 1 (Brier 1950).
     pub brier: f64,
-    /// The share of documents that is relevant; unjudged ones are not.
+    /// Share of relevant documents. Unjudged documents count as not relevant.
     pub relevant_share: f64,
-    /// Scores outside `[0, 1]`, which were taken as 0 or 1.
+    /// Number of scores outside `[0, 1]`; they were clamped to 0 or 1.
     pub clamped: usize,
     /// The bins, ascending.
     pub bins: Vec<Bin>,
 }
 
-/// The documents whose scores lie in `[low, high)`; the last bin holds 1 too.
+/// The documents with scores in `[low, high)`; the last bin includes 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
-    /// The lowest score.
+    /// Lower bound, inclusive.
     pub low: f64,
-    /// The score from which on the next bin counts.
+    /// Upper bound, exclusive except in the last bin.
     pub high: f64,
-    /// Documents in it.
+    /// Number of documents.
     pub count: usize,
-    /// Their mean score; 0 of none.
+    /// Mean score; 0 if the bin is empty.
     pub mean_score: f64,
-    /// The share of them that is relevant; 0 of none.
+    /// Share of relevant documents; 0 if the bin is empty.
     pub relevant_share: f64,
 }
 
-/// Sums of a bin.
+/// The sums over a bin's documents.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sums {
     count: usize,
@@ -45,9 +45,9 @@ struct Sums {
 }
 
 impl Calibration {
-    /// The calibration of scores with whether their documents are relevant.
+    /// Computes the calibration from pairs of a score and whether its document is relevant.
     #[must_use]
-    pub fn of(scored: &[(f64, bool)]) -> Self {
+    pub fn from_scores(scored: &[(f64, bool)]) -> Self {
         let mut bins = [Sums::default(); BINS];
         let (mut squares, mut clamped, mut relevant_documents) = (0.0, 0, 0);
         for &(score, relevant) in scored {
@@ -88,9 +88,9 @@ mod tests {
     }
 
     #[test]
-    fn bins_errors_and_shares_are_what_pen_and_paper_give() {
+    fn bins_errors_and_shares_match_a_calculation_by_hand() {
         let scored = [(0.05, false), (0.09, true), (0.1, false), (0.95, true), (1.0, true), (1.5, false)];
-        let found = Calibration::of(&scored);
+        let found = Calibration::from_scores(&scored);
         assert_eq!(found.bins.iter().map(|bin| bin.count).collect::<Vec<_>>(), [2, 1, 0, 0, 0, 0, 0, 0, 0, 3]);
         assert!(close(found.bins[0].mean_score, 0.07) && close(found.bins[0].relevant_share, 0.5));
         assert!(close(found.bins[9].low, 0.9) && close(found.bins[9].high, 1.0));
@@ -103,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_error() {
-        let found = Calibration::of(&[]);
+    fn without_scores_every_error_is_zero() {
+        let found = Calibration::from_scores(&[]);
         assert!(close(found.ece, 0.0) && close(found.brier, 0.0) && found.bins.len() == 10);
     }
 }

@@ -1,4 +1,5 @@
-//! Reranking over HTTP: three request shapes, and replies that are checked before they count.
+//! HTTP client for rerank endpoints: three request formats, retries while the server is busy, and
+//! validation of replies.
 
 use std::time::{Duration, Instant};
 
@@ -9,32 +10,33 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, ScoredDocument};
 use crate::rerank::{Mode, RerankRequest, Timing};
 
-/// How long a connection may take to come about.
+/// Time limit for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a reply may take.
+/// Time limit for the whole reply.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How often a request is repeated where the server says that it is busy.
-const RETRIES: usize = 5;
+/// Maximum number of retries while the server is busy (429 or 503).
+const MAX_RETRIES: usize = 5;
 
-/// The wait before a request is repeated where the server does not say how long; it doubles each time.
+/// Wait before the first retry if the server sends no `Retry-After`; it doubles with every retry.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
-/// The longest wait that a server can ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Upper limit of the wait, also for `Retry-After`.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// How much of an error's body is shown, in characters.
-const BODY_CHARACTERS: usize = 300;
+/// Maximum length of a body's excerpt in an error message, in characters.
+const EXCERPT_CHARACTERS: usize = 300;
 
-/// The shape of requests and replies.
+/// The format of requests and replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Api {
-    /// Cohere, Jina, vLLM, Podium: `query`, `documents`; rows in `results`.
+    /// Cohere, Jina, vLLM, Podium: `query` and `documents`; the reply has `results`.
     Rerank,
-    /// Voyage: the same with `top_k`; rows in `data`.
+    /// Voyage: the same with `top_k`; the reply has `data`.
     Voyage,
-    /// Text Embeddings Inference: `query`, `texts`; the reply is the rows, with a `score`.
+    /// Text Embeddings Inference: `query` and `texts`; the reply is an array of rows with a
+    /// `score`.
     Tei,
 }
 
@@ -48,52 +50,52 @@ pub struct Endpoint {
     key: Option<String>,
 }
 
-/// Why an endpoint gave no usable reply.
+/// The reason why an endpoint gave no usable reply.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// The address is none.
-    #[error("{url:?} is no http or https address: {problem}")]
+    /// The URL is invalid.
+    #[error("{url:?} is not a valid http or https URL: {problem}")]
     Address {
-        /// What was given.
+        /// The URL as it was given.
         url: String,
-        /// Why it cannot be used.
+        /// What is wrong with it.
         problem: String,
     },
-    /// Nothing came back.
+    /// The server could not be reached, or sent no complete reply.
     #[error("no reply from {url}")]
     NoReply {
-        /// The address, without secrets.
+        /// The URL, without secrets.
         url: String,
-        /// Why not.
+        /// The HTTP client's error.
         #[source]
         cause: reqwest::Error,
     },
-    /// The server refused or failed.
+    /// The server replied with an error status.
     #[error("{url} replied {status}: {body}")]
     Status {
-        /// The address, without secrets.
+        /// The URL, without secrets.
         url: String,
         /// The status.
         status: StatusCode,
-        /// The start of the body.
+        /// An excerpt of the body.
         body: String,
     },
-    /// The server stayed busy.
+    /// The server was still busy after the last retry.
     #[error("{url} replied {status} {tries} times: {body}")]
     Busy {
-        /// The address, without secrets.
+        /// The URL, without secrets.
         url: String,
         /// The last status.
         status: StatusCode,
-        /// How often it was asked.
+        /// Number of attempts.
         tries: usize,
-        /// The start of the last body.
+        /// An excerpt of the last body.
         body: String,
     },
-    /// The reply is not one finite score for each document.
-    #[error("the reply of {url} cannot be used: {problem}")]
+    /// The reply does not have one finite score for each document.
+    #[error("invalid reply from {url}: {problem}")]
     Reply {
-        /// The address, without secrets.
+        /// The URL, without secrets.
         url: String,
         /// What is wrong with it.
         problem: String,
@@ -101,16 +103,16 @@ pub enum EndpointError {
 }
 
 impl Endpoint {
-    /// An endpoint at `url`; an address without a path gets the one that is usual for its `api`. The `key` is sent as
-    /// a bearer token and shown nowhere.
+    /// Creates a client for the endpoint at `url`. A URL without a path gets the usual path of its
+    /// `api`. The `key` is sent as a bearer token; no message contains it.
     ///
     /// # Errors
-    /// [`EndpointError::Address`] for an address that is not http or https.
+    /// [`EndpointError::Address`] for a URL that is not http or https.
     pub fn new(url: &str, api: Api, model: Option<String>, key: Option<String>) -> Result<Self, EndpointError> {
-        let refuse = |problem: String| EndpointError::Address { url: url.to_owned(), problem };
-        let mut parsed = Url::parse(url).map_err(|error| refuse(error.to_string()))?;
+        let invalid = |problem: String| EndpointError::Address { url: url.to_owned(), problem };
+        let mut parsed = Url::parse(url).map_err(|error| invalid(error.to_string()))?;
         if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(refuse(format!("the scheme is {:?}", parsed.scheme())));
+            return Err(invalid(format!("its scheme is {:?}", parsed.scheme())));
         }
         if matches!(parsed.path(), "" | "/") {
             parsed.set_path(match api {
@@ -118,41 +120,42 @@ impl Endpoint {
                 Api::Tei => "/rerank",
             });
         }
-        // A redirect would turn the POST into a GET; the user should name the right address.
+        // A redirect would turn the POST into a GET, so it is an error that the user sees.
         let client = Client::builder()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REPLY_TIMEOUT)
             .build()
-            .map_err(|error| refuse(error.to_string()))?;
+            .map_err(|error| invalid(error.to_string()))?;
         Ok(Self { client, url: parsed, api, model, key })
     }
 
-    /// The address for people: no user, password or query string.
+    /// The URL for display: without user, password and query string.
     #[must_use]
-    pub fn shown_url(&self) -> String {
+    pub fn display_url(&self) -> String {
         let mut url = self.url.clone();
         url.set_query(None);
         url.set_fragment(None);
-        // These fail only for addresses without a host, which are not http.
+        // These fail only for URLs without a host, and http URLs have one.
         let _without_user = url.set_username("");
         let _without_password = url.set_password(None);
         url.to_string()
     }
 
-    /// What to call the system until it tells its name: the model it is asked for, else its host.
+    /// The name in reports until a reply contains the model's name: the requested model, otherwise
+    /// the host.
     #[must_use]
     pub fn name(&self) -> String {
         self.model.clone().or_else(|| self.url.host_str().map(str::to_owned)).unwrap_or_default()
     }
 
-    /// Sends a request, again where the server is busy, and reads the reply.
+    /// Sends a request, retries while the server is busy, and reads the reply.
     ///
     /// # Errors
-    /// Every [`EndpointError`] but a wrong address.
+    /// Any [`EndpointError`] except [`EndpointError::Address`].
     pub async fn rerank(&self, request: &RerankRequest) -> Result<Answer, EndpointError> {
         let body = self.body(request);
-        let url = self.shown_url();
+        let url = self.display_url();
         let no_reply = |cause: reqwest::Error| EndpointError::NoReply { url: url.clone(), cause: cause.without_url() };
         let mut retries = 0;
         loop {
@@ -162,19 +165,19 @@ impl Endpoint {
                 call = call.bearer_auth(key);
             }
             let response = call.send().await.map_err(no_reply)?;
-            let (status, wait) = (response.status(), wait_of(response.headers(), retries));
+            let (status, wait) = (response.status(), retry_wait(response.headers(), retries));
             let bytes = response.bytes().await.map_err(no_reply)?;
             let latency = started.elapsed();
             if status.is_success() {
-                let answer = read(self.api, &bytes, request.documents.len());
+                let answer = parse_reply(self.api, &bytes, request.documents.len());
                 let answer = answer.map_err(|problem| EndpointError::Reply { url, problem })?;
                 return Ok(Answer { latency, retries, ..answer });
             }
-            let body = start_of(&bytes);
+            let body = excerpt(&bytes);
             if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
                 return Err(EndpointError::Status { url, status, body });
             }
-            if retries == RETRIES {
+            if retries == MAX_RETRIES {
                 return Err(EndpointError::Busy { url, status, tries: retries + 1, body });
             }
             retries += 1;
@@ -182,7 +185,7 @@ impl Endpoint {
         }
     }
 
-    /// A request in the endpoint's shape. Options that were not asked for are not sent.
+    /// The request's body in the endpoint's format. Options with their default value are not sent.
     fn body(&self, request: &RerankRequest) -> Value {
         let count = request.documents.len();
         let mut body = match self.api {
@@ -203,45 +206,52 @@ impl Endpoint {
     }
 }
 
-/// How long to wait before try number `retries + 2`: what the server says (in seconds), else longer each time.
-fn wait_of(headers: &HeaderMap, retries: usize) -> Duration {
-    let told = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
-    told.map_or_else(|| FIRST_WAIT * 2_u32.saturating_pow(retries as u32), Duration::from_secs).min(LONGEST_WAIT)
+/// The wait before the next attempt: `Retry-After` in seconds, otherwise exponential back-off.
+fn retry_wait(headers: &HeaderMap, retries: usize) -> Duration {
+    let requested =
+        headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
+    requested.map_or_else(|| FIRST_WAIT * 2_u32.saturating_pow(retries as u32), Duration::from_secs).min(MAX_WAIT)
 }
 
-/// The start of a body on one line.
-fn start_of(bytes: &[u8]) -> String {
+/// The first characters of a body, on one line.
+fn excerpt(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes).split_whitespace().collect::<Vec<_>>().join(" ");
-    if text.is_empty() { "(empty body)".to_owned() } else { text.chars().take(BODY_CHARACTERS).collect() }
+    if text.is_empty() { "(empty body)".to_owned() } else { text.chars().take(EXCERPT_CHARACTERS).collect() }
 }
 
-/// Reads a reply about `count` documents. Latency and retries are not known here.
-fn read(api: Api, bytes: &[u8], count: usize) -> Result<Answer, String> {
+/// Parses and validates a reply about `count` documents. The caller sets latency and retries.
+fn parse_reply(api: Api, bytes: &[u8], count: usize) -> Result<Answer, String> {
     let reply: Value =
-        serde_json::from_slice(bytes).map_err(|error| format!("no JSON ({error}): {}", start_of(bytes)))?;
+        serde_json::from_slice(bytes).map_err(|error| format!("it is not JSON ({error}): {}", excerpt(bytes)))?;
     let (name, rows) = match api {
         Api::Rerank => ("results", reply.get("results")),
         Api::Voyage => ("data", reply.get("data")),
         Api::Tei => ("the reply", Some(&reply)),
     };
     let rows =
-        rows.and_then(Value::as_array).ok_or_else(|| format!("{name}: expected an array: {}", start_of(bytes)))?;
+        rows.and_then(Value::as_array).ok_or_else(|| format!("{name}: expected an array: {}", excerpt(bytes)))?;
     let score_name = if api == Api::Tei { "score" } else { "relevance_score" };
     let mut seen = vec![false; count];
     let mut documents = Vec::with_capacity(count);
-    for (place, row) in rows.iter().enumerate() {
-        let document = read_row(row, score_name).map_err(|problem| format!("{name}[{place}].{problem}"))?;
+    for (position, row) in rows.iter().enumerate() {
+        let document = parse_row(row, score_name).map_err(|problem| format!("{name}[{position}].{problem}"))?;
         match seen.get_mut(document.index) {
-            None => return Err(format!("{name}[{place}].index: {} of {count} documents", document.index)),
-            Some(true) => return Err(format!("{name}[{place}].index: {} is there twice", document.index)),
+            None => {
+                return Err(format!(
+                    "{name}[{position}].index: {} is out of range for {count} documents",
+                    document.index
+                ));
+            }
+            Some(true) => return Err(format!("{name}[{position}].index: {} occurs twice", document.index)),
             Some(seen) => *seen = true,
         }
         documents.push(document);
     }
     if let Some(missing) = seen.iter().position(|seen| !seen) {
-        return Err(format!("{name}: holds {} of {count} documents; {missing} is missing", documents.len()));
+        return Err(format!("{name}: has {} of {count} documents; document {missing} is missing", documents.len()));
     }
-    // Not every server sorts; where scores are equal, the reply's order stays.
+    // Not every server sorts its results. The sort is stable, so equal scores keep the reply's
+    // order.
     documents.sort_by(|left, right| right.score.total_cmp(&left.score));
     let usage = |name: &str| reply.get("usage").and_then(|usage| usage.get(name)).and_then(Value::as_u64);
     Ok(Answer {
@@ -250,14 +260,14 @@ fn read(api: Api, bytes: &[u8], count: usize) -> Result<Answer, String> {
         prompt_tokens: usage("prompt_tokens").or_else(|| usage("total_tokens")).map(|tokens| tokens as usize),
         latency: Duration::ZERO,
         retries: 0,
-        timing: reply.pointer("/meta/timing_ms").and_then(read_timing),
+        timing: reply.pointer("/meta/timing_ms").and_then(parse_timing),
     })
 }
 
-/// Where a Podium server says that its time went.
-fn read_timing(told: &Value) -> Option<Timing> {
+/// Parses the stage times of a Podium server.
+fn parse_timing(timing: &Value) -> Option<Timing> {
     let part = |name: &str| {
-        let milliseconds = told.get(name).and_then(Value::as_f64)?;
+        let milliseconds = timing.get(name).and_then(Value::as_f64)?;
         Duration::try_from_secs_f64(milliseconds / 1000.0).ok()
     };
     Some(Timing {
@@ -268,17 +278,18 @@ fn read_timing(told: &Value) -> Option<Timing> {
     })
 }
 
-fn read_row(row: &Value, score_name: &str) -> Result<ScoredDocument, String> {
+fn parse_row(row: &Value, score_name: &str) -> Result<ScoredDocument, String> {
     let empty = Map::new();
     let fields = row.as_object().unwrap_or(&empty);
-    let shown = |name: &str| fields.get(name).map_or_else(|| "nothing".to_owned(), Value::to_string);
-    let whole = |name: &str| fields.get(name).and_then(Value::as_u64).map(|number| number as usize);
-    let index = whole("index").ok_or_else(|| format!("index: expected a whole number, found {}", shown("index")))?;
-    // Numbers in JSON are finite, except that one like 1e999 is too large to be one.
+    let display = |name: &str| fields.get(name).map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let integer = |name: &str| fields.get(name).and_then(Value::as_u64).map(|number| number as usize);
+    let index = integer("index")
+        .ok_or_else(|| format!("index: expected an integer of 0 or more, found {}", display("index")))?;
+    // A JSON number such as 1e999 parses as infinite.
     let score = fields.get(score_name).and_then(Value::as_f64).filter(|score| score.is_finite());
-    let score = score.ok_or_else(|| format!("{score_name}: expected a number, found {}", shown(score_name)))?;
+    let score = score.ok_or_else(|| format!("{score_name}: expected a number, found {}", display(score_name)))?;
     let truncated = fields.get("truncated").and_then(Value::as_bool);
-    Ok(ScoredDocument { index, score, tokens_read: whole("tokens_read"), truncated })
+    Ok(ScoredDocument { index, score, tokens_read: integer("tokens_read"), truncated })
 }
 
 #[cfg(test)]
@@ -297,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_of_request_is_what_its_servers_take() {
+    fn every_api_has_its_request_format() {
         let mut asked = request();
         asked.instruction = Some("i".into());
         let body = |api| endpoint("http://h", api).body(&asked);
@@ -320,23 +331,23 @@ mod tests {
     }
 
     #[test]
-    fn an_address_gets_its_usual_path_and_loses_its_secrets_when_shown() {
-        let shown = |url, api| endpoint(url, api).shown_url();
-        assert_eq!(shown("http://h:1", Api::Rerank), "http://h:1/v1/rerank");
-        assert_eq!(shown("http://h:1/", Api::Tei), "http://h:1/rerank");
-        assert_eq!(shown("https://user:pass@h/v2/rerank?key=k#f", Api::Rerank), "https://h/v2/rerank");
-        for (url, problem) in [("h:1", "the scheme is \"h\""), ("/x", "relative URL without a base")] {
+    fn a_url_gets_its_usual_path_and_is_displayed_without_secrets() {
+        let displayed = |url, api| endpoint(url, api).display_url();
+        assert_eq!(displayed("http://h:1", Api::Rerank), "http://h:1/v1/rerank");
+        assert_eq!(displayed("http://h:1/", Api::Tei), "http://h:1/rerank");
+        assert_eq!(displayed("https://user:pass@h/v2/rerank?key=k#f", Api::Rerank), "https://h/v2/rerank");
+        for (url, problem) in [("h:1", "its scheme is \"h\""), ("/x", "relative URL without a base")] {
             let error = Endpoint::new(url, Api::Rerank, None, None).unwrap_err().to_string();
-            assert_eq!(error, format!("{url:?} is no http or https address: {problem}"));
+            assert_eq!(error, format!("{url:?} is not a valid http or https URL: {problem}"));
         }
     }
 
     #[test]
-    fn a_reply_of_every_shape_is_read_best_first() {
+    fn every_reply_format_is_parsed_and_sorted_best_first() {
         let rows = r#"[{"index": 1, "relevance_score": 0.2, "tokens_read": 3, "truncated": true}, {"index": 0, "relevance_score": 0.9}]"#;
         let rerank =
             format!(r#"{{"results": {rows}, "model": "x", "usage": {{"prompt_tokens": 7, "total_tokens": 8}}}}"#);
-        let answer = read(Api::Rerank, rerank.as_bytes(), 2).unwrap();
+        let answer = parse_reply(Api::Rerank, rerank.as_bytes(), 2).unwrap();
         assert_eq!((answer.model.as_deref(), answer.prompt_tokens), (Some("x"), Some(7)));
         let second = ScoredDocument { index: 1, score: 0.2, tokens_read: Some(3), truncated: Some(true) };
         let first = ScoredDocument { index: 0, score: 0.9, tokens_read: None, truncated: None };
@@ -345,40 +356,46 @@ mod tests {
         let timed = format!(
             r#"{{"results": {rows}, "meta": {{"timing_ms": {{"queue": 0.5, "tokenize": 1, "forward": 20, "total": 22}}}}}}"#
         );
-        let timing = read(Api::Rerank, timed.as_bytes(), 2).unwrap().timing.unwrap();
+        let timing = parse_reply(Api::Rerank, timed.as_bytes(), 2).unwrap().timing.unwrap();
         assert_eq!((timing.queue, timing.forward), (Duration::from_micros(500), Duration::from_millis(20)));
         let voyage = format!(r#"{{"data": {rows}, "usage": {{"total_tokens": 8}}}}"#);
-        let answer = read(Api::Voyage, voyage.as_bytes(), 2).unwrap();
+        let answer = parse_reply(Api::Voyage, voyage.as_bytes(), 2).unwrap();
         assert_eq!((answer.documents.len(), answer.prompt_tokens), (2, Some(8)));
         let tei = br#"[{"index": 0, "score": 0.1}, {"index": 1, "score": 0.4}]"#;
-        let answer = read(Api::Tei, tei, 2).unwrap();
+        let answer = parse_reply(Api::Tei, tei, 2).unwrap();
         assert_eq!(answer.documents.iter().map(|document| document.index).collect::<Vec<_>>(), [1, 0]);
     }
 
     #[test]
-    fn a_reply_that_is_not_one_finite_score_a_document_is_refused() {
+    fn a_reply_without_one_finite_score_for_each_document_is_an_error() {
         for (reply, problem) in [
-            (r#"{"results": [{"index": 0, "relevance_score": 1}]}"#, "results: holds 1 of 2 documents; 1 is missing"),
+            (
+                r#"{"results": [{"index": 0, "relevance_score": 1}]}"#,
+                "results: has 1 of 2 documents; document 1 is missing",
+            ),
             (
                 r#"{"results": [{"index": 0, "relevance_score": 1}, {"index": 0, "relevance_score": 1}]}"#,
-                "results[1].index: 0 is there twice",
+                "results[1].index: 0 occurs twice",
             ),
-            (r#"{"results": [{"index": 2, "relevance_score": 1}]}"#, "results[0].index: 2 of 2 documents"),
+            (
+                r#"{"results": [{"index": 2, "relevance_score": 1}]}"#,
+                "results[0].index: 2 is out of range for 2 documents",
+            ),
             (
                 r#"{"results": [{"index": 0, "relevance_score": null}]}"#,
                 "results[0].relevance_score: expected a number, found null",
             ),
-            (r#"{"results": [{"index": -1}]}"#, "results[0].index: expected a whole number, found -1"),
-            (r#"{"results": [7]}"#, "results[0].index: expected a whole number, found nothing"),
+            (r#"{"results": [{"index": -1}]}"#, "results[0].index: expected an integer of 0 or more, found -1"),
+            (r#"{"results": [7]}"#, "results[0].index: expected an integer of 0 or more, found nothing"),
             (r#"{"error": "x"}"#, r#"results: expected an array: {"error": "x"}"#),
         ] {
-            assert_eq!(read(Api::Rerank, reply.as_bytes(), 2).unwrap_err(), problem, "{reply}");
+            assert_eq!(parse_reply(Api::Rerank, reply.as_bytes(), 2).unwrap_err(), problem, "{reply}");
         }
-        assert!(read(Api::Rerank, b"<html>", 2).unwrap_err().ends_with(": <html>"));
-        assert!(read(Api::Tei, br#"[{"index": 0, "score": 1e999}]"#, 1).is_err());
+        assert!(parse_reply(Api::Rerank, b"<html>", 2).unwrap_err().ends_with(": <html>"));
+        assert!(parse_reply(Api::Tei, br#"[{"index": 0, "score": 1e999}]"#, 1).is_err());
     }
 
-    /// A server that gives these replies one after the other, and returns what it was sent.
+    /// Starts a server that sends these replies in turn. The thread returns the requests.
     fn server(replies: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec<String>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -403,7 +420,7 @@ mod tests {
     const BUSY: &str = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\nconnection: close\r\n\r\n{}";
 
     #[tokio::test]
-    async fn a_busy_server_is_asked_again_and_sees_the_key() {
+    async fn a_request_to_a_busy_server_is_retried_with_the_key() {
         let (url, serving) = server(vec![BUSY, BUSY, GOOD]);
         let answer = endpoint(&url, Api::Rerank).rerank(&request()).await.unwrap();
         assert_eq!((answer.retries, answer.documents.len()), (2, 2));
@@ -413,8 +430,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_stays_busy_or_refuses_is_an_error_with_status_and_body() {
-        let (url, _serving) = server(vec![BUSY; RETRIES + 1]);
+    async fn a_server_that_stays_busy_or_replies_an_error_is_reported_with_status_and_body() {
+        let (url, _serving) = server(vec![BUSY; MAX_RETRIES + 1]);
         let error = endpoint(&url, Api::Rerank).rerank(&request()).await.unwrap_err().to_string();
         assert_eq!(error, format!("{url}/v1/rerank replied 429 Too Many Requests 6 times: {{}}"));
         let (url, _serving) = server(vec!["HTTP/1.1 401 Unauthorized\r\nconnection: close\r\n\r\nno\n  key"]);
@@ -423,11 +440,11 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_is_the_servers_or_doubles_and_has_an_end() {
+    fn the_wait_is_retry_after_or_doubles_up_to_a_limit() {
         let headers = |value: &str| HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
-        assert_eq!(wait_of(&headers("7"), 3), Duration::from_secs(7));
-        assert_eq!(wait_of(&headers("9999"), 0), LONGEST_WAIT);
-        assert_eq!(wait_of(&headers("Wed, 21 Oct 2015 07:28:00 GMT"), 2), Duration::from_secs(4));
-        assert_eq!(wait_of(&HeaderMap::new(), 0), FIRST_WAIT);
+        assert_eq!(retry_wait(&headers("7"), 3), Duration::from_secs(7));
+        assert_eq!(retry_wait(&headers("9999"), 0), MAX_WAIT);
+        assert_eq!(retry_wait(&headers("Wed, 21 Oct 2015 07:28:00 GMT"), 2), Duration::from_secs(4));
+        assert_eq!(retry_wait(&HeaderMap::new(), 0), FIRST_WAIT);
     }
 }

@@ -1,7 +1,8 @@
-//! BM25 over a set's documents: candidates where no run gives them, and the baseline that reranking has to beat.
+//! BM25 over a set's documents. It retrieves candidates where the set has no run, and is the
+//! baseline that reranking has to beat.
 //!
-//! The scoring is the crate `bm25`'s, with k1 = 0.9 and b = 0.4 (the defaults of Anserini and of BEIR's baselines).
-//! What counts as a term is said here.
+//! The crate `bm25` scores, with k1 = 0.9 and b = 0.4 (the defaults of Anserini and of BEIR's
+//! baselines). This module defines the terms.
 
 use std::cmp::Ordering;
 
@@ -13,10 +14,10 @@ use super::datasets::{Dataset, Document, FirstStage};
 const K1: f32 = 0.9;
 const B: f32 = 0.4;
 
-/// The most documents that BM25 ranks for a query: a TREC run's usual depth.
+/// Maximum number of documents that BM25 ranks for a query: the usual depth of a TREC run.
 const DEPTH: usize = 1_000;
 
-/// Characters written without spaces between words: kana, Han, Hangul.
+/// Ranges of characters that are written without spaces between words: kana, Han, Hangul.
 const CJK: [(char, char); 6] = [
     ('\u{3040}', '\u{30FF}'),
     ('\u{31F0}', '\u{4DBF}'),
@@ -26,8 +27,8 @@ const CJK: [(char, char); 6] = [
     ('\u{20000}', '\u{323AF}'),
 ];
 
-/// English words without stop words, stemmed (Snowball), other alphabets spelled in Latin letters; of text without
-/// spaces between words, every pair of neighbouring characters.
+/// Splits text into terms: words without English stop words, transliterated to Latin letters and
+/// stemmed (Snowball). CJK text is split into pairs of neighbouring characters.
 struct Terms {
     words: DefaultTokenizer,
 }
@@ -64,7 +65,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// Indexes the documents, by their places.
+    /// Indexes the documents by their index in the slice.
     #[must_use]
     pub fn build(documents: &[Document]) -> Self {
         let texts: Vec<&str> = documents.iter().map(|document| document.text.as_str()).collect();
@@ -73,39 +74,41 @@ impl Index {
         let embedder = builder.k1(K1).b(B).build();
         let vectors: Vec<_> = texts.par_iter().map(|text| embedder.embed(text)).collect();
         let mut scorer = Scorer::new();
-        for (place, embedding) in vectors.into_iter().enumerate() {
-            scorer.upsert(&place, embedding);
+        for (index, embedding) in vectors.into_iter().enumerate() {
+            scorer.upsert(&index, embedding);
         }
         Self { embedder, scorer }
     }
 
-    /// The documents that have a term of the query, best first, equal scores in the set's order.
+    /// Indices of the documents that share a term with the query, best first. Documents with equal
+    /// scores keep the set's order.
     #[must_use]
     pub fn search(&self, query: &str) -> Vec<usize> {
         let mut found = self.scorer.matches(&self.embedder.embed(query));
-        // `matches` sorts by score alone, over a hash set.
-        found.sort_by(|left, right| descending(left.score, right.score).then(left.id.cmp(&right.id)));
+        // `matches` returns equal scores in random order, because it iterates over a hash set.
+        found.sort_by(|left, right| compare_descending(left.score, right.score).then(left.id.cmp(&right.id)));
         found.truncate(DEPTH);
         found.into_iter().map(|document| document.id).collect()
     }
 
-    /// These documents in BM25's order, equal scores in the given one.
+    /// Sorts candidates by BM25 score. Candidates with equal scores keep their order.
     #[must_use]
-    pub fn order(&self, query: &str, candidates: &[usize]) -> Vec<usize> {
+    pub fn rank(&self, query: &str, candidates: &[usize]) -> Vec<usize> {
         let query = self.embedder.embed(query);
         let score = |place: &usize| self.scorer.score(place, &query).unwrap_or(0.0);
         let mut scored: Vec<(usize, f32)> = candidates.iter().map(|place| (*place, score(place))).collect();
-        scored.sort_by(|(_, left), (_, right)| descending(*left, *right));
+        scored.sort_by(|(_, left), (_, right)| compare_descending(*left, *right));
         scored.into_iter().map(|(place, _)| place).collect()
     }
 }
 
-fn descending(left: f32, right: f32) -> Ordering {
+fn compare_descending(left: f32, right: f32) -> Ordering {
     right.partial_cmp(&left).unwrap_or(Ordering::Equal)
 }
 
-/// Finds the candidates of a set that has none yet, counts what is out of reach of the first `top`, and returns every
-/// query's first `top` candidates in BM25's order.
+/// Retrieves candidates for a set without a run, counts the relevant documents that are not among
+/// the first `top` candidates, and returns the first `top` candidates of every query in BM25's
+/// order.
 #[must_use]
 pub fn prepare(set: &mut Dataset, top: usize) -> Vec<Vec<usize>> {
     let index = Index::build(&set.documents);
@@ -114,9 +117,9 @@ pub fn prepare(set: &mut Dataset, top: usize) -> Vec<Vec<usize>> {
             query.candidates = index.search(&query.text);
         }
     }
-    set.count_out_of_reach(top);
+    set.count_unreachable(top);
     let first = |candidates: &[usize]| candidates[..top.min(candidates.len())].to_vec();
-    set.queries.iter().map(|query| index.order(&query.text, &first(&query.candidates))).collect()
+    set.queries.iter().map(|query| index.rank(&query.text, &first(&query.candidates))).collect()
 }
 
 #[cfg(test)]
@@ -139,11 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn documents_are_found_by_their_rarer_words_and_equal_ones_in_order() {
+    fn rare_words_rank_higher_and_ties_keep_the_sets_order() {
         let index = index(&["a red house", "a green house", "a blue house", "a blue house", "fish"]);
         assert_eq!(index.search("blue houses"), [2, 3, 0, 1]);
         assert_eq!(index.search("boats"), [0; 0]);
-        assert_eq!(index.order("fishing", &[3, 1, 4, 0]), [4, 3, 1, 0]);
+        assert_eq!(index.rank("fishing", &[3, 1, 4, 0]), [4, 3, 1, 0]);
     }
 
     #[test]

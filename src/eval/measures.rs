@@ -1,34 +1,39 @@
-//! How good one ranking is, by `trec_eval`'s definitions; `tests/fixtures/measures.json` holds its own numbers.
+//! Measures of one ranking, as `trec_eval` defines them. `tests/fixtures/measures.json` has
+//! `trec_eval`'s own values.
 //!
-//! A document is relevant from grade 1 on ([`RELEVANT_FROM`]); a fraction below 1 (in a file of slates) is a gain for
-//! nDCG and not relevant for the others. Unjudged documents and negative grades gain nothing.
+//! A document with a grade of 1 or more ([`RELEVANT_FROM`]) is relevant. A grade between 0 and 1
+//! (only slates have them) is a gain for nDCG, but not relevant for the other measures. Unjudged
+//! documents and negative grades have no gain.
 
 use super::datasets::{Grades, RELEVANT_FROM, is_relevant};
 
-/// A number in `[0, 1]` for a ranking; higher is better.
+/// A measure of a ranking, in `[0, 1]`; higher is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
-    /// Discounted cumulative gain of the first k over the best possible: gain = grade, discount = log2(rank + 1); the
-    /// ideal is over all judged documents (`ndcg_cut`; Järvelin and Kekäläinen 2002).
+    /// Discounted cumulative gain of the first k documents, divided by that of the ideal ranking of
+    /// all judged documents. Gain = grade, discount = log2(rank + 1) (`ndcg_cut`; Järvelin and
+    /// Kekäläinen 2002).
     Ndcg(usize),
-    /// 1 / rank of the first relevant document, 0 past k (`recip_rank` of the first k).
+    /// 1 / rank of the first relevant document; 0 if it is not among the first k (`recip_rank` of
+    /// the first k).
     Mrr(usize),
-    /// Whether a relevant document is among the first k (`success`).
+    /// 1 if a relevant document is among the first k, otherwise 0 (`success`).
     Hit(usize),
-    /// The share of the relevant documents that is among the first k (`recall`).
+    /// Share of the relevant documents that are among the first k (`recall`).
     Recall(usize),
-    /// Mean over all relevant documents of the precision at their rank; 0 for those not in the ranking (`map`).
+    /// Average precision: the mean over all relevant documents of the precision at their rank; 0
+    /// for those that the ranking lacks (`map`).
     Map,
 }
 
 impl Measure {
-    /// Every measure, the primary one first.
+    /// All measures, the primary one first.
     #[must_use]
     pub const fn all(k: usize) -> [Self; 5] {
         [Self::Ndcg(k), Self::Mrr(k), Self::Hit(k), Self::Recall(k), Self::Map]
     }
 
-    /// The name in reports: `ndcg@10`.
+    /// The name in reports, such as `ndcg@10`.
     #[must_use]
     pub fn name(self) -> String {
         match self {
@@ -40,9 +45,9 @@ impl Measure {
         }
     }
 
-    /// The value for a ranking, best document first, each at most once.
+    /// Computes the measure of a ranking: indices of documents, best first, each at most once.
     #[must_use]
-    pub fn of(self, ranking: &[usize], grades: &Grades) -> f64 {
+    pub fn compute(self, ranking: &[usize], grades: &Grades) -> f64 {
         let relevant = grades.values().filter(|grade| **grade >= RELEVANT_FROM).count();
         let hits = |k: usize| ranking.iter().take(k).filter(|place| is_relevant(grades, **place)).count();
         match self {
@@ -52,11 +57,11 @@ impl Measure {
                 first.map_or(0.0, |index| 1.0 / (index + 1) as f64)
             }
             Self::Hit(k) => f64::from(u8::from(hits(k) > 0)),
-            Self::Recall(k) => share(hits(k) as f64, relevant),
+            Self::Recall(k) => ratio(hits(k) as f64, relevant),
             Self::Map => {
                 let places = ranking.iter().enumerate().filter(|(_, place)| is_relevant(grades, **place));
-                share(
-                    places.enumerate().map(|(found, (index, _))| share((found + 1) as f64, index + 1)).sum(),
+                ratio(
+                    places.enumerate().map(|(found, (index, _))| ratio((found + 1) as f64, index + 1)).sum(),
                     relevant,
                 )
             }
@@ -78,8 +83,8 @@ fn ndcg(k: usize, ranking: &[usize], grades: &Grades) -> f64 {
     }
 }
 
-/// A share of a count; 0 of nothing.
-fn share(part: f64, count: usize) -> f64 {
+/// `part / count`; 0 if `count` is 0.
+fn ratio(part: f64, count: usize) -> f64 {
     if count == 0 { 0.0 } else { part / count as f64 }
 }
 
@@ -90,10 +95,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_measure_of_a_small_ranking_is_what_pen_and_paper_give() {
+    fn every_measure_of_a_small_ranking_matches_a_calculation_by_hand() {
         let grades = Grades::from([(0, 3.0), (1, 1.0), (2, 0.0), (3, -2.0), (9, 1.0)]);
         let ranking = [2, 1, 3, 0, 5];
-        let value = |measure: Measure| measure.of(&ranking, &grades);
+        let value = |measure: Measure| measure.compute(&ranking, &grades);
         let gained = 1.0 / 3_f64.log2() + 3.0 / 5_f64.log2();
         let ideal = 3.0 + 1.0 / 3_f64.log2() + 1.0 / 4_f64.log2();
         assert!((value(Measure::Ndcg(10)) - gained / ideal).abs() < 1e-12);
@@ -106,23 +111,23 @@ mod tests {
     }
 
     #[test]
-    fn fractions_gain_but_are_not_relevant_below_one() {
+    fn grades_between_zero_and_one_gain_but_are_not_relevant() {
         let grades = Grades::from([(0, 0.5), (1, 1.5)]);
-        assert!((Measure::Recall(1).of(&[1, 0], &grades) - 1.0).abs() < 1e-12);
-        assert!(Measure::Hit(1).of(&[0, 1], &grades).abs() < 1e-12);
+        assert!((Measure::Recall(1).compute(&[1, 0], &grades) - 1.0).abs() < 1e-12);
+        assert!(Measure::Hit(1).compute(&[0, 1], &grades).abs() < 1e-12);
         let expected = (0.5 + 1.5 / 3_f64.log2()) / (1.5 + 0.5 / 3_f64.log2());
-        assert!((Measure::Ndcg(2).of(&[0, 1], &grades) - expected).abs() < 1e-12);
+        assert!((Measure::Ndcg(2).compute(&[0, 1], &grades) - expected).abs() < 1e-12);
     }
 
     #[test]
     fn an_empty_ranking_scores_nothing() {
         for measure in Measure::all(10) {
-            assert!(measure.of(&[], &Grades::from([(0, 1.0)])).abs() < 1e-12);
-            assert!(measure.of(&[0], &Grades::new()).abs() < 1e-12);
+            assert!(measure.compute(&[], &Grades::from([(0, 1.0)])).abs() < 1e-12);
+            assert!(measure.compute(&[0], &Grades::new()).abs() < 1e-12);
         }
     }
 
-    /// What `tests/eval/make_golden.py` wrote: `trec_eval`'s values for 100 random rankings.
+    /// `trec_eval`'s values for a random ranking; `tests/eval/make_golden.py` writes 100 of them.
     #[derive(serde::Deserialize)]
     struct Golden {
         k: usize,
@@ -132,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn every_measure_is_trec_evals() {
+    fn every_measure_matches_trec_eval() {
         let cases: Vec<Golden> = serde_json::from_str(include_str!("../../tests/fixtures/measures.json")).unwrap();
         assert_eq!(cases.len(), 100);
         for (number, case) in cases.iter().enumerate() {
@@ -145,7 +150,7 @@ mod tests {
             });
             let ranking: Vec<usize> = run.iter().map(|(name, _)| place(name)).collect();
             for measure in Measure::all(case.k) {
-                let (found, expected) = (measure.of(&ranking, &grades), case.expected[&measure.name()]);
+                let (found, expected) = (measure.compute(&ranking, &grades), case.expected[&measure.name()]);
                 assert!((found - expected).abs() < 1e-9, "case {number}, {}: {found}, not {expected}", measure.name());
             }
         }

@@ -1,19 +1,20 @@
-//! Is it any good? Labelled data in, measures with their uncertainty out (`podium eval`).
+//! Ranking quality (`podium eval`): computes measures and their confidence intervals from labelled
+//! data.
 //!
-//! Data flows down this list; nothing here prints:
+//! Data flows down this table; nothing in this module prints:
 //!
-//! | file | question |
+//! | module | purpose |
 //! |---|---|
-//! | [`settings`] | what is asked of a run? |
-//! | [`datasets`] | what is judged? BEIR folders, TREC files, slates; the sample of queries |
-//! | [`first_stage`] | what does BM25 find, and how does it order the candidates? |
-//! | [`system`] | who reranks? the model in this process, or an [`endpoint`] |
-//! | [`run`] | every query in every order, with and without its instruction |
-//! | [`measures`] | how good is one ranking? nDCG, MRR, Hit, Recall, MAP |
-//! | [`statistics`], [`calibration`] | how sure is that? |
-//! | [`summary`] | what came out for a set? |
-//! | [`report`], [`page`] | the JSON, and the page that shows it |
-//! | [`gate`] | is it worse than it was? |
+//! | [`settings`] | the settings of a run |
+//! | [`datasets`] | reads BEIR folders, TREC files and slates; samples queries |
+//! | [`first_stage`] | BM25: retrieves candidates, and ranks them as the baseline |
+//! | [`system`], [`answer`] | the system (a model here or an [`endpoint`]) and its reply |
+//! | [`run`] | reranks every query in every input order, with and without its instruction |
+//! | [`measures`] | the quality of one ranking: nDCG, MRR, Hit, Recall, MAP |
+//! | [`statistics`], [`calibration`] | confidence intervals, significance, calibration of scores |
+//! | [`summary`] | the results of one set |
+//! | [`report`], [`page`] | the report as JSON and as an HTML page |
+//! | [`gate`] | compares a run with an earlier report, for CI |
 
 pub mod answer;
 pub mod calibration;

@@ -1,23 +1,23 @@
-//! The report as one HTML file that needs nothing else: the page's source with the JSON inside.
+//! The report as a self-contained HTML page: a static page with the JSON embedded.
 
 use super::report::Report;
 
-/// The page. Its script reads the JSON from the element `report`.
+/// The page's source. Its script reads the JSON from the element `report`.
 const PAGE: &str = include_str!("report.html");
 
-/// What stands in the page where the JSON comes.
-const PLACE: &str = "__REPORT__";
+/// The placeholder of the JSON in the page's source.
+const PLACEHOLDER: &str = "__REPORT__";
 
-/// The page that shows a report.
+/// Renders a report as HTML.
 ///
 /// # Errors
-/// When the report cannot be written as JSON, which only a number that is not finite could cause.
-pub fn page(report: &Report) -> serde_json::Result<String> {
-    Ok(PAGE.replacen(PLACE, &embeddable(&serde_json::to_string(report)?), 1))
+/// If the report cannot be serialised.
+pub fn render_page(report: &Report) -> serde_json::Result<String> {
+    Ok(PAGE.replacen(PLACEHOLDER, &escape_for_script(&serde_json::to_string(report)?), 1))
 }
 
-/// JSON that can stand in a script element: no text in it can end the element or begin a comment.
-fn embeddable(json: &str) -> String {
+/// Escapes JSON for a script element, so that no text can end the element or begin a comment.
+fn escape_for_script(json: &str) -> String {
     json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }
 
@@ -26,17 +26,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_can_leave_the_script_element() {
+    fn no_text_can_end_the_script_element() {
         let texts = ["</script><script>alert(1)", "<!-- x", "a\u{2028}b\u{2029}c"];
         let json = serde_json::to_string(&texts).unwrap();
-        let embedded = embeddable(&json);
+        let embedded = escape_for_script(&json);
         assert!(!embedded.contains(['<', '\u{2028}', '\u{2029}']), "{embedded}");
         assert_eq!(serde_json::from_str::<Vec<String>>(&embedded).unwrap(), texts);
     }
 
     #[test]
-    fn the_page_has_one_place_for_the_report() {
-        assert_eq!(PAGE.matches(PLACE).count(), 1);
+    fn the_page_has_one_placeholder_for_the_report() {
+        assert_eq!(PAGE.matches(PLACEHOLDER).count(), 1);
         assert!(PAGE.contains("<script type=\"application/json\" id=\"report\">__REPORT__</script>"));
     }
 }

@@ -1,7 +1,8 @@
-//! The JSON of a run: what `--json` writes, the page shows and the gate compares. Plain data; made in `summary`.
+//! The report of a run: plain data that `summary` computes, `--json` writes, the page shows and the
+//! gate compares.
 //!
-//! Every number is finite. Measures are keyed by their names (`ndcg@10`). A change that breaks readers raises
-//! [`SCHEMA`].
+//! Every number is finite. Measures are keyed by name (`ndcg@10`). A change that breaks readers of
+//! the JSON raises [`SCHEMA`].
 
 use std::collections::BTreeMap;
 
@@ -11,49 +12,49 @@ use super::calibration::Calibration;
 use super::datasets::LeftOut;
 use super::settings::EvalSettings;
 
-/// The version of the JSON.
+/// The version of the JSON format.
 pub const SCHEMA: u32 = 1;
 
-/// Something for each measure, by its name.
+/// A value for each measure, by the measure's name.
 pub type ByMeasure<T> = BTreeMap<String, T>;
 
-/// A whole run.
+/// The report of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
     /// Podium's version.
     pub podium: String,
-    /// When the report was made.
+    /// When the report was created.
     pub created_unix_seconds: u64,
     /// How long the run took.
     pub seconds: f64,
-    /// What reranked.
+    /// The system that was evaluated.
     pub system: SystemFacts,
-    /// What was asked for.
+    /// The settings of the run.
     pub settings: EvalSettings,
-    /// The measure that verdicts rest on.
+    /// The measure that decides the verdicts.
     pub primary: String,
-    /// The measures in the order they are shown in.
+    /// The names of the measures, in display order.
     pub metrics: Vec<String>,
-    /// The sets.
+    /// The results, one for each set.
     pub sets: Vec<SetReport>,
 }
 
-/// What reranked.
+/// The system that was evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SystemFacts {
-    /// The model's name, or the endpoint's host where it does not tell.
+    /// The model's name, or the endpoint's host if it does not report a name.
     pub name: String,
-    /// The prompt family of a model in this process.
+    /// The prompt family; `None` for an endpoint.
     pub family: Option<String>,
-    /// Its device.
+    /// The device; `None` for an endpoint.
     pub device: Option<String>,
-    /// The endpoint's address, without secrets.
+    /// The endpoint's URL, without secrets.
     pub url: Option<String>,
 }
 
-/// A mean over queries with its 95 % interval.
+/// A mean over queries with its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The mean.
@@ -72,18 +73,18 @@ pub struct Gain {
     pub estimate: Estimate,
     /// The two-sided p value of the randomisation test.
     pub p: f64,
-    /// Queries that got better.
+    /// Number of queries with a positive difference.
     pub wins: usize,
-    /// Queries that stayed.
+    /// Number of queries without a difference.
     pub ties: usize,
-    /// Queries that got worse.
+    /// Number of queries with a negative difference.
     pub losses: usize,
 }
 
-/// Something for the reranked order and the two baselines.
+/// A value for the reranked order and for the two baselines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Systems<T> {
-    /// The system's order: the mean over the input orders.
+    /// The order of the evaluated system; the mean over the input orders.
     pub reranked: T,
     /// The first stage's order.
     pub input: T,
@@ -91,106 +92,107 @@ pub struct Systems<T> {
     pub bm25: T,
 }
 
-/// What the reranked order gains over each baseline.
+/// The gain of the reranked order over each baseline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gains {
     /// Over the first stage's order.
     pub input: ByMeasure<Gain>,
-    /// Over BM25's.
+    /// Over BM25's order.
     pub bm25: ByMeasure<Gain>,
 }
 
-/// Whether the primary measure is better than BM25's.
+/// Whether the reranked order beats BM25 by the primary measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The interval of the gain lies above 0.
+    /// The whole interval of the gain is above 0.
     Better,
-    /// The gain is above 0 and its interval holds 0.
+    /// The gain is above 0, but its interval contains 0.
     Unclear,
-    /// The gain is 0: as good as BM25.
+    /// The gain is 0.
     Even,
     /// The gain is below 0.
     NotBetter,
 }
 
-/// What came out for a set.
+/// The results of one set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SetReport {
     /// The set's name.
     pub name: String,
-    /// Where it was read from.
+    /// The path that it was read from.
     pub source: String,
-    /// Queries that were evaluated.
+    /// Number of evaluated queries.
     pub queries: usize,
-    /// Queries with judged documents of which none is relevant.
+    /// Queries with judged documents, none of them relevant. The same as in `left_out`.
     pub queries_without_relevant: usize,
-    /// Everything that was left out.
+    /// Counts of what was not evaluated.
     pub left_out: LeftOut,
-    /// Documents of the set.
+    /// Number of documents in the set.
     pub documents: usize,
-    /// Where the candidates came from, in words.
+    /// Where the candidates came from, as a description.
     pub first_stage: String,
     /// The measures of each order.
     pub systems: Systems<ByMeasure<Estimate>>,
-    /// Paired differences.
+    /// Paired differences between orders.
     pub gains: Gains,
-    /// Whether reranking pays.
+    /// Whether reranking beats BM25.
     pub verdict: Verdict,
-    /// What the input order does; `None` for a single one.
+    /// The effect of the input order; `None` if there was only one.
     pub order: Option<OrderEffect>,
-    /// What instructions do; `None` where there is none.
+    /// The effect of the instruction; `None` without one.
     pub instruction: Option<InstructionEffect>,
-    /// Whether scores are probabilities: all documents of the first order.
+    /// Calibration of the scores, over all documents of the first input order.
     pub calibration: Calibration,
-    /// Documents that were cut over documents scored, if the system tells.
+    /// Share of the scored documents that were truncated, if the system reports it.
     pub truncated_share: Option<f64>,
-    /// The time of a request as its caller sees it.
+    /// Latency of a request as the client measures it.
     pub latency_ms: Latency,
-    /// What was read, if the system tells.
+    /// Token counts, if the system reports them.
     pub tokens: Option<Tokens>,
-    /// Every query.
+    /// The results of every query.
     pub per_query: Vec<QueryReport>,
-    /// The queries that lost most against BM25.
+    /// The queries with the largest losses against BM25.
     pub worst: Vec<WorstQuery>,
 }
 
-/// What the input order does to the scores.
+/// The effect of the input order on scores and ranks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OrderEffect {
-    /// How many orders were tried.
+    /// Number of input orders.
     pub orders: usize,
-    /// Kendall's tau-b of the scores between orders: each query's mean over the pairs of orders, then over queries.
-    /// `None` where no query has scores that differ.
+    /// Kendall's tau-b between the scores of two orders: the mean over the pairs of orders of a
+    /// query, then over queries. `None` if no query has differing scores.
     pub kendall_tau: Option<Agreement>,
-    /// Whether a document's place in the input shows in its rank.
+    /// How much a document's input position determines its rank.
     pub position_bias: PositionBias,
 }
 
-/// Agreement over queries.
+/// Rank correlation over queries.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
     /// The mean.
     pub mean: f64,
-    /// The 5th percentile: how bad it gets.
+    /// The 5th percentile.
     pub p5: f64,
 }
 
-/// Input position against output rank, over the shuffled orders.
+/// Position bias: input position against output rank, over the shuffled orders.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PositionBias {
-    /// Spearman's correlation of input position and output rank within a request, the mean over requests.
+    /// Spearman's correlation of input position and output rank in a request; the mean over
+    /// requests.
     pub spearman: f64,
-    /// Position by position, over the requests that have the most frequent number of documents.
+    /// Means by input position, over the requests with the most frequent number of documents.
     pub curve: Vec<PositionMean>,
 }
 
-/// What became of the documents at one input position.
+/// Means over the documents at one input position.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PositionMean {
-    /// The position, from 1.
+    /// The input position, from 1.
     pub position: usize,
-    /// Documents that stood there.
+    /// Number of documents at this position.
     pub count: usize,
     /// Their mean rank in the output, from 1.
     pub mean_rank: f64,
@@ -198,20 +200,22 @@ pub struct PositionMean {
     pub mean_score: f64,
 }
 
-/// With an instruction against without, over the queries that have one, in the given input order.
+/// Results with and without the instruction, over the queries that have one, in the given input
+/// order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstructionEffect {
-    /// Distinct instructions.
+    /// Number of distinct instructions.
     pub texts: usize,
-    /// Queries that have one.
+    /// Number of queries with an instruction.
     pub queries: usize,
-    /// The measures of both.
+    /// The measures with and without.
     pub systems: InstructionSystems,
-    /// Paired differences.
+    /// Paired differences between orders.
     pub gain: ByMeasure<Gain>,
-    /// Kendall's tau-b of the scores with and without, mean over queries; `None` where no query's scores differ.
+    /// Kendall's tau-b between the scores with and without, the mean over queries. `None` if no
+    /// query has differing scores.
     pub kendall_tau: Option<f64>,
-    /// The share of queries whose first document is another.
+    /// Share of queries where the instruction changes the first document.
     pub first_changed: f64,
 }
 
@@ -224,12 +228,12 @@ pub struct InstructionSystems {
     pub instructed: ByMeasure<Estimate>,
 }
 
-/// Milliseconds a request.
+/// Latency of a request, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
-    /// Requests that were timed: every query in every order.
+    /// Number of requests: every query in every order.
     pub requests: usize,
-    /// Repeated requests to a busy server; the waiting is not in the times.
+    /// Number of retries because the server was busy. Latencies do not include the waits.
     pub retries: usize,
     /// The mean.
     pub mean: f64,
@@ -239,22 +243,23 @@ pub struct Latency {
     pub p95: f64,
     /// The 99th percentile.
     pub p99: f64,
-    /// The slowest.
+    /// The maximum.
     pub max: f64,
 }
 
-/// What the system read.
+/// Token counts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Tokens {
-    /// Tokens sent through the model, prompts included.
+    /// Tokens that passed through the model, prompts included.
     pub per_request: Distribution,
-    /// Tokens read of a document; where the system does not tell, a request's tokens over its documents.
+    /// Tokens read of a document. If the system does not report them: the request's tokens divided
+    /// by its documents.
     pub per_document: Distribution,
-    /// Tokens of all requests over their time.
+    /// Tokens of all requests, divided by their total latency in seconds.
     pub per_second: f64,
 }
 
-/// A few numbers for many.
+/// Summary of a distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
     /// The mean.
@@ -263,58 +268,58 @@ pub struct Distribution {
     pub p50: f64,
     /// The 95th percentile.
     pub p95: f64,
-    /// The largest.
+    /// The maximum.
     pub max: f64,
 }
 
-/// One query.
+/// The results of one query.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QueryReport {
     /// Its id.
     pub id: String,
-    /// What was searched for.
+    /// Its text.
     pub query: String,
-    /// The instruction it came with.
+    /// Its instruction.
     pub instruction: Option<String>,
-    /// Documents that were reranked.
+    /// Number of reranked documents.
     pub documents: usize,
-    /// Relevant documents that are known, reranked or not.
+    /// Number of relevant documents, including those that were not reranked.
     pub relevant: usize,
-    /// Tokens of the first order's request, if the system tells.
+    /// Tokens of the request with the first input order, if the system reports them.
     pub tokens: Option<usize>,
-    /// Mean time of its requests; 0 for a query without documents.
+    /// Mean latency of its requests; 0 for a query without candidates.
     pub latency_ms: f64,
-    /// Documents that were cut in the first order, if the system tells.
+    /// Number of documents truncated in the first input order, if the system reports it.
     pub truncated: Option<usize>,
     /// The measures of each order.
     pub scores: Systems<ByMeasure<f64>>,
 }
 
-/// A query that lost against BM25, with the documents that show why.
+/// A query with a loss against BM25, and the documents that explain it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorstQuery {
     /// Its id.
     pub id: String,
-    /// What was searched for.
+    /// Its text.
     pub query: String,
-    /// The instruction it came with.
+    /// Its instruction.
     pub instruction: Option<String>,
-    /// The primary measure less BM25's: below 0.
+    /// The primary measure minus that of BM25; negative.
     pub gain: f64,
-    /// The first documents of the first order, and the relevant candidates, by rank.
+    /// The top documents and the relevant candidates, ranked as in the first input order.
     pub documents: Vec<WorstDocument>,
 }
 
-/// A document of such a query. Ranks are from 1.
+/// A document of a [`WorstQuery`]. Ranks are from 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorstDocument {
     /// Its id.
     pub id: String,
-    /// The start of its text.
+    /// The first characters of its text.
     pub text: String,
-    /// Its grade; `None` if it is not judged.
+    /// Its grade; `None` if it is unjudged.
     pub grade: Option<f64>,
-    /// Its rank as reranked.
+    /// Its rank after reranking.
     pub rank: usize,
     /// Its rank in the first stage.
     pub input_rank: usize,
@@ -322,6 +327,6 @@ pub struct WorstDocument {
     pub bm25_rank: usize,
     /// Its relevance score.
     pub score: f64,
-    /// Whether it was cut, if the system tells.
+    /// Whether it was truncated, if the system reports it.
     pub truncated: Option<bool>,
 }

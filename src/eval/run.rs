@@ -1,6 +1,8 @@
-//! The loop: every query in every input order, and without its instruction where it has one.
+//! Reranks every query of a set in every input order, and once more without its instruction if it
+//! has one.
 //!
-//! Requests are sent one after the other, so that a latency is that of a request alone.
+//! Requests are sent one at a time, so that no request waits for another and latencies are
+//! comparable.
 
 use std::time::Duration;
 
@@ -14,35 +16,36 @@ use super::settings::EvalSettings;
 use super::system::{System, SystemError};
 use crate::rerank::RerankRequest;
 
-/// One pass of a query's candidates through the system.
+/// The result of one rerank request for a query's candidates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pass {
-    /// Candidates, best first: places among the reranked candidates.
+    /// Indices of the reranked candidates, best first.
     pub ranking: Vec<usize>,
     /// Each candidate's relevance score.
     pub scores: Vec<f64>,
-    /// Each candidate's place in the input, from 0.
+    /// Each candidate's position in the input, from 0.
     pub positions: Vec<usize>,
-    /// Whether each candidate was cut off, if the system tells of all.
+    /// Whether each candidate was truncated, if the system reports it for all.
     pub truncated: Option<Vec<bool>>,
-    /// Tokens read of each candidate, if the system tells of all.
+    /// Tokens read of each candidate, if the system reports them for all.
     pub tokens_read: Option<Vec<usize>>,
-    /// Tokens sent through the model, if the system tells.
+    /// Tokens that passed through the model, if the system reports them.
     pub prompt_tokens: Option<usize>,
-    /// From request to reply.
+    /// Time from request to reply.
     pub latency: Duration,
-    /// How often the request was repeated because the system was busy.
+    /// Number of retries because the system was busy.
     pub retries: usize,
 }
 
-/// All passes of a query.
+/// All results of one query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueryRun {
-    /// The instruction of the passes in `orders`.
+    /// The instruction of the requests in `orders`.
     pub instruction: Option<String>,
-    /// One pass for each input order, the given one first; none for a query without candidates.
+    /// One result for each input order, the given order first; empty for a query without
+    /// candidates.
     pub orders: Vec<Pass>,
-    /// The given order without the instruction, where there is one.
+    /// The result of the given order without the instruction; `None` if there is no instruction.
     pub plain: Option<Pass>,
 }
 
@@ -59,24 +62,24 @@ pub struct QueryFailure {
     pub cause: SystemError,
 }
 
-/// One request that does not count: memory is touched, connections are made. Returns the model's name, if the system
-/// tells it.
+/// Sends one request that is not measured, so that memory is allocated and connections are open.
+/// Returns the model's name, if the system reports it.
 ///
 /// # Errors
-/// When the system fails.
+/// [`QueryFailure`] if the system fails.
 pub async fn warm_up(system: &System, set: &Dataset, settings: &EvalSettings) -> Result<Option<String>, QueryFailure> {
     let Some(query) = set.queries.iter().find(|query| !query.candidates.is_empty()) else { return Ok(None) };
     let positions: Vec<usize> = (0..settings.top.min(query.candidates.len())).collect();
-    let instruction = instruction_of(query, settings);
-    let request = request(set, query, &positions, instruction.as_deref(), settings);
+    let instruction = choose_instruction(query, settings);
+    let request = build_request(set, query, &positions, instruction.as_deref(), settings);
     let answer = system.rerank(request).await;
-    answer.map(|answer| answer.model).map_err(|cause| failed(set, query, cause))
+    answer.map(|answer| answer.model).map_err(|cause| query_failure(set, query, cause))
 }
 
-/// Reranks every query of a set; `after_query` is called after each.
+/// Reranks every query of a set, and calls `after_query` after each.
 ///
 /// # Errors
-/// When the system fails on a query.
+/// [`QueryFailure`] if the system fails on a query.
 pub async fn run_set(
     system: &System,
     set: &Dataset,
@@ -86,7 +89,7 @@ pub async fn run_set(
     let mut generator = Xoshiro256PlusPlus::seed_from_u64(settings.seed);
     let mut runs = Vec::with_capacity(set.queries.len());
     for query in &set.queries {
-        let instruction = instruction_of(query, settings);
+        let instruction = choose_instruction(query, settings);
         let given: Vec<usize> = (0..settings.top.min(query.candidates.len())).collect();
         let mut orders = Vec::new();
         let mut plain = None;
@@ -96,10 +99,10 @@ pub async fn run_set(
                 if number > 0 {
                     order.shuffle(&mut generator);
                 }
-                orders.push(pass(system, set, query, &order, instruction.as_deref(), settings).await?);
+                orders.push(rerank_once(system, set, query, &order, instruction.as_deref(), settings).await?);
             }
             if instruction.is_some() {
-                plain = Some(pass(system, set, query, &given, None, settings).await?);
+                plain = Some(rerank_once(system, set, query, &given, None, settings).await?);
             }
         }
         runs.push(QueryRun { instruction, orders, plain });
@@ -108,12 +111,12 @@ pub async fn run_set(
     Ok(runs)
 }
 
-/// The instruction of the command line, else the query's own.
-fn instruction_of(query: &Query, settings: &EvalSettings) -> Option<String> {
+/// The instruction of the command line, otherwise that of the query.
+fn choose_instruction(query: &Query, settings: &EvalSettings) -> Option<String> {
     settings.instruction.clone().or_else(|| query.instruction.clone())
 }
 
-async fn pass(
+async fn rerank_once(
     system: &System,
     set: &Dataset,
     query: &Query,
@@ -121,16 +124,16 @@ async fn pass(
     instruction: Option<&str>,
     settings: &EvalSettings,
 ) -> Result<Pass, QueryFailure> {
-    let answer = system.rerank(request(set, query, order, instruction, settings)).await;
-    Ok(in_candidates(answer.map_err(|cause| failed(set, query, cause))?, order))
+    let answer = system.rerank(build_request(set, query, order, instruction, settings)).await;
+    Ok(map_to_candidates(answer.map_err(|cause| query_failure(set, query, cause))?, order))
 }
 
-fn failed(set: &Dataset, query: &Query, cause: SystemError) -> QueryFailure {
+fn query_failure(set: &Dataset, query: &Query, cause: SystemError) -> QueryFailure {
     QueryFailure { set: set.name.clone(), query: query.id.clone(), cause }
 }
 
-/// The request for a query's candidates in this order.
-fn request(
+/// Builds the request for a query's candidates in this order.
+fn build_request(
     set: &Dataset,
     query: &Query,
     order: &[usize],
@@ -146,11 +149,12 @@ fn request(
     }
 }
 
-/// An answer about documents in this order, as one about the candidates.
-fn in_candidates(answer: Answer, order: &[usize]) -> Pass {
+/// Maps the indices of an answer, which refer to the request's order, back to the candidates.
+fn map_to_candidates(answer: Answer, order: &[usize]) -> Pass {
     let documents = answer.documents;
     let ranking = documents.iter().map(|document| order[document.index]).collect();
-    let mut by_candidate: Vec<(usize, _)> = documents.into_iter().map(|one| (order[one.index], one)).collect();
+    let mut by_candidate: Vec<(usize, _)> =
+        documents.into_iter().map(|document| (order[document.index], document)).collect();
     by_candidate.sort_by_key(|(candidate, _)| *candidate);
     let documents: Vec<_> = by_candidate.into_iter().map(|(_, document)| document).collect();
     Pass {
@@ -171,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_carried_back_to_the_candidates() {
+    fn an_answer_is_mapped_back_to_the_candidates() {
         let row = |index, score, cut| ScoredDocument { index, score, tokens_read: None, truncated: Some(cut) };
         let answer = Answer {
             documents: vec![row(2, 0.9, false), row(0, 0.5, true), row(1, 0.1, false)],
@@ -181,7 +185,7 @@ mod tests {
             retries: 0,
             timing: None,
         };
-        let pass = in_candidates(answer, &[1, 2, 0]);
+        let pass = map_to_candidates(answer, &[1, 2, 0]);
         assert_eq!(pass.ranking, [0, 1, 2]);
         assert_eq!(pass.scores, [0.9, 0.5, 0.1]);
         assert_eq!(pass.positions, [2, 0, 1]);

@@ -1,40 +1,42 @@
-//! How sure a figure is: intervals, tests and rank correlations, over plain numbers.
+//! Statistics over plain numbers: confidence intervals, a significance test and rank correlations.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
-/// Resamples of a bootstrap interval.
+/// Number of resamples for a bootstrap interval.
 const RESAMPLES: usize = 2_000;
 
-/// The most differences of which every combination of signs is tried.
-const MOST_EXACT: usize = 16;
+/// Maximum number of differences for the exact test, which tries every combination of signs.
+const MAX_EXACT: usize = 16;
 
-/// Draws of signs where there are more.
+/// Number of random combinations of signs where there are more differences.
 const DRAWS: usize = 10_000;
 
-/// Means that differ by less count as equal: sums in another order.
+/// Tolerance for rounding: sums in another order differ by less.
 const ROUNDING: f64 = 1e-12;
 
-/// The mean; 0 of nothing.
+/// The mean; 0 for an empty slice.
 #[must_use]
 pub fn mean(values: &[f64]) -> f64 {
     if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
 }
 
-/// The value below which a share of the values lies, between neighbours in proportion (numpy's default); 0 of nothing.
+/// The quantile at `share`, linearly interpolated (numpy's default); 0 for an empty slice.
 #[must_use]
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
-    let place = share.clamp(0.0, 1.0) * last as f64;
-    let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-    below + (above - below) * place.fract()
+    let position = share.clamp(0.0, 1.0) * last as f64;
+    let (below, above) = (sorted[position.floor() as usize], sorted[position.ceil() as usize]);
+    below + (above - below) * position.fract()
 }
 
-/// The 95 % interval of the mean by the percentile bootstrap over the values, 2,000 resamples (Efron 1979).
+/// The 95 % confidence interval of the mean, by the percentile bootstrap with 2,000 resamples
+/// (Efron 1979).
 ///
-/// The same seed resamples the same places, so that intervals of several measures belong together.
+/// The same seed draws the same indices, so that the intervals of several measures rest on the same
+/// resamples.
 #[must_use]
 pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
     if values.is_empty() {
@@ -49,26 +51,27 @@ pub fn bootstrap_interval(values: &[f64], seed: u64) -> (f64, f64) {
     (quantile(&means, 0.025), quantile(&means, 0.975))
 }
 
-/// The two-sided p value of paired differences under "either sign is as likely" (Fisher's randomisation test; Smucker,
-/// Allan and Carterette 2007): exact for up to 16 differences that are not 0, else over 10,000 draws with
-/// `(hits + 1) / (draws + 1)`. 1 where nothing differs.
+/// The two-sided p value of paired differences by Fisher's randomisation test (Smucker, Allan and
+/// Carterette 2007). The null hypothesis is that both signs of a difference are equally likely.
+/// Exact for up to 16 differences that are not 0; otherwise `(hits + 1) / (draws + 1)` over 10,000
+/// draws. 1 if nothing differs.
 #[must_use]
 pub fn sign_flip_test(differences: &[f64], seed: u64) -> f64 {
-    let moved: Vec<f64> = differences.iter().copied().filter(|difference| difference.abs() > ROUNDING).collect();
-    if moved.is_empty() {
+    let nonzero: Vec<f64> = differences.iter().copied().filter(|difference| difference.abs() > ROUNDING).collect();
+    if nonzero.is_empty() {
         return 1.0;
     }
-    let observed = moved.iter().sum::<f64>().abs() - ROUNDING;
+    let observed = nonzero.iter().sum::<f64>().abs() - ROUNDING;
     let sum = |negative: &dyn Fn(usize) -> bool| -> f64 {
-        moved.iter().enumerate().map(|(index, value)| if negative(index) { -value } else { *value }).sum()
+        nonzero.iter().enumerate().map(|(index, value)| if negative(index) { -value } else { *value }).sum()
     };
-    if moved.len() <= MOST_EXACT {
-        let combinations = 1_usize << moved.len();
+    if nonzero.len() <= MAX_EXACT {
+        let combinations = 1_usize << nonzero.len();
         let hits = (0..combinations).filter(|signs| sum(&|index| signs >> index & 1 == 1).abs() >= observed).count();
         return hits as f64 / combinations as f64;
     }
     let mut generator = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let mut signs = vec![0_u64; moved.len().div_ceil(64)];
+    let mut signs = vec![0_u64; nonzero.len().div_ceil(64)];
     let mut hits = 0;
     for _ in 0..DRAWS {
         signs.fill_with(|| generator.random());
@@ -77,8 +80,8 @@ pub fn sign_flip_test(differences: &[f64], seed: u64) -> f64 {
     (hits + 1) as f64 / (DRAWS + 1) as f64
 }
 
-/// Kendall's tau-b of two lists of scores for the same things: ties count for neither order (Kendall 1945). `None`
-/// for fewer than two things, or where one list is all ties.
+/// Kendall's tau-b of two lists of scores for the same items (Kendall 1945). Ties count for neither
+/// order. `None` for fewer than two items, or if all values of a list are equal.
 #[must_use]
 pub fn kendall_tau_b(left: &[f64], right: &[f64]) -> Option<f64> {
     let (mut balance, mut left_differs, mut right_differs) = (0.0, 0.0, 0.0);
@@ -98,8 +101,9 @@ fn direction(from: f64, to: f64) -> f64 {
     f64::from(i8::from(to > from) - i8::from(to < from))
 }
 
-/// Spearman's rho of two lists for the same things: Pearson's correlation of their ranks, equal values at their mean
-/// rank. `None` for fewer than two things, or where one list is all ties.
+/// Spearman's rho of two lists for the same items: Pearson's correlation of their ranks; equal
+/// values have their mean rank. `None` for fewer than two items, or if all values of a list are
+/// equal.
 #[must_use]
 pub fn spearman(left: &[f64], right: &[f64]) -> Option<f64> {
     let (left, right) = (ranks(left), ranks(right));
@@ -115,7 +119,7 @@ pub fn spearman(left: &[f64], right: &[f64]) -> Option<f64> {
     (scale > 0.0).then(|| both / scale)
 }
 
-/// Ranks from 1, ascending; equal values share their mean rank.
+/// Ranks from 1, ascending; equal values have their mean rank.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|left, right| values[*left].total_cmp(&values[*right]));
@@ -142,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_numpys() {
+    fn quantiles_match_numpy() {
         let values = [4.0, 1.0, 3.0, 10.0];
         for (share, expected) in [(0.0, 1.0), (0.5, 3.5), (0.95, 9.1), (0.05, 1.3), (1.0, 10.0)] {
             assert!(close(quantile(&values, share), expected), "{share}");
@@ -163,7 +167,7 @@ mod tests {
 
     #[test]
     fn few_differences_are_tested_exactly() {
-        // Of the 16 combinations of 1, 2, 3, 4 only + + + + and - - - - are as far from 0.
+        // Of the 16 sign combinations of 1, 2, 3, 4 only + + + + and - - - - are as far from 0.
         assert!(close(sign_flip_test(&[1.0, 2.0, 3.0, 4.0, 0.0], 1), 2.0 / 16.0));
         // |1 + 2 - 3 + 4| = 4: of the 16 sums 10, 8, 6, 4, 4, 2, 2, 0 and their negatives, five pairs are.
         assert!(close(sign_flip_test(&[1.0, 2.0, -3.0, 4.0], 1), 10.0 / 16.0));
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn correlations_are_scipys() {
+    fn correlations_match_scipy() {
         let left = [12.0, 2.0, 1.0, 12.0, 2.0];
         let right = [1.0, 4.0, 7.0, 1.0, 0.0];
         // scipy.stats.kendalltau(left, right) and spearmanr(left, right).

@@ -19,19 +19,20 @@ pub enum System {
 /// The system gave no usable reply.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemError {
-    /// The model refused the request or failed.
+    /// The model rejected the request or failed.
     #[error(transparent)]
     Rerank(#[from] RerankError),
-    /// The endpoint refused, failed, or sent an invalid reply.
+    /// The endpoint rejected the request, failed, or sent an invalid reply.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
 }
 
 impl System {
-    /// Reranks and measures the latency.
+    /// Reranks, and measures the latency.
     ///
     /// # Errors
-    /// The system refused the request, failed, or did not return one score for each document.
+    /// [`SystemError`] if the system rejects the request, fails, or does not return one score for
+    /// each document.
     pub async fn rerank(&self, request: RerankRequest) -> Result<Answer, SystemError> {
         match self {
             Self::InProcess(reranker) => {

@@ -1,4 +1,4 @@
-//! A small set and its passes, made by hand, for tests of what is computed from them.
+//! A small set and its results, written by hand, for unit tests.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::settings::EvalSettings;
 use super::summary::summarize;
 use crate::rerank::Mode;
 
-/// What is asked of a run over the first four candidates in two orders.
+/// Settings for the first four candidates in two orders.
 pub(super) fn settings() -> EvalSettings {
     EvalSettings {
         k: 10,
@@ -25,7 +25,8 @@ pub(super) fn settings() -> EvalSettings {
     }
 }
 
-/// Six documents; every query has the first five as candidates, in order, and the third alone is relevant.
+/// A set of six documents. Every query has the first five as candidates, in order; only the third
+/// is relevant.
 pub(super) fn set(name: &str, queries: usize) -> Dataset {
     let document = |place: usize| Document { id: format!("d{place}"), text: format!("text {place}") };
     let query = |number: usize| Query {
@@ -45,8 +46,8 @@ pub(super) fn set(name: &str, queries: usize) -> Dataset {
     }
 }
 
-/// A pass that gave the candidates these scores, with the candidates standing at these positions. It took 10 ms and
-/// 100 tokens, and cut the first candidate.
+/// A result with these scores and input positions of the candidates. It took 10 ms and 100 tokens;
+/// the first candidate is truncated.
 pub(super) fn pass(scores: &[f64], positions: &[usize]) -> Pass {
     let mut ranking: Vec<usize> = (0..scores.len()).collect();
     ranking.sort_by(|left, right| scores[*right].total_cmp(&scores[*left]));
@@ -62,12 +63,13 @@ pub(super) fn pass(scores: &[f64], positions: &[usize]) -> Pass {
     }
 }
 
-/// A query's passes without an instruction.
+/// The results of a query without an instruction.
 pub(super) fn query_run(orders: Vec<Pass>) -> QueryRun {
     QueryRun { instruction: None, orders, plain: None }
 }
 
-/// A report over sets of two queries in which the relevant document got this score; the others got 0.5, 0.4, 0.3.
+/// A report on sets of two queries. The relevant document has the given score, the others have 0.5,
+/// 0.4 and 0.3.
 pub(super) fn report(sets: &[(&str, f64)]) -> Report {
     let summarized = sets.iter().map(|(name, score)| {
         let scores = [0.5, 0.4, *score, 0.3];

@@ -1,4 +1,4 @@
-"""What a case checks: a client's answer against the server's own, and the text of its errors."""
+"""The checks of a case: compares a client's ranking with the server's, and its errors too."""
 
 import json
 import math
@@ -17,24 +17,26 @@ DOCUMENTS = [
     "Refunds of cancelled flights were slow last year, a newspaper wrote.",
 ]
 INSTRUCTION = "Prefer texts about trains and meals. Refunds are not relevant."
-# A stored instruction, which any client can ask for in the name of the model.
+# A stored instruction; any client can select it by the model's name (`podium-nano@brief`).
 PROFILE = "brief"
 
-# A key in the server with keys that works, and one that may send a single request a minute.
+# Keys for the server with keys: a valid one, one that is limited to a request per minute, an
+# invalid one.
 GOOD_KEY, SLOW_KEY, WRONG_KEY = "podium-good-key", "podium-slow-key", "podium-wrong-key"
 UNKNOWN_MODEL = "no-such-model"
 
-# What the server's message must name, so that a missing route does not pass for a missing model.
+# The server's message must contain this, so that a missing route is not mistaken for a missing
+# model.
 NAMED = {404: UNKNOWN_MODEL, 422: "query", 401: "key", 429: "limit"}
 
-# A rate limit that refills this soon is not used up for long enough to show it to a client.
+# If Retry-After is not above this, the limit may refill before the client sends its request.
 REFILL_SECONDS = 8
 
-# Scores of one request alone and in a batch with others differ in the last bits of an f32.
+# The score of a request differs in the last bits of an f32 when other requests are in its batch.
 TOLERANCE = 1e-4
 
-# Exceptions that a client raises when it stumbles over a reply, instead of telling its user what the server said.
-STUMBLES = (
+# Exceptions that mean that a client failed to parse an error reply, instead of showing its message.
+PARSE_FAILURES = (
     "KeyError",
     "AttributeError",
     "TypeError",
@@ -46,11 +48,11 @@ STUMBLES = (
 
 
 class Failed(Exception):
-    """A case that does not hold."""
+    """A failed check."""
 
 
 def send(url, path, body=None, key=None):
-    """A plain request, a POST where there is a body: status, reply and headers."""
+    """Sends a request, a POST if there is a body. Returns status, JSON reply and headers."""
     headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
     request = urllib.request.Request(url + path, json.dumps(body).encode() if body else None, headers)
     try:
@@ -63,12 +65,12 @@ def send(url, path, body=None, key=None):
 
 
 def post(url, path, body):
-    """A POST: status and reply."""
+    """Sends a POST. Returns status and JSON reply."""
     return send(url, path, body)[:2]
 
 
 def get(url, path):
-    """A GET: status and reply."""
+    """Sends a GET. Returns status and JSON reply."""
     return send(url, path)[:2]
 
 
@@ -93,43 +95,43 @@ class Servers:
             tap.forget()
 
     def ranking(self, query=QUERY, documents=None, **steering):
-        """What `POST /v1/rerank` says, past the wiretap: rows of index, relevance_score, raw_score.
+        """The ranking of `POST /v1/rerank`, past the wiretap: (index, relevance_score, raw_score).
 
-        `steering` is an `instruction` in words or the name of a stored one, a `profile`.
+        `steering` is an `instruction`, or a `profile` (the name of a stored instruction).
         """
         body = {"query": query, "documents": documents or DOCUMENTS, **steering}
         known_as = json.dumps(body)
         if known_as not in self.known:
             status, reply = post(self.direct, "/v1/rerank", body)
-            ensure(status == 200, f"the server's own answer is {status} {reply}")
+            ensure(status == 200, f"POST /v1/rerank replied {status} {reply}")
             self.known[known_as] = [
                 (row["index"], row["relevance_score"], row["raw_score"]) for row in reply["results"]
             ]
         return self.known[known_as]
 
     def exhaust(self):
-        """Uses the slow key until the server says 429."""
+        """Sends requests with the slow key until the server replies 429."""
         for _ in range(20):
             status, _, headers = send(self.keyed_direct, "/v1/rerank", {"query": "q", "documents": ["d"]}, SLOW_KEY)
             if status == 429:
                 wait = int(headers["retry-after"])
                 if wait > REFILL_SECONDS:
                     return
-                # A client that asks later than that would be let through.
+                # The limit refills too soon for the client's request, so wait and try again.
                 time.sleep(wait)
         raise Failed("no 429 after 20 requests with the key that has a rate limit")
 
 
-def ensure(holds, told):
-    """A check with its own words."""
-    if not holds:
-        raise Failed(told)
+def ensure(condition, message):
+    """Raises `Failed` with the message unless the condition holds."""
+    if not condition:
+        raise Failed(message)
 
 
 def check_ranking(servers, rows, top_n=None, texts=None, raw=False, **request):
-    """`rows` (index, score) are the server's first `top_n`, and `texts`, if given, the documents in that order.
+    """Checks that `rows` (index, score) are the server's first `top_n`, and `texts` their documents.
 
-    With `raw` the client calls its score a logit: then it is the family's own number and not bound to [0, 1].
+    With `raw`, scores may be logits, which are not limited to [0, 1].
     """
     rows = [(int(index), float(score)) for index, score in rows]
     expected = servers.ranking(**request)[:top_n]
@@ -149,19 +151,22 @@ def check_ranking(servers, rows, top_n=None, texts=None, raw=False, **request):
 
 
 def check_steered(servers, rows, raw=False, **steering):
-    """`rows` are the whole ranking under this instruction or profile, and its scores are others than without."""
+    """Checks that `rows` are the complete ranking with this instruction or profile.
+
+    It must change a score, so that a client which drops it fails.
+    """
     check_ranking(servers, rows, raw=raw, **steering)
     plain, steered = ({row[0]: row[1] for row in servers.ranking(**each)} for each in ({}, steering))
     ensure(max(abs(plain[index] - steered[index]) for index in plain) > 0.01, f"{steering} changes no score")
 
 
 def check_instruction(servers, rows, raw=False):
-    """`rows` are the whole ranking under INSTRUCTION."""
+    """Checks that `rows` are the complete ranking with INSTRUCTION."""
     check_steered(servers, rows, raw, instruction=INSTRUCTION)
 
 
-def message_of(reply):
-    """The message in an error body, whichever dialect it is in."""
+def extract_message(reply):
+    """The message in an error body of any dialect."""
     if isinstance(reply, dict):
         error = reply.get("error")
         for found in (
@@ -174,37 +179,37 @@ def message_of(reply):
     raise Failed(f"no message in the error {reply}")
 
 
-def plain(text):
-    """Without the quotes and escapes that stand around a message inside another."""
+def without_quotes(text):
+    """The text without quotes and escapes, which clients add when they embed a message."""
     return "".join(letter for letter in str(text) if letter not in "\\\"'")
 
 
 def check_error(servers, call, status, raises=Exception, loses=None):
-    """`call` raises `raises`, the server answered with `status`, and the server's message is in the exception.
+    """Checks that the server replied `status`, and `call` raises `raises` with the server's message.
 
-    `loses` says in words why this client cannot show the message, whatever a server sends; that is then checked too.
+    `loses` is the reason why this client cannot show the message of any server; then the check is that it does not.
     """
     try:
         result = call()
     except Failed:
         raise
-    except Exception as error:  # noqa: BLE001 whatever the client raises is what is looked at
+    except Exception as error:  # noqa: BLE001 the check inspects any exception of the client
         raised = error
     else:
-        raise Failed(f"no error, but {result!r}")
+        raise Failed(f"no error; the client returned {result!r}")
     exchanges = servers.exchanges()
-    ensure(exchanges, f"nothing was sent; {type(raised).__name__}: {raised}")
+    ensure(exchanges, f"the client sent no request; {type(raised).__name__}: {raised}")
     answered = exchanges[-1]
     ensure(
         answered.status == status, f"status {answered.status} instead of {status}; {type(raised).__name__}: {raised}"
     )
-    message = message_of(answered.reply())
+    message = extract_message(answered.reply())
     ensure(NAMED[status] in message, f"the server's message does not name {NAMED[status]!r}: {message!r}")
     ensure(isinstance(raised, raises), f"{type(raised).__name__} instead of {raises}: {raised}")
-    shown = plain(message) in plain(raised)
+    shown = without_quotes(message) in without_quotes(raised)
     if loses:
         ensure(not shown, f"the client shows the message now: {raised}")
         return f"client shows {type(raised).__name__}: {loses}"
-    ensure(type(raised).__name__ not in STUMBLES, f"the client stumbles: {type(raised).__name__}: {raised}")
+    ensure(type(raised).__name__ not in PARSE_FAILURES, f"the client failed to parse the reply: {type(raised).__name__}: {raised}")
     ensure(shown, f"the server's message {message!r} is not in {type(raised).__name__}: {raised}")
     return f"{type(raised).__name__}: {message}"

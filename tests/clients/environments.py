@@ -1,6 +1,7 @@
-"""The virtual environments of the clients: one for each list in `requirements/`, kept outside the repository.
+"""Creates the virtual environments of the clients: one for each list in `requirements/`.
 
-A folder is named after what is in its list and the Python that runs it, so that a second run installs nothing.
+They are outside the repository. A folder's name has a hash of the list and the Python version, so
+that a second run installs nothing.
 """
 
 import fcntl
@@ -16,50 +17,50 @@ LISTS = pathlib.Path(__file__).parent / "requirements"
 UV = "uv==0.13.9"
 
 
-def cache():
-    """Where they are: PODIUM_CLIENTS_CACHE, or a folder in the user's cache."""
+def cache_folder():
+    """The folder of the environments: PODIUM_CLIENTS_CACHE, or a folder in the user's cache."""
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(os.environ.get("PODIUM_CLIENTS_CACHE") or pathlib.Path(home) / "podium" / "clients-venv")
 
 
 def prepare(names):
-    """Makes what is missing of the environments `names`; the Python of each by its name."""
-    folder = cache()
+    """Creates the missing environments of `names`. Returns the Python of each by name."""
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
-        # Two runs at once wait for each other here, and only here.
+        # Concurrent runs install one after the other.
         fcntl.flock(lock, fcntl.LOCK_EX)
         return {name: str(environment(folder, name)) for name in sorted(names)}
 
 
 def environment(folder, name):
-    """The Python of one environment."""
+    """Creates one environment unless it exists. Returns its Python."""
     requirements = LISTS / f"{name}.txt"
     digest = hashlib.sha256(f"{sys.version_info[:2]}".encode() + requirements.read_bytes()).hexdigest()[:12]
     install = ["pip", "install", "--quiet", "--requirement", requirements, "--python"]
-    return made(folder / f"{name}-{digest}", False, lambda python: [installer(folder), *install, python])
+    return create_environment(folder / f"{name}-{digest}", False, lambda python: [installer(folder), *install, python])
 
 
 def installer(folder):
-    """uv, which installs a few hundred packages in seconds."""
+    """Installs uv unless it exists. Returns its path."""
     name = UV.replace("==", "-")
     pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV]
-    return made(folder / name, True, lambda python: [python, *pip]).with_name("uv")
+    return create_environment(folder / name, True, lambda python: [python, *pip]).with_name("uv")
 
 
 def uv_settings():
-    """The environment, with pip's index and certificates for uv too."""
+    """The environment variables, with pip's index and certificates also for uv."""
     same = {"PIP_INDEX_URL": "UV_DEFAULT_INDEX", "PIP_CERT": "SSL_CERT_FILE"}
     return {**{uv: os.environ[pip] for pip, uv in same.items() if pip in os.environ}, **os.environ}
 
 
-def made(place, with_pip, command):
-    """The Python of the environment in `place`, made by `command` unless it is complete."""
-    python, complete = place / "bin" / "python", place / "complete"
+def create_environment(folder, with_pip, command):
+    """Creates the environment `folder` with `command` unless it is complete. Returns its Python."""
+    python, complete = folder / "bin" / "python", folder / "complete"
     if not complete.exists():
-        print(f"installing {place}", file=sys.stderr)
-        shutil.rmtree(place, ignore_errors=True)
-        venv.create(place, with_pip=with_pip, symlinks=True)
+        print(f"installing {folder}", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=with_pip, symlinks=True)
         subprocess.run([str(part) for part in command(python)], check=True, stdin=subprocess.DEVNULL, env=uv_settings())
         complete.touch()
     return python

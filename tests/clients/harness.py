@@ -1,7 +1,7 @@
-"""What a case is: a function that `@case` registers. `python harness.py MODULE` runs those of one module.
+"""Registers cases and runs them: `python harness.py MODULE` runs the cases of one module.
 
-It runs in the environment that has the module's packages. A module in `cases/` registers its functions with `@case`,
-and the errors of a client with `error_cases`. Each becomes one JSON line on standard output.
+It runs in the environment that has the module's packages. A module in `cases/` registers functions with
+`@case`, and the errors of a client with `error_cases`. Each case prints one JSON line on standard output.
 """
 
 import importlib
@@ -25,16 +25,16 @@ def version(package):
 
 
 def voyage_losses():
-    """For each status, why Voyage's older SDKs cannot show an error that precedes the reading of a body.
+    """By status, the reason why Voyage's older SDKs cannot show an error that precedes the body.
 
-    The path decides the form of such an error, and the shared paths have the form that most clients read.
+    The path decides the format of such an error, and shared paths have the format that most clients read.
     """
     is_old = version("voyageai").startswith("0.3.")
     return dict.fromkeys((401, 429), "it fails on an `error` that is an object") if is_old else {}
 
 
 def case(client, call, package=None):
-    """Registers a case: `client` and `call` name it, `package` is asked for its version."""
+    """Registers a case named `client` and `call`. The table shows the version of `package`."""
 
     def register(function):
         CASES.append((client, version(package) if package else "", call, function))
@@ -44,15 +44,15 @@ def case(client, call, package=None):
 
 
 def error_cases(client, name, package, call, kinds=(404, 422, 401, 429), raises=None, loses=None):
-    """One case for each kind of error. `call(url, key, model, query)` sends one request, without retries.
+    """Registers a case for each kind of error. `call(url, key, model, query)` sends a request.
 
-    `raises` and `loses` may differ by status: then they are dictionaries.
+    It must not retry. `raises` and `loses` may differ by status: then they are dictionaries.
     """
 
     def by_status(value, status):
         return value.get(status) if isinstance(value, dict) else value
 
-    def one(status, told, send):
+    def register(status, description, send):
         def function(servers):
             ensure(status not in (401, 429) or servers.keyed_tap, "there is no server with keys")
             if status == 429:
@@ -61,7 +61,7 @@ def error_cases(client, name, package, call, kinds=(404, 422, 401, 429), raises=
                 servers, lambda: send(servers), status, by_status(raises, status) or Exception, by_status(loses, status)
             )
 
-        CASES.append((client, version(package) if package else "", f"{name}: {told}", function))
+        CASES.append((client, version(package) if package else "", f"{name}: {description}", function))
 
     model = "podium-nano"
     sends = {
@@ -71,11 +71,11 @@ def error_cases(client, name, package, call, kinds=(404, 422, 401, 429), raises=
         429: ("rate limit", lambda s: call(s.keyed_tap.url, SLOW_KEY, model, QUERY)),
     }
     for status in kinds:
-        one(status, *sends[status])
+        register(status, *sends[status])
 
 
-def where(error):
-    """The line of the case that it came from."""
+def case_line(error):
+    """The file and line of the case that an error comes from."""
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if os.sep + "cases" + os.sep in frame.filename
     ]
@@ -83,7 +83,7 @@ def where(error):
 
 
 def run_case(servers, client, installed, call, function):
-    """Runs one case and gives its row."""
+    """Runs one case. Returns its row of the table."""
     servers.forget()
     started = time.monotonic()
     row = {"client": client, "version": installed, "call": call, "result": "ok", "note": ""}
@@ -91,7 +91,7 @@ def run_case(servers, client, installed, call, function):
         row["note"] = function(servers) or ""
     except Exception as error:  # noqa: BLE001 every failure becomes a row
         row["result"] = "FAILED"
-        row["note"] = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}{where(error)}"
+        row["note"] = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}{case_line(error)}"
         row["exchanges"] = [str(each) for each in servers.exchanges()[-3:]]
     row["path"] = ", ".join(dict.fromkeys(f"{e.path.split('?')[0]}" for e in servers.exchanges()))
     row["seconds"] = round(time.monotonic() - started, 2)
@@ -99,7 +99,7 @@ def run_case(servers, client, installed, call, function):
 
 
 def main(module):
-    # What clients print goes to standard error; standard output is for the rows.
+    # Standard output is only for the rows, so prints of clients go to standard error.
     out, sys.stdout = sys.stdout, sys.stderr
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)

@@ -1,7 +1,7 @@
-"""Starts the servers, runs every group of cases in its environment, prints the table.
+"""Starts the servers, runs every group of cases in its environment, and prints a table of results.
 
-Two servers: one open, which accepts the model names that clients insist on, and one with keys, of which one key may
-send a single request a minute.
+There are two servers: one without keys, which accepts the model names that clients require, and one with
+keys, one of which is limited to a request per minute.
 """
 
 import concurrent.futures
@@ -43,7 +43,7 @@ GROUPS = [
     ("pages", "sdks"),
 ]
 
-# What clients send as a model, because their vendor has it, or will not work without.
+# Model names that clients send: defaults of their vendors, or names that they require.
 SERVED_NAMES = [
     "podium-nano",
     "rerank-v4.0-pro",
@@ -63,7 +63,7 @@ GROUP_SECONDS = 300
 
 
 class Server:
-    """A podium on a free port."""
+    """A podium process on a free port."""
 
     def __init__(self, folder, name, flags):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -72,13 +72,13 @@ class Server:
         self.log = folder / f"{name}.log"
         command = [os.environ["PODIUM_BIN"], "serve", "--listen", f"127.0.0.1:{port}", "--offline", *flags]
         print("server:", " ".join(command), file=sys.stderr)
-        # No settings but these flags.
+        # Without variables that change settings.
         bare = {name: value for name, value in os.environ.items() if not name.startswith("PODIUM")}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env=bare, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def wait(self, seconds=60):
-        """Until /ready says so."""
+        """Waits until /ready replies 200."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self.process.poll() is None:
             try:
@@ -90,7 +90,7 @@ class Server:
         raise RuntimeError(f"the server did not become ready:\n{self.log.read_text()}")
 
     def stop(self):
-        """Ends it, gently first."""
+        """Stops the process: SIGTERM, then SIGKILL after 10 s."""
         self.process.terminate()
         try:
             self.process.wait(10)
@@ -100,7 +100,7 @@ class Server:
 
 
 def start(folder, name, flags):
-    """A server that is ready, or None where these flags make none."""
+    """Starts a server and waits until it is ready. Returns None if it does not start."""
     try:
         server = Server(folder, name, flags)
         server.wait()
@@ -111,7 +111,7 @@ def start(folder, name, flags):
 
 
 def keyed_flags(folder):
-    """Flags of the server with keys: a file of them, one a line."""
+    """Writes a file of API keys. Returns the flags of the server with keys."""
     keys = folder / "keys"
     keys.write_text(f"{GOOD_KEY} name=good\n{SLOW_KEY} name=slow requests_per_minute=1\n")
     keys.chmod(0o600)
@@ -119,7 +119,7 @@ def keyed_flags(folder):
 
 
 def environment_for(urls):
-    """No proxies, no telemetry, no credentials of the machine: only what a case passes."""
+    """The environment variables of a group, without proxies, telemetry and credentials."""
     kept = {
         name: os.environ[name]
         for name in os.environ
@@ -138,7 +138,7 @@ def environment_for(urls):
 
 
 def run_group(group, pythons, urls):
-    """Runs one group; rows, and one more if the group itself broke."""
+    """Runs one group. Returns the rows of its cases, and one more if the group itself failed."""
     module, name = group
     command = [pythons[name] if name else sys.executable, "-W", "ignore", str(HERE / "harness.py"), module]
     urls = {**urls, "PODIUM_CLIENTS_ENVIRONMENT": name or ""}
@@ -147,7 +147,7 @@ def run_group(group, pythons, urls):
         output, problem = done.stdout, done.stderr[-2000:] if done.returncode else ""
     except subprocess.TimeoutExpired as late:
         output = (late.stdout or b"").decode()
-        problem = f"it ran for over {GROUP_SECONDS} s"
+        problem = f"the group took more than {GROUP_SECONDS} s"
     rows = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     if problem or not rows:
         rows.append(
@@ -164,7 +164,7 @@ def run_group(group, pythons, urls):
 
 
 def print_table(rows):
-    """Client, version, call, path, result; then what went wrong, in full."""
+    """Prints client, version, call, path and result of every case, then the failures in full."""
     columns = ("client", "version", "call", "path", "result")
     widths = [max(len(each) for each in [column] + [row[column] for row in rows]) for column in columns]
     for row in [dict(zip(columns, columns))] + rows:
@@ -176,20 +176,20 @@ def print_table(rows):
             print(f"    {exchange}")
     noted = [row for row in rows if row["result"] == "ok" and row["note"].startswith("client ")]
     if noted:
-        print("\nErrors that a client keeps from its user, whatever the server sends:")
+        print("\nErrors whose message a client does not show, whatever the server sends:")
         for row in noted:
             print(f"  {row['client']} {row['call']}: {row['note']}")
-    print(f"\n{len(rows) - len(failures)} of {len(rows)} cases hold")
+    print(f"\n{len(rows) - len(failures)} of {len(rows)} cases passed")
     return failures
 
 
 def main(wanted):
     groups = [group for group in GROUPS if not wanted or any(each in group[0] for each in wanted)]
     if not groups:
-        print("no group has such a name:", *wanted, file=sys.stderr)
+        print("no group has a name that contains:", *wanted, file=sys.stderr)
         return 2
     pythons = prepare({name for _, name in groups if name})
-    # Everything from here on is on this machine.
+    # All further requests go to this machine.
     os.environ["NO_PROXY"] = "*"
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="podium-clients-") as name:

@@ -1,7 +1,6 @@
-"""A TCP relay in front of a server: bytes pass unchanged in both directions, and what went over is kept.
+"""A TCP relay in front of a server: forwards bytes unchanged in both directions and records them.
 
-The table of results shows the path that a client really called, and a failing case shows the request as it was sent
-and the reply as it was read.
+The table of results has the path that a client called; a failed case has its requests and replies.
 """
 
 import json
@@ -22,7 +21,7 @@ class Exchange:
     received: bytes = b""
 
     def reply(self):
-        """The reply's JSON; None where it is none."""
+        """The reply's JSON; None if it is not JSON."""
         try:
             return json.loads(self.received)
         except ValueError:
@@ -65,12 +64,12 @@ class Wiretap:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def forget(self):
-        """Starts over: exchanges so far are not listed any more."""
+        """Discards the exchanges so far."""
         for connection in self.connections:
             connection.forgotten = len(connection.exchanges())
 
     def exchanges(self):
-        """What went over since the last `forget`, connection by connection."""
+        """The exchanges since the last `forget`, by connection."""
         return [each for connection in self.connections for each in connection.exchanges()[connection.forgotten :]]
 
     def _accept(self):
@@ -84,7 +83,7 @@ class Wiretap:
 
 
 def relay(source, sink, kept):
-    """Moves bytes until one side ends."""
+    """Forwards and records bytes until one side closes the connection."""
     try:
         while data := source.recv(65536):
             kept.extend(data)
@@ -98,7 +97,7 @@ def relay(source, sink, kept):
 
 
 def messages(data):
-    """The HTTP/1.1 messages in `data`, each as start line, headers (names in lower case) and body."""
+    """Parses the HTTP/1.1 messages in `data`: start line, headers (lower-case names) and body."""
     found = []
     while b"\r\n\r\n" in data:
         head, data = data.split(b"\r\n\r\n", 1)
@@ -114,7 +113,7 @@ def messages(data):
 
 
 def dechunk(data):
-    """The body at the start of `data` in chunked encoding, and what follows it."""
+    """Decodes the chunked body at the start of `data`. Returns it and the remaining bytes."""
     body = b""
     while b"\r\n" in data:
         size, data = data.split(b"\r\n", 1)

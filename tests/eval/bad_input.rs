@@ -1,16 +1,16 @@
-//! Bad data and bad flags: exit code 2 and one message; systems that fail: exit code 1.
+//! Invalid data and flags end with exit code 2 and one message; failing systems with exit code 1.
 
 use std::fs;
 
-use crate::support::{eval, sets, text};
+use crate::support::{eval, text, write_sets};
 
 #[test]
-fn bad_files_are_named_with_line_and_value() {
+fn errors_in_files_are_reported_with_line_and_value() {
     for (file, content, message) in [
         (
             "small/qrels/test.tsv",
             "q1\tbread\t1\nq1\toven\tx\n",
-            "small/qrels/test.tsv line 2: the grade \"x\" is no number",
+            "small/qrels/test.tsv line 2: the grade \"x\" is not a number",
         ),
         (
             "small/qrels/test.tsv",
@@ -29,7 +29,7 @@ fn bad_files_are_named_with_line_and_value() {
         ),
         ("small/queries.jsonl", "{\"_id\": \"q1\"}\n", "small/queries.jsonl line 1: text: this field is required"),
     ] {
-        let folder = sets();
+        let folder = write_sets();
         fs::write(folder.path().join(file), content).unwrap();
         let output = eval(folder.path(), &["small", "--run", "first.trec"]);
         assert_eq!(text(&output.stderr), format!("error: {message}\n"));
@@ -38,35 +38,38 @@ fn bad_files_are_named_with_line_and_value() {
 }
 
 #[test]
-fn bad_flags_exit_with_2() {
-    let folder = sets();
+fn invalid_flags_exit_with_2() {
+    let folder = write_sets();
     for (arguments, message) in [
         (&["nothing"][..], "cannot read nothing: No such file or directory (os error 2)"),
         (&["small", "--run", "no.trec"], "cannot read no.trec: No such file or directory (os error 2)"),
-        (&["small", "--split", "dev"], "small: has no qrels/dev.tsv; in qrels there is test (choose with --split)"),
+        (
+            &["small", "--split", "dev"],
+            "small: qrels/dev.tsv is missing; choose a split with --split (available: test)",
+        ),
         (
             &["slates.jsonl", "--run", "first.trec"],
-            "--run and --split are for BEIR folders, and slates.jsonl is a file of slates with an order of its own",
+            "--run and --split work only with BEIR folders; slates.jsonl is a file of slates, which has its own order",
         ),
         (&["small", "small"], "the set small is given twice"),
         (
             &["small", "--json", "a.json", "--gate", "a.json"],
-            "--json would overwrite the baseline of --gate; write to another file",
+            "--json would overwrite the baseline of --gate; choose another file",
         ),
         (&["small", "--gate", "a.json"], "cannot read the baseline a.json: No such file or directory (os error 2)"),
         (&["small", "--report", "no/out.html"], "cannot write no/out.html: No such file or directory (os error 2)"),
-        (&["small", "--url", "ftp://h/x"], "\"ftp://h/x\" is no http or https address: the scheme is \"ftp\""),
+        (&["small", "--url", "ftp://h/x"], "\"ftp://h/x\" is not a valid http or https URL: its scheme is \"ftp\""),
         (
             &["small", "--url", "http://h", "--api-key-env", "NO_SUCH_KEY"],
-            "--api-key-env: the variable NO_SUCH_KEY is not set",
+            "--api-key-env: the environment variable NO_SUCH_KEY is not set or empty",
         ),
         (
             &["small", "--url", "http://h", "--model", "m"],
-            "--model, --revision, --family, --device, --dtype, --quantize and --offline say what runs in this process; with --url use --url-model",
+            "--model, --revision, --family, --device, --dtype, --quantize and --offline cannot be used with --url; use --url-model to name the endpoint's model",
         ),
         (
             &["small", "--url", "http://h", "--api", "tei", "--mode", "pointwise"],
-            "--mode and --max-tokens-per-doc are known to --api rerank only",
+            "--mode and --max-tokens-per-doc work only with --api rerank",
         ),
     ] {
         let output = eval(folder.path(), arguments);
@@ -88,8 +91,8 @@ fn bad_flags_exit_with_2() {
 }
 
 #[test]
-fn a_request_that_the_model_refuses_exits_with_2_and_names_the_query() {
-    let folder = sets();
+fn a_request_that_the_model_rejects_exits_with_2_and_names_the_query() {
+    let folder = write_sets();
     let output = eval(folder.path(), &["slates.jsonl", "--mode", "pointwise", "--max-tokens-per-doc", "1"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let long = format!("{{\"query\": \"q\", \"positive\": \"a\", \"negative\": [{}]}}", vec!["\"b\""; 1001].join(","));
@@ -103,8 +106,8 @@ fn a_request_that_the_model_refuses_exits_with_2_and_names_the_query() {
 }
 
 #[test]
-fn an_endpoint_that_is_not_there_exits_with_1_and_names_set_and_query() {
-    let folder = sets();
+fn an_unreachable_endpoint_exits_with_1_and_names_set_and_query() {
+    let folder = write_sets();
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let output = eval(folder.path(), &["small", "--url", &format!("http://127.0.0.1:{port}/x?key=secret")]);

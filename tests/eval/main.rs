@@ -1,6 +1,6 @@
-//! `podium eval` as its users meet it: the program, on small sets that the tests write themselves.
+//! Tests of `podium eval`: run the program on small sets that the tests write.
 //!
-//! `make_golden.py` beside this makes the measures' golden values, which the measures' own tests read.
+//! `make_golden.py` writes the golden values for the unit tests of the measures.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where something unexpected happens")]
 

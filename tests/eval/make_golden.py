@@ -1,9 +1,10 @@
-"""Makes tests/fixtures/measures.json: random rankings with trec_eval's own values of every measure.
+"""Writes tests/fixtures/measures.json: random rankings with trec_eval's value of every measure.
 
     python -m venv .venv && .venv/bin/pip install pytrec-eval-terrier==0.5.11
     .venv/bin/python tests/eval/make_golden.py
 
-pytrec_eval runs trec_eval's C code. Its recip_rank has no cut-off, so MRR@k is taken of the run's first k documents.
+pytrec_eval runs trec_eval's C code. Its recip_rank has no cut-off, so MRR@k is computed from the
+first k documents of the run.
 """
 
 import json
@@ -17,7 +18,7 @@ OUT = Path(__file__).parent.parent / "fixtures" / "measures.json"
 
 
 def trec_order(run):
-    """Document ids the way trec_eval orders a run: by score descending, equal scores by id descending."""
+    """Sorts document ids as trec_eval does: by score and then by id, both descending."""
     return sorted(run, key=lambda document: (run[document], document), reverse=True)
 
 
@@ -29,10 +30,10 @@ def evaluate(measure, qrels, run):
 def case(rng):
     k = rng.choice([1, 3, 5, 10, 20])
     documents = [f"d{number}" for number in range(rng.randint(2, 30))]
-    # Grades with ties, zeros and trec_eval's negative ones; at least one is relevant.
+    # Grades with ties, zeros and negative values; at least one is relevant.
     qrels = {document: rng.choice([-2, -1, 0, 0, 0, 1, 1, 2, 3]) for document in documents if rng.random() < 0.6}
     qrels[rng.choice(documents)] = rng.choice([1, 2, 3])
-    # Judged documents that the run lacks, unjudged ones that it has, often fewer than k, scores with ties.
+    # The run lacks some judged documents, has unjudged ones, is often shorter than k, and has ties.
     found = rng.sample(documents, rng.randint(1, len(documents)))
     run = {document: rng.choice([0.25, 0.5, 1.0, 1.5, -2.0]) for document in found}
     run |= {f"u{number}": rng.choice([0.5, 1.0]) for number in range(rng.randint(0, 4))}

@@ -1,10 +1,10 @@
-//! What comes out: the JSON, the page, the table; in process and over HTTP.
+//! The outputs: the JSON, the page and the tables, in process and over HTTP.
 
 use std::fs;
 
 use serde_json::Value;
 
-use crate::support::{Server, eval, json, sets, text};
+use crate::support::{Server, eval, eval_json, text, write_sets};
 
 /// The names of an object's fields.
 fn names(value: &Value) -> Vec<&str> {
@@ -12,9 +12,9 @@ fn names(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn the_json_has_every_part_that_the_page_reads() {
-    let folder = sets();
-    let report = json(folder.path(), &["small", "slates.jsonl", "--top", "4", "--orders", "2"]);
+fn the_json_has_every_field_that_the_page_reads() {
+    let folder = write_sets();
+    let report = eval_json(folder.path(), &["small", "slates.jsonl", "--top", "4", "--orders", "2"]);
     assert_eq!((&report["schema"], &report["primary"]), (&1.into(), &"ndcg@10".into()));
     assert_eq!(report["system"]["name"], "podium-nano");
     assert_eq!(report["system"]["url"], Value::Null);
@@ -23,9 +23,9 @@ fn the_json_has_every_part_that_the_page_reads() {
 
     assert_eq!((&small["name"], &slates["name"]), (&"small".into(), &"slates".into()));
     assert_eq!((&small["queries"], &small["documents"]), (&3.into(), &6.into()));
-    assert_eq!(small["first_stage"], "BM25 built here");
+    assert_eq!(small["first_stage"], "BM25 over the corpus");
     assert_eq!((&small["left_out"]["queries_unjudged"], &small["queries_without_relevant"]), (&1.into(), &1.into()));
-    assert_eq!(small["systems"]["input"], small["systems"]["bm25"], "both are our BM25");
+    assert_eq!(small["systems"]["input"], small["systems"]["bm25"], "both are BM25");
     for system in ["reranked", "input", "bm25"] {
         for metric in report["metrics"].as_array().unwrap() {
             let estimate = &small["systems"][system][metric.as_str().unwrap()];
@@ -48,7 +48,7 @@ fn the_json_has_every_part_that_the_page_reads() {
     assert_eq!(ids, ["q1", "q2", "q3"]);
     assert_eq!((&queries[2]["relevant"], &queries[2]["query"]), (&2.into(), &"How is iron kept from rusting?".into()));
 
-    assert_eq!(slates["first_stage"], "order in the file, positive/negative shuffled");
+    assert_eq!(slates["first_stage"], "order in the file, with positive and negative documents shuffled");
     assert_eq!((&slates["instruction"]["texts"], &slates["instruction"]["queries"]), (&1.into(), &1.into()));
     assert_eq!(names(&slates["instruction"]["systems"]), ["plain", "instructed"]);
     assert_eq!(slates["per_query"][0]["instruction"], "Prefer what is yellow.");
@@ -56,19 +56,19 @@ fn the_json_has_every_part_that_the_page_reads() {
 }
 
 #[test]
-fn a_run_and_files_named_one_by_one_are_the_set_that_the_folder_is() {
-    let folder = sets();
+fn a_folder_and_the_same_files_given_one_by_one_have_the_same_results() {
+    let folder = write_sets();
     let files =
         ["--corpus", "small/corpus.jsonl", "--topics", "small/queries.jsonl", "--qrels", "small/qrels/test.tsv"];
-    let by_folder = json(folder.path(), &["small", "--run", "first.trec", "--orders", "1"]);
-    let by_files = json(folder.path(), &[&files[..], &["--run", "small/first.trec", "--orders", "1"]].concat());
+    let by_folder = eval_json(folder.path(), &["small", "--run", "first.trec", "--orders", "1"]);
+    let by_files = eval_json(folder.path(), &[&files[..], &["--run", "small/first.trec", "--orders", "1"]].concat());
     let (left, right) = (&by_folder["sets"][0], &by_files["sets"][0]);
     assert_eq!(
         (&left["first_stage"], &right["first_stage"]),
         (&"run first.trec".into(), &"run small/first.trec".into())
     );
     assert_eq!((&left["systems"], &left["order"]), (&right["systems"], &Value::Null));
-    // By hand: the first relevant document stands at rank 2 twice and at rank 1 once.
+    // Calculated by hand: the first relevant document has rank 2 twice and rank 1 once.
     let mrr = left["systems"]["input"]["mrr@10"]["mean"].as_f64().unwrap();
     assert!((mrr - 2.0 / 3.0).abs() < 1e-12, "{mrr}");
     let left_out = left["per_query"].as_array().unwrap().iter().map(|query| query["documents"].as_u64().unwrap());
@@ -76,16 +76,16 @@ fn a_run_and_files_named_one_by_one_are_the_set_that_the_folder_is() {
 }
 
 #[test]
-fn a_server_gives_the_scores_that_the_model_gives_in_process() {
-    let folder = sets();
+fn scores_over_http_are_the_same_as_in_process() {
+    let folder = write_sets();
     let server = Server::start();
     let arguments = ["small", "slates.jsonl", "--orders", "2", "--instruction", "Prefer short texts."];
-    let here = json(folder.path(), &arguments);
-    let there = json(folder.path(), &[&arguments[..], &["--url", &server.url]].concat());
-    assert_eq!(there["system"]["name"], "podium-nano");
-    assert_eq!(there["system"]["url"], format!("{}/v1/rerank", server.url));
-    assert_eq!(there["system"]["family"], Value::Null);
-    for (here, there) in here["sets"].as_array().unwrap().iter().zip(there["sets"].as_array().unwrap()) {
+    let in_process = eval_json(folder.path(), &arguments);
+    let over_http = eval_json(folder.path(), &[&arguments[..], &["--url", &server.url]].concat());
+    assert_eq!(over_http["system"]["name"], "podium-nano");
+    assert_eq!(over_http["system"]["url"], format!("{}/v1/rerank", server.url));
+    assert_eq!(over_http["system"]["family"], Value::Null);
+    for (here, there) in in_process["sets"].as_array().unwrap().iter().zip(over_http["sets"].as_array().unwrap()) {
         for part in ["systems", "gains", "truncated_share", "queries", "instruction"] {
             assert_eq!(here[part], there[part], "{part}");
         }
@@ -97,8 +97,8 @@ fn a_server_gives_the_scores_that_the_model_gives_in_process() {
 }
 
 #[test]
-fn files_are_written_and_the_table_says_what_came_out() {
-    let folder = sets();
+fn files_are_written_and_the_tables_have_the_results() {
+    let folder = write_sets();
     let output =
         eval(folder.path(), &["small", "--orders", "2", "-k", "5", "--json", "out.json", "--report", "out.html"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -109,7 +109,7 @@ fn files_are_written_and_the_table_says_what_came_out() {
     let mean = report["sets"][0]["systems"]["reranked"]["ndcg@5"]["mean"].as_f64().unwrap();
     for part in [
         "podium-nano (podium-nano, cpu): ",
-        "small: 3 queries over 6 documents, BM25 built here; 1 query left out: no relevant document; 1 query left out: no",
+        "small: 3 queries over 6 documents, BM25 over the corpus; 1 query left out: no relevant document; 1 query left out: no",
         "nDCG@5",
         "reranked",
         &format!("{mean:.3}"),
@@ -126,8 +126,8 @@ fn files_are_written_and_the_table_says_what_came_out() {
 }
 
 #[test]
-fn help_names_every_way_of_giving_data() {
-    let folder = sets();
+fn help_lists_every_source_of_data() {
+    let folder = write_sets();
     let help = eval(folder.path(), &["--help"]);
     assert_eq!(help.status.code(), Some(0));
     let printed = text(&help.stdout);

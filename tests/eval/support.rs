@@ -1,4 +1,4 @@
-//! Small sets in a folder, the program, and a server.
+//! Helpers: writes small sets, runs the program, starts a server.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -31,8 +31,8 @@ const SLATES: &str = r#"{"query": "fruit", "instruction": "Prefer what is yellow
 {"query": "capital of France", "id": "france", "positive": "Paris is the capital of France.", "negative": ["Lyon is a city in France.", "Berlin is the capital of Germany."]}
 "#;
 
-/// A folder with the set `small` (and a run inside it) and the file `slates.jsonl`.
-pub fn sets() -> TempDir {
+/// Creates a folder with the set `small`, which has a run, and the file `slates.jsonl`.
+pub fn write_sets() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let small = folder.path().join("small");
     fs::create_dir_all(small.join("qrels")).unwrap();
@@ -51,8 +51,8 @@ pub fn eval(folder: &Path, arguments: &[&str]) -> Output {
     command.current_dir(folder).env_clear().arg("eval").args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Runs it, and reads the JSON that it prints.
-pub fn json(folder: &Path, arguments: &[&str]) -> Value {
+/// Runs `podium eval --json -` and parses its output.
+pub fn eval_json(folder: &Path, arguments: &[&str]) -> Value {
     let output = eval(folder, &[arguments, &["--json", "-"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -62,7 +62,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A server on a free port; it ends with the test.
+/// A server on a free port; it is killed when dropped.
 pub struct Server {
     pub url: String,
     process: Child,
@@ -80,11 +80,11 @@ impl Server {
         let mut line = String::new();
         while !line.contains("listening on http://") {
             line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the server ended before it listened");
+            assert!(log.read_line(&mut line).unwrap() > 0, "the server exited before it listened");
         }
         let (_, address) = line.split_once("listening on ").unwrap();
         let address = address.split_whitespace().next().unwrap();
-        // The log is read on, so that the server is never held up by a full pipe.
+        // Keep reading the log, because the server would block on a full pipe.
         let url = address.chars().filter(|letter| !letter.is_control()).collect();
         std::thread::spawn(move || log.lines().all(|line| line.is_ok()));
         Self { url, process }

@@ -1,7 +1,7 @@
-"""Podium against transformers: the same weights, the same token sequences, the same threads, in turn.
+"""Times Podium and transformers with the same weights, token sequences and threads, alternating.
 
-Podium runs as `podium serve` and is timed by the wall clock of an HTTP request: tokenising, queue, model, scoring and
-the wire. transformers gets token ids that are ready and is timed for its forward passes alone. README.md says more.
+Podium runs as `podium serve`; its time is the latency of an HTTP request: tokenizing, queue, model,
+scoring and HTTP. transformers gets token ids; its time is that of its forward passes. See README.md.
 """
 
 import argparse
@@ -33,25 +33,25 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass
 class Workload:
-    """One request, and the token sequences that both sides compute for it."""
+    """A request, and the token sequences that both sides compute for it."""
 
     body: dict
-    causal: list[list[int]]  # sequences that are read as they are
-    apart: list[list[int]]  # one sequence a document, to be padded into batches
-    podium_tokens: int  # what Podium computes: a shared beginning once
+    causal: list[list[int]]  # sequences for transformers without padding
+    pointwise: list[list[int]]  # one sequence for each document, for padded batches
+    podium_tokens: int  # tokens that Podium computes: a shared prefix counts once
 
 
-# What podium is told for the numbers it computes in.
+# Podium's flags for each type.
 PODIUM_FLAGS = {"f32": ["--dtype", "f32"], "bf16": ["--dtype", "bf16"], "int8": ["--quantize", "int8"]}
 
 
 class Podium:
-    """A server process on a free port, computing in one type of number."""
+    """A server process on a free port, with one type of weights."""
 
     def __init__(self, arguments: argparse.Namespace, dtype: str):
         flags = [*model_flags(arguments), *PODIUM_FLAGS[dtype]]
         command = [arguments.podium, "serve", "--listen", "127.0.0.1:0", "--device", "cpu", *flags]
-        # Requests repeat here, and every one of them is to be computed whole.
+        # The same request repeats, so the prefix cache would skip work.
         environment = {
             **os.environ,
             "RAYON_NUM_THREADS": str(arguments.threads),
@@ -62,13 +62,14 @@ class Podium:
             if found := re.search(r"listening on http://([\d.]+):(\d+)", re.sub(r"\x1b\[[\d;]*m", "", line)):
                 break
         else:
-            sys.exit("the server ended before it listened")
-        # The log is read on, so that a full pipe never holds the server up.
+            sys.exit("the server exited before it listened")
+        # Keep reading the log, because the server would block on a full pipe.
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
         self.address = (found[1], int(found[2]))
 
     def rerank(self, body: dict) -> dict:
-        # The other side's turn may outlast what a server waits on an idle connection, so each request has its own.
+        # A new connection for each request: the server may close an idle one while transformers
+        # runs.
         connection = http.client.HTTPConnection(*self.address)
         connection.request("POST", "/v1/rerank", json.dumps(body), {"content-type": "application/json"})
         response = connection.getresponse()
@@ -84,18 +85,18 @@ class Podium:
 
 
 class Transformers:
-    """The checkpoint's decoder in one type of number."""
+    """The checkpoint's decoder in transformers, with one type of weights."""
 
     def __init__(self, folder: Path, dtype: str):
-        # Projector and output rows are a few vectors; the decoder is what is timed.
+        # Only the decoder is timed. Projector and output head are negligible.
         self.decoder = AutoModel.from_pretrained(folder, torch_dtype=DTYPES[dtype], attn_implementation="sdpa").eval()
 
     @torch.inference_mode()
     def run(self, workload: Workload, batch: int) -> None:
         for sequence in workload.causal:
             self.decoder(input_ids=torch.tensor([sequence]), use_cache=False)
-        # Like with like, so that little is padded.
-        by_length = sorted(workload.apart, key=len)
+        # Batches of similar lengths need little padding.
+        by_length = sorted(workload.pointwise, key=len)
         for start in range(0, len(by_length), batch):
             part = by_length[start : start + batch]
             width = max(map(len, part))
@@ -108,21 +109,21 @@ def model_flags(arguments: argparse.Namespace) -> list[str]:
     return ["--model", str(arguments.model), "--family", arguments.family]
 
 
-def text(draw: random.Random, tokens: int, tokenizer: Tokenizer) -> str:
-    """So many tokens of plausible words."""
+def generate_text(draw: random.Random, tokens: int, tokenizer: Tokenizer) -> str:
+    """Generates a text of common words with this number of tokens."""
     words = " ".join(draw.choices(WORDS, weights=[1 / rank for rank in range(1, len(WORDS) + 1)], k=2 * tokens + 4))
     encoding = tokenizer.encode(words, add_special_tokens=False)
     return words[: encoding.offsets[tokens - 1][1]]
 
 
-def workload(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Workload:
-    """A request, and what Podium says that it reads for it."""
+def build_workload(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Workload:
+    """Generates a request, and asks Podium for the token sequences of its passes."""
     draw = random.Random(arguments.seed)
     low, _, high = arguments.tokens.partition("-")
     lengths = [draw.randint(int(low), int(high or low)) for _ in range(arguments.documents)]
     body = {
-        "query": text(draw, 12, tokenizer),
-        "documents": [text(draw, length, tokenizer) for length in lengths],
+        "query": generate_text(draw, 12, tokenizer),
+        "documents": [generate_text(draw, length, tokenizer) for length in lengths],
         "max_tokens_per_doc": max(lengths) + 8,
     }
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
@@ -131,50 +132,50 @@ def workload(arguments: argparse.Namespace, tokenizer: Tokenizer) -> Workload:
         command = [arguments.podium, "rerank", "--explain", "--json", "--device", "cpu", *model_flags(arguments), file.name]
         explained = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     encode = lambda part: tokenizer.encode(part, add_special_tokens=False).ids  # noqa: E731
-    causal, apart, computed = [], [], 0
-    for one in explained["passes"]:
-        prefix, suffixes = encode(one["prefix"]), [encode(suffix) for suffix in one["suffixes"]]
-        ours = len(prefix) + sum(map(len, suffixes))
-        computed += one["tokens"]
-        if ours != one["tokens"]:
-            print(f"note: {ours} tokens here, {one['tokens']} in Podium: texts that meet are tokenised apart here")
+    causal, pointwise, computed = [], [], 0
+    for entry in explained["passes"]:
+        prefix, suffixes = encode(entry["prefix"]), [encode(suffix) for suffix in entry["suffixes"]]
+        count = len(prefix) + sum(map(len, suffixes))
+        computed += entry["tokens"]
+        if count != entry["tokens"]:
+            print(f"note: {count} tokens for transformers, {entry['tokens']} for Podium, which tokenizes adjacent texts together")
         if suffixes:
-            # An isolated slate closes with the query; a peer that reads documents one by one does not need it.
-            apart += [prefix + suffix for suffix in suffixes[: len(one["documents"])]]
+            # The last suffix of an isolated slate is the query; a pointwise peer does not need it.
+            pointwise += [prefix + suffix for suffix in suffixes[: len(entry["documents"])]]
         else:
             causal.append(prefix)
-    return Workload(body, causal, apart, computed)
+    return Workload(body, causal, pointwise, computed)
 
 
-def timed(work) -> float:
+def time_ms(work) -> float:
     started = time.perf_counter()
     work()
     return (time.perf_counter() - started) * 1e3
 
 
-def spread(values: list[float]) -> str:
+def format_spread(values: list[float]) -> str:
     return f"{statistics.median(values):10.1f} {min(values):10.1f} {max(values):10.1f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder with a checkpoint that transformers can read")
-    parser.add_argument("--family", required=True, help="prompt family, as podium takes it")
+    parser.add_argument("--family", required=True, help="the prompt family, as for podium's --family")
     parser.add_argument("--documents", type=int, default=16)
-    parser.add_argument("--tokens", default="128", help="tokens of a document; 20-400 is evenly between the two")
-    parser.add_argument("--dtypes", default="f32,bf16", help="types that transformers runs in")
-    parser.add_argument("--podium-dtypes", default="f32,bf16", help="types that Podium runs in: f32, bf16, int8")
-    parser.add_argument("--batch", type=int, default=16, help="documents in one padded batch of transformers")
+    parser.add_argument("--tokens", default="128", help="tokens in each document; a range such as 20-400 is drawn uniformly")
+    parser.add_argument("--dtypes", default="f32,bf16", help="types of weights for transformers: f32, bf16")
+    parser.add_argument("--podium-dtypes", default="f32,bf16", help="types of weights for Podium: f32, bf16, int8")
+    parser.add_argument("--batch", type=int, default=16, help="documents in each padded batch of transformers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--podium", default="podium", help="the program")
-    parser.add_argument("--json", type=Path, help="write every time here")
+    parser.add_argument("--podium", default="podium", help="path of the podium binary")
+    parser.add_argument("--json", type=Path, help="write all times to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    work = workload(arguments, Tokenizer.from_file(str(arguments.model / "tokenizer.json")))
-    sequences = work.causal + work.apart
+    work = build_workload(arguments, Tokenizer.from_file(str(arguments.model / "tokenizer.json")))
+    sequences = work.causal + work.pointwise
     print(f"{arguments.documents} documents of {arguments.tokens} tokens, {arguments.threads} threads, torch {torch.__version__}")
     print(f"podium computes {work.podium_tokens} tokens, transformers {sum(map(len, sequences))} in {len(sequences)} sequences")
     peers = {f"transformers {dtype}": Transformers(arguments.model, dtype) for dtype in arguments.dtypes.split(",")}
@@ -182,16 +183,16 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in [*ours, *peers]}
     models: dict[str, list[float]] = {name: [] for name in ours}
     try:
-        # Round 0 warms up and does not count.
+        # Round 0 is a warm-up.
         for number in range(arguments.rounds + 1):
             for name, podium in ours.items():
                 replies: list[dict] = []
-                elapsed = timed(lambda podium=podium, replies=replies: replies.append(podium.rerank(work.body)))
+                elapsed = time_ms(lambda podium=podium, replies=replies: replies.append(podium.rerank(work.body)))
                 if number > 0:
                     times[name].append(elapsed)
                     models[name].append(replies[0]["meta"]["timing_ms"]["forward"])
             for name, peer in peers.items():
-                elapsed = timed(lambda peer=peer: peer.run(work, arguments.batch))
+                elapsed = time_ms(lambda peer=peer: peer.run(work, arguments.batch))
                 if number > 0:
                     times[name].append(elapsed)
     finally:
@@ -200,14 +201,14 @@ def main() -> None:
 
     print(f"\n{'milliseconds':36} {'median':>10} {'min':>10} {'max':>10}")
     for name, values in times.items():
-        print(f"{name:36} {spread(values)}")
+        print(f"{name:36} {format_spread(values)}")
         if name in models:
-            print(f"{'  model only':36} {spread(models[name])}")
-    print(f"\n{'ratio':36} {'median':>10} {'min':>10} {'max':>10} {'of mins':>10}")
+            print(f"{'  model only':36} {format_spread(models[name])}")
+    print(f"\n{'ratio':36} {'median':>10} {'min':>10} {'max':>10} {'of minima':>10}")
     for mine in ours:
         for name in peers:
             ratios = [theirs / own for theirs, own in zip(times[name], times[mine])]
-            # On a busy machine the least times are those of its quiet moments.
+            # On a busy machine, the minima are the least disturbed times.
             least = min(times[name]) / min(times[mine])
             label = f"{name} / {mine}"
             print(f"{label:36} {statistics.median(ratios):10.2f} {min(ratios):10.2f} {max(ratios):10.2f} {least:10.2f}")

@@ -1,4 +1,4 @@
-//! The command line of `podium bench`, and what it asks for.
+//! The command line of `podium bench`, and its conversion to the types of `bench`.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use super::super::endpoint::EndpointArgs;
 use super::super::rerank::mode_parser;
 use super::super::{SettingsArgs, UsageError};
 use super::requests;
-use crate::bench::checkpoint::{Recipe, Stored, usual_family};
-use crate::bench::measure::{Budget, Plan};
+use crate::bench::checkpoint::{Recipe, Stored, default_family};
+use crate::bench::measure::{Plan, StopAfter};
 use crate::bench::shape::{NAMES, Shape};
-use crate::bench::workload::{Grid, Kind, Length, Route, Tokenizer, read_tokenizer};
+use crate::bench::workload::{Grid, Length, RequestSet, Route, Tokenizer, read_tokenizer};
 use crate::rerank::Mode;
 
-/// Requests of each client where neither --runs nor --seconds is given.
-const USUAL_RUNS: usize = 20;
+/// Default number of requests of each client, without --runs and --seconds.
+const DEFAULT_RUNS: usize = 20;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -34,58 +34,58 @@ Examples:
   podium bench --url http://localhost:3000 --api tei --concurrency 1,16 \\
     --json tei.json
 
-Every combination of documents, tokens, clients and routes is a case. Cases take turns, round by round, so that a slow \
-minute of the machine hits all of them. A client sends its next request when it has the answer to the last.
+Every combination of documents, tokens, clients and routes is a case. Each round measures a part of every case, so that \
+a slow phase of the machine affects all of them. A client sends its next request when it has the response to the last.
 
-Documents are made-up sentences of so many tokens of the model's own tokenizer (with --url: podium-nano's, or that of \
---tokenizer). --requests takes JSONL instead, a request a line:
+Documents are generated sentences. The model's tokenizer counts their tokens (with --url: that of podium-nano, or \
+--tokenizer). --requests takes a JSONL file instead, with one request on each line:
   {\"query\": \"...\", \"documents\": [\"...\"], \"instruction\": \"...\"}
 
---shape times a model without its weights: random values in its published sizes. Its scores mean nothing.
+--shape times a model without its weights: its published sizes with random values. The scores are meaningless.
 
-GFLOP/s counts what the model computes, attention included, and nothing for what it skips; \"of product\" holds it against \
-a large matrix product measured on the same device between the rounds. tools/compare times the same weights and tokens \
-with transformers.")]
+GFLOP/s counts the operations that the model computes, attention included. \"of product\" compares it with a large matrix \
+product, measured on the same device between the rounds. tools/compare measures transformers with the same weights and \
+tokens.")]
 pub(in crate::cli) struct BenchArgs {
-    /// Documents of a request
+    /// Documents in each request
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "16,64", help_heading = "Requests")]
     documents: Vec<NonZeroUsize>,
-    /// Tokens of a document; 20-400 is evenly between the two
+    /// Tokens in each document; a range such as 20-400 is drawn uniformly
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "128", help_heading = "Requests")]
     tokens: Vec<Length>,
-    /// Clients at once
+    /// Number of concurrent clients
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1", help_heading = "Requests")]
     concurrency: Vec<NonZeroUsize>,
     /// The instruction of every request
     #[arg(long, short, value_name = "TEXT", conflicts_with = "requests", help_heading = "Requests")]
     instruction: Option<String>,
-    /// All documents of a slate in one pass, or one document at a time
+    /// Read all documents of a slate in one pass, or one document at a time
     #[arg(long, value_name = "MODE", value_parser = mode_parser(), help_heading = "Requests")]
     mode: Option<Mode>,
-    /// Requests from a JSONL file, in turn, instead of made-up ones
+    /// Send the requests of a JSONL file instead of generated ones
     #[arg(long, value_name = "FILE", conflicts_with_all = ["documents", "tokens"], help_heading = "Requests")]
     requests: Option<PathBuf>,
 
-    /// Requests that each client sends in each case [default: 20]
+    /// Requests of each client in each case [default: 20]
     #[arg(long, value_name = "N", conflicts_with = "seconds", help_heading = "Measuring")]
     runs: Option<NonZeroUsize>,
-    /// Measure each case for so long instead
+    /// Measure each case for S seconds instead
     #[arg(long, value_name = "S", value_parser = seconds_parser, help_heading = "Measuring")]
     seconds: Option<f64>,
-    /// Rounds that runs or seconds are split into
+    /// Number of rounds that --runs or --seconds are split into
     #[arg(long, value_name = "N", default_value = "5", help_heading = "Measuring")]
     rounds: NonZeroUsize,
-    /// Requests of each case that do not count
+    /// Requests of each case before the measurement
     #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
     warm_up: usize,
-    /// Keep what requests begin with from one to the next, as a server does: the same requests come again and again, so that
-    /// all of it is found. Without GFLOP/s
+    /// Enable the prefix cache, as in a server. Requests repeat, so every prefix is a cache hit.
+    /// GFLOP/s is not reported
     #[arg(long, conflicts_with = "url", help_heading = "Measuring")]
     warm_prefixes: bool,
-    /// Seeds texts and random weights
+    /// Seed of texts and random weights
     #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
     seed: u64,
-    /// Call the model in this process, or over HTTP through a server on a free port, or both in turn
+    /// Call the model in this process, over HTTP through a server on a free port, or both
     #[arg(
         long,
         value_name = "ROUTE,...",
@@ -100,10 +100,10 @@ pub(in crate::cli) struct BenchArgs {
     /// Time a model of this shape with random weights
     #[arg(long, value_name = "SHAPE", value_parser = PossibleValuesParser::new(NAMES), conflicts_with_all = ["model", "revision", "url"], help_heading = "Random weights")]
     shape: Option<String>,
-    /// Make so many layers of it
+    /// Use N layers instead of the model's own number
     #[arg(long, value_name = "N", requires = "shape", help_heading = "Random weights")]
     layers: Option<NonZeroUsize>,
-    /// How its weights are stored
+    /// Type of its weights in the file
     #[arg(
         long,
         value_name = "TYPE",
@@ -113,17 +113,17 @@ pub(in crate::cli) struct BenchArgs {
         help_heading = "Random weights"
     )]
     stored: StoredName,
-    /// Keep the checkpoint in this new folder
+    /// Keep the checkpoint in this folder, which must not exist
     #[arg(long, value_name = "FOLDER", requires = "shape", help_heading = "Random weights")]
     keep: Option<PathBuf>,
-    /// A tokenizer.json for it, instead of one that is built in [with --url: what counts tokens]
+    /// Use this tokenizer.json instead of a generated one [with --url: it counts tokens]
     #[arg(long, value_name = "FILE", help_heading = "Random weights")]
     tokenizer: Option<PathBuf>,
 
-    /// Write everything as JSON; - is standard output, in place of the table
+    /// Write the report as JSON; "-" prints it instead of the table
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) json: Option<PathBuf>,
-    /// Draw time against documents and tokens as an SVG
+    /// Draw latency by documents and tokens as SVG
     #[arg(long, value_name = "FILE.svg", help_heading = "Results")]
     pub(super) plot: Option<PathBuf>,
 
@@ -151,40 +151,40 @@ fn seconds_parser(text: &str) -> Result<f64, String> {
 }
 
 impl BenchArgs {
-    /// Refuses flags that would have no effect.
+    /// Rejects flags that would have no effect.
     pub(super) fn check(&self) -> Result<(), UsageError> {
         let refuse = |problem: &str| Err(UsageError(problem.to_owned()));
         self.endpoint.check(&self.settings)?;
         if self.endpoint.is_foreign_api() && self.mode.is_some() {
-            return refuse("--mode is known to --api rerank only");
+            return refuse("--mode works only with --api rerank");
         }
         if self.tokenizer.is_some() && self.shape.is_none() && !self.endpoint.is_set() {
-            return refuse("--tokenizer goes with --shape or --url; a model brings its own");
+            return refuse("--tokenizer works only with --shape or --url; a model has its own tokenizer");
         }
         if self.tokenizer.is_some() && self.requests.is_some() && self.shape.is_none() {
-            return refuse("--tokenizer counts the tokens of made-up documents, and --requests brings documents");
+            return refuse("--tokenizer has no effect with --requests; remove one of them");
         }
         if self.json.is_some() && self.json == self.plot {
-            return refuse("--json and --plot name the same file");
+            return refuse("--json and --plot are the same file; choose two files");
         }
         if self.instruction.as_ref().is_some_and(|text| text.trim().is_empty()) {
-            return refuse("--instruction is blank");
+            return refuse("--instruction must not be blank");
         }
         if let Some(folder) = &self.keep
             && folder.exists()
         {
-            return Err(UsageError(format!("--keep: {} is already there; name a new folder", folder.display())));
+            return Err(UsageError(format!("--keep: {} already exists; choose a new folder", folder.display())));
         }
         Ok(())
     }
 
-    /// How everything is measured.
+    /// The settings of the measurement.
     pub(super) fn plan(&self) -> Plan {
-        let budget = match (self.seconds, self.runs) {
-            (Some(seconds), _) => Budget::Time(Duration::from_secs_f64(seconds)),
-            (None, runs) => Budget::Runs(runs.map_or(USUAL_RUNS, NonZeroUsize::get)),
+        let stop_after = match (self.seconds, self.runs) {
+            (Some(seconds), _) => StopAfter::Time(Duration::from_secs_f64(seconds)),
+            (None, runs) => StopAfter::Requests(runs.map_or(DEFAULT_RUNS, NonZeroUsize::get)),
         };
-        Plan { budget, rounds: self.rounds.get(), warm_up: self.warm_up }
+        Plan { stop_after, rounds: self.rounds.get(), warm_up: self.warm_up }
     }
 
     pub(super) fn routes(&self) -> Vec<Route> {
@@ -209,7 +209,7 @@ impl BenchArgs {
         self.concurrency.iter().map(|clients| clients.get()).collect()
     }
 
-    /// What a random checkpoint is made of, if one is asked for.
+    /// The description of the random checkpoint, if --shape is given.
     pub(super) fn recipe(&self) -> anyhow::Result<Option<Recipe>> {
         let Some(name) = &self.shape else { return Ok(None) };
         let Some(mut shape) = Shape::named(name) else { return Ok(None) };
@@ -219,29 +219,29 @@ impl BenchArgs {
         let family = self.settings.family.clone().filter(|family| family != "auto");
         Ok(Some(Recipe {
             shape,
-            family: family.unwrap_or_else(|| usual_family(name).to_owned()),
+            family: family.unwrap_or_else(|| default_family(name).to_owned()),
             stored: if self.stored == StoredName::F32 { Stored::F32 } else { Stored::Bf16 },
-            tokenizer: self.tokenizer()?,
+            tokenizer: self.read_tokenizer_file()?,
             seed: self.seed,
         }))
     }
 
-    /// What to call a random checkpoint.
+    /// The name of a random checkpoint in reports.
     pub(super) fn shape_name(&self) -> String {
         let layers = match self.layers.map(NonZeroUsize::get) {
             None => String::new(),
             Some(1) => ", 1 layer".to_owned(),
             Some(layers) => format!(", {layers} layers"),
         };
-        format!("{} of random weights{layers}", self.shape.as_deref().unwrap_or_default())
+        format!("{} with random weights{layers}", self.shape.as_deref().unwrap_or_default())
     }
 
-    pub(super) fn kept_in(&self) -> Option<&Path> {
+    pub(super) fn keep_folder(&self) -> Option<&Path> {
         self.keep.as_deref()
     }
 
-    /// The bytes of the tokenizer that was named.
-    pub(super) fn tokenizer(&self) -> Result<Option<Vec<u8>>, UsageError> {
+    /// Reads the file of --tokenizer, if given.
+    pub(super) fn read_tokenizer_file(&self) -> Result<Option<Vec<u8>>, UsageError> {
         let read = |path: &PathBuf| {
             std::fs::read(path)
                 .map_err(|error| UsageError(format!("--tokenizer: cannot read {}: {error}", path.display())))
@@ -249,14 +249,14 @@ impl BenchArgs {
         self.tokenizer.as_ref().map(read).transpose()
     }
 
-    /// What counts the tokens of made-up documents for an endpoint.
+    /// The tokenizer that counts the tokens of generated documents for an endpoint.
     pub(super) fn tokenizer_for_url(&self) -> Result<Tokenizer, UsageError> {
-        let bytes = self.tokenizer()?;
+        let bytes = self.read_tokenizer_file()?;
         let file = self.tokenizer.as_deref().unwrap_or(Path::new("the embedded tokenizer"));
         read_tokenizer(bytes, &file.display().to_string()).map_err(|error| UsageError(format!("--tokenizer: {error}")))
     }
 
-    /// Sizes of made-up requests.
+    /// The sizes of generated requests.
     pub(super) fn grid(&self) -> Grid {
         Grid {
             documents: self.documents.iter().map(|count| count.get()).collect(),
@@ -268,18 +268,18 @@ impl BenchArgs {
         }
     }
 
-    /// The most documents of a made-up request.
-    pub(super) fn most_documents(&self) -> usize {
+    /// Maximum number of documents in a generated request.
+    pub(super) fn max_documents(&self) -> usize {
         self.documents.iter().map(|count| count.get()).max().unwrap_or_default()
     }
 
-    /// The requests of a file, if one was named.
-    pub(super) fn file(&self) -> Result<Option<Kind>, UsageError> {
+    /// Reads the requests of --requests, if given.
+    pub(super) fn read_requests(&self) -> Result<Option<RequestSet>, UsageError> {
         self.requests.as_deref().map(|path| requests::read(path, self.mode)).transpose()
     }
 
-    /// The file that requests come from, for the report.
-    pub(super) fn source(&self) -> Option<String> {
+    /// The path of --requests, for the report.
+    pub(super) fn requests_file(&self) -> Option<String> {
         self.requests.as_ref().map(|path| path.display().to_string())
     }
 
@@ -309,26 +309,26 @@ mod tests {
         args
     }
 
-    fn refused(flags: &[&str]) -> String {
+    fn check_error(flags: &[&str]) -> String {
         let UsageError(problem) = args(flags).check().unwrap_err();
         problem
     }
 
     #[test]
-    fn flags_become_a_grid_and_a_plan() {
+    fn flags_are_converted_to_a_grid_and_a_plan() {
         let made = args(&["--documents", "4,8", "--tokens", "16,20-40", "--concurrency", "1,3", "--seconds", "2.5"]);
         let grid = made.grid();
         assert_eq!((grid.documents, grid.lengths.len(), grid.set_limit), (vec![4, 8], 2, true));
-        assert_eq!((made.concurrency(), made.most_documents()), (vec![1, 3], 8));
-        let time = Budget::Time(Duration::from_millis(2500));
-        assert_eq!(made.plan(), Plan { budget: time, rounds: 5, warm_up: 1 });
-        assert_eq!(args(&[]).plan().budget, Budget::Runs(USUAL_RUNS));
+        assert_eq!((made.concurrency(), made.max_documents()), (vec![1, 3], 8));
+        let stop_after = StopAfter::Time(Duration::from_millis(2500));
+        assert_eq!(made.plan(), Plan { stop_after, rounds: 5, warm_up: 1 });
+        assert_eq!(args(&[]).plan().stop_after, StopAfter::Requests(DEFAULT_RUNS));
         assert_eq!(args(&["--over", "http,in-process,http"]).routes(), [Route::Http, Route::InProcess]);
         assert_eq!(args(&["--url", "http://h"]).routes(), [Route::Url]);
     }
 
     #[test]
-    fn a_shape_has_its_usual_family_and_its_layers() {
+    fn a_shape_has_a_default_family_and_number_of_layers() {
         let recipe = args(&["--shape", "qwen3-0.6b", "--layers", "3", "--stored", "f32"]).recipe().unwrap().unwrap();
         assert_eq!(
             (recipe.family.as_str(), recipe.shape.num_hidden_layers, recipe.stored),
@@ -340,15 +340,21 @@ mod tests {
     }
 
     #[test]
-    fn flags_without_effect_are_refused() {
-        assert_eq!(refused(&["-i", " "]), "--instruction is blank");
-        assert_eq!(refused(&["--tokenizer", "t"]), "--tokenizer goes with --shape or --url; a model brings its own");
-        assert_eq!(refused(&["--json", "x", "--plot", "x"]), "--json and --plot name the same file");
-        assert!(refused(&["--url", "http://h", "--model", "m"]).contains("use --url-model"));
+    fn flags_without_effect_are_rejected() {
+        assert_eq!(check_error(&["-i", " "]), "--instruction must not be blank");
         assert_eq!(
-            refused(&["--url", "http://h", "--api", "tei", "--mode", "pointwise"]),
-            "--mode is known to --api rerank only"
+            check_error(&["--tokenizer", "t"]),
+            "--tokenizer works only with --shape or --url; a model has its own tokenizer"
         );
-        assert!(refused(&["--shape", "nano", "--keep", "/"]).starts_with("--keep: / is already there"));
+        assert_eq!(
+            check_error(&["--json", "x", "--plot", "x"]),
+            "--json and --plot are the same file; choose two files"
+        );
+        assert!(check_error(&["--url", "http://h", "--model", "m"]).contains("use --url-model"));
+        assert_eq!(
+            check_error(&["--url", "http://h", "--api", "tei", "--mode", "pointwise"]),
+            "--mode works only with --api rerank"
+        );
+        assert!(check_error(&["--shape", "nano", "--keep", "/"]).starts_with("--keep: / already exists"));
     }
 }

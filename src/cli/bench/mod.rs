@@ -1,5 +1,5 @@
-//! `podium bench`: the order of things. Flags are read in [`args`], what is measured is set up in [`subject`], results
-//! are printed in [`table`].
+//! `podium bench`. [`args`] parses the flags, [`subject`] sets up the reranker to measure,
+//! [`table`] prints the report.
 
 mod args;
 mod requests;
@@ -19,12 +19,12 @@ use subject::Subject;
 
 use super::output_file::OutputFile;
 use super::{UsageError, start_quiet_logs};
-use crate::bench::checkpoint::{self, MakeError, Recipe};
+use crate::bench::checkpoint::{self, CreateError, Recipe};
 use crate::bench::machine::Machine;
-use crate::bench::measure::{Budget, Measured, measure};
-use crate::bench::plot;
+use crate::bench::measure::{CaseSamples, StopAfter, measure};
+use crate::bench::plot::render_svg;
 use crate::bench::report::{CaseReport, MachineFacts, Report, SCHEMA, Settings as ReportSettings};
-use crate::bench::workload::{Case, Kind, cases};
+use crate::bench::workload::{Case, RequestSet, combine_cases};
 use crate::config::Settings;
 
 pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
@@ -32,18 +32,18 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let configuration = args.settings.configuration(Vec::new())?;
     start_quiet_logs(&configuration)?;
     let mut settings = configuration.settings;
-    // Whatever is wrong with input and output is found before a model is made or loaded.
-    let (endpoint, recipe, file) = (args.endpoint.endpoint()?, args.recipe()?, args.file()?);
+    // Check inputs and outputs before a checkpoint is written or a model is loaded.
+    let (endpoint, recipe, file) = (args.endpoint.endpoint()?, args.recipe()?, args.read_requests()?);
     if endpoint.is_none() {
         check_limits(args, file.as_ref(), &settings)?;
     }
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     let json = args.json.as_deref().filter(|_| !to_stdout).map(OutputFile::create).transpose()?;
-    let picture = args.plot.as_deref().map(OutputFile::create).transpose()?;
+    let plot = args.plot.as_deref().map(OutputFile::create).transpose()?;
 
     let bar = ProgressBar::new_spinner();
     bar.enable_steady_tick(Duration::from_millis(100));
-    let made = recipe.map(|recipe| make(args, &recipe, &mut settings, &bar)).transpose()?;
+    let created = recipe.map(|recipe| create_checkpoint(args, &recipe, &mut settings, &bar)).transpose()?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let _inside = runtime.enter();
     bar.set_message("loading the model");
@@ -51,25 +51,25 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         Some(endpoint) => (Subject::endpoint(endpoint), args.tokenizer_for_url()?),
         None => Subject::model(settings, &args.routes(), args.warm_prefixes(), &runtime)?,
     };
-    if made.is_some() {
+    if created.is_some() {
         subject.facts.name = args.shape_name();
     }
-    bar.set_message("writing requests");
-    let kinds = match file {
-        Some(kind) => vec![kind],
-        None => args.grid().kinds(&tokenizer)?,
+    bar.set_message("generating requests");
+    let sets = match file {
+        Some(set) => vec![set],
+        None => args.grid().generate(&tokenizer)?,
     };
-    let cases = cases(&kinds, &args.routes(), &args.concurrency());
-    let measured = all(args, &mut subject, &runtime, &cases, &bar)?;
-    let report = report(args, &subject, &cases, &measured);
+    let cases = combine_cases(&sets, &args.routes(), &args.concurrency());
+    let measured = measure_cases(args, &mut subject, &runtime, &cases, &bar)?;
+    let report = build_report(args, &subject, &cases, &measured);
     subject.stop(&runtime);
     bar.finish_and_clear();
 
     if let Some(file) = json {
         file.write(&serde_json::to_string_pretty(&report)?)?;
     }
-    if let Some(file) = picture {
-        file.write(plot::svg(&report).trim_end())?;
+    if let Some(file) = plot {
+        file.write(render_svg(&report).trim_end())?;
     }
     let mut out = std::io::stdout().lock();
     if to_stdout {
@@ -77,8 +77,8 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         writeln!(out)?;
         return Ok(());
     }
-    if let Some(Made { told, .. }) = &made {
-        writeln!(out, "{told}")?;
+    if let Some(created) = &created {
+        writeln!(out, "{}", created.summary)?;
     }
     table::write_report(&mut out, &report)?;
     for path in args.json.iter().chain(&args.plot) {
@@ -87,65 +87,75 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses what the model's own server would refuse, before time is spent.
-fn check_limits(args: &BenchArgs, file: Option<&Kind>, settings: &Settings) -> Result<(), UsageError> {
-    let most = match file {
-        Some(kind) => kind.requests.iter().map(|request| request.documents.len()).max().unwrap_or_default(),
-        None => args.most_documents(),
+/// Rejects requests that the server of this model would reject.
+fn check_limits(args: &BenchArgs, file: Option<&RequestSet>, settings: &Settings) -> Result<(), UsageError> {
+    let documents = match file {
+        Some(set) => set.requests.iter().map(|request| request.documents.len()).max().unwrap_or_default(),
+        None => args.max_documents(),
     };
     let (limit, queue) = (settings.limits.max_documents, settings.schedule.max_queued_requests);
-    if most > limit {
-        return Err(UsageError(format!("{most} documents in a request; limits.max_documents is {limit}")));
+    if documents > limit {
+        return Err(UsageError(format!(
+            "{documents} documents in a request exceed limits.max_documents ({limit}); send fewer or raise the limit"
+        )));
     }
     match args.concurrency().into_iter().find(|&clients| clients > queue) {
-        Some(clients) => {
-            Err(UsageError(format!("--concurrency: {clients} clients; schedule.max_queued_requests is {queue}")))
-        }
+        Some(clients) => Err(UsageError(format!(
+            "--concurrency: {clients} clients exceed schedule.max_queued_requests ({queue}); use fewer or raise the limit"
+        ))),
         None => Ok(()),
     }
 }
 
-/// A random checkpoint that was made; a temporary folder goes with it.
-struct Made {
-    told: String,
+/// A random checkpoint. Its temporary folder, if it has one, is deleted with it.
+struct RandomCheckpoint {
+    /// One line about the checkpoint, for the terminal.
+    summary: String,
     _folder: Option<TempDir>,
 }
 
-/// Makes a random checkpoint and lets the settings name it.
-fn make(args: &BenchArgs, recipe: &Recipe, settings: &mut Settings, bar: &ProgressBar) -> anyhow::Result<Made> {
-    bar.set_message(format!("making {}", args.shape_name()));
-    let (path, folder) = if let Some(path) = args.kept_in() {
-        std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+/// Writes a random checkpoint and selects it in the settings.
+fn create_checkpoint(
+    args: &BenchArgs,
+    recipe: &Recipe,
+    settings: &mut Settings,
+    bar: &ProgressBar,
+) -> anyhow::Result<RandomCheckpoint> {
+    bar.set_message(format!("writing {}", args.shape_name()));
+    let (path, folder) = if let Some(path) = args.keep_folder() {
+        std::fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
         (path.to_owned(), None)
     } else {
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         (PathBuf::from(folder.path()), Some(folder))
     };
-    let made = checkpoint::make(recipe, &path).map_err(|error| match error {
-        MakeError::Write(_) => anyhow::Error::from(error),
-        MakeError::Family(_) | MakeError::Tokenizer(_) | MakeError::Model(_) => UsageError(error.to_string()).into(),
+    let size = checkpoint::create(recipe, &path).map_err(|error| match error {
+        CreateError::Write(_) => anyhow::Error::from(error),
+        CreateError::Family(_) | CreateError::Tokenizer(_) | CreateError::Model(_) => {
+            UsageError(error.to_string()).into()
+        }
     })?;
     settings.model.source = path.display().to_string();
     settings.model.family.clone_from(&recipe.family);
-    let told = format!(
-        "made {} for {}: {:.1} M parameters, {}{}",
+    let summary = format!(
+        "wrote {} for the family {}: {:.1} M parameters, {}{}",
         args.shape_name(),
         recipe.family,
-        made.parameters as f64 / 1e6,
-        table::memory(made.bytes),
-        args.kept_in().map(|path| format!(", kept in {}", path.display())).unwrap_or_default()
+        size.parameters as f64 / 1e6,
+        table::format_bytes(size.bytes),
+        args.keep_folder().map(|path| format!(", in {}", path.display())).unwrap_or_default()
     );
-    Ok(Made { told, _folder: folder })
+    Ok(RandomCheckpoint { summary, _folder: folder })
 }
 
-/// Measures all cases under a bar.
-fn all(
+/// Measures all cases, with a progress bar.
+fn measure_cases(
     args: &BenchArgs,
     subject: &mut Subject,
     runtime: &tokio::runtime::Runtime,
     cases: &[Case],
     bar: &ProgressBar,
-) -> anyhow::Result<Vec<Measured>> {
+) -> anyhow::Result<Vec<CaseSamples>> {
     let plan = args.plan();
     bar.set_message("warming up");
     if let Some(requests) = plan.requests(cases) {
@@ -160,15 +170,15 @@ fn all(
     Ok(measure(runtime, &subject.systems, cases, &plan, before_round, &|| bar.inc(1))?)
 }
 
-fn report(args: &BenchArgs, subject: &Subject, cases: &[Case], measured: &[Measured]) -> Report {
+fn build_report(args: &BenchArgs, subject: &Subject, cases: &[Case], measured: &[CaseSamples]) -> Report {
     let product_rates = subject.machine.as_ref().map(|machine| machine.rates().to_vec()).unwrap_or_default();
     let product_rate = subject.machine.as_ref().and_then(Machine::rate);
     let plan = args.plan();
-    let (runs, seconds) = match plan.budget {
-        Budget::Runs(runs) => (Some(runs), None),
-        Budget::Time(time) => (None, Some(time.as_secs_f64())),
+    let (runs, seconds) = match plan.stop_after {
+        StopAfter::Requests(runs) => (Some(runs), None),
+        StopAfter::Time(time) => (None, Some(time.as_secs_f64())),
     };
-    let reports = cases.iter().zip(measured).map(|(case, measured)| CaseReport::of(case, measured, product_rate));
+    let reports = cases.iter().zip(measured).map(|(case, measured)| CaseReport::new(case, measured, product_rate));
     Report {
         schema: SCHEMA,
         podium: env!("CARGO_PKG_VERSION").to_owned(),
@@ -183,7 +193,7 @@ fn report(args: &BenchArgs, subject: &Subject, cases: &[Case], measured: &[Measu
             seed: args.seed(),
             mode: args.mode().to_string(),
             instruction: args.instruction(),
-            requests: args.source(),
+            requests: args.requests_file(),
         },
         cases: reports.collect(),
     }

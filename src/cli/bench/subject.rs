@@ -1,4 +1,5 @@
-//! What is measured: an endpoint, or a model in this process with a server of its own where HTTP is asked for.
+//! The reranker to measure: an endpoint, or a model in this process, with an HTTP server if that
+//! route is measured.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,8 +14,8 @@ use crate::app::{self, ShutdownOutcome};
 use crate::bench::machine::Machine;
 use crate::bench::measure::Systems;
 use crate::bench::memory;
+use crate::bench::operations::CountingRuntime;
 use crate::bench::report::SystemFacts;
-use crate::bench::work::counted;
 use crate::bench::workload::{Route, Tokenizer, read_tokenizer};
 use crate::config::Settings;
 use crate::eval::endpoint::{Api, Endpoint};
@@ -23,11 +24,11 @@ use crate::http::{AuthSettings, Authenticator};
 use crate::pipeline::Reranker;
 use crate::telemetry::TelemetryPlan;
 
-/// What is measured, and what stands around it.
+/// The reranker to measure, with its facts and its server.
 pub(super) struct Subject {
     pub(super) systems: Systems,
     pub(super) facts: SystemFacts,
-    /// What the model's figures are held against: none for an endpoint.
+    /// Measures the device's reference speed; `None` for an endpoint.
     pub(super) machine: Option<Machine>,
     server: Option<Server>,
 }
@@ -46,7 +47,7 @@ impl Subject {
             device: None,
             dtype: None,
             parameters: None,
-            url: Some(endpoint.shown_url()),
+            url: Some(endpoint.display_url()),
             resident_bytes: None,
         };
         let system = Arc::new(System::Endpoint(Box::new(endpoint)));
@@ -54,15 +55,15 @@ impl Subject {
         Self { systems, facts, machine: None, server: None }
     }
 
-    /// Loads the model of the settings and, for the route that needs one, starts a server. With it comes the model's
-    /// own tokenizer. Without `warm_prefixes` every request is computed whole.
+    /// Loads the model of the settings, and starts a server if the routes include HTTP. Also
+    /// returns the model's tokenizer. `warm_prefixes` enables the prefix cache.
     pub(super) fn model(
         mut settings: Settings,
         routes: &[Route],
         warm_prefixes: bool,
         runtime: &tokio::runtime::Runtime,
     ) -> anyhow::Result<(Self, Tokenizer)> {
-        // A slow case is a result, not a failure.
+        // A slow case is a result, so requests have no time limit.
         settings.schedule.timeout_seconds = 0;
         if !warm_prefixes {
             settings.model.prefix_cache_bytes = 0;
@@ -72,11 +73,11 @@ impl Subject {
         let reranker = app::load_reranker_with(&settings, |checkpoint, runtime| {
             let file = checkpoint.location.join("tokenizer.json");
             tokenizer = Some(read_tokenizer(Some(checkpoint.tokenizer.clone()), &file.display().to_string())?);
-            Ok(counted(runtime, checkpoint, &operations)?)
+            Ok(CountingRuntime::new(runtime, checkpoint, &operations)?)
         })?;
         let reranker = Arc::new(reranker);
         let facts = SystemFacts { resident_bytes: memory::resident_bytes(), ..facts(&reranker) };
-        // What is found is not computed, and would be counted.
+        // The count would include cached prefixes, which are not computed.
         let operations = (!warm_prefixes).then_some(operations);
         let mut systems = Systems { operations, ..Systems::default() };
         let mut server = None;
@@ -93,11 +94,11 @@ impl Subject {
         Ok((Self { systems, facts, machine, server }, tokenizer))
     }
 
-    /// Stops the server, if there is one.
+    /// Stops the server, if it was started.
     pub(super) fn stop(self, runtime: &tokio::runtime::Runtime) {
         if let Some(Server { stop, task }) = self.server {
             drop(stop);
-            // Everything was measured; how the server leaves changes nothing.
+            // The measurement is complete, so an error of the server does not matter.
             let _outcome = runtime.block_on(task);
         }
     }
@@ -116,17 +117,17 @@ fn facts(reranker: &Reranker) -> SystemFacts {
     }
 }
 
-/// Serves on a free port of this machine, as `podium serve` does.
+/// Starts a server on a free local port, as `podium serve` does.
 async fn serve(settings: Settings, reranker: Arc<Reranker>) -> anyhow::Result<(SocketAddr, Server)> {
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on a free port")?;
-    let address = listener.local_addr().context("cannot tell the listener's address")?;
-    // It serves nobody but this process, so it asks for no key.
+    let address = listener.local_addr().context("cannot read the listener's address")?;
+    // Only this process uses the server, so it needs no API keys.
     let auth = AuthSettings { keys_file: String::new(), ..settings.auth.clone() };
     let authenticator = Arc::new(Authenticator::new(&auth, Vec::new())?);
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
         let models = std::future::ready(Ok(reranker.into()));
-        // Dropping the other end stops the server too.
+        // The server stops when `stop` is dropped.
         let stopped = async { drop(stopped.await) };
         app::serve(&settings.server, TelemetryPlan::default(), authenticator, models, listener, stopped).await
     });

@@ -1,4 +1,4 @@
-//! A bench report as a table for people.
+//! Prints a bench report as tables.
 
 use std::io::{self, Write};
 
@@ -7,17 +7,17 @@ use comfy_table::{CellAlignment, Table, TableComponent};
 
 use crate::bench::report::{CaseReport, Report};
 
-/// Where a figure is not known, or its samples do not support it.
+/// The cell of a figure that is unknown, or has too few samples.
 const NONE: &str = "-";
 
-/// What ran where, the table, and what needs a word.
+/// Prints the system, the machine, two tables, and remarks on the figures.
 pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     writeln!(out, "{}", heading(report))?;
-    writeln!(out, "{}\n", machine(report))?;
-    let mut speed = table(&[
+    writeln!(out, "{}\n", describe_machine(report))?;
+    let mut speed = new_table(&[
         "route", "docs", "tokens", "clients", "requests", "req/s", "docs/s", "tokens/s", "min", "p50", "p95", "p99",
     ]);
-    let mut parts = table(&[
+    let mut parts = new_table(&[
         "route",
         "docs",
         "tokens",
@@ -33,18 +33,18 @@ pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<(
     for case in &report.cases {
         let name = [
             case.route.to_owned(),
-            short(case.documents),
+            format_significant(case.documents),
             case.tokens_asked
                 .clone()
-                .or_else(|| case.tokens_per_document.map(short))
+                .or_else(|| case.tokens_per_document.map(format_significant))
                 .unwrap_or_else(|| NONE.to_owned()),
             case.concurrency.to_string(),
         ];
         speed.add_row(name.iter().cloned().chain(speed_cells(case)));
         parts.add_row(name.iter().cloned().chain(part_cells(case)));
     }
-    writeln!(out, "a request's time in ms; tokens/s through the model\n{}", aligned(speed))?;
-    writeln!(out, "\nwhere it goes: means in ms; peak memory of this process\n{}", aligned(parts))?;
+    writeln!(out, "latency of a request in ms; tokens/s: tokens through the model per second\n{}", align_right(speed))?;
+    writeln!(out, "\nmean time of each stage in ms; peak memory of this process\n{}", align_right(parts))?;
     for remark in remarks(report) {
         writeln!(out, "{remark}")?;
     }
@@ -55,35 +55,39 @@ fn heading(report: &Report) -> String {
     let system = &report.system;
     let mut facts: Vec<String> =
         [&system.family, &system.device, &system.dtype, &system.url].into_iter().flatten().cloned().collect();
-    facts.extend(system.parameters.map(|count| format!("{} M parameters", short(count as f64 / 1e6))));
-    facts.extend(system.resident_bytes.map(|bytes| format!("{} when loaded", memory(bytes))));
+    facts.extend(system.parameters.map(|count| format!("{} M parameters", format_significant(count as f64 / 1e6))));
+    facts.extend(system.resident_bytes.map(|bytes| format!("{} after loading", format_bytes(bytes))));
     format!("{} ({})", system.name, facts.join(", "))
 }
 
-fn machine(report: &Report) -> String {
+fn describe_machine(report: &Report) -> String {
     let (machine, settings) = (&report.machine, &report.settings);
     let length = match (settings.runs, settings.seconds) {
-        (Some(1), _) => "1 request a client".to_owned(),
-        (Some(runs), _) => format!("{runs} requests a client"),
-        (None, seconds) => format!("{} s a case", short(seconds.unwrap_or_default())),
+        (Some(1), _) => "1 request per client".to_owned(),
+        (Some(runs), _) => format!("{runs} requests per client"),
+        (None, seconds) => format!("{} s per case", format_significant(seconds.unwrap_or_default())),
     };
     let rounds = if settings.rounds == 1 { "1 round".to_owned() } else { format!("{} rounds", settings.rounds) };
-    let mut text = format!("{length} in {rounds} after {} for warming up, seed {}", settings.warm_up, settings.seed);
+    let mut text = format!("{length} in {rounds}, warm-up of {}, seed {}", settings.warm_up, settings.seed);
     if let Some(rate) = machine.product_rate {
-        text = format!("{} threads, a large product runs at {} GFLOP/s; {text}", machine.threads, short(rate / 1e9));
+        text = format!(
+            "{} threads, a large matrix product runs at {} GFLOP/s; {text}",
+            machine.threads,
+            format_significant(rate / 1e9)
+        );
     }
     text
 }
 
 fn speed_cells(case: &CaseReport) -> [String; 8] {
     let latency = &case.latency_ms;
-    let optional = |value: Option<f64>| value.map_or_else(|| NONE.to_owned(), short);
+    let optional = |value: Option<f64>| value.map_or_else(|| NONE.to_owned(), format_significant);
     [
         case.requests.to_string(),
-        short(case.requests_per_second),
-        short(case.documents_per_second),
+        format_significant(case.requests_per_second),
+        format_significant(case.documents_per_second),
         optional(case.tokens_per_second),
-        short(latency.min),
+        format_significant(latency.min),
         optional(latency.p50),
         optional(latency.p95),
         optional(latency.p99),
@@ -91,7 +95,7 @@ fn speed_cells(case: &CaseReport) -> [String; 8] {
 }
 
 fn part_cells(case: &CaseReport) -> [String; 7] {
-    let optional = |value: Option<f64>| value.map_or_else(|| NONE.to_owned(), short);
+    let optional = |value: Option<f64>| value.map_or_else(|| NONE.to_owned(), format_significant);
     let parts = case.parts_ms.as_ref();
     [
         optional(parts.map(|parts| parts.queue)),
@@ -100,37 +104,37 @@ fn part_cells(case: &CaseReport) -> [String; 7] {
         optional(parts.map(|parts| parts.other)),
         optional(case.operations_per_second.map(|rate| rate / 1e9)),
         case.product_share.map_or_else(|| NONE.to_owned(), |share| format!("{:.0} %", share * 100.0)),
-        case.peak_bytes.map_or_else(|| NONE.to_owned(), memory),
+        case.peak_bytes.map_or_else(|| NONE.to_owned(), format_bytes),
     ]
 }
 
-/// What the figures alone do not say.
+/// Remarks for reading the figures.
 fn remarks(report: &Report) -> Vec<String> {
     let mut remarks = Vec::new();
     let cases = &report.cases;
     let cut: usize = cases.iter().map(|case| case.truncated_documents).sum();
     if cut > 0 {
         remarks.push(format!(
-            "\n{cut} documents were cut to the model's limit: what was read is shorter than the column tokens says"
+            "\n{cut} documents were truncated to the model's limit: fewer tokens were read than the column tokens shows"
         ));
     }
     let retries: usize = cases.iter().map(|case| case.retries).sum();
     if retries > 0 {
         remarks.push(format!(
-            "\n{retries} requests were repeated because the server was busy; a time is that of the last try"
+            "\n{retries} requests were retried because the server was busy; latency is that of the last attempt"
         ));
     }
     if cases.iter().any(|case| [case.latency_ms.p50, case.latency_ms.p95, case.latency_ms.p99].contains(&None)) {
-        remarks.push("\np50 needs 2 requests, p95 20, p99 100; --runs or --seconds for more".to_owned());
+        remarks.push("\np50 needs 2 requests, p95 20, p99 100; increase --runs or --seconds".to_owned());
     }
     if report.system.url.is_none() && cases.iter().any(|case| case.peak_bytes.is_none()) {
-        remarks.push("\nthis system does not let a process reset its peak memory; none is shown".to_owned());
+        remarks.push("\npeak memory is not shown: this system does not let a process reset it".to_owned());
     }
     remarks
 }
 
-/// Three digits that count.
-fn short(value: f64) -> String {
+/// Formats a number with three significant digits.
+fn format_significant(value: f64) -> String {
     let decimals = match value.abs() {
         value if value >= 99.95 || value == 0.0 => 0,
         value if (value - value.round()).abs() < 1e-9 => 0,
@@ -141,20 +145,20 @@ fn short(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// Bytes for people.
-pub(super) fn memory(bytes: u64) -> String {
+/// Formats bytes as MiB or GiB.
+pub(super) fn format_bytes(bytes: u64) -> String {
     let mebibytes = bytes as f64 / f64::from(1 << 20);
     if mebibytes >= 1024.0 { format!("{:.2} GiB", mebibytes / 1024.0) } else { format!("{mebibytes:.0} MiB") }
 }
 
-fn table(header: &[&str]) -> Table {
+fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_style(TableComponent::HeaderLines, '─').set_header(header.iter().copied());
     table
 }
 
-/// All columns but the first flush right.
-fn aligned(mut table: Table) -> Table {
+/// Aligns all columns but the first to the right.
+fn align_right(mut table: Table) -> Table {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -166,9 +170,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_three_digits_that_count() {
-        let shown = [1234.56, 123.4, 45.678, 8.0, 1.234, 0.01234].map(short);
+    fn numbers_have_three_significant_digits() {
+        let shown = [1234.56, 123.4, 45.678, 8.0, 1.234, 0.01234].map(format_significant);
         assert_eq!(shown, ["1235", "123", "45.7", "8", "1.23", "0.012"]);
-        assert_eq!((memory(5 << 20), memory(3 << 30)), ("5 MiB".to_owned(), "3.00 GiB".to_owned()));
+        assert_eq!((format_bytes(5 << 20), format_bytes(3 << 30)), ("5 MiB".to_owned(), "3.00 GiB".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! The command line of `podium eval`, and what it asks for.
+//! The command line of `podium eval`, and its conversion to the types of `eval`.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -20,9 +20,9 @@ use crate::rerank::Mode;
 A SET is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), or a JSONL file of slates:
   {\"query\": \"...\", \"documents\": [\"...\", \"...\"], \"relevance\": [0, 1]}
   {\"query\": \"...\", \"positive\": \"...\", \"negative\": [\"...\", \"...\"]}
-An \"instruction\" may stand in both, and objects with \"title\" and \"text\" in place of texts.
+Both may have an \"instruction\". Objects with \"title\" and \"text\" may replace texts.
 
-Documents are reranked in the order of the first stage: a run, a slate's own order, or BM25 over the corpus.
+Documents are reranked in the order of the first stage: a run, the order in a slate, or BM25 over the corpus.
 
 Examples:
   podium eval slates.jsonl
@@ -37,27 +37,28 @@ Examples:
   podium eval beir/scifact --json now.json --gate baseline.json \\
     --max-drop 0.01
 
-Measures are those of trec_eval; a grade of 1 or more is relevant. The reranked order is held against the input order \
-and against BM25 on the same documents. The exit code is 0; 1 if a set fell below the gate or a system failed; and 2 \
-if the data or the command line is wrong.")]
+Measures are those of trec_eval; a grade of 1 or more is relevant. The reranked order is compared with the input order \
+and with BM25 on the same documents. Exit codes: 0; 1 if a set fails the gate or a system fails; 2 if the data or the \
+command line is invalid.")]
 pub(in crate::cli) struct EvalArgs {
     /// BEIR folders and JSONL files of labelled slates
     #[arg(value_name = "SET", required_unless_present = "corpus", conflicts_with = "corpus")]
     sets: Vec<PathBuf>,
 
-    /// The judgements of a BEIR folder: qrels/NAME.tsv [default: test, or the only one]
+    /// Judgements of a BEIR folder: qrels/NAME.tsv [default: test, or the only one]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     split: Option<String>,
     /// Documents, as JSONL or as lines of id, tab, text (instead of a SET)
     #[arg(long, value_name = "FILE", requires_all = ["topics", "qrels"], help_heading = "Data")]
     corpus: Option<PathBuf>,
-    /// Queries, written like the corpus
+    /// Queries, in the formats of the corpus
     #[arg(long, value_name = "FILE", requires = "corpus", help_heading = "Data")]
     topics: Option<PathBuf>,
     /// Judgements, in TREC's four columns or BEIR's three
     #[arg(long, value_name = "FILE", requires = "corpus", help_heading = "Data")]
     qrels: Option<PathBuf>,
-    /// First-stage run in TREC's six columns, looked for inside each set's folder first [default: BM25]
+    /// First-stage run in TREC's six columns; a file in the set's folder takes precedence [default:
+    /// BM25]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     run: Option<PathBuf>,
     /// Evaluate N queries of each set, chosen by the seed [default: all]
@@ -70,35 +71,35 @@ pub(in crate::cli) struct EvalArgs {
     /// Cut-off of nDCG, MRR, Hit and Recall
     #[arg(short, value_name = "K", default_value = "10", help_heading = "Measuring")]
     k: NonZeroUsize,
-    /// Input orders: the first as it is, the others shuffled; scores are means over them
+    /// Number of input orders: the given one, the others shuffled; measures are means over them
     #[arg(long, value_name = "N", default_value = "3", help_heading = "Measuring")]
     orders: NonZeroUsize,
-    /// Seeds sample, shuffling and resampling
+    /// Seed of sampling, shuffling and resampling
     #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
     seed: u64,
-    /// Give every query this instruction, and run it once without
+    /// Use this instruction for every query, and compare with no instruction
     #[arg(long, short, value_name = "TEXT", help_heading = "Measuring")]
     instruction: Option<String>,
-    /// All documents of a slate in one pass, or one document at a time
+    /// Read all documents of a slate in one pass, or one document at a time
     #[arg(long, value_name = "MODE", value_parser = mode_parser(), help_heading = "Measuring")]
     mode: Option<Mode>,
     /// Read at most N tokens of each document
     #[arg(long, value_name = "N", help_heading = "Measuring")]
     max_tokens_per_doc: Option<NonZeroUsize>,
 
-    /// Write everything as JSON; - is standard output, in place of the table
+    /// Write the report as JSON; "-" prints it instead of the tables
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) json: Option<PathBuf>,
-    /// Write one HTML page that needs nothing else
+    /// Write the report as a self-contained HTML page
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) report: Option<PathBuf>,
-    /// Exit with 1 if a set is worse than in this earlier JSON
+    /// Exit with 1 if a set is worse than in this earlier JSON report
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     gate: Option<PathBuf>,
-    /// How much the gate's metric may fall
+    /// Maximum drop of the gate's metric
     #[arg(long, value_name = "X", default_value = "0.01", value_parser = drop_parser, requires = "gate", help_heading = "Results")]
     pub(super) max_drop: f64,
-    /// What the gate looks at
+    /// Metric that the gate compares
     #[arg(long, value_name = "METRIC", default_value = "ndcg", requires = "gate", help_heading = "Results")]
     gate_metric: GateMetric,
 
@@ -136,23 +137,23 @@ fn drop_parser(text: &str) -> Result<f64, String> {
 }
 
 impl EvalArgs {
-    /// Refuses flags that would have no effect.
+    /// Rejects flags that would have no effect.
     pub(super) fn check(&self) -> Result<(), UsageError> {
         let refuse = |problem: &str| Err(UsageError(problem.to_owned()));
         self.endpoint.check(&self.settings)?;
         if self.endpoint.is_foreign_api() && (self.mode.is_some() || self.max_tokens_per_doc.is_some()) {
-            return refuse("--mode and --max-tokens-per-doc are known to --api rerank only");
+            return refuse("--mode and --max-tokens-per-doc work only with --api rerank");
         }
         if self.json.is_some() && self.json == self.gate {
-            return refuse("--json would overwrite the baseline of --gate; write to another file");
+            return refuse("--json would overwrite the baseline of --gate; choose another file");
         }
         if self.instruction.as_ref().is_some_and(|text| text.trim().is_empty()) {
-            return refuse("--instruction is blank");
+            return refuse("--instruction must not be blank");
         }
         Ok(())
     }
 
-    /// What is asked of the run.
+    /// The settings of the run.
     pub(super) fn eval_settings(&self) -> EvalSettings {
         EvalSettings {
             k: self.k.get(),
@@ -167,18 +168,19 @@ impl EvalArgs {
         }
     }
 
-    /// The endpoint, if one was named.
+    /// The endpoint, if --url is given.
     pub(super) fn endpoint(&self) -> anyhow::Result<Option<Endpoint>> {
         self.endpoint.endpoint()
     }
 
-    /// The baseline, if one was named.
+    /// Reads the baseline, if --gate is given.
     pub(super) fn gate(&self) -> anyhow::Result<Option<Gate>> {
         let read = |path: &PathBuf| Gate::read(path, self.gate_metric.as_str(), self.max_drop);
         Ok(self.gate.as_ref().map(read).transpose()?)
     }
 
-    /// Reads every set; `before` is told its name. Sets of the same name are told apart by their paths.
+    /// Reads every set; calls `before` with each name. Sets with the same name get their path as
+    /// the name.
     pub(super) fn read_sets(&self, settings: &EvalSettings, before: impl Fn(&str)) -> anyhow::Result<Vec<Dataset>> {
         let mut sets = Vec::new();
         if let (Some(corpus), Some(queries), Some(qrels)) = (&self.corpus, &self.topics, &self.qrels) {
@@ -192,12 +194,12 @@ impl EvalArgs {
         let mut seen = HashSet::new();
         for path in &self.sets {
             if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
-                return Err(UsageError(format!("the set {} is given twice", path.display())).into());
+                return Err(UsageError(format!("the set {} is given twice; remove one", path.display())).into());
             }
             before(&set_name(path));
             sets.push(self.read_set(path, settings)?);
         }
-        tell_apart(&mut sets);
+        make_names_unique(&mut sets);
         Ok(sets)
     }
 
@@ -207,9 +209,9 @@ impl EvalArgs {
             return Ok(files.read(settings.queries, settings.seed)?);
         }
         if self.run.is_some() || self.split.is_some() {
-            let shown = path.display();
+            let file = path.display();
             let problem = format!(
-                "--run and --split are for BEIR folders, and {shown} is a file of slates with an order of its own"
+                "--run and --split work only with BEIR folders; {file} is a file of slates, which has its own order"
             );
             return Err(UsageError(problem).into());
         }
@@ -217,8 +219,8 @@ impl EvalArgs {
     }
 }
 
-/// Calls sets of the same name by their paths.
-fn tell_apart(sets: &mut [Dataset]) {
+/// Renames sets with the same name to their paths.
+fn make_names_unique(sets: &mut [Dataset]) {
     let mut names: HashMap<String, usize> = HashMap::new();
     for set in &*sets {
         *names.entry(set.name.clone()).or_default() += 1;
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_the_settings_are_the_documented_ones() {
+    fn without_flags_the_settings_have_the_documented_defaults() {
         let expected = EvalSettings {
             k: 10,
             top: 32,
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_arrives() {
+    fn every_flag_is_converted_to_a_setting() {
         let made = args(&[
             "set",
             "-k",
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_of_the_same_name_are_called_by_their_paths() {
+    fn sets_with_the_same_name_are_named_by_their_paths() {
         let folder = tempfile::tempdir().unwrap();
         let line = r#"{"query": "q", "positive": "a", "negative": "b"}"#;
         let paths = ["one/set.jsonl", "two/set.jsonl", "two/other.jsonl"].map(|path| folder.path().join(path));
@@ -313,8 +315,8 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_instruction_is_refused() {
+    fn a_blank_instruction_is_rejected() {
         let UsageError(problem) = args(&["set", "-i", " "]).check().unwrap_err();
-        assert_eq!(problem, "--instruction is blank");
+        assert_eq!(problem, "--instruction must not be blank");
     }
 }

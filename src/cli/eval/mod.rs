@@ -1,4 +1,4 @@
-//! `podium eval`: the order of things. Flags are read in [`args`], results are printed in [`table`].
+//! `podium eval`. [`args`] parses the flags and reads the sets, [`table`] prints the report.
 
 mod args;
 mod table;
@@ -21,7 +21,7 @@ use crate::eval::datasets::Dataset;
 use crate::eval::endpoint::Endpoint;
 use crate::eval::gate::Comparison;
 use crate::eval::measures::Measure;
-use crate::eval::page::page;
+use crate::eval::page::render_page;
 use crate::eval::report::{Report, SCHEMA, SystemFacts};
 use crate::eval::settings::EvalSettings;
 use crate::eval::system::System;
@@ -35,7 +35,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let bar = ProgressBar::new_spinner();
     bar.enable_steady_tick(Duration::from_millis(100));
 
-    // Whatever is wrong with input and output is found before a model is loaded and time is spent.
+    // Check inputs and outputs before a model is loaded.
     let mut sets = args.read_sets(&settings, |name| bar.set_message(format!("reading {name}")))?;
     let gate = args.gate()?;
     if let Some(gate) = &gate {
@@ -48,7 +48,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let _inside = runtime.enter();
     bar.set_message("loading the model");
-    let (system, facts) = system(endpoint, &configuration.settings)?;
+    let (system, facts) = load_system(endpoint, &configuration.settings)?;
     let report = evaluate(&runtime, &system, facts, &mut sets, settings, &bar)?;
     bar.finish_and_clear();
 
@@ -56,32 +56,32 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         file.write(&serde_json::to_string_pretty(&report)?)?;
     }
     if let Some(file) = html {
-        file.write(&page(&report)?)?;
+        file.write(&render_page(&report)?)?;
     }
-    let (mut out, mut aside) = (std::io::stdout().lock(), std::io::stderr().lock());
-    // Where the JSON goes to standard output, nothing else does.
-    let people: &mut dyn Write = if to_stdout { &mut aside } else { &mut out };
+    let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr().lock());
+    // If the JSON goes to standard output, the tables of the gate go to standard error.
+    let out: &mut dyn Write = if to_stdout { &mut stderr } else { &mut stdout };
     if !to_stdout {
-        table::write_report(people, &report)?;
+        table::write_report(out, &report)?;
         for path in args.json.iter().chain(&args.report) {
-            writeln!(people, "wrote {}", path.display())?;
+            writeln!(out, "wrote {}", path.display())?;
         }
     }
     let compared = gate.map(|gate| gate.compare(&report)).transpose()?;
     if let Some(compared) = &compared {
-        table::write_gate(people, compared, args.max_drop)?;
+        table::write_gate(out, compared, args.max_drop)?;
     }
     if to_stdout {
-        serde_json::to_writer_pretty(&mut out, &report)?;
-        writeln!(out)?;
+        serde_json::to_writer_pretty(&mut stdout, &report)?;
+        writeln!(stdout)?;
     }
     compared.map_or(Ok(()), |compared| fail_if_worse(&compared, args.max_drop))
 }
 
-/// What reranks: the endpoint if one was named, else the model of the settings.
-fn system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Result<(System, SystemFacts)> {
+/// The system to evaluate: the endpoint if given, otherwise the model of the settings.
+fn load_system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Result<(System, SystemFacts)> {
     if let Some(endpoint) = endpoint {
-        let url = endpoint.shown_url();
+        let url = endpoint.display_url();
         let facts = SystemFacts { name: endpoint.name(), family: None, device: None, url: Some(url) };
         return Ok((System::Endpoint(Box::new(endpoint)), facts));
     }
@@ -95,7 +95,7 @@ fn system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Result<(Sy
     Ok((System::InProcess(Arc::new(reranker)), facts))
 }
 
-/// Runs every set.
+/// Evaluates every set.
 fn evaluate(
     runtime: &tokio::runtime::Runtime,
     system: &System,
@@ -139,16 +139,16 @@ fn evaluate(
     })
 }
 
-/// The gate's exit: an error that names every set that fell too far.
+/// Returns an error that names every set that fails the gate.
 fn fail_if_worse(compared: &[Comparison], max_drop: f64) -> anyhow::Result<()> {
-    let fallen: Vec<String> = compared
+    let failed: Vec<String> = compared
         .iter()
         .filter(|set| set.failed)
-        .map(|set| format!("{} was {:.4}, is {:.4}, fell by {:.4}", set.set, set.was, set.is, set.drop()))
+        .map(|set| format!("{} dropped by {:.4}, from {:.4} to {:.4}", set.set, set.drop(), set.baseline, set.current))
         .collect();
     match compared.first() {
-        Some(first) if !fallen.is_empty() => {
-            anyhow::bail!("{} fell by more than {max_drop}: {}", first.metric, fallen.join("; "))
+        Some(first) if !failed.is_empty() => {
+            anyhow::bail!("{} dropped by more than --max-drop {max_drop}: {}", first.metric, failed.join("; "))
         }
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! A report as tables for people.
+//! Prints an eval report as tables.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -9,28 +9,28 @@ use comfy_table::{CellAlignment, Table, TableComponent};
 use crate::eval::gate::Comparison;
 use crate::eval::report::{Gain, Report, SetReport, Verdict};
 
-/// With fewer queries a mean says little of the next query.
-const ENOUGH_QUERIES: usize = 30;
+/// Minimum number of queries for a verdict without a warning.
+const MIN_QUERIES: usize = 30;
 
-/// Everything of a report that fits on a screen; what needs a look comes last.
+/// Prints the summary of a report. Warnings come last.
 pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     writeln!(out, "{}", heading(report))?;
     for set in &report.sets {
-        writeln!(out, "{}: {}", set.name, about(set))?;
+        writeln!(out, "{}: {}", set.name, describe_set(set))?;
     }
     writeln!(out)?;
-    writeln!(out, "{}", quality(report))?;
-    writeln!(out, "\ngain in {}, paired by query (w/t/l: queries won, tied, lost)", shown(&report.primary))?;
-    writeln!(out, "{}", gains(report))?;
+    writeln!(out, "{}", quality_table(report))?;
+    writeln!(out, "\ngain in {}, paired by query (w/t/l: queries won, tied, lost)", display_name(&report.primary))?;
+    writeln!(out, "{}", gains_table(report))?;
     if report.sets.iter().any(|set| set.instruction.is_some()) {
-        let metric = shown(&report.primary);
-        writeln!(out, "\n{metric} with the instruction against without, in the given order")?;
-        writeln!(out, "{}", instructions(report))?;
+        let metric = display_name(&report.primary);
+        writeln!(out, "\n{metric} with and without the instruction, in the given input order")?;
+        writeln!(out, "{}", instructions_table(report))?;
     }
-    writeln!(out, "\nrobustness of the scores")?;
-    writeln!(out, "{}", robustness(report))?;
-    writeln!(out, "\ntime of a request, one at a time")?;
-    writeln!(out, "{}", speed(report))?;
+    writeln!(out, "\nrobustness and calibration of the scores")?;
+    writeln!(out, "{}", robustness_table(report))?;
+    writeln!(out, "\nlatency of a request, one at a time")?;
+    writeln!(out, "{}", latency_table(report))?;
     let warnings: Vec<String> = report.sets.iter().filter_map(|set| warning(report, set)).collect();
     if !warnings.is_empty() {
         writeln!(out, "\n{}", warnings.join("\n"))?;
@@ -38,25 +38,25 @@ pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<(
     Ok(())
 }
 
-/// The gate's comparisons.
+/// Prints the comparisons of the gate.
 pub(super) fn write_gate(out: &mut dyn Write, compared: &[Comparison], max_drop: f64) -> io::Result<()> {
     let Some(first) = compared.first() else { return Ok(()) };
-    writeln!(out, "\ngate: {} may fall by {max_drop}", shown(&first.metric))?;
-    let mut table = table(&["set", "was", "is", "drop", ""]);
+    writeln!(out, "\ngate: {} may drop by {max_drop}", display_name(&first.metric))?;
+    let mut table = new_table(&["set", "baseline", "now", "drop", ""]);
     for set in compared {
-        let verdict = if set.failed { "FELL" } else { "ok" };
+        let verdict = if set.failed { "FAILED" } else { "ok" };
         table.add_row([
             set.set.clone(),
-            format!("{:.4}", set.was),
-            format!("{:.4}", set.is),
+            format!("{:.4}", set.baseline),
+            format!("{:.4}", set.current),
             format!("{:+.4}", set.drop()),
             verdict.to_owned(),
         ]);
     }
-    writeln!(out, "{}", aligned(table, 4))
+    writeln!(out, "{}", align_right(table, 4))
 }
 
-/// What ran, and how.
+/// The system and the settings of the run.
 fn heading(report: &Report) -> String {
     let (system, settings) = (&report.system, &report.settings);
     let facts: Vec<&str> =
@@ -79,10 +79,10 @@ fn heading(report: &Report) -> String {
     heading
 }
 
-/// What a set holds, and what of it was left out.
-fn about(set: &SetReport) -> String {
+/// Describes the size of a set and what was left out.
+fn describe_set(set: &SetReport) -> String {
     let mut parts =
-        vec![format!("{} over {} documents, {}", counted(set.queries, "query"), set.documents, set.first_stage)];
+        vec![format!("{} over {} documents, {}", pluralize(set.queries, "query"), set.documents, set.first_stage)];
     let left = &set.left_out;
     for (count, what) in [
         (left.queries_not_sampled, "not in the sample"),
@@ -91,49 +91,49 @@ fn about(set: &SetReport) -> String {
         (left.queries_without_candidates, "without candidates, scored 0"),
     ] {
         if count > 0 {
-            parts.push(format!("{} {what}", counted(count, "query")));
+            parts.push(format!("{} {what}", pluralize(count, "query")));
         }
     }
     if left.relevant_not_reranked > 0 {
         let relevant: usize = set.per_query.iter().map(|query| query.relevant).sum();
         let missing = left.relevant_not_reranked;
-        parts.push(format!("{missing} of {relevant} relevant documents out of reach: not among those reranked"));
+        parts.push(format!("{missing} of {relevant} relevant documents not among the reranked candidates"));
     }
     if set.calibration.clamped > 0 {
-        parts.push(format!("{} outside 0 to 1 taken as 0 or 1", counted(set.calibration.clamped, "score")));
+        parts.push(format!("{} outside 0 to 1 clamped", pluralize(set.calibration.clamped, "score")));
     }
     if set.latency_ms.retries > 0 {
-        parts.push(format!("{} repeated: the server was busy", counted(set.latency_ms.retries, "request")));
+        parts.push(format!("{} retried: the server was busy", pluralize(set.latency_ms.retries, "request")));
     }
     parts.join("; ")
 }
 
-fn quality(report: &Report) -> String {
+fn quality_table(report: &Report) -> String {
     let others: Vec<&String> = report.metrics.iter().filter(|name| **name != report.primary).collect();
-    let mut header = vec!["set".to_owned(), "order".to_owned(), shown(&report.primary), "95 %".to_owned()];
-    header.extend(others.iter().map(|name| shown(name)));
-    let mut table = table(&header);
+    let mut header = vec!["set".to_owned(), "order".to_owned(), display_name(&report.primary), "95 %".to_owned()];
+    header.extend(others.iter().map(|name| display_name(name)));
+    let mut table = new_table(&header);
     for set in &report.sets {
         let systems = &set.systems;
         for (name, order, values) in
             [(&*set.name, "reranked", &systems.reranked), ("", "BM25", &systems.bm25), ("", "input", &systems.input)]
         {
             let primary = &values[&report.primary];
-            let mut row = vec![name.to_owned(), order.to_owned(), three(primary.mean)];
+            let mut row = vec![name.to_owned(), order.to_owned(), three_decimals(primary.mean)];
             row.push(format!("[{:.3}, {:.3}]", primary.low, primary.high));
-            row.extend(others.iter().map(|name| three(values[*name].mean)));
+            row.extend(others.iter().map(|name| three_decimals(values[*name].mean)));
             table.add_row(row);
         }
     }
-    aligned(table, 2)
+    align_right(table, 2)
 }
 
-fn gains(report: &Report) -> String {
-    let mut table = table(&["set", "over BM25", "95 %", "p", "w/t/l", "over input", "95 %", "p", "w/t/l", ""]);
+fn gains_table(report: &Report) -> String {
+    let mut table = new_table(&["set", "over BM25", "95 %", "p", "w/t/l", "over input", "95 %", "p", "w/t/l", ""]);
     for set in &report.sets {
         let mut row = vec![set.name.clone()];
-        row.extend(cells(&set.gains.bm25[&report.primary]));
-        row.extend(cells(&set.gains.input[&report.primary]));
+        row.extend(gain_cells(&set.gains.bm25[&report.primary]));
+        row.extend(gain_cells(&set.gains.input[&report.primary]));
         row.push(match set.verdict {
             Verdict::Better => "better than BM25".to_owned(),
             Verdict::Unclear => "unclear".to_owned(),
@@ -142,50 +142,50 @@ fn gains(report: &Report) -> String {
         });
         table.add_row(row);
     }
-    aligned(table, 1)
+    align_right(table, 1)
 }
 
-fn instructions(report: &Report) -> String {
+fn instructions_table(report: &Report) -> String {
     let header =
-        ["set", "queries", "texts", "with", "without", "gain", "95 %", "p", "w/t/l", "tau", "other document first"];
-    let mut table = table(&header);
+        ["set", "queries", "texts", "with", "without", "gain", "95 %", "p", "w/t/l", "tau", "first document changed"];
+    let mut table = new_table(&header);
     for set in &report.sets {
         let Some(effect) = &set.instruction else { continue };
         let mut row = vec![set.name.clone(), effect.queries.to_string(), effect.texts.to_string()];
         let systems = [&effect.systems.instructed, &effect.systems.plain];
-        row.extend(systems.map(|values| three(values[&report.primary].mean)));
-        row.extend(cells(&effect.gain[&report.primary]));
-        row.extend([effect.kendall_tau.map_or_else(dash, three), percent(effect.first_changed)]);
+        row.extend(systems.map(|values| three_decimals(values[&report.primary].mean)));
+        row.extend(gain_cells(&effect.gain[&report.primary]));
+        row.extend([effect.kendall_tau.map_or_else(dash, three_decimals), percent(effect.first_changed)]);
         table.add_row(row);
     }
-    aligned(table, 1)
+    align_right(table, 1)
 }
 
-fn robustness(report: &Report) -> String {
-    let header = ["set", "order tau", "5th pct", "position rho", "ECE", "Brier", "relevant", "cut"];
-    let mut table = table(&header);
+fn robustness_table(report: &Report) -> String {
+    let header = ["set", "order tau", "5th pct", "position rho", "ECE", "Brier", "relevant", "truncated"];
+    let mut table = new_table(&header);
     for set in &report.sets {
         let order = set.order.as_ref();
         let tau = order.and_then(|order| order.kendall_tau);
         let calibration = &set.calibration;
         table.add_row([
             set.name.clone(),
-            tau.map_or_else(dash, |tau| three(tau.mean)),
-            tau.map_or_else(dash, |tau| three(tau.p5)),
-            order.map_or_else(dash, |order| three(order.position_bias.spearman)),
-            three(calibration.ece),
-            three(calibration.brier),
+            tau.map_or_else(dash, |tau| three_decimals(tau.mean)),
+            tau.map_or_else(dash, |tau| three_decimals(tau.p5)),
+            order.map_or_else(dash, |order| three_decimals(order.position_bias.spearman)),
+            three_decimals(calibration.ece),
+            three_decimals(calibration.brier),
             percent(calibration.relevant_share),
             set.truncated_share.map_or_else(dash, percent),
         ]);
     }
-    aligned(table, 1)
+    align_right(table, 1)
 }
 
-fn speed(report: &Report) -> String {
+fn latency_table(report: &Report) -> String {
     let header =
         ["set", "requests", "mean ms", "p50", "p95", "p99", "max", "tokens/request", "tokens/document", "tokens/s"];
-    let mut table = table(&header);
+    let mut table = new_table(&header);
     for set in &report.sets {
         let time = &set.latency_ms;
         let mut row = vec![set.name.clone(), time.requests.to_string()];
@@ -199,39 +199,39 @@ fn speed(report: &Report) -> String {
         ));
         table.add_row(row);
     }
-    aligned(table, 1)
+    align_right(table, 1)
 }
 
-/// A line about a set that needs a look.
+/// The warning about a set, if its result is unclear or not better than BM25.
 fn warning(report: &Report, set: &SetReport) -> Option<String> {
-    let (name, metric) = (&set.name, shown(&report.primary));
-    let [is, bm25] = [&set.systems.reranked, &set.systems.bm25].map(|values| values[&report.primary].mean);
-    let numbers = format!("{metric} {is:.3} against {bm25:.3}");
+    let (name, metric) = (&set.name, display_name(&report.primary));
+    let [reranked, bm25] = [&set.systems.reranked, &set.systems.bm25].map(|values| values[&report.primary].mean);
+    let numbers = format!("{metric} {reranked:.3}, BM25 {bm25:.3}");
     let (sign, found) = match set.verdict {
         Verdict::Better => (" ?", "better than BM25"),
         Verdict::Unclear => (" ?", "perhaps not better than BM25"),
         Verdict::Even => (" ?", "as good as BM25, and not better"),
         Verdict::NotBetter => ("!!", "not better than BM25"),
     };
-    if set.queries < ENOUGH_QUERIES {
-        let queries = counted(set.queries, "query");
+    if set.queries < MIN_QUERIES {
+        let queries = pluralize(set.queries, "query");
         return Some(format!(
-            " ? {name}: {queries}, too few to tell (take {ENOUGH_QUERIES} or more); on these, {found}: {numbers}"
+            " ? {name}: {queries} are too few for a verdict (use {MIN_QUERIES} or more); on these, {found}: {numbers}"
         ));
     }
-    let interval = if set.verdict == Verdict::Unclear { ", the gain's interval holds 0" } else { "" };
+    let interval = if set.verdict == Verdict::Unclear { "; the gain's interval contains 0" } else { "" };
     (set.verdict != Verdict::Better).then(|| format!("{sign} {name}: {found}: {numbers}{interval}"))
 }
 
-/// Mean with sign, interval, p, and wins, ties and losses.
-fn cells(gain: &Gain) -> [String; 4] {
+/// The cells of a gain: mean with sign, interval, p value, and wins, ties and losses.
+fn gain_cells(gain: &Gain) -> [String; 4] {
     let p = if gain.p < 0.001 { "<0.001".to_owned() } else { format!("{:.3}", gain.p) };
     let estimate = &gain.estimate;
     let interval = format!("[{:+.3}, {:+.3}]", estimate.low, estimate.high);
     [format!("{:+.3}", estimate.mean), interval, p, format!("{}/{}/{}", gain.wins, gain.ties, gain.losses)]
 }
 
-fn three(value: f64) -> String {
+fn three_decimals(value: f64) -> String {
     format!("{value:.3}")
 }
 
@@ -239,14 +239,15 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// What stands where there is no number.
+/// The cell of a number that is unknown.
 fn dash() -> String {
     "-".to_owned()
 }
 
-/// A measure's name as people write it: `nDCG@10`.
-fn shown(name: &str) -> String {
-    let (measure, cut) = name.split_once('@').map_or((name, String::new()), |(measure, k)| (measure, format!("@{k}")));
+/// The usual spelling of a measure's name, such as `nDCG@10`.
+fn display_name(name: &str) -> String {
+    let (measure, cutoff) =
+        name.split_once('@').map_or((name, String::new()), |(measure, k)| (measure, format!("@{k}")));
     let measure = match measure {
         "ndcg" => "nDCG",
         "mrr" => "MRR",
@@ -255,10 +256,11 @@ fn shown(name: &str) -> String {
         "map" => "MAP",
         other => other,
     };
-    format!("{measure}{cut}")
+    format!("{measure}{cutoff}")
 }
 
-fn counted(count: usize, what: &str) -> String {
+/// `1 query`, `2 queries`, `2 scores`.
+fn pluralize(count: usize, what: &str) -> String {
     match (count, what) {
         (1, _) => format!("1 {what}"),
         (_, "query") => format!("{count} queries"),
@@ -266,15 +268,15 @@ fn counted(count: usize, what: &str) -> String {
     }
 }
 
-fn table<T: AsRef<str>>(header: &[T]) -> Table {
+fn new_table<T: AsRef<str>>(header: &[T]) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_style(TableComponent::HeaderLines, '─');
     table.set_header(header.iter().map(AsRef::as_ref));
     table
 }
 
-/// The table with every column from `first` on at the right.
-fn aligned(mut table: Table, first: usize) -> String {
+/// Aligns every column from `first` on to the right.
+fn align_right(mut table: Table, first: usize) -> String {
     for column in table.column_iter_mut().skip(first) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -292,7 +294,7 @@ mod tests {
     use crate::eval::settings::EvalSettings;
     use crate::rerank::Mode;
 
-    /// A report on one set, with this mean and gain over BM25 and nothing told of order, tokens and cuts.
+    /// A report on one set with this verdict, without input orders, token counts and truncation.
     fn report(verdict: Verdict) -> Report {
         let by_name = |mean: f64| BTreeMap::from([("ndcg@10".to_owned(), Estimate { mean, low: mean, high: mean })]);
         let estimate = Estimate { mean: -0.009, low: -0.02, high: 0.01 };
@@ -311,7 +313,7 @@ mod tests {
             verdict,
             order: None,
             instruction: None,
-            calibration: Calibration::of(&[(1.5, true)]),
+            calibration: Calibration::from_scores(&[(1.5, true)]),
             truncated_share: None,
             latency_ms: Latency { requests: 10, retries: 4, mean: 1.0, p50: 1.0, p95: 1.0, p99: 1.0, max: 1.0 },
             tokens: None,
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn the_head_says_what_ran_and_what_was_left_out() {
+    fn the_heading_has_the_settings_and_counts_what_was_left_out() {
         let printed = printed(&report(Verdict::Better));
         let lines: Vec<&str> = printed.lines().collect();
         assert_eq!(lines[0], "m (http://h/): top 32 reranked, 1 input order, seed 1, 3 s");
@@ -356,32 +358,32 @@ mod tests {
         assert_eq!(
             lines[2],
             "npl: 40 queries over 400 documents, run bm25.trec; 2 queries left out: no relevant document; \
-             1 query left out: no judgements; 1 score outside 0 to 1 taken as 0 or 1; \
-             4 requests repeated: the server was busy"
+             1 query left out: no judgements; 1 score outside 0 to 1 clamped; \
+             4 requests retried: the server was busy"
         );
         assert!(printed.contains("<0.001  3/1/6"), "{printed}");
         assert!(!printed.contains("!!") && !printed.contains(" ? "), "{printed}");
     }
 
     #[test]
-    fn a_set_that_is_not_better_than_bm25_is_said_last_and_loud() {
+    fn the_last_line_warns_of_a_set_that_is_not_better_than_bm25() {
         let last = |verdict| printed(&report(verdict)).lines().last().unwrap_or_default().to_owned();
-        assert_eq!(last(Verdict::NotBetter), "!! npl: not better than BM25: nDCG@10 0.361 against 0.370");
+        assert_eq!(last(Verdict::NotBetter), "!! npl: not better than BM25: nDCG@10 0.361, BM25 0.370");
         assert_eq!(
             last(Verdict::Unclear),
-            " ? npl: perhaps not better than BM25: nDCG@10 0.361 against 0.370, the gain's interval holds 0"
+            " ? npl: perhaps not better than BM25: nDCG@10 0.361, BM25 0.370; the gain's interval contains 0"
         );
-        assert_eq!(last(Verdict::Even), " ? npl: as good as BM25, and not better: nDCG@10 0.361 against 0.370");
+        assert_eq!(last(Verdict::Even), " ? npl: as good as BM25, and not better: nDCG@10 0.361, BM25 0.370");
     }
 
     #[test]
-    fn few_queries_are_said_before_what_came_out_of_them() {
+    fn a_warning_of_few_queries_precedes_the_result() {
         for (verdict, found) in [(Verdict::Better, "better than BM25"), (Verdict::NotBetter, "not better than BM25")] {
             let mut report = report(verdict);
             report.sets[0].queries = 29;
             let printed = printed(&report);
             let line = format!(
-                " ? npl: 29 queries, too few to tell (take 30 or more); on these, {found}: nDCG@10 0.361 against 0.370"
+                " ? npl: 29 queries are too few for a verdict (use 30 or more); on these, {found}: nDCG@10 0.361, BM25 0.370"
             );
             assert_eq!(printed.lines().last(), Some(line.as_str()));
         }

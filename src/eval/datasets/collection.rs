@@ -1,57 +1,61 @@
-//! Sets made of a corpus, queries, judgements and perhaps a run: BEIR folders, and the same files named one by one.
+//! Reads sets that have a corpus, queries, relevance judgements and optionally a run: BEIR folders,
+//! or files given one by one.
 
 use std::path::{Path, PathBuf};
 
 use super::texts::Texts;
 use super::{DataError, Dataset, FirstStage, Query, set_name, trec};
 
-/// Where the parts of a set are.
+/// The files of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CollectionFiles {
-    /// What the set is called.
+    /// The set's name.
     pub name: String,
-    /// The folder, or the file that stands for the whole set in reports.
+    /// The path that reports show for the set.
     pub source: PathBuf,
-    /// Documents: JSONL or `id<TAB>text`.
+    /// The documents, as JSONL or as `id<TAB>text`.
     pub corpus: PathBuf,
-    /// Queries, written like the corpus.
+    /// The queries, in the same formats.
     pub queries: PathBuf,
-    /// Judgements: BEIR's three columns or TREC's four.
+    /// The relevance judgements, in BEIR's three columns or TREC's four.
     pub qrels: PathBuf,
-    /// The first stage's run and what it is called, or BM25.
+    /// The first stage's run and its name; `None` for BM25.
     pub run: Option<(PathBuf, String)>,
 }
 
 impl CollectionFiles {
-    /// The parts of a BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`. Without a `split` that is
-    /// `test`, or the only one there. A relative `run` that exists in the folder is taken from there.
+    /// Finds the files of a BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`.
+    /// The default `split` is `test`, or the only split of the folder. A relative `run` is looked
+    /// for in the folder first.
     ///
     /// # Errors
-    /// When a part is missing.
+    /// [`DataError`] if a file is missing.
     pub fn beir(folder: &Path, split: Option<&str>, run: Option<&Path>) -> Result<Self, DataError> {
-        let refuse = |problem| DataError::Set { place: folder.to_owned(), problem };
+        let invalid = |problem| DataError::Set { place: folder.to_owned(), problem };
         let part = |name: &str| {
             let path = folder.join(name);
             let expected =
-                || refuse(format!("has no {name}; a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/"));
+                || invalid(format!("{name} is missing; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/"));
             path.is_file().then_some(path).ok_or_else(expected)
         };
         let (corpus, queries) = (part("corpus.jsonl")?, part("queries.jsonl")?);
-        let splits = splits(&folder.join("qrels"))?;
-        let named = |name: &str| splits.iter().find(|path| path.file_stem().is_some_and(|stem| stem == name));
+        let splits = list_splits(&folder.join("qrels"))?;
+        let find_split = |name: &str| splits.iter().find(|path| path.file_stem().is_some_and(|stem| stem == name));
         let qrels = match (split, &splits[..]) {
-            (Some(split), _) => named(split),
+            (Some(split), _) => find_split(split),
             (None, [only]) => Some(only),
-            (None, _) => named("test"),
+            (None, _) => find_split("test"),
         };
         let Some(qrels) = qrels.cloned() else {
-            let there: Vec<String> = splits
+            let available: Vec<String> = splits
                 .iter()
                 .filter_map(|path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))
                 .collect();
-            let there = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
+            let available = if available.is_empty() { "none".to_owned() } else { available.join(", ") };
             let wanted = split.unwrap_or("test");
-            return Err(refuse(format!("has no qrels/{wanted}.tsv; in qrels there is {there} (choose with --split)")));
+            let problem =
+                format!("qrels/{wanted}.tsv is missing; choose a split with --split (available: {available})");
+            return Err(invalid(problem));
         };
         let run = run.map(|run| {
             let inside = folder.join(run);
@@ -60,10 +64,10 @@ impl CollectionFiles {
         Ok(Self { name: set_name(folder), source: folder.to_owned(), corpus, queries, qrels, run })
     }
 
-    /// Reads the set.
+    /// Reads the set, with at most `sample` of its queries, chosen by `seed`.
     ///
     /// # Errors
-    /// A file that cannot be read or has a wrong line, and a set without relevant documents.
+    /// [`DataError`] for an unreadable file, an invalid line, or a set without relevant documents.
     pub fn read(&self, sample: Option<usize>, seed: u64) -> Result<Dataset, DataError> {
         let (documents, queries) = (Texts::read(&self.corpus)?, Texts::read(&self.queries)?);
         let grades = trec::read_grades(&self.qrels, &queries, &documents)?;
@@ -81,12 +85,12 @@ impl CollectionFiles {
                 Ok(Query { id: query.id, text: query.text, instruction: None, grades, candidates })
             })
             .collect::<Result<Vec<Query>, DataError>>()?;
-        Dataset::of((self.name.clone(), &self.source), documents.items, queries, first_stage, (sample, seed))
+        Dataset::new((self.name.clone(), &self.source), documents.items, queries, first_stage, (sample, seed))
     }
 }
 
-/// The files of judgements in a folder, by name.
-fn splits(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+/// Lists the `.tsv` files of a folder, sorted by name.
+fn list_splits(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let unreadable = |cause| DataError::Unreadable { path: folder.to_owned(), cause };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
@@ -117,7 +121,7 @@ mod tests {
         folder
     }
 
-    fn whole(more: &[(&str, &str)]) -> tempfile::TempDir {
+    fn complete_folder(more: &[(&str, &str)]) -> tempfile::TempDir {
         let parts = [("corpus.jsonl", CORPUS), ("queries.jsonl", QUERIES), ("qrels/test.tsv", "q\ta\t1\np\ta\t0\n")];
         folder(&[&parts, more].concat())
     }
@@ -128,8 +132,8 @@ mod tests {
     }
 
     #[test]
-    fn a_beir_folder_is_a_set_and_what_is_left_out_is_counted() {
-        let folder = whole(&[]);
+    fn a_beir_folder_is_read_and_unusable_queries_are_counted() {
+        let folder = complete_folder(&[]);
         let set = read(folder.path(), None, None).unwrap();
         assert_eq!(set.name, set_name(folder.path()));
         assert_eq!(set.documents.len(), 2);
@@ -140,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn a_run_inside_the_folder_is_preferred_to_one_outside() {
-        let folder = whole(&[("first.trec", "q Q0 b 1 2 t\nq Q0 a 2 1 t\n")]);
+    fn a_run_is_looked_for_in_the_folder_first() {
+        let folder = complete_folder(&[("first.trec", "q Q0 b 1 2 t\nq Q0 a 2 1 t\n")]);
         let set = read(folder.path(), None, Some("first.trec")).unwrap();
         assert_eq!(set.first_stage, FirstStage::Run("first.trec".to_owned()));
         assert_eq!(set.queries[0].candidates, [1, 0]);
@@ -150,33 +154,36 @@ mod tests {
     }
 
     #[test]
-    fn the_split_is_the_named_one_or_test_or_the_only_one() {
-        let folder = whole(&[("qrels/dev.tsv", "p\tb\t2\n")]);
+    fn the_default_split_is_test_or_the_only_one() {
+        let folder = complete_folder(&[("qrels/dev.tsv", "p\tb\t2\n")]);
         assert_eq!(read(folder.path(), None, None).unwrap().queries[0].id, "q");
         assert_eq!(read(folder.path(), Some("dev"), None).unwrap().queries[0].id, "p");
         let missing = read(folder.path(), Some("train"), None).unwrap_err();
-        assert!(missing.ends_with("has no qrels/train.tsv; in qrels there is dev, test (choose with --split)"));
+        assert!(missing.ends_with("qrels/train.tsv is missing; choose a split with --split (available: dev, test)"));
         fs::remove_file(folder.path().join("qrels/test.tsv")).unwrap();
         assert_eq!(read(folder.path(), None, None).unwrap().queries[0].id, "p");
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn errors_name_the_missing_file_or_the_unusable_query() {
         let no_corpus = read(folder(&[]).path(), None, None).unwrap_err();
-        assert!(no_corpus.contains(": has no corpus.jsonl; a BEIR folder holds"), "{no_corpus}");
-        let no_relevant = read(whole(&[("qrels/test.tsv", "q\ta\t0\n")]).path(), None, None).unwrap_err();
+        assert!(no_corpus.contains(": corpus.jsonl is missing; a BEIR folder has"), "{no_corpus}");
+        let no_relevant = read(complete_folder(&[("qrels/test.tsv", "q\ta\t0\n")]).path(), None, None).unwrap_err();
         assert!(
             no_relevant.ends_with(": no query has a relevant document (a grade of 1 or more); the highest grade is 0"),
             "{no_relevant}"
         );
-        let blank = whole(&[("queries.jsonl", "{\"_id\": \"q\", \"text\": \" \"}\n{\"_id\": \"p\", \"text\": \"x\"}")]);
+        let blank = complete_folder(&[(
+            "queries.jsonl",
+            "{\"_id\": \"q\", \"text\": \" \"}\n{\"_id\": \"p\", \"text\": \"x\"}",
+        )]);
         assert!(read(blank.path(), None, None).unwrap_err().ends_with("the query \"q\" is blank"));
     }
 
     #[test]
-    fn a_wrong_grade_is_named_by_file_and_line() {
-        let folder = whole(&[("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq\ta\tx\n")]);
+    fn an_invalid_grade_is_reported_with_file_and_line() {
+        let folder = complete_folder(&[("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq\ta\tx\n")]);
         let message = read(folder.path(), None, None).unwrap_err();
-        assert!(message.ends_with("qrels/test.tsv line 2: the grade \"x\" is no number"), "{message}");
+        assert!(message.ends_with("qrels/test.tsv line 2: the grade \"x\" is not a number"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Files that are read line by line: what is wrong with a line is said with the file and the number.
+//! Reads files line by line; errors have the file and the line number.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -6,36 +6,40 @@ use std::path::Path;
 
 use super::DataError;
 
-/// Calls `take` with every line that is not blank, without line end and byte order mark.
+/// Calls `read_line` with the number and the text of every line that is not blank, without its line
+/// end and the byte order mark.
 ///
 /// # Errors
-/// A file that cannot be read, and the first line for which `take` returns a problem.
+/// [`DataError`] for an unreadable file, or the first error that `read_line` returns.
 pub(super) fn for_each_line(
     path: &Path,
-    mut take: impl FnMut(usize, &str) -> Result<(), String>,
+    mut read_line: impl FnMut(usize, &str) -> Result<(), String>,
 ) -> Result<(), DataError> {
     let unreadable = |cause| DataError::Unreadable { path: path.to_owned(), cause };
     let file = File::open(path).map_err(unreadable)?;
     for (index, line) in BufReader::new(file).lines().enumerate() {
         let number = index + 1;
-        let refuse = |problem| DataError::Line { file: path.to_owned(), line: number, problem };
+        let invalid = |problem| DataError::Line { file: path.to_owned(), line: number, problem };
         let line = line.map_err(|cause| {
-            if cause.kind() == ErrorKind::InvalidData { refuse("is not UTF-8".to_owned()) } else { unreadable(cause) }
+            if cause.kind() == ErrorKind::InvalidData { invalid("is not UTF-8".to_owned()) } else { unreadable(cause) }
         })?;
         let line = if index == 0 { line.trim_start_matches('\u{feff}') } else { &line };
         if !line.trim().is_empty() {
-            take(number, line).map_err(refuse)?;
+            read_line(number, line).map_err(invalid)?;
         }
     }
     Ok(())
 }
 
-/// The columns of a line: between tabs where a line has any, else between blanks.
-pub(super) fn columns(line: &str) -> Vec<&str> {
+/// Splits a line into columns: at tabs if it has any, otherwise at white space.
+pub(super) fn split_columns(line: &str) -> Vec<&str> {
     if line.contains('\t') { line.split('\t').map(str::trim).collect() } else { line.split_whitespace().collect() }
 }
 
-/// A finite number.
-pub(super) fn number(what: &str, text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or_else(|| format!("the {what} {text:?} is no number"))
+/// Parses a finite number; `what` names it in the error.
+pub(super) fn parse_number(what: &str, text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|value: &f64| value.is_finite())
+        .ok_or_else(|| format!("the {what} {text:?} is not a number"))
 }

@@ -1,7 +1,8 @@
-//! What is judged: documents, queries, grades and the candidates to rerank.
+//! Data sets: documents, queries, grades, and the candidates to rerank.
 //!
-//! Readers are in [`collection`] (BEIR folders, TREC files) and [`slates`]; what the two have in common, and which
-//! queries count, is here. Candidates that BM25 has to find are left to `first_stage`.
+//! [`collection`] reads BEIR folders and TREC files, [`slates`] reads labelled slates. This file
+//! has their common types and selects the queries to evaluate. Where a set has no candidates,
+//! `first_stage` retrieves them with BM25.
 
 pub mod collection;
 mod lines;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use collection::CollectionFiles;
 
-/// The lowest grade that is relevant for MRR, Hit, Recall and MAP: `trec_eval`'s default.
+/// The lowest grade that counts as relevant for MRR, Hit, Recall and MAP: `trec_eval`'s default.
 pub const RELEVANT_FROM: f64 = 1.0;
 
 /// A document with its id.
@@ -29,92 +30,95 @@ pub const RELEVANT_FROM: f64 = 1.0;
 pub struct Document {
     /// Its id in the set.
     pub id: String,
-    /// Title and text, with a space between.
+    /// Title and text, joined by a space.
     pub text: String,
 }
 
-/// The grades of a query's documents, by the document's place in [`Dataset::documents`].
+/// The grades of a query's documents, by index into [`Dataset::documents`].
 pub type Grades = HashMap<usize, f64>;
 
-/// A query, what is known of its documents, and its candidates.
+/// A query with its judgements and its candidates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Query {
     /// Its id in the set.
     pub id: String,
-    /// What is searched for.
+    /// The query's text.
     pub text: String,
-    /// The set's own instruction.
+    /// The instruction that the set has for this query.
     pub instruction: Option<String>,
-    /// The judged documents.
+    /// The grades of the judged documents.
     pub grades: Grades,
-    /// The first stage's ranking, best first, each document once: places in [`Dataset::documents`].
+    /// The first stage's ranking: indices into [`Dataset::documents`], best first, each at most
+    /// once.
     pub candidates: Vec<usize>,
 }
 
-/// Where candidates come from.
+/// Where a set's candidates come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FirstStage {
-    /// A run file, as it was named.
+    /// A run file, with its name.
     Run(String),
     /// BM25 over the set's documents.
     Bm25,
-    /// A slate's documents, in the file's order.
+    /// The documents of each slate, in the order of the file.
     FileOrder,
-    /// A slate's documents, shuffled, because some lines list the positive ones first.
+    /// The documents of each slate. Those given as `positive` and `negative` are shuffled, because
+    /// their order in the file would give away the answer.
     Shuffled,
 }
 
 impl FirstStage {
-    /// The words for people and reports.
+    /// The description in reports.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
             Self::Run(name) => format!("run {name}"),
-            Self::Bm25 => "BM25 built here".to_owned(),
+            Self::Bm25 => "BM25 over the corpus".to_owned(),
             Self::FileOrder => "order in the file".to_owned(),
-            Self::Shuffled => "order in the file, positive/negative shuffled".to_owned(),
+            Self::Shuffled => "order in the file, with positive and negative documents shuffled".to_owned(),
         }
     }
 }
 
-/// What a set holds and the evaluation does not use, or not as it stands.
+/// Counts of the queries and documents that the evaluation does not use, or cannot rerank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Queries without any judged document.
     pub queries_unjudged: usize,
-    /// Queries with judged documents of which none is relevant.
+    /// Queries with judged documents, none of them relevant.
     pub queries_without_relevant: usize,
-    /// Queries that could be evaluated but are not in the sample.
+    /// Usable queries that are not in the sample.
     pub queries_not_sampled: usize,
-    /// Evaluated queries for which the first stage found nothing: they score 0 and no request is sent.
+    /// Evaluated queries without candidates. They score 0, and no request is sent for them.
     pub queries_without_candidates: usize,
-    /// Relevant documents that the first stage did not put among the documents to rerank, over the evaluated queries.
+    /// Relevant documents that are not among the candidates to rerank, over the evaluated queries.
     pub relevant_not_reranked: usize,
 }
 
-/// One set, ready to be reranked.
+/// A data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
-    /// What it is called in reports.
+    /// The name in reports.
     pub name: String,
-    /// Where it was read from.
+    /// The path that it was read from.
     pub source: String,
     /// Its documents.
     pub documents: Vec<Document>,
-    /// The queries that are evaluated, in the set's order.
+    /// The queries to evaluate, in the set's order.
     pub queries: Vec<Query>,
     /// Where the candidates come from.
     pub first_stage: FirstStage,
-    /// What is not used.
+    /// What is not evaluated.
     pub left_out: LeftOut,
 }
 
 impl Dataset {
-    /// A set of the queries that can be evaluated, and of those `sample` at most, chosen by `seed`.
+    /// Builds a set from the queries that have a relevant document: all of them, or `sample`,
+    /// chosen by `seed`.
     ///
     /// # Errors
-    /// When no query has a relevant document.
-    fn of(
+    /// [`DataError::Set`] if no query has a relevant document.
+    fn new(
         (name, source): (String, &Path),
         documents: Vec<Document>,
         queries: Vec<Query>,
@@ -152,8 +156,9 @@ impl Dataset {
         Ok(Self { name, source, documents, queries: usable, first_stage, left_out })
     }
 
-    /// Counts what `top` candidates a query leave out. To be called when every query has its candidates.
-    pub(super) fn count_out_of_reach(&mut self, top: usize) {
+    /// Counts the queries without candidates, and the relevant documents that are not among the
+    /// first `top` candidates. Call it after every query has its candidates.
+    pub(super) fn count_unreachable(&mut self, top: usize) {
         self.left_out.queries_without_candidates = 0;
         self.left_out.relevant_not_reranked = 0;
         for query in &self.queries {
@@ -166,13 +171,13 @@ impl Dataset {
     }
 }
 
-/// Whether a document is judged and its grade is relevant.
+/// Whether a document is judged relevant.
 #[must_use]
 pub fn is_relevant(grades: &Grades, document: usize) -> bool {
     grades.get(&document).is_some_and(|grade| *grade >= RELEVANT_FROM)
 }
 
-/// The name of a set that was read from `path`: its last part, without `.jsonl`.
+/// The name of the set at `path`: the name of the folder, or of the file without its extension.
 #[must_use]
 pub fn set_name(path: &Path) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -180,7 +185,7 @@ pub fn set_name(path: &Path) -> String {
     last.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Why a set cannot be evaluated.
+/// The reason why a set cannot be evaluated.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// A file or folder cannot be read.
@@ -188,26 +193,26 @@ pub enum DataError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The operating system's error.
         #[source]
         cause: io::Error,
     },
-    /// A line of a file is not what it has to be.
+    /// A line of a file is invalid.
     #[error("{} line {line}: {problem}", file.display())]
     Line {
         /// The file.
         file: PathBuf,
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What is wrong with it: field and value.
+        /// What is wrong, with field and value.
         problem: String,
     },
-    /// A set is incomplete or cannot be used.
+    /// A set is incomplete, or has nothing to evaluate.
     #[error("{}: {problem}", place.display())]
     Set {
         /// The folder or file.
         place: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         problem: String,
     },
 }
@@ -216,7 +221,7 @@ pub enum DataError {
 mod tests {
     use super::*;
 
-    /// A file with this content.
+    /// Creates a temporary file with this content.
     pub(super) fn file(content: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
@@ -230,11 +235,11 @@ mod tests {
 
     fn set(queries: Vec<Query>, sample: Option<usize>, seed: u64) -> Dataset {
         let named = ("set".to_owned(), Path::new("set"));
-        Dataset::of(named, Vec::new(), queries, FirstStage::Bm25, (sample, seed)).unwrap()
+        Dataset::new(named, Vec::new(), queries, FirstStage::Bm25, (sample, seed)).unwrap()
     }
 
     #[test]
-    fn a_sample_keeps_the_order_and_depends_on_the_seed_alone() {
+    fn a_sample_keeps_the_order_and_depends_only_on_the_seed() {
         let queries = || (0..50).map(|id| query(id, &[(0, 1.0)], &[])).collect();
         let ids = |set: &Dataset| set.queries.iter().map(|query| query.id.parse().unwrap()).collect::<Vec<usize>>();
         let first = set(queries(), Some(10), 1);
@@ -246,17 +251,17 @@ mod tests {
     }
 
     #[test]
-    fn relevant_documents_out_of_reach_are_counted() {
+    fn relevant_documents_outside_the_candidates_are_counted() {
         let mut set =
             set(vec![query(1, &[(0, 1.0), (1, 2.0), (2, 0.0)], &[2, 1, 0]), query(2, &[(0, 1.0)], &[])], None, 1);
-        set.count_out_of_reach(2);
+        set.count_unreachable(2);
         assert_eq!((set.left_out.relevant_not_reranked, set.left_out.queries_without_candidates), (2, 1));
-        set.count_out_of_reach(3);
+        set.count_unreachable(3);
         assert_eq!((set.left_out.relevant_not_reranked, set.left_out.queries_without_candidates), (1, 1));
     }
 
     #[test]
-    fn a_set_is_called_by_its_last_part_without_the_ending() {
+    fn a_set_is_named_after_its_folder_or_file() {
         let folder = tempfile::tempdir().unwrap();
         let (inner, slates) = (folder.path().join("set.v1"), folder.path().join("slates.jsonl"));
         std::fs::create_dir(&inner).unwrap();

@@ -1,8 +1,8 @@
-//! Labelled slates: JSONL, on each line a query with its documents and their grades.
+//! Reads labelled slates: JSONL with a query, its documents and their grades on each line.
 //!
-//! Either `documents` and `relevance`, one number a document, in the first stage's order; or `positive` and
-//! `negative`, which say nothing of an order and are therefore shuffled. A document that stands on several lines (the
-//! same id and text) is one document of the set.
+//! A line has either `documents` in the first stage's order and `relevance` with one number for
+//! each, or `positive` and `negative` documents, which are shuffled because they have no order.
+//! Documents with the same id and text on several lines are one document of the set.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -13,13 +13,13 @@ use rand::seq::SliceRandom;
 use serde_json::Value;
 
 use super::lines::for_each_line;
-use super::object::{Object, kind, with_title};
+use super::object::{Object, describe_value, join_title};
 use super::{DataError, Dataset, Document, FirstStage, Grades, Query, set_name};
 
-/// Reads a file of slates, and of its queries `sample` at most, chosen by `seed`.
+/// Reads a file of slates, with at most `sample` of its queries, chosen by `seed`.
 ///
 /// # Errors
-/// A file that cannot be read, a line that is no slate, and a file without relevant documents.
+/// [`DataError`] for an unreadable file, an invalid line, or a file without relevant documents.
 pub fn read(path: &Path, sample: Option<usize>, seed: u64) -> Result<Dataset, DataError> {
     let mut pool = Pool::default();
     let mut queries: Vec<Query> = Vec::new();
@@ -30,7 +30,7 @@ pub fn read(path: &Path, sample: Option<usize>, seed: u64) -> Result<Dataset, Da
         let mut slate = Slate::parse(line)?;
         let id = slate.id.take().unwrap_or_else(|| number.to_string());
         if !ids.insert(id.clone()) {
-            return Err(format!("id: {id:?} stands on an earlier line too"));
+            return Err(format!("id: {id:?} is already used on an earlier line"));
         }
         if !slate.in_order {
             slate.documents.shuffle(&mut generator);
@@ -38,28 +38,28 @@ pub fn read(path: &Path, sample: Option<usize>, seed: u64) -> Result<Dataset, Da
         }
         let (mut grades, mut candidates) = (Grades::new(), Vec::new());
         for (document, grade) in slate.documents {
-            let place = pool.place(document, &grades);
-            grades.insert(place, grade);
-            candidates.push(place);
+            let index = pool.insert(document, &grades);
+            grades.insert(index, grade);
+            candidates.push(index);
         }
         queries.push(Query { id, text: slate.query, instruction: slate.instruction, grades, candidates });
         Ok(())
     })?;
     let first_stage = if shuffled { FirstStage::Shuffled } else { FirstStage::FileOrder };
-    Dataset::of((set_name(path), path), pool.documents, queries, first_stage, (sample, seed))
+    Dataset::new((set_name(path), path), pool.documents, queries, first_stage, (sample, seed))
 }
 
-/// A document of a slate: its id if it has one, and its text.
+/// A document of a slate: its id, if it has one, and its text.
 type SlateDocument = (Option<String>, String);
 
-/// One line.
+/// One line of the file.
 #[derive(Debug, PartialEq)]
 struct Slate {
     id: Option<String>,
     query: String,
     instruction: Option<String>,
     documents: Vec<(SlateDocument, f64)>,
-    /// Whether the documents' order means anything.
+    /// Whether the order of the documents is a ranking.
     in_order: bool,
 }
 
@@ -69,54 +69,56 @@ impl Slate {
         let id = fields.id(&["id", "_id"])?;
         let query = fields.required_text("query")?;
         if query.trim().is_empty() {
-            return Err("query: is blank".to_owned());
+            return Err("query: must not be blank".to_owned());
         }
         let instruction = fields.text("instruction")?.filter(|text| !text.trim().is_empty());
-        let sides = fields.has("positive") || fields.has("negative");
-        if sides && (fields.has("documents") || fields.has("relevance")) {
-            return Err("documents with relevance, or positive with negative: not both".to_owned());
+        let has_sides = fields.has("positive") || fields.has("negative");
+        if has_sides && (fields.has("documents") || fields.has("relevance")) {
+            return Err("documents and positive/negative cannot be combined; give documents with relevance, or positive with negative".to_owned());
         }
-        let documents = if sides {
-            let positive = documents("positive", fields.list_or_one("positive")?)?;
-            let negative = documents("negative", fields.list_or_one("negative")?)?;
-            let graded = |documents: Vec<SlateDocument>, grade| documents.into_iter().map(move |one| (one, grade));
+        let documents = if has_sides {
+            let positive = parse_documents("positive", fields.list_or_string("positive")?)?;
+            let negative = parse_documents("negative", fields.list_or_string("negative")?)?;
+            let graded =
+                |documents: Vec<SlateDocument>, grade| documents.into_iter().map(move |document| (document, grade));
             graded(positive, 1.0).chain(graded(negative, 0.0)).collect()
         } else {
-            let documents = documents("documents", fields.list("documents")?)?;
-            let grades = grades(fields.list("relevance")?)?;
+            let documents = parse_documents("documents", fields.list("documents")?)?;
+            let grades = parse_grades(fields.list("relevance")?)?;
             if documents.len() != grades.len() {
                 let (documents, grades) = (documents.len(), grades.len());
-                return Err(format!("relevance: {grades} numbers for {documents} documents; one a document is needed"));
+                return Err(format!("relevance: has {grades} numbers for {documents} documents; give one for each"));
             }
             documents.into_iter().zip(grades).collect::<Vec<_>>()
         };
         if documents.is_empty() {
-            return Err("documents: must hold at least one".to_owned());
+            return Err("documents: must not be empty".to_owned());
         }
-        Ok(Self { id, query, instruction, documents, in_order: !sides })
+        Ok(Self { id, query, instruction, documents, in_order: !has_sides })
     }
 }
 
-fn documents(name: &str, items: Vec<Value>) -> Result<Vec<SlateDocument>, String> {
+fn parse_documents(name: &str, items: Vec<Value>) -> Result<Vec<SlateDocument>, String> {
     let document = |(index, item)| match item {
         Value::String(text) => Ok((None, text)),
         Value::Object(fields) => {
             let mut fields = Object::nested(fields, format!("{name}[{index}]."));
             let id = fields.id(&["id", "_id"])?;
             let title = fields.text("title")?;
-            Ok((id, with_title(title, fields.required_text("text")?)))
+            Ok((id, join_title(title, fields.required_text("text")?)))
         }
-        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_)) => {
-            Err(format!("{name}[{index}]: expected a string, or an object with a `text`, found {}", kind(&other)))
-        }
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_)) => Err(format!(
+            "{name}[{index}]: expected a string, or an object with a `text`, found {}",
+            describe_value(&other)
+        )),
     };
     items.into_iter().enumerate().map(document).collect()
 }
 
-fn grades(items: Vec<Value>) -> Result<Vec<f64>, String> {
+fn parse_grades(items: Vec<Value>) -> Result<Vec<f64>, String> {
     let grade = |(index, item): (usize, Value)| {
         let number = item.as_f64().or_else(|| item.as_bool().map(|flag| f64::from(u8::from(flag))));
-        number.ok_or_else(|| format!("relevance[{index}]: expected a number, found {}", kind(&item)))
+        number.ok_or_else(|| format!("relevance[{index}]: expected a number, found {}", describe_value(&item)))
     };
     items.into_iter().enumerate().map(grade).collect()
 }
@@ -125,20 +127,21 @@ fn grades(items: Vec<Value>) -> Result<Vec<f64>, String> {
 #[derive(Default)]
 struct Pool {
     documents: Vec<Document>,
-    places: HashMap<SlateDocument, usize>,
+    indices: HashMap<SlateDocument, usize>,
 }
 
 impl Pool {
-    /// Where a document stands; a new place if it is new, or if its slate (with these `grades`) has it already.
-    fn place(&mut self, document: SlateDocument, grades: &Grades) -> usize {
-        if let Some(place) = self.places.get(&document).filter(|place| !grades.contains_key(place)) {
-            return *place;
+    /// Returns the index of a document, and adds it if it is new. A document that its own slate
+    /// (with these `grades`) already has is added a second time.
+    fn insert(&mut self, document: SlateDocument, grades: &Grades) -> usize {
+        if let Some(index) = self.indices.get(&document).filter(|index| !grades.contains_key(index)) {
+            return *index;
         }
-        let place = self.documents.len();
-        let id = document.0.clone().unwrap_or_else(|| format!("document {}", place + 1));
+        let index = self.documents.len();
+        let id = document.0.clone().unwrap_or_else(|| format!("document {}", index + 1));
         self.documents.push(Document { id, text: document.1.clone() });
-        self.places.insert(document, place);
-        place
+        self.indices.insert(document, index);
+        index
     }
 }
 
@@ -172,7 +175,7 @@ mod tests {
         assert_eq!((first.id.as_str(), first.instruction.as_deref()), ("s", Some("i")));
         assert_eq!((&first.candidates[..], &first.grades), (&[0, 1][..], &Grades::from([(0, 0.0), (1, 2.5)])));
         assert_eq!((second.id.as_str(), second.instruction.as_deref()), ("3", None));
-        assert_eq!(second.candidates, [2, 0, 3], "a document that stands twice in a slate is two");
+        assert_eq!(second.candidates, [2, 0, 3], "a document that is twice in a slate counts as two");
     }
 
     #[test]
@@ -198,16 +201,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_named_with_field_and_value() {
+    fn an_invalid_line_is_reported_with_field_and_value() {
         for (line, message) in [
             (r#"{"documents": ["a"], "relevance": [1]}"#, "query: this field is required"),
-            (r#"{"query": " ", "documents": ["a"], "relevance": [1]}"#, "query: is blank"),
+            (r#"{"query": " ", "documents": ["a"], "relevance": [1]}"#, "query: must not be blank"),
             (r#"{"query": "q", "documents": ["a"]}"#, "relevance: this field is required"),
             (r#"{"query": "q", "relevance": [1]}"#, "documents: this field is required"),
-            (r#"{"query": "q", "documents": [], "relevance": []}"#, "documents: must hold at least one"),
+            (r#"{"query": "q", "documents": [], "relevance": []}"#, "documents: must not be empty"),
             (
                 r#"{"query": "q", "documents": ["a", "b"], "relevance": [1]}"#,
-                "relevance: 1 numbers for 2 documents; one a document is needed",
+                "relevance: has 1 numbers for 2 documents; give one for each",
             ),
             (
                 r#"{"query": "q", "documents": ["a"], "relevance": ["1"]}"#,
@@ -223,20 +226,20 @@ mod tests {
             ),
             (
                 r#"{"query": "q", "documents": ["a"], "positive": "b"}"#,
-                "documents with relevance, or positive with negative: not both",
+                "documents and positive/negative cannot be combined; give documents with relevance, or positive with negative",
             ),
             (r#"{"query": "q", "positive": 1}"#, "positive: expected a string or an array, found the number 1"),
-            ("[1]", "expected a JSON object, found an array of 1"),
+            ("[1]", "expected a JSON object, found an array of length 1"),
         ] {
             assert_eq!(problem(line), message, "{line}");
         }
     }
 
     #[test]
-    fn an_id_must_not_stand_twice() {
+    fn a_duplicate_id_is_an_error() {
         let line = r#"{"id": "s", "query": "q", "documents": ["a"], "relevance": [1]}"#;
         let message = read_text(&[line, line].join("\n")).unwrap_err();
-        assert!(message.ends_with(" line 2: id: \"s\" stands on an earlier line too"), "{message}");
+        assert!(message.ends_with(" line 2: id: \"s\" is already used on an earlier line"), "{message}");
     }
 
     #[test]

@@ -1,65 +1,67 @@
-//! Corpora and queries: ids with texts, as JSONL (`_id`, `title`, `text`) or as `id<TAB>text`.
+//! Reads files of texts with ids (corpora and queries), as JSONL (`_id`, `title`, `text`) or as
+//! `id<TAB>text`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::lines::for_each_line;
-use super::object::{Object, with_title};
+use super::object::{Object, join_title};
 use super::{DataError, Document};
 
-/// The texts of a file, and where each id stands.
+/// The texts of a file, and the index of each id.
 pub(super) struct Texts {
     pub(super) path: PathBuf,
     pub(super) items: Vec<Document>,
-    places: HashMap<String, usize>,
+    indices: HashMap<String, usize>,
 }
 
 impl Texts {
-    /// Reads a file; its first character tells how it is written.
+    /// Reads a file. It is JSONL if its first character is `{`.
     ///
     /// # Errors
-    /// A file that cannot be read, holds nothing, or has a line without id or text, or an id twice.
+    /// [`DataError`] for a file that is unreadable or empty, a line without id or text, or a
+    /// duplicate id.
     pub(super) fn read(path: &Path) -> Result<Self, DataError> {
-        let mut texts = Self { path: path.to_owned(), items: Vec::new(), places: HashMap::new() };
-        let mut json = None;
+        let mut texts = Self { path: path.to_owned(), items: Vec::new(), indices: HashMap::new() };
+        let mut is_json = None;
         for_each_line(path, |_, line| {
-            let document = if *json.get_or_insert_with(|| line.trim_start().starts_with('{')) {
-                json_line(line)
+            let document = if *is_json.get_or_insert_with(|| line.trim_start().starts_with('{')) {
+                parse_json_line(line)
             } else {
-                tab_line(line)
+                parse_tab_line(line)
             }?;
-            if texts.places.insert(document.id.clone(), texts.items.len()).is_some() {
-                return Err(format!("the id {:?} stands on an earlier line too", document.id));
+            if texts.indices.insert(document.id.clone(), texts.items.len()).is_some() {
+                return Err(format!("the id {:?} is already used on an earlier line", document.id));
             }
             texts.items.push(document);
             Ok(())
         })?;
         if texts.items.is_empty() {
-            return Err(DataError::Set { place: path.to_owned(), problem: "holds no text".to_owned() });
+            return Err(DataError::Set { place: path.to_owned(), problem: "the file is empty".to_owned() });
         }
         Ok(texts)
     }
 
-    /// Whether there is such an id.
+    /// Whether the file has this id.
     pub(super) fn has(&self, id: &str) -> bool {
-        self.places.contains_key(id)
+        self.indices.contains_key(id)
     }
 
-    /// Where an id stands.
-    pub(super) fn place(&self, what: &str, id: &str) -> Result<usize, String> {
+    /// The index of an id; `what` names it in the error.
+    pub(super) fn find(&self, what: &str, id: &str) -> Result<usize, String> {
         let missing = || format!("the {what} {id:?} is not in {}", self.path.display());
-        self.places.get(id).copied().ok_or_else(missing)
+        self.indices.get(id).copied().ok_or_else(missing)
     }
 }
 
-fn json_line(line: &str) -> Result<Document, String> {
+fn parse_json_line(line: &str) -> Result<Document, String> {
     let mut fields = Object::parse(line)?;
     let id = fields.id(&["_id", "id"])?.ok_or("_id: this field is required")?;
     let title = fields.text("title")?;
-    Ok(Document { id, text: with_title(title, fields.required_text("text")?) })
+    Ok(Document { id, text: join_title(title, fields.required_text("text")?) })
 }
 
-fn tab_line(line: &str) -> Result<Document, String> {
+fn parse_tab_line(line: &str) -> Result<Document, String> {
     match line.split_once('\t') {
         Some((id, text)) if !id.trim().is_empty() => {
             Ok(Document { id: id.trim().to_owned(), text: text.trim().to_owned() })
@@ -98,25 +100,25 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_named_with_field_and_value() {
+    fn an_invalid_line_is_reported_with_field_and_value() {
         for (content, message) in [
             ("{\"_id\": \"a\", \"text\": \"x\"}\n{\"text\": \"x\"}", "2: _id: this field is required"),
             ("{\"_id\": \"a\"}", "1: text: this field is required"),
             ("{\"_id\": 1.5, \"text\": \"x\"}", "1: _id: expected a string or an integer, found the number 1.5"),
-            ("{\"_id\": \"\", \"text\": \"x\"}", "1: _id: is empty"),
-            ("{\"_id\": \"a\", \"text\": [1]}", "1: text: expected a string, found an array of 1"),
+            ("{\"_id\": \"\", \"text\": \"x\"}", "1: _id: must not be empty"),
+            ("{\"_id\": \"a\", \"text\": [1]}", "1: text: expected a string, found an array of length 1"),
             ("{\"_id\": \"a\", \"title\": 3, \"text\": \"\"}", "1: title: expected a string, found the number 3"),
-            ("{\"_id\": \"a\",", "1: is no JSON: EOF while parsing a value (column 12)"),
-            ("1\tx\n1\ty", "2: the id \"1\" stands on an earlier line too"),
+            ("{\"_id\": \"a\",", "1: is not JSON: EOF while parsing a value (column 12)"),
+            ("1\tx\n1\ty", "2: the id \"1\" is already used on an earlier line"),
             ("1\tx\nno tab", "2: expected a JSON object, or an id, a tab and a text"),
         ] {
             assert_eq!(problem(content), message, "{content}");
         }
-        assert!(read("\n").unwrap_err().ends_with(": holds no text"));
+        assert!(read("\n").unwrap_err().ends_with(": the file is empty"));
     }
 
     #[test]
-    fn bytes_that_are_no_utf_8_are_named_by_their_line() {
+    fn bytes_that_are_not_utf_8_are_reported_with_their_line() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"1\tone\n2\t\xff\xfe\n").unwrap();
         let message = Texts::read(file.path()).err().unwrap().to_string();

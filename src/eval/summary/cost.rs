@@ -1,23 +1,23 @@
-//! What requests cost: time, tokens, cut documents.
+//! The cost of requests: latency, tokens, truncated documents.
 
 use crate::eval::report::{Distribution, Latency, Tokens};
 use crate::eval::run::Pass;
 use crate::eval::statistics::{mean, quantile};
 
-/// Documents that were cut over documents scored.
+/// Share of the scored documents that were truncated; `None` if the system does not report it.
 pub(super) fn truncated_share(passes: &[&Pass]) -> Option<f64> {
-    let told: Vec<&Vec<bool>> = passes.iter().map(|pass| pass.truncated.as_ref()).collect::<Option<_>>()?;
-    let documents: usize = told.iter().map(|cut| cut.len()).sum();
-    let cut: usize = told.iter().flat_map(|cut| cut.iter()).filter(|cut| **cut).count();
+    let reported: Vec<&Vec<bool>> = passes.iter().map(|pass| pass.truncated.as_ref()).collect::<Option<_>>()?;
+    let documents: usize = reported.iter().map(|cut| cut.len()).sum();
+    let cut: usize = reported.iter().flat_map(|cut| cut.iter()).filter(|cut| **cut).count();
     (documents > 0).then(|| cut as f64 / documents as f64)
 }
 
-pub(super) fn milliseconds(pass: &Pass) -> f64 {
+pub(super) fn latency_ms(pass: &Pass) -> f64 {
     pass.latency.as_secs_f64() * 1000.0
 }
 
-pub(super) fn latency(passes: &[&Pass]) -> Latency {
-    let times: Vec<f64> = passes.iter().map(|pass| milliseconds(pass)).collect();
+pub(super) fn summarize_latency(passes: &[&Pass]) -> Latency {
+    let times: Vec<f64> = passes.iter().map(|pass| latency_ms(pass)).collect();
     Latency {
         requests: times.len(),
         retries: passes.iter().map(|pass| pass.retries).sum(),
@@ -29,7 +29,7 @@ pub(super) fn latency(passes: &[&Pass]) -> Latency {
     }
 }
 
-pub(super) fn tokens(passes: &[&Pass]) -> Option<Tokens> {
+pub(super) fn summarize_tokens(passes: &[&Pass]) -> Option<Tokens> {
     let totals: Vec<f64> =
         passes.iter().map(|pass| pass.prompt_tokens.map(|tokens| tokens as f64)).collect::<Option<_>>()?;
     let documents = |(pass, total): (&&Pass, &f64)| match &pass.tokens_read {

@@ -1,5 +1,6 @@
-//! From the passes of a set's queries to its report: means, intervals and comparisons. What the input order does, what
-//! requests cost and which queries went wrong are in files of their own.
+//! Computes the report of a set from the results of its queries: means, intervals and comparisons.
+//! The effect of the input order, the cost of requests and the worst queries have files of their
+//! own.
 
 mod cost;
 mod order;
@@ -17,17 +18,18 @@ use crate::eval::run::{Pass, QueryRun};
 use crate::eval::settings::EvalSettings;
 use crate::eval::statistics::{bootstrap_interval, kendall_tau_b, mean, sign_flip_test};
 
-use self::cost::{latency, milliseconds, tokens, truncated_share};
+use self::cost::{latency_ms, summarize_latency, summarize_tokens, truncated_share};
 use self::order::order_effect;
-use self::worst::worst;
+use self::worst::find_worst;
 
-/// Measures that differ by less are the same: sums in another order.
+/// Tolerance for rounding: measures that differ by less are equal.
 const ROUNDING: f64 = 1e-9;
 
-/// One of the orders whose measures a query has.
+/// Selects the measures of one order (reranked, input or BM25) of a query.
 type Order = fn(&Systems<ByMeasure<f64>>) -> &ByMeasure<f64>;
 
-/// Puts a set's report together. `bm25` holds each query's reranked candidates in BM25's order.
+/// Computes the report of a set. `runs` and `bm25` have one item for each query; `bm25` has the
+/// reranked candidates in BM25's order.
 #[must_use]
 pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings: &EvalSettings) -> SetReport {
     let cases: Vec<Case> =
@@ -36,12 +38,12 @@ pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings
     let measures = Measure::all(settings.k);
     let per_query: Vec<QueryReport> = cases.iter().map(|case| case.report(&measures)).collect();
     let column =
-        |of: Order, name: &str| -> Vec<f64> { per_query.iter().map(|query| of(&query.scores)[name]).collect() };
-    let means = |of: Order| by_measure(&measures, |_, name| estimate(&column(of, name), settings.seed));
-    let gains_over = |of: Order| {
+        |order: Order, name: &str| -> Vec<f64> { per_query.iter().map(|query| order(&query.scores)[name]).collect() };
+    let means = |order: Order| by_measure(&measures, |_, name| estimate(&column(order, name), settings.seed));
+    let gains_over = |baseline: Order| {
         by_measure(&measures, |_, name| {
-            let pairs = column(reranked, name).into_iter().zip(column(of, name));
-            gain(&pairs.map(|(is, other)| is - other).collect::<Vec<_>>(), settings.seed)
+            let pairs = column(reranked, name).into_iter().zip(column(baseline, name));
+            gain(&pairs.map(|(reranked, baseline)| reranked - baseline).collect::<Vec<_>>(), settings.seed)
         })
     };
     let gains = Gains { input: gains_over(input), bm25: gains_over(by_bm25) };
@@ -60,16 +62,16 @@ pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings
         gains,
         order: (settings.orders > 1).then(|| order_effect(runs, settings.orders)),
         instruction: instruction_effect(&cases, &measures, settings.seed),
-        calibration: Calibration::of(&cases.iter().flat_map(Case::scored).collect::<Vec<_>>()),
+        calibration: Calibration::from_scores(&cases.iter().flat_map(Case::scores_with_relevance).collect::<Vec<_>>()),
         truncated_share: truncated_share(&passes),
-        latency_ms: latency(&passes),
-        tokens: tokens(&passes),
-        worst: worst(set, &cases, &per_query, &primary),
+        latency_ms: summarize_latency(&passes),
+        tokens: summarize_tokens(&passes),
+        worst: find_worst(set, &cases, &per_query, &primary),
         per_query,
     }
 }
 
-/// A query with all that is known of it.
+/// A query with its results and its BM25 ranking.
 struct Case<'a> {
     query: &'a Query,
     run: &'a QueryRun,
@@ -77,21 +79,21 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// The whole ranking that a pass makes: the reranked candidates, then the rest of the first stage.
-    fn ranking(&self, pass: &Pass) -> Vec<usize> {
+    /// The full ranking: the reranked candidates, then the other candidates of the first stage.
+    fn full_ranking(&self, pass: &Pass) -> Vec<usize> {
         let reranked = pass.ranking.iter().map(|candidate| self.query.candidates[*candidate]);
         reranked.chain(self.query.candidates.iter().skip(pass.ranking.len()).copied()).collect()
     }
 
-    fn value(&self, measure: Measure, pass: &Pass) -> f64 {
-        measure.of(&self.ranking(pass), &self.query.grades)
+    fn compute_measure(&self, measure: Measure, pass: &Pass) -> f64 {
+        measure.compute(&self.full_ranking(pass), &self.query.grades)
     }
 
     fn report(&self, measures: &[Measure]) -> QueryReport {
         let Self { query, run, bm25 } = self;
         let bm25: Vec<usize> = bm25.iter().chain(query.candidates.iter().skip(bm25.len())).copied().collect();
         let first = run.orders.first();
-        let values = |of: &dyn Fn(Measure) -> f64| by_measure(measures, |measure, _| of(measure));
+        let values = |compute: &dyn Fn(Measure) -> f64| by_measure(measures, |measure, _| compute(measure));
         QueryReport {
             id: query.id.clone(),
             query: query.text.clone(),
@@ -99,30 +101,30 @@ impl Case<'_> {
             documents: first.map_or(0, |pass| pass.ranking.len()),
             relevant: query.grades.values().filter(|grade| **grade >= RELEVANT_FROM).count(),
             tokens: first.and_then(|pass| pass.prompt_tokens),
-            latency_ms: mean(&run.orders.iter().map(milliseconds).collect::<Vec<_>>()),
+            latency_ms: mean(&run.orders.iter().map(latency_ms).collect::<Vec<_>>()),
             truncated: first.and_then(|pass| Some(pass.truncated.as_ref()?.iter().filter(|cut| **cut).count())),
             scores: Systems {
                 reranked: values(&|measure| {
-                    mean(&run.orders.iter().map(|pass| self.value(measure, pass)).collect::<Vec<_>>())
+                    mean(&run.orders.iter().map(|pass| self.compute_measure(measure, pass)).collect::<Vec<_>>())
                 }),
-                input: values(&|measure| measure.of(&query.candidates, &query.grades)),
-                bm25: values(&|measure| measure.of(&bm25, &query.grades)),
+                input: values(&|measure| measure.compute(&query.candidates, &query.grades)),
+                bm25: values(&|measure| measure.compute(&bm25, &query.grades)),
             },
         }
     }
 
-    /// Scores of the first order, with whether their documents are relevant.
-    fn scored(&self) -> Vec<(f64, bool)> {
+    /// The scores of the first input order, each with whether its document is relevant.
+    fn scores_with_relevance(&self) -> Vec<(f64, bool)> {
         let scores = self.run.orders.first().map_or(&[][..], |pass| &pass.scores);
         let relevant = self.query.candidates.iter().map(|place| is_relevant(&self.query.grades, *place));
         scores.iter().copied().zip(relevant).collect()
     }
 }
 
-fn by_measure<T>(measures: &[Measure], mut of: impl FnMut(Measure, &str) -> T) -> ByMeasure<T> {
+fn by_measure<T>(measures: &[Measure], mut compute: impl FnMut(Measure, &str) -> T) -> ByMeasure<T> {
     let named = measures.iter().map(|measure| {
         let name = measure.name();
-        let value = of(*measure, &name);
+        let value = compute(*measure, &name);
         (name, value)
     });
     named.collect()
@@ -164,7 +166,10 @@ fn instruction_effect(cases: &[Case], measures: &[Measure], seed: u64) -> Option
         return None;
     }
     let values = |measure: Measure, instructed: bool| -> Vec<f64> {
-        pairs.iter().map(|(case, plain, with)| case.value(measure, if instructed { with } else { plain })).collect()
+        pairs
+            .iter()
+            .map(|(case, plain, with)| case.compute_measure(measure, if instructed { with } else { plain }))
+            .collect()
     };
     let differences = |measure: Measure| -> Vec<f64> {
         values(measure, true).into_iter().zip(values(measure, false)).map(|(with, plain)| with - plain).collect()
@@ -197,8 +202,9 @@ mod tests {
 
     const IN_ORDER: [usize; 4] = [0, 1, 2, 3];
 
-    /// Two queries: in both orders of the first the relevant document comes first; of the second it comes first, then
-    /// last. BM25 has it first in the second query.
+    /// A report on two queries. The relevant document of the first query is ranked first in both
+    /// orders; that of the second is ranked first, then last. BM25 ranks it first for the second
+    /// query.
     fn two_queries() -> SetReport {
         let mut set = set("s", 2);
         set.left_out.queries_unjudged = 7;
@@ -234,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gain_is_a_verdict_by_its_interval() {
+    fn the_verdict_follows_from_the_gain_and_its_interval() {
         let verdict = |mean, low| verdict(Estimate { mean, low, high: 1.0 });
         assert_eq!(verdict(0.1, 0.05), Verdict::Better);
         assert_eq!(verdict(0.1, 0.0), Verdict::Unclear);
@@ -249,13 +255,14 @@ mod tests {
         assert!(close(order.kendall_tau.unwrap().mean, 0.5), "{order:?}");
         assert_eq!(order.position_bias.curve.len(), 4);
         let first = order.position_bias.curve[0];
-        // At position 1 of the shuffled orders stood candidate 3 with rank 2 and candidate 1 with rank 2.
+        // Position 1 of the shuffled orders has candidate 3 with rank 2 and candidate 1 with rank
+        // 2.
         assert_eq!((first.position, first.count), (1, 2));
         assert!(close(first.mean_rank, 2.0) && close(first.mean_score, 0.4), "{first:?}");
     }
 
     #[test]
-    fn an_instruction_is_held_against_the_same_order_without_it() {
+    fn an_instruction_is_compared_with_the_same_order_without_it() {
         let mut with = query_run(vec![pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER), pass(&[0.9, 0.2, 0.1, 0.3], &IN_ORDER)]);
         with.instruction = Some("i".to_owned());
         with.plain = Some(pass(&[0.9, 0.3, 0.1, 0.2], &IN_ORDER));
@@ -270,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn cost_is_counted_over_all_requests() {
+    fn cost_is_computed_over_all_requests() {
         let report = two_queries();
         assert!(close(report.truncated_share.unwrap(), 0.25));
         assert_eq!(report.latency_ms.requests, 4);
@@ -283,18 +290,18 @@ mod tests {
     }
 
     #[test]
-    fn what_a_system_does_not_tell_is_not_there() {
-        let told = pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER);
-        let silent = Pass { truncated: None, tokens_read: None, prompt_tokens: None, ..told.clone() };
+    fn values_that_a_system_does_not_report_are_none() {
+        let reported = pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER);
+        let silent = Pass { truncated: None, tokens_read: None, prompt_tokens: None, ..reported.clone() };
         let summary = |pass| summarize(&set("s", 1), &[query_run(vec![pass])], &[IN_ORDER.to_vec()], &settings());
         let report = summary(silent);
         assert_eq!((report.truncated_share, report.tokens, report.per_query[0].truncated), (None, None, None));
-        let tokens = summary(Pass { tokens_read: None, ..told }).tokens.unwrap();
+        let tokens = summary(Pass { tokens_read: None, ..reported }).tokens.unwrap();
         assert!(close(tokens.per_document.mean, 25.0), "a request's tokens over its documents");
     }
 
     #[test]
-    fn the_worst_queries_show_the_first_documents_and_every_relevant_one() {
+    fn the_worst_queries_have_the_top_documents_and_all_relevant_ones() {
         let report = two_queries();
         let [worst] = &report.worst[..] else { panic!("one query lost: {:?}", report.worst) };
         assert_eq!(worst.id, "q1");
@@ -302,7 +309,9 @@ mod tests {
         let shown: Vec<(&str, usize, usize, usize, Option<f64>)> = worst
             .documents
             .iter()
-            .map(|one| (one.id.as_str(), one.rank, one.input_rank, one.bm25_rank, one.grade))
+            .map(|document| {
+                (document.id.as_str(), document.rank, document.input_rank, document.bm25_rank, document.grade)
+            })
             .collect();
         assert_eq!(
             shown,

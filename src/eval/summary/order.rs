@@ -1,4 +1,4 @@
-//! What the input order does to scores and ranks.
+//! The effect of the input order on scores and ranks.
 
 use std::collections::BTreeMap;
 
@@ -6,23 +6,24 @@ use crate::eval::report::{Agreement, OrderEffect, PositionBias, PositionMean};
 use crate::eval::run::{Pass, QueryRun};
 use crate::eval::statistics::{kendall_tau_b, mean, quantile, spearman};
 
-/// Agreement between orders, and position bias over the shuffled ones.
+/// Computes the agreement between orders, and the position bias over the shuffled ones.
 pub(super) fn order_effect(runs: &[QueryRun], orders: usize) -> OrderEffect {
-    let of_query = |run: &QueryRun| {
+    let mean_tau = |run: &QueryRun| {
         let pairs = run.orders.iter().enumerate().flat_map(|(place, left)| {
             run.orders[place + 1..].iter().filter_map(|right| kendall_tau_b(&left.scores, &right.scores))
         });
         let taus: Vec<f64> = pairs.collect();
         (!taus.is_empty()).then(|| mean(&taus))
     };
-    let taus: Vec<f64> = runs.iter().filter_map(of_query).collect();
+    let taus: Vec<f64> = runs.iter().filter_map(mean_tau).collect();
     let kendall_tau = (!taus.is_empty()).then(|| Agreement { mean: mean(&taus), p5: quantile(&taus, 0.05) });
     let shuffled: Vec<&Pass> = runs.iter().flat_map(|run| run.orders.iter().skip(1)).collect();
     OrderEffect { orders, kendall_tau, position_bias: position_bias(&shuffled) }
 }
 
-/// Within requests, and the curve over requests of one length: with several lengths, later positions would hold only
-/// documents of long lists, whose ranks are larger whatever the system does.
+/// Computes the correlation within each request, and the curve over the requests of the most
+/// frequent length. A curve over several lengths would mislead: late positions exist only in long
+/// lists, which have larger ranks whatever the system does.
 fn position_bias(passes: &[&Pass]) -> PositionBias {
     let within = passes.iter().filter_map(|pass| {
         let positions: Vec<f64> = pass.positions.iter().map(|position| *position as f64).collect();
@@ -55,16 +56,11 @@ fn position_bias(passes: &[&Pass]) -> PositionBias {
 
 /// Each candidate's rank in a pass, from 1.
 fn ranks(pass: &Pass) -> Vec<usize> {
-    places(&pass.ranking, pass.ranking.len())
-}
-
-/// The rank, from 1, of each of `count` candidates in a ranking of them.
-fn places(ranking: &[usize], count: usize) -> Vec<usize> {
-    let mut places = vec![0; count];
-    for (index, candidate) in ranking.iter().enumerate() {
-        places[*candidate] = index + 1;
+    let mut ranks = vec![0; pass.ranking.len()];
+    for (index, candidate) in pass.ranking.iter().enumerate() {
+        ranks[*candidate] = index + 1;
     }
-    places
+    ranks
 }
 
 #[cfg(test)]
@@ -73,7 +69,7 @@ mod tests {
     use crate::eval::testing::pass;
 
     #[test]
-    fn a_system_that_keeps_its_input_order_has_all_the_position_bias() {
+    fn keeping_the_input_order_is_full_position_bias() {
         let kept = pass(&[0.1, 0.4, 0.3, 0.2], &[3, 0, 1, 2]);
         let bias = position_bias(&[&kept]);
         assert!((bias.spearman - 1.0).abs() < 1e-9);
@@ -82,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_curve_is_over_lists_of_one_length() {
+    fn the_curve_covers_lists_of_one_length() {
         let (short, long) = (pass(&[0.2, 0.1], &[0, 1]), pass(&[0.3, 0.2, 0.1], &[0, 1, 2]));
         let bias = position_bias(&[&short, &long, &short]);
         assert_eq!(bias.curve.iter().map(|point| point.count).collect::<Vec<_>>(), [2, 2]);

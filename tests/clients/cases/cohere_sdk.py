@@ -63,7 +63,7 @@ def v1(servers):
     client = cohere.Client(GOOD_KEY, base_url=servers.url)
     reply = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=3, max_chunks_per_doc=10)
     check_ranking(servers, rows(reply), top_n=3)
-    ensure(all(row.document is None for row in reply.results), "documents that nobody asked for")
+    ensure(all(row.document is None for row in reply.results), "documents that were not requested")
 
 
 @case("cohere", "Client.rerank, return_documents", "cohere")

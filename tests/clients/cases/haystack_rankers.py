@@ -68,7 +68,7 @@ def nvidia_call(url, key, _, query):
     return nvidia(url, key, NVIDIA).run(query, PASSAGES)
 
 
-# A 429 is left out for CohereRanker: the SDK under it waits for Retry-After and tries again.
+# CohereRanker has no case for 429, because its SDK waits for Retry-After and retries.
 error_cases("cohere-haystack", "CohereRanker", "cohere-haystack", call_with(cohere), kinds=(404, 422, 401))
 error_cases("jina-haystack", "JinaRanker", "jina-haystack", call_with(jina), raises=RuntimeError)
 error_cases("nvidia-haystack", "NvidiaRanker", "nvidia-haystack", nvidia_call, kinds=(422, 401, 429))

@@ -24,7 +24,8 @@ def prefix_case(prefix):
         body = RerankInput(query=QUERY, documents=DOCUMENTS, model=MODEL, return_documents=True)
         reply = rerank.sync(client=Client(base_url=servers.url + prefix), body=body)
         rows = [(row.index, row.relevance_score) for row in reply.results]
-        # The type of `document` is declared, not checked: without the prefix it arrives as an object.
+        # The SDK does not check the declared type of `document`: without the prefix it is an
+        # object.
         check_ranking(servers, rows, texts=[row.document for row in reply.results] if prefix else None)
 
 

@@ -106,11 +106,11 @@ def voyage_call(url, key, model, query):
 
 
 def nvidia_call(url, key, _, query):
-    # It asks for the list of models first, and refuses a name that is not in it by itself.
+    # The client requests the list of models first, and rejects a name that is not in it.
     return nvidia(url, key).compress_documents(PASSAGES, query)
 
 
-# A 429 is left out for CohereRerank: the SDK under it waits for Retry-After and tries again, whatever one sets.
+# CohereRerank has no case for 429, because its SDK always waits for Retry-After and retries.
 error_cases(
     "langchain-cohere",
     "CohereRerank",

@@ -81,7 +81,7 @@ def not_blocking(servers):
     check_ranking(servers, rows(asyncio.run(call)))
 
 
-def errors_of(provider, path, kinds=(404, 422, 401, 429)):
+def register_errors(provider, path, kinds=(404, 422, 401, 429)):
     def call(url, key, model, query):
         return litellm.rerank(
             model=f"{provider}/{model}",
@@ -95,10 +95,10 @@ def errors_of(provider, path, kinds=(404, 422, 401, 429)):
     error_cases("litellm", f"rerank {provider}", "litellm", call, kinds=kinds)
 
 
-errors_of("cohere", "")
-errors_of("jina_ai", "")
-errors_of("hosted_vllm", "")
-errors_of("infinity", "/infinity")
-errors_of("voyage", "/v1")
-errors_of("huggingface", "", kinds=(422, 401, 429))
-errors_of("nvidia_nim/ranking", "")
+register_errors("cohere", "")
+register_errors("jina_ai", "")
+register_errors("hosted_vllm", "")
+register_errors("infinity", "/infinity")
+register_errors("voyage", "/v1")
+register_errors("huggingface", "", kinds=(422, 401, 429))
+register_errors("nvidia_nim/ranking", "")

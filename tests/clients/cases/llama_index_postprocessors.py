@@ -53,14 +53,14 @@ def xinference_call(url, key, model, query):
 
 
 def mixedbread_call(url, key, model, query):
-    # There is no argument for the URL; the SDK under it reads this variable.
+    # No argument sets the URL; the SDK reads this variable.
     os.environ["MIXEDBREAD_BASE_URL"] = url
     return ask(MixedbreadAIRerank(top_n=3, model=model, api_key=key, max_retries=0), query)
 
 
 def voyage_call(url, key, model, query):
     postprocessor = VoyageAIRerank(model=model, api_key=key, top_n=3)
-    # There is no argument for the URL.
+    # No argument sets the URL.
     postprocessor._client._params["base_url"] = url + "/v1"
     return ask(postprocessor, query)
 
@@ -101,10 +101,10 @@ def error_family(name, **expected):
 
 for each in CALLS:
     plain_case(each)
-# A 429 is left out where the SDK below waits and tries again and that cannot be turned off.
+# No case for 429 if the SDK always waits and retries.
 error_family("cohere", kinds=(404, 422, 401))
 error_family("jinaai", raises=RuntimeError)
-error_family("tei", kinds=(422, 401, 429), raises=Exception, loses="it reads the reply without looking at the status")
+error_family("tei", kinds=(422, 401, 429), raises=Exception, loses="it parses the reply without checking the status")
 error_family("siliconflow", raises=RuntimeError)
 error_family("xinference", kinds=(404, 422))
 error_family("mixedbreadai")
@@ -112,7 +112,7 @@ error_family("voyageai", kinds=(404, 422, 401), loses=voyage_losses())
 
 
 def nvidia_listed(url, key, _, query):
-    # A name that the server does not list is refused by the client itself.
+    # The client itself rejects a name that the server does not list.
     return nvidia_call(url, key, NVIDIA, query)
 
 

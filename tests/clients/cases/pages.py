@@ -1,6 +1,6 @@
-"""The snippets of docs/clients: every fenced python block runs, against the server, as it stands on the page.
+"""Runs every fenced python block of docs/clients against the server.
 
-Only the address is replaced. A page belongs to the environment that has its packages, and is run there.
+Only the address is replaced. Each page runs in the environment that has its packages.
 """
 
 import contextlib
@@ -34,7 +34,8 @@ ENVIRONMENTS = {
     "servers": "sdks",
 }
 
-# Every snippet asks this, and prints the best document first, its index or its text, and then its score.
+# Every snippet sends this query, and prints the index or the text of the best document and its
+# score.
 QUERY = "how do I reset my password?"
 DOCUMENTS = ["Cats sleep a lot.", "Open Settings, then Security, then Reset password."]
 INSTRUCTION = "Prefer official documentation."
@@ -42,13 +43,13 @@ PROFILE = "support"
 
 
 def blocks(page):
-    """The python blocks of a page and the lines that they begin in."""
+    """The python blocks of a page, each with its first line."""
     for found in re.finditer(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         yield page.count("\n", 0, found.start()) + 2, found[1]
 
 
 def run(servers, name, code):
-    """Runs one block and looks at what it printed and sent."""
+    """Runs one block, and checks its output and its requests."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code.replace(ADDRESS, servers.url), name, "exec"), {"__name__": "__main__"})
@@ -59,15 +60,15 @@ def run(servers, name, code):
         ensure(lines[0] == "podium-nano", f"it printed {lines[0]!r}")
         return
     best, relevance, raw = servers.ranking(query=QUERY, documents=DOCUMENTS, **steering(code))[0]
-    told = [start for start in (f"{best} ", f"{DOCUMENTS[best]} ") if lines[0].startswith(start)]
-    ensure(told, f"it printed {lines[0]!r}; the best document is {best}, {DOCUMENTS[best]!r}")
-    score = float(lines[0][len(told[0]) :].split()[0])
+    found = [start for start in (f"{best} ", f"{DOCUMENTS[best]} ") if lines[0].startswith(start)]
+    ensure(found, f"it printed {lines[0]!r}; the best document is {best}, {DOCUMENTS[best]!r}")
+    score = float(lines[0][len(found[0]) :].split()[0])
     near = [each for each in (relevance, raw) if abs(score - each) < TOLERANCE]
     ensure(near, f"it printed {lines[0]!r}; the server's score is {relevance} (raw {raw})")
 
 
 def steering(code):
-    """What a snippet asks for beside a ranking, as the server's own fields."""
+    """The instruction or profile of a snippet, as fields of the server's request."""
     if "/score" in code:
         return {"mode": "pointwise"}
     if INSTRUCTION in code:

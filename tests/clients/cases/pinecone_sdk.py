@@ -70,5 +70,5 @@ def call(url, key, model, query):
     return client(url, key).inference.rerank(model=model, query=query, documents=DOCUMENTS)
 
 
-# The SDK refuses an empty query by itself.
+# The SDK itself rejects an empty query.
 error_cases("pinecone", "inference.rerank", "pinecone", call, kinds=(404, 401, 429))

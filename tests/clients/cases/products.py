@@ -1,6 +1,6 @@
-"""What applications send and how they read the answer, written out after their sources: no application runs here.
+"""The requests of applications, and how they parse the response. No application runs here.
 
-Each function is one application's call: same path, same fields, same way through the answer.
+Each function copies the call of one application from its sources: path, fields and parsing.
 """
 
 import json
@@ -13,11 +13,11 @@ from harness import case, error_cases
 
 
 class Refused(Exception):
-    """What these applications make of an answer that is no ranking."""
+    """The error that these applications raise for a response that is not a ranking."""
 
 
 def send(url, body, key=GOOD_KEY, seconds=60):
-    """The POST that all of them do."""
+    """Sends a POST, as all of them do."""
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
@@ -28,7 +28,7 @@ def send(url, body, key=GOOD_KEY, seconds=60):
 
 
 def dify_openai_compatible(url, key=GOOD_KEY, model="podium-nano", query=QUERY, top_n=None):
-    """Dify, OpenAI-API-compatible: null top_n; the text from the answer, else by index."""
+    """Dify, OpenAI-API-compatible: top_n is null; the text is in the response, or found by index."""
     body = {"model": model, "query": query, "documents": DOCUMENTS, "top_n": top_n, "return_documents": True}
     rows = []
     for row in send(url + "/v1/rerank", body, key)["results"]:
@@ -85,7 +85,7 @@ def dify_localai(servers):
 def dify_tei(servers):
     status, info = get(servers.url, "/info")
     ensure(status == 200, f"GET /info: {status} {info}")
-    ensure("reranker" in info["model_type"] and info["max_input_length"] >= 128, f"no reranker: {info}")
+    ensure("reranker" in info["model_type"] and info["max_input_length"] >= 128, f"not a reranker: {info}")
     body = {"query": QUERY, "texts": DOCUMENTS, "return_text": True, "truncate": True}
     reply = send(servers.url + "/rerank", body)
     check_ranking(servers, [(row["index"], row["score"]) for row in reply], texts=[row["text"] for row in reply])
@@ -95,7 +95,7 @@ def dify_tei(servers):
 def dify_xinference(servers):
     status, model = get(servers.url, "/v1/models/podium-nano")
     ensure(status == 200, f"GET /v1/models/podium-nano: {status} {model}")
-    ensure(model.get("model_type") == "rerank", f"model_type is {model.get('model_type')!r}: Dify refuses the model")
+    ensure(model.get("model_type") == "rerank", f"model_type is {model.get('model_type')!r}: Dify rejects the model")
     body = {"model": "podium-nano", "query": QUERY, "documents": DOCUMENTS, "top_n": 3, "return_documents": True}
     results = send(servers.url + "/v1/rerank", body)["results"]
     texts = [row["document"]["text"] for row in results]

@@ -1,4 +1,4 @@
-"""Every route by plain requests: bodies as other servers' clients send them, and the small routes that gateways ask."""
+"""Tests every route with plain requests, including the routes that gateways probe."""
 
 import urllib.request
 
@@ -37,7 +37,7 @@ def superset_case(path):
     @case("superset", f"POST {path}, instruction")
     def steered(servers):
         reply = ask(servers, path, {"query": QUERY, "documents": DOCUMENTS, "instruction": INSTRUCTION})
-        ensure(all("document" not in row for row in reply["results"]), "documents that nobody asked for")
+        ensure(all("document" not in row for row in reply["results"]), "documents that were not requested")
         check_instruction(servers, scored(reply["results"]))
 
 
@@ -49,7 +49,7 @@ for each in ("/v1/rerank", "/v2/rerank", "/rerank"):
 def tei(servers):
     body = {"query": QUERY, "texts": DOCUMENTS, "return_text": True, "raw_scores": False, "truncate": True}
     reply = ask(servers, "/rerank", body)
-    ensure(isinstance(reply, list), f"no bare array: {reply}")
+    ensure(isinstance(reply, list), f"not an array: {reply}")
     check_ranking(servers, scored(reply, "score"), texts=[row["text"] for row in reply])
 
 
@@ -57,13 +57,13 @@ def tei(servers):
 def tei_raw(servers):
     reply = ask(servers, "/rerank", {"query": QUERY, "texts": DOCUMENTS, "raw_scores": True})
     check_ranking(servers, scored(reply, "score"), raw=True)
-    ensure(all("text" not in row for row in reply), "texts that nobody asked for")
+    ensure(all("text" not in row for row in reply), "texts that were not requested")
 
 
 @case("text-embeddings-inference", "POST /rerank, empty query")
 def tei_error(servers):
     reply = ask(servers, "/rerank", {"query": "", "texts": DOCUMENTS}, status=422)
-    ensure(isinstance(reply["error"], str) and "query" in reply["error"], f"error is no string: {reply}")
+    ensure(isinstance(reply["error"], str) and "query" in reply["error"], f"error is not a string: {reply}")
     ensure(reply["error_type"] == "Validation", reply)
 
 
@@ -84,7 +84,7 @@ def llama_cpp_case(path):
     @case("llama.cpp", f"POST {path} with texts")
     def texts(servers):
         reply = ask(servers, path, {"query": QUERY, "texts": DOCUMENTS, "return_text": True})
-        ensure(isinstance(reply, list), f"no bare array: {reply}")
+        ensure(isinstance(reply, list), f"not an array: {reply}")
         check_ranking(servers, scored(reply, "score"), texts=[row["text"] for row in reply])
 
     @case("mixedbread", f"POST {path} with input")

@@ -1,4 +1,4 @@
-"""Xinference's client: it asks for the model first, and reranks only what says that it is a reranker."""
+"""Xinference's client: it requests the model's description first and requires a reranker."""
 
 from xinference_client import RESTfulClient
 

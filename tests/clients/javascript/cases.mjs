@@ -116,8 +116,8 @@ async function report(client, version, name, run) {
 
 for (const [client, calls] of Object.entries(clients)) {
   for (const [name, call] of Object.entries(calls)) {
-    for (const [told, check] of Object.entries(checks)) {
-      await report(client, versions[client], `${name}: ${told}`, () => check(call));
+    for (const [description, check] of Object.entries(checks)) {
+      await report(client, versions[client], `${name}: ${description}`, () => check(call));
     }
   }
 }

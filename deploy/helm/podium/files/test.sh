@@ -1,14 +1,14 @@
-# Asks the service at HOST:PORT whether it is ready and to rank two documents; fails if either goes wrong.
+# Checks that the service at HOST:PORT is ready and ranks two documents.
 set -euo pipefail
 
-# The first key of the file: the first word of the first line that is no comment.
+# The first key of the file: the first word of the first line that is not a comment.
 key=""
 while [[ -z ${key} ]] && read -r word _; do
   [[ ${word} == "#"* ]] || key=${word}
 done < <(printf '%s\n' "${KEYS:-}")
 
-# ask METHOD PATH [BODY]: prints the answer's body, and fails unless the status is 200.
-ask() {
+# send METHOD PATH [BODY]: prints the response's body, and fails unless the status is 200.
+send() {
   local method=$1 path=$2 body=${3:-} connection status line
   exec {connection}<> "/dev/tcp/${HOST}/${PORT}"
   {
@@ -20,11 +20,11 @@ ask() {
   while read -r line && [[ ${line} != $'\r' && -n ${line} ]]; do :; done <&"${connection}"
   cat <&"${connection}"
   exec {connection}>&-
-  [[ ${status} == 200 ]] || { echo "${method} ${path} answered ${status}" >&2; return 1; }
+  [[ ${status} == 200 ]] || { echo "${method} ${path} replied ${status}" >&2; return 1; }
 }
 
-ask GET /ready
+send GET /ready
 echo
-answer=$(ask POST /v1/rerank '{"query": "how do I reset my password?", "documents": ["Cats sleep a lot.", "Open Settings, then Security, then Reset password."]}')
-echo "${answer}"
-[[ ${answer} == *'"results":[{"index":1,'* ]] || { echo "the answer does not begin with document 1" >&2; exit 1; }
+response=$(send POST /v1/rerank '{"query": "how do I reset my password?", "documents": ["Cats sleep a lot.", "Open Settings, then Security, then Reset password."]}')
+echo "${response}"
+[[ ${response} == *'"results":[{"index":1,'* ]] || { echo "the response does not rank document 1 first" >&2; exit 1; }

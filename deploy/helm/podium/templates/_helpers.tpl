@@ -1,4 +1,4 @@
-{{/* Names: the release's, with the chart's unless that is in it already. */}}
+{{/* The name of the release, followed by that of the chart unless it contains it. */}}
 {{- define "podium.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
@@ -36,7 +36,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{/* A pod with a GPU needs the CUDA image, and the other way round. */}}
+{{/* Pods with a GPU use the CUDA image, others the CPU image. */}}
 {{- define "podium.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
@@ -54,7 +54,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- default (printf "%s-models" (include "podium.fullname" .)) .Values.modelCache.persistence.existingClaim }}
 {{- end }}
 
-{{/* "true" for a model from the hub: owner/name, neither a path nor the model in the binary. */}}
+{{/* "true" if the model is from the hub: owner/name, not a path and not podium-nano. */}}
 {{- define "podium.usesHub" -}}
 {{- if regexMatch "^[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*$" (dig "model" "source" "podium-nano" .Values.config) -}}
 true
@@ -76,8 +76,8 @@ true
 {{- end }}
 
 {{/*
-Seconds between SIGTERM and SIGKILL: what the server may take to leave (it needs at most 2 s more than its two settings
-say, for the last bytes of answers), and a margin. A kill in that time would cut answers off.
+Seconds between SIGTERM and SIGKILL: the server's two settings, and a margin of 10 s. The server
+needs up to 2 s of the margin for the last bytes of responses; an earlier kill would truncate them.
 */}}
 {{- define "podium.gracePeriod" -}}
 {{- $delay := dig "server" "drain_delay_seconds" 0 .Values.config | int -}}
@@ -85,7 +85,10 @@ say, for the last bytes of answers), and a margin. A kill in that time would cut
 {{ add $delay $finish 10 }}
 {{- end }}
 
-{{/* podium.toml. Numbers reach a template as floats, which the server would refuse. A JSON string is a TOML string. */}}
+{{/*
+podium.toml. Helm's numbers are floats, which the server rejects, so they become integers. JSON
+strings are valid TOML.
+*/}}
 {{- define "podium.toml" -}}
 {{- range $section, $keys := .Values.config }}
 [{{ $section }}]
@@ -111,21 +114,21 @@ say, for the last bytes of answers), and a margin. A kill in that time would cut
 {{- end }}
 {{- end }}
 
-{{/* What no schema can say: combinations of values that render and then do not work. */}}
+{{/* Rejects combinations of values that a schema cannot express. */}}
 {{- define "podium.check" -}}
 {{- $cache := .Values.modelCache.persistence -}}
 {{- $many := or .Values.autoscaling.enabled (gt (int .Values.replicaCount) 1) -}}
 {{- if and $cache.enabled (not $cache.existingClaim) $many (not (has "ReadWriteMany" $cache.accessModes)) (not (has "ReadOnlyMany" $cache.accessModes)) -}}
-{{- fail "modelCache.persistence.accessModes: more than one replica shares the claim, which takes ReadWriteMany; or set replicaCount to 1, or modelCache.persistence.enabled to false" -}}
+{{- fail "modelCache.persistence.accessModes: several replicas share the claim, so it needs ReadWriteMany; add that, set replicaCount to 1, or modelCache.persistence.enabled to false" -}}
 {{- end -}}
 {{- if and .Values.auth.enabled (not .Values.auth.existingSecret) (not .Values.auth.keys) -}}
-{{- fail "auth: enabled without keys; set auth.existingSecret to a Secret, or auth.keys to a list of keys" -}}
+{{- fail "auth.enabled is true without keys; set auth.existingSecret to a Secret, or auth.keys to a list of keys" -}}
 {{- end -}}
 {{- if and .Values.auth.existingSecret .Values.auth.keys -}}
-{{- fail "auth: existingSecret and keys are both set; give one of them" -}}
+{{- fail "auth.existingSecret and auth.keys are both set; remove one" -}}
 {{- end -}}
 {{- if and .Values.autoscaling.enabled (gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
-{{- fail (printf "autoscaling.minReplicas: %d is over autoscaling.maxReplicas, %d" (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
+{{- fail (printf "autoscaling.minReplicas (%d) is greater than autoscaling.maxReplicas (%d)" (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas)) -}}
 {{- end -}}
 {{- if dig "server" "listen" "" .Values.config -}}
 {{- fail "config.server.listen: the chart sets it; use containerPort and listenAddress" -}}
