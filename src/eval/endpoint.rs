@@ -58,7 +58,7 @@ pub enum EndpointError {
     Address {
         /// The URL as it was given.
         url: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// The server could not be reached, or sent no complete reply.
@@ -97,7 +97,7 @@ pub enum EndpointError {
     Reply {
         /// The URL, without secrets.
         url: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
 }

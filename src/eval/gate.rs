@@ -87,7 +87,7 @@ pub enum GateError {
     NotAReport {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// The baseline has other settings, sets, queries or measures.
@@ -95,7 +95,7 @@ pub enum GateError {
     Incompatible {
         /// The file.
         path: PathBuf,
-        /// What differs, with both values.
+        /// The difference, with both values.
         problem: String,
     },
 }

@@ -57,7 +57,7 @@ pub struct QueryFailure {
     pub set: String,
     /// The query's id.
     pub query: String,
-    /// What happened.
+    /// The error of the system.
     #[source]
     pub cause: SystemError,
 }

@@ -108,7 +108,7 @@ pub struct Dataset {
     pub queries: Vec<Query>,
     /// Where the candidates come from.
     pub first_stage: FirstStage,
-    /// What is not evaluated.
+    /// Counts of what is not evaluated.
     pub left_out: LeftOut,
 }
 
@@ -204,7 +204,7 @@ pub enum DataError {
         file: PathBuf,
         /// The line number, from 1.
         line: usize,
-        /// What is wrong, with field and value.
+        /// The problem, with field and value.
         problem: String,
     },
     /// A set is incomplete, or has nothing to evaluate.
@@ -212,7 +212,7 @@ pub enum DataError {
     Set {
         /// The folder or file.
         place: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
