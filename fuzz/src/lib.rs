@@ -102,7 +102,7 @@ pub fn prompts(data: &[u8]) -> bool {
         passes.iter().map(|pass| (control_tokens(pass), pass.output_rows())).collect()
     };
     assert_eq!(shape(&passes), shape(&harmless));
-    let output_rows: usize = passes.iter().map(|pass| pass.output_rows()).sum();
+    let output_rows: usize = passes.iter().map(ForwardPass::output_rows).sum();
     assert_eq!(output_rows, count + passes.len());
     true
 }

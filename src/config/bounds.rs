@@ -34,9 +34,9 @@ pub(super) fn check_bounds(values: &Values) -> Result<(), ConfigError> {
                     key: key.clone(),
                     value,
                     origin: origin.clone(),
-                    bound: (*bound).to_owned(),
+                    bound,
                     bound_value,
-                    bound_origin: bound_origin.clone(),
+                    bound_origin: Box::new(bound_origin.clone()),
                 });
             }
         }

@@ -79,11 +79,11 @@ pub enum ConfigError {
         /// Where it was set.
         origin: Origin,
         /// The key of the other limit.
-        bound: String,
+        bound: &'static str,
         /// The value of the other limit.
         bound_value: i64,
         /// Where the other limit was set.
-        bound_origin: Origin,
+        bound_origin: Box<Origin>,
     },
     /// An environment variable looks like one of Podium's, but is not.
     #[error("unknown environment variable {name}; did you mean {meant}?")]

@@ -6,6 +6,7 @@ use crate::rerank::LimitSettings;
 
 /// The fields of [`LimitSettings`], for serde.
 #[derive(Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names are the keys of the configuration")]
 #[serde(remote = "LimitSettings", deny_unknown_fields)]
 pub(super) struct LimitSettingsDef {
     max_documents: usize,

@@ -39,8 +39,7 @@ pub fn outcomes() -> Vec<Outcomes> {
     let ranking = dialects::ROUTES.iter().map(|route| (telemetry_route(route), RANKING_STATUSES.to_vec()));
     let other = OTHER_ROUTES.iter().map(|route| {
         let more: &[u16] = match *route {
-            "/ready" => &[503],
-            "/openapi.json" => &[503],
+            "/ready" | "/openapi.json" => &[503],
             "/docs/{file}" => &[404],
             "/v1/models/{*model}" => &[401, 404, 429, 503],
             "/metrics" => &[401, 429],

@@ -184,9 +184,10 @@ impl Fitting<'_> {
         let of_documents = |tokens: usize| {
             if are_windows { scale(tokens, document_tokens, self.whole_tokens) } else { tokens }
         };
-        let overhead = match are_windows {
-            true => 0,
-            false => self.whole_tokens.saturating_sub(document_tokens).div_ceil(lengths.len().max(1)),
+        let overhead = if are_windows {
+            0
+        } else {
+            self.whole_tokens.saturating_sub(document_tokens).div_ceil(lengths.len().max(1))
         };
         let mut target = of_documents(tokens);
         for attempt in 1..=MAX_PLANS {

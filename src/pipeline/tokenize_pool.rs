@@ -157,15 +157,15 @@ impl Shared {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, queued: Queued) -> Result<(), RerankError> {
+    fn push(&self, new: Queued) -> Result<(), RerankError> {
         let mut queues = self.queues();
-        if let Job::Score = queued.job {
-            queues.short.push_front(queued);
+        if let Job::Score = new.job {
+            queues.short.push_front(new);
             self.work_available.notify_one();
             return Ok(());
         }
         let mean_job_time = queues.busy / queues.finished.max(1);
-        let queue = if queued.job.is_long() { &mut queues.long } else { &mut queues.short };
+        let queue = if new.job.is_long() { &mut queues.long } else { &mut queues.short };
         if queue.len() >= self.max_queued {
             // Drop abandoned jobs first.
             queue.retain(|queued| queued.client.strong_count() > 0);
@@ -178,7 +178,7 @@ impl Shared {
                 retry_after,
             });
         }
-        queue.push_back(queued);
+        queue.push_back(new);
         self.work_available.notify_one();
         Ok(())
     }

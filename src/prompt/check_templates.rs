@@ -42,10 +42,8 @@ impl Prompter {
         let (mut parts, document) = (block("prefix")?, block("document")?);
         check_document_block(&document).map_err(|problem| template.problem(problem))?;
         for place in 0..inputs.documents {
-            parts.extend(document.iter().cloned().map(|part| match part {
-                Part::Document(_) => Part::Document(place),
-                other => other,
-            }));
+            let number = |part: &Part| if let Part::Document(_) = part { Part::Document(place) } else { part.clone() };
+            parts.extend(document.iter().map(number));
         }
         parts.extend(block("closing")?);
         Ok(parts)
@@ -59,9 +57,9 @@ impl Prompter {
         vocabulary: usize,
     ) -> Result<(), PromptError> {
         check_texts(parts, documents).map_err(|problem| template.problem(problem))?;
-        let too_high = parts.iter().find_map(|part| match part {
-            Part::Control(id) => Some(*id).filter(|id| *id as usize >= vocabulary),
-            _ => None,
+        let too_high = parts.iter().find_map(|part| {
+            let Part::Control(id) = part else { return None };
+            Some(*id).filter(|id| *id as usize >= vocabulary)
         });
         match too_high {
             None => Ok(()),
@@ -75,10 +73,7 @@ impl Prompter {
 
 /// Checks that each document is there once and in order, and that the query is there.
 fn check_texts(parts: &[Part], documents: usize) -> Result<(), String> {
-    let found = parts.iter().filter_map(|part| match part {
-        Part::Document(place) => Some(*place),
-        _ => None,
-    });
+    let found = parts.iter().filter_map(|part| if let Part::Document(place) = part { Some(*place) } else { None });
     if !found.eq(0..documents) {
         return Err(format!("{documents} documents must each be there once, in order"));
     }
@@ -96,7 +91,7 @@ fn check_marks(parts: &[Part], documents: usize, marks: &Marks) -> Result<(), St
         Part::DocumentMark => Some('m'),
         Part::Control(id) if marks.document.contains(id) => Some('m'),
         Part::Control(id) if *id == marks.query => Some('q'),
-        _ => None,
+        Part::Control(_) | Part::Text(_) | Part::Query | Part::Instruction | Part::Apart => None,
     };
     if parts.iter().filter_map(letter).collect::<String>() == "dm".repeat(documents) + "q" {
         return Ok(());

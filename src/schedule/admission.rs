@@ -288,10 +288,10 @@ mod tests {
     #[test]
     fn a_clients_share_counts_its_requests_on_every_device() {
         let mut control = Fixture::new(settings(8, 1000, 0));
-        let on_cpu = account(Some("one"), 0);
-        let on_gpu = Account { device: "cuda".into(), ..on_cpu.clone() };
-        control.try_admit(&on_cpu, 500).unwrap();
-        assert_eq!(control.rejection(&on_gpu, 100).0, Full::Share { requests: 1, tokens: 500 });
+        let first = account(Some("one"), 0);
+        let second = Account { device: "cuda".into(), ..first.clone() };
+        control.try_admit(&first, 500).unwrap();
+        assert_eq!(control.rejection(&second, 100).0, Full::Share { requests: 1, tokens: 500 });
     }
 
     #[test]

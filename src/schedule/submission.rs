@@ -88,16 +88,16 @@ impl Submission {
 
     /// Notes that a batch with `passes` passes of this submission goes to the device.
     pub fn start_forward(&self, batch: &Span, passes: usize, tokens: usize) {
-        let stage = tracing::info_span!(
+        let forward = tracing::info_span!(
             parent: &self.parent,
             "forward",
             podium.passes = signed(passes),
             podium.tokens = signed(tokens)
         );
-        stage.follows_from(batch);
+        forward.follows_from(batch);
         let mut state = self.state();
         state.waiting_passes = state.waiting_passes.saturating_sub(passes);
-        state.stage = stage;
+        state.stage = forward;
     }
 
     /// Notes that the batch came back. `failed_passes` of its passes run again, or fail.

@@ -215,20 +215,24 @@ async fn spans_that_the_receiver_rejects_are_counted_as_dropped() {
     server.outcome().await;
 }
 
-/// `podium serve` with these environment variables, and its address.
-async fn process(variables: &[(&str, &str)]) -> (Child, String) {
+/// `podium serve` with these environment variables.
+fn start_process(address: &str, variables: &[(&str, &str)]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podium"));
+    command.args(["serve", "--listen", address]).envs(variables.iter().copied()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// The address of a port that is free now.
+async fn free_address() -> String {
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let address = format!("127.0.0.1:{port}");
-    let process = Command::new(env!("CARGO_BIN_EXE_podium"))
-        .args(["serve", "--listen", &address])
-        .envs(variables.iter().copied())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    format!("127.0.0.1:{port}")
+}
+
+async fn wait_until_ready(address: &str) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     for _ in 0..400 {
         if client.get(format!("http://{address}/ready")).send().await.is_ok_and(|ready| ready.status() == 200) {
-            return (process, address);
+            return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -239,14 +243,16 @@ async fn process(variables: &[(&str, &str)]) -> (Child, String) {
 #[tokio::test]
 async fn the_variables_of_opentelemetry_reach_the_receiver() {
     let (receiver, url) = Receiver::start().await;
-    let (mut process, address) = process(&[
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", &url),
+    let address = free_address().await;
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str()),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-scope=team%20a,authorization=Basic%20abc"),
         ("OTEL_RESOURCE_ATTRIBUTES", "service.name=other,deployment.environment.name=test"),
         ("OTEL_SERVICE_NAME", "search"),
         ("OTEL_TRACES_SAMPLER", "always_on"),
-    ])
-    .await;
+    ];
+    let mut process = start_process(&address, &variables);
+    wait_until_ready(&address).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let body = json!({"query": "q", "documents": ["one", "two"]});
     let answer = client.post(format!("http://{address}/v1/rerank")).json(&body).send().await.unwrap();

@@ -215,6 +215,7 @@ fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "syn may add kinds of items")]
 fn attributes(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(item) => &item.attrs,
@@ -244,9 +245,9 @@ impl<'ast> Visit<'ast> for Reader {
     }
 
     fn visit_impl_item(&mut self, item: &'ast ImplItem) {
-        match item {
-            ImplItem::Fn(function) if is_test(&function.attrs) => {}
-            _ => visit::visit_impl_item(self, item),
+        let is_for_tests = if let ImplItem::Fn(function) = item { is_test(&function.attrs) } else { false };
+        if !is_for_tests {
+            visit::visit_impl_item(self, item);
         }
     }
 
@@ -257,7 +258,9 @@ impl<'ast> Visit<'ast> for Reader {
         path.push(item.ident.to_string());
         self.modules.push(Module { path, file, ..Module::default() });
         self.current = self.modules.len() - 1;
-        items.iter().for_each(|item| self.visit_item(item));
+        for item in items {
+            self.visit_item(item);
+        }
         self.current = outer;
     }
 

@@ -203,7 +203,7 @@ fn a_family_that_needs_a_head_that_the_checkpoint_lacks_is_refused() {
     let refusal = |case: &str, family: &str| {
         let checkpoint = Checkpoint::folder(&folder(case)).unwrap();
         let runtime = load_as(case, &ComputeSettings::reference());
-        podium::app::prompter(&checkpoint, runtime.facts(), family).err().expect("it does not fit").to_string()
+        podium::app::prompter(&checkpoint, runtime.facts(), family).expect_err("it does not fit").to_string()
     };
     let text = refusal("qwen3-reranker", "jina-v3");
     assert!(

@@ -221,7 +221,7 @@ fn open(source: &Path) -> String {
         cache: PathBuf::new(),
         offline: true,
     };
-    Checkpoint::open(&settings).err().expect("it should not open").to_string()
+    Checkpoint::open(&settings).expect_err("it should not open").to_string()
 }
 
 #[test]

@@ -165,6 +165,7 @@ impl Fields {
 
     /// The names that a reader has asked for, in that order.
     #[cfg(test)]
+    #[must_use]
     pub fn known(&self) -> &[String] {
         &self.known
     }

@@ -127,13 +127,11 @@ impl CandleLayers {
         let specs = &self.spec.layers[..depth];
         let mut plans: Vec<AttentionPlan> = Vec::new();
         for (number, (layer, spans)) in self.layers.iter().zip(packed.layers(specs)).enumerate() {
-            let plan = match plans.iter().position(|plan| plan.is_of(&spans)) {
-                Some(plan) => plan,
-                None => {
-                    plans.push(AttentionPlan::new(spans, &self.spec.attention, x.dtype(), &device)?);
-                    plans.len() - 1
-                }
-            };
+            let known = plans.iter().position(|plan| plan.is_of(&spans));
+            let plan = known.unwrap_or(plans.len());
+            if known.is_none() {
+                plans.push(AttentionPlan::new(spans, &self.spec.attention, x.dtype(), &device)?);
+            }
             let rows = LayerRows {
                 read: read.as_ref().filter(|_| number + 1 == depth),
                 rotary: specs[number].rotary.map(|table| &rotary[table]),

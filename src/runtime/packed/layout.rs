@@ -116,20 +116,18 @@ impl Packed {
         // A pass with cross-document attention in one layer has it in all above: layers of equal counts and windows share
         // their spans.
         let crossing = move |layer| self.passes.iter().filter(|pass| pass.is_crossing(layer, count)).count();
-        let mut made: Vec<((usize, Window), Arc<[Span]>)> = Vec::new();
+        let mut made = Vec::<(_, Arc<[Span]>)>::new();
         layers.iter().enumerate().map(move |(number, layer)| {
             if number + 1 == count && !self.reads_all_rows() {
                 return self.read_spans(layers).into();
             }
             let key = (crossing(number), layer.window);
-            match made.iter().find(|(of, _)| *of == key) {
-                Some((_, spans)) => Arc::clone(spans),
-                None => {
-                    let spans: Arc<[Span]> = self.spans(number, layers).into();
-                    made.push((key, Arc::clone(&spans)));
-                    spans
-                }
+            if let Some((_, spans)) = made.iter().find(|(made_key, _)| *made_key == key) {
+                return Arc::clone(spans);
             }
+            let spans: Arc<[Span]> = self.spans(number, layers).into();
+            made.push((key, Arc::clone(&spans)));
+            spans
         })
     }
 

@@ -102,7 +102,9 @@ impl Config {
     pub fn parse(json: &[u8]) -> Result<Self, String> {
         match serde_json::from_slice(json).map_err(|error| format!("is not JSON: {error}"))? {
             Value::Object(keys) => Ok(Self { keys }),
-            _ => Err("is not a JSON object".to_owned()),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                Err("is not a JSON object".to_owned())
+            }
         }
     }
 

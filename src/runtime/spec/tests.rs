@@ -102,6 +102,7 @@ fn a_classifier_has_as_many_labels_as_the_configuration_names() {
 
 #[test]
 fn windows_come_from_layer_types_or_from_the_switch() {
+    const ALL: usize = usize::MAX;
     let windows = |change: &dyn Fn(&mut Value)| {
         let spec = parse(qwen3(), |json| {
             json["sliding_window"] = 16.into();
@@ -109,7 +110,6 @@ fn windows_come_from_layer_types_or_from_the_switch() {
         });
         spec.map(|spec| spec.layers.iter().map(|layer| layer.window.before).collect::<Vec<_>>())
     };
-    const ALL: usize = usize::MAX;
     assert_eq!(windows(&|_| ()).unwrap(), [ALL; 4], "a window that no layer uses means nothing");
     let types = json!(["sliding_attention", "full_attention", "sliding_attention", "full_attention"]);
     assert_eq!(windows(&|json| json["layer_types"] = types.clone()).unwrap(), [15, ALL, 15, ALL]);

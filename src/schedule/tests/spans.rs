@@ -10,10 +10,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::*;
 
+type NameAndParent = (&'static str, Option<&'static str>);
+
 /// Records the name and the parent's name of each new span, and the name of each closed one.
 #[derive(Clone, Default)]
 struct SpanRecorder {
-    opened: Arc<Mutex<Vec<(&'static str, Option<&'static str>)>>>,
+    opened: Arc<Mutex<Vec<NameAndParent>>>,
     closed: Arc<Mutex<Vec<&'static str>>>,
 }
 

@@ -64,6 +64,7 @@ impl Traces {
 
     /// The layer of the subscriber that exports Podium's spans of level info. Spans of level debug, and
     /// all events, are for the log alone.
+    #[must_use]
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,

@@ -133,12 +133,13 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
 
     /// Refuses values that the SDK ignores or replaces by its own.
     fn check(&self) -> Result<(), TraceError> {
+        type Check<'a> = (&'a str, &'a dyn Fn(&str) -> bool, &'static str);
         let is_list = |list: &str| {
             let mut items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
             items.all(|item| item.split_once('=').is_some_and(|(key, _)| !key.trim().is_empty()))
         };
         let is_pairs = "a list of key=value, separated by commas";
-        let checks: [(&str, &dyn Fn(&str) -> bool, &'static str); 4] = [
+        let checks: [Check<'_>; 4] = [
             ("PROTOCOL", &|value| value == "http/protobuf", "http/protobuf, the only supported protocol (port 4318)"),
             ("COMPRESSION", &|value| value == "none", "none; spans are sent uncompressed"),
             ("TIMEOUT", &|value| value.parse::<u64>().is_ok(), "a number of milliseconds"),
@@ -259,7 +260,7 @@ mod tests {
     }
 
     /// Whether a request is sampled whose caller has decided so, or not decided.
-    fn samples(variables: &[(&str, &str)], trace: u128, caller: Option<bool>, kind: SpanKind) -> bool {
+    fn samples(variables: &[(&str, &str)], trace: u128, caller: Option<bool>, kind: &SpanKind) -> bool {
         let sampler = find("http://a:1", variables).unwrap().unwrap().sampler;
         let context = caller.map_or_else(Context::new, |sampled| {
             let flags = TraceFlags::default().with_sampled(sampled);
@@ -267,27 +268,27 @@ mod tests {
                 SpanContext::new(TraceId::from(trace), SpanId::from(7_u64), flags, true, TraceState::default());
             Context::new().with_remote_span_context(parent)
         });
-        let result = sampler.should_sample(Some(&context), TraceId::from(trace), "request", &kind, &[], &[]);
+        let result = sampler.should_sample(Some(&context), TraceId::from(trace), "request", kind, &[], &[]);
         result.decision == SamplingDecision::RecordAndSample
     }
 
     #[test]
     fn the_callers_decision_counts_and_the_share_for_requests_without_one() {
         let (low, high) = (1_u128, u128::MAX);
-        let own = |trace, caller| samples(&[], trace, caller, SpanKind::Server);
+        let own = |trace, caller| samples(&[], trace, caller, &SpanKind::Server);
         assert!(own(low, None) && !own(high, None));
         assert!(own(high, Some(true)) && !own(low, Some(false)));
         let ratio = [("OTEL_TRACES_SAMPLER", "traceidratio"), ("OTEL_TRACES_SAMPLER_ARG", "0.5")];
-        assert!(samples(&ratio, low, Some(false), SpanKind::Server), "this sampler does not ask the caller");
-        assert!(!samples(&ratio, high, Some(true), SpanKind::Server));
+        assert!(samples(&ratio, low, Some(false), &SpanKind::Server), "this sampler does not ask the caller");
+        assert!(!samples(&ratio, high, Some(true), &SpanKind::Server));
         let off = [("OTEL_TRACES_SAMPLER", "parentbased_always_off")];
-        assert!(!samples(&off, low, None, SpanKind::Server) && samples(&off, low, Some(true), SpanKind::Server));
+        assert!(!samples(&off, low, None, &SpanKind::Server) && samples(&off, low, Some(true), &SpanKind::Server));
     }
 
     #[test]
     fn spans_outside_of_requests_are_not_sampled() {
-        assert!(!samples(&[("OTEL_TRACES_SAMPLER", "always_on")], 1, None, SpanKind::Internal));
-        assert!(samples(&[("OTEL_TRACES_SAMPLER", "always_on")], 1, None, SpanKind::Server));
-        assert!(samples(&[], u128::MAX, Some(true), SpanKind::Internal), "a stage of a sampled request");
+        assert!(!samples(&[("OTEL_TRACES_SAMPLER", "always_on")], 1, None, &SpanKind::Internal));
+        assert!(samples(&[("OTEL_TRACES_SAMPLER", "always_on")], 1, None, &SpanKind::Server));
+        assert!(samples(&[], u128::MAX, Some(true), &SpanKind::Internal), "a stage of a sampled request");
     }
 }

@@ -59,7 +59,9 @@ impl CpuEmbeddings {
     fn finish(&self, row: usize, packed: &Packed, x: &mut [f32]) {
         #[expect(clippy::float_cmp, reason = "exactly 1 is no scale")]
         if self.spec.scale != 1. {
-            x.iter_mut().for_each(|value| *value *= self.spec.scale);
+            for value in x.iter_mut() {
+                *value *= self.spec.scale;
+            }
         }
         if let Some(positions) = self.spec.positions {
             let place = packed.positions[row] as usize + positions.offset;

@@ -222,7 +222,7 @@ fn erf(x: f32) -> f32 {
     numerator = numerator * square - 2.101_024_1e-6;
     numerator = numerator * square - 5.692_506_5e-5;
     numerator = numerator * square - 7.349_906_3e-4;
-    numerator = numerator * square - 2.954_599_8e-3;
+    numerator = numerator * square - 2.954_6e-3;
     numerator = numerator * square - 1.609_603_3e-2;
     let mut denominator = -1.456_607_2e-5;
     denominator = denominator * square - 2.133_740_6e-4;
