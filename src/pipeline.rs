@@ -1,8 +1,8 @@
 //! One request from validation to ranking: validate, admit, tokenize, schedule, score, order.
 //!
 //! Tokenizing and scoring run in `tokenize_pool`, passes on the scheduler's device. [`cost`]
-//! estimates what a request takes, `budget` fits it into its budget, and `rank` takes admitted requests
-//! to their rankings.
+//! estimates a request's tokens, `budget` fits it into its budget, and `rank` takes admitted
+//! requests to their rankings.
 
 mod budget;
 mod cost;
@@ -27,7 +27,7 @@ pub use drift::{DriftSample, InstructionSource};
 pub use explain::{ExplainedPass, Explanation};
 pub use profiles::{InstructionSettings, ProfileError, load_instructions};
 
-/// What requests may ask for, and the stored instructions.
+/// The limits on requests, and the stored instructions.
 ///
 /// It can change while the server runs; a request keeps the policy that it began with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +51,8 @@ pub struct Reranker {
 impl Reranker {
     /// Puts a prompter and a runtime of the same model together.
     ///
-    /// The model answers to `names`, its own first; there must be one. Models with the same admission
-    /// control share its limits and their device.
+    /// The model answers to `names`, its own first; there must be one. Models with the same
+    /// admission control share its limits and their device.
     ///
     /// # Panics
     /// Outside a tokio runtime, which runs the scheduler's worker.
@@ -82,7 +82,7 @@ impl Reranker {
     /// Ranks the documents of one request that comes from no HTTP client.
     ///
     /// # Errors
-    /// Every [`RerankError`]: a model that this is not, bad input, overload, a missed deadline.
+    /// Every [`RerankError`]: an unknown model, bad input, overload, a missed deadline.
     pub async fn rerank(&self, mut request: RerankRequest) -> Result<Ranking, RerankError> {
         request.resolve_model(&self.names)?;
         let (_context, mut rankings) = self.rerank_all(vec![request], RequestContext::internal()).await?;
@@ -92,10 +92,11 @@ impl Reranker {
     /// Ranks several requests of one client as one, and returns one ranking for each, in order.
     ///
     /// All requests are validated before any work. They share one admission, one deadline (that of
-    /// the first) and their passes run together. The model that they name was resolved before.
+    /// the first) and their passes run together. The caller has resolved the model's name.
     ///
     /// # Errors
-    /// As [`Reranker::rerank`]; more requests than one request may have documents.
+    /// As [`Reranker::rerank`]; [`RerankError::TooManyDocuments`] also for more requests than
+    /// `limits.max_documents`.
     pub async fn rerank_all(
         &self,
         mut requests: Vec<RerankRequest>,
@@ -164,7 +165,7 @@ impl Reranker {
         &self.facts
     }
 
-    /// What waits and runs now.
+    /// Requests and passes at this moment.
     #[must_use]
     pub fn queue(&self) -> QueueStatus {
         self.scheduler.status()
@@ -223,7 +224,7 @@ fn prepare(requests: &mut [RerankRequest], policy: &Policy) -> Result<(), Rerank
     Ok(())
 }
 
-/// Checks a request as far as that needs no tokens.
+/// Checks a request before it is tokenized.
 fn validate(request: &RerankRequest, limits: &LimitSettings) -> Result<(), RerankError> {
     if request.query.trim().is_empty() {
         return Err(RerankError::invalid("query", "must not be empty or only whitespace"));

@@ -1,9 +1,9 @@
 //! [`RequestContext`]: the owner of everything that one request holds.
 //!
 //! The access-log middleware makes it. It moves by value through `http`, `models` and `pipeline`,
-//! into every closure that runs on a blocking thread, and in the end into the bytes of the response.
-//! It is dropped when the last of the request's work has ended, so a deadline or a client that
-//! disconnects frees nothing that is still in use.
+//! into every closure that runs on a blocking thread, and in the end into the bytes of the
+//! response. It is dropped when the last of the request's work has ended, so a deadline or a client
+//! that disconnects frees nothing that is still in use.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::permits::MemoryPermit;
 use super::timeline::RequestTimeline;
 use crate::schedule::{AdmissionPermit, Client};
 
-/// The id of a request, as it stands in the response, the log and the traces.
+/// The id of a request, as the response, the log and the traces show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(Arc<str>);
 
@@ -58,11 +58,12 @@ pub struct RequestContext {
     pub priority: Priority,
     /// The request's tracing span; the spans of its stages are children of it.
     pub span: Span,
-    /// What was done when. Shared with the middleware, which reads it when the request has ended.
+    /// Stages, progress and result. The access-log middleware shares it and reads it when the
+    /// request has ended.
     pub timeline: RequestTimeline,
     /// The bytes that the body, its parsed values and the echoed documents occupy.
     body_memory: Option<MemoryPermit>,
-    /// The request's place in the queue, and its tokens.
+    /// Counts the request and its tokens as in flight.
     admission: Option<AdmissionPermit>,
 }
 
@@ -89,25 +90,26 @@ impl RequestContext {
         Self::new(RequestId::new("internal"), Span::none())
     }
 
-    /// Notes whose request this is.
+    /// Sets the client, in the timeline too.
     pub fn set_client(&mut self, client: Client) {
         self.timeline.note_client(&client);
         self.client = client;
     }
 
-    /// Sets the deadline to `limit` after the body's arrival. A time that no clock reaches is no
-    /// deadline.
+    /// Sets the deadline to `limit` after the body's arrival. A limit too large for `Instant` sets
+    /// no deadline.
     pub fn set_time_limit(&mut self, limit: Duration) {
         self.deadline = self.received_at.checked_add(limit);
     }
 
-    /// Keeps `permit` until the context is dropped or the permit released. It replaces an earlier one.
+    /// Keeps `permit` until the context is dropped or the permit released. It replaces an earlier
+    /// one.
     pub fn hold_body_memory(&mut self, permit: MemoryPermit) {
         self.body_memory = Some(permit);
     }
 
-    /// Gives the memory of the body back, once nothing of the body is left but the texts, which the
-    /// queue counts by their tokens.
+    /// Releases the body's memory. Call it once only the texts are left of the body: admission
+    /// control bounds those by their tokens.
     pub fn release_body_memory(&mut self) {
         self.body_memory = None;
     }
@@ -117,7 +119,8 @@ impl RequestContext {
         self.admission = Some(permit);
     }
 
-    /// Leaves the queue, once the ranking is done: writing the response needs no place there.
+    /// Releases the admission permit, once the ranking is done: writing the response uses no device
+    /// time.
     pub fn release_admission(&mut self) {
         self.admission = None;
     }

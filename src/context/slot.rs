@@ -18,14 +18,14 @@ impl ContextSlot {
         Self(Arc::new(Mutex::new(Some(context))))
     }
 
-    /// Notes whose request this is, as long as no handler has taken the context.
+    /// Sets the client, unless a handler has taken the context.
     pub fn set_client(&self, client: Client) {
         if let Some(context) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             context.set_client(client);
         }
     }
 
-    /// Takes the context. A slot gives it once.
+    /// Takes the context; `None` after the first call.
     #[must_use]
     pub fn take(&self) -> Option<RequestContext> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -1,5 +1,5 @@
-//! What was done for one request, and when: the one source of `server-timing`, the stage metrics,
-//! the stages' spans and the progress that a 504 reports.
+//! The stages of one request and their times: the only source of `server-timing`, the stage
+//! metrics, the stages' spans and the progress that a 504 reports.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ impl Stage {
 /// A stage that has ended, because its work or its request has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageTime {
-    /// What was done.
+    /// The stage.
     pub stage: Stage,
     /// When it began.
     pub started: Instant,
@@ -113,14 +113,14 @@ impl RequestTimeline {
         Self { span, record: Arc::default() }
     }
 
-    /// Begins a stage that is about so many tokens, if that is known.
+    /// Begins a stage; `tokens` is the size of its work, if it is known.
     #[must_use]
     pub fn begin(&self, stage: Stage, tokens: Option<usize>) -> StageTimer {
         let span = stage.span(&self.span, tokens);
         StageTimer { timeline: self.clone(), running: Some((stage, Instant::now())), tokens, _span: span }
     }
 
-    /// Notes whose request this is.
+    /// Sets the client.
     pub fn note_client(&self, client: &Client) {
         self.record().client = client.clone();
     }
@@ -142,12 +142,12 @@ impl RequestTimeline {
         self.record().model.clone()
     }
 
-    /// Changes how far the request has come.
+    /// Updates the progress.
     pub fn update_progress(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.record().progress);
     }
 
-    /// How far the request has come.
+    /// Passes and documents done so far.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.record().progress
@@ -196,8 +196,8 @@ impl RequestTimeline {
 }
 
 impl StageTimer {
-    /// Ends a wait for the device. Each batch with passes of the request is a forward stage; the time
-    /// before it, in which other requests' batches may have run, stays a wait.
+    /// Ends a wait for the device. Each batch with passes of the request is a forward stage; the
+    /// time before it, in which other requests' batches may have run, stays a wait.
     pub fn end_with_batches(mut self, batches: &[DeviceInterval]) {
         let Some((stage, mut started)) = self.running.take() else { return };
         for batch in batches {

@@ -31,7 +31,8 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 /// The status that is recorded for a client that disconnected (nginx's; it is never sent).
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// Removes an id that should stand in no header, log line or trace, so that the request gets a new one.
+/// Removes an id that should stand in no header, log line or trace, so that the request gets a new
+/// one.
 pub async fn remove_unsafe_request_id(mut request: Request) -> Request {
     let is_safe = |value: &HeaderValue| value.to_str().is_ok_and(is_safe_id);
     if !request.headers().get(REQUEST_ID).is_none_or(is_safe) {

@@ -87,7 +87,8 @@ async fn load(State(service): State<Service>, uri: Uri, name: Name) -> Result<Js
     Ok(Json(service.models()?.load(&name).await?.into()))
 }
 
-/// `POST /admin/models/{model}/unload`: answers when the requests that the model had accepted are answered.
+/// `POST /admin/models/{model}/unload`: answers when the requests that the model had accepted are
+/// answered.
 async fn unload(State(service): State<Service>, uri: Uri, name: Name) -> Result<Json<Model>, ApiError> {
     let Path(name) = name.map_err(|_| ApiError::no_such_route(uri.path()))?;
     Ok(Json(service.models()?.unload(&name).await?.into()))

@@ -18,19 +18,20 @@ use crate::context::RequestContext;
 /// Longer bodies are parsed off the async threads, and their memory is counted.
 const LONG_BODY_BYTES: usize = 64 * 1024;
 
-/// A body that is too long is read and thrown away up to so many times the limit.
+/// A body over the limit is read and discarded, up to this many times the limit.
 const DRAINED_LIMITS: usize = 8;
 
 /// The longest that the body of a rejected request is read for.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
-/// Reads the request's body, a JSON object, and makes something of its fields.
+/// Reads the request's body, a JSON object, and passes its fields to `parse`.
 ///
-/// The memory that the fields occupy is held by the context that comes back. The context's time
-/// counts from the body's arrival.
+/// The returned context holds a permit for the memory of the fields if the body is above 64 KiB.
+/// Its `received_at` is the time at which the whole body had arrived.
 ///
 /// # Errors
-/// A body that does not claim to be JSON or is none, that is too long or too slow, or finds no memory.
+/// The content type or the body is not JSON, the body is too long or too slow, or there is no
+/// memory for it.
 pub async fn read_json<T: Send + 'static>(
     request: Request,
     service: &Service,
@@ -43,7 +44,8 @@ pub async fn read_json<T: Send + 'static>(
     if body.len() <= LONG_BODY_BYTES {
         return Ok((context, parse(Fields::parse(&body)?)));
     }
-    // Permits move with the work: if the client disconnects, they are given back when the memory is.
+    // Permits move with the work: if the client disconnects, they are given back when the memory
+    // is.
     let (context, body, receiving, values) = run_blocking(move || {
         let values = count_values(&body);
         (context, body, receiving, values)
@@ -94,9 +96,9 @@ async fn receive(request: Request, service: &Service) -> Result<(Vec<u8>, Receiv
         .unwrap_or(Err(ApiError::BodyTimeout { limit: timeout }))
 }
 
-/// Collects the body if it is within the limit. A longer one is read on for a while and thrown away:
-/// a client that is still sending when the connection closes would see a broken connection instead
-/// of the response.
+/// Collects the body if it is within the limit. A longer one is read on for a while and thrown
+/// away: a client that is still sending when the connection closes would see a broken connection
+/// instead of the response.
 async fn collect(
     mut body: Body,
     limit: usize,
@@ -131,8 +133,8 @@ async fn collect(
 
 /// Reads on, in the background, what the client of a rejected request still sends, and drops it: a
 /// client that sends everything before it reads would otherwise find a broken connection instead of
-/// its response. Bounded in bytes (`limit`) and in time. A client that waits for `100 Continue` is
-/// not told to send.
+/// its response. Bounded in bytes (`limit`) and in time. A client that waits for `100 Continue`
+/// does not get it.
 pub fn drain_body(request: Request, limit: usize) {
     if request.headers().contains_key(header::EXPECT) || request.body().is_end_stream() {
         return;

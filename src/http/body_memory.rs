@@ -1,11 +1,11 @@
 //! Memory for request bodies: how many bytes they may occupy while they arrive, and while they are
 //! parsed and echoed.
 //!
-//! Each of the two is limited to `server.max_parsing_bytes`. A body that arrives takes memory as its
-//! bytes come, so a client that only announces a long body takes none; if none is left, the body is
-//! refused at once, because nobody knows when the client will have sent the rest. Parsing reserves
-//! its memory as a whole before it begins: the length of the body, and for every value in it what
-//! the parser makes of one, which is many times its text if values are short. The wait for that is
+//! Each of the two is limited to `server.max_parsing_bytes`. A body that arrives takes memory as
+//! its bytes come, so a client that only announces a long body takes none; if none is left, the
+//! body is refused at once, because the client may take long to send the rest. Parsing reserves all
+//! its memory before it begins: twice the length of the body, and a fixed size for each value in
+//! it, because a parsed short value takes many times the memory of its text. The wait for that is
 //! short, because parsing takes well under a second. A request that returns its documents keeps the
 //! reservation until its response is sent.
 //!
@@ -26,7 +26,8 @@ const UNIT_BYTES: usize = 1024;
 /// Memory for each value: the value itself, and the spare capacity of the list that holds it.
 const VALUE_BYTES: usize = 2 * size_of::<Value>();
 
-/// Copies of the body's text: the parser's and the request's, later the documents' and the response's.
+/// Copies of the body's text: the parser's and the request's, later the documents' and the
+/// response's.
 const COPIES: usize = 2;
 
 /// How long a body waits for memory to be parsed in.
@@ -41,7 +42,8 @@ pub struct BodyMemoryLimit {
     max_wait: Duration,
 }
 
-/// The memory of a body that is arriving. It grows with the body, and is given back when it is dropped.
+/// The memory of a body that is arriving. It grows with the body, and is given back when it is
+/// dropped.
 #[derive(Debug)]
 pub struct ReceivingPermit {
     receiving: Arc<Semaphore>,
@@ -66,7 +68,8 @@ impl BodyMemoryLimit {
     /// Memory to parse a body of `length` bytes that holds `values` JSON values.
     ///
     /// # Errors
-    /// [`ApiError::BodyTooComplex`] if it never fits, [`ApiError::BodyMemoryFull`] if it does not fit now.
+    /// [`ApiError::BodyTooComplex`] if it never fits, [`ApiError::BodyMemoryFull`] if it does not
+    /// fit now.
     pub async fn reserve_parsing(&self, length: usize, values: usize) -> Result<MemoryPermit, ApiError> {
         let (bytes, limit) = (COPIES * length + VALUE_BYTES * values, self.limit);
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).ok().filter(|_| bytes <= limit);
@@ -103,8 +106,8 @@ impl ReceivingPermit {
     }
 }
 
-/// About how many values a JSON text holds, names of fields not counted: the whole, and one for each
-/// opening bracket and comma. One pass over the bytes.
+/// About how many values a JSON text holds, names of fields not counted: the whole, and one for
+/// each opening bracket and comma. One pass over the bytes.
 #[must_use]
 pub fn count_values(body: &[u8]) -> usize {
     let (mut values, mut in_string, mut escaped) = (1, false, false);

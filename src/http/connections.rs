@@ -2,7 +2,7 @@
 //!
 //! `axum::serve` sets no timers: a connection that never finishes a request's head, or never reads
 //! its response, would stay forever. This loop sets both, and accepts no more connections than
-//! `server.max_connections`. HTTP/1.1 only: HTTP/2 and TLS are a proxy's.
+//! `server.max_connections`. HTTP/1.1 only: a proxy provides HTTP/2 and TLS.
 
 use std::io;
 use std::pin::pin;
@@ -24,7 +24,8 @@ use super::ServerSettings;
 /// The pause after a failed accept, such as with no file descriptors left.
 const PAUSE_AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(500);
 
-/// How long idle connections stay open after `stop`: a request that is on its way is still answered.
+/// How long idle connections stay open after `stop`: a request that is on its way is still
+/// answered.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves connections until `stop`.
@@ -62,7 +63,8 @@ pub async fn serve_connections(
             },
         }
     }
-    // The system has completed the handshakes in the backlog: these clients believe they are connected.
+    // The system has completed the handshakes in the backlog: these clients believe they are
+    // connected.
     for stream in take_backlog(listener) {
         connections.spawn(serve_connection(stream, router.clone(), timeouts, close.clone()));
     }
@@ -73,7 +75,8 @@ pub async fn serve_connections(
     }
 }
 
-/// Accepts a connection once there are fewer than the limit. Until then, clients wait in the backlog.
+/// Accepts a connection once there are fewer than the limit. Until then, clients wait in the
+/// backlog.
 async fn accept(listener: &TcpListener, limit: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
     let permit = Arc::clone(limit).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _peer) = listener.accept().await?;
@@ -83,7 +86,7 @@ async fn accept(listener: &TcpListener, limit: &Arc<Semaphore>) -> io::Result<(T
 /// The connections that were made and not accepted yet. Closes the listener.
 fn take_backlog(listener: TcpListener) -> Vec<TcpStream> {
     let mut streams = Vec::new();
-    // Not through tokio, which may not have heard of the latest.
+    // Not through tokio, whose readiness may lag behind the newest connections.
     let Ok(listener) = listener.into_std() else { return streams };
     while let Ok((stream, _peer)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok() {
@@ -93,7 +96,7 @@ fn take_backlog(listener: TcpListener) -> Vec<TcpStream> {
     streams
 }
 
-/// How long a client may leave the server waiting.
+/// Time limits of one connection.
 #[derive(Clone, Copy)]
 struct Timeouts {
     header: Duration,
@@ -119,7 +122,8 @@ async fn serve_connection(stream: TcpStream, router: Router, timeouts: Timeouts,
     stream.set_timeout(Some(timeouts.write));
     let stream = TokioIo::new(Box::pin(stream));
     let mut connection = pin!(builder.serve_connection(stream, TowerToHyperService::new(router)));
-    // Errors here are the client's: it disconnected, or does not speak HTTP. `access_log` records requests.
+    // Errors here are the client's: it disconnected, or does not speak HTTP. `access_log` records
+    // requests.
     tokio::select! {
         _ended = connection.as_mut() => {}
         () = close.cancelled() => {

@@ -1,8 +1,8 @@
 //! Errors of the HTTP API, and the one place that gives each its status, code, retry and log level.
 //!
-//! A handler returns an [`ApiError`]; as a response it is a status and headers, with the error itself
-//! attached. The `access_log` middleware writes the body, because it knows the request's id, and logs
-//! and counts the error: nothing else does.
+//! A handler returns an [`ApiError`]; as a response it is a status and headers, with the error
+//! itself attached. The `access_log` middleware writes the body, because it knows the request's id,
+//! and logs and counts the error: nothing else does.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::rerank::RerankError;
 const RETRY_AFTER_LOADING: Duration = Duration::from_secs(5);
 /// `Retry-After` of a server that is shutting down: its successor may be there by then.
 const RETRY_AFTER_DRAINING: Duration = Duration::from_secs(5);
-/// `Retry-After` when no memory for bodies is left: parsing takes less.
+/// `Retry-After` when no memory for bodies is left: parsing takes less than that.
 const RETRY_AFTER_BODY_MEMORY: Duration = Duration::from_secs(1);
 /// `Retry-After` of a device that failed or hangs: about the time that a process takes to start.
 const RETRY_AFTER_DEVICE: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ pub enum ApiError {
     /// The body is not JSON.
     #[error("the body is not valid JSON: {problem}")]
     MalformedJson {
-        /// What is wrong, and where.
+        /// The problem and its position.
         problem: String,
     },
     /// The content type is not JSON.
@@ -74,7 +74,7 @@ pub enum ApiError {
         whole_seconds(RETRY_AFTER_BODY_MEMORY)
     )]
     BodyMemoryFull {
-        /// What is done with the bodies: `received` or `parsed`.
+        /// Whether the bodies are being `received` or `parsed`.
         stage: &'static str,
         /// `server.max_parsing_bytes`.
         limit: usize,
@@ -127,7 +127,7 @@ pub enum ApiError {
     Panicked,
 }
 
-/// What an error is to a client and to an operator.
+/// Status, code, log level and retry time of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorSpec {
     /// The status of the response.
@@ -147,7 +147,7 @@ pub struct ErrorSpec {
 /// Defines [`ErrorCode`] and what all errors of a code have in common.
 macro_rules! error_codes {
     ($($name:ident $code:literal $status:ident $kind:ident $level:ident;)*) => {
-        /// The word for a kind of error that programs look for: stable, one for each row of the table.
+        /// A stable error code that programs can match on; one per row of the table.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[expect(missing_docs, reason = "the codes say what they mean")]
         pub enum ErrorCode { $($name),* }
@@ -162,7 +162,8 @@ macro_rules! error_codes {
                 match self { $(Self::$name => $code),* }
             }
 
-            /// The specification of errors with this code; `param` and `retry_after` are each error's own.
+            /// The specification of errors with this code; `param` and `retry_after` are each
+            /// error's own.
             fn spec(self) -> ErrorSpec {
                 let (status, kind, level) = match self {
                     $(Self::$name => (StatusCode::$status, $kind, Level::$level)),*
@@ -173,8 +174,8 @@ macro_rules! error_codes {
     };
 }
 
-/// The code of a deadline that the request itself set, in the log, metrics and traces. Its response has
-/// `deadline_exceeded`.
+/// The code of a deadline that the request itself set, in the log, metrics and traces. Its response
+/// has `deadline_exceeded`.
 pub(super) const OWN_DEADLINE: &str = "own_deadline_exceeded";
 
 const INVALID: &str = "invalid_request_error";
@@ -184,8 +185,8 @@ const AUTHENTICATION: &str = "authentication_error";
 const RATE_LIMIT: &str = "rate_limit_error";
 const UNAVAILABLE: &str = "service_unavailable_error";
 
-// 400 is a body that is not JSON, 422 is JSON that cannot be ranked. A model that was not loaded is logged where it
-// was loaded.
+// 400 is a body that is not JSON, 422 is JSON that cannot be ranked. `models` logs why loading
+// failed, so `ModelNotLoaded` is INFO here.
 error_codes! {
     InvalidValue "invalid_value" UNPROCESSABLE_ENTITY INVALID INFO;
     TooManyDocuments "too_many_documents" UNPROCESSABLE_ENTITY INVALID INFO;
@@ -242,8 +243,8 @@ impl From<ParseError> for ApiError {
 }
 
 impl ApiError {
-    /// The code in the log, metrics and traces: that of the response, except for a deadline which the
-    /// request itself set.
+    /// The code in the log, metrics and traces: that of the response, except for a deadline which
+    /// the request itself set.
     #[must_use]
     pub fn telemetry_code(&self) -> &'static str {
         let is_own_deadline = matches!(self, Self::Rerank(RerankError::DeadlineExceeded { is_own: true, .. }));
@@ -317,7 +318,7 @@ fn rerank_spec(error: &RerankError) -> ErrorSpec {
         E::TooManyTokens { .. } => Code::TooManyTokens.spec().with_param("documents"),
         E::TooLargeForDevice { .. } => Code::TooLargeForDevice.spec().with_param("documents"),
         E::OverBudget { field, retry_after: None, .. } => Code::OverBudget.spec().with_param(*field),
-        // Only the requests of others are in the way.
+        // The budget would suffice without the other requests in flight.
         E::OverBudget { field, retry_after: Some(wait), .. } => ErrorSpec {
             status: StatusCode::TOO_MANY_REQUESTS,
             kind: RATE_LIMIT,

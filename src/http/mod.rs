@@ -1,4 +1,4 @@
-//! How clients talk to the server. The only module that names axum.
+//! The HTTP API: routes, middleware and dialects. The only module that names axum.
 //!
 //! [`router()`] puts the routes and the middleware together. `rank` is the handler of every route
 //! that ranks; a dialect turns its JSON into a [`RerankRequest`](crate::rerank::RerankRequest) and

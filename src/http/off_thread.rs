@@ -18,7 +18,7 @@ impl<T: Send + 'static> FreeOffThread<T> {
         Self(Some(value))
     }
 
-    /// The value; whoever takes it frees it.
+    /// Takes the value; the caller then frees it.
     pub const fn take(&mut self) -> Option<T> {
         self.0.take()
     }
@@ -40,9 +40,9 @@ mod tests {
 
     use super::*;
 
-    struct TellThread(mpsc::Sender<ThreadId>);
+    struct ReportThread(mpsc::Sender<ThreadId>);
 
-    impl Drop for TellThread {
+    impl Drop for ReportThread {
         fn drop(&mut self) {
             self.0.send(thread::current().id()).unwrap();
         }
@@ -51,12 +51,12 @@ mod tests {
     #[tokio::test]
     async fn a_value_is_freed_on_another_thread_unless_it_was_taken() {
         let (sender, freed) = mpsc::channel();
-        drop(FreeOffThread::new(TellThread(sender.clone())));
+        drop(FreeOffThread::new(ReportThread(sender.clone())));
         let thread = tokio::task::spawn_blocking(move || freed.recv().unwrap()).await.unwrap();
         assert_ne!(thread, thread::current().id());
 
         let (sender, freed) = mpsc::channel();
-        let taken = FreeOffThread::new(TellThread(sender)).take();
+        let taken = FreeOffThread::new(ReportThread(sender)).take();
         assert!(freed.try_recv().is_err(), "it was freed though it was taken");
         drop(taken);
         assert_eq!(freed.recv().unwrap(), thread::current().id());

@@ -9,7 +9,7 @@ use crate::telemetry::{Outcomes, Route, RouteKind};
 /// The routes for administrators: list, load and unload models.
 pub const ADMIN_ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
 
-/// The routes that neither rank nor administer; those that rank are [`dialects::ROUTES`].
+/// All routes but the administrators' and the ranking ones, which are [`dialects::ROUTES`].
 pub const OTHER_ROUTES: [&str; 15] = [
     "/v1/instructions",
     "/v1/models",
@@ -57,7 +57,8 @@ pub fn outcomes() -> Vec<Outcomes> {
     all.map(|(route, statuses)| Outcomes { route, statuses }).collect()
 }
 
-/// The route of a request as telemetry names it, and the shape of its errors before the body is read.
+/// The route of a request as telemetry names it, and the shape of its errors before the body is
+/// read.
 pub fn known_route(method: &Method, matched: Option<&str>) -> (Route, ErrorShape) {
     let Some(path) = matched else { return (NO_ROUTE, ErrorShape::Podium) };
     let is_ranking = |route: &&dialects::Route| route.path == path && (path != INDEX.path || method == Method::POST);

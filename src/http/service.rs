@@ -14,7 +14,7 @@ use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
 use crate::telemetry::Telemetry;
 
-/// What the handlers share. Clones share it too.
+/// State that all handlers share. Clones share it too.
 #[derive(Clone)]
 pub struct Service {
     inner: Arc<Inner>,
@@ -27,7 +27,7 @@ struct Inner {
     authenticator: Arc<Authenticator>,
     settings: ServerSettings,
     body_memory: BodyMemoryLimit,
-    /// Whether the server was told to stop.
+    /// Whether [`Service::start_leaving`] was called.
     leaving: AtomicBool,
     /// Seconds since 1970.
     started: u64,
@@ -65,7 +65,7 @@ impl Service {
         if self.is_leaving() { Err(RerankError::Draining.into()) } else { Ok(()) }
     }
 
-    /// Whether the server was told to stop.
+    /// Whether [`Service::start_leaving`] was called.
     pub(super) fn is_leaving(&self) -> bool {
         self.inner.leaving.load(Ordering::Relaxed)
     }

@@ -12,7 +12,8 @@ pub struct ServerSettings {
     pub listen: String,
     /// The longest request body, in bytes.
     pub max_body_bytes: usize,
-    /// Bytes of memory for bodies that arrive, and as many again for bodies that are parsed or echoed.
+    /// Bytes of memory for bodies that arrive, and as many again for bodies that are parsed or
+    /// echoed.
     pub max_parsing_bytes: usize,
     /// The most connections at a time; further clients wait.
     pub max_connections: usize,

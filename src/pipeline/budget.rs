@@ -1,8 +1,8 @@
 //! Fits a request into its budget: `max_total_tokens` and `max_latency_ms`.
 //!
 //! The request is tokenized and planned once. Where that plan is over the budget, its token ids are
-//! sliced ([`Prompter::retokenize_shorter`]); no document is tokenized a second time. Planning takes
-//! time as well, so a latency is turned into tokens again whenever a plan is done.
+//! sliced ([`Prompter::retokenize_shorter`]); no document is tokenized a second time. Planning
+//! takes time as well, so `max_latency_ms` is converted to tokens again after each plan.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::rerank::{LimitSettings, Mode, RequestBudget, RerankError};
 /// Safety margin: plan with 90 % of the remaining time, because the rate is an average.
 const SAFETY_MARGIN: f64 = 0.9;
 
-/// How many shorter plans are tried. Each is smaller than the last by the tokens that are over the
-/// budget, at least.
+/// Maximum number of shorter plans. Each is smaller than the last by at least the tokens that
+/// exceed the budget.
 const MAX_PLANS: usize = 6;
 
 /// How long a request waits for others, and the tokens that the device reads in a second.
 pub(super) type Forecast = (Duration, f64);
 
-/// What a request may spend.
+/// The budget of a request, with the forecast that converts time to tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TokenBudget {
     max_total_tokens: Option<usize>,
@@ -114,8 +114,8 @@ impl TokenBudget {
         Available { tokens: Some(tokens), field, reason }
     }
 
-    /// Reduces a planned request to what its budget allows. `elapsed` tells how long ago the request
-    /// arrived. Slices token ids and renders prompts: call it in the tokenizing pool.
+    /// Reduces a planned request to what its budget allows. `elapsed` returns the time since the
+    /// request arrived. Slices token ids and renders prompts: call it in the tokenizing pool.
     ///
     /// # Errors
     /// [`RerankError::OverBudget`] where a strict budget does not suffice.
@@ -223,7 +223,7 @@ fn everything_fits(planned: PreparedRequest, available: Available) -> BudgetedPl
     plan
 }
 
-/// What a caller is told of a request that was reduced to `limit`.
+/// The plan, warnings and report of a request that was reduced to `limit`.
 fn budgeted(planned: Option<PreparedRequest>, limit: ReadLimit, whole: &PreparedTexts, reason: String) -> BudgetedPlan {
     let count = whole.documents.len();
     let documents: Vec<(usize, usize)> =
@@ -320,7 +320,7 @@ mod tests {
             assert_eq!(reduced.report.unwrap().documents_read, 20, "{family}");
             let is_causal = matches!(family, "jina-v3" | "first");
             if is_causal {
-                // A causal slate is one text: what is read of it is rendered, at most once for each plan.
+                // A causal slate is one text, rendered at most once for each plan.
                 assert!(encoded <= 2 * MAX_PLANS * whole_bytes, "{family}: {encoded} of {whole_bytes}");
             } else {
                 assert!(encoded < whole_bytes / 10, "{family}: {encoded} of {whole_bytes} bytes were encoded again");

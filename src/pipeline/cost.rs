@@ -1,5 +1,5 @@
-//! The cost of a request in tokens: estimated from its texts for admission, exact once its passes are
-//! planned.
+//! The cost of a request in tokens: estimated from its texts for admission, exact once its passes
+//! are planned.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::scoring::{PlannedPass, Rounds};
 /// character. One token a byte would be a certain bound, and four times too high for most texts.
 const TYPICAL_TOKEN_BYTES: usize = 4;
 
-/// Every so many bytes of text count as a token at least, even if the model reads only a part of the
-/// text: texts wait in memory until they are tokenized, and the queue's limit on tokens bounds them.
+/// Minimum cost: one token for this many bytes of text, even if the model reads only part of the
+/// text. Texts wait in memory until they are tokenized, and the limit on tokens bounds them.
 const HELD_TOKEN_BYTES: usize = 16;
 
 /// Estimates how many tokens the model reads for a request that has not been tokenized.
@@ -40,7 +40,7 @@ pub(super) struct PreparedRequest {
     /// The first round's passes.
     pub round: Option<Vec<PlannedPass>>,
     pub texts: Arc<PreparedTexts>,
-    /// Tokens of all rounds. Where there are several, each counts as the first.
+    /// Tokens of all rounds, assuming that each later round costs as much as the first.
     pub tokens: usize,
 }
 

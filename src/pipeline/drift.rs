@@ -68,7 +68,7 @@ impl DriftSample {
     }
 }
 
-/// Takes samples, if anyone wants them.
+/// Takes samples, once [`Reranker::sample_drift`] has been called.
 #[derive(Default)]
 pub(super) struct DriftSampler(OnceLock<Sampling>);
 
@@ -99,8 +99,8 @@ impl Reranker {
 }
 
 impl DriftSampler {
-    /// Measures this ranking on a blocking thread, if it falls into the sample. `results` are all of
-    /// its documents, best first.
+    /// Measures this ranking on a blocking thread, if it falls into the sample. `results` are all
+    /// of its documents, best first.
     pub(super) fn maybe_sample(
         &self,
         model: &str,

@@ -1,4 +1,5 @@
-//! What the model would read for a request, for people (`podium rerank --explain`).
+//! Explains a request without running it: shows the prompts that the model would read
+//! (`podium rerank --explain`).
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use super::Reranker;
 use crate::rerank::{JoinedText, Mode, RerankError, RerankRequest};
 use crate::scoring::{PlannedPass, Rounds};
 
-/// The passes of a request's first round, and what a ranking would warn of.
+/// The passes of a request's first round, and the warnings that its ranking would have.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Explanation {
     /// The prompt family.

@@ -9,7 +9,7 @@ use crate::rerank::Instructions;
 /// The profiles that are compiled in.
 const BUILT_IN: &str = include_str!("../../prompts/instructions.toml");
 
-/// Which instructions there are (`[instructions]` in the configuration).
+/// Settings of the stored instructions (`[instructions]` in the configuration).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InstructionSettings {
@@ -21,13 +21,13 @@ pub struct InstructionSettings {
     pub in_query: bool,
 }
 
-/// The profiles cannot be used.
+/// An error in the profiles.
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// The file is not TOML, or not of tables with a `text`.
     #[error("{0}")]
     Syntax(#[from] toml::de::Error),
-    /// The name cannot stand behind a model's.
+    /// The name cannot follow a model's name after `@`.
     #[error("profile {name:?}: a name holds only lower-case letters, digits and hyphens")]
     Name {
         /// The name.

@@ -19,7 +19,7 @@ use crate::runtime::ForwardPass;
 use crate::schedule::{AdmissionPermit, AdmissionRequest};
 use crate::scoring::Scores;
 
-/// What the response needs to know of a request.
+/// The parts of a request that its response needs.
 struct ResponseOptions {
     model: String,
     profile: Option<String>,
@@ -243,7 +243,7 @@ impl Reranker {
 }
 
 impl RunState {
-    /// Passes of all rounds; where there are several, each is taken to be like the first.
+    /// Passes of all rounds, assuming that each later round has as many as the first.
     fn planned_passes(&self) -> usize {
         let PreparedRequest { round, rounds, .. } = &self.prepared;
         round.as_ref().map_or(0, Vec::len) * (1 + rounds.remaining())
@@ -255,7 +255,7 @@ impl RunState {
     }
 }
 
-/// Notes what the log and the metrics need, over all rankings of a call.
+/// Sums up all rankings of a call in the timeline, for the log and the metrics.
 fn note_rankings(context: &RequestContext, rankings: &[Ranking], timing: Timing) {
     let mut summary = RankingSummary {
         mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
@@ -286,7 +286,8 @@ fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDoc
             tokens_read: document.tokens_read,
         })
         .collect();
-    // Scores are finite. Where relevances round to the same number the raw scores still differ; the sort is stable.
+    // Scores are finite. If relevances round to the same number, the raw scores still differ. The
+    // sort is stable.
     let key = |result: &RankedDocument| (result.relevance_score, result.raw_score);
     results.sort_by(|a, b| key(b).partial_cmp(&key(a)).unwrap_or(Ordering::Equal));
     results

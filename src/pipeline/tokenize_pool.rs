@@ -1,14 +1,14 @@
 //! The threads that tokenize: a fixed number of them, behind a bounded queue.
 //!
 //! A request's context moves into its job, so what the request holds is freed when the job has
-//! ended, not when its client stops waiting. A job whose client is gone is dropped before it starts;
-//! a running one is told to stop.
+//! ended, not when its client stops waiting. A job whose client is gone is dropped before it
+//! starts; a running one can see that it is cancelled.
 //!
 //! Long jobs occupy at most half of the threads, and wait in a queue of their own: requests with
 //! long texts do not hold up requests with short ones.
 //!
-//! The pool is not `tokio::task::spawn_blocking`, which starts up to 512 threads and has no bound on
-//! its queue.
+//! The pool is not `tokio::task::spawn_blocking`, which starts up to 512 threads and has no bound
+//! on its queue.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::prompt::IsCancelled;
 use crate::rerank::{Full, RerankError};
 
-/// Texts of more bytes in all take one thread more than some 100 ms.
+/// Jobs over more bytes of text are long: they take a thread roughly 100 ms or more.
 const LONG_JOB_BYTES: usize = 256 * 1024;
 
 /// The most threads of the process's pool.
@@ -34,7 +34,7 @@ const MAX_QUEUED_JOBS: usize = 256;
 /// The shortest time after which a refused client should try again.
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What a job does, which decides where it waits.
+/// The kind of a job, which decides the queue that it waits in.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Job {
     /// Tokenizes texts of this size in all, in bytes.
@@ -88,7 +88,8 @@ struct Queued {
 }
 
 impl TokenizePool {
-    /// The pool of this process, which all models share. It has a thread for each core, from 2 to 16.
+    /// The pool of this process, which all models share. It has one thread per core, at least 2 and
+    /// at most 16.
     pub fn of_process() -> &'static Self {
         static POOL: LazyLock<TokenizePool> = LazyLock::new(|| {
             let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -97,10 +98,10 @@ impl TokenizePool {
         &POOL
     }
 
-    /// A pool of so many threads, at least 2, with room for `max_queued` short and as many long jobs.
+    /// Starts `threads` threads, at least 2. Each of the two queues holds up to `max_queued` jobs.
     ///
     /// # Panics
-    /// When the system starts no thread.
+    /// If the system cannot start a thread.
     pub fn new(threads: usize, max_queued: usize) -> Self {
         let threads = threads.max(2);
         let shared = Arc::new(Shared { threads, max_queued, queues: Mutex::default(), work_available: Condvar::new() });
@@ -166,7 +167,7 @@ impl Shared {
         let mean_job_time = queues.busy / queues.finished.max(1);
         let queue = if new.job.is_long() { &mut queues.long } else { &mut queues.short };
         if queue.len() >= self.max_queued {
-            // Jobs that nobody waits for give way first.
+            // Drop abandoned jobs first.
             queue.retain(|queued| queued.client.strong_count() > 0);
         }
         let waiting = queue.len();
@@ -182,7 +183,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The life of a thread: jobs until the pool is dropped.
+    /// The loop of a thread: runs jobs until the pool is dropped.
     fn work(&self) {
         while let Some(Queued { run, client, job }) = self.next_job() {
             let started = Instant::now();
@@ -296,13 +297,13 @@ mod tests {
         assert!(contexts.load(Ordering::SeqCst) >= started.load(Ordering::SeqCst));
         drop(open);
         until(|| contexts.load(Ordering::SeqCst) == 0).await;
-        assert!(started.load(Ordering::SeqCst) <= 2, "a job ran that nobody waited for");
+        assert!(started.load(Ordering::SeqCst) <= 2, "an abandoned job ran");
         let ((), value) = pool.run((), SHORT, |(), _| Ok(7)).await.unwrap();
         assert_eq!(value, 7);
     }
 
     #[tokio::test]
-    async fn a_full_queue_refuses_with_a_time_to_come_back() {
+    async fn a_full_queue_rejects_with_a_retry_time() {
         let pool = Arc::new(TokenizePool::new(2, 3));
         let (open, wait) = gate();
         let mut jobs = Vec::new();
@@ -363,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_running_job_hears_that_its_client_is_gone() {
+    async fn a_running_job_sees_that_its_client_is_gone() {
         let pool = Arc::new(TokenizePool::new(2, 5));
         let contexts = Arc::default();
         let job = pool.run(Counted::new(&contexts), LONG, |_, is_cancelled| {

@@ -75,7 +75,7 @@ impl AdmissionControl {
     }
 }
 
-/// What admission is decided by.
+/// The counts and retry slots that admission depends on.
 #[derive(Debug, Default)]
 pub(super) struct AdmissionState {
     pub in_flight: InFlight,
@@ -83,7 +83,7 @@ pub(super) struct AdmissionState {
     pacing: HashMap<Arc<str>, RetryPacing>,
 }
 
-/// A request that asks for admission.
+/// An `AdmissionRequest` with its account, its tokens capped at the limit on all requests.
 pub(super) struct Applicant<'a> {
     pub account: &'a Account,
     /// Estimate of the tokens that the device will read for it.
@@ -148,8 +148,9 @@ impl AdmissionState {
         (wait > limit).then(|| (Full::Wait { wait, limit }, wait.saturating_sub(limit)))
     }
 
-    /// Whether a named client would hold more than what is left free for others, and the tokens to
-    /// be read until it would not. A client's only request may take everything that is free.
+    /// The limit, if a named client would hold more than it leaves free for others, with the tokens
+    /// that the device reads until it would not. A client's only request may take everything that
+    /// is free.
     fn exceeds_client_share(&self, applicant: &Applicant<'_>, free: Usage) -> Option<(Full, usize)> {
         let held = self.in_flight.of_client(&applicant.account.client)?;
         let full = Full::Share { requests: held.requests, tokens: held.tokens };
@@ -183,7 +184,7 @@ mod tests {
         throughput
     }
 
-    /// Admission under fixed settings and a measured throughput, at one moment unless told.
+    /// Admission under fixed settings and a measured throughput, at a fixed time.
     struct Fixture {
         state: AdmissionState,
         settings: ScheduleSettings,

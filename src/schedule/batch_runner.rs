@@ -73,8 +73,8 @@ impl BatchRunner {
         self.limit.record_success(self.shared.settings().max_batch_tokens, tokens);
     }
 
-    /// The groups in which a failed batch runs again, the last one first. The culprit has its
-    /// result then, and all passes have if the device is lost.
+    /// The groups in which a failed batch runs again, the last one first. Replies to the culprit,
+    /// or to every pass if the device is lost.
     fn bisect_failed_batch(
         &mut self,
         error: RuntimeError,
@@ -134,8 +134,9 @@ impl BatchRunner {
         result
     }
 
-    /// Runs a group on a blocking thread. A panic fails the group and not the worker; its message may
-    /// hold a request's text and stays with the panic hook. The group keeps its passes, to run again.
+    /// Runs a group on a blocking thread. A panic fails the group and not the worker; its message
+    /// may hold a request's text and stays with the panic hook. The group keeps its passes, to run
+    /// again.
     async fn forward(&self, group: &[QueuedPass]) -> BatchResult {
         let passes: Vec<ForwardPass> = group.iter().map(|queued| queued.pass.clone()).collect();
         let count = passes.len();

@@ -12,11 +12,11 @@ use super::throughput::Throughput;
 #[derive(Debug)]
 pub(super) struct Device {
     pub name: Arc<str>,
-    /// Of all models, mixed as they run.
+    /// Throughput of all models on the device together.
     pub throughput: Throughput,
     /// One permit: batches run one at a time, whichever scheduler sends them.
     lease: Arc<Semaphore>,
-    /// Why nothing runs on it any more.
+    /// Why the device is lost; `None` while it works.
     lost: watch::Sender<Option<String>>,
     is_stalled: AtomicBool,
 }
@@ -73,7 +73,8 @@ impl Device {
         self.lost.borrow().clone()
     }
 
-    /// Waits until the device is lost and returns the reason; `None` if the device is dropped first.
+    /// Waits until the device is lost and returns the reason; `None` if the device is dropped
+    /// first.
     pub fn until_lost(&self) -> impl Future<Output = Option<String>> + Send + use<> {
         let mut lost = self.lost.subscribe();
         async move { lost.wait_for(Option::is_some).await.ok().and_then(|lost| lost.clone()) }

@@ -2,13 +2,13 @@
 //!
 //! 1. **Priority.** Passes of more urgent requests run first.
 //! 2. **Fair between clients.** Among requests of one priority, the client runs first that has been
-//!    served the fewest tokens. An idle client does not save up: when it comes back it starts at the
-//!    virtual time (start-time fair queueing, with tokens as the cost).
+//!    served the fewest tokens. An idle client accumulates no credit: when it comes back it starts
+//!    at the virtual time (start-time fair queueing, with tokens as the cost).
 //! 3. **Short before long, within limits.** Among one client's requests of one priority, the lowest
 //!    finish tag runs first: the tokens that the client had been served when the request arrived,
-//!    plus the request's own. So requests of one length run in order of arrival, a short one
-//!    overtakes a long one, and a request that arrives after the client has been served as many
-//!    tokens as a waiting request has does not overtake it any more.
+//!    plus the request's own. Requests of equal length run in order of arrival. A short request
+//!    overtakes a long one only if it arrives before the client has been served, since the long
+//!    one's arrival, as many tokens as the long one has.
 //! 4. **No starvation.** Once a few batches have overtaken the oldest request, it gets a fifth of
 //!    the tokens, whatever its priority, until that is made up for.
 //!
@@ -22,7 +22,8 @@ use super::client::Client;
 const MAX_OVERTAKING_BATCHES: usize = 4;
 /// Tokens that may overtake the oldest request for each of its own, while it gets its share.
 const OVERTAKING_TOKENS_PER_TOKEN: usize = 4;
-/// Priority classes without waiting requests that are kept, for what they have served.
+/// Above this many priority classes, the queue forgets classes without waiting requests, and with
+/// them the tokens that their clients were served.
 const MAX_IDLE_CLASSES: usize = 32;
 
 /// The request that passes belong to.
@@ -41,7 +42,7 @@ pub(super) struct FairQueue<T> {
     /// By sequence, so that the first one is the oldest.
     requests: BTreeMap<u64, PendingRequest<T>>,
     classes: BTreeMap<u16, PriorityClass>,
-    /// Tokens that overtook the oldest request, less what it was served for that.
+    /// Tokens that overtook the oldest request, less four for each of its own tokens served since.
     overtaken_tokens: usize,
     passes: usize,
     tokens: usize,

@@ -1,4 +1,5 @@
-//! The permit of an admitted request: its place and its tokens, until its last work has ended.
+//! The permit of an admitted request: counts it and its tokens as in flight until its last work
+//! has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,16 +34,16 @@ impl AdmissionRequest {
     }
 }
 
-/// Permission to use the device for one request. Clones are cheap and share one place.
+/// Permission to use the device for one request. Clones are cheap and share one reservation.
 ///
 /// The request counts as in flight until the last clone is dropped and the device has finished the
-/// last of its passes. Work that runs on for a request that timed out, or whose client left, so
-/// stays counted.
+/// last of its passes. Work that continues after a timeout, or after the client has
+/// disconnected, therefore stays counted.
 #[derive(Debug, Clone)]
 pub struct AdmissionPermit(Arc<UnansweredRequest>);
 
 impl AdmissionPermit {
-    /// Puts the exact number of tokens in the place of the estimate. `documents` is for the error.
+    /// Replaces the estimate with the exact number of tokens. `documents` goes into the error.
     ///
     /// # Errors
     /// [`RerankError::TooManyTokens`] if the tokens exceed `max_queued_tokens` on their own.
@@ -88,7 +89,8 @@ impl ModelRequests {
     }
 }
 
-/// The place and the tokens of a request. Kept by its permits and by its queued and running passes.
+/// The share of the limits that a request takes: one request, and its tokens. Its permits and its
+/// queued and running passes keep it.
 #[derive(Debug)]
 pub(super) struct Reservation {
     requests: Arc<ModelRequests>,
@@ -96,20 +98,20 @@ pub(super) struct Reservation {
     /// Larger than that of every request admitted before.
     sequence: u64,
     tokens: AtomicUsize,
-    /// Whether its batches say how fast the device is. Those of a warm-up do not.
+    /// Whether its batches count for the measured throughput. Those of a warm-up do not.
     pub is_measured: bool,
 }
 
 impl Reservation {
-    /// For a request that admission control counts with `tokens` tokens. To be called under its
-    /// lock, so that a shutdown that begins waits for this request or keeps it out.
+    /// For a request that admission control counts with `tokens` tokens. Call it under the lock of
+    /// admission control, so that a starting shutdown either waits for this request or rejects it.
     pub fn new(requests: &Arc<ModelRequests>, account: Account, tokens: usize, is_measured: bool) -> Self {
         requests.in_flight.fetch_add(1, Ordering::Relaxed);
         let (requests, sequence) = (Arc::clone(requests), requests.admission.next_sequence());
         Self { requests, account, sequence, tokens: AtomicUsize::new(tokens), is_measured }
     }
 
-    /// The permit of an unanswered request. To be called once, under the lock of admission control.
+    /// The permit of an unanswered request. Call it under the lock of admission control.
     pub fn into_permit(self) -> AdmissionPermit {
         self.requests.unanswered.send_modify(|requests| *requests += 1);
         AdmissionPermit(Arc::new(UnansweredRequest { reservation: Arc::new(self) }))

@@ -109,7 +109,8 @@ impl Scheduler {
         let now = Instant::now();
         let time_left = request.deadline.map(|deadline| deadline.saturating_duration_since(now));
         let applicant = Applicant { account: &account, tokens, time_left };
-        // Until the permit exists: a shutdown that begins waits for this request or keeps it out.
+        // Locked until the permit exists, so that a starting shutdown either waits for this request
+        // or rejects it.
         let mut state = shared.requests.admission.state();
         if shared.draining.load(Ordering::Acquire) {
             return Err(RerankError::Draining);
@@ -242,8 +243,8 @@ impl Scheduler {
         self.shared.draining.store(true, Ordering::Release);
     }
 
-    /// Waits until every admitted request is answered. Work that the device still does for requests
-    /// that nobody waits for is not waited for.
+    /// Waits until every admitted request is answered. Does not wait for passes of
+    /// abandoned requests that are still on the device.
     pub async fn drained(&self) {
         // The sender lives in `self`, so the channel cannot be closed here.
         let _ = self.shared.requests.unanswered.subscribe().wait_for(|requests| *requests == 0).await;

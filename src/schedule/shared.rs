@@ -18,7 +18,7 @@ use super::throughput::Throughput;
 pub(super) struct Shared {
     pub requests: Arc<ModelRequests>,
     pub device: Arc<Device>,
-    /// Of this model alone; the device's own is of all models on it.
+    /// Throughput of this model alone; `Device::throughput` covers all models on the device.
     pub throughput: Throughput,
     pub batches: BatchRecorder,
     queue: Mutex<FairQueue<QueuedPass>>,
@@ -50,7 +50,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the worker to end.
+    /// Makes the worker end after its current batch.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.work_available.notify_one();

@@ -1,6 +1,6 @@
 //! API keys: their syntax, the file format, and the lookup.
 //!
-//! Only [`Key::parse`] sees a key's text; what is stored is its SHA-256. Error messages never
+//! Only [`Key::parse`] sees a key's text; the server stores only its SHA-256. Error messages never
 //! repeat a key, nor a word that may be one.
 
 use std::collections::{HashMap, hash_map};
@@ -41,7 +41,7 @@ pub enum KeyError {
     Key {
         /// Where the key was given.
         place: KeySource,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A source of keys was given, and it is empty. Ignoring it would leave the server open.
@@ -201,8 +201,8 @@ fn sha256(text: &[u8]) -> KeyDigest {
 
 /// The valid keys, by digest.
 ///
-/// The time of a lookup reveals nothing about a key: whoever guesses a key cannot choose its
-/// digest.
+/// The time of a lookup reveals nothing about a key: an attacker cannot choose the digest of
+/// a guessed key.
 #[derive(Default)]
 pub struct KeyTable {
     entries: HashMap<KeyDigest, KeyEntry>,

@@ -1,9 +1,9 @@
 //! The rerank APIs that clients already use, one file for each.
 //!
 //! A dialect is a request type, a reply type and two conversions: from the request's fields to a
-//! [`Call`], which holds the [`RerankRequest`]s, and from the rankings to the reply. Limits, defaults
-//! and statuses are the same for all dialects and live elsewhere. The path decides the dialect; on
-//! the shared paths (`/rerank` and the like) the fields of the body do.
+//! [`Call`], which holds the [`RerankRequest`]s, and from the rankings to the reply. Limits,
+//! defaults and statuses are the same for all dialects and live elsewhere. The path decides the
+//! dialect; on the shared paths (`/rerank` and the like) the fields of the body do.
 
 pub mod documents;
 mod infinity;

@@ -1,4 +1,5 @@
-//! NVIDIA NIM's dialect: `/v1/ranking`. Its scores are logits; here they are the family's own scores.
+//! NVIDIA NIM's dialect: `/v1/ranking`. Its scores are logits; here they are the family's own
+//! scores.
 
 use serde::Serialize;
 use serde_json::Value;

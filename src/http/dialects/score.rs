@@ -1,5 +1,5 @@
-//! The dialect of vLLM's scores: `/score` and `/v1/score`. It scores one text against many, or pairs
-//! of texts, in the order of the request.
+//! The dialect of vLLM's scores: `/score` and `/v1/score`. It scores one text against many, or
+//! pairs of texts, in the order of the request.
 //!
 //! A score is about one pair, so documents are read one at a time unless the request asks for
 //! `"mode": "listwise"`.

@@ -21,7 +21,8 @@ pub(super) static DIALECT: Dialect = Dialect {
     read,
 };
 
-/// The bytes that `ZeroEntropy` counts for each document, beside the query's and the document's own.
+/// The bytes that `ZeroEntropy` counts for each document, beside the query's and the document's
+/// own.
 const BYTES_PER_DOCUMENT: usize = 150;
 
 request! {

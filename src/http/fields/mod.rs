@@ -1,12 +1,12 @@
 //! The fields of a JSON body.
 //!
-//! [`Fields`] holds the fields that nobody has taken yet; [`Field`] says how a type is read from
+//! [`Fields`] holds the fields that no reader has taken yet; [`Field`] says how a type is read from
 //! one of them; [`request!`] defines the request of an API: its struct, its reader and its schema.
 //!
 //! Error messages name the field, the value found and what was expected: serde's derived readers
-//! cannot say as much. `null` counts as absent. A field that is given twice is an error. A field
-//! that nobody takes stays behind, and [`Fields::nearest_known`] says which field its sender may
-//! have meant.
+//! cannot say as much. `null` counts as absent. A field that is given twice is an error. Fields
+//! that no reader takes stay in [`Fields`], and [`Fields::nearest_known`] suggests which field the
+//! client may have meant.
 
 mod request;
 #[cfg(test)]
@@ -34,7 +34,7 @@ pub enum ParseError {
     /// The body is not JSON.
     #[error("the body is not valid JSON: {problem}")]
     MalformedJson {
-        /// What is wrong, and where.
+        /// The problem and its position.
         problem: String,
     },
     /// The body is not an object.
@@ -45,7 +45,7 @@ pub enum ParseError {
     Field(#[from] RerankError),
 }
 
-/// The fields of a body that nobody has taken yet.
+/// The fields of a body that no reader has taken yet.
 #[derive(Debug, Default)]
 pub struct Fields {
     values: Map<String, Value>,
@@ -144,15 +144,15 @@ impl Fields {
         }
     }
 
-    /// Drops fields that have no meaning here and do not change a ranking, so that nobody is
-    /// warned of them.
+    /// Drops fields that have no meaning here and do not change a ranking, so that they cause no
+    /// warning.
     pub fn ignore(&mut self, names: &[&str]) {
         for name in names {
             self.values.swap_remove(*name);
         }
     }
 
-    /// The names of the fields that nobody has taken, except those that are `null`.
+    /// The names of the fields that no reader has taken, except those that are `null`.
     pub fn unread(&self) -> impl Iterator<Item = &str> {
         self.values.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str())
     }

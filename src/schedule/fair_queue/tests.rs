@@ -158,9 +158,9 @@ proptest! {
         prop_assert!(left.is_empty());
     }
 
-    /// Within one client and priority, a request is overtaken only by shorter ones, and only by
-    /// those that arrived before the client had been served as many tokens as the request has. So
-    /// requests of one length run in order of arrival.
+    /// Within one client and priority, only a shorter request overtakes another, and only if it
+    /// arrives before the client has been served as many tokens as the longer one has. Requests of
+    /// equal length therefore run in order of arrival.
     #[test]
     fn only_shorter_requests_overtake_and_not_for_long(arrivals in prop::collection::vec((1_usize..100, 0_usize..3), 1..60)) {
         let mut queue = FairQueue::default();

@@ -22,7 +22,7 @@ use crate::http::fields::{Field, Fields, Flag, ParseError, Reader, expected, fla
 use crate::http::schemas::SchemaOf;
 use crate::rerank::{RerankError, RerankRequest};
 
-/// Fields of other servers that change no ranking: nobody is warned of them.
+/// Fields of other servers that change no ranking: they cause no warning.
 const IGNORED_FIELDS: [&str; 5] = ["user", "request_id", "cache_salt", "return_len", "encoding_format"];
 
 pub(super) static DIALECT: Dialect = Dialect {
