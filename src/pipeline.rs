@@ -1,16 +1,16 @@
 //! One request from validation to ranking: validate, admit, tokenize, schedule, score, order.
 //!
-//! Tokenizing and scoring run in `tokenize_pool`, passes on the scheduler's device. [`cost`]
+//! Tokenizing and scoring run in `cpu_pool`, passes on the scheduler's device. [`cost`]
 //! estimates a request's tokens, `budget` fits it into its budget, and `rank` takes admitted
 //! requests to their rankings.
 
 mod budget;
 mod cost;
+mod cpu_pool;
 mod drift;
 mod explain;
 mod profiles;
 mod rank;
-mod tokenize_pool;
 mod warm_up;
 
 use std::sync::{Arc, PoisonError, RwLock};

@@ -7,8 +7,8 @@ use tracing::Instrument;
 
 use super::budget::{BudgetedPlan, Skipped, TokenBudget};
 use super::cost::{PreparedRequest, estimate, text_bytes};
+use super::cpu_pool::{CpuPool, Job};
 use super::drift::InstructionSource;
-use super::tokenize_pool::{Job, TokenizePool};
 use super::{Reranker, error_of_request};
 use crate::context::{RankingSummary, RequestContext, Stage};
 use crate::prompt::{IsCancelled, PreparedTexts};
@@ -130,7 +130,7 @@ impl Reranker {
             let elapsed = || context.received_at.elapsed();
             budget.enforce(prepared, may_truncate, &prompter, &limits, &elapsed)
         };
-        let (context, plan) = TokenizePool::of_process().run(context, Job::Tokenize { bytes }, enforce).await?;
+        let (context, plan) = CpuPool::for_process().run(context, Job::Tokenize { bytes }, enforce).await?;
         Ok((context, vec![plan]))
     }
 
@@ -152,7 +152,7 @@ impl Reranker {
             };
             requests.into_iter().enumerate().map(tokenize_one).collect()
         };
-        TokenizePool::of_process().run(context, Job::Tokenize { bytes }, tokenize).await
+        CpuPool::for_process().run(context, Job::Tokenize { bytes }, tokenize).await
     }
 
     /// Runs the passes of all requests round by round, those of one round together.
@@ -201,7 +201,7 @@ impl Reranker {
                 }
                 Ok(runs)
             };
-            (context, runs) = TokenizePool::of_process().run(context, Job::Score, score).await?;
+            (context, runs) = CpuPool::for_process().run(context, Job::Score, score).await?;
         }
         let scored = runs.into_iter().map(RunState::finish).collect::<Result<_, _>>()?;
         Ok((context, scored))

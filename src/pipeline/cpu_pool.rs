@@ -1,11 +1,12 @@
-//! The threads that tokenize: a fixed number of them, behind a bounded queue.
+//! The threads that tokenize and score: a fixed number of them, behind bounded queues.
 //!
 //! A request's context moves into its job, so what the request holds is freed when the job has
 //! ended, not when its client stops waiting. A job whose client is gone is dropped before it
 //! starts; a running one can see that it is cancelled.
 //!
-//! Long jobs occupy at most half of the threads, and wait in a queue of their own: requests with
-//! long texts do not hold up requests with short ones.
+//! Scoring goes first, because the device has done its work already. Long tokenizing jobs occupy at
+//! most half of the threads and wait in a queue of their own: requests with long texts do not hold up
+//! requests with short ones.
 //!
 //! The pool is not `tokio::task::spawn_blocking`, which starts up to 512 threads and has no bound
 //! on its queue.
@@ -27,7 +28,7 @@ const LONG_JOB_BYTES: usize = 256 * 1024;
 /// The most threads of the process's pool.
 const MAX_THREADS: usize = 16;
 
-/// The most jobs that wait in each of the two queues of the process's pool. Admission control
+/// The most tokenizing jobs that wait in each of the two queues of the process's pool. Admission control
 /// bounds the requests of all models; this bounds what they can bring to the threads at once.
 const MAX_QUEUED_JOBS: usize = 256;
 
@@ -56,8 +57,8 @@ impl Job {
     }
 }
 
-/// A pool of tokenizing threads. They end when the pool is dropped and its jobs are done.
-pub(super) struct TokenizePool {
+/// A pool of threads for tokenizing and scoring. They end when the pool is dropped and its jobs are done.
+pub(super) struct CpuPool {
     shared: Arc<Shared>,
 }
 
@@ -71,6 +72,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queues {
+    score: VecDeque<Queued>,
     short: VecDeque<Queued>,
     long: VecDeque<Queued>,
     running_long: usize,
@@ -87,18 +89,19 @@ struct Queued {
     job: Job,
 }
 
-impl TokenizePool {
+impl CpuPool {
     /// The pool of this process, which all models share. It has one thread per core, at least 2 and
     /// at most 16.
-    pub fn of_process() -> &'static Self {
-        static POOL: LazyLock<TokenizePool> = LazyLock::new(|| {
+    pub fn for_process() -> &'static Self {
+        static POOL: LazyLock<CpuPool> = LazyLock::new(|| {
             let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            TokenizePool::new(cores.clamp(2, MAX_THREADS), MAX_QUEUED_JOBS)
+            CpuPool::new(cores.clamp(2, MAX_THREADS), MAX_QUEUED_JOBS)
         });
         &POOL
     }
 
-    /// Starts `threads` threads, at least 2. Each of the two queues holds up to `max_queued` jobs.
+    /// Starts `threads` threads, at least 2. Each of the two queues for tokenizing holds up to
+    /// `max_queued` jobs.
     ///
     /// # Panics
     /// If the system cannot start a thread.
@@ -107,7 +110,7 @@ impl TokenizePool {
         let shared = Arc::new(Shared { threads, max_queued, queues: Mutex::default(), work_available: Condvar::new() });
         for number in 0..threads {
             let shared = Arc::clone(&shared);
-            let started = thread::Builder::new().name(format!("tokenize-{number}")).spawn(move || shared.work());
+            let started = thread::Builder::new().name(format!("cpu-{number}")).spawn(move || shared.work());
             drop(started.expect("the system starts a thread"));
         }
         Self { shared }
@@ -133,19 +136,20 @@ impl TokenizePool {
             Box::new(move || {
                 let is_cancelled = || waiting.strong_count() == 0;
                 let worked = std::panic::catch_unwind(AssertUnwindSafe(|| work(&context, &is_cancelled)));
-                let worked = worked.unwrap_or_else(|_panic| Err(RerankError::internal("tokenizing panicked")));
+                let worked =
+                    worked.unwrap_or_else(|_panic| Err(RerankError::internal("tokenizing or scoring panicked")));
                 // A client that is gone needs no result; its context is dropped here.
                 let _ = reply.send(worked.map(|value| (context, value)));
             })
         };
         self.shared.push(Queued { run, client: waiting, job })?;
-        let result = result.await.unwrap_or_else(|_closed| Err(RerankError::internal("the tokenizing pool has ended")));
+        let result = result.await.unwrap_or_else(|_closed| Err(RerankError::internal("the CPU pool has ended")));
         drop(client);
         result
     }
 }
 
-impl Drop for TokenizePool {
+impl Drop for CpuPool {
     fn drop(&mut self) {
         self.shared.queues().is_closed = true;
         self.shared.work_available.notify_all();
@@ -160,7 +164,7 @@ impl Shared {
     fn push(&self, new: Queued) -> Result<(), RerankError> {
         let mut queues = self.queues();
         if let Job::Score = new.job {
-            queues.short.push_front(new);
+            queues.score.push_back(new);
             self.work_available.notify_one();
             return Ok(());
         }
@@ -209,6 +213,9 @@ impl Shared {
     fn next_job(&self) -> Option<Queued> {
         let mut queues = self.queues();
         loop {
+            if let Some(job) = queues.score.pop_front() {
+                return Some(job);
+            }
             let may_run_long = queues.running_long < self.threads / 2;
             let long = if may_run_long { queues.long.pop_front() } else { None };
             if let Some(job) = long {
@@ -274,7 +281,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_that_gave_up_occupy_no_more_than_the_threads_and_the_queue() {
-        let pool = Arc::new(TokenizePool::new(2, 5));
+        let pool = Arc::new(CpuPool::new(2, 5));
         let (contexts, running, started) = <(Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
         let (open, wait) = gate();
         let mut most_contexts = 0;
@@ -304,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_rejects_with_a_retry_time() {
-        let pool = Arc::new(TokenizePool::new(2, 3));
+        let pool = Arc::new(CpuPool::new(2, 3));
         let (open, wait) = gate();
         let mut jobs = Vec::new();
         for number in 0..5 {
@@ -328,7 +335,7 @@ mod tests {
             let pool = Arc::clone(&pool);
             tokio::spawn(async move { pool.run((), Job::Score, |(), _| Ok(())).await })
         };
-        until(|| pool.shared.queues().short.len() == 4).await;
+        until(|| pool.shared.queues().score.len() == 1).await;
         drop(open);
         scoring.await.unwrap().unwrap();
         for job in jobs {
@@ -336,9 +343,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn scoring_goes_before_all_tokenizing_and_in_the_order_of_its_arrival() {
+        let queues = Mutex::default();
+        let shared = Shared { threads: 2, max_queued: 9, queues, work_available: Condvar::new() };
+        let order = Arc::<Mutex<Vec<usize>>>::default();
+        for (number, job) in [LONG, SHORT, Job::Score, Job::Score].into_iter().enumerate() {
+            let order = Arc::clone(&order);
+            let run = Box::new(move || order.lock().unwrap().push(number));
+            assert!(shared.push(Queued { run, client: Weak::new(), job }).is_ok());
+        }
+        for _ in 0..4 {
+            (shared.next_job().unwrap().run)();
+        }
+        assert_eq!(*order.lock().unwrap(), [2, 3, 0, 1]);
+    }
+
     #[tokio::test]
     async fn long_jobs_leave_half_of_the_threads_to_short_ones() {
-        let pool = Arc::new(TokenizePool::new(2, 50));
+        let pool = Arc::new(CpuPool::new(2, 50));
         let (open, wait) = gate();
         let long: Vec<_> = (0..10)
             .map(|_| {
@@ -365,7 +388,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_running_job_sees_that_its_client_is_gone() {
-        let pool = Arc::new(TokenizePool::new(2, 5));
+        let pool = Arc::new(CpuPool::new(2, 5));
         let contexts = Arc::default();
         let job = pool.run(Counted::new(&contexts), LONG, |_, is_cancelled| {
             while !is_cancelled() {
@@ -379,7 +402,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_outlives_its_request_keeps_the_memory_of_the_request() {
-        let pool = TokenizePool::new(2, 5);
+        let pool = CpuPool::new(2, 5);
         let memory = Arc::new(tokio::sync::Semaphore::new(1));
         let mut context = crate::context::RequestContext::internal();
         context.hold_body_memory(Arc::clone(&memory).try_acquire_owned().unwrap().into());
@@ -396,7 +419,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_the_error_of_its_request_only() {
-        let pool = TokenizePool::new(2, 5);
+        let pool = CpuPool::new(2, 5);
         for _ in 0..4 {
             let failed = pool.run((), SHORT, |(), _| -> Result<(), RerankError> { panic!("tokenizing") }).await;
             assert!(matches!(failed, Err(RerankError::Internal(_))));
