@@ -11,6 +11,7 @@ use super::cost::PreparedRequest;
 use crate::prompt::{Plan, PreparedTexts, Prompter};
 use crate::rerank::budget::{BudgetReport, ReadLimit};
 use crate::rerank::{LimitSettings, Mode, RequestBudget, RerankError};
+use crate::schedule::Forecast;
 
 /// Safety margin: plan with 90 % of the remaining time, because the rate is an average.
 const SAFETY_MARGIN: f64 = 0.9;
@@ -18,9 +19,6 @@ const SAFETY_MARGIN: f64 = 0.9;
 /// Maximum number of shorter plans. Each is smaller than the last by at least the tokens that
 /// exceed the budget.
 const MAX_PLANS: usize = 6;
-
-/// How long a request waits for others, and the tokens that the device reads in a second.
-pub(super) type Forecast = (Duration, f64);
 
 /// The budget of a request, with the forecast that converts time to tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,14 +97,14 @@ impl TokenBudget {
 
     fn available_in(&self, latency: Duration, elapsed: Duration) -> Available {
         let field = "max_latency_ms";
-        let Some((wait, rate)) = self.forecast else {
+        let Some(Forecast { wait, tokens_per_second }) = self.forecast else {
             let reason = "max_latency_ms was ignored: throughput has not been measured yet".to_owned();
             return Available { tokens: None, field, reason };
         };
         let remaining = latency.saturating_sub(elapsed);
-        let tokens = (remaining.saturating_sub(wait).as_secs_f64() * SAFETY_MARGIN * rate) as usize;
+        let tokens = (remaining.saturating_sub(wait).as_secs_f64() * SAFETY_MARGIN * tokens_per_second) as usize;
         let reason = format!(
-            "at {rate:.0} tokens a second and {} ms of waiting for others, {} of max_latency_ms {} leave room for {tokens}",
+            "at {tokens_per_second:.0} tokens a second and {} ms of waiting for others, {} of max_latency_ms {} leave room for {tokens}",
             wait.as_millis(),
             remaining.as_millis(),
             latency.as_millis()
@@ -150,14 +148,14 @@ impl TokenBudget {
     /// other request were waiting.
     fn refusal(&self, field: &'static str, whole_tokens: usize, reason: &str, elapsed: Duration) -> RerankError {
         let remaining = self.max_latency.unwrap_or_default().saturating_sub(elapsed);
-        let retry_after = self.forecast.filter(|(wait, rate)| {
-            let fits_alone = whole_tokens as f64 / rate <= remaining.as_secs_f64() * SAFETY_MARGIN;
+        let retry_after = self.forecast.filter(|Forecast { wait, tokens_per_second }| {
+            let fits_alone = whole_tokens as f64 / tokens_per_second <= remaining.as_secs_f64() * SAFETY_MARGIN;
             field == "max_latency_ms" && !wait.is_zero() && fits_alone
         });
         RerankError::OverBudget {
             field,
             problem: format!("does not suffice, and strict is set: {reason}"),
-            retry_after: retry_after.map(|(wait, _)| wait.max(Duration::from_secs(1))),
+            retry_after: retry_after.map(|forecast| forecast.wait.max(Duration::from_secs(1))),
         }
     }
 }
@@ -341,7 +339,7 @@ mod tests {
             clock.set(clock.get() + 1);
             Duration::from_millis(if clock.get() == 1 { 0 } else { latency / 2 })
         };
-        let forecast = Some((Duration::ZERO, rate));
+        let forecast = Some(Forecast { wait: Duration::ZERO, tokens_per_second: rate });
         let budget = TokenBudget::new(&budget(Some(latency), None), forecast).unwrap();
         let reduced = budget.enforce(planned, true, &prompter, &limits(), &elapsed).unwrap();
         let spent = reduced.planned.map_or(0, |planned| planned.tokens);
@@ -350,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_smaller_of_tokens_and_time_counts() {
-        let forecast = Some((Duration::from_millis(200), 1000.0));
+        let forecast = Some(Forecast { wait: Duration::from_millis(200), tokens_per_second: 1000.0 });
         let available = |budget: RequestBudget| {
             TokenBudget::new(&budget, forecast).map(|budget| {
                 let available = budget.available(Duration::from_millis(300));
@@ -378,7 +376,7 @@ mod tests {
     #[test]
     fn a_strict_latency_has_a_retry_time_where_only_other_requests_are_in_the_way() {
         let retry_after = |wait: u64, whole_tokens: usize| {
-            let forecast = Some((Duration::from_secs(wait), 1000.0));
+            let forecast = Some(Forecast { wait: Duration::from_secs(wait), tokens_per_second: 1000.0 });
             let budget = TokenBudget::new(&budget(Some(10_000), None), forecast).unwrap();
             let refusal = budget.refusal("max_latency_ms", whole_tokens, "", Duration::ZERO);
             let RerankError::OverBudget { retry_after, .. } = refusal else { panic!("{refusal:?}") };

@@ -120,8 +120,7 @@ impl Reranker {
             requests.first().map(|request| (request.constraints.budget, request.truncation)).unwrap_or_default();
         let bytes = requests.iter().map(text_bytes).sum();
         let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
-        let forecast = self.scheduler.forecast(permit).map(|forecast| (forecast.wait, forecast.tokens_per_second));
-        let Some(budget) = TokenBudget::new(&budget, forecast) else {
+        let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
             return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
         };
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
