@@ -63,8 +63,12 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let with_spans = filter.max_level_hint().is_none_or(|level| level >= LevelFilter::DEBUG);
-    let filter = filter.and(FilterFn::new(move |metadata| with_spans || metadata.is_event()));
+    let max_level = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
+    let with_spans = max_level >= LevelFilter::DEBUG;
+    // Without the hint, the libraries' `log` records of all levels are formatted first and filtered
+    // then. The tokenizer makes many for each text.
+    let spans = FilterFn::new(move |metadata| with_spans || metadata.is_event()).with_max_level_hint(max_level);
+    let filter = filter.and(spans);
     let layer = tracing_subscriber::fmt::layer().with_writer(MaskingWriter(writer)).with_span_events(FmtSpan::CLOSE);
     if is_json {
         let json = layer.json().flatten_event(true).with_current_span(true).with_span_list(true);
@@ -148,6 +152,15 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    #[test]
+    fn records_below_the_level_of_the_log_are_skipped_before_they_are_made() {
+        for (directives, level) in [("warn,podium=info", LevelFilter::INFO), ("podium=debug", LevelFilter::DEBUG)] {
+            let layer = log_layer(false, false, EnvFilter::new(directives), std::io::sink);
+            let subscriber = tracing_subscriber::registry().with(layer);
+            assert_eq!(subscriber.max_level_hint(), Some(level));
+        }
+    }
     use crate::context::{RequestTimeline, Stage};
     use crate::telemetry::{Route, Telemetry, request_span};
 

@@ -78,9 +78,12 @@ impl Traces {
             .with_target(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
-            .with_filter(FilterFn::new(|metadata| {
-                metadata.is_span() && metadata.target().starts_with("podium") && *metadata.level() <= Level::INFO
-            }))
+            .with_filter(
+                FilterFn::new(|metadata| {
+                    metadata.is_span() && metadata.target().starts_with("podium") && *metadata.level() <= Level::INFO
+                })
+                .with_max_level_hint(Level::INFO),
+            )
     }
 
     /// Sends what is left, for a few seconds at most. Later spans are lost.
