@@ -20,7 +20,7 @@ pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
     load_reranker_with(settings, |_, runtime| Ok(runtime))
 }
 
-/// As [`load_reranker`], on the runtime that `wrap` makes of the loaded one.
+/// As [`load_reranker`], but runs passes on the runtime that `wrap` returns for the loaded one.
 ///
 /// # Errors
 /// Those of [`load_reranker`] and of `wrap`.

@@ -1,5 +1,5 @@
-//! Reading the settings again while the server runs: all changes that need no restart take effect, or
-//! none if a file is invalid. Changes that need a restart are logged.
+//! Reloads the settings while the server runs. Changes that need no restart take effect together,
+//! or not at all if a file is invalid. Changes that need a restart are logged.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +21,8 @@ fn is_reloadable(key: &str) -> bool {
 /// Reads the settings of a running server again.
 pub struct Reloader {
     sources: Sources,
-    /// The settings in force. The lock is held while the sources are read: reloads happen one by one.
+    /// The settings in force. The lock is held while the sources are read: reloads happen one by
+    /// one.
     running: Mutex<Configuration>,
     authenticator: Arc<Authenticator>,
 }
@@ -33,7 +34,7 @@ pub struct Reload {
     pub changed: Vec<Change>,
     /// Settings whose change requires a restart.
     pub waiting: Vec<Change>,
-    /// Whether the content of the instructions' file has changed.
+    /// Whether the instructions changed although their settings did not: the file's content is new.
     pub instructions: bool,
     /// Whether the API keys have changed.
     pub keys: Reloaded,

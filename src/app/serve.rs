@@ -1,10 +1,10 @@
 //! Running the server: from a bound listener to the last response.
 //!
 //! Connections are served before the models are loaded: `/health` answers, `/ready` and every route
-//! that ranks answer 503 until then. The server leaves in this order: `/ready` fails; after
+//! that ranks answer 503 until then. Shutdown goes in this order: `/ready` fails; after
 //! `drain_delay_seconds` new requests are refused; accepted ones finish, for at most
-//! `shutdown_seconds`; connections are closed. It leaves by itself, and within seconds, if a device
-//! is lost: what was accepted is answered with 503.
+//! `shutdown_seconds`; connections are closed. If a device is lost, the server shuts down by itself
+//! within seconds and answers the accepted requests with 503.
 
 use std::future::Future;
 use std::pin::pin;
@@ -20,7 +20,7 @@ use crate::http::{self, Authenticator, ServerSettings, Service};
 use crate::models::ModelSet;
 use crate::telemetry::{Telemetry, TelemetryPlan};
 
-/// Time between two folds of the histograms.
+/// Time between two calls of [`Telemetry::fold`].
 const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long responses may take to reach their clients after the time for the work itself.
@@ -111,7 +111,7 @@ pub async fn serve(
         service.set_models(models.clone());
     };
     let (mut loading, mut shutdown) = (pin!(loading), pin!(shutdown));
-    // Models that are there already serve the first request too.
+    // If `loading` is ready at once, the first connection already finds the models.
     let mut loaded = timeout(Duration::ZERO, loading.as_mut()).await.ok().transpose()?;
     loaded.iter().for_each(&set_models);
     let connections = Connections::serve(listener, service.clone(), settings);

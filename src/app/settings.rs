@@ -40,7 +40,8 @@ pub fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
 /// The stored instructions, those of an operator's file included.
 ///
 /// # Errors
-/// [`ConfigError::Unusable`] for a file that cannot be read or is not of profiles, and a default that is none.
+/// [`ConfigError::Unusable`] for a file that cannot be read or is malformed, and for a default that
+/// names no profile.
 pub fn instructions(settings: &InstructionSettings) -> Result<Instructions, ConfigError> {
     const FILE: &str = "instructions.file";
     let path = settings.file.trim();
@@ -83,7 +84,8 @@ pub fn prompter(checkpoint: &Checkpoint, facts: &ModelFacts, family: &str) -> an
     prompter_of(&Families::built_in()?, checkpoint, facts, family)
 }
 
-/// Finds a checkpoint's family, unless `family` names one, and binds it to the checkpoint's tokenizer.
+/// Finds a checkpoint's family, unless `family` names one, and binds it to the checkpoint's
+/// tokenizer.
 ///
 /// # Errors
 /// A tokenizer, table or configuration that cannot be read, or that does not fit the family.
@@ -112,7 +114,7 @@ pub fn prompter_of(
     Ok(prompter)
 }
 
-/// Rejects a family that reads what the checkpoint does not have.
+/// Rejects a family that needs a head that the checkpoint lacks, and any encoder.
 fn check_heads(family: &str, prompter: &Prompter, facts: &ModelFacts) -> anyhow::Result<()> {
     let architecture = &facts.architecture;
     anyhow::ensure!(facts.causal, "family `{family}` is for decoders, and {architecture} is an encoder");

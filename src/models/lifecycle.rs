@@ -16,10 +16,12 @@ use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
 
 impl ModelSet {
-    /// Lets the default model rank once, and loads the models with `load = "start"`, one by one.
+    /// Warms up the default model with one ranking, then loads the models with `load = "start"` one
+    /// after the other.
     ///
     /// # Errors
-    /// The first that cannot rank or be loaded.
+    /// [`ModelError::Failed`] or [`ModelError::NoRoom`] of the first model that cannot rank or
+    /// load.
     pub async fn load_start_models(&self) -> Result<(), ModelError> {
         warm_up(self.inner.default.name(), &self.inner.default).await?;
         for (name, model) in &self.inner.settings.named {
@@ -30,7 +32,8 @@ impl ModelSet {
         Ok(())
     }
 
-    /// A named model that takes requests, or why it does not. A model on demand starts to load.
+    /// Returns a named model that takes requests, or the reason why it does not. Starts to load an
+    /// on-demand model that is not loaded, without waiting for it.
     pub(super) fn loaded(&self, name: &str) -> Result<Arc<Reranker>, RerankError> {
         let state = self.inner.states.borrow().get(name).cloned().unwrap_or_default();
         let on_demand = self.inner.settings.named.get(name).is_some_and(|model| model.load == LoadWhen::OnDemand);
@@ -55,7 +58,8 @@ impl ModelSet {
     /// Loads a named model and waits until it is loaded.
     ///
     /// # Errors
-    /// [`ModelError`]: an unknown name, a model that is unloading, does not fit or cannot be loaded.
+    /// [`ModelError`]: an unknown name, the default model, or a model that is unloading, does not
+    /// fit the memory limit or cannot be loaded.
     pub async fn load(&self, name: &str) -> Result<ModelStatus, ModelError> {
         let model = self.find(name)?;
         let mut before = State::Unloaded;
@@ -102,7 +106,7 @@ impl ModelSet {
         Ok(Arc::new(reranker))
     }
 
-    /// Puts a model that was loaded, or its error, into the states.
+    /// Records the result of a load, a model or an error, as the model's state.
     fn finish_loading(&self, name: String, loaded: Result<Arc<Reranker>, ModelError>, started: Instant) {
         match &loaded {
             Ok(reranker) => {
@@ -116,8 +120,8 @@ impl ModelSet {
             let state = match loaded {
                 Ok(_) if self.is_draining() => State::Unloaded,
                 Ok(reranker) => {
-                    // Settings that changed while it loaded hold for it too. Under the lock on the states, or a
-                    // change at this moment would be lost.
+                    // Apply settings that changed while the model loaded. `ModelSet::reconfigure`
+                    // takes the same lock on the states, so no change is lost in between.
                     if let Some(sampling) = self.inner.drift.get() {
                         sampling.start(&reranker);
                     }
@@ -131,7 +135,7 @@ impl ModelSet {
         });
     }
 
-    /// Counts the memory of a model that is about to be loaded.
+    /// Reserves memory for a model that is about to be loaded, if it fits the limit.
     fn reserve_memory(&self, name: &str, bytes: u64) -> Result<(), ModelError> {
         let limit = self.inner.settings.max_memory_bytes;
         let mut refused = None;
@@ -169,7 +173,7 @@ impl ModelSet {
             State::Loading { .. } => return Err(ModelError::Busy { name: name.to_owned() }),
             State::Loaded(reranker) => {
                 let _ended = tokio::spawn(self.clone().finish_unloading(name.to_owned(), reranker)).await;
-                // The answer is what was done, also if the next request loads the model again by now.
+                // Report the unload, even if another request has started to load the model again.
                 return Ok(ModelStatus::of_named(name, self.find(name)?, &State::Unloaded));
             }
             State::Unloaded | State::Failed { .. } | State::Unloading(_) => {}
@@ -212,7 +216,7 @@ impl ModelSet {
         found.ok_or_else(|| ModelError::unknown(name, Vec::new()))
     }
 
-    /// Refuses new requests from now on, and waits until the accepted ones have ended.
+    /// Makes all models refuse new requests, and waits until the accepted ones have ended.
     pub async fn drain(&self) {
         // Under the lock on the states: no model is added afterwards.
         self.inner.states.send_if_modified(|_| {

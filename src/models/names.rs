@@ -2,9 +2,9 @@
 
 use super::settings::ModelsSettings;
 
-/// Every served name, and the configured name of its model.
+/// Maps each name that a request may use to the key of its model in `[models]`.
 pub(super) struct ServedNames {
-    /// Names of the default model first.
+    /// Names that a request may use, those of the default model first.
     all: Vec<String>,
     /// For each name, the key in `[models]`; `None` is the default model.
     configured: Vec<Option<String>>,
@@ -24,12 +24,13 @@ impl ServedNames {
         names
     }
 
-    /// All names.
+    /// Every name that a request may use, those of the default model first.
     pub fn all(&self) -> &[String] {
         &self.all
     }
 
-    /// The configured name of the model that is served as `name`; `None` for the default model.
+    /// The key in `[models]` of the model served as `name`. `None` for the default model and for an
+    /// unknown name.
     pub fn configured_name(&self, name: &str) -> Option<&str> {
         let index = self.all.iter().position(|known| known == name)?;
         self.configured[index].as_deref()

@@ -1,4 +1,4 @@
-//! [`ModelSet`]: the models by name, and what is done to all of them.
+//! [`ModelSet`]: resolves model names, and applies settings and readiness checks to all models.
 //!
 //! [`ModelSet::rerank_all`] is where a request's model is resolved, once; only names in the
 //! configuration are known. A request for a model that is not loaded is told when to try again.
@@ -20,8 +20,8 @@ use crate::schedule::ScheduleSettings;
 /// `Retry-After` for a model that is loading or unloading.
 pub(super) const RETRY_SOON: Duration = Duration::from_secs(5);
 
-/// `Retry-After` for a model that an administrator has to load first, and the time until a model on
-/// demand is loaded again after a failure.
+/// `Retry-After` for a model that an administrator has to load or that failed to load. A request
+/// restarts a failed on-demand load only after this time.
 pub(super) const RETRY_LATER: Duration = Duration::from_secs(60);
 
 /// Loads models. Both functions may block: they run on a blocking thread.
@@ -59,9 +59,9 @@ pub(super) struct Inner {
     pub draining: AtomicBool,
 }
 
-/// What every model is told of drift samples.
+/// Drift sampling, which applies to every model: how often, and where the samples go.
 pub(super) struct DriftSampling {
-    /// The share of rankings that are measured, in [0, 1].
+    /// The share of rankings to sample, in [0, 1].
     share: f64,
     record: Arc<dyn Fn(&DriftSample) + Send + Sync>,
 }
@@ -86,7 +86,8 @@ impl From<Reranker> for ModelSet {
 }
 
 impl ModelSet {
-    /// The default model, which stays, and those of the settings, none of which is loaded yet.
+    /// A set of the default model, which stays loaded, and the named models of `settings`, all of
+    /// them unloaded.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -117,8 +118,8 @@ impl ModelSet {
         &self.inner.default
     }
 
-    /// Measures this share of the rankings, in [0, 1], of every model from now on. Only the first
-    /// call counts.
+    /// Samples this share of the rankings, in [0, 1], of every model, also of models loaded later.
+    /// Only the first call sets the share.
     pub fn sample_drift(&self, share: f64, record: impl Fn(&DriftSample) + Send + Sync + 'static) {
         let sampling = self.inner.drift.get_or_init(|| DriftSampling { share, record: Arc::new(record) });
         for reranker in self.loaded_models() {
@@ -163,7 +164,7 @@ impl ModelSet {
         std::iter::once(ModelStatus::of_default(&self.inner.default)).chain(named).collect()
     }
 
-    /// The bytes that all loaded models take, and the limit (0: none).
+    /// Bytes of all models that are loaded, loading or unloading, and the limit (0: no limit).
     #[must_use]
     pub fn memory(&self) -> (u64, u64) {
         let used = self.statuses().iter().map(|status| status.memory_bytes).sum();
@@ -196,8 +197,8 @@ impl ModelSet {
         self.loaded_models().iter().try_for_each(|reranker| reranker.ready())
     }
 
-    /// Applies another policy and other settings to all loaded models; models that are loaded later
-    /// take them from the default model.
+    /// Applies a policy and schedule settings to all loaded models. Models that are loaded later
+    /// copy both from the default model.
     pub fn reconfigure(&self, policy: &Policy, schedule: &ScheduleSettings) {
         // The lock on the states keeps a model from being added meanwhile with the old policy.
         self.inner.states.send_if_modified(|states| {

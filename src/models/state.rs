@@ -68,12 +68,12 @@ impl State {
 pub(super) struct MemoryLimit {
     /// `models.max_memory_bytes`; 0 is no limit.
     pub limit: u64,
-    /// What the loaded and loading models take.
+    /// Bytes of the models that are loaded, loading or unloading.
     pub used: u64,
 }
 
 impl MemoryLimit {
-    /// Whether so many bytes more are within the limit.
+    /// Whether a model of `bytes` bytes fits beside those that are counted.
     pub fn fits(&self, bytes: u64) -> bool {
         self.limit == 0 || self.used.saturating_add(bytes) <= self.limit
     }
@@ -90,7 +90,7 @@ pub enum ModelError {
         /// The configured names.
         available: Vec<String>,
     },
-    /// The default model cannot be unloaded.
+    /// The default model can be neither loaded nor unloaded: it is always loaded.
     #[error("model: `{name}` is the default model, which is loaded as long as the server runs")]
     Default {
         /// Its name.
@@ -141,7 +141,7 @@ pub struct ModelStatus {
     pub state: &'static str,
     /// When it is loaded.
     pub load: LoadWhen,
-    /// Bytes that it takes now: its weights and the limit of its prefix cache.
+    /// Bytes that count towards the limit now: its weights and the limit of its prefix cache.
     pub memory_bytes: u64,
     /// The type of the weights, if it is loaded.
     pub dtype: Option<String>,

@@ -8,8 +8,8 @@ use super::template::{Part, Template, TemplateInputs};
 
 impl Prompter {
     /// Renders every template with and without an instruction, with one document and with two, and
-    /// checks the texts, the marks and the control tokens in it. Returns whether the family takes an
-    /// instruction.
+    /// checks the texts, the marks and the control tokens in it. Returns whether the family takes
+    /// an instruction.
     pub(super) fn check_templates(&self, vocabulary: usize) -> Result<bool, PromptError> {
         let mut takes_instruction = true;
         for (instruction, documents) in [(false, 1), (false, 2), (true, 1), (true, 2)] {

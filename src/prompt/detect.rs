@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::PromptError;
 use super::family::{Families, Family};
 
-/// The setting that leaves the choice of the family to the checkpoint.
+/// The value of `model.family` that detects the family from the checkpoint.
 pub const ANY_FAMILY: &str = "auto";
 
 /// The facts of a checkpoint that decide its family.
@@ -62,9 +62,9 @@ impl PodiumConfig {
 }
 
 impl Families {
-    /// Finds the family of a checkpoint: the family called `wanted`, unless that is `auto`; else the
-    /// one that the checkpoint names; else the one that declares its architecture, its name or its
-    /// projector, in this order; else the fallback for its architecture.
+    /// Finds the family of a checkpoint: the family called `wanted`, unless that is `auto`; else
+    /// the one that the checkpoint names; else the one that declares its architecture, its name or
+    /// its projector, in this order; else the fallback for its architecture.
     ///
     /// # Errors
     /// [`PromptError::UnknownFamily`] for an unknown name; [`PromptError::NotRecognised`] when no

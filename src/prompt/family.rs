@@ -28,7 +28,7 @@ pub struct FamilyFacts {
     pub licence: String,
     /// The control tokens in its templates. Each must be an added token of the tokenizer.
     pub control_tokens: Vec<String>,
-    /// The instruction of a request that has none.
+    /// The instruction for a request that has none.
     pub default_instruction: Option<String>,
     /// How a checkpoint of the family is recognised.
     pub recognise: Recognise,
@@ -39,7 +39,8 @@ pub struct FamilyFacts {
     pub texts: TextRules,
     /// How documents are read together. A family has `listwise`, `pointwise` or both.
     pub listwise: Option<ListwiseFacts>,
-    /// How documents are read one by one. Without it, a listwise family reads slates of one document.
+    /// How documents are read one by one. Without it, a listwise family reads slates of one
+    /// document.
     pub pointwise: Option<PointwiseFacts>,
 }
 
@@ -121,8 +122,9 @@ pub struct ListwiseFacts {
 pub enum Layout {
     /// One sequence; each token sees all before it.
     Causal,
-    /// Template blocks `prefix`, `document`, `closing`: documents and the closing query are suffixes
-    /// of the prefix, and see each other only through their marks in the model's joint layers.
+    /// Template blocks `prefix`, `document`, `closing`: documents and the closing query are
+    /// suffixes of the prefix, and see each other only through their marks in the model's
+    /// cross-document layers.
     Isolated,
 }
 
@@ -277,8 +279,8 @@ impl Families {
             .map(Self)
     }
 
-    /// Adds the families of a folder: every `*.toml` in it, with the templates that it names. A family
-    /// replaces one of the same name.
+    /// Adds the families of a folder: every `*.toml` in it, with the templates that it names. A
+    /// family replaces one of the same name.
     ///
     /// # Errors
     /// [`PromptError::File`] and [`PromptError::Declaration`], with the file.

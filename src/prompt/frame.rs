@@ -83,8 +83,8 @@ impl Frame {
         })
     }
 
-    /// Encodes the prompt with these documents. `mark` gives the id of each mark of the template, in
-    /// order.
+    /// Encodes the prompt with these documents. `mark` gives the id of each mark of the template,
+    /// in order.
     pub(super) fn fill<'a>(
         &self,
         tokenizer: &Tokenizer,

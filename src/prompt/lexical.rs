@@ -281,7 +281,8 @@ mod tests {
     fn bm25_prefers_rare_words_and_then_short_documents() {
         let scores = lexical_scores("blue houses", &["a red house", "a blue house", "a blue house by the sea", "fish"]);
         assert!(scores[1] > scores[2] && scores[2] > scores[0] && scores[0] > scores[3], "{scores:?}");
-        // ln(1 + (2 - 1 + .5) / (1 + .5)) = ln 2, and the length is the average: k1 + 1 over 1 + k1.
+        // ln(1 + (2 - 1 + .5) / (1 + .5)) = ln 2, and the length is the average:
+        // (k1 + 1) / (1 + k1).
         let scores = lexical_scores("sea", &["the sea", "the sky"]);
         assert!((scores[0] - 2_f64.ln()).abs() < 1e-12 && scores[1].abs() < 1e-12, "{scores:?}");
         assert_eq!(lexical_scores("?", &["a", "b"]), [0.0, 0.0]);

@@ -9,11 +9,11 @@
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
 //! | `slates`, `slate_prompt`, `pairs` | groups documents into slates or pointwise prompts |
-//! | `render` | some documents to the token sequences of one pass |
+//! | `render` | renders chosen documents as the token sequences of one pass |
 //! | `lexical` | scores documents by the query's words (BM25) |
 //!
 //! `scoring` turns what the model returns into scores. Everything here is synchronous; the pipeline
-//! runs it in its tokenizing pool.
+//! runs it on its CPU pool.
 
 mod bind;
 mod check_templates;

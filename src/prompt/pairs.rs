@@ -14,15 +14,15 @@ use super::truncate::{DocumentOptions, IsCancelled, warn_of_max_tokens_per_doc};
 use crate::rerank::slates::{self, SlateLimits};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
-/// Tokens by which a document is first truncated less than its prompt needs: the prompt's own
-/// truncation is exact.
+/// Extra tokens that the first truncation of a document keeps. Truncating the whole prompt, which
+/// comes second, is exact and removes them.
 const SLACK: usize = 4;
 
 /// The most tokens of one character: byte-level tokenizers have one for each of its bytes.
 const CHARACTER_TOKENS: usize = 4;
 
 impl Prompter {
-    /// Tokenizes the documents for prompts of their own.
+    /// Tokenizes the documents for pointwise prompts, one prompt for each document.
     pub(super) fn prepare_pairs(
         &self,
         pointwise: &Pointwise,
@@ -61,7 +61,7 @@ impl Prompter {
         let results = parallel::map(documents.iter_mut().enumerate().collect(), bytes, |(index, document)| {
             self.make_pair(&frame, index, document, truncation)
         });
-        // The error of the first document, whichever thread was first.
+        // Report the error of the first document, not that of the fastest thread.
         results.into_iter().collect::<Result<(), _>>()?;
         let shortened = documents.iter().zip(before).filter(|(document, before)| document.tokens_read < *before);
         if let Some(most) = shortened.map(|(document, _)| document.tokens_read).max() {
@@ -114,7 +114,7 @@ impl Prompter {
         Ok(PairFrame { before: encoded.concat(), run, after, controls, limit })
     }
 
-    /// The ids of each step; none for the run that holds the document.
+    /// The ids of each step; empty for the run that holds the document.
     fn encode_steps(&self, steps: &[Step]) -> Result<Vec<Vec<u32>>, RerankError> {
         let encode = |step: &Step| match step {
             Step::Run(run) if run.has_document() => Ok(Vec::new()),
@@ -221,7 +221,8 @@ fn truncate_query(query: &mut Vec<u32>, most: usize, prepared: &mut PreparedText
     Ok(())
 }
 
-/// Groups prompts so that a group shares its beginning and fits into a pass.
+/// Groups prompts into passes: each group shares the prefix of all prompts and fits the limits of a
+/// slate.
 pub(super) fn group_pairs(documents: &[DocumentText], limits: &LimitSettings) -> Plan {
     let sequences: Vec<&[u32]> = documents.iter().map(|document| document.ids.as_slice()).collect();
     let shared = shared_prefix(&sequences);
@@ -233,8 +234,8 @@ pub(super) fn group_pairs(documents: &[DocumentText], limits: &LimitSettings) ->
     Plan::Pairs(slates::filled(&costs, group))
 }
 
-/// The length of the longest beginning that all sequences share. At least one token of each is left
-/// out of it.
+/// Length of the longest prefix that all sequences share, short enough to leave each sequence at
+/// least one token after it.
 pub(super) fn shared_prefix(sequences: &[&[u32]]) -> usize {
     let Some((first, others)) = sequences.split_first() else { return 0 };
     others

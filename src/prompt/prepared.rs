@@ -23,13 +23,14 @@ pub struct PreparedTexts {
     pub plan: Plan,
     /// Warnings for the caller: truncated texts, removed control tokens, a fallback.
     pub warnings: Vec<String>,
-    /// How many of the warnings, at the end, are about truncated documents.
+    /// How many of the last `warnings` are about truncated documents.
     pub(super) truncation_warnings: usize,
     /// How the request wants its documents read.
     pub(super) options: ReadOptions,
     /// What a slate holds beside its documents, where the family is listwise.
     pub(super) room: Option<SlateRoom>,
-    /// The prompt around each document, where documents are read one by one in prompts of their own.
+    /// The prompt around each document, where documents are read one by one in prompts of their
+    /// own.
     pub(super) pair_frame: Option<PairFrame>,
 }
 
@@ -85,13 +86,13 @@ pub(super) struct SlateRoom {
     pub before: String,
     /// A slate without documents.
     pub fixed: usize,
-    /// What each document adds to its own tokens.
+    /// Tokens that the prompt adds for each document: template, mark, slack.
     pub per_document: usize,
     /// The longest document that fits beside the query and the instruction.
     pub max_document: usize,
-    /// The largest slate.
+    /// The limit on a slate's tokens.
     pub max_slate: usize,
-    /// The query.
+    /// The query alone; 0 unless the slate rule is `blocks`.
     pub query: usize,
     /// The most tokens of a document that this request reads.
     pub document_limit: usize,

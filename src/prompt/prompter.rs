@@ -34,11 +34,11 @@ pub struct ModelLimits {
 }
 
 impl Prompter {
-    /// Binds a family to a checkpoint. `podium` is that key of its configuration, `evidence` its
-    /// table for families with lexical evidence.
+    /// Binds a family to a checkpoint. `podium` is the key `podium` of its `config.json`,
+    /// `evidence` its table of lexical evidence.
     ///
     /// # Errors
-    /// [`PromptError::Token`] when a declared token is no single id of the model's vocabulary;
+    /// [`PromptError::Token`] when a declared token is not a single id of the model's vocabulary;
     /// [`PromptError::Template`] when a template does not render or its marks do not add up;
     /// [`PromptError::Evidence`] when the family needs a table and the checkpoint has none.
     pub fn new(

@@ -16,8 +16,8 @@ pub struct Rendering {
     pub prefix: Vec<u32>,
     /// Continuations of the prefix.
     pub suffixes: Vec<Vec<u32>>,
-    /// Where to read. Late interaction: each document's mark, then the query's. First token: the last
-    /// position. Pointwise: the end of each document's sequence.
+    /// Where to read. Late interaction: each document's mark, then the query's. First token: the
+    /// last position. Pointwise: the end of each document's sequence.
     pub marks: Vec<TokenPosition>,
 }
 
@@ -107,7 +107,7 @@ impl Prompter {
     }
 }
 
-/// Pointwise sequences as one tree.
+/// Renders pointwise sequences as one pass: their longest shared beginning is the prefix.
 fn render_pairs(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
     let sequences: Vec<&[u32]> =
         documents.iter().map(|document| prepared.documents[*document].ids.as_slice()).collect();

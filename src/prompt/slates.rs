@@ -1,5 +1,5 @@
 //! Prepares documents for a listwise family: tokenizes them, and groups them into slates by the
-//! family's rule. Falls back to one document at a time where no slate holds two.
+//! family's rule. In mode `auto` it falls back to pointwise where no slate holds two documents.
 
 use super::bind::Listwise;
 use super::family::{Layout, SlateRule};
@@ -14,7 +14,7 @@ use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 /// prompt than alone: its last word may split differently, and half a character becomes U+FFFD.
 const SLACK: usize = 4;
 
-/// The warning where a family that compares documents gets a single one.
+/// The warning when a listwise family gets a single document.
 pub(super) const ALONE: &str = "read pointwise: one document alone has nothing to be compared with";
 
 impl Prompter {
@@ -117,7 +117,7 @@ impl Prompter {
         Ok(())
     }
 
-    /// The room in a slate that is one sequence: renders it with empty documents.
+    /// Token counts of a slate that is one sequence, measured by rendering it with empty documents.
     fn causal_room(
         &self,
         listwise: &Listwise,
@@ -155,7 +155,7 @@ impl Prompter {
         })
     }
 
-    /// The room in a slate of isolated documents.
+    /// Token counts of a slate of isolated documents.
     fn isolated_room(
         &self,
         listwise: &Listwise,
@@ -203,7 +203,8 @@ fn group_slates(listwise: &Listwise, room: &SlateRoom, limits: &LimitSettings, d
     }
 }
 
-/// The error of a request for `listwise` whose two longest documents fit into no window.
+/// The error for mode `listwise` where no slate holds two documents; it gives the size of a slate
+/// with the two longest.
 fn no_slate_of_two(room: &SlateRoom, documents: &[DocumentText]) -> RerankError {
     let mut lengths: Vec<usize> = documents.iter().map(|document| document.tokens_read).collect();
     lengths.sort_unstable();

@@ -48,7 +48,7 @@ pub(super) enum Part {
     Document(usize),
     /// The mark of the document before it.
     DocumentMark,
-    /// A cut: the parts before and after it are tokenized separately.
+    /// A boundary: the parts before and after it are tokenized separately.
     Apart,
 }
 
@@ -117,8 +117,8 @@ impl Template {
         Ok(parts)
     }
 
-    /// Splits text at the control tokens that it spells: at the leftmost first, and of several at one
-    /// place at the longest.
+    /// Splits text at the control tokens that it spells: at the leftmost first, and of several at
+    /// one place at the longest.
     fn literal(&self, mut literal: &str, tokenizer: &Tokenizer, parts: &mut Vec<Part>) -> Result<(), PromptError> {
         while !literal.is_empty() {
             let next = tokenizer

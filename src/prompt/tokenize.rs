@@ -31,9 +31,9 @@ impl Prompter {
     ///
     /// # Errors
     /// [`RerankError::InvalidField`] for a query that consists of control tokens;
-    /// [`RerankError::TextTooLong`] when a text is over its limit and the request forbids truncation;
-    /// [`RerankError::PromptTooLong`] when query and instruction leave no room for a document;
-    /// [`RerankError::UnsupportedMode`] for `listwise` on a pointwise family;
+    /// [`RerankError::TextTooLong`] when a text is over its limit and the request forbids
+    /// truncation; [`RerankError::PromptTooLong`] when query and instruction leave no room for a
+    /// document; [`RerankError::UnsupportedMode`] for `listwise` on a pointwise family;
     /// [`RerankError::Internal`] when the tokenizer or a template fails, or the work is cancelled.
     pub fn tokenize(
         &self,
@@ -61,7 +61,7 @@ impl Prompter {
     /// Slices token ids; `tokens` stays the length of the whole document.
     ///
     /// # Errors
-    /// As [`Prompter::tokenize`].
+    /// Those of [`Prompter::tokenize`].
     pub fn retokenize_shorter(
         &self,
         whole: &PreparedTexts,

@@ -16,11 +16,12 @@ const HIGHEST_ID: u32 = 1 << 24;
 /// The most bytes of text that are encoded in one call: some ten milliseconds of work.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 
-/// How much of a text is encoded to cut it: at least this many bytes,
+/// The least bytes of a text that are encoded to cut it.
 const MIN_CUT_BYTES: usize = 256;
-/// this many for each token of the limit,
+/// Bytes that are encoded to cut a text, for each token of the limit.
 const CUT_TOKEN_BYTES: usize = 8;
-/// and this many tokens beyond the limit, which the end of the encoded text may change.
+/// Tokens that are encoded beyond the limit, because the end of a chunk may tokenize differently
+/// from the middle of the text.
 const CUT_MARGIN: usize = 8;
 
 #[cfg(test)]
@@ -139,8 +140,8 @@ impl Tokenizer {
         self.control_bits.get(id as usize / 64).is_some_and(|bits| bits >> (id % 64) & 1 == 1)
     }
 
-    /// Encodes a text. No id belongs to a control token, unless the tokenizer's model makes one from
-    /// text; prompts are checked for that.
+    /// Encodes a text. No id belongs to a control token, unless the tokenizer's model makes one
+    /// from text; prompts are checked for that.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
         if text.is_empty() {
             return Ok(Vec::new());
@@ -354,7 +355,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Also for texts that the tokenizer normalizes, and for texts with the character that half a character decodes to.
+        /// Also for texts that the tokenizer normalizes, and for texts with the character that half
+        /// a character decodes to.
         #[test]
         fn a_cut_by_known_ids_equals_the_cut(text in testing::nasty_text(), limit in 0_usize..40) {
             for tokenizer in [testing::tokenizer(), lowercase_tokenizer()] {

@@ -25,7 +25,7 @@ pub(super) struct DocumentOptions<'a> {
     pub before: &'a str,
     /// The most tokens that are kept.
     pub limit: usize,
-    /// How many of these the prompt around the document may still take away.
+    /// How many of these tokens a later truncation of the whole prompt may remove.
     pub slack: usize,
     /// The most characters that are read.
     pub max_characters: Option<usize>,
@@ -35,17 +35,18 @@ pub(super) struct DocumentOptions<'a> {
 
 /// The beginning of a text, encoded.
 struct Encoded {
-    /// What the model reads if it is not truncated: `before` and the text.
+    /// `before` and the cleaned text, up to the limit on characters but not yet to that on tokens.
     run: String,
     /// The token ids of `run`, or more of them than the limit.
     ids: Vec<u32>,
-    /// Tokens of the beginning without a limit on characters, as far as they were counted.
+    /// Tokens of the beginning, counted without the limit on characters, in the part that was
+    /// encoded.
     tokens: usize,
-    /// The share of the beginning that they were counted in.
+    /// The share of the beginning that was encoded for `tokens`, in [0, 1].
     counted: f64,
     /// Control tokens that were removed.
     removed: usize,
-    /// Whether a longer beginning could not change what is read.
+    /// Whether the model reads the same, however much longer the beginning is made.
     is_enough: bool,
 }
 
@@ -168,7 +169,8 @@ pub(super) fn truncation_warnings(documents: &[DocumentText]) -> Vec<String> {
     warnings
 }
 
-/// Counts the documents that `is_listed` holds for: how many, "was" or "were", and the first indices.
+/// Counts the documents that `is_listed` holds for: how many, "was" or "were", and the first
+/// indices.
 fn listed(documents: &[DocumentText], is_listed: impl Fn(&DocumentText) -> bool) -> (usize, &'static str, String) {
     const SHOWN: usize = 10;
     let all: Vec<usize> =

@@ -137,8 +137,8 @@ const OUT_OF_MEMORY: [&str; 6] = [
     "memory allocation failed",
 ];
 
-/// Errors after which a CUDA context cannot be used (the driver's manual: "the process must be terminated and relaunched"), and
-/// those of a device that has gone.
+/// Errors after which a CUDA context cannot be used (the driver's manual: "the process must be
+/// terminated and relaunched"), and those of a device that has gone.
 const DEVICE_LOST: [&str; 20] = [
     "cuda_error_illegal_address",
     "cuda_error_illegal_instruction",
@@ -180,8 +180,9 @@ impl RuntimeError {
         }
     }
 
-    /// Classifies a panic of the code that ran a batch. Driver bindings panic in places where the device fails; any other panic
-    /// is a bug. The message is dropped: it may hold a request's text.
+    /// Classifies a panic of the code that ran a batch. Driver bindings panic in places where the
+    /// device fails; any other panic is a bug. The message is dropped: it may hold a request's
+    /// text.
     #[must_use]
     pub fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -1,8 +1,9 @@
 //! A runtime without a model, for tests of everything above the seam.
 //!
-//! Its numbers mean nothing, but each row is a pure function of the tokens that its position sees (the prefix, and its own
-//! suffix up to the position): it differs between documents and does not depend on the rest of the batch. It rejects the
-//! passes that a real runtime rejects. [`FakeControls`] block batches, inject faults and count.
+//! Its numbers mean nothing, but each row is a pure function of the tokens that its position sees
+//! (the prefix, and its own suffix up to the position): it differs between documents and does not
+//! depend on the rest of the batch. It rejects the passes that a real runtime rejects.
+//! [`FakeControls`] block batches, inject faults and count.
 
 mod controls;
 #[cfg(test)]
@@ -23,8 +24,8 @@ pub struct FakeRuntime {
 }
 
 impl FakeRuntime {
-    /// A runtime with facts that suit any small prompt: hidden states of 32 numbers, 40,960 positions, a vocabulary
-    /// of 200,000.
+    /// A runtime with facts that suit any small prompt: hidden states of 32 numbers, 40,960
+    /// positions, a vocabulary of 200,000.
     #[must_use]
     pub fn new() -> Self {
         Self::with_facts(ModelFacts {
@@ -45,14 +46,15 @@ impl FakeRuntime {
         })
     }
 
-    /// A runtime that claims to be another model. `hidden_size` is the length of every vector it returns.
+    /// A runtime that claims to be another model. `hidden_size` is the length of every vector it
+    /// returns.
     #[must_use]
     pub fn with_facts(facts: ModelFacts) -> Self {
         Self { facts, shared: Arc::default() }
     }
 
-    /// Hands out the controls. They stay valid when the runtime is moved; when the last of them is dropped, nothing blocks
-    /// batches any more.
+    /// Hands out the controls. They stay valid when the runtime is moved; when the last of them is
+    /// dropped, nothing blocks batches any more.
     #[must_use]
     pub fn controls(&self) -> FakeControls {
         FakeControls::new(Arc::clone(&self.shared))

@@ -1,7 +1,9 @@
-//! Runs models: tokens in, numbers out. The only module that names mistral.rs or candle; it imports no other module.
+//! Runs models: tokens in, numbers out. The only module that names mistral.rs or candle; it imports
+//! no other module of this crate.
 //!
-//! The seam is plain data. A [`ForwardPass`] holds token sequences and says which numbers to read from them; an
-//! [`Output`] holds just those numbers. Logits over a whole vocabulary are never computed.
+//! The seam is plain data. A [`ForwardPass`] holds token sequences and says which numbers to read
+//! from them; an [`Output`] holds just those numbers. Logits over a whole vocabulary are never
+//! computed.
 
 mod checkpoint;
 mod error;
@@ -21,18 +23,18 @@ pub use pass::{
 };
 pub use settings::ModelSettings;
 
-/// What a loaded model is, for people and for limits.
+/// Properties of a loaded model: for display, and for the limits of other modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFacts {
     /// The checkpoint's architecture, as its configuration names it.
     pub architecture: String,
     /// `cpu`, `cuda` or `metal`.
     pub device: String,
-    /// What it computes in: `f32`, `bf16`, `int8`, `q4k`, ...
+    /// The number format that the layers compute in: `f32`, `bf16`, `int8`, `q4k`, ...
     pub dtype: String,
     /// Parameters, embeddings included.
     pub parameters: usize,
-    /// Bytes that they take in memory, about.
+    /// Approximate bytes of the parameters in memory.
     pub weight_bytes: u64,
     /// Width of a hidden state.
     pub hidden_size: usize,
@@ -40,7 +42,7 @@ pub struct ModelFacts {
     pub layers: usize,
     /// Rows of the embedding matrix.
     pub vocabulary: usize,
-    /// Positions the model was made for: the longest sequence of a pass.
+    /// Length of the longest sequence that a pass may hold, in tokens.
     pub max_positions: usize,
     /// Whether tokens see only those before them. If not, sequences cannot share a prefix.
     pub causal: bool,
@@ -50,7 +52,7 @@ pub struct ModelFacts {
     pub vocabulary_head: bool,
     /// The checkpoint's classifier, if it has one.
     pub classifier: Option<ClassifierFacts>,
-    /// Bytes that keys and values of earlier batches may take beside the weights.
+    /// Limit of the prefix cache, in bytes.
     pub prefix_cache_bytes: u64,
 }
 
@@ -64,7 +66,7 @@ pub struct ClassifierFacts {
 }
 
 impl ModelFacts {
-    /// Bytes that the model takes for as long as it is loaded: its weights, and what it may keep.
+    /// Bytes that a loaded model may take: its weights and the limit of its prefix cache.
     #[must_use]
     pub const fn memory_bytes(&self) -> u64 {
         self.weight_bytes + self.prefix_cache_bytes
@@ -89,15 +91,17 @@ pub trait Runtime: Send + Sync + 'static {
     /// What the model is.
     fn facts(&self) -> &ModelFacts;
 
-    /// How well the prefix cache works; zeros for a runtime without one.
+    /// Statistics of the prefix cache; zeros for a runtime without one.
     fn prefix_cache(&self) -> PrefixCacheStatistics {
         PrefixCacheStatistics::default()
     }
 
-    /// Runs a batch and returns one output per pass, in order. A pass's output does not depend on the rest of the batch.
+    /// Runs a batch and returns one output per pass, in order. A pass's output does not depend on
+    /// the rest of the batch.
     ///
     /// # Errors
-    /// [`RuntimeError`] for the whole batch: an invalid pass, a device that fails, a number that is not finite.
+    /// [`RuntimeError`] for the whole batch: an invalid pass, a device that fails, a number that is
+    /// not finite.
     fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError>;
 }
 

@@ -30,7 +30,8 @@ impl TokenPosition {
 pub struct CrossDocumentLayers {
     /// Number of layers, counted from the last. 0: suffixes never see each other.
     pub count: usize,
-    /// The positions that every position that is read sees in those layers, whatever its suffix.
+    /// In those layers, every position that the pass reads also attends to these positions,
+    /// whichever suffix they are in.
     pub shared: Vec<TokenPosition>,
 }
 
@@ -40,7 +41,8 @@ pub enum TokenTypes {
     /// Every token has type 0.
     #[default]
     Zero,
-    /// For each sequence, the offset in its own segment at which tokens of type 1 begin. Those before it have type 0.
+    /// For each sequence, the offset in its own segment at which tokens of type 1 begin. Those
+    /// before it have type 0.
     Pairs(Vec<usize>),
 }
 
@@ -55,17 +57,17 @@ pub enum Pooling {
     Last,
 }
 
-/// Where to read.
+/// The positions to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Positions {
     /// One row for each of these positions, in this order.
     Listed(Vec<TokenPosition>),
-    /// One row for each sequence, in order. A suffix's sequence is the prefix and the suffix; a pass without suffixes is
-    /// one sequence.
+    /// One row for each sequence, in order. A suffix's sequence is the prefix and the suffix; a
+    /// pass without suffixes is one sequence.
     Pooled(Pooling),
 }
 
-/// What is applied to the final states that are read.
+/// The layer that turns the states at the read positions into output rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Head {
     /// Nothing: the states themselves, after the final norm.
@@ -81,11 +83,11 @@ pub enum Head {
 /// What to read from a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputSpec {
-    /// Where to read.
+    /// The positions to read.
     pub at: Positions,
-    /// What is applied to what is read.
+    /// What turns a state into an output row.
     pub head: Head,
-    /// Read after this many layers, through the final norm; `None` is after the last.
+    /// Reads the state after this many layers, with the final norm applied. `None`: after the last.
     pub layer: Option<u16>,
 }
 
@@ -108,9 +110,10 @@ pub type Output = Vec<Vec<f32>>;
 
 /// Token sequences that go through the model together: a shared prefix and its suffixes.
 ///
-/// In a causal model every token sees the tokens before it in its own segment; a suffix's tokens also see the whole
-/// prefix, and their positions continue from its end. Without suffixes the prefix is one sequence by itself. In a
-/// bidirectional model tokens see all of their own sequence, and the prefix must be empty or the only segment.
+/// In a causal model every token sees the tokens before it in its own segment; a suffix's tokens
+/// also see the whole prefix, and their positions continue from its end. Without suffixes the
+/// prefix is one sequence by itself. In a bidirectional model tokens see all of their own sequence,
+/// and the prefix must be empty or the only segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardPass {
     /// The tokens that all suffixes share. May be empty if there are suffixes.
@@ -138,13 +141,14 @@ impl ForwardPass {
         }
     }
 
-    /// Tokens that are computed: the prefix once, and every suffix. Those that a prefix cache holds are counted.
+    /// Tokens of the prefix, counted once, and of all suffixes. Includes tokens that the prefix
+    /// cache may hold, which are not computed again.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.prefix.len() + self.suffixes.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// Length of the longest sequence: positions run below this.
+    /// Length of the longest sequence, prefix included.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.prefix.len() + self.suffixes.iter().map(Vec::len).max().unwrap_or(0)
@@ -174,7 +178,8 @@ impl ForwardPass {
         alone.into_iter().chain(self.suffixes.iter().map(|suffix| self.prefix.len() + suffix.len()))
     }
 
-    /// The positions whose states are needed: those listed, or those that pooling takes, sequence by sequence.
+    /// The positions whose states are needed: those listed, or those that pooling takes, sequence
+    /// by sequence.
     #[must_use]
     pub fn read_positions(&self) -> Cow<'_, [TokenPosition]> {
         let pooling = match &self.output.at {

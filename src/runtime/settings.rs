@@ -16,7 +16,8 @@ pub struct ModelSettings {
     pub revision: String,
     /// The prompt family; `auto` finds it from the checkpoint.
     pub family: String,
-    /// `auto` (in a build for GPUs the GPU, if there is one; else the CPU), `cpu`, `cuda` or `metal`.
+    /// `auto` (in a build for GPUs the GPU, if there is one; else the CPU), `cpu`, `cuda` or
+    /// `metal`.
     pub device: String,
     /// The type that the model computes in: `auto`, `f32` or `bf16`.
     pub dtype: String,

@@ -1,5 +1,5 @@
-//! The one table of tensor names and shapes: what a checkpoint must hold, what both loaders read, and what random checkpoints
-//! are made of.
+//! The table of tensor names and shapes. It decides what a checkpoint must hold, what both loaders
+//! read, and what a random checkpoint consists of.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -10,9 +10,9 @@ use super::spec::{ClassifierSpec, ModelSpec, NormKind, NormSpec, OutputMatrix, T
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TensorSlice {
     pub name: String,
-    /// Of the whole tensor.
+    /// Shape of the whole tensor.
     pub shape: Vec<usize>,
-    /// The rows that are meant.
+    /// The rows of it that this slice covers.
     pub rows: Range<usize>,
 }
 
@@ -68,12 +68,12 @@ pub(super) struct TensorTable {
     pub classifier: Option<ClassifierTensors>,
 }
 
-/// The shapes of the tensors in a checkpoint, by name.
+/// Looks up the shape of a checkpoint's tensor by name; `None` if there is no such tensor.
 pub(super) type ShapeOf<'a> = &'a dyn Fn(&str) -> Option<Vec<usize>>;
 
 impl TensorTable {
-    /// The tensors of a model. What the configuration leaves open (a prefix of all names, fused projections, a projector) is
-    /// decided by what the file has.
+    /// The tensors of a model. What the configuration leaves open (a prefix of all names, fused
+    /// projections, a projector) is decided by what the file has.
     pub fn new(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> Self {
         match spec.naming {
             TensorNaming::Llama => llama(spec, shape_of),
@@ -109,8 +109,9 @@ impl TensorTable {
     }
 }
 
-/// Whether a checkpoint may hold this tensor though nothing reads it. Everything else that is not in the table is part of a
-/// model that this is not.
+/// Whether a tensor that nothing reads may be in the checkpoint: buffers, a copy of tied
+/// embeddings, heads of masked language models. Any other tensor outside the table means that the
+/// checkpoint is of another architecture.
 pub(super) fn is_ignored(name: &str, spec: &ModelSpec) -> bool {
     let buffer = ["position_ids", "rotary_emb.inv_freq", ".masked_bias", "attention.bias"];
     let masked_lm = ["cls.", "lm_head.", "decoder.", "head."];
@@ -159,7 +160,8 @@ fn classifier(spec: &ClassifierSpec, hidden: usize, [dense, norm_path, out]: [&s
     }
 }
 
-/// `model.layers.N.self_attn.q_proj`, `model.layers.N.mlp.gate_proj`, ...; a bare decoder's names have no `model.`.
+/// `model.layers.N.self_attn.q_proj`, `model.layers.N.mlp.gate_proj`, ...; a bare decoder's names
+/// have no `model.`.
 fn llama(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> TensorTable {
     let prefix = if shape_of("embed_tokens.weight").is_some() { "" } else { "model." };
     let (hidden, query, key) = (spec.hidden_size, spec.query_width(), spec.key_width());
@@ -195,7 +197,8 @@ fn llama(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> TensorTable {
     }
 }
 
-/// The projector's widths are the file's to say; they must only fit the hidden state and each other.
+/// The projector, if the file has one. Its widths are those of the file; they must fit the hidden
+/// state and each other.
 fn projector(hidden: usize, shape_of: ShapeOf<'_>) -> Option<[TensorSlice; 2]> {
     let width = |name: &str| shape_of(name).and_then(|shape| shape.first().copied());
     let middle = width("projector.0.weight")?;
@@ -248,7 +251,8 @@ fn bert(spec: &ModelSpec, shape_of: ShapeOf<'_>, prefix: &str) -> TensorTable {
     }
 }
 
-/// Jina's XLM-RoBERTa with the names of `FlashAttention`'s BERT: query, key and value are one matrix.
+/// Jina's XLM-RoBERTa with the names of `FlashAttention`'s BERT: query, key and value are one
+/// matrix.
 fn jina_roberta(spec: &ModelSpec) -> TensorTable {
     let (hidden, intermediate) = (spec.hidden_size, spec.mlp.intermediate);
     let embedding = |name: &str, rows: usize| slice(format!("roberta.embeddings.{name}.weight"), &[rows, hidden]);
@@ -286,8 +290,8 @@ fn jina_roberta(spec: &ModelSpec) -> TensorTable {
     }
 }
 
-/// `model.layers.N.attn.Wqkv`, `model.layers.N.mlp.Wi`, ...; a bare encoder's names have no `model.`. Of `Wi` the first half
-/// is the gate.
+/// `model.layers.N.attn.Wqkv`, `model.layers.N.mlp.Wi`, ...; a bare encoder's names have no
+/// `model.`. Of `Wi` the first half is the gate.
 fn modern_bert(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> TensorTable {
     let prefix = if shape_of("embeddings.tok_embeddings.weight").is_some() { "" } else { "model." };
     let (hidden, intermediate) = (spec.hidden_size, spec.mlp.intermediate);

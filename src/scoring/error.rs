@@ -1,6 +1,7 @@
-//! Outputs of the model that are no scores. All of them are faults of the server, not of a request.
+//! Errors of outputs that give no valid scores. All of them are faults of the server, not of a
+//! request.
 
-/// Why an output of the model is no score.
+/// An output of the model that gives no valid score.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ScoringError {
     /// A document's score is NaN or infinite.

@@ -1,9 +1,9 @@
-//! First token (FIRST, arXiv 2406.15657): identifiers name the documents of a window, and the logits
-//! of the identifiers as the answer's first token rank the documents.
+//! First token (FIRST, arXiv 2406.15657): identifiers name the documents of a window, and the
+//! logits of the identifiers as the answer's first token rank the documents.
 //!
-//! A document's raw score is the log-probability of its identifier among those of its window, so raw
-//! scores compare only within a window. Windows slide from the end of the list to its start. Each
-//! window reorders its documents, and the best move on into the next window.
+//! A document's raw score is the log-probability of its identifier among those of its window, so
+//! raw scores compare only within a window. Windows slide from the end of the list to its start.
+//! Each window reorders its documents, and the best move on into the next window.
 //!
 //! The relevance of a document estimates the probability that the model would name it first if one
 //! window held all documents. Softmax logits satisfy Luce's choice axiom: the difference of two
@@ -33,7 +33,7 @@ pub struct SlidingOrder {
     order: Vec<usize>,
     /// By document: the log-probability in its last window.
     raw: Vec<Option<f32>>,
-    /// By document: the same, on the scale of all windows.
+    /// By document: its log-probability, shifted to the scale that all windows share.
     strength: Vec<f32>,
 }
 

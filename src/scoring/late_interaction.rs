@@ -1,10 +1,10 @@
 //! Late interaction: a document's score is the cosine of its vector and the query's, both read at
 //! marks of the same pass. Several slates are merged by a common query vector.
 //!
-//! Formulas (in f32, as in jina-reranker-v3's reference): for each slate `b` with document vectors `D`, query
-//! vector `q_b` and cosines `s = cos(D, q_b)`, the weight `w_b = max (1 + s) / 2`; the merged query
-//! `Q = sum(w_b q_b) / sum(w_b)`, of raw vectors; the score of every document of every slate is
-//! `cos(D, Q)`. With one slate that is `s`.
+//! Formulas (in f32, as in jina-reranker-v3's reference): for each slate `b` with document vectors
+//! `D`, query vector `q_b` and cosines `s = cos(D, q_b)`, the weight `w_b = max (1 + s) / 2`; the
+//! merged query `Q = sum(w_b q_b) / sum(w_b)`, of raw vectors; the score of every document of every
+//! slate is `cos(D, Q)`. With one slate that is `s`.
 
 use crate::prompt::Relevance;
 

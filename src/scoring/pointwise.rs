@@ -1,8 +1,9 @@
 //! Pointwise scores: the logits of one or two answers after each document's prompt.
 //!
 //! raw = logit(positive) - logit(negative), or logit(positive) where the family has no negative;
-//! relevance = sigmoid(scale raw + bias). Qwen3-Reranker: `sigmoid(yes - no)`, which is the softmax of
-//! the two. mxbai-rerank-v2: `sigmoid("1" - "0" - est_max / 2)`. zerank: `sigmoid(Yes / 5)`.
+//! relevance = sigmoid(scale raw + bias). Qwen3-Reranker: `sigmoid(yes - no)`, which is the softmax
+//! of the two. mxbai-rerank-v2: `sigmoid(1 - 0 + bias)`, of the logits of the tokens "1" and "0",
+//! with a bias of -4.5 or -6 by checkpoint. zerank: `sigmoid(Yes / 5)`.
 
 use crate::prompt::Calibration;
 

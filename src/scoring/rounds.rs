@@ -28,8 +28,8 @@ pub struct Rounds {
     prompter: Arc<Prompter>,
     texts: Arc<PreparedTexts>,
     scorer: Scorer,
-    /// For each remaining round: the positions in the list (in its current order, for windows) that
-    /// each pass reads.
+    /// For each remaining round, for each of its passes: the range of documents that the pass
+    /// reads. Ranges are indices into the request; for windows, into the list in its current order.
     remaining: VecDeque<Vec<Range<usize>>>,
     /// The documents of each pass that runs now.
     in_flight: Vec<Vec<usize>>,
@@ -48,7 +48,7 @@ impl Rounds {
     /// The rounds of a prepared request.
     ///
     /// # Errors
-    /// [`RerankError::Internal`] when another family's prompter prepared the request.
+    /// [`RerankError::Internal`] when the plan does not suit the prompter's family.
     pub fn begin(prompter: Arc<Prompter>, texts: Arc<PreparedTexts>) -> Result<Self, RerankError> {
         let count = texts.documents.len();
         let (scorer, rounds) = match (&texts.plan, prompter.slate_score(), prompter.answers()) {
@@ -104,8 +104,8 @@ impl Rounds {
     /// Adds the outputs of the passes of the last [`Rounds::next_round`], in their order.
     ///
     /// # Errors
-    /// [`RerankError::Internal`] with a [`ScoringError`] when the outputs do not match the passes, or
-    /// a score is not finite.
+    /// [`RerankError::Internal`] with a [`ScoringError`] when the outputs do not match the passes,
+    /// or a score is not finite.
     pub fn add_outputs(&mut self, outputs: Vec<Output>) -> Result<(), RerankError> {
         let passes = std::mem::take(&mut self.in_flight);
         if passes.len() != outputs.len() {
@@ -121,8 +121,8 @@ impl Rounds {
     /// The scores.
     ///
     /// # Errors
-    /// [`RerankError::Internal`] with a [`ScoringError`] when a document has no score, or one that is
-    /// not finite.
+    /// [`RerankError::Internal`] with a [`ScoringError`] when a document has no score, or one that
+    /// is not finite.
     pub fn finish(self) -> Result<Scores, RerankError> {
         let count = self.texts.documents.len();
         let mode = self.texts.mode;

@@ -21,7 +21,8 @@ fn shape(prompter: &Prompter, prepared: &PreparedTexts) -> Vec<(Vec<u32>, usize)
             for TokenPosition { segment, offset } in &rendering.marks {
                 assert!(*offset < segments[*segment].len());
             }
-            // Where the prefix ends depends on the texts of a pointwise group: count whole sequences.
+            // Where the prefix ends depends on the texts of a pointwise group: count whole
+            // sequences.
             let found = match prepared.plan {
                 Plan::Pairs(_) if segments.len() > 1 => segments[1..]
                     .iter()

@@ -16,7 +16,8 @@ const DOCUMENTS: [&str; 4] = [
     "Saturn, famous for its rings, is sometimes mistaken for the Red Planet.\n绿茶富含 \u{1F600}",
 ];
 
-/// The tokenizer with jina's two tokens: a prompter, and the whole tokenizer as the references use it.
+/// The tokenizer with jina's two tokens: a prompter, and the whole tokenizer as the references use
+/// it.
 fn qwen(family: &str) -> Option<(Prompter, tokenizers::Tokenizer)> {
     let Ok(path) = std::env::var("PODIUM_QWEN_TOKENIZER") else {
         eprintln!("skipped: PODIUM_QWEN_TOKENIZER names no tokenizer.json");

@@ -1,13 +1,15 @@
-//! `config.json` as a set of keys, each of which is used, known to be moot, or rejected by name.
+//! `config.json` as a set of keys. Each key is used, known to have no effect here ([`MOOT`]), or
+//! rejected by name.
 
 use serde_json::{Map, Value};
 
-/// The keys of a configuration that were not used yet.
+/// The keys of a configuration that no reader has taken yet.
 pub(super) struct Config {
     keys: Map<String, Value>,
 }
 
-/// Keys that change nothing that is computed here: they are for training, for generation or for other programs.
+/// Keys that change nothing that is computed here: they are for training, for generation or for
+/// other programs.
 const MOOT: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -93,7 +95,8 @@ const MOOT: &[&str] = &[
     "use_flash_attn",
 ];
 
-/// Above any real model. Lists and tables are allocated before the weights can prove a configuration wrong.
+/// Limits above any real model. Lists and tables are allocated by the configuration before the
+/// weights' shapes are compared with it, so a wrong configuration must not ask for too much.
 pub(super) const MAX_ROWS: usize = 1 << 24;
 pub(super) const MAX_LAYERS: usize = 4096;
 pub(super) const MAX_POSITIONS: usize = 1 << 22;
@@ -108,7 +111,8 @@ impl Config {
         }
     }
 
-    /// The class of the model: `architectures[0]`, or what a configuration without it means by its `model_type`.
+    /// The class of the model: `architectures[0]`, or what a configuration without it means by its
+    /// `model_type`.
     pub fn architecture(&self) -> String {
         let named = |key: &str| self.keys.get(key).and_then(Value::as_str);
         let first = self.keys.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
@@ -143,7 +147,8 @@ impl Config {
         read(&value).map(Some).ok_or_else(|| format!("{key} is {value}, not {kind}"))
     }
 
-    /// A size from 1 to `max`, or `default` where the key is absent. Without a default it must be there.
+    /// A size from 1 to `max`, or `default` where the key is absent. Without a default it must be
+    /// there.
     pub fn size(&mut self, key: &str, max: usize, default: Option<usize>) -> Result<usize, String> {
         let read = self.typed(key, "a whole number", Value::as_u64)?;
         let value = read.map(|value| usize::try_from(value).unwrap_or(usize::MAX)).or(default);
@@ -166,7 +171,8 @@ impl Config {
         self.typed(key, "a string", |value| value.as_str().map(str::to_owned))
     }
 
-    /// Rejects a key unless it is absent or has this value: another one means something that is not implemented.
+    /// Rejects a key unless it is absent or has this value: another one means something that is not
+    /// implemented.
     pub fn must_be(&mut self, key: &str, only: &Value) -> Result<(), String> {
         match self.take(key) {
             Some(value) if value != *only => Err(format!("{key} is {value}, which is not supported; only {only} is")),

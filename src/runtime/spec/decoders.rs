@@ -49,8 +49,8 @@ pub(super) fn mistral(config: &mut Config, task: Task) -> Result<ModelSpec, Stri
     Ok(spec)
 }
 
-/// Llama without the causal mask (Nemotron rerankers): `pooling` says what the classifier reads, `temperature` what its
-/// result is divided by.
+/// Llama without the causal mask (Nemotron rerankers): `pooling` says what the classifier reads,
+/// `temperature` what its result is divided by.
 pub(super) fn llama_bidirectional(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
     config.must_be("is_causal", &json!(false))?;
     let pooling = match config.text("pooling")?.as_deref().unwrap_or("avg") {
@@ -69,13 +69,14 @@ pub(super) fn llama_bidirectional(config: &mut Config, task: Task) -> Result<Mod
     Ok(spec)
 }
 
-/// What the classes assume where a configuration is silent.
+/// Defaults for keys that a configuration leaves out.
 struct Defaults {
     theta: f64,
     positions: usize,
 }
 
-/// What all decoders have in common: RMS norms before attention and MLP, a gated MLP, rotary positions.
+/// What all decoders have in common: RMS norms before attention and MLP, a gated MLP, rotary
+/// positions.
 fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<ModelSpec, String> {
     let hidden_size = config.size("hidden_size", MAX_ROWS, None)?;
     let heads = config.size("num_attention_heads", MAX_ROWS, None)?;
@@ -135,13 +136,13 @@ fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<Model
     })
 }
 
-/// A sliding window of transformers: `window` tokens, the token itself included.
+/// A sliding window as transformers defines it: `window` tokens, the token itself included.
 fn sliding(window: usize) -> Window {
     Window { before: window - 1, after: usize::MAX }
 }
 
-/// Windows by `layer_types`, or by `use_sliding_window` from layer `max_window_layers` on, as in Qwen's configurations. A
-/// `sliding_window` that no layer uses means nothing.
+/// Windows by `layer_types`, or by `use_sliding_window` from layer `max_window_layers` on, as in
+/// Qwen's configurations. A `sliding_window` that no layer uses means nothing.
 fn apply_windows(config: &mut Config, spec: &mut ModelSpec, qwen: Option<usize>) -> Result<(), String> {
     let window = config.take("sliding_window");
     let switch = config.take("use_sliding_window").map(|value| value == json!(true));
@@ -170,7 +171,7 @@ fn apply_windows(config: &mut Config, spec: &mut ModelSpec, qwen: Option<usize>)
     Ok(())
 }
 
-/// Of each layer, whether `layer_types` says `sliding_attention`; nothing if the key is absent.
+/// For each layer, whether `layer_types` says `sliding_attention`; `None` if the key is absent.
 pub(super) fn layer_types(config: &mut Config, layers: usize) -> Result<Option<Vec<bool>>, String> {
     let Some(types) = config.take("layer_types") else { return Ok(None) };
     let read = |kind: &Value| match kind.as_str() {

@@ -11,15 +11,16 @@ use super::{
 };
 use crate::runtime::Pooling;
 
-/// BERT: post-norm layers, learned positions from 0, token types; the classifier reads the first token through the pooler.
+/// BERT: post-norm layers, learned positions from 0, token types; the classifier reads the first
+/// token through the pooler.
 pub(super) fn bert(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
     let mut spec = post_norm(config, task, 0)?;
     spec.naming = TensorNaming::Bert;
     Ok(spec)
 }
 
-/// RoBERTa and XLM-RoBERTa: BERT's layers; positions begin behind the padding token's id, and the classifier has a dense
-/// layer of its own.
+/// RoBERTa and XLM-RoBERTa: BERT's layers; positions begin behind the padding token's id, and the
+/// classifier has a dense layer of its own.
 pub(super) fn roberta(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
     let padding = config.number("pad_token_id")?.unwrap_or(1.) as usize;
     let mut spec = post_norm(config, task, padding + 1)?;
@@ -27,7 +28,8 @@ pub(super) fn roberta(config: &mut Config, task: Task) -> Result<ModelSpec, Stri
     Ok(spec)
 }
 
-/// What BERT and RoBERTa have in common. `offset` is the first row of the position table that is used.
+/// What BERT and RoBERTa have in common. `offset` is the first row of the position table that is
+/// used.
 fn post_norm(config: &mut Config, task: Task, offset: usize) -> Result<ModelSpec, String> {
     config.must_be("position_embedding_type", &json!("absolute"))?;
     config.must_be("is_decoder", &json!(false))?;
@@ -101,7 +103,8 @@ fn attention(config: &mut Config, hidden_size: usize, bias: bool) -> Result<Atte
     })
 }
 
-/// ModernBERT: pre-norm layers with rotary positions, most of them with a window; a gated MLP whose first half is activated.
+/// ModernBERT: pre-norm layers with rotary positions, most of them with a window; a gated MLP whose
+/// first half is activated.
 pub(super) fn modern_bert(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
     let hidden_size = config.size("hidden_size", MAX_ROWS, None)?;
     let count = config.size("num_hidden_layers", MAX_LAYERS, None)?;
@@ -165,7 +168,8 @@ fn modern_bert_classifier(config: &mut Config, norm: NormSpec) -> Result<Classif
     Ok(ClassifierSpec { labels, pooling, dense: Some(dense), norm: Some(norm), bias: true, temperature: 1. })
 }
 
-/// The tables of global and of local layers: flat keys, or `rope_parameters` by layer type as transformers 5 writes them.
+/// The tables of global and of local layers: flat keys, or `rope_parameters` by layer type as
+/// transformers 5 writes them.
 fn modern_bert_rotary(config: &mut Config, max_positions: usize) -> Result<Vec<RotarySpec>, String> {
     let global = config.number("global_rope_theta")?.unwrap_or(160_000.);
     // Null is the global base, absence is the default.

@@ -1,7 +1,8 @@
 //! A model's architecture as plain data, read from a checkpoint's `config.json`.
 //!
-//! One function per `architectures` entry fills a [`ModelSpec`] ([`decoders`], [`encoders`]). It rejects, by name, every key
-//! whose meaning is not implemented ([`config`]). Everything that runs a model reads the spec and never the architecture.
+//! One function per model (Bert, Qwen3, ...) fills a [`ModelSpec`] ([`decoders`], [`encoders`]). It
+//! rejects, by name, every key whose meaning is not implemented ([`config`]). Everything that runs
+//! a model reads the spec and never the architecture.
 
 mod config;
 mod decoders;
@@ -127,12 +128,13 @@ pub(super) enum NormPlacement {
 pub(super) struct LayerSpec {
     /// Whether attention has a norm. The first layer of ModernBERT has none.
     pub attention_norm: bool,
-    /// Which of the model's rotary tables turns queries and keys.
+    /// Index into [`ModelSpec::rotary`] of the table for queries and keys; `None`: no RoPE.
     pub rotary: Option<usize>,
     pub window: Window,
 }
 
-/// How far from itself a token sees, both ways; `usize::MAX` is no limit. Causality limits `after` besides.
+/// How many tokens before and after itself a token attends to; `usize::MAX` is no limit. In a
+/// causal model `after` has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
     pub before: usize,
@@ -143,7 +145,7 @@ impl Window {
     pub const NONE: Self = Self { before: usize::MAX, after: usize::MAX };
 }
 
-/// What gives logits over the vocabulary.
+/// The matrix that turns states into logits over the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OutputMatrix {
     /// The word embeddings.
@@ -215,8 +217,8 @@ impl ModelSpec {
     /// Reads `json`, which came from `path`.
     ///
     /// # Errors
-    /// [`LoadError::UnknownArchitecture`]; [`LoadError::Malformed`] for a key that is missing, has an impossible value, or
-    /// a meaning that is not implemented.
+    /// [`LoadError::UnknownArchitecture`]; [`LoadError::Malformed`] for a key that is missing, has
+    /// an impossible value, or a meaning that is not implemented.
     pub fn parse(json: &[u8], path: &Path) -> Result<Self, LoadError> {
         let malformed = |problem: String| LoadError::Malformed { path: path.to_path_buf(), problem };
         let mut config = Config::parse(json).map_err(malformed)?;

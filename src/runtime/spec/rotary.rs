@@ -20,14 +20,16 @@ pub(in crate::runtime) enum RotaryScaling {
     Linear {
         factor: f64,
     },
-    /// Llama 3.1: low frequencies are divided by the factor, high ones kept, those between interpolated.
+    /// Llama 3.1: low frequencies are divided by the factor, high ones kept, those between
+    /// interpolated.
     Llama3 {
         factor: f64,
         low: f64,
         high: f64,
         original: f64,
     },
-    /// Peng et al. 2023, by the count of turns over the original context; angles' cosines and sines are scaled besides.
+    /// Peng et al. 2023, by the count of turns over the original context; angles' cosines and sines
+    /// are scaled besides.
     Yarn {
         factor: f64,
         beta_fast: f64,
@@ -37,7 +39,8 @@ pub(in crate::runtime) enum RotaryScaling {
     },
 }
 
-/// The type of a table: `rope_type`, or `type` of old configurations; `default` if there is neither.
+/// The type of a table: `rope_type`, or `type` of old configurations; `default` if there is
+/// neither.
 fn take_kind(name: &str, keys: &mut Map<String, Value>) -> Result<String, String> {
     let kinds = ["rope_type", "type"].map(|key| keys.remove(key).and_then(|kind| kind.as_str().map(str::to_owned)));
     match kinds {
@@ -48,8 +51,9 @@ fn take_kind(name: &str, keys: &mut Map<String, Value>) -> Result<String, String
 }
 
 impl RotarySpec {
-    /// The tables that a decoder's configuration asks for, from `rope_theta` and `rope_scaling`, or `rope_parameters` of
-    /// transformers 5.
+    /// Reads a decoder's one table from `rope_parameters` (transformers 5), else from `rope_theta`
+    /// and `rope_scaling`. Where both objects are there, `rope_parameters` wins, and `rope_scaling`
+    /// must only be valid.
     pub(super) fn parse(config: &mut Config, default_theta: f64, max_positions: usize) -> Result<Self, String> {
         let flat = config.number("rope_theta")?;
         let mut spec = None;
@@ -62,7 +66,8 @@ impl RotarySpec {
         Ok(spec.unwrap_or(Self { theta: flat.unwrap_or(default_theta), scaling: RotaryScaling::None }))
     }
 
-    /// A table from an object such as `{"rope_type": "linear", "factor": 2.0}`, all keys of which must be known.
+    /// A table from an object such as `{"rope_type": "linear", "factor": 2.0}`, all keys of which
+    /// must be known.
     pub(super) fn of_parameters(
         name: &str,
         parameters: Value,
@@ -111,7 +116,8 @@ impl RotarySpec {
         Ok(Self { theta, scaling })
     }
 
-    /// Cosines and sines, `[positions, head_dim / 2]` each. Angles are products in f32, as in transformers.
+    /// Cosines and sines, `[positions, head_dim / 2]` each. Angles are products in f32, as in
+    /// transformers.
     pub fn table(&self, head_dim: usize, positions: usize) -> (Vec<f32>, Vec<f32>) {
         let frequencies = self.frequencies(head_dim);
         let attention = match self.scaling {
