@@ -1,6 +1,5 @@
 //! Batches: which passes run together, in which order, and when the device worked for a request.
 
-
 use super::*;
 
 #[tokio::test]
