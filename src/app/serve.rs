@@ -110,6 +110,7 @@ pub async fn serve(
         models.sample_drift(plan.drift_sample, move |sample| sampled.record_drift(sample));
         service.set_models(models.clone());
     };
+    let address = listener.local_addr()?;
     let (mut loading, mut shutdown) = (pin!(loading), pin!(shutdown));
     // If `loading` is ready at once, the first connection already finds the models.
     let mut loaded = timeout(Duration::ZERO, loading.as_mut()).await.ok().transpose()?;
@@ -128,6 +129,10 @@ pub async fn serve(
         connections.close(Instant::now() + LAST_BYTES).await;
         return Ok(ShutdownOutcome::Clean);
     };
+    let default = models.default_model();
+    let names = default.names().join(", ");
+    // Now requests find the models. Programs that start a server wait for this line.
+    tracing::info!(model = names, family = default.family(), "listening on http://{address}");
 
     let lost = tokio::select! {
         () = shutdown => None,

@@ -97,9 +97,6 @@ async fn serve(
         models.load_start_models().await?;
         log_start(&sources, &models);
         hangups.reload_on_each(reloader, models.clone());
-        let default = models.default_model();
-        let names = default.names().join(", ");
-        tracing::info!(model = names, family = default.family(), "listening on http://{local}");
         log_authentication(keys, local);
         Ok(models)
     };

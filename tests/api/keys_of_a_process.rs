@@ -143,7 +143,8 @@ fn sighup_reloads_the_keys_and_no_log_line_contains_one() {
             assert!(log.read_line(lines).unwrap() > 0, "the server ended: {lines}");
         }
     };
-    read_until(&mut lines, "requests need an API key");
+    read_until(&mut lines, "listening on http://");
+    assert!(lines.contains("requests need an API key"), "{lines}");
     let address = lines.split_once("listening on http://").unwrap().1.split_whitespace().next().unwrap().to_owned();
     let signal =
         |name: &str| assert!(Command::new("kill").args([name, &server.id().to_string()]).status().unwrap().success());
