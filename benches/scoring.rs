@@ -1,4 +1,4 @@
-//! What a request costs after the model: outputs to scores.
+//! Benchmarks of scoring: model outputs to relevance scores.
 
 #[expect(dead_code, reason = "every bench uses a part of it")]
 mod support;

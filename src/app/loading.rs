@@ -23,7 +23,7 @@ pub fn load_reranker(settings: &Settings) -> anyhow::Result<Reranker> {
 /// As [`load_reranker`], but runs passes on the runtime that `wrap` returns for the loaded one.
 ///
 /// # Errors
-/// Those of [`load_reranker`] and of `wrap`.
+/// The errors of [`load_reranker`] and of `wrap`.
 pub fn load_reranker_with<R: Runtime>(
     settings: &Settings,
     wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
@@ -41,7 +41,7 @@ pub fn load_reranker_with<R: Runtime>(
 /// tokio runtime.
 ///
 /// # Errors
-/// Those of [`load_reranker`]; two models of one name.
+/// The errors of [`load_reranker`]; two models of one name.
 pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     check(settings)?;
     let admission = AdmissionControl::new(&settings.schedule);
@@ -73,7 +73,7 @@ fn assemble(
     Ok(Reranker::new(names, prompter, runtime, policy, admission))
 }
 
-/// What the models of a server share.
+/// State that all models of a server share.
 struct Environment<'a> {
     prompts: &'a PromptSettings,
     policy: Policy,

@@ -29,7 +29,7 @@ const LAST_BYTES: Duration = Duration::from_secs(2);
 /// The time for accepted requests after a device is lost: only their errors are left to send.
 const SHUTDOWN_LIMIT_WITHOUT_DEVICE: Duration = Duration::from_secs(5);
 
-/// What became of the accepted requests when the server stopped.
+/// The fate of the accepted requests when the server stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShutdownOutcome {
     /// All of them were answered.
@@ -93,7 +93,7 @@ impl Connections {
 /// refused until it has ended.
 ///
 /// # Errors
-/// That of `loading`.
+/// The error of `loading`.
 pub async fn serve(
     settings: &ServerSettings,
     plan: TelemetryPlan,

@@ -32,7 +32,7 @@ pub fn check(settings: &Settings) -> Result<(), ConfigError> {
 /// The policy that the settings define.
 ///
 /// # Errors
-/// Those of [`instructions`].
+/// The errors of [`instructions`].
 pub fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
     Ok(Policy { limits: settings.limits.clone(), instructions: instructions(&settings.instructions)? })
 }
@@ -79,7 +79,7 @@ fn unusable(key: &str, problem: impl Display) -> ConfigError {
 /// As [`prompter_of`], with the families that are compiled in.
 ///
 /// # Errors
-/// Those of [`prompter_of`].
+/// The errors of [`prompter_of`].
 pub fn prompter(checkpoint: &Checkpoint, facts: &ModelFacts, family: &str) -> anyhow::Result<Prompter> {
     prompter_of(&Families::built_in()?, checkpoint, facts, family)
 }

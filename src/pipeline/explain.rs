@@ -39,7 +39,7 @@ impl Reranker {
     /// Explains what the model would read for this request. Runs no pass.
     ///
     /// # Errors
-    /// Those of [`Reranker::rerank`] that do not come from the queue or the model.
+    /// The errors of [`Reranker::rerank`] that do not come from the queue or the model.
     pub fn explain(&self, request: &RerankRequest) -> Result<Explanation, RerankError> {
         let policy = self.policy();
         let mut request = request.clone();

@@ -61,7 +61,7 @@ impl Prompter {
     /// Slices token ids; `tokens` stays the length of the whole document.
     ///
     /// # Errors
-    /// Those of [`Prompter::tokenize`].
+    /// The errors of [`Prompter::tokenize`].
     pub fn retokenize_shorter(
         &self,
         whole: &PreparedTexts,

@@ -82,7 +82,7 @@ impl Rounds {
     /// Tokenizes: call it on a blocking thread.
     ///
     /// # Errors
-    /// Those of [`Prompter::render`].
+    /// The errors of [`Prompter::render`].
     pub fn next_round(&mut self) -> Result<Option<Vec<PlannedPass>>, RerankError> {
         let Some(round) = self.remaining.pop_front() else { return Ok(None) };
         let mut passes = Vec::with_capacity(round.len());

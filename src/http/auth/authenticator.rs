@@ -113,7 +113,7 @@ impl Authenticator {
     /// on the disk.
     ///
     /// # Errors
-    /// Those of [`Authenticator::new`].
+    /// The errors of [`Authenticator::new`].
     pub fn reload(&self, requests_per_minute: Option<u32>) -> Result<Reloaded, KeyError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let limit = requests_per_minute.unwrap_or(loaded.requests_per_minute);
