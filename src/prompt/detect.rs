@@ -87,13 +87,10 @@ impl Families {
             &|family| family.facts.recognise.fallback && architecture(family),
         ];
         for rule in rules {
-            let fits: Vec<&Family> = self.iter().filter(|family| rule(family)).collect();
+            let is_excluded = |family: &Family| name_has(&family.facts.recognise.not_names);
+            let fits: Vec<&Family> = self.iter().filter(|family| rule(family) && !is_excluded(family)).collect();
             match fits.as_slice() {
                 [] => {}
-                [family] if name_has(&family.facts.recognise.not_names) => {
-                    let problem = format!("family `{}` excludes checkpoints of this name", family.name());
-                    return Err(self.not_recognised(checkpoint, problem));
-                }
                 [family] => return Ok(family),
                 several => {
                     let names: Vec<&str> = several.iter().map(|family| family.name()).collect();
@@ -128,6 +125,9 @@ mod tests {
         for (name, architecture, projector, podium, family) in [
             ("jinaai/jina-reranker-v3", "JinaForRanking", true, None, "jina-v3"),
             ("/models/somewhere", "JinaForRanking", true, None, "jina-v3"),
+            ("jinaai/jina-reranker-v3.5", "JinaForRanking", true, None, "jina-v3.5"),
+            ("tencent/R3-rerank-0.6b", "Qwen3ForCausalLM", false, None, "qwen3-reranker"),
+            ("ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b", "MistralForCausalLM", false, None, "contextual"),
             ("/models/somewhere", "Qwen3Model", true, None, "jina-v3"),
             ("models/podium-nano", "Qwen3Model", true, Some("podium-nano"), "podium-nano"),
             ("Qwen/Qwen3-Reranker-0.6B", "Qwen3ForCausalLM", false, None, "qwen3-reranker"),
@@ -153,8 +153,6 @@ mod tests {
             unknown.contains("`BAAI/bge-m3`") && unknown.contains("set one with --family: podium-nano"),
             "{unknown}"
         );
-        let newer = detect("auto", "jinaai/jina-reranker-v3.5", "JinaForRanking", true, None);
-        assert!(newer.contains("family `jina-v3` excludes"), "{newer}");
     }
 
     #[test]

@@ -72,15 +72,15 @@ impl Prompter {
                     found.map(|(offset, _)| TokenPosition { segment: 0, offset: *offset }).collect::<Vec<_>>()
                 };
                 let (mut places, query) = (of(&|id| marks.document.contains(&id)), of(&|id| id == marks.query));
-                if places.len() != documents.len() || query.len() != 1 {
+                let Some(query) = query.last().filter(|_| places.len() == documents.len()) else {
                     return Err(RerankError::internal(format!(
                         "{} document marks and {} query marks for {} documents",
                         places.len(),
                         query.len(),
                         documents.len()
                     )));
-                }
-                places.extend(query);
+                };
+                places.push(*query);
                 places
             }
         };

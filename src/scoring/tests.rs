@@ -86,10 +86,12 @@ fn every_family_ranks_by_its_scores_in_both_modes() {
     for (family, listwise) in [
         ("podium-nano", true),
         ("jina-v3", true),
+        ("jina-v3.5", true),
         ("first", true),
         ("qwen3-reranker", false),
         ("mxbai-v2", false),
         ("zerank", false),
+        ("contextual", false),
     ] {
         for mode in [Mode::Auto, Mode::Pointwise] {
             for count in [2, 7, 13] {
@@ -117,7 +119,8 @@ fn every_family_ranks_by_its_scores_in_both_modes() {
 
 #[test]
 fn a_pointwise_score_does_not_depend_on_the_other_documents() {
-    for family in ["podium-nano", "jina-v3", "first", "qwen3-reranker", "mxbai-v2", "zerank"] {
+    for family in ["podium-nano", "jina-v3", "jina-v3.5", "first", "qwen3-reranker", "mxbai-v2", "zerank", "contextual"]
+    {
         let (texts, _) = documents(9);
         let request =
             |texts: Vec<String>| RerankRequest { mode: Mode::Pointwise, ..RerankRequest::new("query", texts) };

@@ -95,6 +95,24 @@ fn qwen3_reranker_puts_mars_first() {
 }
 
 #[test]
+#[ignore = "needs weights: set PODIUM_JINA_V35"]
+fn jina_reranker_v35_puts_mars_first() {
+    assert_mars_is_first("PODIUM_JINA_V35", "jina-v3.5");
+}
+
+#[test]
+#[ignore = "needs weights: set PODIUM_CONTEXTUAL"]
+fn contextual_puts_mars_first() {
+    assert_mars_is_first("PODIUM_CONTEXTUAL", "contextual");
+}
+
+#[test]
+#[ignore = "needs weights: set PODIUM_R3_RERANK"]
+fn r3_rerank_puts_mars_first() {
+    assert_mars_is_first("PODIUM_R3_RERANK", "qwen3-reranker");
+}
+
+#[test]
 #[ignore = "needs weights: set PODIUM_MXBAI_V2"]
 fn mxbai_v2_puts_mars_first() {
     assert_mars_is_first("PODIUM_MXBAI_V2", "mxbai-v2");

@@ -17,26 +17,45 @@ const JINA_PREFIX: &str = "<|im_start|>system\nYou are a search relevance expert
 const NO_THOUGHT: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
 
 #[test]
-fn jina_v3_is_exact() {
-    let prompter = prompter("jina-v3");
+fn jina_v3_and_v3_5_are_exact() {
     let body = "<passage id=\"0\">\nThe first.\nIt has two lines.<|embed_token|>\n</passage>\n<passage id=\"1\">\n<|embed_token|>\n</passage>\n<passage id=\"2\">\nDer zweite, größer; 数学?<|embed_token|>\n</passage>\n<query>\nWho is the one?<|rerank_token|>\n</query>";
-    let head = "I will provide you with 3 passages, each indicated by a numerical identifier. Rank the passages based on their relevance to query: Who is the one?\n";
-    let plain = format!("{JINA_PREFIX}{head}{body}{NO_THOUGHT}");
-    let asked = format!("{JINA_PREFIX}{head}<instruct>\nRecent ones.\n</instruct>\n{body}{NO_THOUGHT}");
-    for (request, expected) in
-        [(request(QUERY, &DOCUMENTS), plain), (instructed(QUERY, "Recent ones.", &DOCUMENTS), asked)]
-    {
-        let ids = whole_slate(&prompter, &request);
-        assert_eq!(prompter.decode(&ids), expected);
-        assert_eq!(ids, reference_ids(&[&expected]));
-        // What runs ends with the query's mark, and is read at the marks.
-        let rendering = render(&prompter, &request);
-        assert_eq!(rendering.prefix, ids[..rendering.prefix.len()]);
-        let mark = |place: &TokenPosition| prompter.decode(&[rendering.prefix[place.offset]]);
-        let marks: Vec<String> = rendering.marks.iter().map(mark).collect();
-        assert_eq!(marks, ["<|embed_token|>", "<|embed_token|>", "<|embed_token|>", "<|rerank_token|>"]);
-        assert_eq!(rendering.marks[3].offset + 1, rendering.prefix.len());
+    for (family, early_mark) in [("jina-v3", ""), ("jina-v3.5", "<|rerank_token|>")] {
+        let prompter = prompter(family);
+        let head = format!(
+            "I will provide you with 3 passages, each indicated by a numerical identifier. Rank the passages based on their relevance to query: Who is the one?{early_mark}\n"
+        );
+        let plain = format!("{JINA_PREFIX}{head}{body}{NO_THOUGHT}");
+        let asked = format!("{JINA_PREFIX}{head}<instruct>\nRecent ones.\n</instruct>\n{body}{NO_THOUGHT}");
+        for (request, expected) in
+            [(request(QUERY, &DOCUMENTS), plain), (instructed(QUERY, "Recent ones.", &DOCUMENTS), asked)]
+        {
+            let ids = whole_slate(&prompter, &request);
+            assert_eq!(prompter.decode(&ids), expected);
+            assert_eq!(ids, reference_ids(&[&expected]));
+            // What runs ends with the query's last mark, and is read at the marks.
+            let rendering = render(&prompter, &request);
+            assert_eq!(rendering.prefix, ids[..rendering.prefix.len()]);
+            let mark = |place: &TokenPosition| prompter.decode(&[rendering.prefix[place.offset]]);
+            let marks: Vec<String> = rendering.marks.iter().map(mark).collect();
+            assert_eq!(marks, ["<|embed_token|>", "<|embed_token|>", "<|embed_token|>", "<|rerank_token|>"]);
+            assert_eq!(rendering.marks[3].offset + 1, rendering.prefix.len());
+        }
     }
+}
+
+#[test]
+fn contextual_is_exact() {
+    let prompter = prompter("contextual");
+    let head = "Check whether a given document contains information helpful to answer the query.\n<Document> ";
+    for (request, tail) in [
+        (request(QUERY, &DOCUMENTS), "\n<Query> Who is the one? ??"),
+        (instructed(QUERY, "Recent ones.", &DOCUMENTS), "\n<Query> Who is the one? Recent ones. ??"),
+    ] {
+        for (ids, document) in pair_sequences(&prompter, &request).iter().zip(DOCUMENTS) {
+            assert_eq!(*ids, reference_ids(&[&format!("{head}{document}{tail}")]));
+        }
+    }
+    assert_eq!(prompter.answers().map(|answers| (answers.positive, answers.negative)), Some((0, None)));
 }
 
 #[test]

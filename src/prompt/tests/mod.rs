@@ -13,8 +13,9 @@ use super::prompter::Prompter;
 use super::{Plan, PreparedTexts, Rendering};
 use crate::rerank::{LimitSettings, Mode, RerankRequest};
 
-pub(super) const LISTWISE: [&str; 3] = ["jina-v3", "first", "podium-nano"];
-pub(super) const FAMILIES: [&str; 6] = ["podium-nano", "jina-v3", "qwen3-reranker", "mxbai-v2", "zerank", "first"];
+pub(super) const LISTWISE: [&str; 4] = ["jina-v3", "jina-v3.5", "first", "podium-nano"];
+pub(super) const FAMILIES: [&str; 8] =
+    ["podium-nano", "jina-v3", "jina-v3.5", "qwen3-reranker", "mxbai-v2", "zerank", "contextual", "first"];
 
 pub(super) fn limits() -> LimitSettings {
     LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 32_768 }
