@@ -3,7 +3,8 @@
 use serde::Deserialize;
 
 use super::PromptError;
-use super::family::{Families, Family};
+use super::families::Families;
+use super::family::Family;
 
 /// The value of `model.family` that detects the family from the checkpoint.
 pub const ANY_FAMILY: &str = "auto";

@@ -2,7 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `family`, `detect` | reads the families' declarations; recognises a checkpoint's family |
+//! | `family`, `families`, `detect` | reads the families' declarations; recognises a checkpoint's family |
 //! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
 //! | `tokenizer`, `clean` | encodes text so that it never becomes a control token |
@@ -20,6 +20,7 @@ mod check_templates;
 mod clean;
 mod detect;
 mod error;
+mod families;
 mod family;
 mod frame;
 mod lexical;
@@ -43,7 +44,8 @@ mod truncate;
 pub use bind::{Answers, Identifier, Relevance, SlateScore};
 pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig};
 pub use error::PromptError;
-pub use family::{Families, Family, FamilyFacts};
+pub use families::Families;
+pub use family::{Family, FamilyFacts};
 pub use lexical::{LexicalTable, lexical_scores};
 pub use prepared::{DocumentText, Plan, PreparedTexts};
 pub use prompter::{ModelLimits, Prompter};
