@@ -7,11 +7,11 @@ use std::path::Path;
 use crate::config::{ConfigError, Settings};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
-    ANY_FAMILY, CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter,
-    SlateScore, Tokenizer,
+    ANY_FAMILY, CheckpointFacts, ClassifierReadout, Families, LexicalTable, ModelLimits, PodiumConfig, PromptSettings,
+    Prompter, SlateScore, Tokenizer, classifier_calibration,
 };
 use crate::rerank::Instructions;
-use crate::runtime::{Checkpoint, ModelFacts};
+use crate::runtime::{Checkpoint, ClassifierFacts, ModelFacts};
 
 /// Checks what settings name (profiles, prompt families), without loading a model.
 ///
@@ -107,17 +107,46 @@ pub fn prompter_of(
     let family = families.detect(family, &found)?;
     let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
     let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
-    let limits =
-        ModelLimits { name: checkpoint.name.clone(), context: facts.max_positions, vocabulary: facts.vocabulary };
+    let limits = model_limits(checkpoint, facts, &config, podium.as_ref())?;
     let prompter = Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?;
     check_heads(family.name(), &prompter, facts)?;
     Ok(prompter)
 }
 
-/// Rejects a family that needs a head that the checkpoint lacks, and any encoder.
+/// What the checkpoint says about itself to the prompts.
+fn model_limits(
+    checkpoint: &Checkpoint,
+    facts: &ModelFacts,
+    config: &serde_json::Value,
+    podium: Option<&PodiumConfig>,
+) -> anyhow::Result<ModelLimits> {
+    // An output matrix is read rather than a classifier beside it.
+    let classifier = facts.classifier.filter(|_| !facts.vocabulary_head);
+    let read = |classifier: ClassifierFacts| -> anyhow::Result<_> {
+        let file = checkpoint.sentence_transformers.as_deref().map(serde_json::from_slice).transpose()?;
+        let calibration = match podium.and_then(|podium| podium.calibration) {
+            Some(calibration) => calibration,
+            None => classifier_calibration(config, file.as_ref())?,
+        };
+        Ok(ClassifierReadout { labels: classifier.labels, pooling: classifier.pooling, calibration })
+    };
+    Ok(ModelLimits {
+        name: checkpoint.name.clone(),
+        context: facts.max_positions,
+        vocabulary: facts.vocabulary,
+        bidirectional: !facts.causal,
+        token_types: facts.token_types > 1,
+        classifier: classifier.map(read).transpose()?,
+    })
+}
+
+/// Rejects a family that needs a head that the checkpoint lacks, and slates on an encoder.
 fn check_heads(family: &str, prompter: &Prompter, facts: &ModelFacts) -> anyhow::Result<()> {
     let architecture = &facts.architecture;
-    anyhow::ensure!(facts.causal, "family `{family}` is for decoders, and {architecture} is an encoder");
+    anyhow::ensure!(
+        facts.causal || prompter.slate_score().is_none(),
+        "family `{family}` reads documents together, and {architecture} is an encoder, which reads one pair at a time"
+    );
     let (projector, first_token) = match prompter.slate_score() {
         Some(SlateScore::LateInteraction { .. }) => (true, false),
         Some(SlateScore::FirstToken { .. }) => (false, true),

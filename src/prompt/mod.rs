@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `family`, `families`, `detect` | reads the families' declarations; recognises a checkpoint's family |
 //! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
+//! | `pair_template`, `classifier` | the checkpoint's own pair of texts; what its classifier's number means |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
-//! | `tokenizer`, `clean` | encodes text so that it never becomes a control token |
+//! | `tokenizer`, `tokenizer_file`, `clean` | encodes text so that it never becomes a control token |
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
 //! | `slates`, `slate_prompt`, `pairs` | groups documents into slates or pointwise prompts |
@@ -17,6 +18,7 @@
 
 mod bind;
 mod check_templates;
+mod classifier;
 mod clean;
 mod detect;
 mod error;
@@ -24,6 +26,7 @@ mod families;
 mod family;
 mod frame;
 mod lexical;
+mod pair_template;
 mod pairs;
 mod parallel;
 mod prepared;
@@ -39,9 +42,11 @@ pub(crate) mod testing;
 mod tests;
 mod tokenize;
 mod tokenizer;
+mod tokenizer_file;
 mod truncate;
 
-pub use bind::{Answers, Identifier, Relevance, SlateScore};
+pub use bind::{Answers, Identifier, PointwiseScore, Relevance, SlateScore};
+pub use classifier::{ClassifierReadout, classifier_calibration};
 pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig};
 pub use error::PromptError;
 pub use families::Families;

@@ -21,6 +21,7 @@ fn the_embedded_models_files_make_a_prompter() {
         name: "podium-nano".into(),
         context: number("max_position_embeddings"),
         vocabulary: number("vocab_size"),
+        ..Default::default()
     };
     let tokenizer = Tokenizer::from_bytes(&read("tokenizer.json"), "tokenizer.json").unwrap();
     let table = LexicalTable::from_bytes(&read("lexical.safetensors")).unwrap();

@@ -13,8 +13,8 @@ use hf_hub::{Cache, Repo, RepoType};
 use super::shards::{INDEX, SINGLE, shard_names};
 use crate::runtime::{LoadError, ModelSettings};
 
-/// A file that families with lexical evidence have besides.
-const LEXICAL: &str = "lexical.safetensors";
+/// Files that only some checkpoints have: lexical evidence, sentence-transformers' activation.
+const OPTIONAL: [&str; 2] = ["lexical.safetensors", "config_sentence_transformers.json"];
 
 /// Whether `source` has the form of a hub id: `owner/name`.
 pub(super) fn is_hub_id(source: &str) -> bool {
@@ -64,8 +64,10 @@ pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
     for shard in &shards {
         files.get(shard).map_err(failed)?;
     }
-    if files.has(LEXICAL).map_err(failed)? {
-        files.get(LEXICAL).map_err(failed)?;
+    for name in OPTIONAL {
+        if files.has(name).map_err(failed)? {
+            files.get(name).map_err(failed)?;
+        }
     }
     config.parent().map(PathBuf::from).ok_or_else(|| failed("the cache returned a file without a folder".to_owned()))
 }

@@ -26,6 +26,8 @@ pub struct Checkpoint {
     pub tokenizer: Vec<u8>,
     /// `lexical.safetensors`, where the family uses lexical evidence.
     pub lexical: Option<Vec<u8>>,
+    /// `config_sentence_transformers.json`, if there is one.
+    pub sentence_transformers: Option<Vec<u8>>,
     pub(in crate::runtime) weights: Weights,
 }
 
@@ -74,6 +76,7 @@ impl Checkpoint {
             config: include_bytes!("../../../models/podium-nano/config.json").to_vec(),
             tokenizer: include_bytes!("../../../models/podium-nano/tokenizer.json").to_vec(),
             lexical: Some(include_bytes!("../../../models/podium-nano/lexical.safetensors").to_vec()),
+            sentence_transformers: None,
             weights: Weights::Embedded(include_bytes!("../../../models/podium-nano/model.safetensors")),
         }
     }
@@ -98,14 +101,15 @@ impl Checkpoint {
                 }),
             }
         };
-        let lexical = folder.join("lexical.safetensors");
+        let read_if_there = |name: &str| folder.join(name).exists().then(|| read(name)).transpose();
         let canonical = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
         Ok(Self {
             name: canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
             location: folder.to_path_buf(),
             config: read("config.json")?,
             tokenizer: read("tokenizer.json")?,
-            lexical: lexical.exists().then(|| read("lexical.safetensors")).transpose()?,
+            lexical: read_if_there("lexical.safetensors")?,
+            sentence_transformers: read_if_there("config_sentence_transformers.json")?,
             weights: Weights::Files(weight_files(folder)?),
         })
     }

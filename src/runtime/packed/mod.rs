@@ -141,6 +141,7 @@ fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
         vocabulary: spec.vocabulary,
         max_positions: spec.max_positions,
         causal: spec.causal,
+        token_types: spec.embedding.token_types,
         projector: model.heads().has_projector(),
         vocabulary_head: spec.output != OutputMatrix::None,
         classifier,
