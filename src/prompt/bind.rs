@@ -183,7 +183,10 @@ impl TokenLookup<'_> {
             (Some(file), _) => (self.template(file, source.unwrap_or_default())?, false),
             (None, Some(pair)) => (self.template("of the tokenizer", &pair.source)?, pair.second_type),
             (None, None) => {
-                let problem = format!("family `{}` needs a template for pairs of texts in post_processor", self.family);
+                let problem = format!(
+                    "family `{}` needs a template for pairs of texts, and post_processor has none",
+                    self.family
+                );
                 return Err(PromptError::Tokenizer { file: self.tokenizer.file().to_owned(), problem });
             }
         };
@@ -198,7 +201,10 @@ impl TokenLookup<'_> {
                 PointwiseScore::Classifier { pooling, calibration }
             }
             (None, None) => {
-                return Err(PromptError::Classifier(format!("family `{}` needs one and there is none", self.family)));
+                return Err(PromptError::Classifier(format!(
+                    "family `{}` needs one, and the checkpoint has none",
+                    self.family
+                )));
             }
         };
         Ok(Pointwise { facts, template, score, second_type: second_type && model.token_types })

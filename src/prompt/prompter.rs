@@ -2,10 +2,11 @@
 //! tried.
 
 use super::PromptError;
+use super::bi_encoder::BiEncoder;
 use super::bind::{Answers, Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
 use super::classifier::ClassifierReadout;
 use super::detect::PodiumConfig;
-use super::family::{Family, FamilyFacts};
+use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
@@ -23,6 +24,7 @@ pub struct Prompter {
     pub(super) takes_instruction: bool,
     pub(super) listwise: Option<Listwise>,
     pub(super) pointwise: Option<Pointwise>,
+    pub(super) bi_encoder: Option<BiEncoder>,
 }
 
 /// The facts of a model that limit its prompts.
@@ -77,10 +79,27 @@ impl Prompter {
             .clone()
             .map(|pointwise| lookup.pointwise(pointwise, family.pointwise_template.as_deref(), model))
             .transpose()?;
+        let bi_encoder = facts
+            .bi_encoder
+            .clone()
+            .map(|bi_encoder| -> Result<_, PromptError> {
+                let source = family.bi_encoder_template.as_deref().unwrap_or_default();
+                let template = Template::new(&facts.name, &bi_encoder.template, source, &tokenizer)?;
+                Ok(BiEncoder { readout: bi_encoder.readout, template })
+            })
+            .transpose()?;
         let context = facts.limits.context.map_or(model.context, |limit| limit.min(model.context));
         let bidirectional = model.bidirectional;
-        let mut prompter =
-            Self { facts, tokenizer, context, bidirectional, takes_instruction: false, listwise, pointwise };
+        let mut prompter = Self {
+            facts,
+            tokenizer,
+            context,
+            bidirectional,
+            takes_instruction: false,
+            listwise,
+            pointwise,
+            bi_encoder,
+        };
         prompter.takes_instruction = prompter.check_templates(model.vocabulary)?;
         Ok(prompter)
     }
@@ -118,6 +137,13 @@ impl Prompter {
         self.context
     }
 
+    /// How scores are read from query and documents that are encoded apart; `None` for families
+    /// that read them together.
+    #[must_use]
+    pub fn bi_encoder(&self) -> Option<&BiEncoderReadout> {
+        self.bi_encoder.as_ref().map(|bi_encoder| &bi_encoder.readout)
+    }
+
     /// Decodes ids to text, with control tokens spelled out.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
@@ -135,7 +161,12 @@ mod tests {
         for family in Families::built_in().unwrap().iter() {
             let prompter = testing::prompter(family.name());
             assert_eq!(prompter.takes_instruction, family.name() != "cross-encoder", "{}", family.name());
-            assert!(prompter.slate_score().is_some() || prompter.pointwise_score().is_some());
+            let reads = [
+                prompter.slate_score().is_some(),
+                prompter.pointwise_score().is_some(),
+                prompter.bi_encoder().is_some(),
+            ];
+            assert!(reads.contains(&true), "{}", family.name());
         }
     }
 

@@ -18,7 +18,7 @@ pub struct Rendering {
     pub suffixes: Vec<Vec<u32>>,
     /// Where to read. Late interaction: each document's mark, then the query's. First token: the
     /// last position. Pointwise: the end of each document's sequence, which a classifier that pools
-    /// does not use.
+    /// does not use. Bi-encoder: the end of each document's sequence, or of the query's.
     pub marks: Vec<TokenPosition>,
     /// The types of the tokens.
     pub token_types: TokenTypes,
@@ -35,6 +35,7 @@ impl Prompter {
         let rendering = match (&prepared.plan, &self.listwise) {
             (Plan::Pairs(_), _) if self.bidirectional => self.render_whole_pairs(prepared, documents),
             (Plan::Pairs(_), _) => render_pairs(prepared, documents),
+            (Plan::Apart(_), _) => render_apart(prepared, documents),
             (Plan::Slates(_) | Plan::Windows(_), Some(listwise)) => match listwise.facts.layout {
                 Layout::Causal => self.render_causal(listwise, prepared, documents)?,
                 Layout::Isolated => self.render_isolated(listwise, prepared, documents)?,
@@ -119,6 +120,18 @@ impl Prompter {
         let marks = ends_of(&suffixes);
         Rendering { prefix: Vec::new(), suffixes, marks, token_types }
     }
+}
+
+/// Renders sequences that are read at their ends; those of no documents are the query's alone.
+fn render_apart(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
+    if documents.is_empty() {
+        let marks = vec![TokenPosition::prefix(prepared.query_ids.len().saturating_sub(1))];
+        let prefix = prepared.query_ids.clone();
+        return Rendering { prefix, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero };
+    }
+    let suffixes: Vec<Vec<u32>> = documents.iter().map(|document| prepared.documents[*document].ids.clone()).collect();
+    let marks = ends_of(&suffixes);
+    Rendering { prefix: Vec::new(), suffixes, marks, token_types: TokenTypes::Zero }
 }
 
 /// Renders pointwise sequences as one pass: their longest shared beginning is the prefix.

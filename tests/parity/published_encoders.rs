@@ -39,13 +39,7 @@ fn compare(variable: &str, cases: &[Published<'_>], number: fn(Scores) -> Vec<f3
     compare_as(variable, "auto", cases, number, tolerance);
 }
 
-fn compare_as(
-    variable: &str,
-    family: &str,
-    cases: &[Published<'_>],
-    number: fn(Scores) -> Vec<f32>,
-    tolerance: f32,
-) {
+fn compare_as(variable: &str, family: &str, cases: &[Published<'_>], number: fn(Scores) -> Vec<f32>, tolerance: f32) {
     let loaded = Loaded::new(&checkpoint(variable), family);
     let mut table = Table::default();
     for (query, documents, expected) in cases {
@@ -134,9 +128,8 @@ fn jina_reranker_v2_gives_the_ten_relevances_of_its_card() {
         "敏感肌のために特別に設計された天然有機スキンケア製品",
         "新しいメイクのトレンドは鮮やかな色と革新的な技術に焦点を当てています",
     ];
-    let expected = [
-        0.831_143, 0.094_010, 0.633_410, 0.082_697, 0.762_070, 0.099_470, 0.926_304, 0.058_346, 0.841_826, 0.111_241,
-    ];
+    let expected =
+        [0.831_143, 0.094_010, 0.633_410, 0.082_697, 0.762_070, 0.099_470, 0.926_304, 0.058_346, 0.841_826, 0.111_241];
     let cases: [Published<'_>; 2] = [
         ("Organic skincare products for sensitive skin", &documents, &expected),
         (RED_PLANET, &PLANETS, &[0.236_33, 0.714_84, 0.503_91, 0.310_55]),
