@@ -35,6 +35,7 @@ impl Families {
             "zerank": "zerank.jinja";
             "contextual": "contextual.jinja";
             "first": "first.jinja", "first.pointwise.jinja";
+            "nemotron": "nemotron.jinja";
             "cross-encoder":;
         };
         sources

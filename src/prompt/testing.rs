@@ -72,7 +72,8 @@ pub(crate) fn control_texts() -> Vec<String> {
         "<|instruct|>",
         "<tool_call>",
     ];
-    fixed.into_iter().map(str::to_owned).chain((0..32).map(|bucket| format!("<|embed_{bucket}|>"))).collect()
+    let buckets = (0..32).map(|bucket| format!("<|embed_{bucket}|>"));
+    fixed.into_iter().map(str::to_owned).chain(buckets).chain(["<|begin_of_text|>".to_owned()]).collect()
 }
 
 /// The character of each byte in byte-level tokenizers.
@@ -182,7 +183,7 @@ pub(crate) fn bind(
         calibration: Some(Calibration { scale: 8.0, bias: -3.0 }),
     };
     let nano = family == "podium-nano";
-    let is_encoder = family == "cross-encoder";
+    let is_encoder = ["cross-encoder", "nemotron"].contains(&family);
     let calibration = Calibration { scale: 1.0, bias: 0.0 };
     let classifier = ClassifierReadout { labels: 1, pooling: Pooling::First, calibration };
     let model = ModelLimits {

@@ -1,16 +1,24 @@
-//! Cross-encoders against sentence-transformers' `CrossEncoder`: token ids, token types, logits and
-//! relevances, from a request's texts, with the family that the checkpoint names itself.
+//! Cross-encoders against sentence-transformers' `CrossEncoder`, and decoders with a classifier against
+//! transformers: token ids, token types, logits and relevances, from a request's texts.
 
 use podium::rerank::RerankRequest;
-use podium::runtime::{Checkpoint, TokenTypes};
+use podium::runtime::{Checkpoint, ForwardPass, Runtime, TokenTypes};
 use serde::Deserialize;
 
 use crate::deviation::{Table, largest_of_row};
 use crate::fixtures::{folder, golden};
 use crate::requests::{Loaded, usual_limits};
 
-const CASES: [&str; 4] =
-    ["cross-encoder-bert", "cross-encoder-xlm-roberta", "cross-encoder-roberta", "cross-encoder-modernbert"];
+/// Checkpoints, and the family of each.
+const CASES: [(&str, &str); 7] = [
+    ("cross-encoder-bert", "auto"),
+    ("cross-encoder-xlm-roberta", "auto"),
+    ("cross-encoder-roberta", "auto"),
+    ("cross-encoder-modernbert", "auto"),
+    ("cross-encoder-modules", "cross-encoder"),
+    ("qwen3-reranker-seq-cls", "qwen3-reranker"),
+    ("nemotron", "auto"),
+];
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -47,23 +55,28 @@ impl Case {
     }
 }
 
-fn load(case: &str) -> Loaded {
+fn load((case, family): (&str, &str)) -> Loaded {
     let checkpoint = Checkpoint::folder(&folder(case)).unwrap_or_else(|error| panic!("{case}: {error}"));
-    Loaded::new(&checkpoint, "auto")
+    Loaded::new(&checkpoint, family)
 }
 
 #[test]
 fn pairs_have_the_token_ids_and_types_of_the_reference() {
-    for name in CASES {
-        let loaded = load(name);
+    for (name, family) in CASES {
+        let loaded = load((name, family));
         for case in golden::<EncoderGolden>(name).cases {
             let (ran, _) = loaded.run(&case.request(), &usual_limits());
             let mut pairs = case.prompts.iter();
             for (planned, _) in &ran {
-                assert!(planned.pass.prefix.is_empty(), "{name}: every token sees the document");
-                for (at, suffix) in planned.pass.suffixes.iter().enumerate() {
+                let ForwardPass { prefix, suffixes, .. } = &planned.pass;
+                let is_causal = loaded.runtime.facts().causal;
+                assert!(is_causal || prefix.is_empty(), "{name}: every token sees the document");
+                let alone = [Vec::new()];
+                let suffixes = if suffixes.is_empty() { &alone } else { suffixes.as_slice() };
+                for (at, suffix) in suffixes.iter().enumerate() {
                     let expected = pairs.next().unwrap_or_else(|| panic!("{name}, {}: too many", case.name));
-                    assert_eq!(suffix, &expected.token_ids, "{name}, {}, pair {at}", case.name);
+                    let ids = [prefix.as_slice(), suffix].concat();
+                    assert_eq!(ids, expected.token_ids, "{name}, {}, pair {at}", case.name);
                     let second_start = match &planned.pass.token_types {
                         TokenTypes::Zero => None,
                         TokenTypes::Pairs(starts) => Some(starts[at]),
@@ -79,8 +92,8 @@ fn pairs_have_the_token_ids_and_types_of_the_reference() {
 #[test]
 fn logits_and_relevances_are_those_of_the_reference() {
     let mut table = Table::default();
-    for name in CASES {
-        let (golden, loaded) = (golden::<EncoderGolden>(name), load(name));
+    for (name, family) in CASES {
+        let (golden, loaded) = (golden::<EncoderGolden>(name), load((name, family)));
         for case in &golden.cases {
             let (_, scores) = loaded.run(&case.request(), &usual_limits());
             table.note(name, &golden.shape, "logits", largest_of_row(&scores.raw, &case.raw));
@@ -99,7 +112,7 @@ fn logits_and_relevances_are_those_of_the_reference() {
 
 #[test]
 fn a_cut_document_is_reported() {
-    let loaded = load("cross-encoder-bert");
+    let loaded = load(("cross-encoder-bert", "auto"));
     let golden = golden::<EncoderGolden>("cross-encoder-bert");
     let case = golden.cases.iter().find(|case| case.name == "a cut document").expect("it is a case");
     let prepared = loaded.prompter.tokenize(&case.request(), &usual_limits(), &|| false).expect("it fits");

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
+use super::modules::{self, MODULES};
 use super::shards::{INDEX, SINGLE, shard_names};
 use crate::runtime::{LoadError, ModelSettings};
 
@@ -64,7 +65,16 @@ pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
     for shard in &shards {
         files.get(shard).map_err(failed)?;
     }
-    for name in OPTIONAL {
+    let mut optional: Vec<String> = OPTIONAL.map(str::to_owned).into();
+    if files.has(MODULES).map_err(failed)? {
+        let path = files.get(MODULES).map_err(failed)?;
+        let json = fs::read(&path).map_err(|source| LoadError::File { path: path.clone(), source })?;
+        let modules = modules::list(&json).map_err(|problem| LoadError::Malformed { path, problem })?;
+        optional.extend(modules.iter().flat_map(|(_, folder)| {
+            ["config.json", SINGLE].map(|file| format!("{folder}/{file}"))
+        }));
+    }
+    for name in &optional {
         if files.has(name).map_err(failed)? {
             files.get(name).map_err(failed)?;
         }

@@ -2,11 +2,13 @@
 
 mod diagnosis;
 mod hub;
+mod modules;
 mod shards;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use self::modules::Module;
 use self::shards::{INDEX, SINGLE, shard_names};
 use super::{LoadError, ModelSettings};
 
@@ -28,6 +30,8 @@ pub struct Checkpoint {
     pub lexical: Option<Vec<u8>>,
     /// `config_sentence_transformers.json`, if there is one.
     pub sentence_transformers: Option<Vec<u8>>,
+    /// The modules behind the transformer (sentence-transformers' `modules.json`).
+    pub modules: Vec<Module>,
     pub(in crate::runtime) weights: Weights,
 }
 
@@ -77,6 +81,7 @@ impl Checkpoint {
             tokenizer: include_bytes!("../../../models/podium-nano/tokenizer.json").to_vec(),
             lexical: Some(include_bytes!("../../../models/podium-nano/lexical.safetensors").to_vec()),
             sentence_transformers: None,
+            modules: Vec::new(),
             weights: Weights::Embedded(include_bytes!("../../../models/podium-nano/model.safetensors")),
         }
     }
@@ -110,6 +115,7 @@ impl Checkpoint {
             tokenizer: read("tokenizer.json")?,
             lexical: read_if_there("lexical.safetensors")?,
             sentence_transformers: read_if_there("config_sentence_transformers.json")?,
+            modules: modules::read(folder)?,
             weights: Weights::Files(weight_files(folder)?),
         })
     }

@@ -101,7 +101,9 @@ pub fn tensor_shapes(config: &[u8]) -> Result<Vec<(String, Vec<usize>)>, LoadErr
 }
 
 fn parse_spec(checkpoint: &Checkpoint) -> Result<ModelSpec, LoadError> {
-    ModelSpec::parse(&checkpoint.config, &checkpoint.location.join("config.json"))
+    let spec = ModelSpec::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
+    let malformed = |problem| LoadError::Malformed { path: checkpoint.location.join("modules.json"), problem };
+    spec.with_modules(&checkpoint.modules).map_err(malformed)
 }
 
 fn precision(
