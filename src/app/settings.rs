@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::config::{ConfigError, Settings};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
-    ANY_FAMILY, CheckpointFacts, Description, Families, FamilyFacts, LexicalTable, ListwiseReadout, ModelLimits,
-    PodiumConfig, PromptSettings, Prompter, Recognised, Tokenizer,
+    ANY_FAMILY, CheckpointFacts, Description, Families, Family, LexicalTable, ModelLimits, PodiumConfig,
+    PromptSettings, Prompter, Recognised, SlateScore, Tokenizer,
 };
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ModelFacts};
@@ -101,6 +101,14 @@ pub fn prompter_of(
     let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
     let read = |name: &str| checkpoint.read_other_file(name);
     let description = Description::read(checkpoint.hub_id.as_deref(), &config, &read)?;
+    let names: Vec<&str> = description.names.iter().map(|named| named.name.as_str()).collect();
+    let limits = ModelLimits { name: names.join(" "), context: facts.max_positions, vocabulary: facts.vocabulary };
+    let bind = |family: &Family, tokenizer: Tokenizer| -> anyhow::Result<Prompter> {
+        let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
+        let prompter = Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?;
+        check_heads(family.name(), &prompter, facts)?;
+        Ok(prompter)
+    };
     let found = CheckpointFacts {
         name: &checkpoint.name,
         architecture: &facts.architecture,
@@ -109,33 +117,29 @@ pub fn prompter_of(
         podium: podium.as_ref(),
         description: &description,
         tokenizer: &tokenizer,
-        has_head: &|family| check_heads(&family.facts, facts).is_ok(),
+        fits: &|family| bind(family, tokenizer.clone()).is_ok(),
     };
     let Recognised { family, by } = families.detect(family, &found)?;
     tracing::info!(model = checkpoint.name, family = family.name(), by, "family chosen");
-    check_heads(&family.facts, facts)?;
-    let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
-    let names: Vec<&str> = description.names.iter().map(|named| named.name.as_str()).collect();
-    let limits = ModelLimits { name: names.join(" "), context: facts.max_positions, vocabulary: facts.vocabulary };
-    Ok(Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?)
+    bind(family, tokenizer)
 }
 
 /// Rejects a family that needs a head that the checkpoint lacks, and any encoder.
-fn check_heads(family: &FamilyFacts, facts: &ModelFacts) -> anyhow::Result<()> {
-    let (name, architecture) = (&family.name, &facts.architecture);
-    anyhow::ensure!(facts.causal, "family `{name}` is for decoders, and {architecture} is an encoder");
-    let (projector, first_token) = match family.listwise.as_ref().map(|listwise| &listwise.readout) {
-        Some(ListwiseReadout::LateInteraction { .. }) => (true, false),
-        Some(ListwiseReadout::FirstToken { .. }) => (false, true),
+fn check_heads(family: &str, prompter: &Prompter, facts: &ModelFacts) -> anyhow::Result<()> {
+    let architecture = &facts.architecture;
+    anyhow::ensure!(facts.causal, "family `{family}` is for decoders, and {architecture} is an encoder");
+    let (projector, first_token) = match prompter.slate_score() {
+        Some(SlateScore::LateInteraction { .. }) => (true, false),
+        Some(SlateScore::FirstToken { .. }) => (false, true),
         None => (false, false),
     };
-    let logits = first_token || family.pointwise.is_some();
+    let logits = first_token || prompter.answers().is_some();
     for (is_needed, is_there, head) in
         [(projector, facts.projector, "a projector"), (logits, facts.vocabulary_head, "an output matrix")]
     {
         anyhow::ensure!(
             is_there || !is_needed,
-            "family `{name}` needs {head}, and this checkpoint ({architecture}) has none; --family names another family"
+            "family `{family}` needs {head}, and this checkpoint ({architecture}) has none; --family names another family"
         );
     }
     Ok(())

@@ -29,16 +29,8 @@ pub struct CheckpointFacts<'a> {
     pub description: &'a Description,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Whether it has the head that a family reads.
-    pub has_head: &'a dyn Fn(&Family) -> bool,
-}
-
-impl CheckpointFacts<'_> {
-    /// Whether the checkpoint has what a family reads: the head and the control tokens.
-    fn fits(&self, family: &Family) -> bool {
-        let tokens = &family.facts.control_tokens;
-        (self.has_head)(family) && tokens.iter().all(|token| self.tokenizer.control(token).is_some())
-    }
+    /// Whether a family can be bound to it: it has the head, the control tokens and the answers.
+    pub fits: &'a dyn Fn(&Family) -> bool,
 }
 
 /// A checkpoint's family, and what decided it.
@@ -159,7 +151,7 @@ impl Families {
         if !names.is_empty() {
             problem += &format!(" ({names})");
         }
-        let fits = |family: &&Family| checkpoint.fits(family);
+        let fits = |family: &&Family| (checkpoint.fits)(family);
         let fitting: Vec<String> = if several.is_empty() {
             self.iter().filter(fits).map(|family| family.name().to_owned()).collect()
         } else {
@@ -217,7 +209,7 @@ fn has_answers(family: &Family, checkpoint: &CheckpointFacts) -> bool {
     !is_asked_for_only
         && id(&readout.positive) == Some(positive)
         && readout.negative.as_ref().and_then(id) == negative
-        && checkpoint.fits(family)
+        && (checkpoint.fits)(family)
 }
 
 /// The family that the first of the names decides, which any of the families knows.
@@ -225,8 +217,10 @@ fn by_name<'a>(families: &[&'a Family], description: &Description) -> Option<Rec
     description.names.iter().find_map(|NamedOrigin { place, name }| {
         let lowered = name.to_lowercase();
         let longest = |family: &Family| {
-            let known = family.facts.recognise.names.iter().filter(|known| lowered.contains(known.as_str()));
-            known.map(String::len).max()
+            let Recognise { names, not_names, .. } = &family.facts.recognise;
+            let matches =
+                |names: &[String]| names.iter().filter(|known| lowered.contains(known.as_str())).map(String::len).max();
+            matches(names).filter(|_| matches(not_names).is_none())
         };
         let known = families.iter().filter_map(|family| Some((longest(family)?, *family)));
         known.max_by_key(|(length, _)| *length).map(|(_, family)| Recognised { family, by: place })
@@ -251,7 +245,7 @@ mod tests {
             podium: podium.as_ref(),
             description,
             tokenizer: &testing::tokenizer(),
-            has_head: &|family| family.facts.pointwise.is_some(),
+            fits: &|family| family.facts.pointwise.is_some(),
         };
         match Families::built_in().unwrap().detect(wanted, &checkpoint) {
             Ok(found) => format!("{} by {}", found.family.name(), found.by),

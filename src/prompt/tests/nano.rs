@@ -23,7 +23,7 @@ fn the_embedded_models_files_make_a_prompter() {
         podium: podium.as_ref(),
         description: &Description::default(),
         tokenizer: &tokenizer,
-        has_head: &|_| false,
+        fits: &|_| false,
     };
     let family = families.detect("auto", &facts).unwrap().family;
     assert_eq!(family.name(), "podium-nano");
