@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::config::{ConfigError, Settings};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
-    ANY_FAMILY, CheckpointFacts, ClassifierReadout, Families, LexicalTable, ModelLimits, PodiumConfig, PromptSettings,
-    Prompter, SlateScore, Tokenizer, classifier_calibration,
+    ANY_FAMILY, CheckpointFacts, ClassifierReadout, Description, Families, Family, LexicalTable, ModelLimits,
+    PodiumConfig, PromptSettings, Prompter, Recognised, SlateScore, Tokenizer, classifier_calibration,
 };
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ClassifierFacts, ModelFacts};
@@ -98,46 +98,58 @@ pub fn prompter_of(
     let file = |name: &str| checkpoint.location.join(name).display().to_string();
     let config: serde_json::Value = serde_json::from_slice(&checkpoint.config)?;
     let podium = PodiumConfig::from_config(&config, &file("config.json"))?;
-    let found = CheckpointFacts {
-        name: &checkpoint.name,
-        architecture: &facts.architecture,
-        projector: facts.projector,
-        podium: podium.as_ref(),
-    };
-    let family = families.detect(family, &found)?;
     let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
-    let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
-    let limits = model_limits(checkpoint, facts, &config, podium.as_ref())?;
-    let prompter = Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?;
-    check_heads(family.name(), &prompter, facts)?;
-    Ok(prompter)
-}
-
-/// What the checkpoint says about itself to the prompts.
-fn model_limits(
-    checkpoint: &Checkpoint,
-    facts: &ModelFacts,
-    config: &serde_json::Value,
-    podium: Option<&PodiumConfig>,
-) -> anyhow::Result<ModelLimits> {
-    // An output matrix is read rather than a classifier beside it.
-    let classifier = facts.classifier.filter(|_| !facts.vocabulary_head);
-    let read = |classifier: ClassifierFacts| -> anyhow::Result<_> {
-        let file = checkpoint.sentence_transformers.as_deref().map(serde_json::from_slice).transpose()?;
-        let calibration = match podium.and_then(|podium| podium.calibration) {
-            Some(calibration) => calibration,
-            None => classifier_calibration(config, file.as_ref())?,
-        };
-        Ok(ClassifierReadout { labels: classifier.labels, pooling: classifier.pooling, calibration })
-    };
-    Ok(ModelLimits {
-        name: checkpoint.name.clone(),
+    let read = |name: &str| checkpoint.read_other_file(name);
+    let description = Description::read(checkpoint.hub_id.as_deref(), &config, &read)?;
+    let names: Vec<&str> = description.names.iter().map(|named| named.name.as_str()).collect();
+    let limits = ModelLimits {
+        name: names.join(" "),
         context: facts.max_positions,
         vocabulary: facts.vocabulary,
         bidirectional: !facts.causal,
         token_types: facts.token_types > 1,
-        classifier: classifier.map(read).transpose()?,
-    })
+        classifier: classifier(checkpoint, facts, &config, podium.as_ref())?,
+    };
+    let bind = |family: &Family, tokenizer: Tokenizer| -> anyhow::Result<Prompter> {
+        let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
+        let prompter = Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?;
+        check_heads(family.name(), &prompter, facts)?;
+        Ok(prompter)
+    };
+    let found = CheckpointFacts {
+        name: &checkpoint.name,
+        architecture: &facts.architecture,
+        config: &config,
+        projector: facts.projector,
+        podium: podium.as_ref(),
+        description: &description,
+        tokenizer: &tokenizer,
+        fits: &|family| bind(family, tokenizer.clone()).is_ok(),
+    };
+    let Recognised { family, by } = families.detect(family, &found)?;
+    tracing::info!(model = checkpoint.name, family = family.name(), by, "family chosen");
+    bind(family, tokenizer)
+}
+
+/// The classifier that stands in place of an output matrix.
+fn classifier(
+    checkpoint: &Checkpoint,
+    facts: &ModelFacts,
+    config: &serde_json::Value,
+    podium: Option<&PodiumConfig>,
+) -> anyhow::Result<Option<ClassifierReadout>> {
+    let Some(ClassifierFacts { labels, pooling }) = facts.classifier.filter(|_| !facts.vocabulary_head) else {
+        return Ok(None);
+    };
+    let calibration = match podium.and_then(|podium| podium.calibration) {
+        Some(calibration) => calibration,
+        None => {
+            let file = checkpoint.read_other_file("config_sentence_transformers.json");
+            let described = file.as_deref().map(serde_json::from_slice).transpose()?;
+            classifier_calibration(config, described.as_ref())?
+        }
+    };
+    Ok(Some(ClassifierReadout { labels, pooling, calibration }))
 }
 
 /// Rejects a family that needs a head that the checkpoint lacks, and slates on an encoder.

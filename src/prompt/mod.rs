@@ -2,7 +2,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `family`, `families`, `detect` | reads the families' declarations; recognises a checkpoint's family |
+//! | `family`, `families` | reads the families' declarations |
+//! | `description`, `detect` | reads what a checkpoint says that it is; recognises its family |
 //! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
 //! | `pair_template`, `classifier` | the checkpoint's own pair of texts; what its classifier's number means |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
@@ -21,6 +22,7 @@ mod bind;
 mod check_templates;
 mod classifier;
 mod clean;
+mod description;
 mod detect;
 mod error;
 mod families;
@@ -48,7 +50,8 @@ mod truncate;
 
 pub use bind::{Answers, Identifier, PointwiseScore, Relevance, SlateScore};
 pub use classifier::{ClassifierReadout, classifier_calibration};
-pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig};
+pub use description::{Description, ModelKind, NamedOrigin};
+pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig, Recognised};
 pub use error::PromptError;
 pub use families::Families;
 pub use family::{BiEncoderReadout, Family, FamilyFacts};

@@ -15,7 +15,7 @@ const CASES: [(&str, &str); 7] = [
     ("cross-encoder-xlm-roberta", "auto"),
     ("cross-encoder-roberta", "auto"),
     ("cross-encoder-modernbert", "auto"),
-    ("cross-encoder-modules", "cross-encoder"),
+    ("cross-encoder-modules", "auto"),
     ("qwen3-reranker-seq-cls", "qwen3-reranker"),
     ("nemotron", "auto"),
 ];

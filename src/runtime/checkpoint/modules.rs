@@ -63,8 +63,9 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Module>, LoadError> {
         let config = folder.join(&name).join("config.json");
         let weights = Some(folder.join(&name).join(SINGLE)).filter(|path| path.exists());
         let config = match fs::read(&config) {
-            Ok(json) => serde_json::from_slice(&json)
-                .map_err(|error| malformed(&config, format!("is not JSON: {error}")))?,
+            Ok(json) => {
+                serde_json::from_slice(&json).map_err(|error| malformed(&config, format!("is not JSON: {error}")))?
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Value::Null,
             Err(source) => return Err(unreadable(&config, source)),
         };

@@ -75,9 +75,10 @@ pub(in crate::runtime) fn open(checkpoint: &Checkpoint) -> Result<WeightFiles, L
         }
         Weights::Files(paths) => {
             let trunk = paths.iter().map(|path| map(path, String::new()));
-            let modules = checkpoint.modules.iter().filter_map(|module| {
-                Some(map(module.weights.as_ref()?, format!("{}/", module.folder)))
-            });
+            let modules = checkpoint
+                .modules
+                .iter()
+                .filter_map(|module| Some(map(module.weights.as_ref()?, format!("{}/", module.folder))));
             trunk.chain(modules).collect::<Result<_, _>>()?
         }
     };

@@ -18,9 +18,8 @@ impl ModelSpec {
     /// A chain that ends in scores and is not read.
     pub fn with_modules(mut self, modules: &[Module]) -> Result<Self, String> {
         let text = |module: &Module, key: &str| module.config.get(key).and_then(Value::as_str).map(str::to_owned);
-        let is_scored = |module: &Module| {
-            module.kind == "Dense" && text(module, "module_output_name").as_deref() == Some("scores")
-        };
+        let is_scored =
+            |module: &Module| module.kind == "Dense" && text(module, "module_output_name").as_deref() == Some("scores");
         if !modules.last().is_some_and(is_scored) {
             return Ok(self);
         }
