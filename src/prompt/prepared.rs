@@ -34,6 +34,8 @@ pub struct PreparedTexts {
     pub(super) pair_frame: Option<PairFrame>,
     /// The query's sequence, where it is encoded apart from the documents.
     pub(super) query_ids: Vec<u32>,
+    /// How many of its last tokens no token attends to.
+    pub(super) expansion: usize,
 }
 
 /// A document, cleaned and truncated.
@@ -119,6 +121,18 @@ pub(super) struct PairFrame {
 }
 
 impl PreparedTexts {
+    /// Tokens of the query's sequence, where it is encoded apart from the documents.
+    #[must_use]
+    pub fn query_tokens(&self) -> usize {
+        self.query_ids.len()
+    }
+
+    /// How many of these, the last ones, no token attends to.
+    #[must_use]
+    pub fn expansion(&self) -> usize {
+        self.expansion
+    }
+
     /// Query and instruction of a request, without documents yet.
     pub(super) fn new(request: &RerankRequest, query: String, instruction: String, warnings: Vec<String>) -> Self {
         let RerankRequest { mode, truncation, max_tokens_per_doc, .. } = *request;
@@ -134,6 +148,7 @@ impl PreparedTexts {
             room: None,
             pair_frame: None,
             query_ids: Vec::new(),
+            expansion: 0,
         }
     }
 
@@ -151,6 +166,7 @@ impl PreparedTexts {
             room: self.room.clone(),
             pair_frame: self.pair_frame.clone(),
             query_ids: Vec::new(),
+            expansion: 0,
         }
     }
 

@@ -45,6 +45,7 @@ enum Scorer {
     FirstToken { identifiers: Vec<Identifier>, order: SlidingOrder, places: Range<usize> },
     Pointwise { score: PointwiseScore, raw: Vec<Option<f32>> },
     Cosine { query: Vec<f32>, documents: Vec<Option<Vec<f32>>> },
+    MaxSim { query_tokens: usize, expansion: usize, raw: Vec<Option<f32>> },
 }
 
 impl Rounds {
@@ -72,6 +73,10 @@ impl Rounds {
                     // The pass of no documents reads the query.
                     let passes = std::iter::once(0..0).chain(groups.iter().cloned()).collect();
                     (Scorer::Cosine { query: Vec::new(), documents: vec![None; count] }, vec![passes])
+                }
+                Some(BiEncoderReadout::MaxSim) => {
+                    let (query_tokens, expansion) = (texts.query_tokens(), texts.expansion());
+                    (Scorer::MaxSim { query_tokens, expansion, raw: vec![None; count] }, vec![groups.clone()])
                 }
                 None => return Err(RerankError::internal("a request of another family")),
             },
@@ -103,7 +108,10 @@ impl Rounds {
                     at.clone_from(&places);
                     order.at(places).to_vec()
                 }
-                Scorer::LateInteraction { .. } | Scorer::Pointwise { .. } | Scorer::Cosine { .. } => places.collect(),
+                Scorer::LateInteraction { .. }
+                | Scorer::Pointwise { .. }
+                | Scorer::Cosine { .. }
+                | Scorer::MaxSim { .. } => places.collect(),
             };
             let rendering = self.prompter.render(&self.texts, &documents)?;
             passes.push(PlannedPass { pass: self.scorer.pass(rendering, documents.len()), documents });
@@ -175,6 +183,7 @@ impl Scorer {
                 return ForwardPass { prefix, suffixes, token_types, cross_document, output };
             }
             Self::Cosine { .. } => Head::Hidden,
+            Self::MaxSim { expansion, .. } => Head::MaxSim { expansion: *expansion },
         };
         let output = OutputSpec::listed(marks, head);
         ForwardPass { prefix, suffixes, token_types, cross_document, output }
@@ -200,6 +209,14 @@ impl Scorer {
                 }
                 for (document, row) in documents.into_iter().zip(output) {
                     raw[document] = Some(pointwise::raw(&row));
+                }
+            }
+            Self::MaxSim { raw, .. } => {
+                if output.len() != documents.len() || output.iter().any(|row| row.len() != 1) {
+                    return Err(mismatch(format!("{} rows of 1", documents.len()), widths(&output)));
+                }
+                for (document, row) in documents.into_iter().zip(output) {
+                    raw[document] = row.first().copied();
                 }
             }
             Self::Cosine { query, documents: vectors } => {
@@ -245,6 +262,14 @@ impl Scorer {
                     PointwiseScore::Classifier { calibration, .. } => calibration,
                 };
                 let relevance = raw.iter().map(|raw| pointwise::relevance(*raw, calibration)).collect();
+                Ok((raw, relevance))
+            }
+            Self::MaxSim { query_tokens, raw, .. } => {
+                let raw = complete(raw)?;
+                // The mean over the query's tokens is a cosine.
+                let mean = |sum: &f32| sum / query_tokens as f32;
+                let formula = Relevance::HalfShift;
+                let relevance = raw.iter().map(|sum| late_interaction::relevance(mean(sum), formula)).collect();
                 Ok((raw, relevance))
             }
             Self::Cosine { query, documents } => {
