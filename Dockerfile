@@ -75,9 +75,7 @@ RUN apt-get update \
 COPY --from=build /usr/local/bin/podium /usr/local/bin/podium
 COPY LICENSE /usr/share/doc/podium/LICENSE
 # Models from the hub are kept here; without the volume they are fetched again by each container.
-# Two parts of the heap and not one for each thread: a third of the memory after a crowd (docs/under-load.md).
 ENV HF_HOME=/models \
-    MALLOC_ARENA_MAX=2 \
     PODIUM__SERVER__LISTEN=0.0.0.0:8080
 VOLUME ["/models"]
 USER 10001:10001

@@ -2,7 +2,7 @@
 
 use super::PromptError;
 use super::detect::{Calibration, PodiumConfig};
-use super::family::{AnswerFacts, ListwiseFacts, ListwiseReadout, PointwiseFacts};
+use super::family::{AnswerFacts, AnswerToken, ListwiseFacts, ListwiseReadout, PointwiseFacts};
 use super::lexical::LexicalTable;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
@@ -131,9 +131,18 @@ impl TokenLookup<'_> {
         Ok(found.id)
     }
 
-    /// The id of an ordinary token.
-    fn answer(&self, token: &str) -> Result<u32, PromptError> {
-        self.tokenizer.single_token(token).ok_or_else(|| self.problem(token, "it is not a single token".into()))
+    /// The id of an answer.
+    fn answer(&self, answer: &AnswerToken) -> Result<u32, PromptError> {
+        match answer {
+            AnswerToken::Text(text) => {
+                self.tokenizer.single_token(text).ok_or_else(|| self.problem(text, "it is not a single token".into()))
+            }
+            AnswerToken::Id(id) if (*id as usize) < self.vocabulary => Ok(*id),
+            AnswerToken::Id(id) => {
+                let problem = format!("the model's vocabulary ends at {}", self.vocabulary);
+                Err(self.problem(&id.to_string(), problem))
+            }
+        }
     }
 
     /// The answers of a pointwise family, with the calibration for a checkpoint of this name.
@@ -143,7 +152,7 @@ impl TokenLookup<'_> {
             Calibration { scale: facts.scale, bias: facts.bias },
             |named| Calibration { scale: named.scale, bias: named.bias },
         );
-        let negative = facts.negative.as_deref().map(|token| self.answer(token)).transpose()?;
+        let negative = facts.negative.as_ref().map(|token| self.answer(token)).transpose()?;
         Ok(Answers { positive: self.answer(&facts.positive)?, negative, calibration })
     }
 

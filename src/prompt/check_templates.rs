@@ -29,6 +29,13 @@ impl Prompter {
                 takes_instruction &= !instruction || parts.contains(&Part::Instruction);
             }
         }
+        if let Some(bi_encoder) = &self.bi_encoder {
+            let (rendered, reads_instruction) = self.check_bi_encoder(bi_encoder)?;
+            for parts in rendered {
+                self.check_control_ids(&bi_encoder.template, &parts, vocabulary)?;
+            }
+            takes_instruction = reads_instruction;
+        }
         Ok(takes_instruction)
     }
 
@@ -57,6 +64,10 @@ impl Prompter {
         vocabulary: usize,
     ) -> Result<(), PromptError> {
         check_texts(parts, documents).map_err(|problem| template.problem(problem))?;
+        self.check_control_ids(template, parts, vocabulary)
+    }
+
+    fn check_control_ids(&self, template: &Template, parts: &[Part], vocabulary: usize) -> Result<(), PromptError> {
         let too_high = parts.iter().find_map(|part| {
             let Part::Control(id) = part else { return None };
             Some(*id).filter(|id| *id as usize >= vocabulary)
@@ -84,7 +95,7 @@ fn check_texts(parts: &[Part], documents: usize) -> Result<(), String> {
 }
 
 /// Checks that a mark stands after each document and before the next, and that the query's mark
-/// stands once, after them.
+/// stands after them. It may also stand before the documents: the last one is read.
 fn check_marks(parts: &[Part], documents: usize, marks: &Marks) -> Result<(), String> {
     let letter = |part: &Part| match part {
         Part::Document(_) => Some('d'),
@@ -93,10 +104,11 @@ fn check_marks(parts: &[Part], documents: usize, marks: &Marks) -> Result<(), St
         Part::Control(id) if *id == marks.query => Some('q'),
         Part::Control(_) | Part::Text(_) | Part::Query | Part::Instruction | Part::Apart => None,
     };
-    if parts.iter().filter_map(letter).collect::<String>() == "dm".repeat(documents) + "q" {
+    let letters: String = parts.iter().filter_map(letter).collect();
+    if letters.trim_start_matches('q') == "dm".repeat(documents) + "q" {
         return Ok(());
     }
-    Err(format!("{documents} documents need their mark after each and the query's mark once, after all of them"))
+    Err(format!("{documents} documents need their mark after each and the query's mark once after all of them"))
 }
 
 /// Checks the block of an isolated document: text before it, the document, its mark.

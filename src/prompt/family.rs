@@ -1,11 +1,9 @@
-//! Families as data: the declarations `prompts/<name>.toml`, compiled in or from a folder. Nothing
-//! here is specific to one family.
-
-use std::path::Path;
+//! A family as data: the declaration `prompts/<name>.toml`. Nothing here is specific to one family.
 
 use serde::Deserialize;
 
 use super::PromptError;
+use super::description::ModelKind;
 
 /// A trained prompt format and its read-out: declared facts, and the templates they name.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +14,8 @@ pub struct Family {
     pub(super) listwise_template: Option<String>,
     /// The pointwise template's text, where there is one.
     pub(super) pointwise_template: Option<String>,
+    /// The bi-encoder's template, where there is one.
+    pub(super) bi_encoder_template: Option<String>,
 }
 
 /// `prompts/<name>.toml`.
@@ -30,34 +30,62 @@ pub struct FamilyFacts {
     pub control_tokens: Vec<String>,
     /// The instruction for a request that has none.
     pub default_instruction: Option<String>,
-    /// How a checkpoint of the family is recognised.
+    /// How a checkpoint of the family is recognised. Without it, only `--family` chooses the family.
+    #[serde(default)]
     pub recognise: Recognise,
     /// The longest texts that are read.
     pub limits: TextLimits,
     /// How texts are normalized.
     #[serde(default)]
     pub texts: TextRules,
-    /// How documents are read together. A family has `listwise`, `pointwise` or both.
+    /// How documents are read together. A family has `listwise`, `pointwise` or both, or only
+    /// `bi_encoder`.
     pub listwise: Option<ListwiseFacts>,
     /// How documents are read one by one. Without it, a listwise family reads slates of one
     /// document.
     pub pointwise: Option<PointwiseFacts>,
+    /// How query and documents are encoded apart from each other.
+    pub bi_encoder: Option<BiEncoderFacts>,
 }
 
-/// How a checkpoint of a family is recognised. The first rule that any family matches decides.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+/// How a checkpoint of a family is recognised, in the order of [`Families::detect`]; never by the
+/// name of its folder.
+///
+/// [`Families::detect`]: super::Families::detect
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recognise {
-    /// Parts of the checkpoint's name or path, in lower case.
-    pub names: Vec<String>,
-    /// Parts of a name that rule the family out.
-    pub not_names: Vec<String>,
-    /// Architectures of `config.json`.
+    /// Architectures of `config.json` that only this family reads.
     pub architectures: Vec<String>,
-    /// Whether a projector in the checkpoint decides.
+    /// Whether a projector among the tensors decides as an architecture does.
     pub projector: bool,
-    /// Whether `architectures` only count when no other family is recognised.
-    pub fallback: bool,
+    /// With `architectures` or `projector`: whether some layers must have a sliding window, or none
+    /// may have one. Absent: either.
+    pub sliding_window: Option<bool>,
+    /// Modules that `modules.json` of a cross-encoder has, such as `Dense`. Empty: it does not
+    /// decide.
+    pub modules: Vec<String>,
+    /// Parts of hub ids, in lower case. The longest that matches decides.
+    pub names: Vec<String>,
+    /// Parts of hub ids that rule the family out where `names` matches.
+    pub not_names: Vec<String>,
+    /// What sentence-transformers may call a checkpoint of the family. `late_interaction` also
+    /// decides, where one family has it.
+    pub kinds: Vec<ModelKind>,
+}
+
+impl Default for Recognise {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            projector: false,
+            sliding_window: None,
+            modules: Vec::new(),
+            names: Vec::new(),
+            not_names: Vec::new(),
+            kinds: vec![ModelKind::CrossEncoder],
+        }
+    }
 }
 
 /// Limits on texts, in tokens of the text on its own.
@@ -184,6 +212,28 @@ pub struct PointwiseFacts {
     pub readout: AnswerFacts,
 }
 
+/// How query and documents are encoded apart from each other.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BiEncoderFacts {
+    /// The file of the template, which has the blocks `query` and `document`.
+    pub template: String,
+    /// How scores are read.
+    pub readout: BiEncoderReadout,
+}
+
+/// How a score is read from the states of a document and of the query.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BiEncoderReadout {
+    /// The cosine of the last token's states.
+    Cosine {
+        /// How many of the first documents block `query` shows (pseudo relevance feedback). Then
+        /// the family is listwise, and in pointwise mode the block shows none.
+        feedback_documents: Option<usize>,
+    },
+}
+
 /// The longest pointwise prompt. The document is truncated to fit.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -211,10 +261,10 @@ pub enum BudgetScope {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnswerFacts {
-    /// The answer of a relevant document: a single token.
-    pub positive: String,
+    /// The answer of a relevant document.
+    pub positive: AnswerToken,
     /// The answer of an irrelevant one, where it is part of the score.
-    pub negative: Option<String>,
+    pub negative: Option<AnswerToken>,
     /// Scale of the raw score.
     pub scale: f32,
     /// Added to the scaled score.
@@ -222,6 +272,16 @@ pub struct AnswerFacts {
     /// Other values for some checkpoints of the family, by name.
     #[serde(default)]
     pub by_name: Vec<NamedCalibration>,
+}
+
+/// An answer, which is a single token.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum AnswerToken {
+    /// Its text.
+    Text(String),
+    /// Its id, where tokenizers of the family's models differ in the text.
+    Id(u32),
 }
 
 /// The calibration of checkpoints with this name.
@@ -236,98 +296,9 @@ pub struct NamedCalibration {
     pub bias: f32,
 }
 
-/// The families that can be served.
-#[derive(Debug, Clone)]
-pub struct Families(Vec<Family>);
-
-macro_rules! built_in {
-    ($($name:literal: $($template:literal),+;)+) => {
-        [$((
-            concat!("prompts/", $name, ".toml"),
-            include_str!(concat!("../../prompts/", $name, ".toml")),
-            &[$(($template, include_str!(concat!("../../prompts/", $template)))),+] as &[(&str, &str)],
-        )),+]
-    };
-}
-
-impl Families {
-    /// The families compiled in.
-    ///
-    /// # Errors
-    /// [`PromptError::Declaration`], if one of them were broken.
-    pub fn built_in() -> Result<Self, PromptError> {
-        let sources = built_in! {
-            "podium-nano": "podium-nano.jinja";
-            "jina-v3": "jina-v3.jinja";
-            "qwen3-reranker": "qwen3-reranker.jinja";
-            "mxbai-v2": "mxbai-v2.jinja";
-            "zerank": "zerank.jinja";
-            "first": "first.jinja", "first.pointwise.jinja";
-        };
-        sources
-            .into_iter()
-            .map(|(file, declaration, templates)| {
-                Family::parse(file, declaration, |name| {
-                    let found = templates.iter().find(|(template, _)| *template == name);
-                    found.map(|(_, text)| (*text).to_owned()).ok_or_else(|| PromptError::Declaration {
-                        file: file.to_owned(),
-                        problem: format!("template `{name}` is not compiled in"),
-                    })
-                })
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-
-    /// Adds the families of a folder: every `*.toml` in it, with the templates that it names. A
-    /// family replaces one of the same name.
-    ///
-    /// # Errors
-    /// [`PromptError::File`] and [`PromptError::Declaration`], with the file.
-    pub fn add_folder(&mut self, folder: &Path) -> Result<(), PromptError> {
-        let unreadable = |path: &Path, source| PromptError::File { file: path.display().to_string(), source };
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(folder).map_err(|source| unreadable(folder, source))? {
-            let path = entry.map_err(|source| unreadable(folder, source))?.path();
-            if path.extension().is_some_and(|extension| extension == "toml") {
-                files.push(path);
-            }
-        }
-        files.sort();
-        for path in files {
-            let read = |path: &Path| std::fs::read_to_string(path).map_err(|source| unreadable(path, source));
-            let family = Family::parse(&path.display().to_string(), &read(&path)?, |name| read(&folder.join(name)))?;
-            self.0.retain(|known| known.facts.name != family.facts.name);
-            self.0.push(family);
-        }
-        Ok(())
-    }
-
-    /// The names, in order.
-    #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        self.0.iter().map(|family| family.facts.name.clone()).collect()
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Family> {
-        self.0.iter()
-    }
-
-    /// The family of a name.
-    ///
-    /// # Errors
-    /// [`PromptError::UnknownFamily`].
-    pub fn named(&self, name: &str) -> Result<&Family, PromptError> {
-        self.iter()
-            .find(|family| family.facts.name == name)
-            .ok_or_else(|| PromptError::UnknownFamily { name: name.to_owned(), available: self.names() })
-    }
-}
-
 impl Family {
     /// Reads a declaration and the templates that it names.
-    fn parse(
+    pub(super) fn parse(
         file: &str,
         declaration: &str,
         template: impl Fn(&str) -> Result<String, PromptError>,
@@ -337,7 +308,8 @@ impl Family {
         facts.check().map_err(|text| problem(text.to_owned()))?;
         let listwise_template = facts.listwise.as_ref().map(|listwise| template(&listwise.template)).transpose()?;
         let pointwise_template = facts.pointwise.as_ref().map(|pointwise| template(&pointwise.template)).transpose()?;
-        Ok(Self { facts, listwise_template, pointwise_template })
+        let bi_encoder_template = facts.bi_encoder.as_ref().map(|facts| template(&facts.template)).transpose()?;
+        Ok(Self { facts, listwise_template, pointwise_template, bi_encoder_template })
     }
 
     /// The family's name.
@@ -347,11 +319,22 @@ impl Family {
     }
 }
 
+impl BiEncoderReadout {
+    /// How many documents block `query` shows at most.
+    #[must_use]
+    pub fn feedback_documents(&self) -> usize {
+        match self {
+            Self::Cosine { feedback_documents } => feedback_documents.unwrap_or(0),
+        }
+    }
+}
+
 impl FamilyFacts {
     /// Whether each token sequence holds one document only, rather than a whole slate.
     #[must_use]
     pub fn reads_apart(&self) -> bool {
-        self.listwise.as_ref().is_none_or(|listwise| listwise.layout == Layout::Isolated)
+        let shows_documents = self.bi_encoder.as_ref().is_some_and(|facts| facts.readout.feedback_documents() > 0);
+        !shows_documents && self.listwise.as_ref().is_none_or(|listwise| listwise.layout == Layout::Isolated)
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -359,8 +342,13 @@ impl FamilyFacts {
         if [limits.query, limits.instruction, limits.document].contains(&0) {
             return Err("limits must be at least 1");
         }
+        if self.bi_encoder.is_some() {
+            let is_alone = self.listwise.is_none() && self.pointwise.is_none();
+            return if is_alone { Ok(()) } else { Err("[bi_encoder] excludes [listwise] and [pointwise]") };
+        }
         let Some(listwise) = &self.listwise else {
-            return self.pointwise.as_ref().map(|_| ()).ok_or("it declares neither [listwise] nor [pointwise]");
+            let problem = "it declares none of [listwise], [pointwise] and [bi_encoder]";
+            return self.pointwise.as_ref().map(|_| ()).ok_or(problem);
         };
         let windows = listwise.slates.rule == SlateRule::Windows;
         if listwise.slates.documents < 2 {
@@ -392,30 +380,6 @@ impl FamilyFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_six_families_are_compiled_in() {
-        let families = Families::built_in().unwrap();
-        assert_eq!(families.names(), ["podium-nano", "jina-v3", "qwen3-reranker", "mxbai-v2", "zerank", "first"]);
-        let apart: Vec<&str> = families.iter().filter(|family| family.facts.reads_apart()).map(Family::name).collect();
-        assert_eq!(apart, ["podium-nano", "qwen3-reranker", "mxbai-v2", "zerank"]);
-        let error = families.named("bert").unwrap_err().to_string();
-        assert!(error.starts_with("there is no family `bert`; there are: podium-nano, jina-v3"), "{error}");
-    }
-
-    #[test]
-    fn a_folder_adds_families_and_replaces_those_of_the_same_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let declaration = include_str!("../../prompts/zerank.toml");
-        std::fs::write(folder.path().join("a.toml"), declaration.replace("\"zerank\"", "\"mine\"")).unwrap();
-        std::fs::write(folder.path().join("b.toml"), declaration.replace("16384", "99")).unwrap();
-        std::fs::write(folder.path().join("zerank.jinja"), "{{ query }}{{ document }}").unwrap();
-        let mut families = Families::built_in().unwrap();
-        families.add_folder(folder.path()).unwrap();
-        assert_eq!(families.names().len(), 7);
-        assert_eq!(families.named("zerank").unwrap().facts.limits.document, 99);
-        assert_eq!(families.named("mine").unwrap().pointwise_template.as_deref(), Some("{{ query }}{{ document }}"));
-    }
 
     #[test]
     fn a_broken_declaration_is_refused_by_file() {

@@ -2,24 +2,28 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `family`, `detect` | reads the families' declarations; recognises a checkpoint's family |
+//! | `family`, `families` | reads the families' declarations |
+//! | `description`, `detect` | reads what a checkpoint says that it is; recognises its family |
 //! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
 //! | `tokenizer`, `clean` | encodes text so that it never becomes a control token |
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
-//! | `slates`, `slate_prompt`, `pairs` | groups documents into slates or pointwise prompts |
+//! | `slates`, `slate_prompt`, `pairs`, `bi_encoder` | groups documents into slates, pointwise prompts or sequences of their own |
 //! | `render` | renders chosen documents as the token sequences of one pass |
 //! | `lexical` | scores documents by the query's words (BM25) |
 //!
 //! `scoring` turns what the model returns into scores. Everything here is synchronous; the pipeline
 //! runs it on its CPU pool.
 
+mod bi_encoder;
 mod bind;
 mod check_templates;
 mod clean;
+mod description;
 mod detect;
 mod error;
+mod families;
 mod family;
 mod frame;
 mod lexical;
@@ -41,9 +45,11 @@ mod tokenizer;
 mod truncate;
 
 pub use bind::{Answers, Identifier, Relevance, SlateScore};
-pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig};
+pub use description::{Description, ModelKind, NamedOrigin};
+pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig, Recognised};
 pub use error::PromptError;
-pub use family::{Families, Family, FamilyFacts};
+pub use families::Families;
+pub use family::{BiEncoderReadout, Family, FamilyFacts};
 pub use lexical::{LexicalTable, lexical_scores};
 pub use prepared::{DocumentText, Plan, PreparedTexts};
 pub use prompter::{ModelLimits, Prompter};

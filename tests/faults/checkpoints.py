@@ -183,7 +183,7 @@ def download_that_breaks(podium, folder):
         with Server(podium, folder, "--model", "owner/podium-nano", environment=environment).wait_until_listening() as server:
             status, _ = server.send(BODY)
     assert status == 200, status
-    return f"{error}; after a restart it downloads the rest and responds with 200"
+    return f"{seen}; after a restart it downloads the rest and responds with 200"
 
 
 def missing(path):

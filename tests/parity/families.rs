@@ -13,7 +13,8 @@ use crate::deviation::{Table, largest, largest_of_row, largest_relative_of_row};
 use crate::fixtures::{folder, golden, load_as};
 use crate::requests::{Loaded, Text, usual_limits};
 
-const FAMILIES: [&str; 5] = ["jina-v3", "first", "qwen3-reranker", "mxbai-v2", "zerank"];
+const FAMILIES: [&str; 8] =
+    ["jina-v3", "jina-v3.5", "first", "qwen3-reranker", "mxbai-v2", "zerank", "contextual", "e2rank"];
 const TOLERANCE: f32 = 1e-4;
 
 /// `golden.json` of a family.
@@ -180,7 +181,7 @@ fn request_of(case: &Case, documents: &[usize]) -> RerankRequest {
 #[test]
 fn pointwise_documents_score_the_same_alone_together_and_shuffled() {
     let mut table = Table::default();
-    for family in ["qwen3-reranker", "mxbai-v2", "zerank"] {
+    for family in ["qwen3-reranker", "mxbai-v2", "zerank", "contextual"] {
         let (golden, loaded) = (golden::<FamilyGolden>(family), load(family));
         for case in &golden.cases {
             let raw = |documents: &[usize]| loaded.run(&request_of(case, documents), &case.limits()).1.raw;

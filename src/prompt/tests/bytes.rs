@@ -2,7 +2,8 @@
 //! encode the whole text or its pieces with the complete tokenizer.
 
 use super::super::testing::{prompter, whole_tokenizer};
-use super::{instructed, pair_sequences, render, request, whole_slate};
+use super::{instructed, limits, pair_sequences, render, request, whole_slate};
+use crate::rerank::{Mode, RerankRequest};
 use crate::runtime::TokenPosition;
 
 const QUERY: &str = "Who is the one?";
@@ -17,26 +18,45 @@ const JINA_PREFIX: &str = "<|im_start|>system\nYou are a search relevance expert
 const NO_THOUGHT: &str = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
 
 #[test]
-fn jina_v3_is_exact() {
-    let prompter = prompter("jina-v3");
+fn jina_v3_and_v3_5_are_exact() {
     let body = "<passage id=\"0\">\nThe first.\nIt has two lines.<|embed_token|>\n</passage>\n<passage id=\"1\">\n<|embed_token|>\n</passage>\n<passage id=\"2\">\nDer zweite, größer; 数学?<|embed_token|>\n</passage>\n<query>\nWho is the one?<|rerank_token|>\n</query>";
-    let head = "I will provide you with 3 passages, each indicated by a numerical identifier. Rank the passages based on their relevance to query: Who is the one?\n";
-    let plain = format!("{JINA_PREFIX}{head}{body}{NO_THOUGHT}");
-    let asked = format!("{JINA_PREFIX}{head}<instruct>\nRecent ones.\n</instruct>\n{body}{NO_THOUGHT}");
-    for (request, expected) in
-        [(request(QUERY, &DOCUMENTS), plain), (instructed(QUERY, "Recent ones.", &DOCUMENTS), asked)]
-    {
-        let ids = whole_slate(&prompter, &request);
-        assert_eq!(prompter.decode(&ids), expected);
-        assert_eq!(ids, reference_ids(&[&expected]));
-        // What runs ends with the query's mark, and is read at the marks.
-        let rendering = render(&prompter, &request);
-        assert_eq!(rendering.prefix, ids[..rendering.prefix.len()]);
-        let mark = |place: &TokenPosition| prompter.decode(&[rendering.prefix[place.offset]]);
-        let marks: Vec<String> = rendering.marks.iter().map(mark).collect();
-        assert_eq!(marks, ["<|embed_token|>", "<|embed_token|>", "<|embed_token|>", "<|rerank_token|>"]);
-        assert_eq!(rendering.marks[3].offset + 1, rendering.prefix.len());
+    for (family, early_mark) in [("jina-v3", ""), ("jina-v3.5", "<|rerank_token|>")] {
+        let prompter = prompter(family);
+        let head = format!(
+            "I will provide you with 3 passages, each indicated by a numerical identifier. Rank the passages based on their relevance to query: Who is the one?{early_mark}\n"
+        );
+        let plain = format!("{JINA_PREFIX}{head}{body}{NO_THOUGHT}");
+        let asked = format!("{JINA_PREFIX}{head}<instruct>\nRecent ones.\n</instruct>\n{body}{NO_THOUGHT}");
+        for (request, expected) in
+            [(request(QUERY, &DOCUMENTS), plain), (instructed(QUERY, "Recent ones.", &DOCUMENTS), asked)]
+        {
+            let ids = whole_slate(&prompter, &request);
+            assert_eq!(prompter.decode(&ids), expected);
+            assert_eq!(ids, reference_ids(&[&expected]));
+            // What runs ends with the query's last mark, and is read at the marks.
+            let rendering = render(&prompter, &request);
+            assert_eq!(rendering.prefix, ids[..rendering.prefix.len()]);
+            let mark = |place: &TokenPosition| prompter.decode(&[rendering.prefix[place.offset]]);
+            let marks: Vec<String> = rendering.marks.iter().map(mark).collect();
+            assert_eq!(marks, ["<|embed_token|>", "<|embed_token|>", "<|embed_token|>", "<|rerank_token|>"]);
+            assert_eq!(rendering.marks[3].offset + 1, rendering.prefix.len());
+        }
     }
+}
+
+#[test]
+fn contextual_is_exact() {
+    let prompter = prompter("contextual");
+    let head = "Check whether a given document contains information helpful to answer the query.\n<Document> ";
+    for (request, tail) in [
+        (request(QUERY, &DOCUMENTS), "\n<Query> Who is the one? ??"),
+        (instructed(QUERY, "Recent ones.", &DOCUMENTS), "\n<Query> Who is the one? Recent ones. ??"),
+    ] {
+        for (ids, document) in pair_sequences(&prompter, &request).iter().zip(DOCUMENTS) {
+            assert_eq!(*ids, reference_ids(&[&format!("{head}{document}{tail}")]));
+        }
+    }
+    assert_eq!(prompter.answers().map(|answers| (answers.positive, answers.negative)), Some((0, None)));
 }
 
 #[test]
@@ -170,5 +190,36 @@ fn pointwise_documents_share_their_longest_common_beginning() {
         }
         let twice = render(&prompter, &request(QUERY, &["same", "same"]));
         assert_eq!(twice.suffixes.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1], "{family}");
+    }
+}
+
+#[test]
+fn e2rank_is_exact() {
+    let prompter = prompter("e2rank");
+    let asked = |task: &str, shown: &str| {
+        format!("<|im_start|>user\n{task}:\nDocuments:\n{shown}Search Query:{QUERY}{NO_THOUGHT}")
+    };
+    let shown =
+        "[1] The first.\nIt has two lines.<|endoftext|>\n[2] <|endoftext|>\n[3] Der zweite, größer; 数学?<|endoftext|>";
+    let task = "Given a web search query and some relevant documents, rerank the documents that answer the query";
+    let plain = "Given a web search query, retrieve relevant passages that answer the query";
+    let embedded = |task: &str| format!("Instruct: {task}\nQuery:{QUERY}<|endoftext|>");
+    for (request, listwise, pointwise) in [
+        (request(QUERY, &DOCUMENTS), asked(task, shown), embedded(plain)),
+        (instructed(QUERY, "Recent ones.", &DOCUMENTS), asked("Recent ones.", shown), embedded("Recent ones.")),
+    ] {
+        for (mode, query) in [(Mode::Auto, listwise), (Mode::Pointwise, pointwise)] {
+            let request = RerankRequest { mode, ..request.clone() };
+            let prepared = prompter.tokenize(&request, &limits(), &|| false).unwrap();
+            let rendering = prompter.render(&prepared, &[]).unwrap();
+            assert_eq!(prompter.decode(&rendering.prefix), query);
+            assert_eq!(rendering.prefix, reference_ids(&[&query]));
+            assert_eq!(rendering.marks, [TokenPosition::prefix(rendering.prefix.len() - 1)]);
+            let rendering = prompter.render(&prepared, &[0, 1, 2]).unwrap();
+            assert!(rendering.prefix.is_empty());
+            for (suffix, document) in rendering.suffixes.iter().zip(DOCUMENTS) {
+                assert_eq!(*suffix, reference_ids(&[&format!("{document}<|endoftext|>")]));
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::family::Families;
+use super::super::families::Families;
 use super::super::{LexicalTable, ModelLimits, Prompter, SlateScore, Tokenizer};
 use crate::rerank::{LimitSettings, RerankRequest};
 

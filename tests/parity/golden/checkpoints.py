@@ -37,6 +37,7 @@ class Shape:
     shards: int = 1
     prefix: str = "model."  # of the decoder's tensor names
     projector: tuple[int, int] | None = None  # middle and output width
+    windows: tuple[int, list[str]] | None = None  # a sliding window, and the type of each layer
     extra: dict = field(default_factory=dict)  # further keys of config.json
 
     @property
@@ -48,6 +49,7 @@ class Shape:
             f"{'qwen3' if self.is_qwen3 else 'qwen2'} h{self.hidden} {self.layers}L "
             f"{self.heads}/{self.kv_heads}x{self.head_dim} mlp{self.mlp} "
             f"{'tied' if self.tied else 'untied'} {self.stored.lower()}"
+            + (f" window {self.windows[0]}" if self.windows else "")
         )
 
 
@@ -92,7 +94,14 @@ def config_json(shape: Shape) -> dict:
     else:
         config |= {"rope_theta": shape.rope_theta, "rope_scaling": None}
         config |= {"torch_dtype": STORED_NAMES[shape.stored]}
-    return dict(sorted((config | shape.extra).items()))
+    return dict(sorted((config | window_keys(shape) | shape.extra).items()))
+
+
+def window_keys(shape: Shape) -> dict:
+    if not shape.windows:
+        return {}
+    window, types = shape.windows
+    return {"use_sliding_window": True, "sliding_window": window, "layer_types": types}
 
 
 STORED_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "float16"}
@@ -116,6 +125,7 @@ def build(shape: Shape) -> torch.nn.Module:
         tie_word_embeddings=shape.tied,
         attn_implementation="sdpa",
         **({"head_dim": shape.head_dim} if shape.is_qwen3 else {}),
+        **window_keys(shape),
     )
     model = causal_lm(config).eval().requires_grad_(False)
     if shape.tied:

@@ -58,7 +58,7 @@ JINA_SYSTEM = (
 EMPTY_THOUGHT = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 
-def jina_text(query: str, documents: list[str], instruction: str | None) -> str:
+def jina_text(query: str, documents: list[str], instruction: str | None, early_mark: str = "") -> str:
     passages = "\n".join(
         f'<passage id="{place}">\n{text}<|embed_token|>\n</passage>' for place, text in enumerate(documents)
     )
@@ -66,7 +66,7 @@ def jina_text(query: str, documents: list[str], instruction: str | None) -> str:
     return (
         f"<|im_start|>system\n{JINA_SYSTEM}<|im_end|>\n<|im_start|>user\n"
         f"I will provide you with {len(documents)} passages, each indicated by a numerical identifier. "
-        f"Rank the passages based on their relevance to query: {query}\n"
+        f"Rank the passages based on their relevance to query: {query}{early_mark}\n"
         f"{slot}{passages}\n<query>\n{query}<|rerank_token|>\n</query>{EMPTY_THOUGHT}"
     )
 
@@ -93,15 +93,19 @@ def jina_prompts(
     query_limit: int = 512,
     context: int = 131_072,
     block: int = 125,
+    early_mark: str = "",
 ) -> list[Prompt]:
+    """`early_mark`: v3.5 has the query's mark after the first query too, and reads the later one."""
     query, query_length = tokens.cut(query, query_limit)
     cut = [tokens.cut(text, document_limit) for text in documents]
     embed, rerank = tokens.id("<|embed_token|>"), tokens.id("<|rerank_token|>")
     prompts = []
     for places in jina_blocks([length for _, length in cut], query_length, context, document_limit, block):
-        ids = tokens.tokenizer(jina_text(query, [cut[place][0] for place in places], instruction))["input_ids"]
-        marks = [at for at, token in enumerate(ids) if token == embed] + [ids.index(rerank)]
-        assert len(marks) == len(places) + 1 and ids.count(rerank) == 1
+        text = jina_text(query, [cut[place][0] for place in places], instruction, early_mark)
+        ids = tokens.tokenizer(text)["input_ids"]
+        last = len(ids) - 1 - ids[::-1].index(rerank)
+        marks = [at for at, token in enumerate(ids) if token == embed] + [last]
+        assert len(marks) == len(places) + 1 and ids.count(rerank) == 1 + bool(early_mark)
         prompts.append(Prompt(places, ids, marks))
     return prompts
 
@@ -159,6 +163,33 @@ def zerank_prompts(tokens: Tokens, query: str, documents: list[str], instruction
             "<|im_start|>assistant\n"
         )
         prompts.append(Prompt([place], ids, [len(ids) - 1]))
+    return prompts
+
+
+def contextual_prompts(tokens: Tokens, query: str, documents: list[str], instruction: str | None) -> list[Prompt]:
+    asked = f" {instruction}" if instruction else ""
+    prompts = []
+    for place, text in enumerate(documents):
+        ids = tokens.ids(
+            "Check whether a given document contains information helpful to answer the query.\n"
+            f"<Document> {text}\n<Query> {query}{asked} ??"
+        )
+        prompts.append(Prompt([place], ids, [len(ids) - 1]))
+    return prompts
+
+
+def e2rank_prompts(tokens: Tokens, query: str, documents: list[str], instruction: str | None) -> list[Prompt]:
+    """The model card's format: the query's prompt, which shows the first twenty documents, then each document."""
+    texts = [f"{tokens.tokenizer.decode(tokens.ids(text)[:1024])}<|endoftext|>" for text in documents]
+    task = instruction or (
+        "Given a web search query and some relevant documents, rerank the documents that answer the query"
+    )
+    shown = "\n".join(f"[{place}] {text}" for place, text in enumerate(texts[:20], start=1))
+    asked = f"<|im_start|>user\n{task}:\nDocuments:\n{shown}Search Query:{query}{EMPTY_THOUGHT}"
+    sequences = [([], asked), *(([place], text) for place, text in enumerate(texts))]
+    prompts = [Prompt(places, tokens.ids(text), []) for places, text in sequences]
+    for prompt in prompts:
+        prompt.marks.append(len(prompt.token_ids) - 1)
     return prompts
 
 

@@ -22,6 +22,14 @@ SHAPES = {
     "mxbai-v2": Shape("Qwen2ForCausalLM", 32, 2, 2, 1, 16, 51, VOCABULARY, True, "F16", max_positions=700),
     "zerank": Shape("Qwen3ForCausalLM", 32, 3, 2, 1, 32, 40, VOCABULARY, True, "BF16", max_positions=40_960),
     "first": Shape("Qwen2ForCausalLM", 48, 2, 3, 3, 16, 33, VOCABULARY, False, "BF16", max_positions=32_768),
+    "jina-v3.5": Shape(
+        *("JinaForRanking", 32, 3, 4, 2, 16, 45, VOCABULARY, True, "BF16"),
+        max_positions=131_072,
+        projector=(48, 24),
+        windows=(100, ["sliding_attention", "sliding_attention", "full_attention"]),
+    ),
+    "contextual": Shape("Qwen3ForCausalLM", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=40_960),
+    "e2rank": Shape("Qwen3ForCausalLM", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=40_960),
 }
 FULL_PROMPT = 400  # longer ones are written as count, ends and hash
 
@@ -53,8 +61,8 @@ def cosine(rows: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cosine_similarity(rows, vector[None], dim=-1, eps=1e-8)
 
 
-def jina(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
-    options = {name: case[name] for name in ("document_limit", "query_limit", "context", "block") if name in case}
+def jina(reference: Reference, tokens: Tokens, case: dict, texts: tuple, defaults: dict | None = None) -> dict:
+    options = (defaults or {}) | {name: case[name] for name in ("document_limit", "query_limit", "context", "block") if name in case}
     prompts = families.jina_prompts(tokens, *texts, **options)
     passages, queries, weights, made = [], [], [], []
     for prompt in prompts:
@@ -69,8 +77,13 @@ def jina(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict
     return {"prompts": made, "scores": rounded(cosine(torch.cat(passages), merged))}
 
 
-def pointwise(reference: Reference, tokens: Tokens, prompts: list[Prompt], answers: list[str], score) -> dict:
-    ids = [tokens.id(answer) for answer in answers]
+def jina_35(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    limits = {"document_limit": 8192, "query_limit": 1024, "early_mark": "<|rerank_token|>"}
+    return jina(reference, tokens, case, texts, limits)
+
+
+def pointwise(reference: Reference, tokens: Tokens, prompts: list[Prompt], answers: list[str | int], score) -> dict:
+    ids = [answer if isinstance(answer, int) else tokens.id(answer) for answer in answers]
     logits = torch.cat([next_token_logits(reference.model, states(reference, prompt), ids) for prompt in prompts])
     return {
         "answers": answers,
@@ -92,6 +105,18 @@ def mxbai(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dic
 def zerank(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
     prompts = families.zerank_prompts(tokens, *texts)
     return pointwise(reference, tokens, prompts, ["Yes"], lambda row: torch.sigmoid(row[:, 0] / 5.0))
+
+
+def contextual(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    prompts = families.contextual_prompts(tokens, *texts)
+    return pointwise(reference, tokens, prompts, [0], lambda row: row[:, 0])
+
+
+def e2rank(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    prompts = families.e2rank_prompts(tokens, *texts)
+    vectors = torch.cat([states(reference, prompt) for prompt in prompts])
+    scores = torch.nn.functional.normalize(vectors[1:]) @ torch.nn.functional.normalize(vectors[:1])[0]
+    return {"prompts": [written(prompt) for prompt in prompts], "scores": rounded(scores)}
 
 
 def first(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
@@ -117,7 +142,16 @@ def first(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dic
     return {"window": window, "stride": stride, "prompts": windows, "order": order}
 
 
-SCORERS = {"jina-v3": jina, "qwen3-reranker": qwen3, "mxbai-v2": mxbai, "zerank": zerank, "first": first}
+SCORERS = {
+    "jina-v3": jina,
+    "jina-v3.5": jina_35,
+    "qwen3-reranker": qwen3,
+    "mxbai-v2": mxbai,
+    "zerank": zerank,
+    "contextual": contextual,
+    "e2rank": e2rank,
+    "first": first,
+}
 
 
 def make_family_case(fixtures: Path, name: str) -> None:

@@ -55,6 +55,12 @@ CASES = {
         {"name": "cut texts", "query": LONG_QUERY, "documents": [PLAIN[0], LONG, PLAIN[1]]},
         {"name": "cut at 24 tokens", "query": QUERY, "documents": [*PLAIN[:2], *MIXED[:5]], "document_limit": 24},
     ],
+    "jina-v3.5": [
+        *EVERYWHERE,
+        {"name": "blocks of three", "query": QUERY, "documents": PLAIN + MIXED[:1], "block": 3},
+        {"name": "cut query", "query": [LONG_QUERY[0], 120], "documents": [PLAIN[0], LONG, PLAIN[1]]},
+        {"name": "cut at 24 tokens", "query": QUERY, "documents": [*PLAIN[:2], *MIXED[:5]], "document_limit": 24},
+    ],
     "qwen3-reranker": [
         *EVERYWHERE,
         {"name": "cut content", "query": QUERY, "documents": [PLAIN[0], [LONG[0], 400]]},
@@ -67,6 +73,11 @@ CASES = {
     "zerank": [
         *EVERYWHERE,
         {"name": "cut texts", "query": [LONG_QUERY[0], 60], "documents": [PLAIN[0], [LONG[0], 150]]},
+    ],
+    "contextual": [*EVERYWHERE],
+    "e2rank": [
+        *EVERYWHERE,
+        {"name": "more documents than are shown", "query": "tea", "documents": [f"tea {at}" for at in range(23)]},
     ],
     "first": [
         {"window": 20, "stride": 10} | case

@@ -89,7 +89,8 @@ struct DocumentScores {
     relevance_score: f32,
     /// The family's own score: a cosine, a logit difference.
     raw_score: f32,
-    /// The tokens of the document.
+    /// The tokens of the document. Of a document that is cut and longer than 64 KiB an estimate, and a
+    /// warning says so.
     tokens: usize,
     /// The tokens of the document that the model read.
     tokens_read: usize,
