@@ -12,7 +12,7 @@ const TEMPLATE_FILE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// For checkpoints without a chat template whose tokenizer has these control tokens: Qwen's format.
-const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
+const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ \"\\n\" }}";
 /// How Qwen3 begins an answer without thoughts.
 const NO_THOUGHTS: &str = "<think>\n\n</think>\n\n";
 
@@ -66,7 +66,7 @@ fn chat_template(value: &Json) -> Option<String> {
 /// The function `chat(system, user)` of templates: the prompt of a conversation up to the start of the
 /// model's answer.
 ///
-/// Templates that have no place for a system message get it before the user's, as in FIRST's reference.
+/// A template that has no place for a system message gets it before the user's, as in FIRST's reference.
 ///
 /// `has_token` tells whether the tokenizer has a control token.
 pub(super) fn function(
@@ -115,14 +115,12 @@ fn render(format: &ChatFormat, environment: &Environment<'static>, system: &str,
         })
     };
     let message = |role: &str, content: &str| context! { role => role, content => content };
-    let merged = || run(vec![message("user", &format!("{system}\n {user}"))]);
-    if system.is_empty() {
-        return run(vec![message("user", user)]);
+    let apart = run(vec![message("system", system), message("user", user)]);
+    match &apart {
+        Ok(text) if text.contains(system) => apart,
+        // The template refuses system messages, or drops them.
+        Ok(_) | Err(_) => run(vec![message("user", &format!("{system}\n {user}"))]).or(apart),
     }
-    if !format.template.contains("system") {
-        return merged();
-    }
-    run(vec![message("system", system), message("user", user)]).or_else(|error| merged().map_err(|_| error))
 }
 
 #[cfg(test)]
@@ -143,11 +141,10 @@ mod tests {
     }
 
     /// Llama 3's template in its essentials.
-    const LLAMA: &str = "{{- bos_token }}\\n{%- for message in messages %}\\n{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}\\n{%- endfor %}\\n{%- if add_generation_prompt %}\\n    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}\\n{%- endif %}";
+    const LLAMA: &str = "{{- bos_token }}\n{%- for message in messages %}\n{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}\n{%- endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}\n{%- endif %}";
 
     #[test]
     fn a_template_is_rendered_as_transformers_does() {
-        let found = chat(&format(&LLAMA.replace("\\n", "\n"))).unwrap();
         let header = |role: &str| format!("<|start_header_id|>{role}<|end_header_id|>\n\n");
         let expected = format!(
             "<s>{}Be brief.<|eot_id|>{}Hello<|eot_id|>{}",
@@ -155,15 +152,16 @@ mod tests {
             header("user"),
             header("assistant")
         );
-        // The role names are asked for by templates that know system messages.
-        assert_eq!(chat(&format(&format!("{{# system #}}{}", LLAMA.replace("\\n", "\n")))).unwrap(), expected);
-        assert!(found.contains("Be brief.\n Hello"), "{found}");
+        assert_eq!(chat(&format(LLAMA)).unwrap(), expected);
     }
 
     #[test]
-    fn a_template_that_refuses_system_messages_gets_it_before_the_users() {
+    fn a_template_that_refuses_or_drops_system_messages_gets_it_before_the_users() {
         let refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}{{ bos_token }}[INST] {{ messages[0].content.strip() }} [/INST]";
         assert_eq!(chat(&format(refusing)).unwrap(), "<s>[INST] Be brief.\n Hello [/INST]");
+        let dropping = "{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}";
+        assert_eq!(chat(&format(dropping)).unwrap(), "Be brief.\n Hello");
+        assert!(chat(&format("{{ raise_exception('never') }}")).unwrap_err().to_string().contains("never"));
     }
 
     #[test]
