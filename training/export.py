@@ -23,7 +23,7 @@ from states import LAYERS as KEPT_LAYERS
 
 LIMIT_BYTES = 26_000_000
 FILES = {
-    "model.safetensors": ("embeddings.", "encoder.", "token_weight"),
+    "model.safetensors": ("embeddings.", "encoder."),
     "instructions.safetensors": ("gate.", "wish."),
 }
 """Which tensors lie in which file: what training changes is apart from the encoder."""

@@ -34,6 +34,10 @@ pub struct PreparedTexts {
     pub(super) pair_frame: Option<PairFrame>,
     /// The query's sequence, where it is encoded apart from the documents.
     pub(super) query_ids: Vec<u32>,
+    /// The instruction's tokens, where it is a row of its own.
+    pub(super) instruction_ids: Vec<u32>,
+    /// For families of rows, by document: the words in common with query and instruction.
+    pub(super) lexical: Vec<[f32; 2]>,
 }
 
 /// A document, cleaned and truncated.
@@ -134,6 +138,8 @@ impl PreparedTexts {
             room: None,
             pair_frame: None,
             query_ids: Vec::new(),
+            instruction_ids: Vec::new(),
+            lexical: Vec::new(),
         }
     }
 
@@ -150,7 +156,9 @@ impl PreparedTexts {
             options: self.options,
             room: self.room.clone(),
             pair_frame: self.pair_frame.clone(),
-            query_ids: Vec::new(),
+            query_ids: self.query_ids.clone(),
+            instruction_ids: self.instruction_ids.clone(),
+            lexical: self.lexical[..count.min(self.lexical.len())].to_vec(),
         }
     }
 
