@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::facts::FactsConfig;
+
 /// The constants of the read-out.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct EvidenceConfig {
@@ -9,6 +11,10 @@ pub struct EvidenceConfig {
     pub states_after_layers: [u16; 2],
     /// The windows of a row.
     pub window: WindowConfig,
+    /// How much less later rows of a document count.
+    pub later_passages: LaterPassages,
+    /// What is counted in texts.
+    pub facts: FactsConfig,
     /// Weights of the best window, of the best tokens and of the words in common.
     pub evidence_weights: [f32; 3],
     /// The look at the other documents.
@@ -30,6 +36,15 @@ pub struct WindowConfig {
     pub stride: usize,
     /// A window starts at 0, or at least this far from the row's end.
     pub last_start: usize,
+}
+
+/// How much less the second and later rows of a document count, in cosines.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct LaterPassages {
+    /// For windows.
+    pub window_margin: f32,
+    /// For tokens.
+    pub token_margin: f32,
 }
 
 /// The look at the other documents of a slate.

@@ -10,9 +10,11 @@
 //! | `slate` | the scores of a slate, from the states of its rows ([`SlateReader`]) |
 //! | `text` | what a text's states show: means, windows, tokens |
 //! | `gate`, `wish` | how much an instruction asks, and which documents it asks for |
+//! | `facts` | what can be counted in a text |
 //! | `weights`, `config` | the trained numbers and the constants |
 
 mod config;
+mod facts;
 mod gate;
 mod slate;
 mod text;
@@ -21,7 +23,8 @@ mod weights;
 mod wish;
 
 pub use config::EvidenceConfig;
-pub use slate::{DocumentRows, SlateReader, SlateRows};
+pub use facts::Counted;
+pub use slate::{DocumentRows, InstructionRow, SlateReader, SlateRows};
 pub use weights::EvidenceError;
 
 use self::gate::Gate;
@@ -49,8 +52,14 @@ impl EvidenceModel {
         let weights = Weights::new(bytes)?;
         let token_weights = weights.vector("token_weight", None)?;
         let gate = Gate::load(&weights, width, config.gate)?;
-        let wish = Wish::load(&weights, width, config.wish)?;
+        let wish = Wish::load(&weights, width, config.wish, config.facts.count())?;
         Ok(Self { config, token_weights, gate, wish, width })
+    }
+
+    /// Counts in a document what instructions ask for.
+    #[must_use]
+    pub fn count_document(&self, text: &str) -> Counted {
+        self.config.facts.count_document(text)
     }
 
     /// Number of tokens of the vocabulary that it knows.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::EvidenceModel;
+use super::facts::{Counted, Named};
 use super::text::{Asker, DocumentVectors, Fit, RowStates};
 use super::vector::{dot, softmax};
-use super::wish::{Asked, Row};
+use super::wish::{Asked, InstructionTokens, Row, WishedDocument};
 use crate::runtime::{Output, ReadStates, TokenStates};
 
 /// What the rows of a pass are. The first is the query's, the second the instruction's if there is
@@ -17,17 +18,28 @@ use crate::runtime::{Output, ReadStates, TokenStates};
 pub struct SlateRows {
     /// The token ids of the query, without those that begin and end its row.
     pub query: Vec<u32>,
-    /// The same of the instruction; `None` without one.
-    pub instruction: Option<Vec<u32>>,
+    /// The instruction; `None` without one.
+    pub instruction: Option<InstructionRow>,
     /// The documents, in order.
     pub documents: Vec<DocumentRows>,
 }
 
+/// The row of an instruction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstructionRow {
+    /// Its token ids, without those that begin and end its row.
+    pub ids: Vec<u32>,
+    /// Its text.
+    pub text: String,
+}
+
 /// The rows of a document.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DocumentRows {
-    /// Number of its rows; at least 1.
-    pub rows: usize,
+    /// The token ids of its rows, without those at both ends; at least one row.
+    pub rows: Vec<Vec<u32>>,
+    /// What was counted in it; empty without an instruction.
+    pub counted: Counted,
     /// The words that it has in common with the query and with the instruction, in [0, 1): BM25
     /// over its maximum.
     pub lexical: [f32; 2],
@@ -47,6 +59,7 @@ struct Wanted {
     gate: f32,
     asker: Asker,
     asked: Asked,
+    named: Named,
 }
 
 /// A document's vectors, its fit to the query, and the tokens of each of its rows.
@@ -74,7 +87,7 @@ impl SlateReader {
         query: &Range<usize>,
         row: &Range<usize>,
     ) -> Option<Wanted> {
-        let ids = self.rows.instruction.as_ref()?;
+        let InstructionRow { ids, text } = self.rows.instruction.as_ref()?;
         let side_by_side = |tokens: Range<usize>| -> Vec<Vec<f32>> {
             tokens.map(|token| [earlier.of(&(token..token + 1)), last.of(&(token..token + 1))].concat()).collect()
         };
@@ -83,10 +96,16 @@ impl SlateReader {
             return None;
         }
         let content = if row.len() > 2 { row.start + 1..row.end - 1 } else { row.start..row.start };
-        let tokens = [earlier.content(row), last.content(row)];
+        let tokens = InstructionTokens {
+            ids: ids.clone(),
+            weights: self.weights(ids),
+            states: side_by_side(content),
+            vectors: [earlier.content(row), last.content(row)],
+        };
         let states_of = |row: &Range<usize>| Row { earlier: earlier.of(row), last: last.of(row), width: last.width };
-        let asked = self.model.wish.ask(states_of(query), states_of(row), &side_by_side(content), tokens);
-        Some(Wanted { gate, asker: Asker::new(last, row, &self.weights(ids)), asked })
+        let asked = self.model.wish.ask(states_of(query), states_of(row), tokens);
+        let named = self.model.config.facts.named(text);
+        Some(Wanted { gate, asker: Asker::new(last, row, &self.weights(ids)), asked, named })
     }
 
     /// The weights of tokens. An id that the model does not know counts nothing.
@@ -97,7 +116,7 @@ impl SlateReader {
     /// What the instruction adds to a document's score.
     fn added(&self, wanted: &Wanted, document: &Document, number: usize, layers: [RowStates<'_>; 2]) -> f32 {
         let [earlier, last] = layers;
-        let lexical = self.rows.documents[number].lexical;
+        let DocumentRows { rows: ids, counted, lexical } = &self.rows.documents[number];
         let fit = document.vectors.fit(&wanted.asker);
         let states: usize = document.rows.iter().map(ExactSizeIterator::len).sum();
         let scalars = [
@@ -113,7 +132,10 @@ impl SlateReader {
         let tokens = &document.rows[document.fit.row];
         let row = Row { earlier: earlier.of(tokens), last: last.of(tokens), width: last.width };
         let content = [earlier.content(tokens), last.content(tokens)];
-        wanted.gate * self.model.wish.read(&wanted.asked, row, [&content[0], &content[1]], scalars)
+        let facts = self.model.config.facts.together(wanted.named, counted);
+        let (ids, vectors) = (ids[document.fit.row].as_slice(), [&*content[0], &*content[1]]);
+        let wished = WishedDocument { row, ids, vectors, scalars, facts };
+        wanted.gate * self.model.wish.read(&wanted.asked, &wished)
     }
 
     /// The scores without the instruction.
@@ -172,11 +194,12 @@ impl ReadStates for SlateReader {
             None => None,
         };
         let rows: Vec<Vec<Range<usize>>> =
-            self.rows.documents.iter().map(|document| segments.by_ref().take(document.rows).collect()).collect();
+            self.rows.documents.iter().map(|document| segments.by_ref().take(document.rows.len()).collect()).collect();
         let documents: Vec<Document> = rows
             .par_iter()
             .map(|rows| {
-                let vectors = DocumentVectors::new(last, rows, self.model.config.window);
+                let vectors =
+                    DocumentVectors::new(last, rows, self.model.config.window, self.model.config.later_passages);
                 Document { rows: rows.clone(), fit: vectors.fit(&query), vectors }
             })
             .collect();

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::config::WindowConfig;
+use super::config::{LaterPassages, WindowConfig};
 use super::vector::{add, dot, make_unit, mean};
 
 /// The states of a text's rows after one layer.
@@ -61,12 +61,15 @@ pub(super) struct DocumentVectors {
     windows: Vec<(usize, Vec<f32>)>,
     /// The content tokens of all rows, as unit vectors.
     tokens: Vec<f32>,
+    /// How many of them are of the first row.
+    first_tokens: usize,
+    later: LaterPassages,
 }
 
 /// How well a document fits an asker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Fit {
-    /// The highest cosine of a window.
+    /// The highest cosine of a window; later rows count less.
     pub window: f32,
     /// The row of that window.
     pub row: usize,
@@ -75,10 +78,10 @@ pub(super) struct Fit {
 }
 
 impl DocumentVectors {
-    pub fn new(states: RowStates<'_>, rows: &[Range<usize>], config: WindowConfig) -> Self {
+    pub fn new(states: RowStates<'_>, rows: &[Range<usize>], config: WindowConfig, later: LaterPassages) -> Self {
         let width = states.width;
         let mut sums = vec![0.0; width];
-        let (mut windows, mut tokens) = (Vec::new(), Vec::new());
+        let (mut windows, mut tokens, mut first_tokens) = (Vec::new(), Vec::new(), 0);
         for (number, row) in rows.iter().enumerate() {
             states.of(row).chunks_exact(width).for_each(|state| add(&mut sums, state));
             for start in (0..row.len()).step_by(config.stride) {
@@ -91,20 +94,33 @@ impl DocumentVectors {
                 windows.push((number, vector));
             }
             tokens.extend(states.content(row));
+            if number == 0 {
+                first_tokens = tokens.len() / width;
+            }
         }
         make_unit(&mut sums);
-        Self { mean: sums, windows, tokens }
+        Self { mean: sums, windows, tokens, first_tokens, later }
     }
 
     pub fn fit(&self, asker: &Asker) -> Fit {
         let (mut window, mut row) = (f32::NEG_INFINITY, 0);
         for (number, vector) in &self.windows {
-            let cosine = dot(vector, &asker.mean);
+            let margin = if *number > 0 { self.later.window_margin } else { 0.0 };
+            let cosine = dot(vector, &asker.mean) - margin;
             if cosine > window {
                 (window, row) = (cosine, *number);
             }
         }
-        let best = best_cosines(&asker.tokens, &self.tokens, asker.mean.len());
+        let width = asker.mean.len();
+        let (first, others) = self.tokens.split_at(self.first_tokens * width);
+        let best = |tokens: &[f32]| best_cosines(&asker.tokens, tokens, width);
+        let best = match (best(first), best(others)) {
+            (Some(first), Some(others)) => {
+                let later = |(first, other): (f32, f32)| first.max(other - self.later.token_margin);
+                Some(first.into_iter().zip(others).map(later).collect::<Vec<f32>>())
+            }
+            (first, others) => first.or(others),
+        };
         let maxsim = best.map_or(0.0, |best| dot(&best, &asker.weights));
         Fit { window, row, maxsim }
     }

@@ -113,7 +113,7 @@ impl Standard {
 }
 
 /// x times the normal distribution's share below x.
-fn gelu(x: f32) -> f32 {
+pub(super) fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 

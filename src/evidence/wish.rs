@@ -1,10 +1,12 @@
 //! Which documents an instruction asks for.
 
+use std::collections::HashSet;
+
 use super::EvidenceError;
 use super::config::WishConfig;
 use super::text::best_cosines;
-use super::vector::{add, dot, mean};
-use super::weights::{Linear, Standard, Weights};
+use super::vector::{dot, mean};
+use super::weights::{Linear, Standard, Weights, gelu};
 
 /// The two networks: one reads whole texts, the other the instruction's words.
 #[derive(Debug, PartialEq)]
@@ -18,14 +20,17 @@ pub(super) struct Wish {
     first: Linear,
     second: Linear,
     last: Linear,
+    /// Weights of the facts, from the projected instruction.
+    facts: Linear,
+    facts_standard: Standard,
     token: Standard,
     token_first: Linear,
     token_last: Linear,
 }
 
-/// Inner numbers of the second layer, and of the words' network.
-const SECOND: usize = 128;
+/// Inner numbers of the words' network, and what it says of each word.
 const TOKEN: usize = 64;
+const MATCHES: usize = 4;
 /// Plain numbers about a document.
 pub(super) const SCALARS: usize = 8;
 /// A cosine that says nothing.
@@ -36,10 +41,39 @@ const NO_MATCH: f32 = 0.5;
 pub(super) struct Asked {
     query: Vec<f32>,
     instruction: Vec<f32>,
-    /// The weights of each content token of the instruction: for the earlier and the last layer.
-    words: Vec<[f32; 2]>,
+    /// For each content token of the instruction what its matches weigh: after the earlier and the
+    /// last layer, the same token, the same token beside the same neighbour.
+    words: Vec<[f32; MATCHES]>,
+    /// The weights of facts.
+    facts: Vec<f32>,
     /// The content tokens after each layer, as unit vectors.
     tokens: [Vec<f32>; 2],
+    /// Their ids, and what an exact match of each is worth.
+    ids: Vec<u32>,
+    worth: Vec<f32>,
+}
+
+/// The content tokens of an instruction.
+pub(super) struct InstructionTokens {
+    pub ids: Vec<u32>,
+    /// `token_weight` of each.
+    pub weights: Vec<f32>,
+    /// The states of both layers, side by side.
+    pub states: Vec<Vec<f32>>,
+    /// As unit vectors, layer by layer.
+    pub vectors: [Vec<f32>; 2],
+}
+
+/// A document as the wish reads it.
+pub(super) struct WishedDocument<'a> {
+    /// Its best row.
+    pub row: Row<'a>,
+    /// The content tokens of that row: their ids, and their unit vectors after each layer.
+    pub ids: &'a [u32],
+    pub vectors: [&'a [f32]; 2],
+    pub scalars: [f32; SCALARS],
+    /// The facts about it and the instruction.
+    pub facts: Vec<f32>,
 }
 
 /// The states of a row after both layers.
@@ -67,8 +101,8 @@ impl Row<'_> {
 }
 
 impl Wish {
-    pub fn load(weights: &Weights<'_>, width: usize, config: WishConfig) -> Result<Self, EvidenceError> {
-        let digest = 4 * width;
+    pub fn load(weights: &Weights<'_>, width: usize, config: WishConfig, facts: usize) -> Result<Self, EvidenceError> {
+        let (digest, second) = (4 * width, config.inner / 2);
         let projected = |name: &str| weights.linear(name, (config.width, digest));
         Ok(Self {
             scale: config.scale,
@@ -77,34 +111,39 @@ impl Wish {
             query: projected("wish.query")?,
             instruction: projected("wish.instruction")?,
             document: projected("wish.document")?,
-            first: weights.linear("wish.first", (config.inner, 6 * config.width + SCALARS))?,
-            second: weights.linear("wish.second", (SECOND, config.inner))?,
-            last: weights.linear("wish.last", (1, SECOND))?,
+            first: weights.linear("wish.first", (config.inner, 6 * config.width + SCALARS + facts))?,
+            second: weights.linear("wish.second", (second, config.inner))?,
+            last: weights.linear("wish.last", (1, second))?,
+            facts: weights.linear("wish.facts", (facts, config.width))?,
+            facts_standard: weights.standard("wish.facts", facts)?,
             token: weights.standard("wish.token", 2 * width)?,
             token_first: weights.linear("wish.token_first", (TOKEN, 2 * width))?,
-            token_last: weights.linear("wish.token_last", (2, TOKEN))?,
+            token_last: weights.linear("wish.token_last", (MATCHES, TOKEN))?,
         })
     }
 
-    /// Reads query and instruction. `states` has the instruction's content tokens, both layers side
-    /// by side; `tokens` the same as unit vectors, layer by layer.
-    pub fn ask(&self, query: Row<'_>, instruction: Row<'_>, states: &[Vec<f32>], tokens: [Vec<f32>; 2]) -> Asked {
-        let words = states.iter().map(|state| {
+    /// Reads query and instruction.
+    pub fn ask(&self, query: Row<'_>, instruction: Row<'_>, tokens: InstructionTokens) -> Asked {
+        let words = tokens.states.iter().map(|state| {
             let read = self.token_last.apply(&self.token_first.apply_gelu(&self.token.apply(state)));
-            [read[0], read[1]]
+            std::array::from_fn(|place| read[place])
         });
+        let projected = self.instruction.apply(&self.prefix.apply(&instruction.digest()));
         Asked {
-            query: self.query.apply(&self.prefix.apply(&query.digest())),
-            instruction: self.instruction.apply(&self.prefix.apply(&instruction.digest())),
             words: words.collect(),
-            tokens,
+            facts: self.facts.apply(&projected.iter().map(|value| gelu(*value)).collect::<Vec<_>>()),
+            query: self.query.apply(&self.prefix.apply(&query.digest())),
+            instruction: projected,
+            tokens: tokens.vectors,
+            ids: tokens.ids,
+            worth: tokens.weights.iter().map(|weight| weight / 2.0).collect(),
         }
     }
 
-    /// How well a document fits what is asked. `tokens` are the content tokens of its row after
-    /// each layer, as unit vectors.
-    pub fn read(&self, asked: &Asked, row: Row<'_>, tokens: [&[f32]; 2], scalars: [f32; SCALARS]) -> f32 {
-        let document = self.document.apply(&self.document_standard.apply(&row.digest()));
+    /// How well a document fits what is asked.
+    pub fn read(&self, asked: &Asked, wished: &WishedDocument<'_>) -> f32 {
+        let document = self.document.apply(&self.document_standard.apply(&wished.row.digest()));
+        let facts = self.facts_standard.apply(&wished.facts);
         let product = |left: &[f32], right: &[f32]| -> Vec<f32> {
             left.iter().zip(right).map(|(left, right)| left * right).collect()
         };
@@ -116,24 +155,35 @@ impl Wish {
             &product(&document, instruction),
             &product(&document, query),
             &product(instruction, query),
-            &scalars[..],
+            &wished.scalars[..],
+            &facts,
         ]
         .concat();
         let inner = self.second.apply_gelu(&self.first.apply_gelu(&x));
         let whole = self.last.apply(&inner).first().copied().unwrap_or_default();
-        self.scale * (whole + words(asked, tokens, row.width))
+        self.scale * (whole + dot(&facts, &asked.facts) + words(asked, wished))
     }
 }
 
-/// The sum over the instruction's words of their weights times their best matches.
-fn words(asked: &Asked, tokens: [&[f32]; 2], width: usize) -> f32 {
-    let mut sum = 0.0;
-    for layer in 0..2 {
-        let weights: Vec<f32> = asked.words.iter().map(|weights| weights[layer]).collect();
-        let mut matches =
-            best_cosines(&asked.tokens[layer], tokens[layer], width).unwrap_or_else(|| vec![0.0; weights.len()]);
-        add(&mut matches, &vec![-NO_MATCH; weights.len()]);
-        sum += dot(&weights, &matches);
-    }
-    sum
+/// The sum over the instruction's words of their weights times their matches in the document.
+fn words(asked: &Asked, wished: &WishedDocument<'_>) -> f32 {
+    let none = || vec![0.0; asked.ids.len()];
+    let [earlier, last] = [0, 1]
+        .map(|layer| best_cosines(&asked.tokens[layer], wished.vectors[layer], wished.row.width).unwrap_or_else(none));
+    let pairs: HashSet<(u32, u32)> = wished.ids.windows(2).map(|pair| (pair[0], pair[1])).collect();
+    let has = |left: Option<usize>, right: usize| {
+        let pair = left.and_then(|left| Some((*asked.ids.get(left)?, *asked.ids.get(right)?)));
+        pair.is_some_and(|pair| pairs.contains(&pair))
+    };
+    let yes = |holds: bool| f32::from(u8::from(holds));
+    let of_word = |place: usize| {
+        let matches = [
+            earlier[place] - NO_MATCH,
+            last[place] - NO_MATCH,
+            asked.worth[place] * yes(wished.ids.contains(&asked.ids[place])),
+            asked.worth[place] * yes(has(Some(place), place + 1) || has(place.checked_sub(1), place)),
+        ];
+        dot(&asked.words[place], &matches)
+    };
+    (0..asked.ids.len()).map(of_word).sum()
 }

@@ -9,12 +9,12 @@ use super::detect::Calibration;
 use super::family::EvidenceFacts;
 use super::lexical::{LexicalTable, QueryTerms};
 use super::parallel;
-use super::prepared::{Plan, PreparedTexts};
+use super::prepared::{Plan, PreparedTexts, WholeText};
 use super::prompter::Prompter;
 use super::render::Rendering;
 use super::tokenizer::{CHUNK_BYTES, chunk_end};
 use super::truncate::{DocumentOptions, IsCancelled, warn_of_max_tokens_per_doc};
-use crate::evidence::{DocumentRows, EvidenceModel, SlateRows};
+use crate::evidence::{DocumentRows, EvidenceModel, InstructionRow, SlateRows};
 use crate::rerank::slates::{self, SlateLimits};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 use crate::runtime::TokenTypes;
@@ -56,10 +56,14 @@ impl RowReading {
         Ok(Self { facts, model, calibration, table, begin, end })
     }
 
-    /// A text's rows; an empty text has one.
-    fn rows(&self, ids: &[u32]) -> Vec<Vec<u32>> {
-        let row = |ids: &[u32]| [&[self.begin], ids, &[self.end]].concat();
-        if ids.is_empty() { vec![row(ids)] } else { ids.chunks(self.facts.row_tokens).map(row).collect() }
+    /// A text's tokens by row; an empty text has one row.
+    fn split(&self, ids: &[u32]) -> Vec<Vec<u32>> {
+        if ids.is_empty() { vec![Vec::new()] } else { ids.chunks(self.facts.row_tokens).map(<[u32]>::to_vec).collect() }
+    }
+
+    /// A row with the tokens that begin and end it.
+    fn row(&self, ids: &[u32]) -> Vec<u32> {
+        [&[self.begin], ids, &[self.end]].concat()
     }
 
     /// Tokens of a text's rows.
@@ -100,7 +104,7 @@ impl Prompter {
         };
         prepared.documents = self.tokenize_documents(request, &options, &mut prepared.warnings)?;
         warn_of_max_tokens_per_doc(request.max_tokens_per_doc, fits, &prepared.documents, &mut prepared.warnings);
-        prepared.lexical = shared_words(&reading.table, prepared, &request.documents);
+        prepared.whole_texts = read_whole_texts(reading, prepared, &request.documents);
         plan_rows(reading, limits, prepared);
         Ok(())
     }
@@ -130,14 +134,16 @@ impl Prompter {
         prepared: &PreparedTexts,
         documents: &[usize],
     ) -> Result<Rendering, RerankError> {
-        let mut suffixes = reading.rows(&prepared.query_ids);
-        let instruction = (!prepared.instruction_ids.is_empty()).then(|| prepared.instruction_ids.clone());
-        suffixes.extend(instruction.iter().flat_map(|ids| reading.rows(ids)));
+        let mut suffixes = vec![reading.row(&prepared.query_ids)];
+        let instruction = (!prepared.instruction_ids.is_empty())
+            .then(|| InstructionRow { ids: prepared.instruction_ids.clone(), text: prepared.instruction.clone() });
+        suffixes.extend(instruction.iter().map(|instruction| reading.row(&instruction.ids)));
         let mut found = Vec::with_capacity(documents.len());
         for index in documents {
-            let rows = reading.rows(&prepared.documents[*index].ids);
-            found.push(DocumentRows { rows: rows.len(), lexical: prepared.lexical[*index] });
-            suffixes.extend(rows);
+            let rows = reading.split(&prepared.documents[*index].ids);
+            suffixes.extend(rows.iter().map(|ids| reading.row(ids)));
+            let WholeText { lexical, counted } = prepared.whole_texts[*index].clone();
+            found.push(DocumentRows { rows, counted, lexical });
         }
         for row in &suffixes {
             // The tokens at both ends, and no other control token.
@@ -172,15 +178,20 @@ fn plan_rows(reading: &RowReading, limits: &LimitSettings, prepared: &mut Prepar
     (prepared.mode, prepared.plan) = (Mode::Listwise, Plan::Slates(slates::even(&costs, slate)));
 }
 
-/// The words that each document has in common with the query and with the instruction. Whole
-/// documents count, also what the encoder does not read of them, up to 64 KiB.
-fn shared_words(table: &LexicalTable, prepared: &PreparedTexts, raw: &[String]) -> Vec<[f32; 2]> {
+/// What whole documents show, also what the encoder does not read of them, up to 64 KiB: the words
+/// in common with query and instruction, and what instructions count.
+fn read_whole_texts(reading: &RowReading, prepared: &PreparedTexts, raw: &[String]) -> Vec<WholeText> {
+    let table = &reading.table;
     let query = table.query(&prepared.query);
     let instruction = (!prepared.instruction.is_empty()).then(|| table.query(&prepared.instruction));
     let bytes = raw.iter().map(|text| text.len().min(CHUNK_BYTES)).sum();
     parallel::map(raw.iter().collect(), bytes, |text: &String| {
         let text = &text[..chunk_end(text, CHUNK_BYTES)];
         let score = |terms: &QueryTerms| table.score(terms, text) as f32;
-        [score(&query), instruction.as_ref().map_or(0.0, score)]
+        let counted = instruction.as_ref().map(|_| reading.model.count_document(text));
+        WholeText {
+            lexical: [score(&query), instruction.as_ref().map_or(0.0, score)],
+            counted: counted.unwrap_or_default(),
+        }
     })
 }
