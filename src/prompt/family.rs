@@ -30,6 +30,9 @@ pub struct FamilyFacts {
     pub control_tokens: Vec<String>,
     /// The instruction for a request that has none.
     pub default_instruction: Option<String>,
+    /// The language that it reads, where that is only one in Latin letters, such as `English`. A
+    /// query in another script gets a warning.
+    pub reads_only: Option<String>,
     /// How a checkpoint of the family is recognised. Without it, only `--family` chooses the family.
     #[serde(default)]
     pub recognise: Recognise,

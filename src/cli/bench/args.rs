@@ -37,7 +37,7 @@ Examples:
 Every combination of documents, tokens, clients and routes is a case. Each round measures a part of every case, so that \
 a slow phase of the machine affects all of them. A client sends its next request when it has the response to the last.
 
-Documents are generated sentences. The model's tokenizer counts their tokens (with --url: that of podium-nano, or \
+Documents are generated sentences. The model's tokenizer counts their tokens (with --url: that of podium-mini, or \
 --tokenizer). --requests takes a JSONL file instead, with one request on each line:
   {\"query\": \"...\", \"documents\": [\"...\"], \"instruction\": \"...\"}
 
