@@ -25,6 +25,8 @@ pub(super) struct Wish {
     facts_standard: Standard,
     token: Standard,
     token_first: Linear,
+    /// The instruction's whole meaning, for each of its words.
+    token_context: Linear,
     token_last: Linear,
 }
 
@@ -118,20 +120,25 @@ impl Wish {
             facts_standard: weights.standard("wish.facts", facts)?,
             token: weights.standard("wish.token", 2 * width)?,
             token_first: weights.linear("wish.token_first", (TOKEN, 2 * width))?,
+            token_context: weights.linear("wish.token_context", (TOKEN, config.width))?,
             token_last: weights.linear("wish.token_last", (MATCHES, TOKEN))?,
         })
     }
 
     /// Reads query and instruction.
     pub fn ask(&self, query: Row<'_>, instruction: Row<'_>, tokens: InstructionTokens) -> Asked {
+        let projected = self.instruction.apply(&self.prefix.apply(&instruction.digest()));
+        let meaning: Vec<f32> = projected.iter().map(|value| gelu(*value)).collect();
+        let context = self.token_context.apply(&meaning);
         let words = tokens.states.iter().map(|state| {
-            let read = self.token_last.apply(&self.token_first.apply_gelu(&self.token.apply(state)));
+            let mut inner = self.token_first.apply(&self.token.apply(state));
+            inner.iter_mut().zip(&context).for_each(|(value, context)| *value = gelu(*value + context));
+            let read = self.token_last.apply(&inner);
             std::array::from_fn(|place| read[place])
         });
-        let projected = self.instruction.apply(&self.prefix.apply(&instruction.digest()));
         Asked {
             words: words.collect(),
-            facts: self.facts.apply(&projected.iter().map(|value| gelu(*value)).collect::<Vec<_>>()),
+            facts: self.facts.apply(&meaning),
             query: self.query.apply(&self.prefix.apply(&query.digest())),
             instruction: projected,
             tokens: tokens.vectors,
