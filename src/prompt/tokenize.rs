@@ -157,7 +157,8 @@ impl Prompter {
             && is_in_another_script(&query)
         {
             let family = &self.facts.name;
-            warnings.push(format!("query: {family} reads {language}; most letters of this query are of another script"));
+            warnings
+                .push(format!("query: {family} reads {language}; most letters of this query are of another script"));
         }
         let requested = request.instruction.as_deref().filter(|text| !text.chars().all(is_space));
         let mut instruction = match requested {
@@ -226,7 +227,8 @@ impl Prompter {
 /// Whether more than half of a text's letters are not Latin.
 fn is_in_another_script(text: &str) -> bool {
     let is_latin = |letter: &char| *letter <= '\u{24F}' || ('\u{1E00}'..='\u{1EFF}').contains(letter);
-    let (latin, others): (Vec<char>, Vec<char>) = text.chars().filter(|letter| letter.is_alphabetic()).partition(is_latin);
+    let (latin, others): (Vec<char>, Vec<char>) =
+        text.chars().filter(|letter| letter.is_alphabetic()).partition(is_latin);
     others.len() > latin.len()
 }
 

@@ -15,7 +15,7 @@ fn names(value: &Value) -> Vec<&str> {
 fn the_json_has_every_field_that_the_page_reads() {
     let folder = write_sets();
     let report = eval_json(folder.path(), &["small", "slates.jsonl", "--top", "4", "--orders", "2"]);
-    assert_eq!((&report["schema"], &report["primary"]), (&1.into(), &"ndcg@10".into()));
+    assert_eq!((&report["schema"], &report["primary"]), (&2.into(), &"ndcg@10".into()));
     assert_eq!(report["system"]["name"], "podium-mini");
     assert_eq!(report["system"]["url"], Value::Null);
     assert_eq!(report["metrics"], serde_json::json!(["ndcg@10", "mrr@10", "hit@10", "recall@10", "map"]));
