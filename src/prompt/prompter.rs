@@ -187,6 +187,7 @@ mod tests {
                 prompter.slate_score().is_some(),
                 prompter.pointwise_score().is_some(),
                 prompter.bi_encoder().is_some(),
+                prompter.evidence().is_some(),
             ];
             assert!(reads.contains(&true), "{}", family.name());
         }
