@@ -53,7 +53,7 @@ fn run(prompter: &Prompter, planned: &PlannedPass) -> Output {
         Head::MaxSim { .. } => {
             return pass.suffixes[1..].iter().map(|suffix| vec![sevens(prompter, suffix)]).collect();
         }
-        Head::Classifier => panic!("no family of these tests reads {head:?}"),
+        Head::Classifier | Head::Reader(_) => panic!("no family of these tests reads {head:?}"),
     };
     if marks.len() == 1 && token_ids.len() == planned.documents.len() && token_ids.len() > 1 {
         let text = prompter.decode(&pass.prefix);

@@ -59,7 +59,7 @@ impl Heads {
         match head {
             Head::Projector => self.projector.is_some(),
             Head::MaxSim { .. } => self.token_projection.is_some(),
-            Head::Hidden | Head::Vocabulary(_) | Head::Classifier => false,
+            Head::Hidden | Head::Vocabulary(_) | Head::Classifier | Head::Reader(_) => false,
         }
     }
 
@@ -77,7 +77,7 @@ impl Heads {
                 states.matmul(&output.index_select(&ids, 0)?.to_dtype(DType::F32)?.t()?)
             }
             (Head::Classifier, .., Some(classifier)) => classifier.forward(states),
-            (Head::Projector | Head::Vocabulary(_) | Head::Classifier | Head::MaxSim { .. }, ..) => {
+            (Head::Projector | Head::Vocabulary(_) | Head::Classifier | Head::MaxSim { .. } | Head::Reader(_), ..) => {
                 bail!("the checkpoint has no {head:?}")
             }
         }

@@ -1,7 +1,7 @@
 //! Which passes a model can run.
 
 use crate::runtime::spec::{ModelSpec, OutputMatrix};
-use crate::runtime::{ForwardPass, Head, Positions, RuntimeError, TokenTypes};
+use crate::runtime::{ForwardPass, Head, Positions, ReadStates, RuntimeError, TokenTypes};
 
 /// Rejects a batch with a pass that this model cannot run. `has_projection` tells whether the checkpoint has the
 /// matrices of a head that the spec does not mention.
@@ -71,6 +71,7 @@ fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projection: &dyn Fn(&H
             check_max_sim(pass, spec, *expansion)?;
             has_projection(&pass.output.head)
         }
+        Head::Reader(reader) => return check_reader(pass, spec, &*reader.0),
     };
     if has_head { Ok(()) } else { Err(format!("the checkpoint has no {}", name(&pass.output.head))) }
 }
@@ -95,6 +96,21 @@ fn check_max_sim(pass: &ForwardPass, spec: &ModelSpec, expansion: usize) -> Resu
     Ok(())
 }
 
+fn check_reader(pass: &ForwardPass, spec: &ModelSpec, reader: &dyn ReadStates) -> Result<(), String> {
+    if pass.output.at != Positions::All || pass.output.layer.is_some() {
+        return Err("a reader reads all tokens, up to the last layer".into());
+    }
+    // The states of cached tokens are not kept.
+    if spec.causal {
+        return Err("a reader of all tokens needs a bidirectional model".into());
+    }
+    let (layers, count) = (reader.layers(), spec.layers.len());
+    if layers.last().is_none_or(|last| usize::from(*last) != count) || !layers.is_sorted() || layers.contains(&0) {
+        return Err(format!("its reader reads after layers {layers:?}, the model has {count}"));
+    }
+    Ok(())
+}
+
 fn name(head: &Head) -> &'static str {
     match head {
         Head::Hidden => "hidden states",
@@ -102,5 +118,6 @@ fn name(head: &Head) -> &'static str {
         Head::Vocabulary(_) => "output matrix",
         Head::Classifier => "classifier",
         Head::MaxSim { .. } => "projection of token states",
+        Head::Reader(_) => "states",
     }
 }
