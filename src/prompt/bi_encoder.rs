@@ -103,7 +103,7 @@ impl Colbert {
             compared.map(move |(offset, _)| TokenPosition::suffix(nth, offset))
         });
         let marks = marks.collect();
-        Rendering { prefix: Vec::new(), suffixes, marks, token_types: TokenTypes::Zero }
+        Rendering { prefix: Vec::new(), suffixes, marks, token_types: TokenTypes::Zero, rows: None }
     }
 }
 
