@@ -8,6 +8,8 @@ use super::PromptError;
 
 const PYLATE: &str = "config_sentence_transformers.json";
 const STANFORD: &str = "artifact.metadata";
+/// `PyLate`'s projection.
+const DENSE: &str = "1_Dense/config.json";
 
 /// Characters whose tokens are not compared where the checkpoint names none: Python's
 /// `string.punctuation`.
@@ -35,6 +37,18 @@ pub struct ColbertSettings {
     pub skipped_tokens: Vec<String>,
 }
 
+/// Rejects a projection that is more than a matrix.
+fn check_projection(dense: &Value) -> Result<(), String> {
+    let activation = dense["activation_function"].as_str().unwrap_or("Identity");
+    if !activation.ends_with("Identity") {
+        return Err(format!("activation_function is {activation}; a projection without one is supported"));
+    }
+    match &dense["use_residual"] {
+        Value::Null | Value::Bool(false) => Ok(()),
+        value => Err(format!("use_residual is {value}, which is not supported")),
+    }
+}
+
 impl Default for ColbertSettings {
     /// The settings of a checkpoint that has none: those of Stanford's `ColBERT`.
     fn default() -> Self {
@@ -60,6 +74,9 @@ impl ColbertSettings {
             let json = file(name).map(|bytes| serde_json::from_slice(&bytes)).transpose();
             json.map_err(|error| PromptError::Declaration { file: name.to_owned(), problem: error.to_string() })
         };
+        if let Some(dense) = parse(DENSE)? {
+            check_projection(&dense).map_err(|problem| PromptError::Declaration { file: DENSE.to_owned(), problem })?;
+        }
         if let Some(settings) = parse(PYLATE)?.filter(|settings| settings.get("query_prefix").is_some()) {
             let keys = ["query_prefix", "document_prefix", "query_length", "document_length"];
             return Self::parse(&settings, PYLATE, keys, "attend_to_expansion_tokens");
@@ -160,6 +177,10 @@ mod tests {
     fn a_malformed_value_is_named_with_its_file() {
         let error = read(PYLATE, r#"{"query_prefix": "[Q] ", "query_length": "long"}"#).unwrap_err().to_string();
         assert!(error.starts_with("config_sentence_transformers.json: query_length is \"long\""), "{error}");
+        let tanh = read(DENSE, r#"{"activation_function": "torch.nn.modules.activation.Tanh"}"#).unwrap_err();
+        assert!(tanh.to_string().starts_with("1_Dense/config.json: activation_function is torch"), "{tanh}");
+        assert!(read(DENSE, r#"{"use_residual": true}"#).unwrap_err().to_string().contains("use_residual is true"));
+        assert!(read(DENSE, r#"{"activation_function": "torch.nn.modules.linear.Identity"}"#).is_ok());
         assert!(read(STANFORD, "{").unwrap_err().to_string().starts_with("artifact.metadata: "));
     }
 }

@@ -8,7 +8,7 @@
 //! | `pair_template`, `classifier` | the checkpoint's own pair of texts; what its classifier's number means |
 //! | `chat`, `colbert` | the checkpoint's chat format, and how a `ColBERT` checkpoint makes its sequences |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
-//! | `tokenizer`, `tokenizer_file`, `clean` | encodes text so that it never becomes a control token |
+//! | `tokenizer`, `tokenizer_file`, `cut`, `clean` | encodes text so that it never becomes a control token |
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
 //! | `slates`, `slate_prompt`, `pairs`, `bi_encoder`, `rows` | groups documents into slates, pointwise prompts or sequences of their own |
@@ -25,6 +25,7 @@ mod check_templates;
 mod classifier;
 mod clean;
 mod colbert;
+mod cut;
 mod description;
 mod detect;
 mod error;
