@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `family`, `families` | reads the families' declarations |
 //! | `description`, `detect` | reads what a checkpoint says that it is; recognises its family |
-//! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
+//! | `prompter`, `bind`, `row_reading`, `check_templates` | binds a family to a tokenizer and a model |
 //! | `pair_template`, `classifier` | the checkpoint's own pair of texts; what its classifier's number means |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
 //! | `tokenizer`, `tokenizer_file`, `clean` | encodes text so that it never becomes a control token |
@@ -35,6 +35,7 @@ mod parallel;
 mod prepared;
 mod prompter;
 mod render;
+mod row_reading;
 mod rows;
 mod settings;
 mod slate_prompt;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{
     Calibration, ClassifierReadout, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter, Tokenizer,
 };
-use crate::runtime::Pooling;
 use crate::evidence::{EvidenceConfig, EvidenceModel};
+use crate::runtime::Pooling;
 
 /// Qwen's split pattern.
 const SPLIT: &str =
