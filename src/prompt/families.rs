@@ -33,9 +33,11 @@ impl Families {
             "qwen3-reranker": "qwen3-reranker.jinja";
             "mxbai-v2": "mxbai-v2.jinja";
             "e2rank": "e2rank.jinja";
+            "colbert": "colbert.jinja";
             "zerank": "zerank.jinja";
             "contextual": "contextual.jinja";
-            "first": "first.jinja", "first.pointwise.jinja";
+            "first": "first.jinja", "yes-no.jinja";
+            "yes-no": "yes-no.jinja";
             "nemotron": "nemotron.jinja";
             "cross-encoder":;
         };
