@@ -193,7 +193,7 @@ def missing(path):
 SHARDED = {"source": FIXTURES / "qwen3-gqa2-sharded", "file": "model-00002-of-00003.safetensors"}
 CASES = [
     ("checkpoint: weights cut in half", broken(cut_in_half, "bytes")),
-    ("checkpoint: a shard of the index is missing", broken(missing, "No such file", **SHARDED)),
+    ("checkpoint: a shard of the index is missing", shard_missing),
     ("checkpoint: a shard cut in half", broken(cut_in_half, "bytes", **SHARDED)),
     ("checkpoint: absurd header length", broken(absurd_header_length)),
     ("checkpoint: header is not JSON", broken(header_that_is_not_json)),

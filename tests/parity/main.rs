@@ -17,3 +17,4 @@ mod published;
 mod requests;
 mod runtime;
 mod sequences;
+mod wrong_checkpoints;
