@@ -2,6 +2,7 @@
 
 mod diagnosis;
 mod hub;
+mod modules;
 mod shards;
 mod source;
 
@@ -9,6 +10,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use self::modules::Module;
 use self::shards::{INDEX, SINGLE, shard_names};
 use super::{LoadError, ModelSettings};
 
@@ -30,6 +32,8 @@ pub struct Checkpoint {
     pub tokenizer: Vec<u8>,
     /// `lexical.safetensors`, where the family uses lexical evidence.
     pub lexical: Option<Vec<u8>>,
+    /// The modules behind the transformer (sentence-transformers' `modules.json`).
+    pub modules: Vec<Module>,
     pub(in crate::runtime) weights: Weights,
 }
 
@@ -75,6 +79,7 @@ impl Checkpoint {
             config: include_bytes!("../../../models/podium-nano/config.json").to_vec(),
             tokenizer: include_bytes!("../../../models/podium-nano/tokenizer.json").to_vec(),
             lexical: Some(include_bytes!("../../../models/podium-nano/lexical.safetensors").to_vec()),
+            modules: Vec::new(),
             weights: Weights::Embedded(include_bytes!("../../../models/podium-nano/model.safetensors")),
         }
     }
@@ -100,10 +105,10 @@ impl Checkpoint {
                 }),
             }
         };
-        let lexical = folder.join("lexical.safetensors");
         if let Some(problem) = diagnosis::of_unread_parts(folder).filter(|_| folder.join("config.json").exists()) {
             return Err(malformed(folder.to_path_buf(), problem));
         }
+        let read_if_there = |name: &str| folder.join(name).exists().then(|| read(name)).transpose();
         let canonical = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
         let checkpoint = Self {
             name: canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
@@ -111,7 +116,8 @@ impl Checkpoint {
             location: folder.to_path_buf(),
             config: read("config.json")?,
             tokenizer: read("tokenizer.json")?,
-            lexical: lexical.exists().then(|| read("lexical.safetensors")).transpose()?,
+            lexical: read_if_there("lexical.safetensors")?,
+            modules: modules::read(folder)?,
             weights: Weights::Files(weight_files(folder)?),
         };
         Ok(match hub::id_of_snapshot(&canonical) {

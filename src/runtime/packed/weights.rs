@@ -27,12 +27,25 @@ pub(in crate::runtime) struct WeightFiles {
 
 struct WeightFile {
     path: PathBuf,
+    /// What the names of its tensors begin with here: `2_Dense/` for the file of a module.
+    prefix: String,
     tensors: Source,
 }
 
 enum Source {
     Mapped(MmapedSafetensors),
     Embedded(SliceSafetensors<'static>),
+}
+
+impl WeightFile {
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.tensors.get(name.strip_prefix(self.prefix.as_str())?)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (String, TensorView<'_>)> {
+        let tensors = self.tensors.all().into_iter();
+        tensors.map(|(name, view)| (format!("{}{name}", self.prefix), view))
+    }
 }
 
 impl Source {
@@ -58,14 +71,21 @@ pub(in crate::runtime) fn open(checkpoint: &Checkpoint) -> Result<WeightFiles, L
             let path = checkpoint.location.join("model.safetensors");
             let tensors = SliceSafetensors::new(bytes)
                 .map_err(|error| LoadError::Malformed { path: path.clone(), problem: error.to_string() })?;
-            vec![WeightFile { path, tensors: Source::Embedded(tensors) }]
+            vec![WeightFile { path, prefix: String::new(), tensors: Source::Embedded(tensors) }]
         }
-        Weights::Files(paths) => paths.iter().map(|path| map(path)).collect::<Result<_, _>>()?,
+        Weights::Files(paths) => {
+            let trunk = paths.iter().map(|path| map(path, String::new()));
+            let modules = checkpoint
+                .modules
+                .iter()
+                .filter_map(|module| Some(map(module.weights.as_ref()?, format!("{}/", module.folder))));
+            trunk.chain(modules).collect::<Result<_, _>>()?
+        }
     };
     Ok(WeightFiles { files })
 }
 
-fn map(path: &Path) -> Result<WeightFile, LoadError> {
+fn map(path: &Path, prefix: String) -> Result<WeightFile, LoadError> {
     let length = std::fs::metadata(path).map_err(|source| LoadError::File { path: path.to_path_buf(), source })?.len();
     if let Some(problem) = checkpoint::lfs_pointer(path, length) {
         return Err(LoadError::Malformed { path: path.to_path_buf(), problem });
@@ -76,12 +96,12 @@ fn map(path: &Path) -> Result<WeightFile, LoadError> {
         path: path.to_path_buf(),
         problem: format!("not a complete safetensors file of {length} bytes: {error}"),
     })?;
-    Ok(WeightFile { path: path.to_path_buf(), tensors: Source::Mapped(tensors) })
+    Ok(WeightFile { path: path.to_path_buf(), prefix, tensors: Source::Mapped(tensors) })
 }
 
 impl WeightFiles {
     fn find(&self, name: &str) -> Option<(&WeightFile, TensorView<'_>)> {
-        self.files.iter().find_map(|file| Some((file, file.tensors.get(name)?)))
+        self.files.iter().find_map(|file| Some((file, file.get(name)?)))
     }
 
     /// The shape of a tensor.
@@ -91,7 +111,7 @@ impl WeightFiles {
 
     /// Elements of all tensors, scales of 8-bit rows apart.
     pub fn parameters(&self) -> usize {
-        let tensors = self.files.iter().flat_map(|file| file.tensors.all());
+        let tensors = self.files.iter().flat_map(WeightFile::all);
         tensors
             .filter(|(name, _)| name.strip_suffix(SCALE).is_none())
             .map(|(_, view)| view.shape().iter().product::<usize>())
@@ -100,7 +120,7 @@ impl WeightFiles {
 
     /// The type of the largest tensor, U8 for integers of 8 bits; f32 where it is none that is computed in.
     pub fn stored(&self) -> DType {
-        let tensors = self.files.iter().flat_map(|file| file.tensors.all());
+        let tensors = self.files.iter().flat_map(WeightFile::all);
         let largest = tensors.max_by_key(|(_, view)| view.shape().iter().product::<usize>());
         match largest.map(|(_, view)| view.dtype()) {
             Some(Dtype::BF16) => DType::BF16,
@@ -162,7 +182,7 @@ impl WeightFiles {
         }
         let names: BTreeSet<&str> = tensors.iter().map(|(name, _)| *name).collect();
         for file in &self.files {
-            for (name, _) in file.tensors.all() {
+            for (name, _) in file.all() {
                 let base = name.strip_suffix(SCALE).unwrap_or(&name);
                 if !names.contains(base) && !is_ignored(base, spec) {
                     return Err(LoadError::UnreadTensor {
