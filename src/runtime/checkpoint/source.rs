@@ -5,8 +5,8 @@ use std::path::Path;
 
 use strsim::levenshtein;
 
-use super::EMBEDDED_MODEL;
 use super::hub::is_hub_id;
+use super::{EMBEDDED, EMBEDDED_MODEL};
 
 /// Addresses of the hub, without their scheme.
 const HUB_HOSTS: [&str; 3] = ["huggingface.co/", "www.huggingface.co/", "hf.co/"];
@@ -26,12 +26,17 @@ pub(super) fn problem(source: &str) -> String {
     if path.is_absolute() || source.starts_with('.') || source.matches('/').count() > 1 {
         return format!("does not exist{}", nearest_path(path));
     }
-    if is_near(source, EMBEDDED_MODEL) {
-        return format!("is no model; did you mean `{EMBEDDED_MODEL}`, the model that is built in?");
+    let built_in = EMBEDDED.iter().map(|embedded| embedded.name);
+    if let Some(near) =
+        built_in.clone().filter(|name| is_near(source, name)).min_by_key(|name| levenshtein(source, name))
+    {
+        return format!("is no model; did you mean `{near}`, which is built in?");
     }
+    let built_in: Vec<&str> = built_in.collect();
     format!(
-        "is neither a folder nor a hub id (owner/name, such as Qwen/Qwen3-Reranker-0.6B), nor `{EMBEDDED_MODEL}`, the \
-         model that is built in{}",
+        "is neither a folder nor a hub id (owner/name, such as Qwen/Qwen3-Reranker-0.6B), nor a model that \
+         is built in ({}){}",
+        built_in.join(", "),
         nearest_path(path)
     )
 }
