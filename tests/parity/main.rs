@@ -21,3 +21,4 @@ mod published_encoders;
 mod requests;
 mod runtime;
 mod sequences;
+mod wrong_checkpoints;
