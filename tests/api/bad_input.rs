@@ -38,7 +38,8 @@ async fn a_body_that_is_not_json_is_400() {
 async fn invalid_utf8_is_400() {
     let server = Server::start().await;
     let answer = server.post_text(&b"{\"query\": \"\xff\", \"documents\": [\"a\"]}"[..]).await;
-    let message = "the body is not valid JSON: it is not UTF-8: byte 0xff at offset 11 in query; send it encoded as UTF-8";
+    let message =
+        "the body is not valid JSON: it is not UTF-8: byte 0xff at offset 11 in query; send it encoded as UTF-8";
     answer.assert_failure(400, "malformed_json", None, message);
 }
 

@@ -202,12 +202,7 @@ async fn an_error_names_the_field_that_was_sent_and_its_own_limit() {
         (RERANK, with(&json!({"top_k": 0})), "top_k", "is 0; it must be at least 1"),
         (RERANK, with(&json!({"top_k": "x"})), "top_k", "expected a whole number, found the string \"x\""),
         (RERANK, with(&json!({"instruct": 3})), "instruct", "expected a string, found the number 3"),
-        (
-            RERANK,
-            with(&json!({"priority": -1})),
-            "priority",
-            "is -1; it lies between 0, the most urgent, and 999",
-        ),
+        (RERANK, with(&json!({"priority": -1})), "priority", "is -1; it lies between 0, the most urgent, and 999"),
         ("/v1/reranking", json!({"query": "q", "input": ["a"], "top_k": 0}), "top_k", "is 0; it must be at least 1"),
     ] {
         let message = format!("{param}: {problem}");
@@ -234,7 +229,8 @@ async fn a_missing_field_is_an_error_that_names_the_unknown_field_that_was_sent(
     }
     // DashScope's nesting.
     let body = json!({"model": "gte-rerank", "input": {"query": "q", "documents": ["a"]}, "parameters": {"top_n": 1}});
-    let message = "query: this field is required; it is inside \"input\", and is read only at the top level of the body";
+    let message =
+        "query: this field is required; it is inside \"input\", and is read only at the top level of the body";
     server.rerank(&body).await.assert_failure(422, "invalid_value", Some("query"), message);
 }
 
