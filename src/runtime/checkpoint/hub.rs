@@ -16,12 +16,15 @@ use crate::runtime::{LoadError, ModelSettings};
 
 /// Files that only some checkpoints have: the table of families with lexical evidence, and those
 /// that say what a checkpoint is.
-const OPTIONAL: [&str; 5] = [
+const OPTIONAL: [&str; 8] = [
     "lexical.safetensors",
     "instructions.safetensors",
     "README.md",
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
+    "artifact.metadata",
+    "chat_template.jinja",
+    "tokenizer_config.json",
 ];
 
 /// Whether `source` has the form of a hub id: `owner/name`.
