@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 
 use super::shards::{INDEX, SINGLE};
 
-/// What Podium reads, for messages.
-const READABLE: &str = "Podium reads folders with config.json, tokenizer.json and *.safetensors";
-
 /// First bytes of a Git LFS pointer.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
-/// What is wrong with a file that is given as the model.
+/// Whether a file is named as a GGUF file.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    has_extension(path, "gguf")
+}
+
+/// What is wrong with a file that is given as the model and is no GGUF file.
 pub(super) fn of_file(path: &Path) -> String {
-    if has_extension(path, "gguf") {
-        return format!("is a GGUF file; {READABLE}, not GGUF");
-    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     format!("is a file; give its folder, {}", folder.display())
 }
@@ -51,7 +50,7 @@ pub(super) fn of_folder(folder: &Path) -> Option<String> {
         ));
     }
     if let Some(file) = with("gguf") {
-        return Some(format!("has {}, but no config.json; {READABLE}, not GGUF", name(file)));
+        return Some(format!("has no config.json, but a GGUF file; give that file, {}", file.display()));
     }
     if let Some(snapshot) = entries(&folder.join("snapshots")).into_iter().find(|path| path.is_dir()) {
         return Some(format!("is a model of the hub's cache; give its snapshot, {}", snapshot.display()));

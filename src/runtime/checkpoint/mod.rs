@@ -1,4 +1,5 @@
-//! A checkpoint's files, wherever they come from: the binary itself, a folder, or the hub.
+//! A checkpoint's files, wherever they come from: the binary itself, a folder, a GGUF file, or the
+//! hub.
 
 mod diagnosis;
 mod hub;
@@ -6,8 +7,10 @@ mod shards;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use self::shards::{INDEX, SINGLE, shard_names};
+use super::gguf::GgufFile;
 use super::{LoadError, ModelSettings};
 
 /// The name of the model that is compiled in.
@@ -33,6 +36,7 @@ pub struct Checkpoint {
 #[derive(Debug, Clone)]
 pub(in crate::runtime) enum Weights {
     Files(Vec<PathBuf>),
+    Gguf(Arc<GgufFile>),
     Embedded(&'static [u8]),
 }
 
@@ -50,7 +54,7 @@ impl Checkpoint {
             return Self::folder(folder);
         }
         if folder.is_file() {
-            return Err(LoadError::Malformed { path: folder.to_path_buf(), problem: diagnosis::of_file(folder) });
+            return Self::file(folder);
         }
         if !hub::is_hub_id(&settings.source) {
             return Err(LoadError::Malformed {
@@ -76,6 +80,30 @@ impl Checkpoint {
             lexical: Some(include_bytes!("../../../models/podium-nano/lexical.safetensors").to_vec()),
             weights: Weights::Embedded(include_bytes!("../../../models/podium-nano/model.safetensors")),
         }
+    }
+
+    /// A GGUF file.
+    ///
+    /// # Errors
+    /// [`LoadError::Malformed`] for any other file, and for a GGUF file that cannot be read.
+    pub fn file(path: &Path) -> Result<Self, LoadError> {
+        let malformed = |problem: String| LoadError::Malformed { path: path.to_path_buf(), problem };
+        if !diagnosis::is_gguf(path) {
+            return Err(malformed(diagnosis::of_file(path)));
+        }
+        let length = fs::metadata(path).map_or(u64::MAX, |metadata| metadata.len());
+        if let Some(problem) = lfs_pointer(path, length) {
+            return Err(malformed(problem));
+        }
+        let file = GgufFile::open(path)?;
+        Ok(Self {
+            name: path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
+            location: path.to_path_buf(),
+            config: file.config.clone(),
+            tokenizer: file.tokenizer.clone(),
+            lexical: None,
+            weights: Weights::Gguf(Arc::new(file)),
+        })
     }
 
     /// A folder as Hugging Face lays it out: `config.json`, `tokenizer.json`, and `model.safetensors`

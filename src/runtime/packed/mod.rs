@@ -19,11 +19,13 @@ mod model;
 mod prefix_cache;
 mod product;
 mod span;
+mod table;
 pub(super) mod weights;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,7 +60,7 @@ impl PackedRuntime {
     pub fn load(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<Self, LoadError> {
         let device = settings.device()?;
         let spec = parse_spec(checkpoint)?;
-        let weights = weights::open(checkpoint)?;
+        let weights = Arc::new(weights::open(checkpoint)?);
         let precision = precision(settings, &device, &spec, &weights)?;
         let parameters = weights.parameters();
         let bar = progress_bar(spec.layers.len(), &checkpoint.name);
