@@ -259,8 +259,17 @@ mod tests {
     use crate::prompt::testing;
     use crate::rerank::RerankRequest;
 
-    const FAMILIES: [&str; 8] =
-        ["podium-nano", "jina-v3", "jina-v3.5", "first", "qwen3-reranker", "mxbai-v2", "zerank", "contextual"];
+    const FAMILIES: [&str; 9] = [
+        "podium-nano",
+        "jina-v3",
+        "jina-v3.5",
+        "first",
+        "qwen3-reranker",
+        "mxbai-v2",
+        "zerank",
+        "contextual",
+        "e2rank",
+    ];
 
     fn limits() -> LimitSettings {
         LimitSettings { max_documents: 1000, max_slate_documents: 8, max_slate_tokens: 32_768 }
@@ -317,10 +326,10 @@ mod tests {
             let reduced = budget.enforce(planned, true, &prompter, &limits(), &Duration::default).unwrap();
             let encoded = testing::encoded_bytes() - before;
             assert_eq!(reduced.report.unwrap().documents_read, 20, "{family}");
-            let is_encoded_again = matches!(family, "jina-v3" | "jina-v3.5" | "first" | "contextual");
+            let is_encoded_again = matches!(family, "jina-v3" | "jina-v3.5" | "first" | "contextual" | "e2rank");
             if is_encoded_again {
                 // A causal slate is one text, rendered at most once for each plan; contextual has text after
-                // the document.
+                // the document, and e2rank shows documents in the query's prompt.
                 assert!(encoded <= 2 * MAX_PLANS * whole_bytes, "{family}: {encoded} of {whole_bytes}");
             } else {
                 assert!(encoded < whole_bytes / 10, "{family}: {encoded} of {whole_bytes} bytes were encoded again");

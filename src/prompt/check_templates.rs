@@ -29,6 +29,13 @@ impl Prompter {
                 takes_instruction &= !instruction || parts.contains(&Part::Instruction);
             }
         }
+        if let Some(bi_encoder) = &self.bi_encoder {
+            let (rendered, reads_instruction) = self.check_bi_encoder(bi_encoder)?;
+            for parts in rendered {
+                self.check_control_ids(&bi_encoder.template, &parts, vocabulary)?;
+            }
+            takes_instruction = reads_instruction;
+        }
         Ok(takes_instruction)
     }
 
@@ -57,6 +64,10 @@ impl Prompter {
         vocabulary: usize,
     ) -> Result<(), PromptError> {
         check_texts(parts, documents).map_err(|problem| template.problem(problem))?;
+        self.check_control_ids(template, parts, vocabulary)
+    }
+
+    fn check_control_ids(&self, template: &Template, parts: &[Part], vocabulary: usize) -> Result<(), PromptError> {
         let too_high = parts.iter().find_map(|part| {
             let Part::Control(id) = part else { return None };
             Some(*id).filter(|id| *id as usize >= vocabulary)

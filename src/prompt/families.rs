@@ -31,6 +31,7 @@ impl Families {
             "jina-v3.5": "jina-v3.5.jinja";
             "qwen3-reranker": "qwen3-reranker.jinja";
             "mxbai-v2": "mxbai-v2.jinja";
+            "e2rank": "e2rank.jinja";
             "zerank": "zerank.jinja";
             "contextual": "contextual.jinja";
             "first": "first.jinja", "first.pointwise.jinja";
@@ -105,7 +106,7 @@ mod tests {
         let families = Families::built_in().unwrap();
         assert_eq!(families.names()[..3], ["podium-nano", "jina-v3", "jina-v3.5"]);
         let together = families.iter().filter(|family| !family.facts.reads_apart()).map(Family::name);
-        assert_eq!(together.collect::<Vec<_>>(), ["jina-v3", "jina-v3.5", "first"]);
+        assert_eq!(together.collect::<Vec<_>>(), ["jina-v3", "jina-v3.5", "e2rank", "first"]);
         let error = families.named("bert").unwrap_err().to_string();
         assert!(error.starts_with("there is no family `bert`; there are: podium-nano, jina-v3"), "{error}");
     }

@@ -13,6 +13,8 @@ pub struct Family {
     pub(super) listwise_template: Option<String>,
     /// The pointwise template's text, where there is one.
     pub(super) pointwise_template: Option<String>,
+    /// The bi-encoder's template, where there is one.
+    pub(super) bi_encoder_template: Option<String>,
 }
 
 /// `prompts/<name>.toml`.
@@ -34,11 +36,14 @@ pub struct FamilyFacts {
     /// How texts are normalized.
     #[serde(default)]
     pub texts: TextRules,
-    /// How documents are read together. A family has `listwise`, `pointwise` or both.
+    /// How documents are read together. A family has `listwise`, `pointwise` or both, or only
+    /// `bi_encoder`.
     pub listwise: Option<ListwiseFacts>,
     /// How documents are read one by one. Without it, a listwise family reads slates of one
     /// document.
     pub pointwise: Option<PointwiseFacts>,
+    /// How query and documents are encoded apart from each other.
+    pub bi_encoder: Option<BiEncoderFacts>,
 }
 
 /// How a checkpoint of a family is recognised. The first rule that any family matches decides.
@@ -181,6 +186,28 @@ pub struct PointwiseFacts {
     pub readout: AnswerFacts,
 }
 
+/// How query and documents are encoded apart from each other.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BiEncoderFacts {
+    /// The file of the template, which has the blocks `query` and `document`.
+    pub template: String,
+    /// How scores are read.
+    pub readout: BiEncoderReadout,
+}
+
+/// How a score is read from the states of a document and of the query.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BiEncoderReadout {
+    /// The cosine of the last token's states.
+    Cosine {
+        /// How many of the first documents block `query` shows (pseudo relevance feedback). Then
+        /// the family is listwise, and in pointwise mode the block shows none.
+        feedback_documents: Option<usize>,
+    },
+}
+
 /// The longest pointwise prompt. The document is truncated to fit.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -255,7 +282,8 @@ impl Family {
         facts.check().map_err(|text| problem(text.to_owned()))?;
         let listwise_template = facts.listwise.as_ref().map(|listwise| template(&listwise.template)).transpose()?;
         let pointwise_template = facts.pointwise.as_ref().map(|pointwise| template(&pointwise.template)).transpose()?;
-        Ok(Self { facts, listwise_template, pointwise_template })
+        let bi_encoder_template = facts.bi_encoder.as_ref().map(|facts| template(&facts.template)).transpose()?;
+        Ok(Self { facts, listwise_template, pointwise_template, bi_encoder_template })
     }
 
     /// The family's name.
@@ -265,11 +293,22 @@ impl Family {
     }
 }
 
+impl BiEncoderReadout {
+    /// How many documents block `query` shows at most.
+    #[must_use]
+    pub fn feedback_documents(&self) -> usize {
+        match self {
+            Self::Cosine { feedback_documents } => feedback_documents.unwrap_or(0),
+        }
+    }
+}
+
 impl FamilyFacts {
     /// Whether each token sequence holds one document only, rather than a whole slate.
     #[must_use]
     pub fn reads_apart(&self) -> bool {
-        self.listwise.as_ref().is_none_or(|listwise| listwise.layout == Layout::Isolated)
+        let shows_documents = self.bi_encoder.as_ref().is_some_and(|facts| facts.readout.feedback_documents() > 0);
+        !shows_documents && self.listwise.as_ref().is_none_or(|listwise| listwise.layout == Layout::Isolated)
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -277,8 +316,13 @@ impl FamilyFacts {
         if [limits.query, limits.instruction, limits.document].contains(&0) {
             return Err("limits must be at least 1");
         }
+        if self.bi_encoder.is_some() {
+            let is_alone = self.listwise.is_none() && self.pointwise.is_none();
+            return if is_alone { Ok(()) } else { Err("[bi_encoder] excludes [listwise] and [pointwise]") };
+        }
         let Some(listwise) = &self.listwise else {
-            return self.pointwise.as_ref().map(|_| ()).ok_or("it declares neither [listwise] nor [pointwise]");
+            let problem = "it declares none of [listwise], [pointwise] and [bi_encoder]";
+            return self.pointwise.as_ref().map(|_| ()).ok_or(problem);
         };
         let windows = listwise.slates.rule == SlateRule::Windows;
         if listwise.slates.documents < 2 {

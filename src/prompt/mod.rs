@@ -8,13 +8,14 @@
 //! | `tokenizer`, `clean` | encodes text so that it never becomes a control token |
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
-//! | `slates`, `slate_prompt`, `pairs` | groups documents into slates or pointwise prompts |
+//! | `slates`, `slate_prompt`, `pairs`, `bi_encoder` | groups documents into slates, pointwise prompts or sequences of their own |
 //! | `render` | renders chosen documents as the token sequences of one pass |
 //! | `lexical` | scores documents by the query's words (BM25) |
 //!
 //! `scoring` turns what the model returns into scores. Everything here is synchronous; the pipeline
 //! runs it on its CPU pool.
 
+mod bi_encoder;
 mod bind;
 mod check_templates;
 mod clean;
@@ -45,7 +46,7 @@ pub use bind::{Answers, Identifier, Relevance, SlateScore};
 pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig};
 pub use error::PromptError;
 pub use families::Families;
-pub use family::{Family, FamilyFacts};
+pub use family::{BiEncoderReadout, Family, FamilyFacts};
 pub use lexical::{LexicalTable, lexical_scores};
 pub use prepared::{DocumentText, Plan, PreparedTexts};
 pub use prompter::{ModelLimits, Prompter};

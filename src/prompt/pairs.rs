@@ -54,12 +54,20 @@ impl Prompter {
         limits: &LimitSettings,
         prepared: &mut PreparedTexts,
     ) -> Result<(), RerankError> {
+        self.fill_frames(&frame, prepared)?;
+        prepared.plan = group_pairs(&prepared.documents, limits);
+        prepared.pair_frame = Some(frame);
+        Ok(())
+    }
+
+    /// Makes each document's whole prompt, and truncates documents to the frame's limit.
+    pub(super) fn fill_frames(&self, frame: &PairFrame, prepared: &mut PreparedTexts) -> Result<(), RerankError> {
         let documents = &mut prepared.documents;
         let truncation = prepared.options.truncation;
         let before: Vec<usize> = documents.iter().map(|document| document.tokens_read).collect();
         let bytes = documents.iter().map(|document| document.text.len()).sum();
         let results = parallel::map(documents.iter_mut().enumerate().collect(), bytes, |(index, document)| {
-            self.make_pair(&frame, index, document, truncation)
+            self.make_pair(frame, index, document, truncation)
         });
         // Report the error of the first document, not that of the fastest thread.
         results.into_iter().collect::<Result<(), _>>()?;
@@ -68,8 +76,6 @@ impl Prompter {
             let requested = prepared.options.max_tokens_per_doc;
             warn_of_max_tokens_per_doc(requested, most, documents, &mut prepared.warnings);
         }
-        prepared.plan = group_pairs(documents, limits);
-        prepared.pair_frame = Some(frame);
         Ok(())
     }
 
@@ -115,7 +121,7 @@ impl Prompter {
     }
 
     /// The ids of each step; empty for the run that holds the document.
-    fn encode_steps(&self, steps: &[Step]) -> Result<Vec<Vec<u32>>, RerankError> {
+    pub(super) fn encode_steps(&self, steps: &[Step]) -> Result<Vec<Vec<u32>>, RerankError> {
         let encode = |step: &Step| match step {
             Step::Run(run) if run.has_document() => Ok(Vec::new()),
             Step::Run(run) => self.tokenizer.encode(&run.text(|_| "")).map_err(RerankError::internal),
@@ -126,12 +132,12 @@ impl Prompter {
     }
 
     /// The most tokens of a document that fit into the prompt.
-    fn max_document(&self, frame: &PairFrame) -> Result<usize, RerankError> {
+    pub(super) fn max_document(&self, frame: &PairFrame) -> Result<usize, RerankError> {
         let run = self.tokenizer.encode(&frame.run.text(|_| "")).map_err(RerankError::internal)?;
         Ok(frame.limit.saturating_sub(frame.before.len() + run.len() + frame.after.len()))
     }
 
-    fn make_pair(
+    pub(super) fn make_pair(
         &self,
         frame: &PairFrame,
         index: usize,
@@ -199,7 +205,7 @@ impl Prompter {
         Ok(())
     }
 
-    fn cut_text(&self, document: &mut DocumentText, tokens: usize) -> Result<(), RerankError> {
+    pub(super) fn cut_text(&self, document: &mut DocumentText, tokens: usize) -> Result<(), RerankError> {
         let cut = self.tokenizer.cut(&document.text, tokens).map_err(RerankError::internal)?;
         document.text.truncate(cut.bytes);
         document.tokens_read = cut.ids.len();

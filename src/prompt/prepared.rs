@@ -32,6 +32,8 @@ pub struct PreparedTexts {
     /// The prompt around each document, where documents are read one by one in prompts of their
     /// own.
     pub(super) pair_frame: Option<PairFrame>,
+    /// The query's sequence, where it is encoded apart from the documents.
+    pub(super) query_ids: Vec<u32>,
 }
 
 /// A document, cleaned and truncated.
@@ -46,7 +48,7 @@ pub struct DocumentText {
     /// Tokens that the model reads. Fewer than `tokens` exactly when the document was truncated.
     pub tokens_read: usize,
     /// The document's token ids. In a causal slate: its text. In an isolated slate: its suffix,
-    /// which ends with its mark. Pointwise: the whole sequence, prompt included.
+    /// which ends with its mark. Pointwise and bi-encoder: the whole sequence, prompt included.
     pub(super) ids: Vec<u32>,
 }
 
@@ -61,6 +63,9 @@ pub enum Plan {
     /// Documents with a prompt each, in groups that share the beginning of their prompts: all run
     /// in one round.
     Pairs(Vec<Range<usize>>),
+    /// Documents that are encoded apart from the query and from each other, in groups: all run in
+    /// one round.
+    Apart(Vec<Range<usize>>),
 }
 
 /// How a request wants its documents read.
@@ -98,7 +103,7 @@ pub(super) struct SlateRoom {
     pub document_limit: usize,
 }
 
-/// A pointwise prompt with everything encoded but the document.
+/// The prompt around one document, with everything encoded but the document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PairFrame {
     /// Token ids before the run that holds the document.
@@ -128,6 +133,7 @@ impl PreparedTexts {
             options: ReadOptions { mode, truncation, max_tokens_per_doc },
             room: None,
             pair_frame: None,
+            query_ids: Vec::new(),
         }
     }
 
@@ -144,6 +150,7 @@ impl PreparedTexts {
             options: self.options,
             room: self.room.clone(),
             pair_frame: self.pair_frame.clone(),
+            query_ids: Vec::new(),
         }
     }
 

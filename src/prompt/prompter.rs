@@ -2,9 +2,10 @@
 //! tried.
 
 use super::PromptError;
+use super::bi_encoder::BiEncoder;
 use super::bind::{Answers, Listwise, Pointwise, SlateScore, TokenLookup};
 use super::detect::PodiumConfig;
-use super::family::{Family, FamilyFacts};
+use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
@@ -20,6 +21,7 @@ pub struct Prompter {
     pub(super) takes_instruction: bool,
     pub(super) listwise: Option<Listwise>,
     pub(super) pointwise: Option<Pointwise>,
+    pub(super) bi_encoder: Option<BiEncoder>,
 }
 
 /// The facts of a model that limit its prompts.
@@ -74,8 +76,17 @@ impl Prompter {
                 Ok(Pointwise { facts: pointwise, template, answers })
             })
             .transpose()?;
+        let bi_encoder = facts
+            .bi_encoder
+            .clone()
+            .map(|bi_encoder| -> Result<_, PromptError> {
+                let template = template(&bi_encoder.template, &family.bi_encoder_template)?;
+                Ok(BiEncoder { readout: bi_encoder.readout, template })
+            })
+            .transpose()?;
         let context = facts.limits.context.map_or(model.context, |limit| limit.min(model.context));
-        let mut prompter = Self { facts, tokenizer, context, takes_instruction: false, listwise, pointwise };
+        let mut prompter =
+            Self { facts, tokenizer, context, takes_instruction: false, listwise, pointwise, bi_encoder };
         prompter.takes_instruction = prompter.check_templates(model.vocabulary)?;
         Ok(prompter)
     }
@@ -98,6 +109,13 @@ impl Prompter {
         self.pointwise.as_ref().map(|pointwise| &pointwise.answers)
     }
 
+    /// How scores are read from query and documents that are encoded apart; `None` for families
+    /// that read them together.
+    #[must_use]
+    pub fn bi_encoder(&self) -> Option<&BiEncoderReadout> {
+        self.bi_encoder.as_ref().map(|bi_encoder| &bi_encoder.readout)
+    }
+
     /// Decodes ids to text, with control tokens spelled out.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
@@ -115,7 +133,9 @@ mod tests {
         for family in Families::built_in().unwrap().iter() {
             let prompter = testing::prompter(family.name());
             assert!(prompter.takes_instruction, "{}", family.name());
-            assert!(prompter.slate_score().is_some() || prompter.answers().is_some());
+            let reads =
+                [prompter.slate_score().is_some(), prompter.answers().is_some(), prompter.bi_encoder().is_some()];
+            assert!(reads.contains(&true), "{}", family.name());
         }
     }
 

@@ -17,7 +17,8 @@ pub struct Rendering {
     /// Continuations of the prefix.
     pub suffixes: Vec<Vec<u32>>,
     /// Where to read. Late interaction: each document's mark, then the query's. First token: the
-    /// last position. Pointwise: the end of each document's sequence.
+    /// last position. Pointwise: the end of each document's sequence. Bi-encoder: the end of each
+    /// document's sequence, or of the query's.
     pub marks: Vec<TokenPosition>,
 }
 
@@ -31,6 +32,7 @@ impl Prompter {
     pub fn render(&self, prepared: &PreparedTexts, documents: &[usize]) -> Result<Rendering, RerankError> {
         let rendering = match (&prepared.plan, &self.listwise) {
             (Plan::Pairs(_), _) => render_pairs(prepared, documents),
+            (Plan::Apart(_), _) => render_apart(prepared, documents),
             (Plan::Slates(_) | Plan::Windows(_), Some(listwise)) => match listwise.facts.layout {
                 Layout::Causal => self.render_causal(listwise, prepared, documents)?,
                 Layout::Isolated => self.render_isolated(listwise, prepared, documents)?,
@@ -105,6 +107,18 @@ impl Prompter {
         let marks = ends.map(|(nth, suffix)| TokenPosition { segment: nth + 1, offset: suffix.len() - 1 }).collect();
         Ok(Rendering { prefix, suffixes, marks })
     }
+}
+
+/// Renders sequences that are read at their ends; those of no documents are the query's alone.
+fn render_apart(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
+    let end = |ids: &[u32], segment| TokenPosition { segment, offset: ids.len().saturating_sub(1) };
+    if documents.is_empty() {
+        let marks = vec![end(&prepared.query_ids, 0)];
+        return Rendering { prefix: prepared.query_ids.clone(), suffixes: Vec::new(), marks };
+    }
+    let suffixes: Vec<Vec<u32>> = documents.iter().map(|document| prepared.documents[*document].ids.clone()).collect();
+    let marks = suffixes.iter().enumerate().map(|(nth, suffix)| end(suffix, nth + 1)).collect();
+    Rendering { prefix: Vec::new(), suffixes, marks }
 }
 
 /// Renders pointwise sequences as one pass: their longest shared beginning is the prefix.

@@ -71,7 +71,7 @@ impl Prompter {
             Plan::Slates(slates) => is_alone || asks_for_listwise || slates.iter().any(|slate| slate.len() > 1),
             Plan::Windows(_) if is_alone => asks_for_listwise,
             Plan::Windows(window) => window.documents > 1,
-            Plan::Pairs(_) => false,
+            Plan::Pairs(_) | Plan::Apart(_) => false,
         };
         if runs_listwise {
             (prepared.mode, prepared.plan) = (Mode::Listwise, plan);

@@ -5,6 +5,7 @@
 //! budget costs no second tokenization. No truncation is silent: every cut and removal is counted
 //! and leads to a warning.
 
+use super::bi_encoder::BiEncoder;
 use super::bind::{Listwise, Pointwise};
 use super::clean::is_space;
 use super::family::SlateRule;
@@ -21,6 +22,7 @@ use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 enum Reader<'a> {
     Listwise(&'a Listwise),
     Pointwise(&'a Pointwise),
+    BiEncoder(&'a BiEncoder),
 }
 
 impl Prompter {
@@ -52,6 +54,9 @@ impl Prompter {
             Reader::Pointwise(pointwise) => {
                 self.prepare_pairs(pointwise, request, limits, is_cancelled, &mut prepared)?;
             }
+            Reader::BiEncoder(bi_encoder) => {
+                self.prepare_apart(bi_encoder, request, limits, is_cancelled, &mut prepared)?;
+            }
         }
         warn_of_truncation(&mut prepared);
         Ok(prepared)
@@ -69,7 +74,9 @@ impl Prompter {
         limits: &LimitSettings,
     ) -> Result<PreparedTexts, RerankError> {
         let mut prepared = whole.with_first(limit.documents);
-        if let Some(frame) = &prepared.pair_frame {
+        if let Some(bi_encoder) = &self.bi_encoder {
+            self.shorten_apart(bi_encoder, limit.tokens_per_document, limits, &mut prepared)?;
+        } else if let Some(frame) = &prepared.pair_frame {
             if let Some(tokens) = limit.tokens_per_document {
                 for document in &mut prepared.documents {
                     self.shorten_pair(frame, document, tokens)?;
@@ -91,6 +98,11 @@ impl Prompter {
 
     /// The mode, and with it the template: listwise where the request and the family allow it.
     fn choose_reader(&self, request: &RerankRequest, warnings: &mut Vec<String>) -> Result<Reader<'_>, RerankError> {
+        if let Some(bi_encoder) = &self.bi_encoder
+            && (request.mode != Mode::Listwise || bi_encoder.readout.feedback_documents() > 0)
+        {
+            return Ok(Reader::BiEncoder(bi_encoder));
+        }
         let listwise = match request.mode {
             Mode::Listwise => Some(self.listwise.as_ref().ok_or_else(|| RerankError::UnsupportedMode {
                 problem: format!(

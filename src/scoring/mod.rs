@@ -1,4 +1,4 @@
-//! Outputs to relevance scores: late interaction, first token, pointwise.
+//! Outputs to relevance scores: late interaction, first token, pointwise, bi-encoder.
 //!
 //! [`Rounds`] is the loop that all families share: it returns the passes that run next, takes their
 //! outputs, and ends with a score for each document. Families whose scores compare across slates

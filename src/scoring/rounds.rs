@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::first_token::{SlidingOrder, log_probabilities};
 use super::late_interaction::{self, SlateVectors};
 use super::{Scores, ScoringError, pointwise};
-use crate::prompt::{Answers, Identifier, Plan, PreparedTexts, Prompter, Relevance, Rendering, SlateScore};
+use crate::prompt::{
+    Answers, BiEncoderReadout, Identifier, Plan, PreparedTexts, Prompter, Relevance, Rendering, SlateScore,
+};
 use crate::rerank::slates::windows;
 use crate::rerank::{Mode, RerankError};
 use crate::runtime::{CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, TokenTypes};
@@ -42,6 +44,7 @@ enum Scorer {
     LateInteraction { relevance: Relevance, cross_document_layers: usize, slates: Vec<(Vec<usize>, SlateVectors)> },
     FirstToken { identifiers: Vec<Identifier>, order: SlidingOrder, places: Range<usize> },
     Pointwise { answers: Answers, raw: Vec<Option<f32>> },
+    Cosine { query: Vec<f32>, documents: Vec<Option<Vec<f32>>> },
 }
 
 impl Rounds {
@@ -64,6 +67,14 @@ impl Rounds {
             (Plan::Pairs(groups), _, Some(answers)) => {
                 (Scorer::Pointwise { answers: *answers, raw: vec![None; count] }, vec![groups.clone()])
             }
+            (Plan::Apart(groups), ..) => match prompter.bi_encoder() {
+                Some(BiEncoderReadout::Cosine { .. }) => {
+                    // The pass of no documents reads the query.
+                    let passes = std::iter::once(0..0).chain(groups.iter().cloned()).collect();
+                    (Scorer::Cosine { query: Vec::new(), documents: vec![None; count] }, vec![passes])
+                }
+                None => return Err(RerankError::internal("a request of another family")),
+            },
             (Plan::Slates(_) | Plan::Windows(_) | Plan::Pairs(_), _, _) => {
                 return Err(RerankError::internal("a request of another family"));
             }
@@ -92,7 +103,7 @@ impl Rounds {
                     at.clone_from(&places);
                     order.at(places).to_vec()
                 }
-                Scorer::LateInteraction { .. } | Scorer::Pointwise { .. } => places.collect(),
+                Scorer::LateInteraction { .. } | Scorer::Pointwise { .. } | Scorer::Cosine { .. } => places.collect(),
             };
             let rendering = self.prompter.render(&self.texts, &documents)?;
             passes.push(PlannedPass { pass: self.scorer.pass(rendering, documents.len()), documents });
@@ -112,7 +123,12 @@ impl Rounds {
             return Err(mismatch(format!("{} outputs", passes.len()), outputs.len().to_string()));
         }
         for (documents, output) in passes.into_iter().zip(outputs) {
-            self.slates += if matches!(self.texts.plan, Plan::Pairs(_)) { documents.len() } else { 1 };
+            self.slates += match (&self.texts.plan, self.texts.mode) {
+                (Plan::Slates(_) | Plan::Windows(_), _) => 1,
+                // The query's sequence shows the documents of the slate.
+                (Plan::Apart(_), Mode::Listwise) => usize::from(documents.is_empty()),
+                (Plan::Apart(_) | Plan::Pairs(_), _) => documents.len(),
+            };
             self.scorer.add_output(documents, output)?;
         }
         Ok(())
@@ -154,6 +170,7 @@ impl Scorer {
             Self::Pointwise { answers, .. } => {
                 Head::Vocabulary(std::iter::once(answers.positive).chain(answers.negative).collect())
             }
+            Self::Cosine { .. } => Head::Hidden,
         };
         let output = OutputSpec::listed(marks, head);
         ForwardPass { prefix, suffixes, token_types: TokenTypes::Zero, cross_document, output }
@@ -176,6 +193,19 @@ impl Scorer {
                 }
                 for (document, row) in documents.into_iter().zip(output) {
                     raw[document] = Some(pointwise::raw(&row));
+                }
+            }
+            Self::Cosine { query, documents: vectors } => {
+                if output.len() != documents.len().max(1) {
+                    return Err(mismatch(format!("{} vectors", documents.len().max(1)), output.len().to_string()));
+                }
+                if documents.is_empty() {
+                    *query = output.into_iter().next().unwrap_or_default();
+                    return Ok(());
+                }
+                for (document, vector) in documents.into_iter().zip(output) {
+                    check_finite(document, &vector)?;
+                    vectors[document] = Some(vector);
                 }
             }
         }
@@ -204,6 +234,17 @@ impl Scorer {
             Self::Pointwise { answers, raw } => {
                 let raw = complete(raw)?;
                 let relevance = raw.iter().map(|raw| pointwise::relevance(*raw, answers.calibration)).collect();
+                Ok((raw, relevance))
+            }
+            Self::Cosine { query, documents } => {
+                let mut widths = documents.iter().flatten().map(Vec::len);
+                if let Some(width) = widths.find(|width| *width != query.len()) {
+                    return Err(mismatch(format!("vectors of {}", query.len()), width.to_string()));
+                }
+                let cosine = |vector: Vec<f32>| late_interaction::cosine(&vector, &query);
+                let raw = complete(documents.into_iter().map(|vector| vector.map(cosine)).collect())?;
+                let formula = Relevance::HalfShift;
+                let relevance = raw.iter().map(|cosine| late_interaction::relevance(*cosine, formula)).collect();
                 Ok((raw, relevance))
             }
         }

@@ -31,6 +31,7 @@ fn run(prompter: &Prompter, planned: &PlannedPass) -> Output {
     let OutputSpec { at: Positions::Listed(marks), head, .. } = &pass.output else {
         panic!("families list their positions")
     };
+    let pass_has_documents = !planned.documents.is_empty();
     let token_ids = match head {
         Head::Projector => {
             let mut from = 0;
@@ -44,7 +45,12 @@ fn run(prompter: &Prompter, planned: &PlannedPass) -> Output {
             return vectors.collect();
         }
         Head::Vocabulary(token_ids) => token_ids,
-        Head::Hidden | Head::Classifier => panic!("no family of these tests reads {head:?}"),
+        Head::Hidden => {
+            let angle = |mark: &TokenPosition| 1.5 - 0.1 * sevens(prompter, &seen(pass, *mark));
+            let vector = |angle: f32| vec![2.0 * angle.cos(), 2.0 * angle.sin()];
+            return marks.iter().map(|mark| vector(if pass_has_documents { angle(mark) } else { 0.0 })).collect();
+        }
+        Head::Classifier => panic!("no family of these tests reads {head:?}"),
     };
     if marks.len() == 1 && token_ids.len() == planned.documents.len() && token_ids.len() > 1 {
         let text = prompter.decode(&pass.prefix);
@@ -92,6 +98,7 @@ fn every_family_ranks_by_its_scores_in_both_modes() {
         ("mxbai-v2", false),
         ("zerank", false),
         ("contextual", false),
+        ("e2rank", true),
     ] {
         for mode in [Mode::Auto, Mode::Pointwise] {
             for count in [2, 7, 13] {
@@ -108,7 +115,11 @@ fn every_family_ranks_by_its_scores_in_both_modes() {
                 } else {
                     assert_eq!(order, best_first, "{family} {mode} {count}");
                     assert_eq!(rounds, 1);
-                    let slates = if ran == Mode::Pointwise { count } else { count.div_ceil(8) };
+                    let slates = match (ran, family) {
+                        (Mode::Pointwise, _) => count,
+                        (_, "e2rank") => 1,
+                        _ => count.div_ceil(8),
+                    };
                     assert_eq!(scores.slates, slates, "{family}");
                 }
                 assert!(scores.relevance.iter().all(|value| (0.0..=1.0).contains(value)), "{family}");
@@ -119,7 +130,8 @@ fn every_family_ranks_by_its_scores_in_both_modes() {
 
 #[test]
 fn a_pointwise_score_does_not_depend_on_the_other_documents() {
-    for family in ["podium-nano", "jina-v3", "jina-v3.5", "first", "qwen3-reranker", "mxbai-v2", "zerank", "contextual"]
+    for family in
+        ["podium-nano", "jina-v3", "jina-v3.5", "first", "qwen3-reranker", "mxbai-v2", "zerank", "contextual", "e2rank"]
     {
         let (texts, _) = documents(9);
         let request =

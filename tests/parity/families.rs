@@ -13,7 +13,8 @@ use crate::deviation::{Table, largest, largest_of_row, largest_relative_of_row};
 use crate::fixtures::{folder, golden, load_as};
 use crate::requests::{Loaded, Text, usual_limits};
 
-const FAMILIES: [&str; 7] = ["jina-v3", "jina-v3.5", "first", "qwen3-reranker", "mxbai-v2", "zerank", "contextual"];
+const FAMILIES: [&str; 8] =
+    ["jina-v3", "jina-v3.5", "first", "qwen3-reranker", "mxbai-v2", "zerank", "contextual", "e2rank"];
 const TOLERANCE: f32 = 1e-4;
 
 /// `golden.json` of a family.

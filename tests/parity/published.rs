@@ -6,7 +6,7 @@
 use std::env;
 use std::path::Path;
 
-use podium::rerank::RerankRequest;
+use podium::rerank::{Mode, RerankRequest};
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Head, OutputSpec, Pooling, Runtime};
 
@@ -98,6 +98,30 @@ fn qwen3_reranker_puts_mars_first() {
 #[ignore = "needs weights: set PODIUM_JINA_V35"]
 fn jina_reranker_v35_puts_mars_first() {
     assert_mars_is_first("PODIUM_JINA_V35", "jina-v3.5");
+}
+
+#[test]
+#[ignore = "needs weights: set PODIUM_E2RANK to E2Rank-0.6B"]
+fn e2rank_gives_its_published_cosines() {
+    const DOCUMENTS: [&str; 2] = [
+        "The capital of China is Beijing.",
+        "Gravity is a force that attracts two bodies towards each other. It gives weight to physical objects and is \
+         responsible for the movement of planets around the sun.",
+    ];
+    let loaded = Loaded::new(&checkpoint("PODIUM_E2RANK"), "e2rank");
+    let mut table = Table::default();
+    for (query, listwise, pointwise) in [
+        ("What is the capital of China?", [0.851_351_3, 0.242_684_9], [0.595_067_5, 0.030_417_7]),
+        ("Explain gravity", [0.331_546_7, 0.792_337_9], [0.061_970_4, 0.562_691_3]),
+    ] {
+        for (mode, expected) in [(Mode::Listwise, listwise), (Mode::Pointwise, pointwise)] {
+            let request = RerankRequest { mode, ..request(query, &DOCUMENTS) };
+            let (_, scores) = loaded.run(&request, &usual_limits());
+            table.note("E2Rank-0.6B", &format!("{query} {mode}"), "cosines", largest_of_row(&scores.raw, &expected));
+        }
+    }
+    println!("{}", table.to_text());
+    table.assert_within(TOLERANCE);
 }
 
 #[test]

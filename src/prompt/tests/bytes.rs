@@ -2,7 +2,8 @@
 //! encode the whole text or its pieces with the complete tokenizer.
 
 use super::super::testing::{prompter, whole_tokenizer};
-use super::{instructed, pair_sequences, render, request, whole_slate};
+use super::{instructed, limits, pair_sequences, render, request, whole_slate};
+use crate::rerank::{Mode, RerankRequest};
 use crate::runtime::TokenPosition;
 
 const QUERY: &str = "Who is the one?";
@@ -189,5 +190,36 @@ fn pointwise_documents_share_their_longest_common_beginning() {
         }
         let twice = render(&prompter, &request(QUERY, &["same", "same"]));
         assert_eq!(twice.suffixes.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1], "{family}");
+    }
+}
+
+#[test]
+fn e2rank_is_exact() {
+    let prompter = prompter("e2rank");
+    let asked = |task: &str, shown: &str| {
+        format!("<|im_start|>user\n{task}:\nDocuments:\n{shown}Search Query:{QUERY}{NO_THOUGHT}")
+    };
+    let shown =
+        "[1] The first.\nIt has two lines.<|endoftext|>\n[2] <|endoftext|>\n[3] Der zweite, größer; 数学?<|endoftext|>";
+    let task = "Given a web search query and some relevant documents, rerank the documents that answer the query";
+    let plain = "Given a web search query, retrieve relevant passages that answer the query";
+    let embedded = |task: &str| format!("Instruct: {task}\nQuery:{QUERY}<|endoftext|>");
+    for (request, listwise, pointwise) in [
+        (request(QUERY, &DOCUMENTS), asked(task, shown), embedded(plain)),
+        (instructed(QUERY, "Recent ones.", &DOCUMENTS), asked("Recent ones.", shown), embedded("Recent ones.")),
+    ] {
+        for (mode, query) in [(Mode::Auto, listwise), (Mode::Pointwise, pointwise)] {
+            let request = RerankRequest { mode, ..request.clone() };
+            let prepared = prompter.tokenize(&request, &limits(), &|| false).unwrap();
+            let rendering = prompter.render(&prepared, &[]).unwrap();
+            assert_eq!(prompter.decode(&rendering.prefix), query);
+            assert_eq!(rendering.prefix, reference_ids(&[&query]));
+            assert_eq!(rendering.marks, [TokenPosition::prefix(rendering.prefix.len() - 1)]);
+            let rendering = prompter.render(&prepared, &[0, 1, 2]).unwrap();
+            assert!(rendering.prefix.is_empty());
+            for (suffix, document) in rendering.suffixes.iter().zip(DOCUMENTS) {
+                assert_eq!(*suffix, reference_ids(&[&format!("{document}<|endoftext|>")]));
+            }
+        }
     }
 }

@@ -14,8 +14,8 @@ use super::{Plan, PreparedTexts, Rendering};
 use crate::rerank::{LimitSettings, Mode, RerankRequest};
 
 pub(super) const LISTWISE: [&str; 4] = ["jina-v3", "jina-v3.5", "first", "podium-nano"];
-pub(super) const FAMILIES: [&str; 8] =
-    ["podium-nano", "jina-v3", "jina-v3.5", "qwen3-reranker", "mxbai-v2", "zerank", "contextual", "first"];
+pub(super) const FAMILIES: [&str; 9] =
+    ["podium-nano", "jina-v3", "jina-v3.5", "qwen3-reranker", "mxbai-v2", "zerank", "contextual", "e2rank", "first"];
 
 pub(super) fn limits() -> LimitSettings {
     LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 32_768 }
@@ -32,7 +32,9 @@ pub(super) fn instructed(query: &str, instruction: &str, documents: &[&str]) -> 
 /// The documents of each pass of the first round, in the request's order.
 pub(super) fn passes(prepared: &PreparedTexts) -> Vec<Vec<usize>> {
     match &prepared.plan {
-        Plan::Slates(slates) | Plan::Pairs(slates) => slates.iter().map(|slate| slate.clone().collect()).collect(),
+        Plan::Slates(slates) | Plan::Pairs(slates) | Plan::Apart(slates) => {
+            slates.iter().map(|slate| slate.clone().collect()).collect()
+        }
         Plan::Windows(window) => {
             let windows = crate::rerank::slates::windows(prepared.documents.len(), *window);
             windows.into_iter().map(Iterator::collect).collect()

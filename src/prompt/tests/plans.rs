@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::super::Plan;
 use super::super::testing::{bind, prompter, shared, tokenizer};
+use super::super::{Plan, PreparedTexts};
 use super::{FAMILIES, LISTWISE, limits, passes, request};
 use crate::rerank::slates::Window;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
@@ -20,7 +20,8 @@ fn sizes(passes: &[Vec<usize>]) -> Vec<usize> {
 fn auto_is_listwise_where_the_family_can() {
     for family in FAMILIES {
         let prepared = prompter(family).tokenize(&request("q", &["a", "b", "c"]), &limits(), &|| false).unwrap();
-        let expected = if LISTWISE.contains(&family) { Mode::Listwise } else { Mode::Pointwise };
+        let is_listwise = LISTWISE.contains(&family) || family == "e2rank";
+        let expected = if is_listwise { Mode::Listwise } else { Mode::Pointwise };
         assert_eq!((prepared.mode, prepared.warnings.len()), (expected, 0), "{family}");
         assert_eq!(passes(&prepared), [[0, 1, 2]], "{family}");
     }
@@ -112,6 +113,35 @@ fn jina_closes_blocks_as_the_reference_does() {
     let prompter = bind("jina-v3", &tokenizer(), 131_072, 1024).unwrap();
     let short = with_mode(Mode::Auto, vec!["7".repeat(10); 150]);
     assert_eq!(sizes(&passes(&prompter.tokenize(&short, &limits, &|| false).unwrap())), [125, 25]);
+}
+
+#[test]
+fn e2rank_shows_the_first_documents_that_fit_and_says_how_many() {
+    let prompter = prompter("e2rank");
+    let documents = vec!["7".repeat(100); 150];
+    let read = |mode, max_slate_tokens| {
+        let limits = LimitSettings { max_slate_tokens, ..limits() };
+        prompter.tokenize(&with_mode(mode, documents.clone()), &limits, &|| false)
+    };
+    let shown = |prepared: &PreparedTexts| prompter.decode(&prepared.query_ids).matches("\n[").count();
+    let prepared = read(Mode::Auto, 32_768).unwrap();
+    assert_eq!((prepared.mode, shown(&prepared)), (Mode::Listwise, 20));
+    assert_eq!((sizes(&passes(&prepared)), prepared.warnings.len()), (vec![64, 64, 22], 0));
+    let prepared = read(Mode::Auto, 1000).unwrap();
+    let count = shown(&prepared);
+    assert!(prepared.query_ids.len() <= 1000 && (5..9).contains(&count), "{count}");
+    let warning =
+        format!("the query was read with the first {count} documents instead of 20: no more fit into 1000 tokens");
+    assert_eq!(prepared.warnings, [warning]);
+    let prepared = read(Mode::Pointwise, 1000).unwrap();
+    assert_eq!((prepared.mode, shown(&prepared), prepared.warnings.len()), (Mode::Pointwise, 0, 0));
+    let prepared = read(Mode::Auto, 220).unwrap();
+    assert_eq!((prepared.mode, shown(&prepared), prepared.warnings.len()), (Mode::Pointwise, 0, 1));
+    let error = read(Mode::Listwise, 220).unwrap_err();
+    assert!(
+        matches!(&error, RerankError::PromptTooLong { field, limit: 220, .. } if field == "documents[0]"),
+        "{error:?}"
+    );
 }
 
 proptest! {

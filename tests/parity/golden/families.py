@@ -178,6 +178,21 @@ def contextual_prompts(tokens: Tokens, query: str, documents: list[str], instruc
     return prompts
 
 
+def e2rank_prompts(tokens: Tokens, query: str, documents: list[str], instruction: str | None) -> list[Prompt]:
+    """The model card's format: the query's prompt, which shows the first twenty documents, then each document."""
+    texts = [f"{tokens.tokenizer.decode(tokens.ids(text)[:1024])}<|endoftext|>" for text in documents]
+    task = instruction or (
+        "Given a web search query and some relevant documents, rerank the documents that answer the query"
+    )
+    shown = "\n".join(f"[{place}] {text}" for place, text in enumerate(texts[:20], start=1))
+    asked = f"<|im_start|>user\n{task}:\nDocuments:\n{shown}Search Query:{query}{EMPTY_THOUGHT}"
+    sequences = [([], asked), *(([place], text) for place, text in enumerate(texts))]
+    prompts = [Prompt(places, tokens.ids(text), []) for places, text in sequences]
+    for prompt in prompts:
+        prompt.marks.append(len(prompt.token_ids) - 1)
+    return prompts
+
+
 def first_prompt(tokens: Tokens, query: str, documents: list[str], places: list[int]) -> Prompt:
     """One window, in Qwen's chat format, up to and with the `[` that the first identifier follows."""
     listed = "".join(f"[{chr(ord('A') + at)}] {documents[place]}\n" for at, place in enumerate(places))

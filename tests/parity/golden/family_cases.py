@@ -29,6 +29,7 @@ SHAPES = {
         windows=(100, ["sliding_attention", "sliding_attention", "full_attention"]),
     ),
     "contextual": Shape("Qwen3ForCausalLM", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=40_960),
+    "e2rank": Shape("Qwen3ForCausalLM", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=40_960),
 }
 FULL_PROMPT = 400  # longer ones are written as count, ends and hash
 
@@ -111,6 +112,13 @@ def contextual(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -
     return pointwise(reference, tokens, prompts, [0], lambda row: row[:, 0])
 
 
+def e2rank(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    prompts = families.e2rank_prompts(tokens, *texts)
+    vectors = torch.cat([states(reference, prompt) for prompt in prompts])
+    scores = torch.nn.functional.normalize(vectors[1:]) @ torch.nn.functional.normalize(vectors[:1])[0]
+    return {"prompts": [written(prompt) for prompt in prompts], "scores": rounded(scores)}
+
+
 def first(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
     """Windows from the back to the front; each reorders its stretch of the list for the next.
 
@@ -141,6 +149,7 @@ SCORERS = {
     "mxbai-v2": mxbai,
     "zerank": zerank,
     "contextual": contextual,
+    "e2rank": e2rank,
     "first": first,
 }
 

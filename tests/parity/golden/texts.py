@@ -75,6 +75,10 @@ CASES = {
         {"name": "cut texts", "query": [LONG_QUERY[0], 60], "documents": [PLAIN[0], [LONG[0], 150]]},
     ],
     "contextual": [*EVERYWHERE],
+    "e2rank": [
+        *EVERYWHERE,
+        {"name": "more documents than are shown", "query": "tea", "documents": [f"tea {at}" for at in range(23)]},
+    ],
     "first": [
         {"window": 20, "stride": 10} | case
         for case in EVERYWHERE
