@@ -229,7 +229,7 @@ fn what_is_no_checkpoint_folder_is_named_for_what_it_is() {
     let folder = copy(CASE);
     let path = |name: &str| folder.path().join(name);
     fs::write(path("x-Q8_0.gguf"), "GGUF").unwrap();
-    assert!(open(&path("x-Q8_0.gguf")).contains("is a GGUF file; Podium reads folders with config.json"));
+    assert!(open(&path("x-Q8_0.gguf")).contains("is not a complete GGUF file"));
     let text = open(&path("model.safetensors"));
     assert!(text.ends_with(&format!("is a file; give its folder, {}", folder.path().display())), "{text}");
 
@@ -240,7 +240,7 @@ fn what_is_no_checkpoint_folder_is_named_for_what_it_is() {
     fs::rename(path("model.safetensors"), path("pytorch_model.bin")).unwrap();
     assert!(open(folder.path()).contains("has pytorch_model.bin, but no *.safetensors; convert it"));
     fs::remove_file(path("config.json")).unwrap();
-    assert!(open(folder.path()).contains("has x-Q8_0.gguf, but no config.json"));
+    assert!(open(folder.path()).contains("has no config.json, but a GGUF file; give that file"));
     fs::write(path("adapter_config.json"), r#"{"base_model_name_or_path": "Qwen/Qwen3-Reranker-0.6B"}"#).unwrap();
     assert!(open(folder.path()).contains("is an adapter of Qwen/Qwen3-Reranker-0.6B (adapter_config.json); merge it"));
 }

@@ -9,6 +9,7 @@ mod batching;
 mod deviation;
 mod families;
 mod fixtures;
+mod gguf;
 mod load_errors;
 mod nano;
 mod numbers;

@@ -123,6 +123,7 @@ fn decoder(metadata: &Metadata<'_>, tensors: &HashMap<String, GgufTensor>) -> Re
         "vocab_size": rows(tensors, "model.embed_tokens.weight").ok_or("has no tensor token_embd.weight")?,
         "tie_word_embeddings": !tensors.contains_key("lm_head.weight"),
         "attention_bias": tensors.contains_key("model.layers.0.self_attn.q_proj.bias"),
+        "mlp_bias": tensors.contains_key("model.layers.0.mlp.up_proj.bias"),
         "rope_scaling": rope_scaling(metadata)?,
     });
     Ok(std::mem::take(config.as_object_mut().ok_or("is not an object")?))

@@ -51,8 +51,7 @@ impl GgufFile {
         let malformed = |problem: String| LoadError::Malformed { path: path.to_path_buf(), problem };
         let mut file = File::open(path).map_err(failed)?;
         let mut reader = BufReader::new(&file);
-        let content = Content::read(&mut reader)
-            .map_err(|error| malformed(format!("is not a complete GGUF file: {}", first_line(&error))))?;
+        let content = Content::read(&mut reader).map_err(|error| malformed(header_problem(&first_line(&error))))?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
         // SAFETY: a mapped file must not shrink or change while it is mapped. Checkpoints are written once, by a download
         // that renames into place; the documentation warns against editing one under a running server.
@@ -93,6 +92,17 @@ impl GgufFile {
     /// The contents of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+}
+
+/// What is wrong with a file whose header candle does not read.
+fn header_problem(error: &str) -> String {
+    match error.strip_prefix("unknown dtype for tensor ") {
+        Some(number) => format!(
+            "has tensors of llama.cpp's type {number}, which is not supported; F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, \
+             Q8_0, Q8_1 and Q2_K to Q8_K are"
+        ),
+        None => format!("is not a complete GGUF file: {error}"),
     }
 }
 

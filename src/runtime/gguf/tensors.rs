@@ -132,11 +132,6 @@ impl GgufTensor {
         self.shape.last().copied().unwrap_or_default()
     }
 
-    /// Bytes of the file that hold it.
-    pub fn stored_bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// Decodes rows of a matrix, `[rows, columns]`, or elements of a tensor of one dimension. `file` holds the whole file.
     pub fn read(&self, file: &[u8], rows: &[usize]) -> CandleResult<Vec<f32>> {
         if self.shape.len() == 1 {
