@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::config::{ConfigError, Settings};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
-    ANY_FAMILY, CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter,
-    SlateScore, Tokenizer,
+    ANY_FAMILY, CheckpointFacts, Description, Families, Family, LexicalTable, ModelLimits, PodiumConfig,
+    PromptSettings, Prompter, Recognised, SlateScore, Tokenizer,
 };
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ModelFacts};
@@ -98,20 +98,30 @@ pub fn prompter_of(
     let file = |name: &str| checkpoint.location.join(name).display().to_string();
     let config: serde_json::Value = serde_json::from_slice(&checkpoint.config)?;
     let podium = PodiumConfig::from_config(&config, &file("config.json"))?;
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
+    let read = |name: &str| checkpoint.read_other_file(name);
+    let description = Description::read(checkpoint.hub_id.as_deref(), &config, &read)?;
+    let names: Vec<&str> = description.names.iter().map(|named| named.name.as_str()).collect();
+    let limits = ModelLimits { name: names.join(" "), context: facts.max_positions, vocabulary: facts.vocabulary };
+    let bind = |family: &Family, tokenizer: Tokenizer| -> anyhow::Result<Prompter> {
+        let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
+        let prompter = Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?;
+        check_heads(family.name(), &prompter, facts)?;
+        Ok(prompter)
+    };
     let found = CheckpointFacts {
         name: &checkpoint.name,
         architecture: &facts.architecture,
+        config: &config,
         projector: facts.projector,
         podium: podium.as_ref(),
+        description: &description,
+        tokenizer: &tokenizer,
+        fits: &|family| bind(family, tokenizer.clone()).is_ok(),
     };
-    let family = families.detect(family, &found)?;
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
-    let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
-    let limits =
-        ModelLimits { name: checkpoint.name.clone(), context: facts.max_positions, vocabulary: facts.vocabulary };
-    let prompter = Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?;
-    check_heads(family.name(), &prompter, facts)?;
-    Ok(prompter)
+    let Recognised { family, by } = families.detect(family, &found)?;
+    tracing::info!(model = checkpoint.name, family = family.name(), by, "family chosen");
+    bind(family, tokenizer)
 }
 
 /// Rejects a family that needs a head that the checkpoint lacks, and any encoder.

@@ -38,15 +38,33 @@ pub enum PromptError {
         /// The names of the families.
         available: Vec<String>,
     },
-    /// The checkpoint fits no family, or several.
-    #[error("cannot tell which family `{checkpoint}` is of: {problem}; set one with --family: {}", available.join(", "))]
+    /// Nothing in the checkpoint says which family it is of.
+    #[error("cannot tell which family `{checkpoint}` is of: {problem}; {}", advice(fitting))]
     NotRecognised {
         /// The checkpoint's name or folder.
         checkpoint: String,
         /// Why not.
         problem: String,
-        /// The names of the families.
-        available: Vec<String>,
+        /// The families that could read it.
+        fitting: Vec<String>,
+    },
+    /// The checkpoint is no reranker, or not of the kind that the family reads.
+    #[error(
+        "`{checkpoint}` is {kind} ({file}{}{modules}); {}; give a reranker instead",
+        if modules.is_empty() { "" } else { ": " },
+        family.as_ref().map_or_else(|| "no family reads it".to_owned(), |family| format!("family `{family}` does not read it"))
+    )]
+    WrongKind {
+        /// The checkpoint's name or folder.
+        checkpoint: String,
+        /// What it is.
+        kind: &'static str,
+        /// The file that says so.
+        file: &'static str,
+        /// Its modules, separated by commas.
+        modules: String,
+        /// The family that was asked for or that its name means.
+        family: Option<String>,
     },
     /// `tokenizer.json` is malformed.
     #[error("{file}: {problem}")]
@@ -71,4 +89,15 @@ pub enum PromptError {
     /// `lexical.safetensors` is missing or malformed.
     #[error("lexical evidence table: {0}")]
     Evidence(String),
+}
+
+fn advice(fitting: &[String]) -> String {
+    if fitting.is_empty() {
+        return "no family fits it: each needs another head or other control tokens".to_owned();
+    }
+    format!(
+        "these families fit it: {}; give the right one with --family, because a wrong one ranks wrongly without an \
+         error",
+        fitting.join(", ")
+    )
 }

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::PromptError;
+use super::description::ModelKind;
 
 /// A trained prompt format and its read-out: declared facts, and the templates they name.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +30,8 @@ pub struct FamilyFacts {
     pub control_tokens: Vec<String>,
     /// The instruction for a request that has none.
     pub default_instruction: Option<String>,
-    /// How a checkpoint of the family is recognised.
+    /// How a checkpoint of the family is recognised. Without it, only `--family` chooses the family.
+    #[serde(default)]
     pub recognise: Recognise,
     /// The longest texts that are read.
     pub limits: TextLimits,
@@ -46,20 +48,44 @@ pub struct FamilyFacts {
     pub bi_encoder: Option<BiEncoderFacts>,
 }
 
-/// How a checkpoint of a family is recognised. The first rule that any family matches decides.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+/// How a checkpoint of a family is recognised, in the order of [`Families::detect`]; never by the
+/// name of its folder.
+///
+/// [`Families::detect`]: super::Families::detect
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recognise {
-    /// Parts of the checkpoint's name or path, in lower case.
-    pub names: Vec<String>,
-    /// Parts of a name that rule the family out.
-    pub not_names: Vec<String>,
-    /// Architectures of `config.json`.
+    /// Architectures of `config.json` that only this family reads.
     pub architectures: Vec<String>,
-    /// Whether a projector in the checkpoint decides.
+    /// Whether a projector among the tensors decides as an architecture does.
     pub projector: bool,
-    /// Whether `architectures` only count when no other family is recognised.
-    pub fallback: bool,
+    /// With `architectures` or `projector`: whether some layers must have a sliding window, or none
+    /// may have one. Absent: either.
+    pub sliding_window: Option<bool>,
+    /// Modules that `modules.json` of a cross-encoder has, such as `Dense`. Empty: it does not
+    /// decide.
+    pub modules: Vec<String>,
+    /// Parts of hub ids, in lower case. The longest that matches decides.
+    pub names: Vec<String>,
+    /// Parts of hub ids that rule the family out where `names` matches.
+    pub not_names: Vec<String>,
+    /// What sentence-transformers may call a checkpoint of the family. `late_interaction` also
+    /// decides, where one family has it.
+    pub kinds: Vec<ModelKind>,
+}
+
+impl Default for Recognise {
+    fn default() -> Self {
+        Self {
+            architectures: Vec::new(),
+            projector: false,
+            sliding_window: None,
+            modules: Vec::new(),
+            names: Vec::new(),
+            not_names: Vec::new(),
+            kinds: vec![ModelKind::CrossEncoder],
+        }
+    }
 }
 
 /// Limits on texts, in tokens of the text on its own.

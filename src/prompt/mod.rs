@@ -2,7 +2,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `family`, `families`, `detect` | reads the families' declarations; recognises a checkpoint's family |
+//! | `family`, `families` | reads the families' declarations |
+//! | `description`, `detect` | reads what a checkpoint says that it is; recognises its family |
 //! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
 //! | `tokenizer`, `clean` | encodes text so that it never becomes a control token |
@@ -19,6 +20,7 @@ mod bi_encoder;
 mod bind;
 mod check_templates;
 mod clean;
+mod description;
 mod detect;
 mod error;
 mod families;
@@ -43,7 +45,8 @@ mod tokenizer;
 mod truncate;
 
 pub use bind::{Answers, Identifier, Relevance, SlateScore};
-pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig};
+pub use description::{Description, ModelKind, NamedOrigin};
+pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig, Recognised};
 pub use error::PromptError;
 pub use families::Families;
 pub use family::{BiEncoderReadout, Family, FamilyFacts};

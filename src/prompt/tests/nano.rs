@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::super::{CheckpointFacts, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer};
+use super::super::{
+    CheckpointFacts, Description, Families, LexicalTable, ModelLimits, PodiumConfig, Prompter, Tokenizer,
+};
 use super::{instructed, render};
 
 #[test]
@@ -12,9 +14,18 @@ fn the_embedded_models_files_make_a_prompter() {
     let config: serde_json::Value = serde_json::from_slice(&read("config.json")).unwrap();
     let podium = PodiumConfig::from_config(&config, "config.json").unwrap();
     let families = Families::built_in().unwrap();
-    let facts =
-        CheckpointFacts { name: "podium-nano", architecture: "Qwen3Model", projector: true, podium: podium.as_ref() };
-    let family = families.detect("auto", &facts).unwrap();
+    let tokenizer = Tokenizer::from_bytes(&read("tokenizer.json"), "tokenizer.json").unwrap();
+    let facts = CheckpointFacts {
+        name: "podium-nano",
+        architecture: "Qwen3Model",
+        config: &config,
+        projector: true,
+        podium: podium.as_ref(),
+        description: &Description::default(),
+        tokenizer: &tokenizer,
+        fits: &|_| false,
+    };
+    let family = families.detect("auto", &facts).unwrap().family;
     assert_eq!(family.name(), "podium-nano");
     let number = |key: &str| usize::try_from(config[key].as_u64().unwrap()).unwrap();
     let model = ModelLimits {
@@ -22,7 +33,6 @@ fn the_embedded_models_files_make_a_prompter() {
         context: number("max_position_embeddings"),
         vocabulary: number("vocab_size"),
     };
-    let tokenizer = Tokenizer::from_bytes(&read("tokenizer.json"), "tokenizer.json").unwrap();
     let table = LexicalTable::from_bytes(&read("lexical.safetensors")).unwrap();
     let prompter = Prompter::new(family, tokenizer, &model, podium.as_ref(), Some(table)).unwrap();
 

@@ -5,7 +5,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
@@ -13,8 +13,13 @@ use hf_hub::{Cache, Repo, RepoType};
 use super::shards::{INDEX, SINGLE, shard_names};
 use crate::runtime::{LoadError, ModelSettings};
 
-/// A file that families with lexical evidence have besides.
-const LEXICAL: &str = "lexical.safetensors";
+/// Files that only some checkpoints have: the table of families with lexical evidence, and those
+/// that say what a checkpoint is.
+const OPTIONAL: [&str; 4] =
+    ["lexical.safetensors", "README.md", "config_sentence_transformers.json", "1_Pooling/config.json"];
+
+/// The modules of a sentence-transformers model. Each has a folder with a `config.json`.
+const MODULES: &str = "modules.json";
 
 /// Whether `source` has the form of a hub id: `owner/name`.
 pub(super) fn is_hub_id(source: &str) -> bool {
@@ -24,6 +29,32 @@ pub(super) fn is_hub_id(source: &str) -> bool {
             && part.chars().all(|character| character.is_ascii_alphanumeric() || "-_.".contains(character))
     };
     matches!(source.split_once('/'), Some((owner, name)) if plain(owner) && plain(name))
+}
+
+/// The hub id of a folder in the hub's cache: `models--owner--name/snapshots/commit`.
+pub(super) fn id_of_snapshot(folder: &Path) -> Option<String> {
+    let snapshots = folder.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))?;
+    let name = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    Some(name.replacen("--", "/", 1))
+}
+
+/// The files of the modules that `modules.json` lists, apart from the model itself.
+fn module_files(json: &[u8]) -> Result<Vec<String>, String> {
+    #[derive(serde::Deserialize)]
+    struct Module {
+        #[serde(default)]
+        path: String,
+    }
+    let modules: Vec<Module> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let folders = modules.into_iter().map(|module| module.path).filter(|path| !path.is_empty());
+    let folders: Vec<String> = folders.collect();
+    match folders.iter().find(|folder| folder.contains("..") || folder.starts_with('/')) {
+        Some(folder) => Err(format!("names `{folder}`, which is not a folder beside it")),
+        None => Ok(folders
+            .iter()
+            .flat_map(|folder| ["config.json", SINGLE].map(|file| format!("{folder}/{file}")))
+            .collect()),
+    }
 }
 
 /// Downloads the model's files unless they are in the cache, and returns the folder that holds them.
@@ -64,8 +95,16 @@ pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
     for shard in &shards {
         files.get(shard).map_err(failed)?;
     }
-    if files.has(LEXICAL).map_err(failed)? {
-        files.get(LEXICAL).map_err(failed)?;
+    let mut others: Vec<String> = OPTIONAL.map(str::to_owned).to_vec();
+    if files.has(MODULES).map_err(failed)? {
+        let path = files.get(MODULES).map_err(failed)?;
+        let json = fs::read(&path).map_err(|source| LoadError::File { path: path.clone(), source })?;
+        others.extend(module_files(&json).map_err(|problem| LoadError::Malformed { path, problem })?);
+    }
+    for name in others {
+        if files.has(&name).map_err(failed)? {
+            files.get(&name).map_err(failed)?;
+        }
     }
     config.parent().map(PathBuf::from).ok_or_else(|| failed("the cache returned a file without a folder".to_owned()))
 }
@@ -139,6 +178,22 @@ mod tests {
         for other in ["podium-nano", "./folder/name", "a/b/c", "/absolute", "../up", "owner/", "a b/c", ""] {
             assert!(!is_hub_id(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_folder_of_the_cache_has_a_hub_id() {
+        let id = |path: &str| id_of_snapshot(Path::new(path));
+        let folder = "/cache/hub/models--Qwen--Qwen3-Reranker-0.6B/snapshots/0123abc";
+        assert_eq!(id(folder).as_deref(), Some("Qwen/Qwen3-Reranker-0.6B"));
+        assert_eq!(id("/models/Qwen3-Reranker-0.6B"), None);
+        assert_eq!(id("/snapshots/abc"), None);
+    }
+
+    #[test]
+    fn the_files_of_modules_lie_in_their_folders() {
+        let json = br#"[{"path": "", "type": "x.Transformer"}, {"path": "2_Dense", "type": "x.Dense"}]"#;
+        assert_eq!(module_files(json).unwrap(), ["2_Dense/config.json", "2_Dense/model.safetensors"]);
+        assert!(module_files(br#"[{"path": "../x", "type": "x.Dense"}]"#).unwrap_err().contains("`../x`"));
     }
 
     #[test]

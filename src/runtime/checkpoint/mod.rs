@@ -21,6 +21,8 @@ pub const EMBEDDED_MODEL: &str = "podium-nano";
 pub struct Checkpoint {
     /// The model's name: as it was asked for, without the path.
     pub name: String,
+    /// Its id on the hub, where it came from there or lies in the hub's cache.
+    pub hub_id: Option<String>,
     /// Where the files are, for messages.
     pub location: PathBuf,
     /// `config.json`.
@@ -64,9 +66,7 @@ impl Checkpoint {
                 ),
             });
         }
-        let mut checkpoint = Self::folder(&hub::fetch(settings)?)?;
-        settings.source.rsplit('/').next().unwrap_or_default().clone_into(&mut checkpoint.name);
-        Ok(checkpoint)
+        Ok(Self::folder(&hub::fetch(settings)?)?.with_hub_id(settings.source.clone()))
     }
 
     /// The model that is compiled into the binary.
@@ -74,6 +74,7 @@ impl Checkpoint {
     pub fn embedded() -> Self {
         Self {
             name: EMBEDDED_MODEL.to_owned(),
+            hub_id: None,
             location: PathBuf::from(format!("(embedded)/{EMBEDDED_MODEL}")),
             config: include_bytes!("../../../models/podium-nano/config.json").to_vec(),
             tokenizer: include_bytes!("../../../models/podium-nano/tokenizer.json").to_vec(),
@@ -128,14 +129,36 @@ impl Checkpoint {
         };
         let lexical = folder.join("lexical.safetensors");
         let canonical = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
-        Ok(Self {
+        let checkpoint = Self {
             name: canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
+            hub_id: None,
             location: folder.to_path_buf(),
             config: read("config.json")?,
             tokenizer: read("tokenizer.json")?,
             lexical: lexical.exists().then(|| read("lexical.safetensors")).transpose()?,
             weights: Weights::Files(weight_files(folder)?),
+        };
+        Ok(match hub::id_of_snapshot(&canonical) {
+            Some(id) => checkpoint.with_hub_id(id),
+            None => checkpoint,
         })
+    }
+
+    /// The checkpoint under its name on the hub.
+    fn with_hub_id(mut self, id: String) -> Self {
+        id.rsplit('/').next().unwrap_or_default().clone_into(&mut self.name);
+        self.hub_id = Some(id);
+        self
+    }
+
+    /// The contents of another file of the checkpoint; `name` may have a folder, as in
+    /// `1_Pooling/config.json`. `None` if there is none, or for the embedded model.
+    #[must_use]
+    pub fn read_other_file(&self, name: &str) -> Option<Vec<u8>> {
+        match self.weights {
+            Weights::Embedded(_) => None,
+            Weights::Files(_) => fs::read(self.location.join(name)).ok(),
+        }
     }
 }
 
