@@ -99,6 +99,7 @@ impl Checkpoint {
         let file = GgufFile::open(path)?;
         Ok(Self {
             name: path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
+            hub_id: None,
             location: path.to_path_buf(),
             config: file.config.clone(),
             tokenizer: file.tokenizer.clone(),
@@ -152,11 +153,11 @@ impl Checkpoint {
     }
 
     /// The contents of another file of the checkpoint; `name` may have a folder, as in
-    /// `1_Pooling/config.json`. `None` if there is none, or for the embedded model.
+    /// `1_Pooling/config.json`. `None` if there is none, or for the embedded model and a GGUF file.
     #[must_use]
     pub fn read_other_file(&self, name: &str) -> Option<Vec<u8>> {
         match self.weights {
-            Weights::Embedded(_) => None,
+            Weights::Embedded(_) | Weights::Gguf(_) => None,
             Weights::Files(_) => fs::read(self.location.join(name)).ok(),
         }
     }

@@ -31,8 +31,8 @@ use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::compute::ComputeSettings;
-use self::compute::{CpuFeatures, Precision};
-use self::cpu::{CpuLayers, multiplies_bf16, multiplies_i8};
+use self::compute::{Backend, CpuFeatures, Precision};
+use self::cpu::{CpuDtype, CpuLayers, multiplies_bf16, multiplies_i8};
 use self::layout::Packed;
 use self::model::Model;
 use self::prefix_cache::{CacheLookup, PrefixCache};
@@ -113,7 +113,11 @@ fn precision(
     weights: &weights::WeightFiles,
 ) -> Result<Precision, LoadError> {
     let features = CpuFeatures { bf16: multiplies_bf16(), int8: multiplies_i8() };
-    settings.resolve(device, weights.stored(), features, CpuLayers::can_run(spec))
+    let mut precision = settings.resolve(device, weights.stored(), features, CpuLayers::can_run(spec))?;
+    if matches!(precision.backend, Backend::Cpu(CpuDtype::Int8)) && weights.has_row_scales() {
+        precision.backend = Backend::Cpu(CpuDtype::Int8Rows);
+    }
+    Ok(precision)
 }
 
 /// Bytes of so many parameters; word embeddings are not quantised.

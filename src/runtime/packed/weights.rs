@@ -150,6 +150,12 @@ impl WeightFiles {
         tensors.filter(|(name, _)| name.strip_suffix(SCALE).is_none()).map(|(_, stored)| stored.elements()).sum()
     }
 
+    /// Whether there are 8-bit integers with a scale per row.
+    pub fn has_row_scales(&self) -> bool {
+        let tensors = self.files.iter().flat_map(|file| file.tensors.all());
+        tensors.into_iter().any(|(_, stored)| matches!(stored, Stored::Safetensors(view) if view.dtype() == Dtype::I8))
+    }
+
     /// The type of the largest tensor, U8 for integers and blocks of at most 8 bits.
     pub fn stored(&self) -> DType {
         let tensors = self.files.iter().flat_map(|file| file.tensors.all());
