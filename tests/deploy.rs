@@ -45,6 +45,7 @@ fn exported() -> String {
         vocabulary: 1,
         max_positions: 1,
         causal: true,
+        token_types: 0,
         projector: false,
         vocabulary_head: true,
         classifier: None,

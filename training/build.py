@@ -43,7 +43,7 @@ def main() -> None:
         stage("gate.py", "data", "work", "seed")
     if not (options.work / "features.npz").exists():
         stage("features.py", "data", "weights", "work", "lexical")
-    stage("train.py", "data", "weights", "work", "lexical", "steps", "seed", "device")
+    stage("train.py", "data", "work", "steps", "seed", "device")
     stage("export.py", "weights", "work", "lexical", "out", "seed")
     profiles = str(HERE.parent / "prompts/instructions.toml")
     stage("measure.py", "data", "weights", "work", "lexical", profiles=profiles, profiled="40", model=given["out"])

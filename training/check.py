@@ -11,9 +11,25 @@ import numpy as np
 import torch
 
 from encoder import HIDDEN, Encoder, pad
+from explicit import FACTS, LANGUAGE_NAMES, PAIR_FACTS, Asked, Counted, facts, numbers
 from gate import padded
 from instructed import Row, twins
-from model import PREFERENCE_GATE, SCALARS, Gate, Pairs, Reading, Wish, base_scores, digest_states, evidence, feedback, token_similarities, unit_content
+from model import (
+    PREFERENCE_GATE,
+    SCALARS,
+    Gate,
+    Pairs,
+    Reading,
+    Reduction,
+    Wish,
+    base_scores,
+    digest_states,
+    evidence,
+    feedback,
+    token_matches,
+    token_similarities,
+    unit_content,
+)
 from wordings import neutral_wordings
 
 
@@ -34,24 +50,52 @@ def check_encoder() -> None:
 
 
 def check_wish(rng: np.random.Generator) -> None:
-    """A document's wish does not depend on the others, nor on other requests in the batch."""
-    wish = Wish().eval()
-    torch.nn.init.normal_(wish.last.weight)
-    torch.nn.init.normal_(wish.token_last.weight)
+    """A document's wish does not depend on the others, nor on other requests in the batch; the expanded wish is the reduced one."""
+    reductions = {}
+    for name, width, reduced in (("document", 4 * HIDDEN, 30), ("prefix", 4 * HIDDEN, 20), ("token", 2 * HIDDEN, 10)):
+        reductions[name] = Reduction.fit(rng.normal(size=(60, width)), reduced)
+    small = Wish(30, 20, 10).eval()
+    for layer in (small.last, small.token_last, small.facts):
+        torch.nn.init.normal_(layer.weight)
+    wish = small.expand(reductions)
+    texts = ["I do not know. 1999?", "[note] 12 words: " + "the of and " * 9, "Das ist nicht der Weg für mich."]
     rows = [states(rng, n) for n in (3, 40, 17)]
+    ids = [[1], list(range(38)), [5, 6, 7]]
     requests = []
     for tokens in (9, 4):
         query, instruction = states(rng, 5), states(rng, tokens)
-        similarities = np.stack([token_similarities(unit_content(instruction), unit_content(row)) for row in rows])
+        own, weights = list(range(3, 1 + tokens)), np.ones(tokens - 2)
+        matches = [
+            np.concatenate([token_similarities(unit_content(instruction), unit_content(r)), token_matches(own, weights, i)], 1)
+            for r, i in zip(rows, ids, strict=True)
+        ]
+        asked = Asked.of("German texts of at most 5 words, after 1990")
+        counted = np.stack([facts(asked, Counted.of(text)) for text in texts])
         scalars = rng.normal(size=(3, SCALARS)).astype(np.float32)
         digests = np.stack([digest_states(row) for row in rows])
-        requests.append((digest_states(query), digest_states(instruction), instruction, digests, scalars, similarities))
+        requests.append((digest_states(query), digest_states(instruction), instruction[1:-1], digests, scalars, counted, np.stack(matches)))
     with torch.no_grad():
         together = wish(Pairs.of(*zip(*requests, strict=True)))
-        for number, (q, i, s, d, x, t) in enumerate(requests):
+        for number, (q, i, c, d, x, f, m) in enumerate(requests):
+            r = {n: reductions[n] for n in reductions}
+            reduced = small(Pairs.of([r["prefix"](q)], [r["prefix"](i)], [r["token"](c)], [r["document"](d)], [x], [f], [m]))
+            assert torch.allclose(together[3 * number : 3 * number + 3], reduced, atol=1e-3)
             for place in range(3):
-                alone = wish(Pairs.of([q], [i], [s], [d[place : place + 1]], [x[place : place + 1]], [t[place : place + 1]]))
-                assert torch.allclose(together[3 * number + place], alone[0], atol=1e-4)
+                one = slice(place, place + 1)
+                alone = wish(Pairs.of([q], [i], [c], [d[one]], [x[one]], [f[one]], [m[one]]))
+                assert torch.allclose(together[3 * number + place], alone[0], atol=1e-3)
+
+
+def check_facts() -> None:
+    """Years, limits and languages are compared as MODEL.md says."""
+    asked = Asked.of("Only Spanish texts from 2003 or later, at most 12 words.")
+    assert (asked.year, asked.words, LANGUAGE_NAMES[asked.language]) == (2003, 12, "spanish")
+    counted = Counted.of("June 24, 2015 - el perro de la casa")
+    assert (counted.year, counted.words) == (2015, 9)
+    assert facts(asked, counted)[-PAIR_FACTS:-1].tolist() == [1, 0, 0, 0, 0, 1]
+    assert facts(asked, counted)[-1] > 0.8 and len(facts(asked, counted)) == FACTS
+    assert numbers("a1234567890 12, 3") == [(12, 14), (3, 17)]
+    assert token_matches([7, 8, 9], np.full(3, 2.0), [8, 9, 1]).tolist() == [[0, 0], [1, 1], [1, 1]]
 
 
 def check_gate(rng: np.random.Generator) -> None:
@@ -93,10 +137,11 @@ def main() -> None:
     rng = np.random.default_rng(0)
     check_encoder()
     check_wish(rng)
+    check_facts()
     check_gate(rng)
     check_base(rng)
     check_data()
-    print("5 checks passed")
+    print("6 checks passed")
 
 
 if __name__ == "__main__":

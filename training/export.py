@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+import explicit
 import model
 from encoder import HIDDEN, LAYERS, read_tokenizer, tokenize
 from mini import PASSAGE_TOKENS, PREFIX_TOKENS, Mini, read_exported
 from states import LAYERS as KEPT_LAYERS
+from train import read_wish
 
 LIMIT_BYTES = 26_000_000
 FILES = {
@@ -38,6 +40,11 @@ GOLDEN = (
     ("ibuprofen", "No texts about side effects.", (
         "Ibuprofen can cause stomach pain, nausea and dizziness.",
         "Ibuprofen is a medicine against pain, fever and inflammation. " + "It belongs to the anti-inflammatory drugs. " * 40,
+    )),
+    ("history of the printing press", "Only German texts from 1990 or later, at most 12 words.", (
+        "3. Mai 2004 - Der Buchdruck mit beweglichen Lettern ist eine Erfindung von Gutenberg.",
+        "June 24, 1985 - The printing press was invented by Gutenberg: what did \"movable type\" change?",
+        "[blog] I can't say that the printing press was not important to me.",
     )),
     ("how do I list files", "Prefer short documents that answer the question directly.", ("ls lists files.",)),
 )  # fmt: skip
@@ -70,8 +77,8 @@ def all_tensors(weights: Path, work: Path, seed: int) -> dict[str, np.ndarray]:
             tensors[name] = array.astype(np.float32)
     for name, array in load_file(str(work / "gate.safetensors")).items():
         tensors[f"gate.{name}"] = array
-    for name, tensor in torch.load(work / f"wish-{seed}.pt", weights_only=False)["average"].items():
-        tensors[f"wish.{name}"] = tensor.float().cpu().numpy()
+    for name, tensor in read_wish(work, seed).state_dict().items():
+        tensors[f"wish.{name}"] = tensor.numpy()
     tensors["token_weight"] = np.load(work / "token-weights.npy")
     return tensors
 
@@ -86,11 +93,21 @@ def config_of(weights: Path, work: Path) -> dict:
         "family": "podium-mini",
         "states_after_layers": list(KEPT_LAYERS),
         "window": {"tokens": model.WINDOW, "stride": model.STRIDE, "last_start": model.LAST_START},
+        "later_passages": {"window_margin": model.LATER_WINDOW_MARGIN, "token_margin": model.LATER_TOKEN_MARGIN},
         "evidence_weights": [float(w) for w in model.EVIDENCE_WEIGHTS],
         "feedback": {"weight": model.FEEDBACK_WEIGHT, "temperature": model.FEEDBACK_TEMPERATURE},
         "base": {"scale": model.BASE_SCALE, "bias": model.BASE_BIAS},
         "gate": {"closed": model.GATE_CLOSED, "open": model.GATE_OPEN, "preference": model.PREFERENCE_GATE},
         "wish": {"width": model.WIDTH, "inner": model.INNER, "scale": model.WISH_SCALE},
+        "facts": {
+            "punctuation": explicit.PUNCTUATION,
+            "quotes": explicit.QUOTES,
+            "money": explicit.MONEY,
+            "code": explicit.CODE,
+            "words": {name: words.split() for name, words in explicit.WORD_LISTS.items()},
+            "languages": {name: words.split() for name, words in explicit.LANGUAGES.items()},
+            "scripts": {name: list(ranges) for name, ranges in explicit.SCRIPTS.items()},
+        },
         "calibration": json.loads(figures.read_text())["calibration"] if figures.exists() else {"scale": 1.0, "bias": 0.0},
     }
     assert published["hidden_size"] == HIDDEN and published["num_hidden_layers"] == LAYERS
@@ -117,6 +134,7 @@ def golden_values(mini: Mini, config: dict) -> list[dict]:
             "base": scored.base.tolist(),
             "gate": scored.gate,
             "scalars": scored.scalars.tolist(),
+            "facts": scored.facts.tolist(),
             "wish": scored.wish.tolist(),
             "scores": scored.scores.tolist(),
         }
@@ -141,7 +159,7 @@ def main() -> None:
     for file, prefixes in FILES.items():
         write_weights({n: t for n, t in tensors.items() if n.startswith(prefixes)}, options.out / file)
     config = config_of(options.weights, options.work)
-    (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (options.out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     read_tokenizer(options.weights).save(str(options.out / "tokenizer.json"), pretty=False)
     shutil.copyfile(options.lexical, options.out / "lexical.safetensors")
     for file in options.out.iterdir():

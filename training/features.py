@@ -3,9 +3,9 @@
     python features.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors
 
 Writes WORK/features.npz: `rows` (numbers of the rows in the file's English order), `ends` (documents
-so far), `base` [documents] and `scalars` [documents, 8]. Rows that it has are not computed again.
-WORK/digests.f16 has what the wish reads of each document in digests.json, WORK/similarities.npz the
-cosines of the instructions' tokens with the documents'.
+so far), `base` [documents], `scalars` [documents, 8] and `facts` [documents, FACTS]. Rows that it has are not
+computed again. WORK/digests.f16 has what the wish reads of each document in digests.json, WORK/matches.npz how the
+instructions' tokens fit the documents'.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import argparse
 import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from encoder import read_tokenizer, tokenize
+from explicit import FACTS, Asked, Counted, facts
 from instructed import DECIDING, PREFERENCE, Row, is_used, read_rows
 from lexical import Bag, LexicalTable
-from model import DIGEST, SCALARS, Reading, base_scores, digest_states, evidence, token_similarities, unit_content, wish_scalars
+from model import DIGEST, SCALARS, TOKEN_EVIDENCES, Reading, base_scores, digest_states, evidence, token_matches, token_similarities, unit_content, wish_scalars
 from states import Encoded
 
 
@@ -37,11 +39,16 @@ class Features:
         self.prefixes = [Encoded(work, name) for name in prefixes]
         self.document = lru_cache(4096)(self._document)
         self.prefix = lru_cache(4096)(self._prefix)
-        self.content = lru_cache(256)(lambda text: unit_content(self.documents[text]))
+        self.content = lru_cache(256)(lambda text: (unit_content(self.documents[text]), self.ids(text, self.documents[text])))
+        self.counted = lru_cache(4096)(Counted.of)
 
     def _document(self, text: str) -> tuple[Reading, Bag, int]:
         states = self.documents[text]
         return Reading.of(states), Bag.of(text), len(states)
+
+    def ids(self, text: str, states: np.ndarray) -> list[int]:
+        """Ids of the content tokens of a text with these states."""
+        return tokenize(self.tokenizer, [text], len(states) - 2)[0]
 
     def prefix_states(self, text: str) -> np.ndarray:
         """States of a query or instruction."""
@@ -49,8 +56,7 @@ class Features:
 
     def _prefix(self, text: str) -> tuple[Reading, dict[str, float]]:
         states = self.prefix_states(text)
-        ids = tokenize(self.tokenizer, [text], len(states) - 2)[0]
-        return Reading.of(states, self.token_weights[ids]), self.table.weights(text)
+        return Reading.of(states, self.token_weights[self.ids(text, states)]), self.table.weights(text)
 
     def evidence(self, query: str, document: str) -> list[float]:
         """The three evidences of a pair."""
@@ -66,10 +72,15 @@ class Features:
         """What the wish reads of a query or an instruction."""
         return digest_states(self.prefix_states(text))
 
-    def similarities(self, instruction: str, documents: Sequence[str]) -> np.ndarray:
-        """[documents, content tokens of the instruction, 2]."""
-        content = unit_content(self.prefix_states(instruction))
-        return np.stack([token_similarities(content, self.content(text)) for text in documents])
+    def matches(self, instruction: str, documents: Sequence[str]) -> np.ndarray:
+        """[documents, content tokens of the instruction, TOKEN_EVIDENCES]."""
+        states = self.prefix_states(instruction)
+        ids, content = self.ids(instruction, states), unit_content(states)
+        found = []
+        for text in documents:
+            read, read_ids = self.content(text)
+            found.append(np.concatenate([token_similarities(content, read), token_matches(ids, self.token_weights[ids], read_ids)], 1))
+        return np.stack(found)
 
     def base(self, evidences: Sequence[list[float]], documents: Sequence[str]) -> np.ndarray:
         """Base scores of a slate."""
@@ -77,34 +88,47 @@ class Features:
         return base_scores(np.array(evidences, np.float32), means)
 
 
-def row_features(features: Features, row: Row) -> tuple[np.ndarray, np.ndarray]:
-    """Base scores and scalars of a slate's documents; scalars are 0 without an instruction."""
+@dataclass(frozen=True)
+class RowFeatures:
+    """What training reads of a slate's documents; `scalars` and `facts` are 0 without an instruction."""
+
+    base: np.ndarray
+    scalars: np.ndarray
+    facts: np.ndarray
+
+
+def row_features(features: Features, row: Row) -> RowFeatures:
+    """Base scores, scalars and facts of a slate's documents."""
     evidences = [features.evidence(row.query, document) for document in row.documents]
-    scalars = np.zeros((len(evidences), SCALARS), np.float32)
+    scalars, counted = np.zeros((len(evidences), SCALARS), np.float32), np.zeros((len(evidences), FACTS), np.float32)
     if row.instruction:
         scalars[:] = [features.scalars(row.instruction, d, e) for d, e in zip(row.documents, evidences, strict=True)]
-    return features.base(evidences, row.documents), scalars
+        named = Asked.of(row.instruction)
+        counted[:] = [facts(named, features.counted(d)) for d in row.documents]
+    return RowFeatures(features.base(evidences, row.documents), scalars, counted)
 
 
-def write_similarities(features: Features, rows: list[Row], numbers: Iterable[int], work: Path) -> None:
-    """WORK/similarities.npz: `rows`, `ends` (numbers so far) and `values`, flat."""
-    path = work / "similarities.npz"
-    kept = read_similarities(path)
+def write_matches(features: Features, rows: list[Row], numbers: Iterable[int], work: Path) -> None:
+    """WORK/matches.npz: `rows`, `ends` (numbers so far) and `values`, flat."""
+    path = work / "matches.npz"
+    kept = read_matches(path)
     for number in numbers:
         row = rows[number]
         if number not in kept and row.family in (DECIDING, PREFERENCE):
-            kept[number] = features.similarities(row.instruction, row.documents).astype(np.float16).ravel()
+            kept[number] = features.matches(row.instruction, row.documents).astype(np.float16)
     temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, rows=list(kept), ends=np.cumsum([len(v) for v in kept.values()]), values=np.concatenate(list(kept.values())))
+    ends, counts = np.cumsum([v.size for v in kept.values()]), [len(v) for v in kept.values()]
+    np.savez(temporary, rows=list(kept), ends=ends, counts=counts, values=np.concatenate([v.ravel() for v in kept.values()]))
     os.replace(temporary, path)
 
 
-def read_similarities(path: Path) -> dict[int, np.ndarray]:
-    """Flat similarities by row number; nothing if there is no file."""
+def read_matches(path: Path) -> dict[int, np.ndarray]:
+    """[documents, content tokens, TOKEN_EVIDENCES] by row number; nothing if there is no file."""
     if not path.exists():
         return {}
     kept = np.load(path)
-    return dict(zip(map(int, kept["rows"]), np.split(kept["values"], kept["ends"][:-1]), strict=True))
+    parts = zip(kept["counts"], np.split(kept["values"], kept["ends"][:-1]), strict=True)
+    return {int(n): part.reshape(count, part.size // (count * TOKEN_EVIDENCES), TOKEN_EVIDENCES) for n, (count, part) in zip(kept["rows"], parts, strict=True)}
 
 
 def write_digests(work: Path) -> None:
@@ -121,26 +145,26 @@ def write_digests(work: Path) -> None:
         listed.write_text(json.dumps(known + new))
 
 
-def read_features(path: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Base scores and scalars by row number; nothing if there is no file."""
+def read_features(path: Path) -> dict[int, RowFeatures]:
+    """Features by row number; nothing if there is no file."""
     if not path.exists():
         return {}
     kept = np.load(path)
-    ends, bases, scalars = kept["ends"], kept["base"], kept["scalars"]
+    ends, parts = kept["ends"], [kept[name] for name in ("base", "scalars", "facts")]
     starts = np.concatenate([[0], ends[:-1]])
-    return {int(n): (bases[a:b], scalars[a:b]) for n, a, b in zip(kept["rows"], starts, ends, strict=True)}
+    return {int(n): RowFeatures(*(part[a:b] for part in parts)) for n, a, b in zip(kept["rows"], starts, ends, strict=True)}
 
 
-def write_features(path: Path, found: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
+def write_features(path: Path, found: dict[int, RowFeatures]) -> None:
     """What `read_features` reads."""
     temporary = path.with_suffix(".tmp.npz")
-    bases, scalars = zip(*found.values(), strict=True)
     np.savez(
         temporary,
         rows=list(found),
-        ends=np.cumsum([len(base) for base in bases]),
-        base=np.concatenate(bases),
-        scalars=np.concatenate(scalars),
+        ends=np.cumsum([len(row.base) for row in found.values()]),
+        base=np.concatenate([row.base for row in found.values()]),
+        scalars=np.concatenate([row.scalars for row in found.values()]),
+        facts=np.concatenate([row.facts for row in found.values()]),
     )
     os.replace(temporary, path)
 
@@ -164,8 +188,8 @@ def main() -> None:
                 write_features(path, found)
     write_features(path, found)
     write_digests(options.work)
-    write_similarities(features, rows, found, options.work)
-    print(f"{len(found)} rows, {sum(len(base) for base, _ in found.values())} documents")
+    write_matches(features, rows, found, options.work)
+    print(f"{len(found)} rows, {sum(len(row.base) for row in found.values())} documents")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Task:
 def judge_task(mini: Mini, texts: dict[str, str], task: RankingTask, instructions: dict[str, str]) -> Task:
     """Scores without and under each instruction, and Kendall's tau between input orders."""
     documents = [mini.document(texts[d]) for d in task.run[:CANDIDATES]]
-    _, query = mini.prefix(task.query)
+    _, query, _ = mini.prefix(task.query)
     evidences = mini.evidences(task.query, documents)
     cosine = np.array([d.reading.mean @ query.mean for d in documents])
     plain = [(query.content @ d.reading.content.T).max(1).mean() if len(d.reading.content) else 0.0 for d in documents]

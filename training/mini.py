@@ -12,10 +12,12 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from encoder import CLS, HIDDEN, SEP, Encoder, pad, read_tokenizer, tokenize
+from explicit import Asked, Counted, facts
 from gate import read_gate
 from lexical import Bag, LexicalTable
 from model import (
     EVIDENCE_WEIGHTS,
+    LATER_WINDOW_MARGIN,
     Gate,
     Pairs,
     Reading,
@@ -24,12 +26,14 @@ from model import (
     digest_states,
     evidence,
     feedback,
+    token_matches,
     token_similarities,
     unit,
     unit_content,
     wish_scalars,
 )
 from states import LAYERS
+from train import read_wish
 
 StatesOf = Callable[[str, int], list[np.ndarray]]
 PREFIX_TOKENS, PASSAGE_TOKENS = 126, 254
@@ -47,29 +51,37 @@ class Scored:
     wish: np.ndarray
     scores: np.ndarray
     scalars: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    facts: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass
 class Document:
-    """An encoded document: its reading over all passages, each passage's states, and its words."""
+    """An encoded document: its reading over all passages, each passage's states and ids, and its words."""
 
     reading: Reading
     passages: list[np.ndarray]
+    ids: list[list[int]]
     bag: Bag
+    text: str
 
     @staticmethod
-    def of(passages: list[np.ndarray], text: str) -> Document:
-        """Means are over all states, windows stay inside passages, content is that of all passages."""
+    def of(passages: list[np.ndarray], ids: list[int], text: str) -> Document:
+        """`ids` are those of the content tokens of all passages. Means are over all states, windows stay inside passages, content is that of all passages."""
         parts = [Reading.of(states) for states in passages]
         last = np.concatenate([states[:, -HIDDEN:].astype(np.float32) for states in passages])
         windows = np.concatenate([part.windows for part in parts])
         content = np.concatenate([part.content for part in parts])
-        return Document(Reading(unit(last.mean(0)), windows, content, parts[0].weights), passages, Bag.of(text))
+        later = [np.repeat(np.arange(len(parts)) > 0, list(map(len, rows))) for rows in ([p.windows for p in parts], [p.content for p in parts])]
+        reading = Reading(unit(last.mean(0)), windows, content, parts[0].weights, *later)
+        ends = np.cumsum([len(states) - 2 for states in passages])
+        split = [ids[end - len(states) + 2 : end] for states, end in zip(passages, ends, strict=True)]
+        return Document(reading, passages, split, Bag.of(text), text)
 
-    def best_passage(self, query: Reading) -> np.ndarray:
-        """The states of the passage with the best window."""
+    def best_passage(self, query: Reading) -> tuple[np.ndarray, list[int]]:
+        """States and ids of the passage with the best window, less the margin of later passages."""
         found = [float((Reading.of(states).windows @ query.mean).max()) for states in self.passages]
-        return self.passages[int(np.argmax(found))]
+        best = int(np.argmax([f - LATER_WINDOW_MARGIN * (i > 0) for i, f in enumerate(found)]))
+        return self.passages[best], self.ids[best]
 
 
 class Mini:
@@ -101,15 +113,17 @@ class Mini:
             found.append(torch.cat(states, -1)[0].numpy())
         return found
 
-    def prefix(self, text: str) -> tuple[np.ndarray, Reading]:
-        """States and reading of a query or an instruction."""
+    def prefix(self, text: str) -> tuple[np.ndarray, Reading, list[int]]:
+        """States, reading and ids of a query or an instruction."""
         states = self.states_of(text, PREFIX_TOKENS)[0]
         ids = tokenize(self.tokenizer, [text], len(states) - 2)[0]
-        return states, Reading.of(states, self.token_weights[ids])
+        return states, Reading.of(states, self.token_weights[ids]), ids
 
     def document(self, text: str, limit: int = PASSAGE_TOKENS) -> Document:
         """An encoded document."""
-        return Document.of(self.states_of(text, limit), text)
+        passages = self.states_of(text, limit)
+        ids = tokenize(self.tokenizer, [text], sum(len(states) - 2 for states in passages))[0]
+        return Document.of(passages, ids, text)
 
     @torch.no_grad()
     def gate_of(self, instruction: np.ndarray) -> float:
@@ -119,30 +133,40 @@ class Mini:
 
     def evidences(self, query: str, documents: Sequence[Document]) -> np.ndarray:
         """[documents, 3]."""
-        _, asked = self.prefix(query)
+        _, asked, _ = self.prefix(query)
         weights = self.table.weights(query)
         return np.array([evidence(asked, d.reading, self.table.score(weights, d.bag)) for d in documents], np.float32)
 
     @torch.no_grad()
-    def wishes(self, query: str, instruction: str, documents: Sequence[Document], evidences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The wish and its scalars for each document."""
-        query_states, query_reading = self.prefix(query)
-        states, asked = self.prefix(instruction)
-        weights = self.table.weights(instruction)
+    def wishes(
+        self, query: str, instruction: str, documents: Sequence[Document], evidences: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The wish, its scalars and its facts for each document."""
+        query_states, query_reading, _ = self.prefix(query)
+        states, reading, ids = self.prefix(instruction)
+        weights, named, content = self.table.weights(instruction), Asked.of(instruction), unit_content(states)
         scalars = [
-            wish_scalars(asked, d.reading, list(e), self.table.score(weights, d.bag), sum(map(len, d.passages)))
+            wish_scalars(reading, d.reading, list(e), self.table.score(weights, d.bag), sum(map(len, d.passages)))
             for d, e in zip(documents, evidences, strict=True)
         ]
-        best = [d.passages[0] if len(d.passages) == 1 else d.best_passage(query_reading) for d in documents]
+        counted = np.stack([facts(named, Counted.of(d.text)) for d in documents])
+        best = [(d.passages[0], d.ids[0]) if len(d.passages) == 1 else d.best_passage(query_reading) for d in documents]
+        matches = [
+            np.concatenate(
+                [token_similarities(content, unit_content(s)), token_matches(ids, self.token_weights[ids], found)], 1
+            )
+            for s, found in best
+        ]
         pairs = Pairs.of(
             [digest_states(query_states)],
             [digest_states(states)],
-            [states],
-            [np.stack([digest_states(s) for s in best])],
+            [states[1:-1]],
+            [np.stack([digest_states(s) for s, _ in best])],
             [np.array(scalars)],
-            [np.stack([token_similarities(unit_content(states), unit_content(s)) for s in best])],
+            [counted],
+            [np.stack(matches)],
         )
-        return self.wish(pairs).numpy(), np.array(scalars, np.float32)
+        return self.wish(pairs).numpy(), np.array(scalars, np.float32), counted
 
     def score(
         self, query: str, documents: Sequence[Document], instruction: str = "", evidences: np.ndarray | None = None
@@ -156,18 +180,16 @@ class Mini:
         if instruction:
             found.gate = self.gate_of(self.states_of(instruction, PREFIX_TOKENS)[0])
             if found.gate > 0:
-                found.wish, found.scalars = self.wishes(query, instruction, documents, evidences)
+                found.wish, found.scalars, found.facts = self.wishes(query, instruction, documents, evidences)
                 found.scores = base + found.gate * found.wish
         return found
 
 
 def read_trained(weights: Path, work: Path, lexical: Path, seed: int, states_of: StatesOf | None = None) -> Mini:
     """The model of a training run, not yet rounded to 8 bits."""
-    wish = Wish()
-    wish.load_state_dict(torch.load(work / f"wish-{seed}.pt", weights_only=False)["average"])
     token_weights = np.load(work / "token-weights.npy")
     table = LexicalTable.load(lexical)
-    return Mini(Encoder.read(weights), read_tokenizer(weights), table, token_weights, read_gate(work), wish, states_of)
+    return Mini(Encoder.read(weights), read_tokenizer(weights), table, token_weights, read_gate(work), read_wish(work, seed), states_of)
 
 
 def read_exported(folder: Path, states_of: StatesOf | None = None) -> Mini:

@@ -17,10 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoder import HIDDEN
+from explicit import FACTS
 
 WINDOW, STRIDE, LAST_START = 64, 32, 16
-DIGEST, WIDTH, INNER = 4 * HIDDEN, 192, 256
-TOKEN_INNER = 64
+LATER_WINDOW_MARGIN, LATER_TOKEN_MARGIN = 0.08, 0.05
+"""What is taken from the cosines of passages after the first: more text has more chances to resemble a query."""
+DIGEST, WIDTH, INNER = 4 * HIDDEN, 128, 192
+TOKEN_INNER, TOKEN_EVIDENCES = 64, 4
+TOKEN_DROPOUT = 0.1
+TOKEN_CENTER = np.array([0.5, 0.5, 0.0, 0.0], np.float32)
 WISH_SCALE = 5.0
 EVIDENCE_WEIGHTS = np.array([16.0, 20.0, 8.0], np.float32)
 FEEDBACK_WEIGHT, FEEDBACK_TEMPERATURE = 16.0, 1.0
@@ -41,12 +46,15 @@ def unit(x: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Reading:
     """What the evidences need of one encoded text (last layer): the mean of all states, the means of
-    its windows, the states of its content tokens; all of length 1. `weights` of the content tokens sum to 1."""
+    its windows, the states of its content tokens; all of length 1. `weights` of the content tokens sum to 1.
+    `later_*` are 1 for windows and content tokens of passages after the first, else 0."""
 
     mean: np.ndarray
     windows: np.ndarray
     content: np.ndarray
     weights: np.ndarray
+    later_windows: np.ndarray
+    later_content: np.ndarray
 
     @staticmethod
     def of(states: np.ndarray, weights: np.ndarray | None = None) -> Reading:
@@ -56,19 +64,22 @@ class Reading:
         starts = [s for s in range(0, len(last), STRIDE) if s == 0 or s < len(last) - LAST_START]
         windows = np.stack([sums[min(s + WINDOW, len(last))] - sums[s] for s in starts])
         weights = np.zeros(0, np.float32) if weights is None else weights / max(weights.sum(), 1e-9)
-        return Reading(unit(last.mean(0)), unit(windows), unit(last[1:-1]), weights)
+        first = np.zeros(len(windows), np.float32), np.zeros(max(len(last) - 2, 0), np.float32)
+        return Reading(unit(last.mean(0)), unit(windows), unit(last[1:-1]), weights, *first)
 
 
 def window_similarity(query: Reading, document: Reading) -> float:
-    """The best cosine of a window of the document with the query's mean."""
-    return float((document.windows @ query.mean).max())
+    """The best cosine of a window of the document with the query's mean, less a margin in later passages."""
+    return float((document.windows @ query.mean - LATER_WINDOW_MARGIN * document.later_windows).max())
 
 
 def max_similarity(query: Reading, document: Reading) -> float:
-    """MaxSim: each query token's best cosine with a document token, as a weighted mean; 0 where either has no tokens."""
+    """MaxSim: each query token's best cosine with a document token, less a margin in later passages,
+    as a weighted mean; 0 where either has no tokens."""
     if not len(query.content) or not len(document.content):
         return 0.0
-    return float((query.content @ document.content.T).max(1) @ query.weights)
+    cosines = query.content @ document.content.T - LATER_TOKEN_MARGIN * document.later_content
+    return float(cosines.max(1) @ query.weights)
 
 
 def evidence(query: Reading, document: Reading, lexical: float) -> list[float]:
@@ -111,12 +122,25 @@ def token_similarities(instruction: np.ndarray, document: np.ndarray) -> np.ndar
     return (instruction @ document.transpose(0, 2, 1)).max(2).T
 
 
+def token_matches(instruction: Sequence[int], weights: np.ndarray, document: Sequence[int]) -> np.ndarray:
+    """[content tokens of the instruction, 2], of ids: half of the token's weight if the document has the token,
+    and again if the document has it next to the token before or after it in the instruction."""
+    ids, pairs = set(document), set(zip(document, document[1:], strict=False))
+    single = np.array([token in ids for token in instruction], np.float32)
+    follows = np.array([pair in pairs for pair in zip(instruction, instruction[1:], strict=False)], np.float32)
+    double = np.zeros(len(instruction), np.float32)
+    double[:-1] = follows
+    double[1:] = np.maximum(double[1:], follows)
+    return np.stack([single, double], 1) * weights[: len(instruction), None] / 2
+
+
 @dataclass
 class Pairs:
     """Inputs of the wish: instructions with their padded content tokens, and documents under them.
 
-    `owner` names each document's request; `tokens` [requests, longest, 2 * HIDDEN], `real` [requests,
-    longest], `similarities` [documents, longest, 2]; `query`, `instruction` [requests, DIGEST]."""
+    `owner` names each document's request. Requests have `query` and `instruction` (digests), `tokens`
+    [requests, longest, numbers a token] and `real` [requests, longest]; documents have `document` (digest),
+    `scalars`, `facts` and `matches` [documents, longest, TOKEN_EVIDENCES]."""
 
     query: Tensor
     instruction: Tensor
@@ -125,69 +149,100 @@ class Pairs:
     owner: Tensor
     document: Tensor
     scalars: Tensor
-    similarities: Tensor
+    facts: Tensor
+    matches: Tensor
 
     @staticmethod
     def of(
         queries: Sequence[np.ndarray],
         instructions: Sequence[np.ndarray],
-        states: Sequence[np.ndarray],
+        contents: Sequence[np.ndarray],
         documents: Sequence[np.ndarray],
         scalars: Sequence[np.ndarray],
-        similarities: Sequence[np.ndarray],
+        facts: Sequence[np.ndarray],
+        matches: Sequence[np.ndarray],
         device: str = "cpu",
     ) -> Pairs:
-        """One entry a request: digests of query and instruction, the instruction's states; [documents, DIGEST],
-        [documents, SCALARS] and [documents, content tokens, 2] of its documents."""
-        lengths = [len(s) - 2 for s in states]
-        longest = max(1, *lengths)
-        tokens = np.zeros((len(states), longest, 2 * HIDDEN), np.float32)
-        padded = np.zeros((sum(map(len, documents)), longest, 2), np.float32)
+        """One entry a request: digests of query and instruction, the instruction's content tokens; the digests,
+        scalars, facts and [documents, content tokens, TOKEN_EVIDENCES] of its documents."""
+        longest = max(1, *map(len, contents))
+        tokens = np.zeros((len(contents), longest, contents[0].shape[1]), np.float32)
+        padded = np.zeros((sum(map(len, documents)), longest, TOKEN_EVIDENCES), np.float32)
         at = 0
-        for number, (own, length) in enumerate(zip(states, lengths, strict=True)):
-            tokens[number, :length] = own[1:-1]
-            padded[at : at + len(documents[number]), :length] = similarities[number]
+        for number, own in enumerate(contents):
+            tokens[number, : len(own)] = own
+            padded[at : at + len(documents[number]), : len(own)] = matches[number] - TOKEN_CENTER
             at += len(documents[number])
         parts = (
             np.stack(queries).astype(np.float32),
             np.stack(instructions).astype(np.float32),
             tokens,
-            np.arange(longest)[None] < np.array(lengths)[:, None],
+            np.arange(longest)[None] < np.array(list(map(len, contents)))[:, None],
             np.repeat(np.arange(len(documents)), [len(d) for d in documents]),
             np.concatenate(documents).astype(np.float32),
             np.concatenate(scalars).astype(np.float32),
+            np.concatenate(facts).astype(np.float32),
             padded,
         )
         return Pairs(*(torch.from_numpy(part).to(device) for part in parts))
 
 
-class Wish(nn.Module):
-    """What the instruction asks of a document, in units of the score."""
+@dataclass(frozen=True)
+class Reduction:
+    """A linear map to few, uncorrelated numbers: ((x - center) / spread) @ matrix."""
 
-    def __init__(self, dropout: float = 0.25) -> None:
+    center: np.ndarray
+    spread: np.ndarray
+    matrix: np.ndarray
+
+    @staticmethod
+    def fit(sample: np.ndarray, width: int) -> Reduction:
+        """The first principal components of a sample, each with variance 1."""
+        sample = sample.astype(np.float32)
+        center, spread = sample.mean(0), sample.std(0) + 1e-3
+        standard = (sample - center) / spread
+        values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
+        kept = np.argsort(-values)[:width]
+        return Reduction(center, spread, (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return ((x.astype(np.float32) - self.center) / self.spread) @ self.matrix
+
+
+class Wish(nn.Module):
+    """What the instruction asks of a document, in units of the score.
+
+    Training reads reduced inputs, so that a step costs little; `expand` gives the same function of the full ones."""
+
+    def __init__(self, document: int = DIGEST, prefix: int = DIGEST, token: int = 2 * HIDDEN, dropout: float = 0.25) -> None:
         super().__init__()
-        for name, width in (("document", DIGEST), ("prefix", DIGEST), ("token", 2 * HIDDEN)):
+        for name, width in (("document", document), ("prefix", prefix), ("token", token), ("facts", FACTS)):
             self.register_buffer(f"{name}_center", torch.zeros(width))
             self.register_buffer(f"{name}_spread", torch.ones(width))
-        self.document = nn.Linear(DIGEST, WIDTH)
-        self.instruction = nn.Linear(DIGEST, WIDTH)
-        self.query = nn.Linear(DIGEST, WIDTH)
-        self.first = nn.Linear(6 * WIDTH + SCALARS, INNER)
+        self.document = nn.Linear(document, WIDTH)
+        self.instruction = nn.Linear(prefix, WIDTH)
+        self.query = nn.Linear(prefix, WIDTH)
+        self.first = nn.Linear(6 * WIDTH + SCALARS + FACTS, INNER)
         self.second = nn.Linear(INNER, INNER // 2)
         self.last = nn.Linear(INNER // 2, 1)
-        self.token_first = nn.Linear(2 * HIDDEN, TOKEN_INNER)
-        self.token_last = nn.Linear(TOKEN_INNER, 2)
-        self.dropout = nn.Dropout(dropout)
-        for layer in (self.last, self.token_last):
+        self.facts = nn.Linear(WIDTH, FACTS)
+        self.token_first = nn.Linear(token, TOKEN_INNER)
+        self.token_last = nn.Linear(TOKEN_INNER, TOKEN_EVIDENCES)
+        self.dropout, self.token_dropout = nn.Dropout(dropout), nn.Dropout(TOKEN_DROPOUT)
+        for layer in (self.last, self.facts, self.token_last):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def standardise(self, documents: np.ndarray, prefixes: np.ndarray, tokens: np.ndarray) -> None:
-        """Take means and standard deviations of the inputs from samples."""
-        for name, sample in (("document", documents), ("prefix", prefixes), ("token", tokens)):
-            sample = sample.astype(np.float32)
-            getattr(self, f"{name}_center").copy_(torch.from_numpy(sample.mean(0)))
-            getattr(self, f"{name}_spread").copy_(torch.from_numpy(sample.std(0) + 1e-3))
+    def expand(self, reductions: dict[str, Reduction]) -> Wish:
+        """The wish of full inputs, from one trained on inputs reduced by `document`, `prefix` and `token`."""
+        full = Wish()
+        state = self.state_dict()
+        for layer, name in (("document", "document"), ("instruction", "prefix"), ("query", "prefix"), ("token_first", "token")):
+            state[f"{layer}.weight"] = state[f"{layer}.weight"].cpu() @ torch.from_numpy(reductions[name].matrix).T
+        for name, reduction in reductions.items():
+            state[f"{name}_center"], state[f"{name}_spread"] = map(torch.from_numpy, (reduction.center, reduction.spread))
+        full.load_state_dict(state)
+        return full.eval()
 
     def standard(self, name: str, x: Tensor) -> Tensor:
         return (x - getattr(self, f"{name}_center")) / getattr(self, f"{name}_spread")
@@ -195,15 +250,18 @@ class Wish(nn.Module):
     def forward(self, pairs: Pairs) -> Tensor:
         """The wish for each document."""
         q = self.query(self.dropout(self.standard("prefix", pairs.query)))[pairs.owner]
-        i = self.instruction(self.dropout(self.standard("prefix", pairs.instruction)))[pairs.owner]
+        asked = self.instruction(self.dropout(self.standard("prefix", pairs.instruction)))
+        i = asked[pairs.owner]
         d = self.document(self.dropout(self.standard("document", pairs.document)))
-        x = torch.cat([d, i, q, d * i, d * q, i * q, pairs.scalars], -1)
+        f = self.standard("facts", pairs.facts)
+        x = torch.cat([d, i, q, d * i, d * q, i * q, pairs.scalars, f], -1)
         x = self.dropout(F.gelu(self.first(self.dropout(x))))
         whole = self.last(self.dropout(F.gelu(self.second(x))))[:, 0]
-        weights = self.token_last(F.gelu(self.token_first(self.dropout(self.standard("token", pairs.tokens)))))
+        counted = (self.facts(self.dropout(F.gelu(asked)))[pairs.owner] * f).sum(-1)
+        weights = self.token_last(F.gelu(self.token_first(self.token_dropout(self.standard("token", pairs.tokens)))))
         weights = weights * pairs.real[..., None]
-        words = (weights[pairs.owner] * (pairs.similarities - 0.5)).sum((1, 2))
-        return WISH_SCALE * (whole + words)
+        words = (weights[pairs.owner] * pairs.matches).sum((1, 2))
+        return WISH_SCALE * (whole + counted + words)
 
 
 class Gate(nn.Module):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,17 @@ def mean(rows: list[Row]) -> np.ndarray:
     return unit(np.concatenate([h6 for _, h6 in rows]).mean(0))
 
 
-def best_window(query: np.ndarray, rows: list[Row]) -> float:
-    starts = [(h6, s) for _, h6 in rows for s in range(0, len(h6), 32) if s == 0 or s < len(h6) - 16]
-    return max(float(unit(h6[s : s + 64].mean(0)) @ query) for h6, s in starts)
+def best_window(query: np.ndarray, row: Row) -> float:
+    starts = [s for s in range(0, len(row[1]), 32) if s == 0 or s < len(row[1]) - 16]
+    return max(float(unit(row[1][s : s + 64].mean(0)) @ query) for s in starts)
+
+
+def numbers(text: str) -> list[re.Match[str]]:
+    return [found for found in re.finditer("[0-9]+", text) if len(found[0]) <= 9]
+
+
+def year(text: str) -> int:
+    return next((int(n[0]) for n in numbers(text) if 1500 <= int(n[0]) <= 2099), 0)
 
 
 def digest(row: Row) -> np.ndarray:
@@ -96,11 +105,16 @@ class Reference:
         if not ids or not len(found):
             return 0.0
         weights = self.weights["token_weight"][ids]
-        return float((content([query]) @ found.T).max(1) @ weights / weights.sum())
+        margin = self.constants["later_passages"]["token_margin"] * (np.arange(len(found)) >= len(rows[0][1]) - 2)
+        return float((content([query]) @ found.T - margin).max(1) @ weights / weights.sum())
+
+    def windows(self, query: np.ndarray, rows: list[Row]) -> list[float]:
+        margin = self.constants["later_passages"]["window_margin"]
+        return [best_window(query, row) - margin * (n > 0) for n, row in enumerate(rows)]
 
     def evidences(self, text: str, ids: list[int], query: Row, rows: list[Row], document: str) -> list[float]:
         lexical = self.table.score(self.table.weights(text), Bag.of(document))
-        return [best_window(mean([query]), rows), self.maxsim(ids, query, rows), lexical]
+        return [max(self.windows(mean([query]), rows)), self.maxsim(ids, query, rows), lexical]
 
     def gate(self, instruction: Row) -> float:
         states = np.concatenate(instruction, 1)
@@ -114,28 +128,72 @@ class Reference:
     def standard(self, name: str, x: np.ndarray) -> np.ndarray:
         return (x - self.weights[f"wish.{name}_center"]) / self.weights[f"wish.{name}_spread"]
 
-    def wish(self, query: Row, instruction: Row, rows: list[Row], scalars: list[float]) -> float:
-        row = rows[int(np.argmax([best_window(mean([query]), [r]) for r in rows]))]
+    def facts(self, instruction: str, text: str) -> np.ndarray:
+        c = self.constants["facts"]
+
+        def words(pieces: list[str]) -> list[str]:
+            return [piece.strip(c["punctuation"]).lower() for piece in pieces]
+
+        pieces = text.split()
+        own, total, characters = words(pieces), max(1, len(pieces)), max(1, len("".join(pieces)))
+        when = year(text)
+        found = [
+            math.log(1 + len(pieces)) / 5,
+            min(1, 4 * len([p for p in pieces if re.search("[0-9]", p)]) / total),
+            bool(numbers(text)),
+            when > 0,
+            (when - 2000) / 20 * (when > 0),
+            "?" in text,
+            min(1, len([x for x in text if x in c["quotes"]]) / 4),
+            any(x in c["money"] for x in text),
+            min(1, 10 * len([x for x in text if x in c["code"]]) / characters),
+            min(1, 4 * len(re.findall("[A-Z]", text)) / characters),
+            text.startswith("["),
+            ":" in text[:60],
+        ]
+        for name, listed in c["words"].items():
+            first = bool(own) and own[0] in listed
+            found.append(first if name == "question" else min(1, 8 * len([w for w in own if w in listed]) / total))
+        languages = [min(1, 4 * len([w for w in own if w in listed]) / total) for listed in c["languages"].values()]
+        for first, last in c["scripts"].values():
+            languages.append(min(1, 4 * len([x for x in text if first <= ord(x) <= last]) / characters))
+        asked = year(instruction)
+        limit = next((int(n[0]) for n in numbers(instruction) if int(n[0]) and instruction[n.end() :].lower().startswith(" word")), 0)
+        names = [*c["languages"], *c["scripts"]]
+        named = next((w for w in words(instruction.split()) if w in names), None)
+        dated = asked > 0 and when > 0
+        found += [*languages, dated and when > asked, dated and when == asked, dated and when < asked]
+        found += [limit and len(pieces) > limit, limit and len(pieces) == limit, limit and len(pieces) < limit]
+        return np.array([*found, languages[names.index(named)] if named else 0], float)
+
+    def wish(self, query: Row, instruction: Row, ids: list[int], best: Row, best_ids: list[int], scalars: list[float], facts: np.ndarray) -> float:
         q = self.linear(self.standard("prefix", digest(query)), "wish.query")
         i = self.linear(self.standard("prefix", digest(instruction)), "wish.instruction")
-        d = self.linear(self.standard("document", digest(row)), "wish.document")
-        x = np.concatenate([d, i, q, d * i, d * q, i * q, scalars])
+        d = self.linear(self.standard("document", digest(best)), "wish.document")
+        f = self.standard("facts", facts)
+        x = np.concatenate([d, i, q, d * i, d * q, i * q, scalars, f])
         whole = self.linear(gelu(self.linear(gelu(self.linear(x, "wish.first")), "wish.second")), "wish.last")[0]
+        counted = f @ self.linear(gelu(i), "wish.facts")
         tokens = self.standard("token", np.concatenate(instruction, 1)[1:-1])
         weights = self.linear(gelu(self.linear(tokens, "wish.token_first")), "wish.token_last")
-        cosines = np.zeros((len(tokens), 2))
-        if len(row[0]) > 2:
-            cosines = np.stack([(content([instruction], n) @ content([row], n).T).max(1) for n in range(2)], 1)
-        return self.constants["wish"]["scale"] * (whole + float((weights * (cosines - 0.5)).sum()))
+        matches = np.zeros((len(ids), 4)) - [0.5, 0.5, 0, 0]
+        pairs = set(zip(best_ids, best_ids[1:], strict=False))
+        for n, token in enumerate(ids):
+            near = {(token, after) for after in ids[n + 1 : n + 2]} | {(before, token) for before in ids[max(0, n - 1) : n]}
+            matches[n, 2:] = np.array([token in best_ids, bool(near & pairs)]) * self.weights["token_weight"][token] / 2
+        if best_ids:
+            matches[:, :2] += np.stack([(content([instruction], n) @ content([best], n).T).max(1) for n in range(2)], 1)
+        return self.constants["wish"]["scale"] * (whole + counted + float((weights * matches).sum()))
 
     def score(self, query: str, instruction: str, texts: list[str]) -> dict[str, np.ndarray]:
         """Every number of a golden case."""
         ids, c = tokenize(self.tokenizer, [query], 126)[0], self.constants
         asked = self.encode(ids)
-        documents = []
+        passages = []
         for text in texts:
             tokens = tokenize(self.tokenizer, [text], 508)[0]
-            documents.append([self.encode(tokens[at : at + 254]) for at in range(0, max(1, len(tokens)), 254)])
+            passages.append([tokens[at : at + 254] for at in range(0, max(1, len(tokens)), 254)])
+        documents = [[self.encode(passage) for passage in found] for found in passages]
         evidences = np.array([self.evidences(query, ids, asked, rows, t) for rows, t in zip(documents, texts, strict=True)])
         first = evidences @ np.array(c["evidence_weights"])
         means = np.stack([mean(rows) for rows in documents])
@@ -151,7 +209,9 @@ class Reference:
                 window, maxsim, lexical = self.evidences(instruction, wanted, told, rows, texts[n])
                 length = math.log(sum(len(row[0]) for row in rows)) / 5
                 scalars = [*evidences[n], float(means[n] @ mean([told])), window, maxsim, lexical, length]
-                wish[n] = self.wish(asked, told, rows, scalars)
+                best = int(np.argmax(self.windows(mean([asked]), rows)))
+                facts = self.facts(instruction, texts[n])
+                wish[n] = self.wish(asked, told, wanted, rows[best], passages[n][best], scalars, facts)
         found = {"evidences": evidences, "feedback": feedback, "base": base, "gate": np.array(gate), "wish": wish}
         return found | {"scores": base + gate * wish}
 

@@ -1,9 +1,10 @@
 """Trains the wish on slates with instructions; encoder and base stay as they are.
 
-    python train.py --data DATA --weights MINILM --work WORK --lexical LEXICAL.safetensors [--steps 2000] [--seed 1]
+    python train.py --data DATA --work WORK [--steps 2000] [--seed 1]
 
-Reads what states.py, gate.py and features.py left in WORK. A checkpoint is written every two
-minutes (WORK/wish-SEED.pt), and a run that was killed goes on from it.
+Reads what states.py and features.py left in WORK. Digests and tokens are reduced to their principal components
+first (WORK/inputs.npz), which makes a step cheap; export.py expands the trained weights again. A checkpoint is
+written every minute (WORK/wish-SEED.pt), and a run that was killed goes on from it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import random
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,76 +24,97 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from features import Features, read_features, read_similarities
-from instructed import DECIDING, NEUTRAL, PREFERENCE, Row, read_rows
-from model import DIGEST, Pairs, Wish
+from explicit import DOCUMENT_FACTS
+from features import RowFeatures, read_features, read_matches
+from instructed import DECIDING, PREFERENCE, Row, read_rows
+from model import DIGEST, Pairs, Reduction, Wish, digest_states
+from states import Encoded
 
 LISTWISE_SCALE = 3.0
-ODDS_WEIGHT, SECOND_WEIGHT, NEUTRAL_WEIGHT = 0.5, 0.3, 0.5
-DOCUMENTS = 7
+ODDS_WEIGHT, SECOND_WEIGHT = 0.5, 0.3
+DOCUMENTS = 6
 ROWS = 48
-NEUTRAL_SHARE = 0.1
 RATE, WARM_UP, DECAY = 2e-3, 60, 0.2
 AVERAGE = 0.995
+REDUCED = {"document": 192, "prefix": 128, "token": 128}
+"""Principal components that training reads of a document's digest, of a query's or instruction's, and of a token."""
+SAMPLE = 8000
+LEAST_SPREAD = 0.05
 
 
 @dataclass
 class Slate:
-    """A row ready to train on: states are looked up by `row`'s texts; `base` is the base score."""
+    """A row ready to train on: states are looked up by `row`'s texts."""
 
     row: Row
-    base: np.ndarray
-    scalars: np.ndarray
-    similarities: np.ndarray
+    features: RowFeatures
+    matches: np.ndarray
 
 
 @dataclass
 class Data:
-    """Slates by split, training slates grouped by query and documents; neutral instructions."""
+    """Slates by split, training slates grouped by query and documents; reduced inputs by text."""
 
     groups: list[list[Slate]]
     valid: list[Slate]
-    features: Features
-    digests: np.ndarray
+    reductions: dict[str, Reduction]
+    documents: np.ndarray
     places: dict[str, int]
-    neutral: list[str]
-    written: list[str]
-    known: dict[str, np.ndarray] = field(default_factory=dict)
+    digests: dict[str, np.ndarray]
+    contents: dict[str, np.ndarray]
 
     @staticmethod
-    def read(data: Path, weights: Path, work: Path, lexical: Path) -> Data:
+    def read(data: Path, work: Path) -> Data:
         rows = read_rows(data)
         together, valid = defaultdict(list), []
-        similarities = read_similarities(work / "similarities.npz")
-        for number, (base, scalars) in read_features(work / "features.npz").items():
+        matches = read_matches(work / "matches.npz")
+        for number, features in read_features(work / "features.npz").items():
             row = rows[number]
             if row.family in (DECIDING, PREFERENCE):
-                slate = Slate(row, base, scalars, similarities[number].reshape(len(base), -1, 2))
+                slate = Slate(row, features, matches[number])
                 if row.valid:
                     valid.append(slate)
                 else:
                     together[row.query, frozenset(row.documents)].append(slate)
-        neutral = sorted({row.instruction for row in rows if row.family == NEUTRAL and not row.valid})
-        features = Features(work, weights, lexical, "train-documents", ["train-prefixes", "gate-wordings"])
-        digests = np.fromfile(work / "digests.f16", np.float16).reshape(-1, DIGEST)
+        groups = list(together.values())
+        slates = [slate for group in [*groups, valid] for slate in group]
+        if not (work / "inputs.npz").exists():
+            write_inputs(work, slates)
+        kept = np.load(work / "inputs.npz")
+        reductions = {n: Reduction(*(kept[f"{n}_{part}"] for part in ("center", "spread", "matrix"))) for n in REDUCED}
         places = {text: i for i, text in enumerate(json.loads((work / "digests.json").read_text()))}
-        return Data(list(together.values()), valid, features, digests, places, neutral, features.prefixes[1].texts)
+        queries, instructions = (sorted({getattr(s.row, name) for s in slates}) for name in ("query", "instruction"))
+        digests = dict(zip(sorted({*queries, *instructions}), kept["digests"], strict=True))
+        contents = dict(zip(instructions, np.split(kept["contents"], kept["ends"][:-1]), strict=True))
+        return Data(groups, valid, reductions, kept["documents"], places, digests, contents)
 
-    def prefix(self, text: str) -> np.ndarray:
-        """The digest of a query or an instruction."""
-        if text not in self.known:
-            self.known[text] = self.features.digest(text)
-        return self.known[text]
+
+def write_inputs(work: Path, slates: list[Slate]) -> None:
+    """WORK/inputs.npz: reductions and reduced inputs; prefixes and instructions in sorted order."""
+    rng = np.random.default_rng(0)
+    encoded = Encoded(work, "train-prefixes")
+    instructions = sorted({slate.row.instruction for slate in slates})
+    prefixes = sorted({slate.row.query for slate in slates} | set(instructions))
+    tokens = [np.asarray(encoded[text][1:-1]) for text in instructions]
+    full = {
+        "document": np.fromfile(work / "digests.f16", np.float16).reshape(-1, DIGEST),
+        "prefix": np.stack([digest_states(encoded[text]) for text in prefixes]),
+        "token": np.concatenate(tokens),
+    }
+    written, names = {}, {"document": "documents", "prefix": "digests", "token": "contents"}
+    for name, rows in full.items():
+        reduction = Reduction.fit(rows[rng.permutation(len(rows))[: (1 + (name == "token")) * SAMPLE]], REDUCED[name])
+        written |= {f"{name}_{part}": getattr(reduction, part) for part in ("center", "spread", "matrix")}
+        written[names[name]] = np.concatenate([reduction(part) for part in np.array_split(rows, 1 + len(rows) // 4096)])
+    np.savez(work / "inputs.npz", ends=np.cumsum(list(map(len, tokens))), **written)
 
 
 @dataclass
 class Example:
-    """A slate's chosen documents under an instruction; `neutral` if the instruction was exchanged for a neutral one."""
+    """A slate and its chosen documents."""
 
     slate: Slate
-    instruction: str
     chosen: list[int]
-    neutral: bool = False
 
 
 def choose(rng: random.Random, group: list[Slate]) -> list[str]:
@@ -119,75 +141,52 @@ def draw(rng: random.Random, data: Data) -> list[Example]:
         chosen = set(choose(rng, group))
         for slate in rng.sample(group, min(3, len(group))):
             places = [i for i, text in enumerate(slate.row.documents) if text in chosen]
-            if not any(slate.row.grades[i] == 3 for i in places):
-                continue
-            batch.append(Example(slate, slate.row.instruction, places))
-            if rng.random() < NEUTRAL_SHARE:
-                text = rng.choice(data.neutral if rng.random() < 0.5 else data.written)
-                batch.append(Example(slate, text, places, True))
+            if any(slate.row.grades[i] == 3 for i in places):
+                batch.append(Example(slate, places))
     return batch
 
 
-def scalars_of(data: Data, example: Example) -> np.ndarray:
-    """The wish's scalars; computed here only for an exchanged instruction."""
-    slate = example.slate
-    if not example.neutral:
-        return slate.scalars[example.chosen]
-    texts = [slate.row.documents[i] for i in example.chosen]
-    query = slate.row.query
-    found = [data.features.scalars(example.instruction, t, data.features.evidence(query, t)) for t in texts]
-    return np.array(found, np.float32)
-
-
-def similarities_of(data: Data, example: Example) -> np.ndarray:
-    """Similarities of the instruction's tokens; computed here only for an exchanged instruction."""
-    slate = example.slate
-    if not example.neutral:
-        return slate.similarities[example.chosen]
-    return data.features.similarities(example.instruction, [slate.row.documents[i] for i in example.chosen])
-
-
 def collate(data: Data, examples: list[Example], device: str) -> Pairs:
-    """The inputs of the wish for all chosen documents."""
+    """The wish's inputs for a batch."""
     return Pairs.of(
-        [data.prefix(e.slate.row.query) for e in examples],
-        [data.prefix(e.instruction) for e in examples],
-        [data.features.prefix_states(e.instruction) for e in examples],
-        [data.digests[[data.places[e.slate.row.documents[i]] for i in e.chosen]] for e in examples],
-        [scalars_of(data, e) for e in examples],
-        [similarities_of(data, e) for e in examples],
+        [data.digests[e.slate.row.query] for e in examples],
+        [data.digests[e.slate.row.instruction] for e in examples],
+        [data.contents[e.slate.row.instruction] for e in examples],
+        [data.documents[[data.places[e.slate.row.documents[i]] for i in e.chosen]] for e in examples],
+        [e.slate.features.scalars[e.chosen] for e in examples],
+        [e.slate.features.facts[e.chosen] for e in examples],
+        [e.slate.matches[e.chosen] for e in examples],
         device,
     )
 
 
 def listwise(scores: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
-    """Each right document against all wrong ones, averaged over the right ones."""
-    against = torch.logsumexp(scores[wrong], 0)
-    return (torch.logaddexp(scores[right], against) - scores[right]).mean()
+    """Each right document against all wrong ones, averaged over the right ones: [slates]."""
+    scaled = LISTWISE_SCALE * scores
+    against = scaled.masked_fill(~wrong, -1e4).logsumexp(1, keepdim=True)
+    losses = (torch.logaddexp(scaled, against) - scaled) * (right & wrong.any(1, keepdim=True))
+    return losses.sum(1) / right.sum(1).clamp(min=1)
 
 
 def loss_of(examples: list[Example], wishes: Tensor) -> tuple[Tensor, dict[str, list[float]]]:
-    """The mean loss of the examples, and what to report."""
-    total, at, report = wishes.new_zeros(()), 0, defaultdict(list)
-    for example in examples:
-        wish = wishes[at : at + len(example.chosen)]
-        at += len(example.chosen)
-        if example.neutral:
-            total = total + NEUTRAL_WEIGHT * wish.square().mean()
-            report["neutral size"].append(float(wish.detach().abs().mean()))
-            continue
-        row = example.slate.row
-        grades = torch.tensor([row.grades[i] for i in example.chosen], device=wish.device)
-        scores = torch.from_numpy(example.slate.base[example.chosen]).to(wish.device) + wish
-        if bool((grades < 3).any()):
-            total = total + listwise(LISTWISE_SCALE * scores, grades == 3, grades < 3)
-        if bool((grades == 2).any()) and bool((grades < 2).any()):
-            total = total + SECOND_WEIGHT * listwise(LISTWISE_SCALE * scores, grades == 2, grades < 2)
-        target = (grades >= 2).float()
-        total = total + ODDS_WEIGHT * F.binary_cross_entropy_with_logits(scores, target)
-        name = "deciding" if row.family == DECIDING else "preference"
-        report[name].append(float(grades[scores.argmax()] == 3))
-    return total / len(examples), report
+    """The mean loss of the examples, and the share with a right document first by family."""
+    longest = max(len(e.chosen) for e in examples)
+    grades = np.full((len(examples), longest), -1)
+    base = np.zeros((len(examples), longest), np.float32)
+    for i, e in enumerate(examples):
+        grades[i, : len(e.chosen)] = [e.slate.row.grades[place] for place in e.chosen]
+        base[i, : len(e.chosen)] = e.slate.features.base[e.chosen]
+    grades = torch.from_numpy(grades).to(wishes.device)
+    real = grades >= 0
+    scores = torch.zeros(grades.shape, device=wishes.device).masked_scatter(real, wishes) + torch.from_numpy(base).to(wishes.device)
+    odds = F.binary_cross_entropy_with_logits(scores, (grades >= 2).float(), reduction="none") * real
+    total = listwise(scores, grades == 3, real & (grades < 3)) + ODDS_WEIGHT * odds.sum(1) / real.sum(1)
+    total = total + SECOND_WEIGHT * listwise(scores, grades == 2, real & (grades < 2))
+    first = grades.gather(1, scores.masked_fill(~real, -1e9).argmax(1, keepdim=True))[:, 0] == 3
+    report = defaultdict(list)
+    for e, right in zip(examples, first.tolist(), strict=True):
+        report["deciding" if e.slate.row.family == DECIDING else "preference"].append(float(right))
+    return total.mean(), report
 
 
 @torch.no_grad()
@@ -196,8 +195,7 @@ def score_valid(data: Data, wish: Wish, device: str, rows: int = 100) -> list[np
     wish.eval()
     found = []
     for first in range(0, len(data.valid), rows):
-        slates = data.valid[first : first + rows]
-        examples = [Example(s, s.row.instruction, list(range(len(s.row.documents)))) for s in slates]
+        examples = [Example(s, list(range(len(s.row.documents)))) for s in data.valid[first : first + rows]]
         wishes = wish(collate(data, examples, device)).cpu().numpy()
         found += np.split(wishes, np.cumsum([len(e.chosen) for e in examples])[:-1])
     wish.train()
@@ -215,9 +213,9 @@ def summary(data: Data, wishes: list[np.ndarray]) -> dict[str, float]:
     for slate, wish in zip(data.valid, wishes, strict=True):
         row = slate.row
         name = "deciding" if row.family == DECIDING else "preference"
-        good = is_right(slate.base + wish, row.grades)
+        good = is_right(slate.features.base + wish, row.grades)
         right[name].append(good)
-        right[name + " without"].append(is_right(slate.base, row.grades))
+        right[name + " without"].append(is_right(slate.features.base, row.grades))
         right[row.kind].append(good)
         if row.family == DECIDING:
             twins[row.query, frozenset(row.documents)].append(good)
@@ -260,6 +258,13 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
+def read_wish(work: Path, seed: int) -> Wish:
+    """The averaged wish of a training run, for full inputs."""
+    wish, kept = Wish(*REDUCED.values()), np.load(work / "inputs.npz")
+    wish.load_state_dict(torch.load(work / f"wish-{seed}.pt", weights_only=False)["average"])
+    return wish.expand({n: Reduction(*(kept[f"{n}_{part}"] for part in ("center", "spread", "matrix"))) for n in REDUCED})
+
+
 def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[float]]:
     """One step of AdamW under a cosine schedule; the averaged weights follow."""
     share = min(1, (run.step + 1) / WARM_UP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * run.step / steps)))
@@ -284,9 +289,7 @@ def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True, help="the folder of all-MiniLM-L6-v2")
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--lexical", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -294,12 +297,13 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_flush_denormal(True)
     torch.manual_seed(options.seed)
-    data = Data.read(options.data, options.weights, options.work, options.lexical)
+    data = Data.read(options.data, options.work)
     print(f"{len(data.groups)} groups, {sum(map(len, data.groups))} slates, {len(data.valid)} validation slates", flush=True)
-    wish, average = Wish().to(options.device), Wish().to(options.device)
-    sample = sorted(data.features.prefixes[0].index)[::10]
-    tokens = np.concatenate([data.features.prefix_states(text)[1:-1] for text in sample])
-    wish.standardise(data.digests[::10], np.stack([data.features.digest(text) for text in sample]), tokens)
+    wish, average = (Wish(*REDUCED.values()).to(options.device) for _ in range(2))
+    facts = np.concatenate([slate.features.facts for group in data.groups for slate in group])
+    facts = facts[:, :DOCUMENT_FACTS]
+    wish.facts_center[:DOCUMENT_FACTS] = torch.from_numpy(facts.mean(0))
+    wish.facts_spread[:DOCUMENT_FACTS] = torch.from_numpy(np.maximum(facts.std(0), LEAST_SPREAD))
     average.load_state_dict(wish.state_dict())
     optimizer = torch.optim.AdamW(wish.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
     run = Run(wish, average, optimizer, random.Random(options.seed))

@@ -7,11 +7,11 @@ use std::path::Path;
 use crate::config::{ConfigError, Settings};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
-    ANY_FAMILY, CheckpointFacts, Description, Families, Family, LexicalTable, ModelLimits, PodiumConfig,
-    PromptSettings, Prompter, Recognised, SlateScore, Tokenizer,
+    ANY_FAMILY, CheckpointFacts, ClassifierReadout, Description, Families, Family, LexicalTable, ModelLimits,
+    PodiumConfig, PromptSettings, Prompter, Recognised, SlateScore, Tokenizer, classifier_calibration,
 };
 use crate::rerank::Instructions;
-use crate::runtime::{Checkpoint, ModelFacts};
+use crate::runtime::{Checkpoint, ClassifierFacts, ModelFacts};
 
 /// Checks what settings name (profiles, prompt families), without loading a model.
 ///
@@ -102,7 +102,14 @@ pub fn prompter_of(
     let read = |name: &str| checkpoint.read_other_file(name);
     let description = Description::read(checkpoint.hub_id.as_deref(), &config, &read)?;
     let names: Vec<&str> = description.names.iter().map(|named| named.name.as_str()).collect();
-    let limits = ModelLimits { name: names.join(" "), context: facts.max_positions, vocabulary: facts.vocabulary };
+    let limits = ModelLimits {
+        name: names.join(" "),
+        context: facts.max_positions,
+        vocabulary: facts.vocabulary,
+        bidirectional: !facts.causal,
+        token_types: facts.token_types > 1,
+        classifier: classifier(checkpoint, facts, &config, podium.as_ref())?,
+    };
     let bind = |family: &Family, tokenizer: Tokenizer| -> anyhow::Result<Prompter> {
         let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
         let prompter = Prompter::new(family, tokenizer, &limits, podium.as_ref(), evidence)?;
@@ -124,10 +131,34 @@ pub fn prompter_of(
     bind(family, tokenizer)
 }
 
-/// Rejects a family that needs a head that the checkpoint lacks, and any encoder.
+/// The classifier that stands in place of an output matrix.
+fn classifier(
+    checkpoint: &Checkpoint,
+    facts: &ModelFacts,
+    config: &serde_json::Value,
+    podium: Option<&PodiumConfig>,
+) -> anyhow::Result<Option<ClassifierReadout>> {
+    let Some(ClassifierFacts { labels, pooling }) = facts.classifier.filter(|_| !facts.vocabulary_head) else {
+        return Ok(None);
+    };
+    let calibration = match podium.and_then(|podium| podium.calibration) {
+        Some(calibration) => calibration,
+        None => {
+            let file = checkpoint.read_other_file("config_sentence_transformers.json");
+            let described = file.as_deref().map(serde_json::from_slice).transpose()?;
+            classifier_calibration(config, described.as_ref())?
+        }
+    };
+    Ok(Some(ClassifierReadout { labels, pooling, calibration }))
+}
+
+/// Rejects a family that needs a head that the checkpoint lacks, and slates on an encoder.
 fn check_heads(family: &str, prompter: &Prompter, facts: &ModelFacts) -> anyhow::Result<()> {
     let architecture = &facts.architecture;
-    anyhow::ensure!(facts.causal, "family `{family}` is for decoders, and {architecture} is an encoder");
+    anyhow::ensure!(
+        facts.causal || prompter.slate_score().is_none(),
+        "family `{family}` reads documents together, and {architecture} is an encoder, which reads one pair at a time"
+    );
     let (projector, first_token) = match prompter.slate_score() {
         Some(SlateScore::LateInteraction { .. }) => (true, false),
         Some(SlateScore::FirstToken { .. }) => (false, true),

@@ -19,7 +19,7 @@ const HELD_TOKEN_BYTES: usize = 16;
 pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &LimitSettings) -> usize {
     let facts = &prompter.facts().limits;
     let typical = |text: &str, limit: usize| (text.len() / TYPICAL_TOKEN_BYTES + 1).min(limit);
-    let document_limit = request.max_tokens_per_doc.unwrap_or(facts.document);
+    let document_limit = request.max_tokens_per_doc.unwrap_or(facts.document).min(prompter.context());
     let documents = request.documents.iter().map(|text| typical(text, document_limit)).sum::<usize>();
     let query = typical(&request.query, facts.query)
         + request.instruction.as_deref().map_or(0, |text| typical(text, facts.instruction));

@@ -1,11 +1,14 @@
 //! A family's two ways of reading, bound to a tokenizer: declared tokens become token ids.
 
 use super::PromptError;
+use super::classifier::ClassifierReadout;
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{AnswerFacts, AnswerToken, ListwiseFacts, ListwiseReadout, PointwiseFacts};
 use super::lexical::LexicalTable;
+use super::prompter::ModelLimits;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
+use crate::runtime::Pooling;
 
 /// How a listwise family turns outputs into scores.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +57,21 @@ pub struct Answers {
     pub calibration: Calibration,
 }
 
+/// How a pointwise family turns outputs into scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PointwiseScore {
+    /// The logits of answers.
+    Answers(Answers),
+    /// The number of the checkpoint's classifier is the raw score;
+    /// relevance = sigmoid(scale * raw + bias).
+    Classifier {
+        /// The positions that the classifier reads.
+        pooling: Pooling,
+        /// Scale and bias.
+        calibration: Calibration,
+    },
+}
+
 #[derive(Debug)]
 pub(super) struct Listwise {
     pub facts: ListwiseFacts,
@@ -78,7 +96,9 @@ pub(super) struct Marks {
 pub(super) struct Pointwise {
     pub facts: PointwiseFacts,
     pub template: Template,
-    pub answers: Answers,
+    pub score: PointwiseScore,
+    /// Whether the document and what follows it have token type 1.
+    pub second_type: bool,
 }
 
 /// Finds declared tokens. Its errors name the family, the token and the file.
@@ -147,13 +167,62 @@ impl TokenLookup<'_> {
 
     /// The answers of a pointwise family, with the calibration for a checkpoint of this name.
     pub fn answers(&self, facts: &AnswerFacts, model: &str) -> Result<Answers, PromptError> {
-        let model = model.to_lowercase();
-        let calibration = facts.by_name.iter().find(|named| model.contains(&named.name)).map_or(
-            Calibration { scale: facts.scale, bias: facts.bias },
-            |named| Calibration { scale: named.scale, bias: named.bias },
-        );
+        let calibration = calibration_for(facts, model);
         let negative = facts.negative.as_ref().map(|token| self.answer(token)).transpose()?;
         Ok(Answers { positive: self.answer(&facts.positive)?, negative, calibration })
+    }
+
+    /// Binds the pointwise part of a family. `source` is its template's text.
+    pub fn pointwise(
+        &self,
+        facts: PointwiseFacts,
+        source: Option<&str>,
+        model: &ModelLimits,
+    ) -> Result<Pointwise, PromptError> {
+        let (template, second_type) = match (&facts.template, self.tokenizer.pair_template()) {
+            (Some(file), _) => (self.template(file, source.unwrap_or_default())?, false),
+            (None, Some(pair)) => (self.template("of the tokenizer", &pair.source)?, pair.second_type),
+            (None, None) => {
+                let problem = format!(
+                    "family `{}` needs a template for pairs of texts, and post_processor has none",
+                    self.family
+                );
+                return Err(PromptError::Tokenizer { file: self.tokenizer.file().to_owned(), problem });
+            }
+        };
+        let score = match (&facts.readout, model.classifier) {
+            (Some(answers), None) => PointwiseScore::Answers(self.answers(answers, &model.name)?),
+            (Some(answers), Some(classifier)) => PointwiseScore::Classifier {
+                pooling: self.check_labels(classifier)?.pooling,
+                calibration: calibration_for(answers, &model.name),
+            },
+            (None, Some(classifier)) => {
+                let ClassifierReadout { pooling, calibration, .. } = self.check_labels(classifier)?;
+                PointwiseScore::Classifier { pooling, calibration }
+            }
+            (None, None) => {
+                return Err(PromptError::Classifier(format!(
+                    "family `{}` needs one, and the checkpoint has none",
+                    self.family
+                )));
+            }
+        };
+        Ok(Pointwise { facts, template, score, second_type: second_type && model.token_types })
+    }
+
+    fn template(&self, file: &str, source: &str) -> Result<Template, PromptError> {
+        Template::new(self.family, file, source, self.tokenizer)
+    }
+
+    /// Rejects a classifier of several labels: none of them is agreed to be the relevance.
+    fn check_labels(&self, classifier: ClassifierReadout) -> Result<ClassifierReadout, PromptError> {
+        match classifier.labels {
+            1 => Ok(classifier),
+            labels => Err(PromptError::Classifier(format!(
+                "it has {labels} labels, and family `{}` reads one number per document",
+                self.family
+            ))),
+        }
     }
 
     /// Binds the listwise part of a family.
@@ -221,6 +290,15 @@ impl TokenLookup<'_> {
         }
         Ok(found)
     }
+}
+
+/// The calibration for a checkpoint of this name.
+fn calibration_for(facts: &AnswerFacts, model: &str) -> Calibration {
+    let model = model.to_lowercase();
+    facts.by_name.iter().find(|named| model.contains(&named.name)).map_or(
+        Calibration { scale: facts.scale, bias: facts.bias },
+        |named| Calibration { scale: named.scale, bias: named.bias },
+    )
 }
 
 /// The names of a range, in order: `A-C` is A, B, C; `AA-BB` is AA, AB, BA, BB; `Z` is Z.

@@ -204,7 +204,7 @@ fn has_answers(family: &Family, checkpoint: &CheckpointFacts) -> bool {
         AnswerToken::Text(text) => checkpoint.tokenizer.single_token(text),
         AnswerToken::Id(id) => Some(*id),
     };
-    let readout = &pointwise.readout;
+    let Some(readout) = &pointwise.readout else { return false };
     let is_asked_for_only = family.facts.recognise == Recognise::default();
     !is_asked_for_only
         && id(&readout.positive) == Some(positive)

@@ -86,6 +86,9 @@ pub enum PromptError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The checkpoint's classifier is missing, or no reranker's.
+    #[error("classifier: {0}")]
+    Classifier(String),
     /// `lexical.safetensors` is missing or malformed.
     #[error("lexical evidence table: {0}")]
     Evidence(String),

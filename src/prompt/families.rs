@@ -10,11 +10,11 @@ use super::family::Family;
 pub struct Families(Vec<Family>);
 
 macro_rules! built_in {
-    ($($name:literal: $($template:literal),+;)+) => {
+    ($($name:literal: $($template:literal),*;)+) => {
         [$((
             concat!("prompts/", $name, ".toml"),
             include_str!(concat!("../../prompts/", $name, ".toml")),
-            &[$(($template, include_str!(concat!("../../prompts/", $template)))),+] as &[(&str, &str)],
+            &[$(($template, include_str!(concat!("../../prompts/", $template)))),*] as &[(&str, &str)],
         )),+]
     };
 }
@@ -35,6 +35,8 @@ impl Families {
             "zerank": "zerank.jinja";
             "contextual": "contextual.jinja";
             "first": "first.jinja", "first.pointwise.jinja";
+            "nemotron": "nemotron.jinja";
+            "cross-encoder":;
         };
         sources
             .into_iter()

@@ -204,12 +204,13 @@ pub enum ListwiseReadout {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PointwiseFacts {
-    /// The template's file.
-    pub template: String,
+    /// The template's file. Without one, the tokenizer's template for a pair of texts.
+    pub template: Option<String>,
     /// The longest prompt, where it is shorter than the model's context.
     pub budget: Option<PromptBudget>,
-    /// How scores are read.
-    pub readout: AnswerFacts,
+    /// The answers whose logits are the score. Without them, and for a checkpoint with a classifier
+    /// in place of an output matrix, the classifier's number is the score.
+    pub readout: Option<AnswerFacts>,
 }
 
 /// How query and documents are encoded apart from each other.
@@ -307,7 +308,8 @@ impl Family {
         let facts: FamilyFacts = toml::from_str(declaration).map_err(|error| problem(error.to_string()))?;
         facts.check().map_err(|text| problem(text.to_owned()))?;
         let listwise_template = facts.listwise.as_ref().map(|listwise| template(&listwise.template)).transpose()?;
-        let pointwise_template = facts.pointwise.as_ref().map(|pointwise| template(&pointwise.template)).transpose()?;
+        let pointwise_file = facts.pointwise.as_ref().and_then(|pointwise| pointwise.template.as_deref());
+        let pointwise_template = pointwise_file.map(&template).transpose()?;
         let bi_encoder_template = facts.bi_encoder.as_ref().map(|facts| template(&facts.template)).transpose()?;
         Ok(Self { facts, listwise_template, pointwise_template, bi_encoder_template })
     }

@@ -24,6 +24,8 @@ pub(super) struct Run {
     pieces: Vec<Piece>,
     /// Whether it holds the query.
     pub query: bool,
+    /// Whether it is tokenized as the start of a prompt: no control token is before it.
+    starts: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +45,7 @@ pub(super) struct EncodedPrompt {
 impl Frame {
     pub(super) fn new(parts: Vec<Part>, query: &str, instruction: &str) -> Self {
         let mut steps = Vec::new();
-        let mut run = Run::default();
+        let mut run = Run { starts: true, ..Run::default() };
         for part in parts {
             let step = match part {
                 Part::Text(text) => {
@@ -67,7 +69,8 @@ impl Frame {
                 Part::DocumentMark => Some(Step::DocumentMark),
                 Part::Apart => None,
             };
-            steps.push(Step::Run(std::mem::take(&mut run)));
+            let next = Run { starts: step.is_none(), ..Run::default() };
+            steps.push(Step::Run(std::mem::replace(&mut run, next)));
             steps.extend(step);
         }
         steps.push(Step::Run(run));
@@ -91,7 +94,7 @@ impl Frame {
         document: impl Fn(usize) -> &'a str,
         mark: impl Fn(usize) -> u32,
     ) -> Result<EncodedPrompt, tokenizers::Error> {
-        let texts: Vec<String> = self.runs().map(|run| run.text(&document)).collect();
+        let texts: Vec<(&Run, String)> = self.runs().map(|run| (run, run.text(&document))).collect();
         let mut runs = encode_all(tokenizer, &texts)?.into_iter();
         let mut filled = EncodedPrompt::default();
         let mut marks = 0;
@@ -120,6 +123,16 @@ impl Run {
     /// Whether it holds a document.
     pub(super) fn has_document(&self) -> bool {
         self.pieces.iter().any(|piece| matches!(piece, Piece::Document(_)))
+    }
+
+    /// Whether its ids are those of a document's text alone.
+    pub(super) fn is_document(&self, tokenizer: &Tokenizer) -> bool {
+        matches!(self.pieces.as_slice(), [Piece::Document(_)]) && (self.starts || tokenizer.encodes_alike())
+    }
+
+    /// Encodes its text.
+    pub(super) fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
+        if self.starts { tokenizer.encode(text) } else { tokenizer.encode_continued(text) }
     }
 
     /// Whether it ends with a document.
@@ -156,7 +169,8 @@ impl EncodedPrompt {
 }
 
 /// The ids of each text, on several threads where that is faster.
-fn encode_all(tokenizer: &Tokenizer, texts: &[String]) -> Result<Vec<Vec<u32>>, tokenizers::Error> {
-    let bytes = texts.iter().map(String::len).sum();
-    parallel::map(texts.iter().collect(), bytes, |text: &String| tokenizer.encode(text)).into_iter().collect()
+fn encode_all(tokenizer: &Tokenizer, texts: &[(&Run, String)]) -> Result<Vec<Vec<u32>>, tokenizers::Error> {
+    let bytes = texts.iter().map(|(_, text)| text.len()).sum();
+    let encode = |(run, text): &(&Run, String)| run.encode(tokenizer, text);
+    parallel::map(texts.iter().collect(), bytes, encode).into_iter().collect()
 }

@@ -5,8 +5,9 @@
 //! | `family`, `families` | reads the families' declarations |
 //! | `description`, `detect` | reads what a checkpoint says that it is; recognises its family |
 //! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
+//! | `pair_template`, `classifier` | the checkpoint's own pair of texts; what its classifier's number means |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
-//! | `tokenizer`, `clean` | encodes text so that it never becomes a control token |
+//! | `tokenizer`, `tokenizer_file`, `clean` | encodes text so that it never becomes a control token |
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
 //! | `slates`, `slate_prompt`, `pairs`, `bi_encoder` | groups documents into slates, pointwise prompts or sequences of their own |
@@ -19,6 +20,7 @@
 mod bi_encoder;
 mod bind;
 mod check_templates;
+mod classifier;
 mod clean;
 mod description;
 mod detect;
@@ -27,6 +29,7 @@ mod families;
 mod family;
 mod frame;
 mod lexical;
+mod pair_template;
 mod pairs;
 mod parallel;
 mod prepared;
@@ -42,9 +45,11 @@ pub(crate) mod testing;
 mod tests;
 mod tokenize;
 mod tokenizer;
+mod tokenizer_file;
 mod truncate;
 
-pub use bind::{Answers, Identifier, Relevance, SlateScore};
+pub use bind::{Answers, Identifier, PointwiseScore, Relevance, SlateScore};
+pub use classifier::{ClassifierReadout, classifier_calibration};
 pub use description::{Description, ModelKind, NamedOrigin};
 pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig, Recognised};
 pub use error::PromptError;

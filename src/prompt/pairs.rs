@@ -33,7 +33,7 @@ impl Prompter {
     ) -> Result<(), RerankError> {
         let frame = self.pair_frame(pointwise, limits, prepared)?;
         let (requested, fits) = (self.requested_limit(request), self.max_document(&frame)?);
-        let slack = if requested > fits { SLACK } else { 0 };
+        let slack = if requested > fits && !frame.run.is_document(&self.tokenizer) { SLACK } else { 0 };
         let options = DocumentOptions {
             before: "",
             limit: requested.min(fits) + slack,
@@ -55,7 +55,7 @@ impl Prompter {
         prepared: &mut PreparedTexts,
     ) -> Result<(), RerankError> {
         self.fill_frames(&frame, prepared)?;
-        prepared.plan = group_pairs(&prepared.documents, limits);
+        prepared.plan = self.group_pairs(&prepared.documents, limits);
         prepared.pair_frame = Some(frame);
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Prompter {
     pub(super) fn encode_steps(&self, steps: &[Step]) -> Result<Vec<Vec<u32>>, RerankError> {
         let encode = |step: &Step| match step {
             Step::Run(run) if run.has_document() => Ok(Vec::new()),
-            Step::Run(run) => self.tokenizer.encode(&run.text(|_| "")).map_err(RerankError::internal),
+            Step::Run(run) => run.encode(&self.tokenizer, &run.text(|_| "")).map_err(RerankError::internal),
             Step::Control(id) => Ok(vec![*id]),
             Step::DocumentMark => Err(RerankError::internal("a pair has no document mark")),
         };
@@ -133,7 +133,7 @@ impl Prompter {
 
     /// The most tokens of a document that fit into the prompt.
     pub(super) fn max_document(&self, frame: &PairFrame) -> Result<usize, RerankError> {
-        let run = self.tokenizer.encode(&frame.run.text(|_| "")).map_err(RerankError::internal)?;
+        let run = frame.run.encode(&self.tokenizer, &frame.run.text(|_| "")).map_err(RerankError::internal)?;
         Ok(frame.limit.saturating_sub(frame.before.len() + run.len() + frame.after.len()))
     }
 
@@ -147,7 +147,12 @@ impl Prompter {
         let field = || format!("documents[{index}]");
         let rest = frame.before.len() + frame.after.len();
         loop {
-            let mut run = self.tokenizer.encode(&frame.run.text(|_| &document.text)).map_err(RerankError::internal)?;
+            // Then `ids` are those of the text; all of a prompt's are put together below.
+            let mut run = if frame.run.is_document(&self.tokenizer) {
+                std::mem::take(&mut document.ids)
+            } else {
+                frame.run.encode(&self.tokenizer, &frame.run.text(|_| &document.text)).map_err(RerankError::internal)?
+            };
             let excess = (rest + run.len()).saturating_sub(frame.limit);
             if excess > 0 {
                 if excess >= document.tokens_read {
@@ -205,10 +210,25 @@ impl Prompter {
         Ok(())
     }
 
+    /// Groups prompts into passes that fit the limits of a slate. Each group shares the prefix of all
+    /// prompts, unless tokens of a prefix would see what follows it.
+    pub(super) fn group_pairs(&self, documents: &[DocumentText], limits: &LimitSettings) -> Plan {
+        let sequences: Vec<&[u32]> = documents.iter().map(|document| document.ids.as_slice()).collect();
+        let shared = if self.bidirectional { 0 } else { shared_prefix(&sequences) };
+        let costs: Vec<usize> = sequences.iter().map(|sequence| sequence.len() - shared).collect();
+        let is_alone = shared == 0 && !self.bidirectional;
+        let group = SlateLimits {
+            max_documents: if is_alone { 1 } else { limits.max_slate_documents.max(1) },
+            max_tokens: limits.max_slate_tokens.saturating_sub(shared),
+        };
+        Plan::Pairs(slates::filled(&costs, group))
+    }
+
     pub(super) fn cut_text(&self, document: &mut DocumentText, tokens: usize) -> Result<(), RerankError> {
         let cut = self.tokenizer.cut(&document.text, tokens).map_err(RerankError::internal)?;
         document.text.truncate(cut.bytes);
         document.tokens_read = cut.ids.len();
+        document.ids = cut.ids;
         Ok(())
     }
 }
@@ -225,19 +245,6 @@ fn truncate_query(query: &mut Vec<u32>, most: usize, prepared: &mut PreparedText
     prepared.warnings.push(format!("query: cut, with its instruction, from {tokens} tokens to {most}"));
     query.truncate(most);
     Ok(())
-}
-
-/// Groups prompts into passes: each group shares the prefix of all prompts and fits the limits of a
-/// slate.
-pub(super) fn group_pairs(documents: &[DocumentText], limits: &LimitSettings) -> Plan {
-    let sequences: Vec<&[u32]> = documents.iter().map(|document| document.ids.as_slice()).collect();
-    let shared = shared_prefix(&sequences);
-    let costs: Vec<usize> = sequences.iter().map(|sequence| sequence.len() - shared).collect();
-    let group = SlateLimits {
-        max_documents: if shared == 0 { 1 } else { limits.max_slate_documents.max(1) },
-        max_tokens: limits.max_slate_tokens.saturating_sub(shared),
-    };
-    Plan::Pairs(slates::filled(&costs, group))
 }
 
 /// Length of the longest prefix that all sequences share, short enough to leave each sequence at

@@ -3,7 +3,8 @@
 
 use super::PromptError;
 use super::bi_encoder::BiEncoder;
-use super::bind::{Answers, Listwise, Pointwise, SlateScore, TokenLookup};
+use super::bind::{Answers, Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
+use super::classifier::ClassifierReadout;
 use super::detect::PodiumConfig;
 use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
@@ -17,6 +18,8 @@ pub struct Prompter {
     pub(super) tokenizer: Tokenizer,
     /// The longest sequence: the model's context, or the family's where that is shorter.
     pub(super) context: usize,
+    /// Whether tokens see those after them: prompts share no prefix.
+    pub(super) bidirectional: bool,
     /// Whether the templates hold an instruction.
     pub(super) takes_instruction: bool,
     pub(super) listwise: Option<Listwise>,
@@ -25,7 +28,7 @@ pub struct Prompter {
 }
 
 /// The facts of a model that limit its prompts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelLimits {
     /// The checkpoint's hub id or folder.
     pub name: String,
@@ -33,6 +36,12 @@ pub struct ModelLimits {
     pub context: usize,
     /// Rows of its embedding matrix.
     pub vocabulary: usize,
+    /// Whether tokens see those after them.
+    pub bidirectional: bool,
+    /// Whether it tells the second text of a pair from the first by token types.
+    pub token_types: bool,
+    /// Its classifier, where it has one in place of an output matrix.
+    pub classifier: Option<ClassifierReadout>,
 }
 
 impl Prompter {
@@ -56,37 +65,41 @@ impl Prompter {
         for token in &facts.control_tokens {
             lookup.control(token)?;
         }
-        let template = |file: &str, source: &Option<String>| {
-            Template::new(&facts.name, file, source.as_deref().unwrap_or_default(), &tokenizer)
-        };
         let listwise = facts
             .listwise
             .clone()
             .map(|listwise| {
-                let template = template(&listwise.template, &family.listwise_template)?;
+                let source = family.listwise_template.as_deref().unwrap_or_default();
+                let template = Template::new(&facts.name, &listwise.template, source, &tokenizer)?;
                 lookup.listwise(listwise, template, podium, evidence)
             })
             .transpose()?;
         let pointwise = facts
             .pointwise
             .clone()
-            .map(|pointwise| -> Result<_, PromptError> {
-                let template = template(&pointwise.template, &family.pointwise_template)?;
-                let answers = lookup.answers(&pointwise.readout, &model.name)?;
-                Ok(Pointwise { facts: pointwise, template, answers })
-            })
+            .map(|pointwise| lookup.pointwise(pointwise, family.pointwise_template.as_deref(), model))
             .transpose()?;
         let bi_encoder = facts
             .bi_encoder
             .clone()
             .map(|bi_encoder| -> Result<_, PromptError> {
-                let template = template(&bi_encoder.template, &family.bi_encoder_template)?;
+                let source = family.bi_encoder_template.as_deref().unwrap_or_default();
+                let template = Template::new(&facts.name, &bi_encoder.template, source, &tokenizer)?;
                 Ok(BiEncoder { readout: bi_encoder.readout, template })
             })
             .transpose()?;
         let context = facts.limits.context.map_or(model.context, |limit| limit.min(model.context));
-        let mut prompter =
-            Self { facts, tokenizer, context, takes_instruction: false, listwise, pointwise, bi_encoder };
+        let bidirectional = model.bidirectional;
+        let mut prompter = Self {
+            facts,
+            tokenizer,
+            context,
+            bidirectional,
+            takes_instruction: false,
+            listwise,
+            pointwise,
+            bi_encoder,
+        };
         prompter.takes_instruction = prompter.check_templates(model.vocabulary)?;
         Ok(prompter)
     }
@@ -105,8 +118,23 @@ impl Prompter {
 
     /// How documents are scored one by one; `None` for a family without a pointwise prompt.
     #[must_use]
+    pub fn pointwise_score(&self) -> Option<&PointwiseScore> {
+        self.pointwise.as_ref().map(|pointwise| &pointwise.score)
+    }
+
+    /// The answers whose logits score documents one by one, where the family has answers.
+    #[must_use]
     pub fn answers(&self) -> Option<&Answers> {
-        self.pointwise.as_ref().map(|pointwise| &pointwise.answers)
+        match self.pointwise_score() {
+            Some(PointwiseScore::Answers(answers)) => Some(answers),
+            Some(PointwiseScore::Classifier { .. }) | None => None,
+        }
+    }
+
+    /// The longest sequence, in tokens.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.context
     }
 
     /// How scores are read from query and documents that are encoded apart; `None` for families
@@ -132,9 +160,13 @@ mod tests {
     fn every_family_binds_to_a_tokenizer() {
         for family in Families::built_in().unwrap().iter() {
             let prompter = testing::prompter(family.name());
-            assert!(prompter.takes_instruction, "{}", family.name());
-            let reads =
-                [prompter.slate_score().is_some(), prompter.answers().is_some(), prompter.bi_encoder().is_some()];
+            let reads_none = ["cross-encoder", "nemotron"].contains(&family.name());
+            assert_eq!(prompter.takes_instruction, !reads_none, "{}", family.name());
+            let reads = [
+                prompter.slate_score().is_some(),
+                prompter.pointwise_score().is_some(),
+                prompter.bi_encoder().is_some(),
+            ];
             assert!(reads.contains(&true), "{}", family.name());
         }
     }
@@ -178,7 +210,7 @@ mod tests {
             [("mixedbread-ai/mxbai-rerank-base-v2", -4.5), ("mixedbread-ai/mxbai-rerank-large-v2", -6.0)]
         {
             let families = Families::built_in().unwrap();
-            let model = ModelLimits { name: name.into(), context: 2048, vocabulary: 2048 };
+            let model = ModelLimits { name: name.into(), context: 2048, vocabulary: 2048, ..Default::default() };
             let prompter =
                 Prompter::new(families.named("mxbai-v2").unwrap(), testing::tokenizer(), &model, None, None).unwrap();
             assert!((prompter.answers().unwrap().calibration.bias - bias).abs() < 1e-6);

@@ -7,7 +7,7 @@ use super::pairs::shared_prefix;
 use super::prepared::{Plan, PreparedTexts};
 use super::prompter::Prompter;
 use crate::rerank::RerankError;
-use crate::runtime::TokenPosition;
+use crate::runtime::{TokenPosition, TokenTypes};
 
 /// Token sequences of one pass. Suffixes continue the prefix and do not see each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,9 +17,11 @@ pub struct Rendering {
     /// Continuations of the prefix.
     pub suffixes: Vec<Vec<u32>>,
     /// Where to read. Late interaction: each document's mark, then the query's. First token: the
-    /// last position. Pointwise: the end of each document's sequence. Bi-encoder: the end of each
-    /// document's sequence, or of the query's.
+    /// last position. Pointwise: the end of each document's sequence, which a classifier that pools
+    /// does not use. Bi-encoder: the end of each document's sequence, or of the query's.
     pub marks: Vec<TokenPosition>,
+    /// The types of the tokens.
+    pub token_types: TokenTypes,
 }
 
 impl Prompter {
@@ -31,6 +33,7 @@ impl Prompter {
     /// [`RerankError::Internal`] when tokenizer or template fail, or marks do not add up.
     pub fn render(&self, prepared: &PreparedTexts, documents: &[usize]) -> Result<Rendering, RerankError> {
         let rendering = match (&prepared.plan, &self.listwise) {
+            (Plan::Pairs(_), _) if self.bidirectional => self.render_whole_pairs(prepared, documents),
             (Plan::Pairs(_), _) => render_pairs(prepared, documents),
             (Plan::Apart(_), _) => render_apart(prepared, documents),
             (Plan::Slates(_) | Plan::Windows(_), Some(listwise)) => match listwise.facts.layout {
@@ -86,7 +89,7 @@ impl Prompter {
                 places
             }
         };
-        Ok(Rendering { prefix: filled.ids, suffixes: Vec::new(), marks })
+        Ok(Rendering { prefix: filled.ids, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero })
     }
 
     fn render_isolated(
@@ -103,22 +106,32 @@ impl Prompter {
             self.check_controls(suffix, 1)?;
         }
         suffixes.push(closing);
-        let ends = suffixes.iter().enumerate();
-        let marks = ends.map(|(nth, suffix)| TokenPosition { segment: nth + 1, offset: suffix.len() - 1 }).collect();
-        Ok(Rendering { prefix, suffixes, marks })
+        let marks = ends_of(&suffixes);
+        Ok(Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero })
+    }
+
+    /// Renders pairs without a prefix: in each of them every token sees the document.
+    fn render_whole_pairs(&self, prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
+        let suffixes: Vec<Vec<u32>> =
+            documents.iter().map(|document| prepared.documents[*document].ids.clone()).collect();
+        let second = prepared.pair_frame.as_ref().filter(|_| self.pointwise.as_ref().is_some_and(|of| of.second_type));
+        let token_types =
+            second.map_or(TokenTypes::Zero, |frame| TokenTypes::Pairs(vec![frame.before.len(); suffixes.len()]));
+        let marks = ends_of(&suffixes);
+        Rendering { prefix: Vec::new(), suffixes, marks, token_types }
     }
 }
 
 /// Renders sequences that are read at their ends; those of no documents are the query's alone.
 fn render_apart(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
-    let end = |ids: &[u32], segment| TokenPosition { segment, offset: ids.len().saturating_sub(1) };
     if documents.is_empty() {
-        let marks = vec![end(&prepared.query_ids, 0)];
-        return Rendering { prefix: prepared.query_ids.clone(), suffixes: Vec::new(), marks };
+        let marks = vec![TokenPosition::prefix(prepared.query_ids.len().saturating_sub(1))];
+        let prefix = prepared.query_ids.clone();
+        return Rendering { prefix, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero };
     }
     let suffixes: Vec<Vec<u32>> = documents.iter().map(|document| prepared.documents[*document].ids.clone()).collect();
-    let marks = suffixes.iter().enumerate().map(|(nth, suffix)| end(suffix, nth + 1)).collect();
-    Rendering { prefix: Vec::new(), suffixes, marks }
+    let marks = ends_of(&suffixes);
+    Rendering { prefix: Vec::new(), suffixes, marks, token_types: TokenTypes::Zero }
 }
 
 /// Renders pointwise sequences as one pass: their longest shared beginning is the prefix.
@@ -127,12 +140,22 @@ fn render_pairs(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
         documents.iter().map(|document| prepared.documents[*document].ids.as_slice()).collect();
     if let [only] = sequences.as_slice() {
         let end = TokenPosition { segment: 0, offset: only.len().saturating_sub(1) };
-        return Rendering { prefix: only.to_vec(), suffixes: Vec::new(), marks: vec![end] };
+        return Rendering {
+            prefix: only.to_vec(),
+            suffixes: Vec::new(),
+            marks: vec![end],
+            token_types: TokenTypes::Zero,
+        };
     }
     let shared = shared_prefix(&sequences);
     let prefix = sequences.first().map(|first| first[..shared].to_vec()).unwrap_or_default();
     let suffixes: Vec<Vec<u32>> = sequences.iter().map(|sequence| sequence[shared..].to_vec()).collect();
+    let marks = ends_of(&suffixes);
+    Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero }
+}
+
+/// The last position of each suffix.
+fn ends_of(suffixes: &[Vec<u32>]) -> Vec<TokenPosition> {
     let ends = suffixes.iter().enumerate();
-    let marks = ends.map(|(nth, suffix)| TokenPosition { segment: nth + 1, offset: suffix.len() - 1 }).collect();
-    Rendering { prefix, suffixes, marks }
+    ends.map(|(nth, suffix)| TokenPosition { segment: nth + 1, offset: suffix.len().saturating_sub(1) }).collect()
 }

@@ -7,7 +7,10 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Calibration, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter, Tokenizer};
+use super::{
+    Calibration, ClassifierReadout, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter, Tokenizer,
+};
+use crate::runtime::Pooling;
 
 /// Qwen's split pattern.
 const SPLIT: &str =
@@ -69,7 +72,8 @@ pub(crate) fn control_texts() -> Vec<String> {
         "<|instruct|>",
         "<tool_call>",
     ];
-    fixed.into_iter().map(str::to_owned).chain((0..32).map(|bucket| format!("<|embed_{bucket}|>"))).collect()
+    let buckets = (0..32).map(|bucket| format!("<|embed_{bucket}|>"));
+    fixed.into_iter().map(str::to_owned).chain(buckets).chain(["<|begin_of_text|>".to_owned()]).collect()
 }
 
 /// The character of each byte in byte-level tokenizers.
@@ -112,13 +116,24 @@ pub(crate) fn tokenizer_json(without: &[&str]) -> Value {
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": false},
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}]},
-        "post_processor": null,
+        "post_processor": pair_template(first_control),
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
             "vocab": vocabulary,
             "merges": MERGES.iter().map(|(left, right)| format!("{left} {right}")).collect::<Vec<_>>()}
     })
+}
+
+/// `<|endoftext|> A <|im_end|> B <|im_end|>`.
+fn pair_template(first_control: usize) -> Value {
+    let special = |text: &str, kind: usize| json!({"SpecialToken": {"id": text, "type_id": kind}});
+    let token = |text: &str, nth: usize| json!({"id": text, "ids": [first_control + nth], "tokens": [text]});
+    let (start, end) = ("<|endoftext|>", "<|im_end|>");
+    json!({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [special(start, 0), {"Sequence": {"id": "A", "type_id": 0}}, special(end, 0),
+            {"Sequence": {"id": "B", "type_id": 1}}, special(end, 1)],
+        "special_tokens": {start: token(start, 0), end: token(end, 2)}})
 }
 
 /// Bytes of text that this thread has encoded so far.
@@ -168,7 +183,17 @@ pub(crate) fn bind(
         calibration: Some(Calibration { scale: 8.0, bias: -3.0 }),
     };
     let nano = family == "podium-nano";
-    let model = ModelLimits { name: format!("test/{family}"), context, vocabulary };
+    let is_encoder = ["cross-encoder", "nemotron"].contains(&family);
+    let calibration = Calibration { scale: 1.0, bias: 0.0 };
+    let classifier = ClassifierReadout { labels: 1, pooling: Pooling::First, calibration };
+    let model = ModelLimits {
+        name: format!("test/{family}"),
+        context,
+        vocabulary,
+        bidirectional: is_encoder,
+        token_types: is_encoder,
+        classifier: is_encoder.then_some(classifier),
+    };
     Prompter::new(
         families.named(family).unwrap(),
         tokenizer.clone(),

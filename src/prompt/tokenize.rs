@@ -9,7 +9,6 @@ use super::bi_encoder::BiEncoder;
 use super::bind::{Listwise, Pointwise};
 use super::clean::is_space;
 use super::family::SlateRule;
-use super::pairs::group_pairs;
 use super::parallel;
 use super::prepared::{DocumentText, PreparedTexts};
 use super::prompter::Prompter;
@@ -82,7 +81,7 @@ impl Prompter {
                     self.shorten_pair(frame, document, tokens)?;
                 }
             }
-            prepared.plan = group_pairs(&prepared.documents, limits);
+            prepared.plan = self.group_pairs(&prepared.documents, limits);
         } else {
             let listwise = self.listwise.as_ref();
             let listwise = listwise.ok_or_else(|| RerankError::internal("a request of another family"))?;

@@ -6,12 +6,9 @@
 //! those of the complete tokenizer on the whole prompt, which also splits at added tokens first and
 //! encodes the text between them on its own.
 
-use serde_json::Value;
-
 use super::PromptError;
-
-/// The highest id of a control token: no vocabulary is larger, and the table of ids grows with it.
-const HIGHEST_ID: u32 = 1 << 24;
+use super::pair_template::PairTemplate;
+use super::tokenizer_file::TokenizerFile;
 
 /// The most bytes of text that are encoded in one call: some ten milliseconds of work.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
@@ -34,11 +31,18 @@ thread_local! {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     plain: tokenizers::Tokenizer,
+    /// For text that does not begin a prompt, where that makes a difference.
+    continued: Option<tokenizers::Tokenizer>,
     controls: Vec<ControlToken>,
-    /// One bit for each id: whether it is a control token.
+    /// One bit for each id: whether it is a control token. The unknown token counts as text.
     control_bits: Vec<u64>,
     /// By byte: whether the text of a control token ends with it.
     control_ends: [bool; 256],
+    /// The token of text that the vocabulary cannot spell, where it is an added token.
+    unknown: Option<u32>,
+    /// Whether a space is put before texts that begin without one.
+    prepends_space: bool,
+    pair: Option<PairTemplate>,
     file: String,
 }
 
@@ -68,42 +72,24 @@ impl Tokenizer {
     pub fn from_bytes(bytes: &[u8], file: impl Into<String>) -> Result<Self, PromptError> {
         let file = file.into();
         let problem = |problem: String| PromptError::Tokenizer { file: file.clone(), problem };
-        let mut json: Value =
-            serde_json::from_slice(bytes).map_err(|error| problem(format!("not a tokenizer: {error}")))?;
-        let fields = json.as_object_mut().ok_or_else(|| problem("not a tokenizer: no JSON object".into()))?;
-        let added = fields.insert("added_tokens".into(), Value::Array(Vec::new())).unwrap_or_default();
-        // Podium truncates and pads on its own.
-        fields.insert("truncation".into(), Value::Null);
-        fields.insert("padding".into(), Value::Null);
-        let controls = match added {
-            Value::Array(tokens) => tokens
-                .iter()
-                .map(|token| {
-                    control_token(token).ok_or_else(|| problem(format!("added token without id or content: {token}")))
-                })
-                .collect::<Result<Vec<_>, _>>()?,
-            Value::Null => Vec::new(),
-            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
-                return Err(problem("added_tokens is not a list".into()));
-            }
-        };
-        if let Some(token) = controls.iter().find(|token| token.id > HIGHEST_ID) {
-            return Err(problem(format!("added token {:?} has the id {}, over {HIGHEST_ID}", token.text, token.id)));
-        }
+        let TokenizerFile { plain, continued, controls, unknown, prepends_space, pair } =
+            TokenizerFile::parse(bytes).map_err(problem)?;
         // The library's reader panics on some malformed files.
-        let json = json.to_string();
-        let plain = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
-            .map_err(|_| problem("not a tokenizer: its reader panicked".into()))?
-            .map_err(|error| problem(format!("not a tokenizer: {error}")))?;
+        let read = |json: String| {
+            std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json))
+                .map_err(|_| problem("not a tokenizer: its reader panicked".into()))?
+                .map_err(|error| problem(format!("not a tokenizer: {error}")))
+        };
+        let (plain, continued) = (read(plain)?, continued.map(read).transpose()?);
         let mut control_bits = vec![0; controls.iter().map(|token| token.id as usize / 64 + 1).max().unwrap_or(0)];
-        for token in &controls {
+        for token in controls.iter().filter(|token| Some(token.id) != unknown) {
             control_bits[token.id as usize / 64] |= 1_u64 << (token.id % 64);
         }
         let mut control_ends = [false; 256];
         for last in controls.iter().filter_map(|token| token.text.as_bytes().last()) {
             control_ends[usize::from(*last)] = true;
         }
-        Ok(Self { plain, controls, control_bits, control_ends, file })
+        Ok(Self { plain, continued, controls, control_bits, control_ends, unknown, prepends_space, pair, file })
     }
 
     /// The name of its file.
@@ -135,20 +121,46 @@ impl Tokenizer {
         self.controls.iter().find(|token| bytes.ends_with(token.text.as_bytes()))
     }
 
-    /// Whether an id belongs to an added token.
+    /// The tokenizer's template for a pair of texts.
+    pub(super) fn pair_template(&self) -> Option<&PairTemplate> {
+        self.pair.as_ref()
+    }
+
+    /// Whether an id belongs to an added token, other than the one of unknown text.
     pub(super) fn is_control(&self, id: u32) -> bool {
         self.control_bits.get(id as usize / 64).is_some_and(|bits| bits >> (id % 64) & 1 == 1)
     }
 
-    /// Encodes a text. No id belongs to a control token, unless the tokenizer's model makes one
-    /// from text; prompts are checked for that.
+    /// Encodes a text that begins a prompt. No id belongs to a control token, unless the tokenizer's
+    /// model makes one from text and has no unknown token; prompts are checked for that.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
+        self.encode_with(&self.plain, text)
+    }
+
+    /// As [`Tokenizer::encode`] for a text that follows a control token.
+    pub(super) fn encode_continued(&self, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
+        self.encode_with(self.continued.as_ref().unwrap_or(&self.plain), text)
+    }
+
+    /// Whether a text has the same ids at the start of a prompt and after a control token.
+    pub(super) fn encodes_alike(&self) -> bool {
+        self.continued.is_none()
+    }
+
+    fn encode_with(&self, tokenizer: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
         if text.is_empty() {
             return Ok(Vec::new());
         }
         #[cfg(test)]
         ENCODED_BYTES.set(ENCODED_BYTES.get() + text.len());
-        Ok(self.plain.encode_fast(text, false)?.get_ids().to_vec())
+        Ok(self.as_text(tokenizer.encode_fast(text, false)?.get_ids()))
+    }
+
+    /// Replaces control tokens that the model made from text, such as `＜s＞` after normalization, by
+    /// the unknown token.
+    fn as_text(&self, ids: &[u32]) -> Vec<u32> {
+        let Some(unknown) = self.unknown else { return ids.to_vec() };
+        ids.iter().map(|id| if self.is_control(*id) { unknown } else { *id }).collect()
     }
 
     /// Counts the tokens of a text.
@@ -186,8 +198,9 @@ impl Tokenizer {
                 return Err("cancelled".into());
             }
             let chunk = &text[end..end + chunk_end(&text[end..], CHUNK_BYTES)];
-            ids.extend(self.encode(chunk)?);
             end += chunk.len();
+            let chunk = chunk.strip_prefix(' ').filter(|_| self.prepends_space).unwrap_or(chunk);
+            ids.extend(self.encode(chunk)?);
         }
         Ok((ids, end))
     }
@@ -234,7 +247,7 @@ impl Tokenizer {
         while !text.is_char_boundary(bytes) {
             bytes -= 1;
         }
-        Ok(Cut { bytes, ids: encoding.get_ids()[..tokens].to_vec() })
+        Ok(Cut { bytes, ids: self.as_text(&encoding.get_ids()[..tokens]) })
     }
 
     /// The id of a text that is a single ordinary token.
@@ -250,7 +263,7 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut text = String::new();
         for run in ids.chunk_by(|left, right| !self.is_control(*left) && !self.is_control(*right)) {
-            match self.controls.iter().find(|token| run[0] == token.id) {
+            match self.controls.iter().find(|token| run[0] == token.id && self.is_control(token.id)) {
                 Some(token) => text.push_str(&token.text),
                 None => text.push_str(&self.plain.decode(run, false).unwrap_or_default()),
             }
@@ -298,15 +311,6 @@ fn spelled_bytes(text: &str, start: &str) -> Option<usize> {
         bytes += letter.len_utf8();
     }
     start.peek().is_none().then_some(bytes)
-}
-
-fn control_token(token: &Value) -> Option<ControlToken> {
-    let flag = |name: &str| token.get(name).and_then(Value::as_bool).unwrap_or(false);
-    Some(ControlToken {
-        text: token.get("content")?.as_str().filter(|text| !text.is_empty())?.to_owned(),
-        id: u32::try_from(token.get("id")?.as_u64()?).ok()?,
-        strips: flag("lstrip") || flag("rstrip") || flag("single_word"),
-    })
 }
 
 #[cfg(test)]

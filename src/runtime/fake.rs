@@ -39,6 +39,7 @@ impl FakeRuntime {
             vocabulary: 200_000,
             max_positions: 40_960,
             causal: true,
+            token_types: 0,
             projector: true,
             vocabulary_head: true,
             classifier: Some(ClassifierFacts { labels: 1, pooling: Pooling::First }),

@@ -47,6 +47,8 @@ pub struct ModelFacts {
     pub max_positions: usize,
     /// Whether tokens see only those before them. If not, sequences cannot share a prefix.
     pub causal: bool,
+    /// Token types that the model tells apart; 0 or 1 for a model without token types.
+    pub token_types: usize,
     /// Whether the checkpoint has a projector (late interaction).
     pub projector: bool,
     /// Whether the checkpoint can give logits of tokens.

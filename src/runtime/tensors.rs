@@ -75,13 +75,17 @@ impl TensorTable {
     /// The tensors of a model. What the configuration leaves open (a prefix of all names, fused
     /// projections, a projector) is decided by what the file has.
     pub fn new(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> Self {
-        match spec.naming {
+        let mut table = match spec.naming {
             TensorNaming::Llama => llama(spec, shape_of),
             TensorNaming::Bert => bert(spec, shape_of, "bert."),
             TensorNaming::Roberta if shape_of("roberta.emb_ln.weight").is_some() => jina_roberta(spec),
             TensorNaming::Roberta => bert(spec, shape_of, "roberta."),
             TensorNaming::ModernBert => modern_bert(spec, shape_of),
+        };
+        if let Some((of, names)) = spec.classifier.as_ref().and_then(|of| Some((of, of.module_tensors.as_ref()?))) {
+            table.classifier = Some(classifier(of, spec.hidden_size, names.each_ref().map(String::as_str)));
         }
+        table
     }
 
     /// Every tensor once, with its shape.
@@ -115,7 +119,8 @@ impl TensorTable {
 pub(super) fn is_ignored(name: &str, spec: &ModelSpec) -> bool {
     let buffer = ["position_ids", "rotary_emb.inv_freq", ".masked_bias", "attention.bias"];
     let masked_lm = ["cls.", "lm_head.", "decoder.", "head."];
-    let is_bare_encoder = !spec.causal && spec.classifier.is_none();
+    let is_own = |classifier: &ClassifierSpec| classifier.module_tensors.is_none();
+    let is_bare_encoder = !spec.causal && !spec.classifier.as_ref().is_some_and(is_own);
     buffer.iter().any(|end| name.ends_with(end))
         || (spec.output == OutputMatrix::Tied && name == "lm_head.weight")
         || (is_bare_encoder

@@ -8,11 +8,11 @@ use super::first_token::{SlidingOrder, log_probabilities};
 use super::late_interaction::{self, SlateVectors};
 use super::{Scores, ScoringError, pointwise};
 use crate::prompt::{
-    Answers, BiEncoderReadout, Identifier, Plan, PreparedTexts, Prompter, Relevance, Rendering, SlateScore,
+    BiEncoderReadout, Identifier, Plan, PointwiseScore, PreparedTexts, Prompter, Relevance, Rendering, SlateScore,
 };
 use crate::rerank::slates::windows;
 use crate::rerank::{Mode, RerankError};
-use crate::runtime::{CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, TokenTypes};
+use crate::runtime::{CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec};
 
 /// A pass, and the documents it reads.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +43,7 @@ pub struct Rounds {
 enum Scorer {
     LateInteraction { relevance: Relevance, cross_document_layers: usize, slates: Vec<(Vec<usize>, SlateVectors)> },
     FirstToken { identifiers: Vec<Identifier>, order: SlidingOrder, places: Range<usize> },
-    Pointwise { answers: Answers, raw: Vec<Option<f32>> },
+    Pointwise { score: PointwiseScore, raw: Vec<Option<f32>> },
     Cosine { query: Vec<f32>, documents: Vec<Option<Vec<f32>>> },
 }
 
@@ -54,7 +54,7 @@ impl Rounds {
     /// [`RerankError::Internal`] when the plan does not suit the prompter's family.
     pub fn begin(prompter: Arc<Prompter>, texts: Arc<PreparedTexts>) -> Result<Self, RerankError> {
         let count = texts.documents.len();
-        let (scorer, rounds) = match (&texts.plan, prompter.slate_score(), prompter.answers()) {
+        let (scorer, rounds) = match (&texts.plan, prompter.slate_score(), prompter.pointwise_score()) {
             (Plan::Slates(slates), Some(SlateScore::LateInteraction { relevance, cross_document_layers }), _) => {
                 let (relevance, cross_document_layers) = (*relevance, *cross_document_layers);
                 (Scorer::LateInteraction { relevance, cross_document_layers, slates: Vec::new() }, vec![slates.clone()])
@@ -64,8 +64,8 @@ impl Rounds {
                 let scorer = Scorer::FirstToken { identifiers: identifiers.clone(), order, places: 0..0 };
                 (scorer, windows(count, *window).into_iter().map(|places| vec![places]).collect())
             }
-            (Plan::Pairs(groups), _, Some(answers)) => {
-                (Scorer::Pointwise { answers: *answers, raw: vec![None; count] }, vec![groups.clone()])
+            (Plan::Pairs(groups), _, Some(score)) => {
+                (Scorer::Pointwise { score: *score, raw: vec![None; count] }, vec![groups.clone()])
             }
             (Plan::Apart(groups), ..) => match prompter.bi_encoder() {
                 Some(BiEncoderReadout::Cosine { .. }) => {
@@ -154,7 +154,7 @@ impl Rounds {
 
 impl Scorer {
     fn pass(&self, rendering: Rendering, documents: usize) -> ForwardPass {
-        let Rendering { prefix, suffixes, marks } = rendering;
+        let Rendering { prefix, suffixes, marks, token_types } = rendering;
         let mut cross_document = CrossDocumentLayers::default();
         let head = match self {
             Self::LateInteraction { cross_document_layers, .. } => {
@@ -167,13 +167,17 @@ impl Scorer {
             Self::FirstToken { identifiers, .. } => {
                 Head::Vocabulary(identifiers.iter().take(documents).map(|identifier| identifier.id).collect())
             }
-            Self::Pointwise { answers, .. } => {
+            Self::Pointwise { score: PointwiseScore::Answers(answers), .. } => {
                 Head::Vocabulary(std::iter::once(answers.positive).chain(answers.negative).collect())
+            }
+            Self::Pointwise { score: PointwiseScore::Classifier { pooling, .. }, .. } => {
+                let output = OutputSpec::pooled(*pooling, Head::Classifier);
+                return ForwardPass { prefix, suffixes, token_types, cross_document, output };
             }
             Self::Cosine { .. } => Head::Hidden,
         };
         let output = OutputSpec::listed(marks, head);
-        ForwardPass { prefix, suffixes, token_types: TokenTypes::Zero, cross_document, output }
+        ForwardPass { prefix, suffixes, token_types, cross_document, output }
     }
 
     fn add_output(&mut self, documents: Vec<usize>, output: Output) -> Result<(), RerankError> {
@@ -186,8 +190,11 @@ impl Scorer {
                 let logits = window_logits(&documents, &output)?;
                 order.reorder(places.clone(), &log_probabilities(logits));
             }
-            Self::Pointwise { answers, raw } => {
-                let width = 1 + usize::from(answers.negative.is_some());
+            Self::Pointwise { score, raw } => {
+                let width = match score {
+                    PointwiseScore::Answers(answers) => 1 + usize::from(answers.negative.is_some()),
+                    PointwiseScore::Classifier { .. } => 1,
+                };
                 if output.len() != documents.len() || output.iter().any(|row| row.len() != width) {
                     return Err(mismatch(format!("{} rows of {width}", documents.len()), widths(&output)));
                 }
@@ -231,9 +238,13 @@ impl Scorer {
                 Ok((raw, relevance))
             }
             Self::FirstToken { order, .. } => Ok((complete(order.raw().to_vec())?, order.relevance())),
-            Self::Pointwise { answers, raw } => {
+            Self::Pointwise { score, raw } => {
                 let raw = complete(raw)?;
-                let relevance = raw.iter().map(|raw| pointwise::relevance(*raw, answers.calibration)).collect();
+                let calibration = match score {
+                    PointwiseScore::Answers(answers) => answers.calibration,
+                    PointwiseScore::Classifier { calibration, .. } => calibration,
+                };
+                let relevance = raw.iter().map(|raw| pointwise::relevance(*raw, calibration)).collect();
                 Ok((raw, relevance))
             }
             Self::Cosine { query, documents } => {

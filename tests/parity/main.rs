@@ -7,6 +7,7 @@
 
 mod batching;
 mod deviation;
+mod encoders;
 mod families;
 mod fixtures;
 mod gguf;
@@ -15,6 +16,7 @@ mod nano;
 mod numbers;
 mod prefix_cache;
 mod published;
+mod published_encoders;
 mod requests;
 mod runtime;
 mod sequences;

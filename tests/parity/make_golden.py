@@ -4,7 +4,8 @@
     python tests/parity/make_golden.py                 # everything, into tests/parity/fixtures
     python tests/parity/make_golden.py podium-nano     # only the named cases
 
-The fixtures are committed, so nothing but a change of them needs Python.
+The fixtures are committed, so nothing but a change of them needs Python. The cross-encoders' are made with
+`requirements-encoders.txt` instead, because sentence-transformers needs a newer transformers.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from golden import family_cases, nano_case, runtime_cases, sequence_cases
+from golden import encoder_cases, family_cases, nano_case, runtime_cases, sequence_cases
 
 HERE = Path(__file__).resolve().parent
 
@@ -21,6 +22,7 @@ def main() -> None:
     cases = {name: runtime_cases.make_runtime_case for name in runtime_cases.SHAPES}
     cases |= {name: sequence_cases.make_sequence_case for name in sequence_cases.SHAPES}
     cases |= {name: family_cases.make_family_case for name in family_cases.SHAPES}
+    cases |= {name: encoder_cases.make_encoder_case for name in encoder_cases.NAMES}
     cases["podium-nano"] = nano_case.make_nano_case
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all, or some of: {', '.join(cases)}")

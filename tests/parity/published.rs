@@ -15,8 +15,8 @@ use crate::requests::{Loaded, usual_limits};
 
 const TOLERANCE: f32 = 0.01;
 
-const RED_PLANET: &str = "Which planet is known as the Red Planet?";
-const PLANETS: [&str; 4] = [
+pub const RED_PLANET: &str = "Which planet is known as the Red Planet?";
+pub const PLANETS: [&str; 4] = [
     "Venus is often called Earth's twin because of its similar size and proximity.",
     "Mars, known for its reddish appearance, is often referred to as the Red Planet.",
     "Jupiter, the largest planet in our solar system, has a prominent red spot.",
@@ -34,12 +34,12 @@ const TEAS: [&str; 6] = [
 ];
 
 /// The checkpoint in the folder that a variable names.
-fn checkpoint(variable: &str) -> Checkpoint {
+pub fn checkpoint(variable: &str) -> Checkpoint {
     let folder = env::var_os(variable).unwrap_or_else(|| panic!("set {variable} to a folder with the weights"));
     Checkpoint::folder(Path::new(&folder)).unwrap_or_else(|error| panic!("{variable}: {error}"))
 }
 
-fn request(query: &str, documents: &[&str]) -> RerankRequest {
+pub fn request(query: &str, documents: &[&str]) -> RerankRequest {
     RerankRequest::new(query, documents.iter().map(|&text| text.to_owned()).collect())
 }
 

@@ -27,7 +27,7 @@ fn mine(template: &str) -> Result<Prompter, PromptError> {
     std::fs::write(folder.path().join("mine.jinja"), template).unwrap();
     let mut families = Families::built_in().unwrap();
     families.add_folder(folder.path()).unwrap();
-    let model = ModelLimits { name: "x/mine".into(), context: 2048, vocabulary: 1024 };
+    let model = ModelLimits { name: "x/mine".into(), context: 2048, vocabulary: 1024, ..Default::default() };
     Prompter::new(families.named("mine").unwrap(), tokenizer(), &model, None, None)
 }
 

@@ -2,6 +2,7 @@
 
 mod added;
 mod bytes;
+mod encoders;
 mod injection;
 mod nano;
 mod plans;

@@ -32,6 +32,7 @@ fn the_embedded_models_files_make_a_prompter() {
         name: "podium-nano".into(),
         context: number("max_position_embeddings"),
         vocabulary: number("vocab_size"),
+        ..Default::default()
     };
     let table = LexicalTable::from_bytes(&read("lexical.safetensors")).unwrap();
     let prompter = Prompter::new(family, tokenizer, &model, podium.as_ref(), Some(table)).unwrap();

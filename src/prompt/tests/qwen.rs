@@ -36,7 +36,7 @@ fn qwen(family: &str) -> Option<(Prompter, tokenizers::Tokenizer)> {
     );
     let bytes = json.to_string().into_bytes();
     let families = Families::built_in().unwrap();
-    let model = ModelLimits { name: family.into(), context: 131_072, vocabulary: 151_936 };
+    let model = ModelLimits { name: family.into(), context: 131_072, vocabulary: 151_936, ..Default::default() };
     let tokenizer = Tokenizer::from_bytes(&bytes, path).unwrap();
     let no_table: Option<LexicalTable> = None;
     let prompter = Prompter::new(families.named(family).unwrap(), tokenizer, &model, None, no_table).unwrap();

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
+use super::modules::{self, MODULES};
 use super::shards::{INDEX, SINGLE, shard_names};
 use crate::runtime::{LoadError, ModelSettings};
 
@@ -17,9 +18,6 @@ use crate::runtime::{LoadError, ModelSettings};
 /// that say what a checkpoint is.
 const OPTIONAL: [&str; 4] =
     ["lexical.safetensors", "README.md", "config_sentence_transformers.json", "1_Pooling/config.json"];
-
-/// The modules of a sentence-transformers model. Each has a folder with a `config.json`.
-const MODULES: &str = "modules.json";
 
 /// Whether `source` has the form of a hub id: `owner/name`.
 pub(super) fn is_hub_id(source: &str) -> bool {
@@ -40,21 +38,8 @@ pub(super) fn id_of_snapshot(folder: &Path) -> Option<String> {
 
 /// The files of the modules that `modules.json` lists, apart from the model itself.
 fn module_files(json: &[u8]) -> Result<Vec<String>, String> {
-    #[derive(serde::Deserialize)]
-    struct Module {
-        #[serde(default)]
-        path: String,
-    }
-    let modules: Vec<Module> = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    let folders = modules.into_iter().map(|module| module.path).filter(|path| !path.is_empty());
-    let folders: Vec<String> = folders.collect();
-    match folders.iter().find(|folder| folder.contains("..") || folder.starts_with('/')) {
-        Some(folder) => Err(format!("names `{folder}`, which is not a folder beside it")),
-        None => Ok(folders
-            .iter()
-            .flat_map(|folder| ["config.json", SINGLE].map(|file| format!("{folder}/{file}")))
-            .collect()),
-    }
+    let folders = modules::list(json)?.into_iter().map(|(_, folder)| folder);
+    Ok(folders.flat_map(|folder| ["config.json", SINGLE].map(|file| format!("{folder}/{file}"))).collect())
 }
 
 /// Downloads the model's files unless they are in the cache, and returns the folder that holds them.
@@ -193,7 +178,7 @@ mod tests {
     fn the_files_of_modules_lie_in_their_folders() {
         let json = br#"[{"path": "", "type": "x.Transformer"}, {"path": "2_Dense", "type": "x.Dense"}]"#;
         assert_eq!(module_files(json).unwrap(), ["2_Dense/config.json", "2_Dense/model.safetensors"]);
-        assert!(module_files(br#"[{"path": "../x", "type": "x.Dense"}]"#).unwrap_err().contains("`../x`"));
+        assert!(module_files(br#"[{"path": "../x", "type": "x.Dense"}]"#).unwrap_err().contains("../x"));
     }
 
     #[test]

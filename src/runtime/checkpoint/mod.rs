@@ -3,12 +3,14 @@
 
 mod diagnosis;
 mod hub;
+mod modules;
 mod shards;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::modules::Module;
 use self::shards::{INDEX, SINGLE, shard_names};
 use super::gguf::GgufFile;
 use super::{LoadError, ModelSettings};
@@ -31,6 +33,8 @@ pub struct Checkpoint {
     pub tokenizer: Vec<u8>,
     /// `lexical.safetensors`, where the family uses lexical evidence.
     pub lexical: Option<Vec<u8>>,
+    /// The modules behind the transformer (sentence-transformers' `modules.json`).
+    pub modules: Vec<Module>,
     pub(in crate::runtime) weights: Weights,
 }
 
@@ -79,6 +83,7 @@ impl Checkpoint {
             config: include_bytes!("../../../models/podium-nano/config.json").to_vec(),
             tokenizer: include_bytes!("../../../models/podium-nano/tokenizer.json").to_vec(),
             lexical: Some(include_bytes!("../../../models/podium-nano/lexical.safetensors").to_vec()),
+            modules: Vec::new(),
             weights: Weights::Embedded(include_bytes!("../../../models/podium-nano/model.safetensors")),
         }
     }
@@ -104,6 +109,7 @@ impl Checkpoint {
             config: file.config.clone(),
             tokenizer: file.tokenizer.clone(),
             lexical: None,
+            modules: Vec::new(),
             weights: Weights::Gguf(Arc::new(file)),
         })
     }
@@ -128,7 +134,7 @@ impl Checkpoint {
                 }),
             }
         };
-        let lexical = folder.join("lexical.safetensors");
+        let read_if_there = |name: &str| folder.join(name).exists().then(|| read(name)).transpose();
         let canonical = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
         let checkpoint = Self {
             name: canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
@@ -136,7 +142,8 @@ impl Checkpoint {
             location: folder.to_path_buf(),
             config: read("config.json")?,
             tokenizer: read("tokenizer.json")?,
-            lexical: lexical.exists().then(|| read("lexical.safetensors")).transpose()?,
+            lexical: read_if_there("lexical.safetensors")?,
+            modules: modules::read(folder)?,
             weights: Weights::Files(weight_files(folder)?),
         };
         Ok(match hub::id_of_snapshot(&canonical) {

@@ -103,7 +103,9 @@ pub fn tensor_shapes(config: &[u8]) -> Result<Vec<(String, Vec<usize>)>, LoadErr
 }
 
 fn parse_spec(checkpoint: &Checkpoint) -> Result<ModelSpec, LoadError> {
-    ModelSpec::parse(&checkpoint.config, &checkpoint.location.join("config.json"))
+    let spec = ModelSpec::parse(&checkpoint.config, &checkpoint.location.join("config.json"))?;
+    let malformed = |problem| LoadError::Malformed { path: checkpoint.location.join("modules.json"), problem };
+    spec.with_modules(&checkpoint.modules).map_err(malformed)
 }
 
 fn precision(
@@ -147,6 +149,7 @@ fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
         vocabulary: spec.vocabulary,
         max_positions: spec.max_positions,
         causal: spec.causal,
+        token_types: spec.embedding.token_types,
         projector: model.heads().has_projector(),
         vocabulary_head: spec.output != OutputMatrix::None,
         classifier,

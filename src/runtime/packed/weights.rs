@@ -32,6 +32,8 @@ pub(in crate::runtime) struct WeightFiles {
 
 struct WeightFile {
     path: PathBuf,
+    /// What the names of its tensors begin with here: `2_Dense/` for the file of a module.
+    prefix: String,
     tensors: Source,
 }
 
@@ -45,6 +47,17 @@ enum Source {
 enum Stored<'a> {
     Safetensors(TensorView<'a>),
     Gguf(&'a GgufTensor, &'a GgufFile),
+}
+
+impl WeightFile {
+    fn get(&self, name: &str) -> Option<Stored<'_>> {
+        self.tensors.get(name.strip_prefix(self.prefix.as_str())?)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (String, Stored<'_>)> {
+        let tensors = self.tensors.all().into_iter();
+        tensors.map(|(name, stored)| (format!("{}{name}", self.prefix), stored))
+    }
 }
 
 impl Source {
@@ -110,17 +123,28 @@ pub(in crate::runtime) fn open(checkpoint: &Checkpoint) -> Result<WeightFiles, L
             let path = checkpoint.location.join("model.safetensors");
             let tensors = SliceSafetensors::new(bytes)
                 .map_err(|error| LoadError::Malformed { path: path.clone(), problem: error.to_string() })?;
-            vec![WeightFile { path, tensors: Source::Embedded(tensors) }]
+            vec![WeightFile { path, prefix: String::new(), tensors: Source::Embedded(tensors) }]
         }
-        Weights::Files(paths) => paths.iter().map(|path| map(path)).collect::<Result<_, _>>()?,
+        Weights::Files(paths) => {
+            let trunk = paths.iter().map(|path| map(path, String::new()));
+            let modules = checkpoint
+                .modules
+                .iter()
+                .filter_map(|module| Some(map(module.weights.as_ref()?, format!("{}/", module.folder))));
+            trunk.chain(modules).collect::<Result<_, _>>()?
+        }
         Weights::Gguf(file) => {
-            vec![WeightFile { path: file.path().to_path_buf(), tensors: Source::Gguf(Arc::clone(file)) }]
+            vec![WeightFile {
+                path: file.path().to_path_buf(),
+                prefix: String::new(),
+                tensors: Source::Gguf(Arc::clone(file)),
+            }]
         }
     };
     Ok(WeightFiles { files })
 }
 
-fn map(path: &Path) -> Result<WeightFile, LoadError> {
+fn map(path: &Path, prefix: String) -> Result<WeightFile, LoadError> {
     let length = std::fs::metadata(path).map_err(|source| LoadError::File { path: path.to_path_buf(), source })?.len();
     if let Some(problem) = checkpoint::lfs_pointer(path, length) {
         return Err(LoadError::Malformed { path: path.to_path_buf(), problem });
@@ -131,12 +155,12 @@ fn map(path: &Path) -> Result<WeightFile, LoadError> {
         path: path.to_path_buf(),
         problem: format!("not a complete safetensors file of {length} bytes: {error}"),
     })?;
-    Ok(WeightFile { path: path.to_path_buf(), tensors: Source::Mapped(tensors) })
+    Ok(WeightFile { path: path.to_path_buf(), prefix, tensors: Source::Mapped(tensors) })
 }
 
 impl WeightFiles {
     fn find(&self, name: &str) -> Option<(&WeightFile, Stored<'_>)> {
-        self.files.iter().find_map(|file| Some((file, file.tensors.get(name)?)))
+        self.files.iter().find_map(|file| Some((file, file.get(name)?)))
     }
 
     /// The shape of a tensor.
@@ -146,19 +170,19 @@ impl WeightFiles {
 
     /// Elements of all tensors, scales of 8-bit rows apart.
     pub fn parameters(&self) -> usize {
-        let tensors = self.files.iter().flat_map(|file| file.tensors.all());
+        let tensors = self.files.iter().flat_map(WeightFile::all);
         tensors.filter(|(name, _)| name.strip_suffix(SCALE).is_none()).map(|(_, stored)| stored.elements()).sum()
     }
 
     /// Whether there are 8-bit integers with a scale per row.
     pub fn has_row_scales(&self) -> bool {
-        let tensors = self.files.iter().flat_map(|file| file.tensors.all());
+        let tensors = self.files.iter().flat_map(WeightFile::all);
         tensors.into_iter().any(|(_, stored)| matches!(stored, Stored::Safetensors(view) if view.dtype() == Dtype::I8))
     }
 
     /// The type of the largest tensor, U8 for integers and blocks of at most 8 bits.
     pub fn stored(&self) -> DType {
-        let tensors = self.files.iter().flat_map(|file| file.tensors.all());
+        let tensors = self.files.iter().flat_map(WeightFile::all);
         tensors.max_by_key(|(_, stored)| stored.elements()).map_or(DType::F32, |(_, stored)| stored.dtype())
     }
 
@@ -217,7 +241,7 @@ impl WeightFiles {
         }
         let names: BTreeSet<&str> = tensors.iter().map(|(name, _)| *name).collect();
         for file in &self.files {
-            for (name, _) in file.tensors.all() {
+            for (name, _) in file.all() {
                 let base = name.strip_suffix(SCALE).unwrap_or(&name);
                 if !names.contains(base) && !is_ignored(base, spec) {
                     return Err(LoadError::UnreadTensor {

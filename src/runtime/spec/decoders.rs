@@ -95,7 +95,15 @@ fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<Model
     let tied = config.flag("tie_word_embeddings", false)?;
     let classifier = (task == Task::Classification).then(|| -> Result<_, String> {
         let labels = config.labels()?;
-        Ok(ClassifierSpec { labels, pooling: Pooling::Last, dense: None, norm: None, bias: false, temperature: 1. })
+        Ok(ClassifierSpec {
+            labels,
+            pooling: Pooling::Last,
+            dense: None,
+            norm: None,
+            bias: false,
+            temperature: 1.,
+            module_tensors: None,
+        })
     });
     Ok(ModelSpec {
         architecture: String::new(),

@@ -50,6 +50,7 @@ fn post_norm(config: &mut Config, task: Task, offset: usize) -> Result<ModelSpec
             norm: None,
             bias: true,
             temperature: 1.,
+            module_tensors: None,
         }),
         Task::States | Task::CausalLm => None,
     };
@@ -165,7 +166,15 @@ fn modern_bert_classifier(config: &mut Config, norm: NormSpec) -> Result<Classif
         activation: activation(config, "classifier_activation", Activation::GeluErf)?,
     };
     let labels = config.labels()?;
-    Ok(ClassifierSpec { labels, pooling, dense: Some(dense), norm: Some(norm), bias: true, temperature: 1. })
+    Ok(ClassifierSpec {
+        labels,
+        pooling,
+        dense: Some(dense),
+        norm: Some(norm),
+        bias: true,
+        temperature: 1.,
+        module_tensors: None,
+    })
 }
 
 /// The tables of global and of local layers: flat keys, or `rope_parameters` by layer type as

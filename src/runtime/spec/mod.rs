@@ -7,6 +7,7 @@
 mod config;
 mod decoders;
 mod encoders;
+mod modules;
 mod naming;
 mod rotary;
 #[cfg(test)]
@@ -167,6 +168,8 @@ pub(super) struct ClassifierSpec {
     pub bias: bool,
     /// What the results are divided by.
     pub temperature: f32,
+    /// Names of the tensors of dense layer, norm and last matrix, where they are modules of their own.
+    pub module_tensors: Option<[String; 3]>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,250 @@
+"""Times a cross-encoder on Podium and on its usual runtimes: sentence-transformers, onnxruntime, OpenVINO.
+
+Each side gets the same query and documents and returns scores. Podium's time is that of an HTTP request,
+tokenizing included. The others tokenize in this process, sort the pairs by length and pad them in batches of
+several sizes, of which the fastest counts. See README.md.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from compare import Podium, format_spread, generate_text, time_ms
+from tokenizers import Tokenizer
+
+
+def pairs_by_length(folder: Path, query: str, documents: list[str]):
+    """A function that tokenizes the pairs, and yields padded batches with the places of their documents."""
+    import numpy
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.enable_padding()
+
+    def batches(size: int):
+        tokenizer.no_padding()
+        encoded = tokenizer.encode_batch([(query, document) for document in documents])
+        order = sorted(range(len(encoded)), key=lambda at: len(encoded[at].ids))
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            width = max(len(encoded[at].ids) for at in part)
+            fill = lambda values: values + [0] * (width - len(values))  # noqa: E731
+            rows = {
+                "input_ids": [fill(encoded[at].ids) for at in part],
+                "attention_mask": [fill(encoded[at].attention_mask) for at in part],
+                "token_type_ids": [fill(encoded[at].type_ids) for at in part],
+            }
+            yield part, {name: numpy.array(values, dtype=numpy.int64) for name, values in rows.items()}
+
+    return batches
+
+
+class SentenceTransformers:
+    def __init__(self, folder: Path, dtype: str, threads: int):
+        import torch
+        from sentence_transformers import CrossEncoder
+
+        torch.set_num_threads(threads)
+        kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+        self.model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": kind})
+        self.identity = torch.nn.Identity()
+
+    def scores(self, query: str, documents: list[str], batch: int) -> list[float]:
+        pairs = [(query, document) for document in documents]
+        options = {"batch_size": batch, "show_progress_bar": False, "convert_to_tensor": True}
+        # `predict` pads in the order of the list.
+        order = sorted(range(len(pairs)), key=lambda at: len(documents[at]))
+        found = self.model.predict([pairs[at] for at in order], activation_fn=self.identity, **options).tolist()
+        return [score for _, score in sorted(zip(order, found, strict=True))]
+
+
+def export(folder: Path, scratch: Path) -> Path:
+    """The checkpoint as ONNX, in f32."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    file = scratch / "model.onnx"
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    types = getattr(model.config, "type_vocab_size", 0) > 1
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
+    example = {name: torch.ones(2, 16, dtype=torch.long) for name in names}
+    batch, length = torch.export.Dim("batch", min=1, max=512), torch.export.Dim("length", min=2, max=500)
+    torch.onnx.export(
+        model,
+        (),
+        file,
+        kwargs=example,
+        input_names=names,
+        output_names=["logits"],
+        dynamic_shapes={name: {0: batch, 1: length} for name in names},
+        dynamo=True,
+    )
+    return file
+
+
+class OnnxRuntime:
+    def __init__(self, folder: Path, onnx: Path, dtype: str, threads: int, scratch: Path):
+        import onnxruntime
+
+        if dtype == "int8":
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            quantised = scratch / "int8.onnx"
+            quantize_dynamic(onnx, quantised, per_channel=True, weight_type=QuantType.QInt8)
+            onnx = quantised
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+        self.names = {given.name for given in self.session.get_inputs()}
+        self.folder = folder
+
+    def scores(self, query: str, documents: list[str], batch: int) -> list[float]:
+        scores = [0.0] * len(documents)
+        for places, rows in pairs_by_length(self.folder, query, documents)(batch):
+            logits = self.session.run(["logits"], {name: rows[name] for name in self.names})[0]
+            for place, logit in zip(places, logits[:, 0], strict=True):
+                scores[place] = float(logit)
+        return scores
+
+
+class OpenVino:
+    def __init__(self, folder: Path, onnx: Path, dtype: str, threads: int):
+        import openvino
+
+        core = openvino.Core()
+        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": dtype, "PERFORMANCE_HINT": "LATENCY"}
+        self.model = core.compile_model(core.read_model(onnx), "CPU", options)
+        self.names = {given.get_any_name() for given in self.model.inputs}
+        self.folder = folder
+
+    def scores(self, query: str, documents: list[str], batch: int) -> list[float]:
+        scores = [0.0] * len(documents)
+        for places, rows in pairs_by_length(self.folder, query, documents)(batch):
+            logits = self.model({name: rows[name] for name in self.names})["logits"]
+            for place, logit in zip(places, logits[:, 0], strict=True):
+                scores[place] = float(logit)
+        return scores
+
+
+class PodiumScores:
+    def __init__(self, arguments: argparse.Namespace, dtype: str):
+        self.server = Podium(arguments, dtype)
+        self.forward: list[float] = []
+
+    def scores(self, query: str, documents: list[str], _batch: int) -> list[float]:
+        body = {"query": query, "documents": documents, "max_tokens_per_doc": 8192}
+        reply = self.server.rerank(body)
+        self.forward.append(reply["meta"]["timing_ms"]["forward"])
+        return [found["raw_score"] for found in sorted(reply["results"], key=lambda found: found["index"])]
+
+
+def random_head(trunk: Path, folder: Path) -> Path:
+    """The checkpoint of a bare BERT trunk with a classifier of random weights."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(trunk, num_labels=1)
+    model.float().save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        if (trunk / name).exists():
+            (folder / name).write_bytes((trunk / name).read_bytes())
+    return folder
+
+
+def peers(arguments: argparse.Namespace, scratch: Path) -> dict:
+    made = {}
+    wanted = arguments.peers.split(",")
+    onnx = export(arguments.model, scratch) if any(name.split()[0] in ("onnxruntime", "openvino") for name in wanted) else None
+    for name in wanted:
+        runtime, dtype = name.split()
+        if runtime == "torch":
+            made[name] = SentenceTransformers(arguments.model, dtype, arguments.threads)
+        elif runtime == "onnxruntime":
+            made[name] = OnnxRuntime(arguments.model, onnx, dtype, arguments.threads, scratch)
+        else:
+            made[name] = OpenVino(arguments.model, onnx, dtype, arguments.threads)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder with a cross-encoder, or with a bare trunk")
+    parser.add_argument("--random-head", action="store_true", help="the folder is a bare trunk: add a random classifier")
+    parser.add_argument("--family", default="cross-encoder")
+    parser.add_argument("--documents", type=int, default=64)
+    parser.add_argument("--tokens", default="20-400", help="tokens of each pair, or a range that is drawn uniformly")
+    parser.add_argument("--peers", default="torch f32,torch bf16,onnxruntime f32,onnxruntime int8,openvino f32,openvino bf16")
+    parser.add_argument("--podium-dtypes", default="f32,bf16,int8")
+    parser.add_argument("--batches", default="8,32", help="batch sizes that the peers are tried with")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--podium", default="podium", help="path of the podium binary")
+    parser.add_argument("--json", type=Path, help="write all times to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        if arguments.random_head:
+            arguments.model = random_head(arguments.model, scratch / "model")
+        run(arguments, scratch)
+
+
+def run(arguments: argparse.Namespace, scratch: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    draw = random.Random(arguments.seed)
+    low, _, high = arguments.tokens.partition("-")
+    query = generate_text(draw, 12, tokenizer)
+    # A pair has 12 tokens of the query and 3 or 4 control tokens.
+    lengths = [max(1, draw.randint(int(low), int(high or low)) - 15) for _ in range(arguments.documents)]
+    documents = [generate_text(draw, length, tokenizer) for length in lengths]
+    tokens = sum(len(tokenizer.encode(query, document).ids) for document in documents)
+    print(f"{len(documents)} pairs of {arguments.tokens} tokens, {tokens} in all, {arguments.threads} threads")
+
+    sides = {f"podium {dtype}": PodiumScores(arguments, dtype) for dtype in arguments.podium_dtypes.split(",")}
+    others = peers(arguments, scratch)
+    sizes = [int(size) for size in arguments.batches.split(",")]
+    try:
+        scores = {name: side.scores(query, documents, sizes[0]) for name, side in (sides | others).items()}
+        best = {}
+        for name, side in others.items():
+            best[name] = min(sizes, key=lambda size: time_ms(lambda: side.scores(query, documents, size)))
+        times: dict[str, list[float]] = {name: [] for name in scores}
+        for _ in range(arguments.rounds):
+            for name, side in (sides | others).items():
+                times[name].append(time_ms(lambda: side.scores(query, documents, best.get(name, 0))))
+    finally:
+        for side in sides.values():
+            side.server.stop()
+    report(arguments, times, scores, best, sides)
+
+
+def report(arguments: argparse.Namespace, times: dict, scores: dict, best: dict, sides: dict) -> None:
+    exact = scores.get("torch f32") or next(iter(scores.values()))
+    print(f"\n{'milliseconds':24} {'median':>10} {'min':>10} {'max':>10} {'batch':>6} {'off by':>9}")
+    for name, values in times.items():
+        off = max(abs(found - expected) for found, expected in zip(scores[name], exact, strict=True))
+        print(f"{name:24} {format_spread(values)} {best.get(name, ''):>6} {off:9.1e}")
+        if name in sides:
+            print(f"{'  model only':24} {format_spread(sides[name].forward[-len(values) :])}")
+    print(f"\n{'ratio':36} {'of medians':>10} {'of minima':>10}")
+    for mine in sides:
+        for name in best:
+            medians = statistics.median(times[name]) / statistics.median(times[mine])
+            print(f"{name + ' / ' + mine:36} {medians:10.2f} {min(times[name]) / min(times[mine]):10.2f}")
+    if arguments.json:
+        settings = {name: str(value) for name, value in vars(arguments).items()}
+        arguments.json.write_text(json.dumps({"settings": settings, "milliseconds": times}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
