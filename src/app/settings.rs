@@ -3,12 +3,18 @@
 
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::Deserialize;
 
 use crate::config::{ConfigError, Settings};
+use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
-    ANY_FAMILY, CheckpointFacts, ClassifierReadout, Description, Families, Family, LexicalTable, ModelLimits,
-    PodiumConfig, PromptSettings, Prompter, Recognised, SlateScore, Tokenizer, classifier_calibration,
+    ANY_FAMILY, BiEncoderReadout, ChatFormat, CheckpointFacts, ClassifierReadout, ColbertSettings, Description,
+    Families, Family, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter, Recognised, SlateScore,
+    Tokenizer, classifier_calibration,
 };
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ClassifierFacts, ModelFacts};
@@ -98,8 +104,9 @@ pub fn prompter_of(
     let file = |name: &str| checkpoint.location.join(name).display().to_string();
     let config: serde_json::Value = serde_json::from_slice(&checkpoint.config)?;
     let podium = PodiumConfig::from_config(&config, &file("config.json"))?;
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
     let read = |name: &str| checkpoint.read_other_file(name);
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
+    let tokenizer = tokenizer.with_chat_format(ChatFormat::read(&read)?);
     let description = Description::read(checkpoint.hub_id.as_deref(), &config, &read)?;
     let names: Vec<&str> = description.names.iter().map(|named| named.name.as_str()).collect();
     let limits = ModelLimits {
@@ -109,6 +116,8 @@ pub fn prompter_of(
         bidirectional: !facts.causal,
         token_types: facts.token_types > 1,
         classifier: classifier(checkpoint, facts, &config, podium.as_ref())?,
+        colbert: facts.token_projection.then(|| ColbertSettings::read(&read)).transpose()?,
+        evidence: evidence(checkpoint, facts, &config)?,
     };
     let bind = |family: &Family, tokenizer: Tokenizer| -> anyhow::Result<Prompter> {
         let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
@@ -129,6 +138,21 @@ pub fn prompter_of(
     let Recognised { family, by } = families.detect(family, &found)?;
     tracing::info!(model = checkpoint.name, family = family.name(), by, "family chosen");
     bind(family, tokenizer)
+}
+
+/// The read-out of the tokens' states, where the checkpoint has one.
+fn evidence(
+    checkpoint: &Checkpoint,
+    facts: &ModelFacts,
+    config: &serde_json::Value,
+) -> anyhow::Result<Option<Arc<EvidenceModel>>> {
+    let Some(bytes) = checkpoint.instructions.as_deref() else { return Ok(None) };
+    let file = |name: &str| checkpoint.location.join(name).display().to_string();
+    let constants = config.get("podium").unwrap_or(&serde_json::Value::Null);
+    let constants =
+        EvidenceConfig::deserialize(constants).with_context(|| format!("{}: podium", file("config.json")))?;
+    let model = EvidenceModel::new(constants, bytes, facts.hidden_size);
+    Ok(Some(Arc::new(model.with_context(|| file("instructions.safetensors"))?)))
 }
 
 /// The classifier that stands in place of an output matrix.
@@ -165,9 +189,12 @@ fn check_heads(family: &str, prompter: &Prompter, facts: &ModelFacts) -> anyhow:
         None => (false, false),
     };
     let logits = first_token || prompter.answers().is_some();
-    for (is_needed, is_there, head) in
-        [(projector, facts.projector, "a projector"), (logits, facts.vocabulary_head, "an output matrix")]
-    {
+    let compares_tokens = prompter.bi_encoder() == Some(&BiEncoderReadout::MaxSim);
+    for (is_needed, is_there, head) in [
+        (projector, facts.projector, "a projector"),
+        (logits, facts.vocabulary_head, "an output matrix"),
+        (compares_tokens, facts.token_projection, "a projection of token states (`linear.weight`)"),
+    ] {
         anyhow::ensure!(
             is_there || !is_needed,
             "family `{family}` needs {head}, and this checkpoint ({architecture}) has none; --family names another family"

@@ -26,15 +26,18 @@ impl Families {
     /// [`PromptError::Declaration`], if one of them were broken.
     pub fn built_in() -> Result<Self, PromptError> {
         let sources = built_in! {
+            "podium-mini":;
             "podium-nano": "podium-nano.jinja";
             "jina-v3": "jina-v3.jinja";
             "jina-v3.5": "jina-v3.5.jinja";
             "qwen3-reranker": "qwen3-reranker.jinja";
             "mxbai-v2": "mxbai-v2.jinja";
             "e2rank": "e2rank.jinja";
+            "colbert": "colbert.jinja";
             "zerank": "zerank.jinja";
             "contextual": "contextual.jinja";
-            "first": "first.jinja", "first.pointwise.jinja";
+            "first": "first.jinja", "yes-no.jinja";
+            "yes-no": "yes-no.jinja";
             "nemotron": "nemotron.jinja";
             "cross-encoder":;
         };

@@ -6,11 +6,12 @@ use super::family::Layout;
 use super::pairs::shared_prefix;
 use super::prepared::{Plan, PreparedTexts};
 use super::prompter::Prompter;
+use crate::evidence::SlateRows;
 use crate::rerank::RerankError;
 use crate::runtime::{TokenPosition, TokenTypes};
 
 /// Token sequences of one pass. Suffixes continue the prefix and do not see each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rendering {
     /// What all suffixes share; the whole sequence when there are no suffixes.
     pub prefix: Vec<u32>,
@@ -18,10 +19,14 @@ pub struct Rendering {
     pub suffixes: Vec<Vec<u32>>,
     /// Where to read. Late interaction: each document's mark, then the query's. First token: the
     /// last position. Pointwise: the end of each document's sequence, which a classifier that pools
-    /// does not use. Bi-encoder: the end of each document's sequence, or of the query's.
+    /// does not use. Bi-encoder: the end of each
+    /// document's sequence, or of the query's; for `MaxSim` all tokens that are compared, the query's
+    /// first.
     pub marks: Vec<TokenPosition>,
     /// The types of the tokens.
     pub token_types: TokenTypes,
+    /// What the suffixes are, where texts are rows of their own.
+    pub rows: Option<SlateRows>,
 }
 
 impl Prompter {
@@ -32,10 +37,16 @@ impl Prompter {
     /// [`RerankError::PromptTooLong`] when the sequence is over the model's context;
     /// [`RerankError::Internal`] when tokenizer or template fail, or marks do not add up.
     pub fn render(&self, prepared: &PreparedTexts, documents: &[usize]) -> Result<Rendering, RerankError> {
+        if let Some(reading) = &self.rows {
+            return self.render_rows(reading, prepared, documents);
+        }
         let rendering = match (&prepared.plan, &self.listwise) {
             (Plan::Pairs(_), _) if self.bidirectional => self.render_whole_pairs(prepared, documents),
             (Plan::Pairs(_), _) => render_pairs(prepared, documents),
-            (Plan::Apart(_), _) => render_apart(prepared, documents),
+            (Plan::Apart(_), _) => match self.bi_encoder.as_ref().and_then(|bi_encoder| bi_encoder.colbert.as_ref()) {
+                Some(colbert) => colbert.render(prepared, documents),
+                None => render_apart(prepared, documents),
+            },
             (Plan::Slates(_) | Plan::Windows(_), Some(listwise)) => match listwise.facts.layout {
                 Layout::Causal => self.render_causal(listwise, prepared, documents)?,
                 Layout::Isolated => self.render_isolated(listwise, prepared, documents)?,
@@ -89,7 +100,7 @@ impl Prompter {
                 places
             }
         };
-        Ok(Rendering { prefix: filled.ids, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero })
+        Ok(Rendering { prefix: filled.ids, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero, rows: None })
     }
 
     fn render_isolated(
@@ -107,7 +118,7 @@ impl Prompter {
         }
         suffixes.push(closing);
         let marks = ends_of(&suffixes);
-        Ok(Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero })
+        Ok(Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero, rows: None })
     }
 
     /// Renders pairs without a prefix: in each of them every token sees the document.
@@ -118,7 +129,7 @@ impl Prompter {
         let token_types =
             second.map_or(TokenTypes::Zero, |frame| TokenTypes::Pairs(vec![frame.before.len(); suffixes.len()]));
         let marks = ends_of(&suffixes);
-        Rendering { prefix: Vec::new(), suffixes, marks, token_types }
+        Rendering { prefix: Vec::new(), suffixes, marks, token_types, rows: None }
     }
 }
 
@@ -127,11 +138,11 @@ fn render_apart(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
     if documents.is_empty() {
         let marks = vec![TokenPosition::prefix(prepared.query_ids.len().saturating_sub(1))];
         let prefix = prepared.query_ids.clone();
-        return Rendering { prefix, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero };
+        return Rendering { prefix, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero, rows: None };
     }
     let suffixes: Vec<Vec<u32>> = documents.iter().map(|document| prepared.documents[*document].ids.clone()).collect();
     let marks = ends_of(&suffixes);
-    Rendering { prefix: Vec::new(), suffixes, marks, token_types: TokenTypes::Zero }
+    Rendering { prefix: Vec::new(), suffixes, marks, token_types: TokenTypes::Zero, rows: None }
 }
 
 /// Renders pointwise sequences as one pass: their longest shared beginning is the prefix.
@@ -145,13 +156,14 @@ fn render_pairs(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
             suffixes: Vec::new(),
             marks: vec![end],
             token_types: TokenTypes::Zero,
+            rows: None,
         };
     }
     let shared = shared_prefix(&sequences);
     let prefix = sequences.first().map(|first| first[..shared].to_vec()).unwrap_or_default();
     let suffixes: Vec<Vec<u32>> = sequences.iter().map(|sequence| sequence[shared..].to_vec()).collect();
     let marks = ends_of(&suffixes);
-    Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero }
+    Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero, rows: None }
 }
 
 /// The last position of each suffix.

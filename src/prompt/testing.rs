@@ -8,8 +8,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Calibration, ClassifierReadout, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter, Tokenizer,
+    Calibration, ClassifierReadout, ColbertSettings, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError,
+    Prompter, Tokenizer,
 };
+use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::runtime::Pooling;
 
 /// Qwen's split pattern.
@@ -73,7 +75,12 @@ pub(crate) fn control_texts() -> Vec<String> {
         "<tool_call>",
     ];
     let buckets = (0..32).map(|bucket| format!("<|embed_{bucket}|>"));
-    fixed.into_iter().map(str::to_owned).chain(buckets).chain(["<|begin_of_text|>".to_owned()]).collect()
+    fixed
+        .into_iter()
+        .map(str::to_owned)
+        .chain(buckets)
+        .chain(["<|begin_of_text|>", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned))
+        .collect()
 }
 
 /// The character of each byte in byte-level tokenizers.
@@ -183,7 +190,7 @@ pub(crate) fn bind(
         calibration: Some(Calibration { scale: 8.0, bias: -3.0 }),
     };
     let nano = family == "podium-nano";
-    let is_encoder = ["cross-encoder", "nemotron"].contains(&family);
+    let is_encoder = ["cross-encoder", "nemotron", "colbert"].contains(&family);
     let calibration = Calibration { scale: 1.0, bias: 0.0 };
     let classifier = ClassifierReadout { labels: 1, pooling: Pooling::First, calibration };
     let model = ModelLimits {
@@ -193,6 +200,12 @@ pub(crate) fn bind(
         bidirectional: is_encoder,
         token_types: is_encoder,
         classifier: is_encoder.then_some(classifier),
+        colbert: (family == "colbert").then(|| ColbertSettings {
+            query_marker: "<|im_start|>".into(),
+            document_marker: "<|im_end|>".into(),
+            ..ColbertSettings::default()
+        }),
+        evidence: None,
     };
     Prompter::new(
         families.named(family).unwrap(),
@@ -205,7 +218,33 @@ pub(crate) fn bind(
 
 /// A family on the test tokenizer, with a context of 32,768 tokens.
 pub(crate) fn prompter(family: &str) -> Prompter {
+    if family == "podium-mini" {
+        return podium_mini();
+    }
     bind(family, &tokenizer(), 32_768, 1024).unwrap()
+}
+
+/// podium-mini on its own files.
+fn podium_mini() -> Prompter {
+    use serde::Deserialize;
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/podium-mini");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let config: Value = serde_json::from_slice(&read("config.json")).unwrap();
+    let constants = EvidenceConfig::deserialize(&config["podium"]).unwrap();
+    let evidence = EvidenceModel::new(constants, &read("instructions.safetensors"), 384).unwrap();
+    let model = ModelLimits {
+        name: "podium-mini".to_owned(),
+        context: 512,
+        vocabulary: evidence.vocabulary(),
+        bidirectional: true,
+        evidence: Some(evidence.into()),
+        ..ModelLimits::default()
+    };
+    let podium = PodiumConfig::from_config(&config, "config.json").unwrap();
+    let tokenizer = Tokenizer::from_bytes(&read("tokenizer.json"), "tokenizer.json").unwrap();
+    let table = LexicalTable::from_bytes(&read("lexical.safetensors")).unwrap();
+    let families = Families::built_in().unwrap();
+    Prompter::new(families.named("podium-mini").unwrap(), tokenizer, &model, podium.as_ref(), Some(table)).unwrap()
 }
 
 /// [`prompter`], made once.

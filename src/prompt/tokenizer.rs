@@ -7,6 +7,7 @@
 //! encodes the text between them on its own.
 
 use super::PromptError;
+use super::chat::ChatFormat;
 use super::pair_template::PairTemplate;
 use super::tokenizer_file::TokenizerFile;
 
@@ -43,6 +44,7 @@ pub struct Tokenizer {
     /// Whether a space is put before texts that begin without one.
     prepends_space: bool,
     pair: Option<PairTemplate>,
+    chat: Option<ChatFormat>,
     file: String,
 }
 
@@ -89,7 +91,30 @@ impl Tokenizer {
         for last in controls.iter().filter_map(|token| token.text.as_bytes().last()) {
             control_ends[usize::from(*last)] = true;
         }
-        Ok(Self { plain, continued, controls, control_bits, control_ends, unknown, prepends_space, pair, file })
+        Ok(Self {
+            plain,
+            continued,
+            controls,
+            control_bits,
+            control_ends,
+            unknown,
+            prepends_space,
+            pair,
+            chat: None,
+            file,
+        })
+    }
+
+    /// Sets the checkpoint's chat format.
+    #[must_use]
+    pub fn with_chat_format(mut self, chat: Option<ChatFormat>) -> Self {
+        self.chat = chat;
+        self
+    }
+
+    /// The checkpoint's chat format, if it has one.
+    pub(super) fn chat_format(&self) -> Option<&ChatFormat> {
+        self.chat.as_ref()
     }
 
     /// The name of its file.
@@ -111,6 +136,30 @@ impl Tokenizer {
     /// The added token of this text.
     pub(super) fn control(&self, text: &str) -> Option<&ControlToken> {
         self.controls.iter().find(|token| token.text == text)
+    }
+
+    /// The id of a text that is a single ordinary token behind `before`. `SentencePiece` spells the first
+    /// word of a text with a space before it; behind a line's end or a bracket there is none.
+    pub(super) fn single_token_behind(&self, before: &str, text: &str) -> Option<u32> {
+        let id = self.single_token(text)?;
+        let has_space = self.plain.id_to_token(id).is_some_and(|token| token.starts_with('\u{2581}'));
+        if has_space && before.ends_with(['\n', '[']) { self.vocabulary_id(text) } else { Some(id) }
+    }
+
+    /// The id of a token of the vocabulary, by its spelling there.
+    pub(super) fn vocabulary_id(&self, token: &str) -> Option<u32> {
+        self.plain.token_to_id(token)
+    }
+
+    /// Makes a control token of a token of the vocabulary that no text of a prompt may spell.
+    pub(super) fn add_control(&mut self, text: &str, id: u32) {
+        let word = id as usize / 64;
+        if self.control_bits.len() <= word {
+            self.control_bits.resize(word + 1, 0);
+        }
+        self.control_bits[word] |= 1_u64 << (id % 64);
+        text.as_bytes().last().into_iter().for_each(|last| self.control_ends[usize::from(*last)] = true);
+        self.controls.push(ControlToken { text: text.to_owned(), id, strips: false });
     }
 
     /// The added token that these bytes end with.

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use self::controls::{Failure, Shared};
 pub use self::controls::{FakeControls, Fault};
 use super::{
-    ClassifierFacts, ForwardPass, Head, ModelFacts, Output, Pooling, Positions, Runtime, RuntimeError, TokenPosition,
+    ClassifierFacts, ForwardPass, Head, ModelFacts, Output, Pooling, Positions, ReadStates, Runtime, RuntimeError,
+    TokenPosition, TokenStates,
 };
 
 /// A deterministic stand-in for a model.
@@ -41,6 +42,7 @@ impl FakeRuntime {
             causal: true,
             token_types: 0,
             projector: true,
+            token_projection: true,
             vocabulary_head: true,
             classifier: Some(ClassifierFacts { labels: 1, pooling: Pooling::First }),
             prefix_cache_bytes: 0,
@@ -92,8 +94,20 @@ impl FakeRuntime {
     }
 
     fn read(&self, pass: &ForwardPass) -> Output {
+        if let Head::MaxSim { .. } = pass.output.head {
+            // A hash of each document's whole sequence.
+            let last = |tokens: &Vec<u32>| tokens.len().saturating_sub(1);
+            let documents = pass.suffixes.iter().enumerate().skip(1);
+            let state = |(nth, tokens)| seen(pass, TokenPosition::suffix(nth, last(tokens)));
+            return documents.map(|document| vec![4.0 * number(mix(state(document), 2))]).collect();
+        }
+        if let Head::Reader(reader) = &pass.output.head {
+            return self.read_by(&*reader.0, pass);
+        }
         let states: Vec<u64> = match &pass.output.at {
-            Positions::Listed(positions) => positions.iter().map(|position| seen(pass, *position)).collect(),
+            Positions::Listed(_) | Positions::All => {
+                pass.read_positions().iter().map(|position| seen(pass, *position)).collect()
+            }
             // A stand-in for any pooling: a hash of the whole sequence.
             Positions::Pooled(_) => {
                 let sequences = if pass.suffixes.is_empty() { 0..1 } else { 1..pass.suffixes.len() + 1 };
@@ -107,12 +121,38 @@ impl FakeRuntime {
             Head::Vocabulary(token_ids) => {
                 token_ids.iter().map(|token| 4.0 * number(mix(state, u64::from(*token)))).collect()
             }
+            Head::MaxSim { .. } => Vec::new(),
             Head::Classifier => {
                 let labels = self.facts.classifier.map_or(0, |classifier| classifier.labels as u64);
                 (0..labels).map(|label| 4.0 * number(mix(state, label))).collect()
             }
+            // Read above.
+            Head::Reader(_) => Vec::new(),
         };
         states.into_iter().map(row).collect()
+    }
+}
+
+impl FakeRuntime {
+    /// Gives a reader states that depend on each token's whole beginning and on the layer.
+    fn read_by(&self, reader: &dyn ReadStates, pass: &ForwardPass) -> Output {
+        let positions = pass.read_positions();
+        let states = |layer: &u16| -> Vec<f32> {
+            let state = |position| unit_vector(mix(seen(pass, position), u64::from(*layer)), self.facts.hidden_size);
+            positions.iter().flat_map(|position| state(*position)).collect()
+        };
+        let layers: Vec<Vec<f32>> = reader.layers().iter().map(states).collect();
+        let mut end = 0;
+        let lengths = std::iter::once(pass.prefix.len()).chain(pass.suffixes.iter().map(Vec::len));
+        let segments = lengths.filter(|length| *length > 0).map(|length| {
+            end += length;
+            end - length..end
+        });
+        reader.read(&TokenStates {
+            width: self.facts.hidden_size,
+            segments: segments.collect(),
+            layers: layers.iter().map(Vec::as_slice).collect(),
+        })
     }
 }
 

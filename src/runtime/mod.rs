@@ -20,7 +20,8 @@ use std::sync::Arc;
 pub use checkpoint::{Checkpoint, EMBEDDED_MODEL};
 pub use error::{LoadError, RuntimeError};
 pub use pass::{
-    CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, Pooling, Positions, TokenPosition, TokenTypes,
+    CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, Pooling, Positions, ReadStates, StateReader,
+    TokenPosition, TokenStates, TokenTypes,
 };
 pub use settings::ModelSettings;
 
@@ -51,6 +52,8 @@ pub struct ModelFacts {
     pub token_types: usize,
     /// Whether the checkpoint has a projector (late interaction).
     pub projector: bool,
+    /// Whether the checkpoint has a projection of token states (`ColBERT`).
+    pub token_projection: bool,
     /// Whether the checkpoint can give logits of tokens.
     pub vocabulary_head: bool,
     /// The checkpoint's classifier, if it has one.

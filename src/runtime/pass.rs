@@ -1,6 +1,9 @@
 //! What goes into a model and what comes out: token sequences, and which numbers to read from them.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// A position in a [`ForwardPass`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +68,8 @@ pub enum Positions {
     /// One row for each sequence, in order. A suffix's sequence is the prefix and the suffix; a
     /// pass without suffixes is one sequence.
     Pooled(Pooling),
+    /// Every token; the [`Head::Reader`] says how many rows it makes of them.
+    All,
 }
 
 /// The layer that turns the states at the read positions into output rows.
@@ -78,7 +83,54 @@ pub enum Head {
     Vocabulary(Vec<u32>),
     /// The checkpoint's classifier: one number per label.
     Classifier,
+    /// `ColBERT`'s score: the sum over the query's positions of the largest cosine with one of the
+    /// document's positions, both through the checkpoint's token projection. The pass has no prefix;
+    /// its first suffix is the query, each other one a document. Positions are listed suffix by suffix.
+    /// One number for each document.
+    MaxSim {
+        /// How many of the query's last tokens (`[MASK]`) no token attends to.
+        expansion: usize,
+    },
+    /// A computation of the caller on the states of all tokens, with [`Positions::All`].
+    Reader(StateReader),
 }
+
+/// The states of all tokens of a pass.
+#[derive(Debug)]
+pub struct TokenStates<'a> {
+    /// Numbers of a state.
+    pub width: usize,
+    /// For each of the [`ReadStates::layers`], the states of all tokens, one after the other.
+    pub layers: Vec<&'a [f32]>,
+    /// The tokens of each segment: of the prefix, if it is not empty, and of each suffix.
+    pub segments: Vec<Range<usize>>,
+}
+
+/// Computes a pass's output from the states of all its tokens, where they are, so that only a few
+/// numbers leave the runtime.
+pub trait ReadStates: fmt::Debug + Send + Sync {
+    /// After how many layers the states are read: ascending, the last one the number of layers of
+    /// the model.
+    fn layers(&self) -> &[u16];
+
+    /// Number of output rows.
+    fn rows(&self) -> usize;
+
+    /// The output, with [`Self::rows`] rows.
+    fn read(&self, states: &TokenStates<'_>) -> Output;
+}
+
+/// A shared [`ReadStates`]; equal only to itself.
+#[derive(Debug, Clone)]
+pub struct StateReader(pub Arc<dyn ReadStates>);
+
+impl PartialEq for StateReader {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for StateReader {}
 
 /// What to read from a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +150,12 @@ impl OutputSpec {
         Self { at: Positions::Listed(at), head, layer: None }
     }
 
+    /// Gives the states of all tokens to a reader.
+    #[must_use]
+    pub fn read_by(reader: Arc<dyn ReadStates>) -> Self {
+        Self { at: Positions::All, head: Head::Reader(StateReader(reader)), layer: None }
+    }
+
     /// Reads `head` once per sequence, after the last layer.
     #[must_use]
     pub const fn pooled(pooling: Pooling, head: Head) -> Self {
@@ -105,7 +163,8 @@ impl OutputSpec {
     }
 }
 
-/// What was read: one row per position or sequence, in the order of [`OutputSpec::at`].
+/// What was read: one row per position or sequence, in the order of [`OutputSpec::at`]; for
+/// [`Head::MaxSim`] one per document.
 pub type Output = Vec<Vec<f32>>;
 
 /// Token sequences that go through the model together: a shared prefix and its suffixes.
@@ -166,9 +225,12 @@ impl ForwardPass {
     /// Number of rows that the pass's [`Output`] has.
     #[must_use]
     pub fn output_rows(&self) -> usize {
-        match &self.output.at {
-            Positions::Listed(positions) => positions.len(),
-            Positions::Pooled(_) => self.suffixes.len().max(1),
+        match (&self.output.head, &self.output.at) {
+            (Head::MaxSim { .. }, _) => self.suffixes.len().saturating_sub(1),
+            (_, Positions::Listed(positions)) => positions.len(),
+            (_, Positions::Pooled(_)) => self.suffixes.len().max(1),
+            (Head::Reader(reader), Positions::All) => reader.0.rows(),
+            (_, Positions::All) => self.tokens(),
         }
     }
 
@@ -178,12 +240,24 @@ impl ForwardPass {
         alone.into_iter().chain(self.suffixes.iter().map(|suffix| self.prefix.len() + suffix.len()))
     }
 
+    /// How many of the first suffix's last tokens no token attends to.
+    #[must_use]
+    pub fn expansion(&self) -> usize {
+        if let Head::MaxSim { expansion } = self.output.head { expansion } else { 0 }
+    }
+
     /// The positions whose states are needed: those listed, or those that pooling takes, sequence
     /// by sequence.
     #[must_use]
     pub fn read_positions(&self) -> Cow<'_, [TokenPosition]> {
         let pooling = match &self.output.at {
             Positions::Listed(positions) => return Cow::Borrowed(positions),
+            Positions::All => {
+                let tokens = |segment| self.segment(segment).map_or(0, <[u32]>::len);
+                let all = (0..=self.suffixes.len())
+                    .flat_map(|segment| (0..tokens(segment)).map(move |offset| TokenPosition { segment, offset }));
+                return Cow::Owned(all.collect());
+            }
             Positions::Pooled(pooling) => *pooling,
         };
         let sequences = if self.suffixes.is_empty() { 0..1 } else { 1..self.suffixes.len() + 1 };

@@ -6,12 +6,14 @@
 //! `cargo test --release --test parity -- --nocapture` also prints how far off each of them is.
 
 mod batching;
+mod colbert;
 mod deviation;
 mod encoders;
 mod families;
 mod fixtures;
 mod gguf;
 mod load_errors;
+mod mini;
 mod nano;
 mod numbers;
 mod prefix_cache;

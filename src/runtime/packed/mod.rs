@@ -2,8 +2,8 @@
 //!
 //! mistral.rs gives linear layers and their quantised forms, candle tensors and devices. Written here: the packing of passes
 //! ([`layout`], [`span`]), the prefix cache ([`prefix_cache`]), attention over packed rows ([`attention`]), the layers for CPUs
-//! ([`cpu`]) and on candle ([`candle_layers`]), the model that ties them together ([`model`], [`heads`]), precision and device
-//! ([`compute`]; `cuda` finds the GPU, `capability` checks that it fits the build), and checks of weight files ([`weights`]).
+//! ([`cpu`]) and on candle ([`candle_layers`]), the model that ties them together ([`model`], [`heads`], [`readers`]), precision
+//! and device ([`compute`]; `cuda` finds the GPU, `capability` checks that it fits the build), and checks of weight files ([`weights`]).
 
 mod attention;
 mod candle_layers;
@@ -18,6 +18,7 @@ mod layout;
 mod model;
 mod prefix_cache;
 mod product;
+mod readers;
 mod span;
 mod table;
 pub(super) mod weights;
@@ -41,8 +42,8 @@ use super::checkpoint::Checkpoint;
 use super::spec::{ModelSpec, OutputMatrix};
 use super::tensors::TensorTable;
 use super::{
-    ClassifierFacts, ForwardPass, LoadError, ModelFacts, Output, Pooling, Positions, PrefixCacheStatistics, Runtime,
-    RuntimeError,
+    ClassifierFacts, ForwardPass, Head, LoadError, ModelFacts, Output, Pooling, Positions, PrefixCacheStatistics,
+    Runtime, RuntimeError,
 };
 
 /// Runs passes on a model in this process.
@@ -150,7 +151,8 @@ fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
         max_positions: spec.max_positions,
         causal: spec.causal,
         token_types: spec.embedding.token_types,
-        projector: model.heads().has_projector(),
+        projector: model.heads().has_projection(&Head::Projector),
+        token_projection: model.heads().has_projection(&Head::MaxSim { expansion: 0 }),
         vocabulary_head: spec.output != OutputMatrix::None,
         classifier,
         prefix_cache_bytes: 0,
@@ -181,15 +183,17 @@ impl Runtime for PackedRuntime {
 
 impl PackedRuntime {
     fn run_checked(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
-        layout::check(batch, self.model.spec(), self.facts.projector)?;
+        layout::check(batch, self.model.spec(), &|head| self.model.heads().has_projection(head))?;
         let layers = self.model.spec().layers.len();
-        // Passes that read after the same layer run together.
-        let mut by_depth: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        // Passes that read after the same layer run together; those with a reader by themselves.
+        let mut by_depth: BTreeMap<(usize, bool), Vec<usize>> = BTreeMap::new();
         for (number, pass) in batch.iter().enumerate().filter(|(_, pass)| pass.output_rows() > 0) {
-            by_depth.entry(pass.output.layer.map_or(layers, usize::from)).or_default().push(number);
+            let depth = pass.output.layer.map_or(layers, usize::from);
+            let is_reader = matches!(pass.output.head, Head::Reader(_));
+            by_depth.entry((depth, is_reader)).or_default().push(number);
         }
         let mut outputs = vec![Vec::new(); batch.len()];
-        for (depth, numbers) in by_depth {
+        for ((depth, _), numbers) in by_depth {
             let read = if numbers.len() == batch.len() {
                 self.run_to(depth, batch)
             } else {
@@ -236,6 +240,9 @@ fn read(
     depth: usize,
 ) -> candle_core::Result<(Vec<Output>, Vec<Tensor>)> {
     let packed = Packed::new(batch, lookup, model.spec().causal);
+    if batch.iter().any(|pass| matches!(pass.output.head, Head::Reader(_))) {
+        return Ok((readers::read(model, &packed, batch, depth)?, Vec::new()));
+    }
     let (states, new_blocks) = model.states(&packed, &lookup.blocks, depth)?;
     let mut start = 0;
     let mut outputs = Vec::with_capacity(batch.len());
@@ -243,7 +250,11 @@ fn read(
         let count = passes.iter().map(|pass| pass.read_positions().len()).sum();
         let own = pooled(passes, states.narrow(0, start, count)?)?;
         start += count;
-        let mut rows = model.heads().apply(&passes[0].output.head, &own)?.to_vec2()?.into_iter();
+        let mut read = model.heads().apply(&passes[0].output.head, &own)?;
+        if matches!(passes[0].output.head, Head::MaxSim { .. }) {
+            read = max_sim(passes, &read)?;
+        }
+        let mut rows = read.to_vec2()?.into_iter();
         outputs.extend(passes.iter().map(|pass| rows.by_ref().take(pass.output_rows()).collect()));
     }
     Ok((outputs, new_blocks))
@@ -269,6 +280,27 @@ fn pooled(passes: &[ForwardPass], states: Tensor) -> candle_core::Result<Tensor>
         }
     }
     Tensor::cat(&rows, 0)
+}
+
+/// `MaxSim` of the documents of passes, `[documents, 1]`, from a unit vector per position.
+fn max_sim(passes: &[ForwardPass], vectors: &Tensor) -> candle_core::Result<Tensor> {
+    let mut scores = Vec::new();
+    let mut start = 0;
+    for pass in passes {
+        let positions = pass.read_positions();
+        let mut counts = positions.chunk_by(|one, next| one.segment == next.segment).map(<[_]>::len);
+        let query = counts.next().unwrap_or_default();
+        let documents = vectors.narrow(0, start + query, positions.len() - query)?;
+        // [positions of all documents, positions of the query]
+        let cosines = documents.matmul(&vectors.narrow(0, start, query)?.t()?)?;
+        let mut row = 0;
+        for count in counts {
+            scores.push(cosines.narrow(0, row, count)?.max(0)?.sum_all()?);
+            row += count;
+        }
+        start += positions.len();
+    }
+    Tensor::stack(&scores, 0)?.unsqueeze(1)
 }
 
 /// Runs of passes that are read at once: each copy from a device waits for it, so passes with the same head share one. On

@@ -116,6 +116,8 @@ impl Config {
     pub fn architecture(&self) -> String {
         let named = |key: &str| self.keys.get(key).and_then(Value::as_str);
         let first = self.keys.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
+        // Stanford's ColBERT writes its own class over that of any encoder.
+        let first = first.filter(|name| *name != "HF_ColBERT");
         let by_type = || {
             Some(match named("model_type")? {
                 "bert" => "BertModel",

@@ -444,7 +444,7 @@ impl<S: Simd> MicroKernel for F32Kernel<S> {
     }
 }
 
-/// Whether this processor multiplies bf16 faster than f32.
+/// Whether this processor has instructions for products of bf16, in vectors of 512 bits.
 pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
     match instructions::for_bf16() {
         #[cfg(target_arch = "x86_64")]
@@ -455,7 +455,13 @@ pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
     }
 }
 
-/// Whether this processor multiplies 8-bit integers faster than f32.
+/// Whether this processor has instructions for products of 8-bit integers, in vectors of 512 bits.
 pub(in crate::runtime::packed) fn multiplies_i8() -> bool {
-    instructions::for_int8() != Int8Path::Portable
+    match instructions::for_int8() {
+        #[cfg(target_arch = "x86_64")]
+        Int8Path::Avx512 => true,
+        #[cfg(target_arch = "x86_64")]
+        Int8Path::AvxVnni | Int8Path::Avx2 => false,
+        Int8Path::Portable => false,
+    }
 }
