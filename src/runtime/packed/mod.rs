@@ -20,18 +20,20 @@ mod prefix_cache;
 mod product;
 mod readers;
 mod span;
+mod table;
 pub(super) mod weights;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::compute::ComputeSettings;
-use self::compute::{CpuFeatures, Precision};
-use self::cpu::{CpuLayers, multiplies_bf16, multiplies_i8};
+use self::compute::{Backend, CpuFeatures, Precision};
+use self::cpu::{CpuDtype, CpuLayers, multiplies_bf16, multiplies_i8};
 use self::layout::Packed;
 use self::model::Model;
 use self::prefix_cache::{CacheLookup, PrefixCache};
@@ -59,7 +61,7 @@ impl PackedRuntime {
     pub fn load(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<Self, LoadError> {
         let device = settings.device()?;
         let spec = parse_spec(checkpoint)?;
-        let weights = weights::open(checkpoint)?;
+        let weights = Arc::new(weights::open(checkpoint)?);
         let precision = precision(settings, &device, &spec, &weights)?;
         let parameters = weights.parameters();
         let bar = progress_bar(spec.layers.len(), &checkpoint.name);
@@ -114,7 +116,11 @@ fn precision(
     weights: &weights::WeightFiles,
 ) -> Result<Precision, LoadError> {
     let features = CpuFeatures { bf16: multiplies_bf16(), int8: multiplies_i8() };
-    settings.resolve(device, weights.stored(), features, CpuLayers::can_run(spec))
+    let mut precision = settings.resolve(device, weights.stored(), features, CpuLayers::can_run(spec))?;
+    if matches!(precision.backend, Backend::Cpu(CpuDtype::Int8)) && weights.has_row_scales() {
+        precision.backend = Backend::Cpu(CpuDtype::Int8Rows);
+    }
+    Ok(precision)
 }
 
 /// Bytes of so many parameters; word embeddings are not quantised.

@@ -102,6 +102,7 @@ impl CpuLayers {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (number, tensors) in tensors.layers.iter().enumerate() {
             layers.push(Layer::load(spec, tensors, weights, dtype)?);
+            weights.release();
             progress(number + 1);
         }
         let table = |rotary: &RotarySpec| {
