@@ -36,6 +36,7 @@ impl Families {
             "contextual": "contextual.jinja";
             "first": "first.jinja", "first.pointwise.jinja";
             "nemotron": "nemotron.jinja";
+            "logit-score":;
             "cross-encoder":;
         };
         sources

@@ -42,6 +42,13 @@ pub struct ModelLimits {
     pub token_types: bool,
     /// Its classifier, where it has one in place of an output matrix.
     pub classifier: Option<ClassifierReadout>,
+    /// The tokens of its `LogitScore`.
+    pub answers: Option<Answers>,
+    /// Its chat template.
+    pub chat_template: Option<String>,
+    /// The prompt that sentence-transformers uses by default: before the query of a pair, as the
+    /// system message of a chat template.
+    pub default_prompt: Option<String>,
 }
 
 impl Prompter {
@@ -59,7 +66,10 @@ impl Prompter {
         podium: Option<&PodiumConfig>,
         evidence: Option<LexicalTable>,
     ) -> Result<Self, PromptError> {
-        let facts = family.facts.clone();
+        let mut facts = family.facts.clone();
+        if facts.pointwise.as_ref().is_some_and(|pointwise| pointwise.chat_template) {
+            facts.default_instruction.clone_from(&model.default_prompt);
+        }
         let lookup = TokenLookup { family: &facts.name, tokenizer: &tokenizer, vocabulary: model.vocabulary };
         lookup.check_vocabulary()?;
         for token in &facts.control_tokens {

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Calibration, ClassifierReadout, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter, Tokenizer,
+    Answers, Calibration, ClassifierReadout, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter,
+    Tokenizer,
 };
 use crate::runtime::Pooling;
 
@@ -58,6 +59,10 @@ const MERGES: &[(&str, &str)] = &[
     ("e", "d"),
     ("l", "l"),
 ];
+
+/// A chat template with the roles of a reranker.
+const CHAT_TEMPLATE: &str = r#"<|im_start|>{% for message in messages %}<{{ message.role }}>{{ message.content }}
+{% endfor %}<|im_end|>"#;
 
 /// The added tokens of the test tokenizer, in order of their ids.
 pub(crate) fn control_texts() -> Vec<String> {
@@ -193,6 +198,9 @@ pub(crate) fn bind(
         bidirectional: is_encoder,
         token_types: is_encoder,
         classifier: is_encoder.then_some(classifier),
+        answers: (family == "logit-score").then_some(Answers { positive: 0, negative: Some(1), calibration }),
+        chat_template: (family == "logit-score").then(|| CHAT_TEMPLATE.to_owned()),
+        default_prompt: None,
     };
     Prompter::new(
         families.named(family).unwrap(),

@@ -16,8 +16,14 @@ use crate::runtime::{LoadError, ModelSettings};
 
 /// Files that only some checkpoints have: the table of families with lexical evidence, and those
 /// that say what a checkpoint is.
-const OPTIONAL: [&str; 4] =
-    ["lexical.safetensors", "README.md", "config_sentence_transformers.json", "1_Pooling/config.json"];
+const OPTIONAL: [&str; 6] = [
+    "lexical.safetensors",
+    "README.md",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
+    "chat_template.jinja",
+    "tokenizer_config.json",
+];
 
 /// Whether `source` has the form of a hub id: `owner/name`.
 pub(super) fn is_hub_id(source: &str) -> bool {
