@@ -190,7 +190,9 @@ def random_checkpoint(shape: str, tokenizer: Path, folder: Path) -> Path:
 def peers(arguments: argparse.Namespace, scratch: Path) -> dict:
     made = {}
     wanted = arguments.peers.split(",")
-    onnx = export(arguments.model, scratch) if any(name.split()[0] in ("onnxruntime", "openvino") for name in wanted) else None
+    onnx = arguments.onnx
+    if onnx is None and any(name.split()[0] in ("onnxruntime", "openvino") for name in wanted):
+        onnx = export(arguments.model, scratch)
     for name in wanted:
         runtime, dtype = name.split()
         if runtime == "torch":
@@ -217,6 +219,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--podium", default="podium", help="path of the podium binary")
+    parser.add_argument("--onnx", type=Path, help="the model as ONNX in f32, instead of exporting it")
     parser.add_argument("--json", type=Path, help="write all times to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
