@@ -12,7 +12,7 @@ import torch
 
 from encoder import HIDDEN, Encoder, pad
 from explicit import FACTS, LANGUAGE_NAMES, PAIR_FACTS, Asked, Counted, facts, numbers
-from gate import padded
+from gate import COMPONENTS, expand, padded
 from instructed import Row, twins
 from model import (
     PREFERENCE_GATE,
@@ -53,7 +53,7 @@ def check_wish(rng: np.random.Generator) -> None:
     """A document's wish does not depend on the others, nor on other requests in the batch; the expanded wish is the reduced one."""
     reductions = {}
     for name, width, reduced in (("document", 4 * HIDDEN, 30), ("prefix", 4 * HIDDEN, 20), ("token", 2 * HIDDEN, 10)):
-        reductions[name] = Reduction.fit(rng.normal(size=(60, width)), reduced)
+        reductions[name] = Reduction.fit(rng.normal(size=(60, width)), ((width - 9, reduced - 4), (9, 4)))
     small = Wish(30, 20, 10).eval()
     for layer in (small.last, small.token_last, small.facts):
         torch.nn.init.normal_(layer.weight)
@@ -99,7 +99,13 @@ def check_facts() -> None:
 
 
 def check_gate(rng: np.random.Generator) -> None:
-    """The gate is exactly 0 for a neutral instruction and 1 for a demand."""
+    """The gate is exactly 0 for a neutral instruction and 1 for a demand; the expanded gate is the reduced one."""
+    reduction = Reduction.fit(rng.normal(size=(200, 2 * HIDDEN)), ((2 * HIDDEN, COMPONENTS),))
+    rows = [states(rng, n).astype(np.float32) for n in (3, 12)]
+    small = Gate(COMPONENTS).eval()
+    with torch.no_grad():
+        full, reduced = (g.logits(*padded(s)) for g, s in ((expand(small, reduction), rows), (small, [reduction(r) for r in rows])))
+        assert torch.allclose(full, reduced, atol=1e-3)
     gate = Gate().eval()
     block, real = padded([states(rng, n) for n in (2, 30, 8)])
     with torch.no_grad():

@@ -196,14 +196,20 @@ class Reduction:
     matrix: np.ndarray
 
     @staticmethod
-    def fit(sample: np.ndarray, width: int) -> Reduction:
-        """The first principal components of a sample, each with variance 1."""
+    def fit(sample: np.ndarray, blocks: Sequence[tuple[int, int]]) -> Reduction:
+        """Principal components of a sample, each with variance 1; a block is so many columns and components."""
         sample = sample.astype(np.float32)
         center, spread = sample.mean(0), sample.std(0) + 1e-3
         standard = (sample - center) / spread
-        values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
-        kept = np.argsort(-values)[:width]
-        return Reduction(center, spread, (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32))
+        matrix = np.zeros((sample.shape[1], sum(width for _, width in blocks)), np.float32)
+        row = column = 0
+        for size, width in blocks:
+            part = standard[:, row : row + size]
+            values, vectors = np.linalg.eigh(part.T @ part / len(part))
+            kept = np.argsort(-values)[:width]
+            matrix[row : row + size, column : column + width] = vectors[:, kept] / np.sqrt(values[kept])
+            row, column = row + size, column + width
+        return Reduction(center, spread, matrix)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return ((x.astype(np.float32) - self.center) / self.spread) @ self.matrix
@@ -227,6 +233,7 @@ class Wish(nn.Module):
         self.last = nn.Linear(INNER // 2, 1)
         self.facts = nn.Linear(WIDTH, FACTS)
         self.token_first = nn.Linear(token, TOKEN_INNER)
+        self.token_context = nn.Linear(WIDTH, TOKEN_INNER)
         self.token_last = nn.Linear(TOKEN_INNER, TOKEN_EVIDENCES)
         self.dropout, self.token_dropout = nn.Dropout(dropout), nn.Dropout(TOKEN_DROPOUT)
         for layer in (self.last, self.facts, self.token_last):
@@ -257,9 +264,10 @@ class Wish(nn.Module):
         x = torch.cat([d, i, q, d * i, d * q, i * q, pairs.scalars, f], -1)
         x = self.dropout(F.gelu(self.first(self.dropout(x))))
         whole = self.last(self.dropout(F.gelu(self.second(x))))[:, 0]
-        counted = (self.facts(self.dropout(F.gelu(asked)))[pairs.owner] * f).sum(-1)
-        weights = self.token_last(F.gelu(self.token_first(self.token_dropout(self.standard("token", pairs.tokens)))))
-        weights = weights * pairs.real[..., None]
+        meaning = self.dropout(F.gelu(asked))
+        counted = (self.facts(meaning)[pairs.owner] * f).sum(-1)
+        tokens = self.token_first(self.token_dropout(self.standard("token", pairs.tokens)))
+        weights = self.token_last(F.gelu(tokens + self.token_context(meaning)[:, None])) * pairs.real[..., None]
         words = (weights[pairs.owner] * pairs.matches).sum((1, 2))
         return WISH_SCALE * (whole + counted + words)
 
@@ -267,18 +275,19 @@ class Wish(nn.Module):
 class Gate(nn.Module):
     """How much an instruction asks for: exactly 0 for nothing, little for a preference, 1 for a demand."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: int = 2 * HIDDEN) -> None:
         super().__init__()
-        self.importance = nn.Linear(2 * HIDDEN, 1)
-        self.first = nn.Linear(4 * HIDDEN, GATE_WIDTH)
+        self.importance = nn.Linear(token, 1)
+        self.first = nn.Linear(2 * token, GATE_WIDTH)
         self.last = nn.Linear(GATE_WIDTH, 3)
 
-    def logits(self, instructions: Tensor, real: Tensor) -> Tensor:
-        """Of padded instructions [rows, tokens, 2 * HIDDEN]: neutral, preference, demand."""
+    def logits(self, instructions: Tensor, real: Tensor, dropout: float = 0.0) -> Tensor:
+        """Of padded instructions [rows, tokens, numbers a token]: neutral, preference, demand."""
         weights = self.importance(instructions)[..., 0].masked_fill(~real, -1e4).softmax(-1)
         focus = (weights[..., None] * instructions).sum(1)
         mean = (instructions * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-        return self.last(F.gelu(self.first(torch.cat([mean, focus], -1))))
+        inner = F.gelu(self.first(F.dropout(torch.cat([mean, focus], -1), dropout)))
+        return self.last(F.dropout(inner, dropout))
 
     def forward(self, instructions: Tensor, real: Tensor) -> Tensor:
         neutral, preference, demand = self.logits(instructions, real).softmax(-1).unbind(-1)

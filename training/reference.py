@@ -175,7 +175,8 @@ class Reference:
         whole = self.linear(gelu(self.linear(gelu(self.linear(x, "wish.first")), "wish.second")), "wish.last")[0]
         counted = f @ self.linear(gelu(i), "wish.facts")
         tokens = self.standard("token", np.concatenate(instruction, 1)[1:-1])
-        weights = self.linear(gelu(self.linear(tokens, "wish.token_first")), "wish.token_last")
+        inner = self.linear(tokens, "wish.token_first") + self.linear(gelu(i), "wish.token_context")
+        weights = self.linear(gelu(inner), "wish.token_last")
         matches = np.zeros((len(ids), 4)) - [0.5, 0.5, 0, 0]
         pairs = set(zip(best_ids, best_ids[1:], strict=False))
         for n, token in enumerate(ids):

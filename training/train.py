@@ -36,8 +36,11 @@ DOCUMENTS = 6
 ROWS = 48
 RATE, WARM_UP, DECAY = 2e-3, 60, 0.2
 AVERAGE = 0.995
-REDUCED = {"document": 192, "prefix": 128, "token": 128}
-"""Principal components that training reads of a document's digest, of a query's or instruction's, and of a token."""
+PREFERENCE_SHARE = 0.3
+"""Preferences count little (the gate), so only this share of their groups is drawn."""
+BLOCKS = {"document": ((1152, 128), (384, 128)), "prefix": ((1152, 64), (384, 128)), "token": ((768, 128),)}
+"""Columns and principal components that training reads: of a digest's states after layer 3, then 6; of a token."""
+REDUCED = {name: sum(width for _, width in blocks) for name, blocks in BLOCKS.items()}
 SAMPLE = 8000
 LEAST_SPREAD = 0.05
 
@@ -103,7 +106,7 @@ def write_inputs(work: Path, slates: list[Slate]) -> None:
     }
     written, names = {}, {"document": "documents", "prefix": "digests", "token": "contents"}
     for name, rows in full.items():
-        reduction = Reduction.fit(rows[rng.permutation(len(rows))[: (1 + (name == "token")) * SAMPLE]], REDUCED[name])
+        reduction = Reduction.fit(rows[rng.permutation(len(rows))[: (1 + (name == "token")) * SAMPLE]], BLOCKS[name])
         written |= {f"{name}_{part}": getattr(reduction, part) for part in ("center", "spread", "matrix")}
         written[names[name]] = np.concatenate([reduction(part) for part in np.array_split(rows, 1 + len(rows) // 4096)])
     np.savez(work / "inputs.npz", ends=np.cumsum(list(map(len, tokens))), **written)
@@ -138,6 +141,8 @@ def draw(rng: random.Random, data: Data) -> list[Example]:
     batch: list[Example] = []
     while len(batch) < ROWS:
         group = rng.choice(data.groups)
+        if group[0].row.family == PREFERENCE and rng.random() >= PREFERENCE_SHARE:
+            continue
         chosen = set(choose(rng, group))
         for slate in rng.sample(group, min(3, len(group))):
             places = [i for i, text in enumerate(slate.row.documents) if text in chosen]
@@ -293,6 +298,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pause", type=Path, help="wait while this file exists")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_flush_denormal(True)
@@ -313,6 +319,8 @@ def main() -> None:
         print(f"resumed at step {run.step}", flush=True)
     recent, saved = defaultdict(list), time.time()
     while run.step < options.steps:
+        while options.pause and options.pause.exists():
+            time.sleep(2)
         began = time.process_time()
         for name, values in train_step(run, data, options.steps, options.device).items():
             recent[name] += values
