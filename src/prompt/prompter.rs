@@ -141,6 +141,12 @@ impl Prompter {
         }
     }
 
+    /// Whether tokens see those after them: then prompts share no prefix.
+    #[must_use]
+    pub fn is_bidirectional(&self) -> bool {
+        self.bidirectional
+    }
+
     /// The longest sequence, in tokens.
     #[must_use]
     pub fn context(&self) -> usize {
