@@ -11,7 +11,12 @@ const READABLE: &str = "Podium reads folders with config.json, tokenizer.json an
 /// First bytes of a Git LFS pointer.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
-/// What is wrong with a file that is given as the model.
+/// Whether a file is named as a GGUF file.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    has_extension(path, "gguf")
+}
+
+/// What is wrong with a file that is given as the model and is no GGUF file.
 pub(super) fn of_file(path: &Path) -> String {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     format!("is a file; give its folder, {}", folder.display())

@@ -158,6 +158,7 @@ impl Checkpoint {
             config: file.config.clone(),
             tokenizer: file.tokenizer.clone(),
             lexical: None,
+            instructions: None,
             modules: Vec::new(),
             weights: Weights::Gguf(Arc::new(file)),
         })

@@ -14,6 +14,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod heads;
+mod lanes;
 mod layout;
 mod model;
 mod prefix_cache;
@@ -34,6 +35,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub use self::compute::ComputeSettings;
 use self::compute::{Backend, CpuFeatures, Precision};
 use self::cpu::{CpuDtype, CpuLayers, multiplies_bf16, multiplies_i8};
+use self::lanes::{Lanes, Part};
 use self::layout::Packed;
 use self::model::Model;
 use self::prefix_cache::{CacheLookup, PrefixCache};
@@ -50,6 +52,8 @@ use super::{
 pub struct PackedRuntime {
     model: Model,
     prefix_cache: PrefixCache,
+    /// For encoders on a CPU.
+    lanes: Option<Lanes>,
     facts: ModelFacts,
 }
 
@@ -69,7 +73,8 @@ impl PackedRuntime {
         bar.finish_and_clear();
         let facts = facts(&model, precision, parameters);
         let prefix_cache = PrefixCache::new(0, model.block_bytes());
-        Ok(Self { model, prefix_cache, facts })
+        let lanes = (!facts.causal && model.runs_on_cpu_kernels()).then(Lanes::new);
+        Ok(Self { model, prefix_cache, lanes, facts })
     }
 
     /// Adds a prefix cache of at most `max_bytes`. A bidirectional model has no use for one.
@@ -216,7 +221,10 @@ impl PackedRuntime {
                 .map_err(|error| RuntimeError::from_device_message(error.to_string()))
         };
         let is_full = depth == self.model.spec().layers.len();
-        let ((outputs, new_blocks), lookup) = if is_full {
+        let parts = self.lanes.as_ref().and_then(|lanes| Some((lanes, lanes.split(batch)?)));
+        let ((outputs, new_blocks), lookup) = if let Some((lanes, parts)) = parts {
+            ((self.run_in_lanes(lanes, &parts, batch.len(), depth)?, Vec::new()), CacheLookup::none(batch.len()))
+        } else if is_full {
             self.prefix_cache.run_with(batch, run)?
         } else {
             let nothing = CacheLookup::none(batch.len());
@@ -228,6 +236,29 @@ impl PackedRuntime {
             }
         }
         self.prefix_cache.store(batch, &lookup, new_blocks);
+        Ok(outputs)
+    }
+
+    /// Runs the parts of a batch of so many passes, and puts their rows together.
+    fn run_in_lanes(
+        &self,
+        lanes: &Lanes,
+        parts: &[Part],
+        passes: usize,
+        depth: usize,
+    ) -> Result<Vec<Output>, RuntimeError> {
+        let nothing = CacheLookup::none(1);
+        let results = lanes.run(parts, |part| read(&self.model, &nothing, std::slice::from_ref(&part.pass), depth));
+        let mut rows = Vec::with_capacity(parts.len());
+        for (part, result) in parts.iter().zip(results) {
+            let (outputs, _) = result.map_err(|error| RuntimeError::from_device_message(error.to_string()))?;
+            rows.push((part.number, part.first, outputs));
+        }
+        rows.sort_unstable_by_key(|(number, first, _)| (*number, *first));
+        let mut outputs = vec![Output::new(); passes];
+        for (number, _, own) in rows {
+            outputs[number].extend(own.into_iter().flatten());
+        }
         Ok(outputs)
     }
 }

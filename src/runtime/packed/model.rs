@@ -93,6 +93,11 @@ impl Model {
         &self.heads
     }
 
+    /// Whether its layers are those of [`super::cpu`].
+    pub fn runs_on_cpu_kernels(&self) -> bool {
+        matches!(self.layers, Layers::Cpu(_))
+    }
+
     pub fn device(&self) -> &Device {
         &self.device
     }
