@@ -137,8 +137,8 @@ impl CpuLayers {
         depth: usize,
         kept: &mut [(usize, Vec<f32>)],
     ) -> (Vec<f32>, Vec<Vec<f32>>) {
-        let kept = || self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut workspace = kept().pop().unwrap_or_default();
+        let workspaces = || self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workspace = workspaces().pop().unwrap_or_default();
         let attention = &self.spec.attention;
         let mut blocks = Blocks::new(cached, &packed.stored, (attention.kv_heads, attention.head_dim));
         let specs = &self.spec.layers[..depth];
@@ -157,7 +157,7 @@ impl CpuLayers {
             self.normalise(norm, &mut x);
         }
         if workspace.bytes() <= KEPT_BYTES {
-            kept().push(workspace);
+            workspaces().push(workspace);
         }
         (x, blocks.into_stored())
     }
