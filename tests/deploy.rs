@@ -47,6 +47,7 @@ fn exported() -> String {
         causal: true,
         token_types: 0,
         projector: false,
+        token_projection: false,
         vocabulary_head: true,
         classifier: None,
         prefix_cache_bytes: 0,
@@ -87,6 +88,7 @@ fn exported() -> String {
         facts: &facts,
         queue: QueueStatus::default(),
         batches: BatchStatistics::default(),
+        canary: Some(1.0),
     };
     telemetry.render(&[model], true)
 }

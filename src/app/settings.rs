@@ -12,8 +12,9 @@ use crate::config::{ConfigError, Settings};
 use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
-    ANY_FAMILY, CheckpointFacts, ClassifierReadout, Description, Families, Family, LexicalTable, ModelLimits,
-    PodiumConfig, PromptSettings, Prompter, Recognised, SlateScore, Tokenizer, classifier_calibration,
+    ANY_FAMILY, BiEncoderReadout, ChatFormat, CheckpointFacts, ClassifierReadout, ColbertSettings, Description,
+    Families, Family, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter, Recognised, SlateScore,
+    Tokenizer, classifier_calibration,
 };
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ClassifierFacts, ModelFacts};
@@ -103,8 +104,9 @@ pub fn prompter_of(
     let file = |name: &str| checkpoint.location.join(name).display().to_string();
     let config: serde_json::Value = serde_json::from_slice(&checkpoint.config)?;
     let podium = PodiumConfig::from_config(&config, &file("config.json"))?;
-    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
     let read = |name: &str| checkpoint.read_other_file(name);
+    let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
+    let tokenizer = tokenizer.with_chat_format(ChatFormat::read(&read)?);
     let description = Description::read(checkpoint.hub_id.as_deref(), &config, &read)?;
     let names: Vec<&str> = description.names.iter().map(|named| named.name.as_str()).collect();
     let limits = ModelLimits {
@@ -114,6 +116,7 @@ pub fn prompter_of(
         bidirectional: !facts.causal,
         token_types: facts.token_types > 1,
         classifier: classifier(checkpoint, facts, &config, podium.as_ref())?,
+        colbert: facts.token_projection.then(|| ColbertSettings::read(&read)).transpose()?,
         evidence: evidence(checkpoint, facts, &config)?,
     };
     let bind = |family: &Family, tokenizer: Tokenizer| -> anyhow::Result<Prompter> {
@@ -186,9 +189,12 @@ fn check_heads(family: &str, prompter: &Prompter, facts: &ModelFacts) -> anyhow:
         None => (false, false),
     };
     let logits = first_token || prompter.answers().is_some();
-    for (is_needed, is_there, head) in
-        [(projector, facts.projector, "a projector"), (logits, facts.vocabulary_head, "an output matrix")]
-    {
+    let compares_tokens = prompter.bi_encoder() == Some(&BiEncoderReadout::MaxSim);
+    for (is_needed, is_there, head) in [
+        (projector, facts.projector, "a projector"),
+        (logits, facts.vocabulary_head, "an output matrix"),
+        (compares_tokens, facts.token_projection, "a projection of token states (`linear.weight`)"),
+    ] {
         anyhow::ensure!(
             is_there || !is_needed,
             "family `{family}` needs {head}, and this checkpoint ({architecture}) has none; --family names another family"

@@ -259,7 +259,7 @@ mod tests {
     use crate::prompt::testing;
     use crate::rerank::RerankRequest;
 
-    const FAMILIES: [&str; 9] = [
+    const FAMILIES: [&str; 11] = [
         "podium-nano",
         "jina-v3",
         "jina-v3.5",
@@ -269,6 +269,8 @@ mod tests {
         "zerank",
         "contextual",
         "e2rank",
+        "yes-no",
+        "colbert",
     ];
 
     fn limits() -> LimitSettings {

@@ -6,7 +6,7 @@ use super::detect::{Calibration, PodiumConfig};
 use super::family::{AnswerFacts, AnswerToken, ListwiseFacts, ListwiseReadout, PointwiseFacts};
 use super::lexical::LexicalTable;
 use super::prompter::ModelLimits;
-use super::template::Template;
+use super::template::{Template, TemplateInputs};
 use super::tokenizer::Tokenizer;
 use crate::runtime::Pooling;
 
@@ -126,7 +126,8 @@ impl TokenLookup<'_> {
             return Err(PromptError::Tokenizer {
                 file: self.tokenizer.file().to_owned(),
                 problem: format!(
-                    "it has ids up to {}, but the model's vocabulary ends at {}",
+                    "it has ids up to {}, but the model's vocabulary ends at {}: it is the tokenizer of another model; \
+                     take that of the same model",
                     end - 1,
                     self.vocabulary
                 ),
@@ -151,12 +152,13 @@ impl TokenLookup<'_> {
         Ok(found.id)
     }
 
-    /// The id of an answer.
-    fn answer(&self, answer: &AnswerToken) -> Result<u32, PromptError> {
+    /// The id of an answer behind a text.
+    fn answer(&self, answer: &AnswerToken, before: &str) -> Result<u32, PromptError> {
         match answer {
-            AnswerToken::Text(text) => {
-                self.tokenizer.single_token(text).ok_or_else(|| self.problem(text, "it is not a single token".into()))
-            }
+            AnswerToken::Text(text) => self
+                .tokenizer
+                .single_token_behind(before, text)
+                .ok_or_else(|| self.problem(text, "it is not a single token".into())),
             AnswerToken::Id(id) if (*id as usize) < self.vocabulary => Ok(*id),
             AnswerToken::Id(id) => {
                 let problem = format!("the model's vocabulary ends at {}", self.vocabulary);
@@ -166,10 +168,10 @@ impl TokenLookup<'_> {
     }
 
     /// The answers of a pointwise family, with the calibration for a checkpoint of this name.
-    pub fn answers(&self, facts: &AnswerFacts, model: &str) -> Result<Answers, PromptError> {
+    fn answers(&self, facts: &AnswerFacts, model: &str, before: &str) -> Result<Answers, PromptError> {
         let calibration = calibration_for(facts, model);
-        let negative = facts.negative.as_ref().map(|token| self.answer(token)).transpose()?;
-        Ok(Answers { positive: self.answer(&facts.positive)?, negative, calibration })
+        let negative = facts.negative.as_ref().map(|token| self.answer(token, before)).transpose()?;
+        Ok(Answers { positive: self.answer(&facts.positive, before)?, negative, calibration })
     }
 
     /// Binds the pointwise part of a family. `source` is its template's text.
@@ -191,7 +193,11 @@ impl TokenLookup<'_> {
             }
         };
         let score = match (&facts.readout, model.classifier) {
-            (Some(answers), None) => PointwiseScore::Answers(self.answers(answers, &model.name)?),
+            (Some(answers), None) => {
+                let inputs = TemplateInputs { instruction: false, documents: 1, identifiers: &[] };
+                let before = template.text_at_end(inputs, self.tokenizer)?;
+                PointwiseScore::Answers(self.answers(answers, &model.name, &before)?)
+            }
             (Some(answers), Some(classifier)) => PointwiseScore::Classifier {
                 pooling: self.check_labels(classifier)?.pooling,
                 calibration: calibration_for(answers, &model.name),
@@ -278,7 +284,7 @@ impl TokenLookup<'_> {
     fn identifiers(&self, ranges: &[String], most: usize) -> Result<Vec<Identifier>, PromptError> {
         let mut found: Vec<Identifier> = Vec::new();
         for text in ranges.iter().flat_map(|range| names_in(range)) {
-            if let Some(id) = self.tokenizer.single_token(&text)
+            if let Some(id) = self.tokenizer.single_token_behind("[", &text)
                 && found.iter().all(|identifier| identifier.id != id)
             {
                 found.push(Identifier { text, id });

@@ -73,6 +73,8 @@ struct LogitScore {
 
 const MODULES: &str = "modules.json";
 const SENTENCE_TRANSFORMERS: &str = "config_sentence_transformers.json";
+/// The settings of Stanford's `ColBERT`.
+const STANFORD: &str = "artifact.metadata";
 const POOLING: &str = "1_Pooling/config.json";
 
 impl Description {
@@ -105,8 +107,13 @@ impl Description {
         let has = |module: &str| description.modules.iter().any(|known| known == module);
         let is_late = modules.iter().any(|module| module.class.starts_with("pylate."))
             || settings["similarity_fn_name"] == "MaxSim"
-            || settings["model_type"] == "ColBERT";
-        description.kind_file = if modules.is_empty() { SENTENCE_TRANSFORMERS } else { MODULES };
+            || settings["model_type"] == "ColBERT"
+            || file(STANFORD).is_some();
+        description.kind_file = match (modules.is_empty(), file(STANFORD)) {
+            (false, _) => MODULES,
+            (true, Some(_)) => STANFORD,
+            (true, None) => SENTENCE_TRANSFORMERS,
+        };
         description.kind = if is_late {
             Some(ModelKind::LateInteraction)
         } else if settings["model_type"] == "CrossEncoder" || has("LogitScore") || has_scores {

@@ -252,6 +252,9 @@ pub enum BiEncoderReadout {
         /// the family is listwise, and in pointwise mode the block shows none.
         feedback_documents: Option<usize>,
     },
+    /// `ColBERT`'s `MaxSim` over the tokens' states. The checkpoint says how its sequences are made
+    /// ([`ColbertSettings`](super::colbert::ColbertSettings)).
+    MaxSim,
 }
 
 /// The longest pointwise prompt. The document is truncated to fit.
@@ -346,6 +349,7 @@ impl BiEncoderReadout {
     pub fn feedback_documents(&self) -> usize {
         match self {
             Self::Cosine { feedback_documents } => feedback_documents.unwrap_or(0),
+            Self::MaxSim => 0,
         }
     }
 }

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | `family`, `families` | reads the families' declarations |
 //! | `description`, `detect` | reads what a checkpoint says that it is; recognises its family |
-//! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
+//! | `prompter`, `bind`, `row_reading`, `check_templates` | binds a family to a tokenizer and a model |
 //! | `pair_template`, `classifier` | the checkpoint's own pair of texts; what its classifier's number means |
+//! | `chat`, `colbert` | the checkpoint's chat format, and how a `ColBERT` checkpoint makes its sequences |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
-//! | `tokenizer`, `tokenizer_file`, `clean` | encodes text so that it never becomes a control token |
+//! | `tokenizer`, `tokenizer_file`, `cut`, `clean` | encodes text so that it never becomes a control token |
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
 //! | `slates`, `slate_prompt`, `pairs`, `bi_encoder`, `rows` | groups documents into slates, pointwise prompts or sequences of their own |
@@ -19,9 +20,12 @@
 
 mod bi_encoder;
 mod bind;
+mod chat;
 mod check_templates;
 mod classifier;
 mod clean;
+mod colbert;
+mod cut;
 mod description;
 mod detect;
 mod error;
@@ -35,6 +39,7 @@ mod parallel;
 mod prepared;
 mod prompter;
 mod render;
+mod row_reading;
 mod rows;
 mod settings;
 mod slate_prompt;
@@ -50,7 +55,9 @@ mod tokenizer_file;
 mod truncate;
 
 pub use bind::{Answers, Identifier, PointwiseScore, Relevance, SlateScore};
+pub use chat::ChatFormat;
 pub use classifier::{ClassifierReadout, classifier_calibration};
+pub use colbert::ColbertSettings;
 pub use description::{Description, ModelKind, NamedOrigin};
 pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig, Recognised};
 pub use error::PromptError;

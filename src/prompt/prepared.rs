@@ -35,6 +35,8 @@ pub struct PreparedTexts {
     pub(super) pair_frame: Option<PairFrame>,
     /// The query's sequence, where it is encoded apart from the documents.
     pub(super) query_ids: Vec<u32>,
+    /// How many of its last tokens no token attends to.
+    pub(super) expansion: usize,
     /// The instruction's tokens, where it is a row of its own.
     pub(super) instruction_ids: Vec<u32>,
     /// For families of rows, by document.
@@ -133,6 +135,18 @@ pub(super) struct PairFrame {
 }
 
 impl PreparedTexts {
+    /// Tokens of the query's sequence, where it is encoded apart from the documents.
+    #[must_use]
+    pub fn query_tokens(&self) -> usize {
+        self.query_ids.len()
+    }
+
+    /// How many of these, the last ones, no token attends to.
+    #[must_use]
+    pub fn expansion(&self) -> usize {
+        self.expansion
+    }
+
     /// Query and instruction of a request, without documents yet.
     pub(super) fn new(request: &RerankRequest, query: String, instruction: String, warnings: Vec<String>) -> Self {
         let RerankRequest { mode, truncation, max_tokens_per_doc, .. } = *request;
@@ -148,6 +162,7 @@ impl PreparedTexts {
             room: None,
             pair_frame: None,
             query_ids: Vec::new(),
+            expansion: 0,
             instruction_ids: Vec::new(),
             whole_texts: Vec::new(),
         }
@@ -166,6 +181,7 @@ impl PreparedTexts {
             options: self.options,
             room: self.room.clone(),
             pair_frame: self.pair_frame.clone(),
+            expansion: self.expansion,
             query_ids: self.query_ids.clone(),
             instruction_ids: self.instruction_ids.clone(),
             whole_texts: self.whole_texts[..count.min(self.whole_texts.len())].to_vec(),

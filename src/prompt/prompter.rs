@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use super::PromptError;
-use super::bi_encoder::BiEncoder;
+use super::bi_encoder::{self, BiEncoder};
 use super::bind::{Answers, Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
 use super::classifier::ClassifierReadout;
+use super::colbert::ColbertSettings;
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
-use super::rows::RowReading;
+use super::row_reading::RowReading;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
 use crate::evidence::EvidenceModel;
@@ -47,6 +48,8 @@ pub struct ModelLimits {
     pub token_types: bool,
     /// Its classifier, where it has one in place of an output matrix.
     pub classifier: Option<ClassifierReadout>,
+    /// How it makes its sequences, where its tokens' states are projected and compared.
+    pub colbert: Option<ColbertSettings>,
     /// The read-out of its tokens' states, where it has one.
     pub evidence: Option<Arc<EvidenceModel>>,
 }
@@ -61,12 +64,13 @@ impl Prompter {
     /// [`PromptError::Evidence`] when the family needs a table and the checkpoint has none.
     pub fn new(
         family: &Family,
-        tokenizer: Tokenizer,
+        mut tokenizer: Tokenizer,
         model: &ModelLimits,
         podium: Option<&PodiumConfig>,
         evidence: Option<LexicalTable>,
     ) -> Result<Self, PromptError> {
-        let facts = family.facts.clone();
+        let mut facts = family.facts.clone();
+        let colbert = bi_encoder::bind_colbert(&mut facts, &mut tokenizer, model)?;
         let lookup = TokenLookup { family: &facts.name, tokenizer: &tokenizer, vocabulary: model.vocabulary };
         lookup.check_vocabulary()?;
         for token in &facts.control_tokens {
@@ -97,8 +101,11 @@ impl Prompter {
             .clone()
             .map(|bi_encoder| -> Result<_, PromptError> {
                 let source = family.bi_encoder_template.as_deref().unwrap_or_default();
-                let template = Template::new(&facts.name, &bi_encoder.template, source, &tokenizer)?;
-                Ok(BiEncoder { readout: bi_encoder.readout, template })
+                let mut template = Template::new(&facts.name, &bi_encoder.template, source, &tokenizer)?;
+                for (name, text) in colbert.iter().flat_map(|colbert| &colbert.markers) {
+                    template.add_variable(name, text.clone());
+                }
+                Ok(BiEncoder { readout: bi_encoder.readout, template, colbert })
             })
             .transpose()?;
         let context = facts.limits.context.map_or(model.context, |limit| limit.min(model.context));
@@ -181,7 +188,7 @@ mod tests {
     fn every_family_binds_to_a_tokenizer() {
         for family in Families::built_in().unwrap().iter() {
             let prompter = testing::prompter(family.name());
-            let reads_none = ["cross-encoder", "nemotron"].contains(&family.name());
+            let reads_none = ["cross-encoder", "nemotron", "colbert"].contains(&family.name());
             assert_eq!(prompter.takes_instruction, !reads_none, "{}", family.name());
             let reads = [
                 prompter.slate_score().is_some(),

@@ -19,7 +19,9 @@ pub struct Rendering {
     pub suffixes: Vec<Vec<u32>>,
     /// Where to read. Late interaction: each document's mark, then the query's. First token: the
     /// last position. Pointwise: the end of each document's sequence, which a classifier that pools
-    /// does not use. Bi-encoder: the end of each document's sequence, or of the query's.
+    /// does not use. Bi-encoder: the end of each
+    /// document's sequence, or of the query's; for `MaxSim` all tokens that are compared, the query's
+    /// first.
     pub marks: Vec<TokenPosition>,
     /// The types of the tokens.
     pub token_types: TokenTypes,
@@ -41,7 +43,10 @@ impl Prompter {
         let rendering = match (&prepared.plan, &self.listwise) {
             (Plan::Pairs(_), _) if self.bidirectional => self.render_whole_pairs(prepared, documents),
             (Plan::Pairs(_), _) => render_pairs(prepared, documents),
-            (Plan::Apart(_), _) => render_apart(prepared, documents),
+            (Plan::Apart(_), _) => match self.bi_encoder.as_ref().and_then(|bi_encoder| bi_encoder.colbert.as_ref()) {
+                Some(colbert) => colbert.render(prepared, documents),
+                None => render_apart(prepared, documents),
+            },
             (Plan::Slates(_) | Plan::Windows(_), Some(listwise)) => match listwise.facts.layout {
                 Layout::Causal => self.render_causal(listwise, prepared, documents)?,
                 Layout::Isolated => self.render_isolated(listwise, prepared, documents)?,

@@ -11,8 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 
-use super::PromptError;
 use super::tokenizer::Tokenizer;
+use super::{PromptError, chat};
 
 const OPEN: char = '\u{F0000}';
 const CLOSE: char = '\u{F0001}';
@@ -60,10 +60,21 @@ impl Template {
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         let known: HashSet<String> = tokenizer.control_tokens().iter().map(|token| token.text.clone()).collect();
         environment.add_function("has_token", move |text: String| known.contains(&text));
+        if source.contains("chat(") {
+            environment.add_function(
+                "chat",
+                chat::function(tokenizer.chat_format(), &|token| tokenizer.control(token).is_some()),
+            );
+        }
         let mut template = Self { family: family.into(), file: file.into(), environment };
         let compiled = template.environment.add_template(intern(file), intern(source));
         compiled.map_err(|error| template.problem(format!("{error:#}")))?;
         Ok(template)
+    }
+
+    /// Gives the template a variable. Control tokens that its value spells become control tokens.
+    pub(super) fn add_variable(&mut self, name: &'static str, value: String) {
+        self.environment.add_global(name, value);
     }
 
     /// Renders the whole template.
@@ -74,6 +85,14 @@ impl Template {
             .and_then(|template| template.render(variables(inputs)))
             .map_err(|error| self.problem(format!("{error:#}")))?;
         self.parts(&rendered, tokenizer)
+    }
+
+    /// The text at the end of the rendered template, behind its last control token or text of a request.
+    pub(super) fn text_at_end(&self, inputs: TemplateInputs, tokenizer: &Tokenizer) -> Result<String, PromptError> {
+        Ok(match self.render(inputs, tokenizer)?.pop() {
+            Some(Part::Text(text)) => text,
+            _ => String::new(),
+        })
     }
 
     /// Renders one `{% block %}` of the template.

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Calibration, ClassifierReadout, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter, Tokenizer,
+    Calibration, ClassifierReadout, ColbertSettings, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError,
+    Prompter, Tokenizer,
 };
-use crate::runtime::Pooling;
 use crate::evidence::{EvidenceConfig, EvidenceModel};
+use crate::runtime::Pooling;
 
 /// Qwen's split pattern.
 const SPLIT: &str =
@@ -74,7 +75,12 @@ pub(crate) fn control_texts() -> Vec<String> {
         "<tool_call>",
     ];
     let buckets = (0..32).map(|bucket| format!("<|embed_{bucket}|>"));
-    fixed.into_iter().map(str::to_owned).chain(buckets).chain(["<|begin_of_text|>".to_owned()]).collect()
+    fixed
+        .into_iter()
+        .map(str::to_owned)
+        .chain(buckets)
+        .chain(["<|begin_of_text|>", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned))
+        .collect()
 }
 
 /// The character of each byte in byte-level tokenizers.
@@ -184,7 +190,7 @@ pub(crate) fn bind(
         calibration: Some(Calibration { scale: 8.0, bias: -3.0 }),
     };
     let nano = family == "podium-nano";
-    let is_encoder = ["cross-encoder", "nemotron"].contains(&family);
+    let is_encoder = ["cross-encoder", "nemotron", "colbert"].contains(&family);
     let calibration = Calibration { scale: 1.0, bias: 0.0 };
     let classifier = ClassifierReadout { labels: 1, pooling: Pooling::First, calibration };
     let model = ModelLimits {
@@ -194,6 +200,11 @@ pub(crate) fn bind(
         bidirectional: is_encoder,
         token_types: is_encoder,
         classifier: is_encoder.then_some(classifier),
+        colbert: (family == "colbert").then(|| ColbertSettings {
+            query_marker: "<|im_start|>".into(),
+            document_marker: "<|im_end|>".into(),
+            ..ColbertSettings::default()
+        }),
         evidence: None,
     };
     Prompter::new(

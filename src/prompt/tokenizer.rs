@@ -7,6 +7,9 @@
 //! encodes the text between them on its own.
 
 use super::PromptError;
+use super::chat::ChatFormat;
+pub(super) use super::cut::chunk_end;
+use super::cut::spelled_bytes;
 use super::pair_template::PairTemplate;
 use super::tokenizer_file::TokenizerFile;
 
@@ -43,6 +46,7 @@ pub struct Tokenizer {
     /// Whether a space is put before texts that begin without one.
     prepends_space: bool,
     pair: Option<PairTemplate>,
+    chat: Option<ChatFormat>,
     file: String,
 }
 
@@ -89,7 +93,30 @@ impl Tokenizer {
         for last in controls.iter().filter_map(|token| token.text.as_bytes().last()) {
             control_ends[usize::from(*last)] = true;
         }
-        Ok(Self { plain, continued, controls, control_bits, control_ends, unknown, prepends_space, pair, file })
+        Ok(Self {
+            plain,
+            continued,
+            controls,
+            control_bits,
+            control_ends,
+            unknown,
+            prepends_space,
+            pair,
+            chat: None,
+            file,
+        })
+    }
+
+    /// Sets the checkpoint's chat format.
+    #[must_use]
+    pub fn with_chat_format(mut self, chat: Option<ChatFormat>) -> Self {
+        self.chat = chat;
+        self
+    }
+
+    /// The checkpoint's chat format, if it has one.
+    pub(super) fn chat_format(&self) -> Option<&ChatFormat> {
+        self.chat.as_ref()
     }
 
     /// The name of its file.
@@ -111,6 +138,30 @@ impl Tokenizer {
     /// The added token of this text.
     pub(super) fn control(&self, text: &str) -> Option<&ControlToken> {
         self.controls.iter().find(|token| token.text == text)
+    }
+
+    /// The id of a text that is a single ordinary token behind `before`. `SentencePiece` spells the first
+    /// word of a text with a space before it; behind a line's end or a bracket there is none.
+    pub(super) fn single_token_behind(&self, before: &str, text: &str) -> Option<u32> {
+        let id = self.single_token(text)?;
+        let has_space = self.plain.id_to_token(id).is_some_and(|token| token.starts_with('\u{2581}'));
+        if has_space && before.ends_with(['\n', '[']) { self.vocabulary_id(text) } else { Some(id) }
+    }
+
+    /// The id of a token of the vocabulary, by its spelling there.
+    pub(super) fn vocabulary_id(&self, token: &str) -> Option<u32> {
+        self.plain.token_to_id(token)
+    }
+
+    /// Makes a control token of a token of the vocabulary that no text of a prompt may spell.
+    pub(super) fn add_control(&mut self, text: &str, id: u32) {
+        let word = id as usize / 64;
+        if self.control_bits.len() <= word {
+            self.control_bits.resize(word + 1, 0);
+        }
+        self.control_bits[word] |= 1_u64 << (id % 64);
+        text.as_bytes().last().into_iter().for_each(|last| self.control_ends[usize::from(*last)] = true);
+        self.controls.push(ControlToken { text: text.to_owned(), id, strips: false });
     }
 
     /// The added token that these bytes end with.
@@ -270,47 +321,6 @@ impl Tokenizer {
         }
         text
     }
-}
-
-/// The end of the beginning of a text that has at most `max_bytes` bytes and, where the text allows
-/// it, the same tokens alone as within the text.
-///
-/// It ends before a single space between two letters or digits: byte-level BPE, `WordPiece` and
-/// Metaspace tokenizers split there. A text without such a place in the last half of `max_bytes`
-/// is split between two characters, which may cost a token more.
-pub(super) fn chunk_end(text: &str, max_bytes: usize) -> usize {
-    if text.len() <= max_bytes {
-        return text.len();
-    }
-    let is_between_words = |space: &usize| {
-        text.as_bytes()[*space] == b' '
-            && text[..*space].chars().next_back().is_some_and(char::is_alphanumeric)
-            && text[space + 1..].chars().next().is_some_and(char::is_alphanumeric)
-    };
-    let between_words = (max_bytes / 2 + 1..=max_bytes).rev().find(is_between_words);
-    let at_a_character = || (0..=max_bytes).rev().find(|end| text.is_char_boundary(*end));
-    between_words.or_else(at_a_character).unwrap_or(text.len())
-}
-
-/// How many bytes of `text` the decoded `start` stands for, if it is its beginning: in the same
-/// letters, or in lower case.
-fn spelled_bytes(text: &str, start: &str) -> Option<usize> {
-    if text.starts_with(start) {
-        return Some(start.len());
-    }
-    let mut start = start.chars().peekable();
-    let mut bytes = 0;
-    for letter in text.chars() {
-        if start.peek().is_none() {
-            break;
-        }
-        if start.next_if_eq(&letter).is_none() && !letter.to_lowercase().all(|lower| start.next_if_eq(&lower).is_some())
-        {
-            return None;
-        }
-        bytes += letter.len_utf8();
-    }
-    start.peek().is_none().then_some(bytes)
 }
 
 #[cfg(test)]

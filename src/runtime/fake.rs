@@ -42,6 +42,7 @@ impl FakeRuntime {
             causal: true,
             token_types: 0,
             projector: true,
+            token_projection: true,
             vocabulary_head: true,
             classifier: Some(ClassifierFacts { labels: 1, pooling: Pooling::First }),
             prefix_cache_bytes: 0,
@@ -93,6 +94,13 @@ impl FakeRuntime {
     }
 
     fn read(&self, pass: &ForwardPass) -> Output {
+        if let Head::MaxSim { .. } = pass.output.head {
+            // A hash of each document's whole sequence.
+            let last = |tokens: &Vec<u32>| tokens.len().saturating_sub(1);
+            let documents = pass.suffixes.iter().enumerate().skip(1);
+            let state = |(nth, tokens)| seen(pass, TokenPosition::suffix(nth, last(tokens)));
+            return documents.map(|document| vec![4.0 * number(mix(state(document), 2))]).collect();
+        }
         if let Head::Reader(reader) = &pass.output.head {
             return self.read_by(&*reader.0, pass);
         }
@@ -113,6 +121,7 @@ impl FakeRuntime {
             Head::Vocabulary(token_ids) => {
                 token_ids.iter().map(|token| 4.0 * number(mix(state, u64::from(*token)))).collect()
             }
+            Head::MaxSim { .. } => Vec::new(),
             Head::Classifier => {
                 let labels = self.facts.classifier.map_or(0, |classifier| classifier.labels as u64);
                 (0..labels).map(|label| 4.0 * number(mix(state, label))).collect()

@@ -51,6 +51,8 @@ pub struct ModelFacts {
     pub token_types: usize,
     /// Whether the checkpoint has a projector (late interaction).
     pub projector: bool,
+    /// Whether the checkpoint has a projection of token states (`ColBERT`).
+    pub token_projection: bool,
     /// Whether the checkpoint can give logits of tokens.
     pub vocabulary_head: bool,
     /// The checkpoint's classifier, if it has one.

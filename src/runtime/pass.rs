@@ -83,6 +83,14 @@ pub enum Head {
     Vocabulary(Vec<u32>),
     /// The checkpoint's classifier: one number per label.
     Classifier,
+    /// `ColBERT`'s score: the sum over the query's positions of the largest cosine with one of the
+    /// document's positions, both through the checkpoint's token projection. The pass has no prefix;
+    /// its first suffix is the query, each other one a document. Positions are listed suffix by suffix.
+    /// One number for each document.
+    MaxSim {
+        /// How many of the query's last tokens (`[MASK]`) no token attends to.
+        expansion: usize,
+    },
     /// A computation of the caller on the states of all tokens, with [`Positions::All`].
     Reader(StateReader),
 }
@@ -155,7 +163,8 @@ impl OutputSpec {
     }
 }
 
-/// What was read: one row per position or sequence, in the order of [`OutputSpec::at`].
+/// What was read: one row per position or sequence, in the order of [`OutputSpec::at`]; for
+/// [`Head::MaxSim`] one per document.
 pub type Output = Vec<Vec<f32>>;
 
 /// Token sequences that go through the model together: a shared prefix and its suffixes.
@@ -216,13 +225,12 @@ impl ForwardPass {
     /// Number of rows that the pass's [`Output`] has.
     #[must_use]
     pub fn output_rows(&self) -> usize {
-        match &self.output.at {
-            Positions::Listed(positions) => positions.len(),
-            Positions::Pooled(_) => self.suffixes.len().max(1),
-            Positions::All => match &self.output.head {
-                Head::Reader(reader) => reader.0.rows(),
-                Head::Hidden | Head::Projector | Head::Vocabulary(_) | Head::Classifier => self.tokens(),
-            },
+        match (&self.output.head, &self.output.at) {
+            (Head::MaxSim { .. }, _) => self.suffixes.len().saturating_sub(1),
+            (_, Positions::Listed(positions)) => positions.len(),
+            (_, Positions::Pooled(_)) => self.suffixes.len().max(1),
+            (Head::Reader(reader), Positions::All) => reader.0.rows(),
+            (_, Positions::All) => self.tokens(),
         }
     }
 
@@ -230,6 +238,12 @@ impl ForwardPass {
     pub fn sequence_lengths(&self) -> impl Iterator<Item = usize> {
         let alone = self.suffixes.is_empty().then_some(self.prefix.len());
         alone.into_iter().chain(self.suffixes.iter().map(|suffix| self.prefix.len() + suffix.len()))
+    }
+
+    /// How many of the first suffix's last tokens no token attends to.
+    #[must_use]
+    pub fn expansion(&self) -> usize {
+        if let Head::MaxSim { expansion } = self.output.head { expansion } else { 0 }
     }
 
     /// The positions whose states are needed: those listed, or those that pooling takes, sequence

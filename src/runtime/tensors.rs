@@ -65,6 +65,8 @@ pub(super) struct TensorTable {
     pub output: Option<TensorSlice>,
     /// Two matrices with a `ReLU` between them (late interaction).
     pub projector: Option<[TensorSlice; 2]>,
+    /// `ColBERT`'s projection of token states, `[width, hidden]`.
+    pub token_projection: Option<TensorSlice>,
     pub classifier: Option<ClassifierTensors>,
 }
 
@@ -85,13 +87,16 @@ impl TensorTable {
         if let Some((of, names)) = spec.classifier.as_ref().and_then(|of| Some((of, of.module_tensors.as_ref()?))) {
             table.classifier = Some(classifier(of, spec.hidden_size, names.each_ref().map(String::as_str)));
         }
+        if spec.classifier.is_none() {
+            table.token_projection = token_projection(spec.hidden_size, shape_of);
+        }
         table
     }
 
     /// Every tensor once, with its shape.
     pub fn all(&self) -> Vec<(&str, &[usize])> {
         let mut slices = vec![&self.words];
-        slices.extend([&self.positions, &self.token_types, &self.output].into_iter().flatten());
+        slices.extend([&self.positions, &self.token_types, &self.output, &self.token_projection].into_iter().flatten());
         slices.extend(self.projector.iter().flatten());
         let mut norms: Vec<&NormTensors> = self.embedding_norm.iter().chain(&self.final_norm).collect();
         let mut linears: Vec<&LinearTensors> = Vec::new();
@@ -198,6 +203,7 @@ fn llama(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> TensorTable {
         output: (spec.output == OutputMatrix::Own)
             .then(|| slice("lm_head.weight".to_owned(), &[spec.vocabulary, hidden])),
         projector: projector(hidden, shape_of),
+        token_projection: None,
         classifier: spec.classifier.as_ref().map(|of| classifier(of, hidden, ["", "", "score"])),
     }
 }
@@ -212,6 +218,13 @@ fn projector(hidden: usize, shape_of: ShapeOf<'_>) -> Option<[TensorSlice; 2]> {
         slice("projector.0.weight".to_owned(), &[middle, hidden]),
         slice("projector.2.weight".to_owned(), &[outer, middle]),
     ])
+}
+
+/// `ColBERT`'s projection, if the files have one: beside the model (Stanford's format) or in the
+/// folder of its module (`PyLate`'s). Its width is that of the file.
+fn token_projection(hidden: usize, shape_of: ShapeOf<'_>) -> Option<TensorSlice> {
+    let found = ["linear.weight", "1_Dense/linear.weight"].into_iter().find_map(|name| Some((name, shape_of(name)?)));
+    found.map(|(name, shape)| slice(name.to_owned(), &[shape.first().copied().unwrap_or_default(), hidden]))
 }
 
 /// `bert.encoder.layer.N.attention.self.query`, ...; a bare encoder's names have no `bert.`.
@@ -252,6 +265,7 @@ fn bert(spec: &ModelSpec, shape_of: ShapeOf<'_>, prefix: &str) -> TensorTable {
         final_norm: None,
         output: None,
         projector: None,
+        token_projection: None,
         classifier: spec.classifier.as_ref().map(|of| classifier(of, hidden, [dense, "", out])),
     }
 }
@@ -288,6 +302,7 @@ fn jina_roberta(spec: &ModelSpec) -> TensorTable {
         final_norm: None,
         output: None,
         projector: None,
+        token_projection: None,
         classifier: spec
             .classifier
             .as_ref()
@@ -327,6 +342,7 @@ fn modern_bert(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> TensorTable {
         final_norm: spec.final_norm.map(|of| norm(&format!("{prefix}final_norm"), hidden, of)),
         output: None,
         projector: None,
+        token_projection: None,
         classifier: spec
             .classifier
             .as_ref()

@@ -47,6 +47,7 @@ enum Scorer {
     FirstToken { identifiers: Vec<Identifier>, order: SlidingOrder, places: Range<usize> },
     Pointwise { score: PointwiseScore, raw: Vec<Option<f32>> },
     Cosine { query: Vec<f32>, documents: Vec<Option<Vec<f32>>> },
+    MaxSim { query_tokens: usize, expansion: usize, raw: Vec<Option<f32>> },
     Evidence { model: Arc<EvidenceModel>, calibration: Calibration, raw: Vec<Option<f32>> },
 }
 
@@ -75,6 +76,10 @@ impl Rounds {
                     // The pass of no documents reads the query.
                     let passes = std::iter::once(0..0).chain(groups.iter().cloned()).collect();
                     (Scorer::Cosine { query: Vec::new(), documents: vec![None; count] }, vec![passes])
+                }
+                Some(BiEncoderReadout::MaxSim) => {
+                    let (query_tokens, expansion) = (texts.query_tokens(), texts.expansion());
+                    (Scorer::MaxSim { query_tokens, expansion, raw: vec![None; count] }, vec![groups.clone()])
                 }
                 None => return Err(RerankError::internal("a request of another family")),
             },
@@ -116,6 +121,7 @@ impl Rounds {
                 Scorer::LateInteraction { .. }
                 | Scorer::Pointwise { .. }
                 | Scorer::Cosine { .. }
+                | Scorer::MaxSim { .. }
                 | Scorer::Evidence { .. } => places.collect(),
             };
             let rendering = self.prompter.render(&self.texts, &documents)?;
@@ -188,6 +194,7 @@ impl Scorer {
                 return ForwardPass { prefix, suffixes, token_types, cross_document, output };
             }
             Self::Cosine { .. } => Head::Hidden,
+            Self::MaxSim { expansion, .. } => Head::MaxSim { expansion: *expansion },
             Self::Evidence { model, .. } => {
                 let reader = SlateReader::new(Arc::clone(model), rows.unwrap_or_default());
                 let output = OutputSpec::read_by(Arc::new(reader));
@@ -220,7 +227,7 @@ impl Scorer {
                     raw[document] = Some(pointwise::raw(&row));
                 }
             }
-            Self::Evidence { raw, .. } => {
+            Self::MaxSim { raw, .. } | Self::Evidence { raw, .. } => {
                 if output.len() != documents.len() || output.iter().any(|row| row.len() != 1) {
                     return Err(mismatch(format!("{} rows of 1", documents.len()), widths(&output)));
                 }
@@ -271,6 +278,14 @@ impl Scorer {
                     PointwiseScore::Classifier { calibration, .. } => calibration,
                 };
                 let relevance = raw.iter().map(|raw| pointwise::relevance(*raw, calibration)).collect();
+                Ok((raw, relevance))
+            }
+            Self::MaxSim { query_tokens, raw, .. } => {
+                let raw = complete(raw)?;
+                // The mean over the query's tokens is a cosine.
+                let mean = |sum: &f32| sum / query_tokens as f32;
+                let formula = Relevance::HalfShift;
+                let relevance = raw.iter().map(|sum| late_interaction::relevance(mean(sum), formula)).collect();
                 Ok((raw, relevance))
             }
             Self::Evidence { calibration, raw, .. } => {

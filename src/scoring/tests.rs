@@ -50,6 +50,9 @@ fn run(prompter: &Prompter, planned: &PlannedPass) -> Output {
             let vector = |angle: f32| vec![2.0 * angle.cos(), 2.0 * angle.sin()];
             return marks.iter().map(|mark| vector(if pass_has_documents { angle(mark) } else { 0.0 })).collect();
         }
+        Head::MaxSim { .. } => {
+            return pass.suffixes[1..].iter().map(|suffix| vec![sevens(prompter, suffix)]).collect();
+        }
         Head::Classifier | Head::Reader(_) => panic!("no family of these tests reads {head:?}"),
     };
     if marks.len() == 1 && token_ids.len() == planned.documents.len() && token_ids.len() > 1 {
@@ -99,6 +102,8 @@ fn every_family_ranks_by_its_scores_in_both_modes() {
         ("zerank", false),
         ("contextual", false),
         ("e2rank", true),
+        ("colbert", false),
+        ("yes-no", false),
     ] {
         for mode in [Mode::Auto, Mode::Pointwise] {
             for count in [2, 7, 13] {

@@ -13,8 +13,18 @@ use crate::deviation::{Table, largest, largest_of_row, largest_relative_of_row};
 use crate::fixtures::{folder, golden, load_as};
 use crate::requests::{Loaded, Text, usual_limits};
 
-const FAMILIES: [&str; 8] =
-    ["jina-v3", "jina-v3.5", "first", "qwen3-reranker", "mxbai-v2", "zerank", "contextual", "e2rank"];
+const FAMILIES: [&str; 10] = [
+    "jina-v3",
+    "jina-v3.5",
+    "first",
+    "qwen3-reranker",
+    "mxbai-v2",
+    "zerank",
+    "contextual",
+    "e2rank",
+    "first-chat",
+    "yes-no",
+];
 const TOLERANCE: f32 = 1e-4;
 
 /// `golden.json` of a family.
@@ -122,9 +132,10 @@ fn sequences(planned: &PlannedPass) -> Vec<(Vec<usize>, Vec<u32>, Vec<usize>)> {
         .collect()
 }
 
+/// The checkpoint of a family, or `<family>-chat`: one with a chat template of its own.
 fn load(family: &str) -> Loaded {
     let checkpoint = Checkpoint::folder(&folder(family)).unwrap_or_else(|error| panic!("{family}: {error}"));
-    Loaded::new(&checkpoint, family)
+    Loaded::new(&checkpoint, family.trim_end_matches("-chat"))
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! `cargo test --release --test parity -- --nocapture` also prints how far off each of them is.
 
 mod batching;
+mod colbert;
 mod deviation;
 mod encoders;
 mod families;
@@ -20,3 +21,4 @@ mod published_encoders;
 mod requests;
 mod runtime;
 mod sequences;
+mod wrong_checkpoints;

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from golden import encoder_cases, family_cases, nano_case, runtime_cases, sequence_cases
+from golden import colbert_cases, encoder_cases, family_cases, nano_case, runtime_cases, sequence_cases
 
 HERE = Path(__file__).resolve().parent
 
@@ -23,6 +23,7 @@ def main() -> None:
     cases |= {name: sequence_cases.make_sequence_case for name in sequence_cases.SHAPES}
     cases |= {name: family_cases.make_family_case for name in family_cases.SHAPES}
     cases |= {name: encoder_cases.make_encoder_case for name in encoder_cases.NAMES}
+    cases |= {name: colbert_cases.make_colbert_case for name in colbert_cases.SHAPES}
     cases["podium-nano"] = nano_case.make_nano_case
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"all, or some of: {', '.join(cases)}")
@@ -33,7 +34,7 @@ def main() -> None:
     for name in wanted:
         began = time.monotonic()
         cases[name](HERE / "fixtures", name)
-        size = sum(file.stat().st_size for file in (HERE / "fixtures" / name).iterdir())
+        size = sum(file.stat().st_size for file in (HERE / "fixtures" / name).rglob("*"))
         print(f"{name}: {size / 1024:.0f} KiB in {time.monotonic() - began:.1f} s")
 
 

@@ -125,6 +125,19 @@ fn e2rank_gives_its_published_cosines() {
 }
 
 #[test]
+#[ignore = "needs weights: set PODIUM_COLBERT to GTE-ModernColBERT-v1 or answerai-colbert-small-v1"]
+fn colbert_puts_mars_first() {
+    assert_mars_is_first("PODIUM_COLBERT", "auto");
+}
+
+#[test]
+#[ignore = "needs weights: set PODIUM_CHAT to a chat model of Llama, Mistral or Qwen"]
+fn chat_models_put_mars_first() {
+    assert_mars_is_first("PODIUM_CHAT", "first");
+    assert_mars_is_first("PODIUM_CHAT", "yes-no");
+}
+
+#[test]
 #[ignore = "needs weights: set PODIUM_CONTEXTUAL"]
 fn contextual_puts_mars_first() {
     assert_mars_is_first("PODIUM_CONTEXTUAL", "contextual");

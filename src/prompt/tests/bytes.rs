@@ -223,3 +223,40 @@ fn e2rank_is_exact() {
         }
     }
 }
+
+#[test]
+fn colbert_fills_queries_up_and_compares_no_punctuation() {
+    let prompter = prompter("colbert");
+    let request = request("Who?", &["a, b.", "", "[CLS] x <|im_start|>"]);
+    let prepared = prompter.tokenize(&request, &limits(), &|| false).unwrap();
+    assert_eq!(prepared.warnings, ["documents[2]: 2 control tokens were removed"]);
+    let rendering = prompter.render(&prepared, &[0, 1, 2]).unwrap();
+    let texts: Vec<String> = rendering.suffixes.iter().map(|ids| prompter.decode(ids)).collect();
+    assert_eq!(texts[0], format!("[CLS]<|im_start|>Who?[SEP]{}", "[MASK]".repeat(32 - 7)));
+    assert_eq!(texts[1..], ["[CLS]<|im_end|>a, b.[SEP]", "[CLS]<|im_end|>[SEP]", "[CLS]<|im_end|> x [SEP]"]);
+    let read = |nth: usize| -> Vec<usize> {
+        rendering.marks.iter().filter(|mark| mark.segment == nth + 1).map(|mark| mark.offset).collect()
+    };
+    assert_eq!(read(0), (0..32).collect::<Vec<_>>());
+    // Neither the comma nor the full stop.
+    assert_eq!((read(1), read(2)), (vec![0, 1, 2, 4, 5, 7], vec![0, 1, 2]));
+    assert_eq!((prepared.query_tokens(), prepared.expansion()), (32, 25));
+}
+
+#[test]
+fn colbert_reads_as_much_as_the_checkpoint_says() {
+    let prompter = prompter("colbert");
+    let long = "7".repeat(400);
+    let prepared = prompter.tokenize(&request(&long, &[&long]), &limits(), &|| false).unwrap();
+    assert_eq!(
+        prepared.warnings,
+        ["query: cut from 400 tokens to 29", "1 of 1 documents was cut to 177 tokens: index 0"]
+    );
+    assert_eq!((prepared.query_tokens(), prepared.expansion()), (32, 0));
+    let request = RerankRequest { max_tokens_per_doc: Some(300), ..request("q", &[&long]) };
+    assert_eq!(prompter.tokenize(&request, &limits(), &|| false).unwrap().documents[0].tokens_read, 300);
+    let listwise = RerankRequest { mode: Mode::Listwise, ..request };
+    assert!(
+        prompter.tokenize(&listwise, &limits(), &|| false).unwrap_err().to_string().contains("one document at a time")
+    );
+}

@@ -15,8 +15,18 @@ use super::{Plan, PreparedTexts, Rendering};
 use crate::rerank::{LimitSettings, Mode, RerankRequest};
 
 pub(super) const LISTWISE: [&str; 4] = ["jina-v3", "jina-v3.5", "first", "podium-nano"];
-pub(super) const FAMILIES: [&str; 9] =
-    ["podium-nano", "jina-v3", "jina-v3.5", "qwen3-reranker", "mxbai-v2", "zerank", "contextual", "e2rank", "first"];
+pub(super) const FAMILIES: [&str; 10] = [
+    "podium-nano",
+    "jina-v3",
+    "jina-v3.5",
+    "qwen3-reranker",
+    "mxbai-v2",
+    "zerank",
+    "contextual",
+    "e2rank",
+    "first",
+    "yes-no",
+];
 
 pub(super) fn limits() -> LimitSettings {
     LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 32_768 }

@@ -1,6 +1,6 @@
 //! What is made of final states: projections, logits of some tokens, classes. All in f32.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::candle_layers::{Loader, Norm, activate};
 use crate::runtime::Head;
@@ -12,6 +12,8 @@ pub(super) struct Heads {
     /// `[vocabulary, hidden]`; the word embeddings where the model ties them.
     output: Option<Tensor>,
     projector: Option<[Tensor; 2]>,
+    /// `[width, hidden]`.
+    token_projection: Option<Tensor>,
     classifier: Option<Classifier>,
 }
 
@@ -45,17 +47,28 @@ impl Heads {
             }
             None => None,
         };
+        let load = |slice| loader.weights.load_slice(slice, Some(DType::F32), loader.device);
+        let token_projection = tensors.token_projection.as_ref().map(load).transpose()?;
         let classifier = spec.classifier.as_ref().zip(tensors.classifier.as_ref());
         let classifier = classifier.map(|(spec, tensors)| Classifier::load(spec, tensors, in_f32)).transpose()?;
-        Ok(Self { output, projector, classifier })
+        Ok(Self { output, projector, token_projection, classifier })
     }
 
-    pub fn has_projector(&self) -> bool {
-        self.projector.is_some()
+    /// Whether the checkpoint has the projection of a head.
+    pub fn has_projection(&self, head: &Head) -> bool {
+        match head {
+            Head::Projector => self.projector.is_some(),
+            Head::MaxSim { .. } => self.token_projection.is_some(),
+            Head::Hidden | Head::Vocabulary(_) | Head::Classifier | Head::Reader(_) => false,
+        }
     }
 
-    /// Final states through a head: `[n, hidden]` to `[n, width]`.
+    /// Final states through a head: `[n, hidden]` to `[n, width]`. For [`Head::MaxSim`], the unit
+    /// vectors that it compares.
     pub fn apply(&self, head: &Head, states: &Tensor) -> Result<Tensor> {
+        if let (Head::MaxSim { .. }, Some(projection)) = (head, &self.token_projection) {
+            return unit_rows(&states.matmul(&projection.t()?)?);
+        }
         match (head, &self.projector, &self.output, &self.classifier) {
             (Head::Hidden, ..) => Ok(states.clone()),
             (Head::Projector, Some([first, second]), ..) => states.matmul(&first.t()?)?.relu()?.matmul(&second.t()?),
@@ -64,11 +77,17 @@ impl Heads {
                 states.matmul(&output.index_select(&ids, 0)?.to_dtype(DType::F32)?.t()?)
             }
             (Head::Classifier, .., Some(classifier)) => classifier.forward(states),
-            (Head::Projector | Head::Vocabulary(_) | Head::Classifier | Head::Reader(_), ..) => {
+            (Head::Projector | Head::Vocabulary(_) | Head::Classifier | Head::MaxSim { .. } | Head::Reader(_), ..) => {
                 bail!("the checkpoint has no {head:?}")
             }
         }
     }
+}
+
+/// Rows divided by their norms, each norm at least 1e-12 as in torch's `normalize`.
+fn unit_rows(rows: &Tensor) -> Result<Tensor> {
+    let norms = rows.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+    rows.broadcast_div(&norms.maximum(1e-12)?)
 }
 
 impl Classifier {

@@ -31,6 +31,8 @@ struct PackedPass {
     /// Rows that the read positions see in cross-document layers, ascending.
     shared: Vec<usize>,
     cross_document_layers: usize,
+    /// Rows at the end of the first suffix that no row sees, themselves included.
+    unseen: Range<usize>,
 }
 
 /// A batch of passes, packed.
@@ -96,7 +98,9 @@ impl Packed {
         shared.dedup();
         let read = pass.read_positions().iter().map(|position| (position.segment, row(position))).collect();
         let cross_document_layers = pass.cross_document.count;
-        self.passes.push(PackedPass { cached, segments, read, shared, cross_document_layers });
+        let query = segments.get(1).cloned().unwrap_or_default();
+        let unseen = query.end - pass.expansion().min(query.len())..query.end;
+        self.passes.push(PackedPass { cached, segments, read, shared, cross_document_layers, unseen });
     }
 
     /// The rows that are read, pass by pass in the order of each output.
@@ -155,7 +159,10 @@ impl Packed {
                     spans.push(Span::single(row, self.keys_of_row(pass, number, row, window, true)));
                     start = row + 1;
                 }
-                pass.push_run(&mut spans, number, start..segment.end, mask);
+                let end = pass.seen_end(number);
+                pass.push_run(&mut spans, number, start..end, mask);
+                let unseen = (end..segment.end).map(|row| (row, self.keys_of_row(pass, number, row, window, false)));
+                spans.extend(unseen.map(|(row, keys)| Span::single(row, keys)));
             }
         }
         spans
@@ -185,11 +192,14 @@ impl Packed {
         is_crossing: bool,
     ) -> Vec<Range<usize>> {
         let own = &pass.segments[segment];
+        let seen_end = pass.seen_end(segment);
         let mut keys = pass.shared_start(segment);
-        keys.push(own.start..row + 1);
-        keys = last_rows(&keys, window.before.saturating_add(1));
+        // An unseen row is behind the last row that it sees, and by that much nearer to its window's end.
+        let last = row.min(seen_end - 1);
+        keys.push(own.start..last + 1);
+        keys = last_rows(&keys, window.before.saturating_add(1).saturating_sub(row - last));
         if !self.causal {
-            let end = row.saturating_add(window.after).saturating_add(1).min(own.end);
+            let end = row.saturating_add(window.after).saturating_add(1).min(seen_end);
             if let Some(last) = keys.last_mut() {
                 last.end = end;
             }
@@ -215,6 +225,11 @@ fn zeros_of(pass: &ForwardPass, segment: usize) -> usize {
 impl PackedPass {
     fn is_crossing(&self, layer: usize, layers: usize) -> bool {
         !self.shared.is_empty() && layer + self.cross_document_layers >= layers
+    }
+
+    /// The end of the rows of a segment that others see.
+    fn seen_end(&self, segment: usize) -> usize {
+        if segment == 1 { self.unseen.start } else { self.segments[segment].end }
     }
 
     /// The keys before a segment's own: the cached beginning of the prefix, and for suffixes the rest of it.

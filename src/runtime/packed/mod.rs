@@ -145,7 +145,8 @@ fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
         max_positions: spec.max_positions,
         causal: spec.causal,
         token_types: spec.embedding.token_types,
-        projector: model.heads().has_projector(),
+        projector: model.heads().has_projection(&Head::Projector),
+        token_projection: model.heads().has_projection(&Head::MaxSim { expansion: 0 }),
         vocabulary_head: spec.output != OutputMatrix::None,
         classifier,
         prefix_cache_bytes: 0,
@@ -176,7 +177,7 @@ impl Runtime for PackedRuntime {
 
 impl PackedRuntime {
     fn run_checked(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
-        layout::check(batch, self.model.spec(), self.facts.projector)?;
+        layout::check(batch, self.model.spec(), &|head| self.model.heads().has_projection(head))?;
         let layers = self.model.spec().layers.len();
         // Passes that read after the same layer run together; those with a reader by themselves.
         let mut by_depth: BTreeMap<(usize, bool), Vec<usize>> = BTreeMap::new();
@@ -243,7 +244,11 @@ fn read(
         let count = passes.iter().map(|pass| pass.read_positions().len()).sum();
         let own = pooled(passes, states.narrow(0, start, count)?)?;
         start += count;
-        let mut rows = model.heads().apply(&passes[0].output.head, &own)?.to_vec2()?.into_iter();
+        let mut read = model.heads().apply(&passes[0].output.head, &own)?;
+        if matches!(passes[0].output.head, Head::MaxSim { .. }) {
+            read = max_sim(passes, &read)?;
+        }
+        let mut rows = read.to_vec2()?.into_iter();
         outputs.extend(passes.iter().map(|pass| rows.by_ref().take(pass.output_rows()).collect()));
     }
     Ok((outputs, new_blocks))
@@ -269,6 +274,27 @@ fn pooled(passes: &[ForwardPass], states: Tensor) -> candle_core::Result<Tensor>
         }
     }
     Tensor::cat(&rows, 0)
+}
+
+/// `MaxSim` of the documents of passes, `[documents, 1]`, from a unit vector per position.
+fn max_sim(passes: &[ForwardPass], vectors: &Tensor) -> candle_core::Result<Tensor> {
+    let mut scores = Vec::new();
+    let mut start = 0;
+    for pass in passes {
+        let positions = pass.read_positions();
+        let mut counts = positions.chunk_by(|one, next| one.segment == next.segment).map(<[_]>::len);
+        let query = counts.next().unwrap_or_default();
+        let documents = vectors.narrow(0, start + query, positions.len() - query)?;
+        // [positions of all documents, positions of the query]
+        let cosines = documents.matmul(&vectors.narrow(0, start, query)?.t()?)?;
+        let mut row = 0;
+        for count in counts {
+            scores.push(cosines.narrow(0, row, count)?.max(0)?.sum_all()?);
+            row += count;
+        }
+        start += positions.len();
+    }
+    Tensor::stack(&scores, 0)?.unsqueeze(1)
 }
 
 /// Runs of passes that are read at once: each copy from a device waits for it, so passes with the same head share one. On

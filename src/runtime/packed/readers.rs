@@ -12,7 +12,7 @@ use crate::runtime::{ForwardPass, Head, Output, TokenStates};
 pub(super) fn read(model: &Model, packed: &Packed, batch: &[ForwardPass], depth: usize) -> Result<Vec<Output>> {
     let layers_of = |pass: &ForwardPass| match &pass.output.head {
         Head::Reader(reader) => reader.0.layers().iter().map(|layer| usize::from(*layer)).collect(),
-        Head::Hidden | Head::Projector | Head::Vocabulary(_) | Head::Classifier => Vec::new(),
+        Head::Hidden | Head::Projector | Head::Vocabulary(_) | Head::Classifier | Head::MaxSim { .. } => Vec::new(),
     };
     let earlier: BTreeSet<usize> = batch.iter().flat_map(layers_of).filter(|layer| *layer < depth).collect();
     let earlier: Vec<usize> = earlier.into_iter().collect();

@@ -193,19 +193,39 @@ def e2rank_prompts(tokens: Tokens, query: str, documents: list[str], instruction
     return prompts
 
 
+def chat(tokens: Tokens, system: str, user: str) -> str:
+    """In the checkpoint's chat format, or in Qwen's."""
+    if tokens.tokenizer.chat_template:
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        return tokens.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def yes_no_prompts(tokens: Tokens, query: str, documents: list[str], instruction: str | None) -> list[Prompt]:
+    system = "You judge whether a passage is relevant to a search query. Answer only Yes or No."
+    rule = f"Instruction: {instruction}\n" if instruction else ""
+    prompts = []
+    for place, text in enumerate(documents):
+        # The chat template strips messages; Podium strips the document.
+        text = text.strip()
+        ids = tokens.ids(chat(tokens, system, f"Search Query: {query}\n{rule}Passage: {text}"))
+        prompts.append(Prompt([place], ids, [len(ids) - 1]))
+    return prompts
+
+
 def first_prompt(tokens: Tokens, query: str, documents: list[str], places: list[int]) -> Prompt:
-    """One window, in Qwen's chat format, up to and with the `[` that the first identifier follows."""
+    """One window, in the chat format, up to and with the `[` that the first identifier follows."""
     listed = "".join(f"[{chr(ord('A') + at)}] {documents[place]}\n" for at, place in enumerate(places))
     count = len(places)
-    text = (
-        "<|im_start|>system\nYou are RankLLM, an intelligent assistant that can rank passages based on their relevancy "
-        "to the query<|im_end|>\n<|im_start|>user\n"
+    system = "You are RankLLM, an intelligent assistant that can rank passages based on their relevancy to the query"
+    user = (
         f"I will provide you with {count} passages, each indicated by a alphabetical identifier []. "
         f"Rank the passages based on their relevance to the search query: {query}.\n\n{listed}"
         f"Search Query: {query}.\nRank the {count} passages above based on their relevance to the search query. "
         "All the passages should be included and listed using identifiers, in descending order of relevance. "
         "The output format should be [] > [], e.g., [B] > [A], Only respond with the ranking results, do not say any "
-        "word or explain.<|im_end|>\n<|im_start|>assistant\n["
+        "word or explain."
     )
+    text = chat(tokens, system, user) + "["
     ids = tokens.ids(text)
     return Prompt(list(places), ids, [len(ids) - 1])

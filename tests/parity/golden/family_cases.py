@@ -8,7 +8,7 @@ import torch
 from . import families
 from .checkpoints import Reference, Shape, make
 from .families import Prompt, Tokens
-from .family_tokenizer import load, train
+from .family_tokenizer import LLAMA_CHAT, load, train
 from .reference import Pass, hidden_states, next_token_logits, rounded
 from .texts import CASES, written_out
 
@@ -30,7 +30,11 @@ SHAPES = {
     ),
     "contextual": Shape("Qwen3ForCausalLM", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=40_960),
     "e2rank": Shape("Qwen3ForCausalLM", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=40_960),
+    # A checkpoint with a chat template of its own.
+    "first-chat": Shape("Qwen2ForCausalLM", 48, 2, 3, 3, 16, 33, VOCABULARY, False, "BF16", max_positions=32_768),
+    "yes-no": Shape("Qwen2ForCausalLM", 48, 2, 3, 3, 16, 33, VOCABULARY, True, "BF16", max_positions=32_768),
 }
+CHATS = ("first-chat", "yes-no")
 FULL_PROMPT = 400  # longer ones are written as count, ends and hash
 
 
@@ -119,6 +123,11 @@ def e2rank(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> di
     return {"prompts": [written(prompt) for prompt in prompts], "scores": rounded(scores)}
 
 
+def yes_no(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    prompts = families.yes_no_prompts(tokens, *texts)
+    return pointwise(reference, tokens, prompts, ["Yes", "No"], lambda row: row[:, 0] - row[:, 1])
+
+
 def first(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
     """Windows from the back to the front; each reorders its stretch of the list for the next.
 
@@ -151,17 +160,33 @@ SCORERS = {
     "contextual": contextual,
     "e2rank": e2rank,
     "first": first,
+    "first-chat": first,
+    "yes-no": yes_no,
 }
+
+
+def write_chat(folder: Path, tokens: Tokens) -> None:
+    """The chat template as a file of its own or in the tokenizer's configuration; both forms are found."""
+    config = {"bos_token": "<|begin_of_text|>", "eos_token": {"content": "<|eot_id|>", "lstrip": False}}
+    if folder.name == "yes-no":
+        (folder / "chat_template.jinja").write_text(LLAMA_CHAT)
+    else:
+        config["chat_template"] = LLAMA_CHAT
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    tokens.tokenizer.chat_template = LLAMA_CHAT
+    tokens.tokenizer.bos_token = "<|begin_of_text|>"
 
 
 def make_family_case(fixtures: Path, name: str) -> None:
     fixtures.mkdir(parents=True, exist_ok=True)
     tokenizer = fixtures / "family-tokenizer.json"
     shape = SHAPES[name]
-    train(tokenizer, thinks=shape.is_qwen3)
+    train(tokenizer, thinks=shape.is_qwen3, llama=name in CHATS)
     reference = make(fixtures / name, shape, 2000 + list(SHAPES).index(name), tokenizer)
     tokenizer.unlink()
     tokens = Tokens(load(fixtures / name / "tokenizer.json"))
+    if name in CHATS:
+        write_chat(fixtures / name, tokens)
     made = []
     for case in CASES[name]:
         query, documents = written_out(case["query"]), [written_out(text) for text in case["documents"]]

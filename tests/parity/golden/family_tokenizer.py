@@ -30,8 +30,30 @@ CORPUS = [
 ]
 
 
-def train(path: Path, thinks: bool) -> None:
-    """`thinks`: with the added tokens of Qwen3's tokenizer; without, as Qwen2.5's."""
+# Llama 3's control tokens and, in its essentials, its chat template.
+LLAMA = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+LLAMA_CHAT = """{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'].strip() %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+{%- if tools is defined and tools is not none %}
+    {{- raise_exception("no tools") }}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\n\n" + system_message + "<|eot_id|>" }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}
+"""
+
+
+def train(path: Path, thinks: bool, llama: bool = False) -> None:
+    """`thinks`: with the added tokens of Qwen3's tokenizer; without, as Qwen2.5's. `llama`: with Llama 3's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -46,7 +68,7 @@ def train(path: Path, thinks: bool) -> None:
         vocab_size=MERGES, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.add_special_tokens(LLAMA if llama else SPECIAL)
     if thinks:
         tokenizer.add_tokens([AddedToken(text, normalized=False) for text in NOT_SPECIAL])
     for answer in ("yes", "no", "Yes", "0", "1", "A", "Z", "["):

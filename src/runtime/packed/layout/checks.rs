@@ -3,15 +3,16 @@
 use crate::runtime::spec::{ModelSpec, OutputMatrix};
 use crate::runtime::{ForwardPass, Head, Positions, ReadStates, RuntimeError, TokenTypes};
 
-/// Rejects a batch with a pass that this model cannot run. `has_projector` is the checkpoint's to say.
+/// Rejects a batch with a pass that this model cannot run. `has_projection` tells whether the checkpoint has the
+/// matrices of a head that the spec does not mention.
 pub(in crate::runtime::packed) fn check(
     passes: &[ForwardPass],
     spec: &ModelSpec,
-    has_projector: bool,
+    has_projection: &dyn Fn(&Head) -> bool,
 ) -> Result<(), RuntimeError> {
     passes.iter().enumerate().try_for_each(|(place, pass)| {
         check_tokens(pass, spec)
-            .and_then(|()| check_output(pass, spec, has_projector))
+            .and_then(|()| check_output(pass, spec, has_projection))
             .map_err(|problem| RuntimeError::InvalidPass { pass: place, problem })
     })
 }
@@ -45,7 +46,7 @@ fn check_tokens(pass: &ForwardPass, spec: &ModelSpec) -> Result<(), String> {
     Ok(())
 }
 
-fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projector: bool) -> Result<(), String> {
+fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projection: &dyn Fn(&Head) -> bool) -> Result<(), String> {
     for position in pass.read_positions().iter().chain(&pass.cross_document.shared) {
         if pass.segment(position.segment).is_none_or(|segment| position.offset >= segment.len()) {
             return Err(format!("position (segment {}, offset {}) is outside it", position.segment, position.offset));
@@ -58,7 +59,7 @@ fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projector: bool) -> Re
     }
     let has_head = match &pass.output.head {
         Head::Hidden => true,
-        Head::Projector => has_projector,
+        Head::Projector => has_projection(&pass.output.head),
         Head::Vocabulary(token_ids) => {
             if let Some(token) = token_ids.iter().find(|&&token| token as usize >= spec.vocabulary) {
                 return Err(format!("token id {token} is outside the vocabulary of {}", spec.vocabulary));
@@ -66,9 +67,33 @@ fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projector: bool) -> Re
             spec.output != OutputMatrix::None
         }
         Head::Classifier => spec.classifier.is_some(),
+        Head::MaxSim { expansion } => {
+            check_max_sim(pass, spec, *expansion)?;
+            has_projection(&pass.output.head)
+        }
         Head::Reader(reader) => return check_reader(pass, spec, &*reader.0),
     };
     if has_head { Ok(()) } else { Err(format!("the checkpoint has no {}", name(&pass.output.head))) }
+}
+
+/// Checks the form that [`Head::MaxSim`] asks for.
+fn check_max_sim(pass: &ForwardPass, spec: &ModelSpec, expansion: usize) -> Result<(), String> {
+    let Positions::Listed(positions) = &pass.output.at else {
+        return Err("MaxSim reads listed positions".into());
+    };
+    let segments = positions.chunk_by(|one, next| one.segment == next.segment).map(|run| run[0].segment);
+    if !pass.prefix.is_empty() || pass.suffixes.len() < 2 || !segments.eq(1..=pass.suffixes.len()) {
+        return Err("MaxSim reads positions of each suffix, in order, and has no prefix".into());
+    }
+    let query = pass.suffixes[0].len();
+    if expansion >= query {
+        return Err(format!("its query has {query} tokens, and no token attends to {expansion} of them"));
+    }
+    let window = spec.layers.iter().map(|layer| layer.window.before).min().unwrap_or(usize::MAX);
+    if expansion > window {
+        return Err(format!("its query has {expansion} expansion tokens, and a local layer reaches {window} back"));
+    }
+    Ok(())
 }
 
 fn check_reader(pass: &ForwardPass, spec: &ModelSpec, reader: &dyn ReadStates) -> Result<(), String> {
@@ -92,6 +117,7 @@ fn name(head: &Head) -> &'static str {
         Head::Projector => "projector",
         Head::Vocabulary(_) => "output matrix",
         Head::Classifier => "classifier",
+        Head::MaxSim { .. } => "projection of token states",
         Head::Reader(_) => "states",
     }
 }

@@ -181,10 +181,10 @@ fn a_pass_that_cannot_run_is_rejected_with_its_place() {
     let problem_in = |architecture: &str, change: &dyn Fn(&mut ForwardPass)| {
         let mut pass = isolated();
         change(&mut pass);
-        check(&[pass], &spec(architecture), false).unwrap_err().to_string()
+        check(&[pass], &spec(architecture), &|_| false).unwrap_err().to_string()
     };
     let problem = |change: &dyn Fn(&mut ForwardPass)| problem_in("Qwen3ForCausalLM", change);
-    check(&[isolated()], &spec("Qwen3ForCausalLM"), false).unwrap();
+    check(&[isolated()], &spec("Qwen3ForCausalLM"), &|_| false).unwrap();
     let nothing = problem(&|pass| {
         pass.prefix.clear();
         pass.suffixes.clear();
