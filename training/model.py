@@ -35,7 +35,7 @@ SCALARS = 8
 """Numbers beside the vectors that the wish's last layers see; `wish_scalars` lists them."""
 GATE_WIDTH = 64
 GATE_CLOSED, GATE_OPEN = 0.6, 0.65
-PREFERENCE_GATE = 0.05
+PREFERENCE_GATE = 0.02
 """Shares up to which the gate is exactly 0, and from which on it is 1."""
 
 
