@@ -29,7 +29,7 @@ fn forward(criterion: &mut Criterion) {
     for (dtype, quantize) in [("f32", "none"), ("bf16", "none"), ("f32", "int8")] {
         let settings =
             ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() };
-        let runtime = PackedRuntime::load(&Checkpoint::embedded(), &settings).expect("the embedded model loads");
+        let runtime = PackedRuntime::load(&Checkpoint::podium_nano(), &settings).expect("the embedded model loads");
         let (vocabulary, dtype) = (runtime.facts().vocabulary as u32, runtime.facts().dtype.clone());
         for (documents, tokens) in [(16, 100), (64, 100), (64, 400)] {
             let pass = isolated(documents, tokens, vocabulary);

@@ -13,6 +13,7 @@
 //! | [`rerank`] | what is a rerank? requests, rankings, slates, errors; pure |
 //! | [`prompt`] | what does the model read? templates to token ids and marks |
 //! | [`scoring`] | what do the numbers mean? outputs to relevance scores |
+//! | [`evidence`] | what do the embedded model's token states show? |
 //! | [`schedule`] | who runs when? admission, queue, batches |
 //! | [`runtime`] | tokens to numbers, on mistral.rs's parts |
 //! | [`eval`] | is it any good? labelled data to measures, against BM25, with their uncertainty |
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod config;
 pub mod context;
 pub mod eval;
+pub mod evidence;
 pub mod http;
 pub mod models;
 pub mod pipeline;

@@ -287,7 +287,7 @@ fn the_docker_build_context_has_every_file_that_the_build_reads() {
     let files = sources("src");
     needed.extend(files.iter().flat_map(|source| included_by(source)));
     assert!(needed.contains(Path::new("config/default.toml")) && needed.contains(Path::new("prompts")), "{needed:?}");
-    assert!(needed.contains(Path::new("models/podium-nano/model.safetensors")), "{needed:?}");
+    assert!(needed.contains(Path::new("models/podium-mini/model.safetensors")), "{needed:?}");
 
     needed.extend(files);
     let missing: Vec<_> =

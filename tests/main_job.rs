@@ -13,7 +13,7 @@ use podium::runtime::{Checkpoint, Runtime};
 use podium::schedule::{AdmissionControl, ScheduleSettings};
 
 fn embedded() -> Arc<Reranker> {
-    let checkpoint = Checkpoint::embedded();
+    let checkpoint = Checkpoint::podium_mini();
     let runtime = PackedRuntime::load(&checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(1 << 26);
     let prompter = app::prompter(&checkpoint, runtime.facts(), "auto").unwrap();
     let instructions = load_instructions(&InstructionSettings::default(), None).unwrap();

@@ -25,7 +25,7 @@ from train import read_wish
 
 LIMIT_BYTES = 26_000_000
 FILES = {
-    "model.safetensors": ("embeddings.", "encoder.", "token_weight"),
+    "model.safetensors": ("embeddings.", "encoder."),
     "instructions.safetensors": ("gate.", "wish."),
 }
 """Which tensors lie in which file: what training changes is apart from the encoder."""

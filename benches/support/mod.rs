@@ -32,7 +32,8 @@ pub fn settings() -> Settings {
 
 /// The embedded model's prompts.
 pub fn prompter() -> Prompter {
-    app::prompter(&Checkpoint::embedded(), FakeRuntime::new().facts(), "auto").expect("the embedded prompts are valid")
+    app::prompter(&Checkpoint::podium_nano(), FakeRuntime::new().facts(), "auto")
+        .expect("the embedded prompts are valid")
 }
 
 /// A complete reranker whose model takes no time.

@@ -57,14 +57,14 @@ pub fn requests(data: &[u8]) -> bool {
 }
 
 static PROMPTER: LazyLock<Arc<Prompter>> = LazyLock::new(|| {
-    let prompter = app::prompter(&Checkpoint::embedded(), FakeRuntime::new().facts(), "auto");
+    let prompter = app::prompter(&Checkpoint::podium_nano(), FakeRuntime::new().facts(), "auto");
     Arc::new(prompter.expect("the embedded model has a prompt"))
 });
 
 /// The embedded model's control tokens by id. The `<|embed_N|>` tokens, which encode how many words
 /// a document shares with the query, count as one token.
 static CONTROLS: LazyLock<HashMap<u64, String>> = LazyLock::new(|| {
-    let json: Value = serde_json::from_slice(&Checkpoint::embedded().tokenizer).expect("a tokenizer is JSON");
+    let json: Value = serde_json::from_slice(&Checkpoint::podium_nano().tokenizer).expect("a tokenizer is JSON");
     let tokens = json["added_tokens"].as_array().expect("it has control tokens");
     let named = tokens.iter().filter_map(|token| Some((token["id"].as_u64()?, token["content"].as_str()?)));
     named.map(|(id, name)| (id, if name.starts_with("<|embed_") { "<|embed|>" } else { name }.to_owned())).collect()

@@ -3,8 +3,13 @@
 
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use serde::Deserialize;
 
 use crate::config::{ConfigError, Settings};
+use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
     ANY_FAMILY, Answers, Calibration, CheckpointFacts, ClassifierReadout, Description, Families, Family, LexicalTable,
@@ -118,6 +123,7 @@ pub fn prompter_of(
         answers: description.answers.map(|(positive, negative)| Answers { positive, negative, calibration }),
         chat_template: chat_template(checkpoint),
         default_prompt: described.as_ref().and_then(default_prompt),
+        evidence: evidence(checkpoint, facts, &config)?,
     };
     let bind = |family: &Family, tokenizer: Tokenizer| -> anyhow::Result<Prompter> {
         let evidence = checkpoint.lexical.as_deref().map(LexicalTable::from_bytes).transpose()?;
@@ -138,6 +144,21 @@ pub fn prompter_of(
     let Recognised { family, by } = families.detect(family, &found)?;
     tracing::info!(model = checkpoint.name, family = family.name(), by, "family chosen");
     bind(family, tokenizer)
+}
+
+/// The read-out of the tokens' states, where the checkpoint has one.
+fn evidence(
+    checkpoint: &Checkpoint,
+    facts: &ModelFacts,
+    config: &serde_json::Value,
+) -> anyhow::Result<Option<Arc<EvidenceModel>>> {
+    let Some(bytes) = checkpoint.instructions.as_deref() else { return Ok(None) };
+    let file = |name: &str| checkpoint.location.join(name).display().to_string();
+    let constants = config.get("podium").unwrap_or(&serde_json::Value::Null);
+    let constants =
+        EvidenceConfig::deserialize(constants).with_context(|| format!("{}: podium", file("config.json")))?;
+    let model = EvidenceModel::new(constants, bytes, facts.hidden_size);
+    Ok(Some(Arc::new(model.with_context(|| file("instructions.safetensors"))?)))
 }
 
 /// The classifier that stands in place of an output matrix.

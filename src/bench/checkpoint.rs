@@ -115,7 +115,7 @@ pub fn default_family(shape: &str) -> &'static str {
 pub fn create(recipe: &Recipe, folder: &Path) -> Result<CheckpointSize, CreateError> {
     let families = Families::built_in()?;
     let family = families.named(&recipe.family)?;
-    let embedded = Checkpoint::embedded();
+    let embedded = Checkpoint::podium_nano();
     let lexical = family.facts.name == "podium-nano";
     let tokenizer = match &recipe.tokenizer {
         Some(bytes) => bytes.clone(),

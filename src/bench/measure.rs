@@ -111,7 +111,9 @@ pub struct Systems {
 }
 
 impl Systems {
-    fn system_for(&self, route: Route) -> Option<&Arc<System>> {
+    /// The system of a route, if it is measured.
+    #[must_use]
+    pub fn system_for(&self, route: Route) -> Option<&Arc<System>> {
         match route {
             Route::InProcess => self.in_process.as_ref(),
             Route::Http => self.http.as_ref(),

@@ -7,15 +7,19 @@
 //! | [`text`], [`workload`] | generated texts of a given length; the grid of cases |
 //! | [`operations`] | the number of floating-point operations of a pass |
 //! | [`measure`] | runs the cases in rounds, with concurrent clients |
+//! | [`open_loop`] | requests that arrive at a given rate; capacity |
 //! | [`machine`], [`memory`] | the device's reference speed, and the process's peak memory |
+//! | [`comparison`] | compares a run with an earlier report |
 //! | [`report`], [`plot`] | computes the report, and draws it as SVG |
 //!
 //! `cli` has the flags and tables; `app` loads and serves models.
 
 pub mod checkpoint;
+pub mod comparison;
 pub mod machine;
 pub mod measure;
 pub mod memory;
+pub mod open_loop;
 pub mod operations;
 pub mod plot;
 pub mod report;

@@ -2,12 +2,14 @@
 
 use serde::Serialize;
 
+use super::comparison::BenchComparison;
 use super::measure::{CaseSamples, Sample};
+use super::open_loop::{Capacity, RateReport};
 use super::workload::Case;
 use crate::eval::statistics::{mean, quantile};
 
 /// The version of the JSON format.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The report of a run.
 #[derive(Debug, Clone, Serialize)]
@@ -16,6 +18,8 @@ pub struct Report {
     pub schema: u32,
     /// Podium's version.
     pub podium: String,
+    /// The revision of its source code, if `PODIUM_REVISION` was set when it was built.
+    pub revision: Option<&'static str>,
     /// When the report was created.
     pub created_unix_seconds: u64,
     /// The reranker that was measured.
@@ -24,8 +28,27 @@ pub struct Report {
     pub machine: MachineFacts,
     /// The settings of the measurement.
     pub settings: Settings,
-    /// One report for each case.
+    /// One report for each case with clients that wait for their responses.
     pub cases: Vec<CaseReport>,
+    /// The earlier report beside this one; `None` without it.
+    pub comparison: Option<BenchComparison>,
+    /// Requests that arrived at given rates; `None` without them.
+    pub open_loop: Option<OpenLoopReport>,
+}
+
+/// Requests that arrived at given rates.
+#[derive(Debug, Clone, Serialize)]
+pub struct OpenLoopReport {
+    /// The objective: the 99th percentile of the latency, in milliseconds.
+    pub objective_p99_ms: f64,
+    /// For how many seconds requests arrived at each rate.
+    pub seconds: f64,
+    /// The rate to serve, if one was given.
+    pub target_rate: Option<f64>,
+    /// One report for each case and rate.
+    pub rates: Vec<RateReport>,
+    /// The capacity of each case.
+    pub capacities: Vec<Capacity>,
 }
 
 /// The reranker that was measured.
@@ -50,6 +73,14 @@ pub struct SystemFacts {
 /// The machine.
 #[derive(Debug, Clone, Serialize)]
 pub struct MachineFacts {
+    /// The processor's name, where the system tells it.
+    pub processor: Option<String>,
+    /// Instruction sets that the kernels use, of those that the processor has.
+    pub instruction_sets: Vec<&'static str>,
+    /// Number of logical processors.
+    pub logical_processors: usize,
+    /// The driver of NVIDIA GPUs, where there is one.
+    pub gpu_driver: Option<String>,
     /// Number of threads for matrix products and attention.
     pub threads: usize,
     /// Rates of a large matrix product on this device, in the type of the weights and in operations

@@ -140,7 +140,7 @@ mod tests {
             assert_eq!(shape.num_attention_heads % shape.num_key_value_heads, 0, "{name}");
         }
         assert_eq!(Shape::named("gpt"), None);
-        let embedded = Shape::from_config(&Checkpoint::embedded().config).unwrap();
+        let embedded = Shape::from_config(&Checkpoint::podium_nano().config).unwrap();
         assert_eq!(Shape { rope_theta: 1e6, ..embedded }, Shape::named("nano").unwrap());
     }
 

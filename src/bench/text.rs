@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_text_has_the_requested_number_of_tokens() {
-        let embedded = Tokenizer::from_bytes(&Checkpoint::embedded().tokenizer, "embedded").unwrap();
+        let embedded = Tokenizer::from_bytes(&Checkpoint::podium_nano().tokenizer, "embedded").unwrap();
         let built = Tokenizer::from_bytes(&tokenizer::build(&[]), "built").unwrap();
         for tokenizer in [&embedded, &built] {
             let mut generator = TextGenerator::new(3);
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn texts_have_many_different_words_and_depend_on_the_seed() {
-        let tokenizer = Tokenizer::from_bytes(&Checkpoint::embedded().tokenizer, "embedded").unwrap();
+        let tokenizer = Tokenizer::from_bytes(&Checkpoint::podium_nano().tokenizer, "embedded").unwrap();
         let generate = |seed| TextGenerator::new(seed).generate(300, &tokenizer).unwrap();
         assert_eq!(generate(1), generate(1));
         assert_ne!(generate(1), generate(2));

@@ -160,7 +160,7 @@ impl Grid {
 /// # Errors
 /// [`PromptError::Tokenizer`] if the bytes are not a tokenizer.
 pub fn read_tokenizer(bytes: Option<Vec<u8>>, file: &str) -> Result<Tokenizer, PromptError> {
-    Tokenizer::from_bytes(&bytes.unwrap_or_else(|| Checkpoint::embedded().tokenizer), file)
+    Tokenizer::from_bytes(&bytes.unwrap_or_else(|| Checkpoint::podium_mini().tokenizer), file)
 }
 
 /// Combines every set of requests with every number of clients and every route.
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_grid_generates_requests_of_every_size_and_all_cases() {
-        let tokenizer = Tokenizer::from_bytes(&Checkpoint::embedded().tokenizer, "embedded").unwrap();
+        let tokenizer = Tokenizer::from_bytes(&Checkpoint::podium_nano().tokenizer, "embedded").unwrap();
         let grid = Grid {
             documents: vec![2, 3],
             lengths: vec![Length { low: 5, high: 9 }],

@@ -43,7 +43,7 @@ const STYLES: Styles = Styles::styled()
 /// language.
 ///
 /// The model reads the query, the instruction and up to 64 documents in one pass. Without --model
-/// it is podium-nano, a small model that is compiled in.
+/// it is podium-mini, a small model that is compiled in.
 #[derive(Debug, Parser)]
 #[command(name = "podium", version, styles = STYLES, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = "\
@@ -79,8 +79,8 @@ struct SettingsArgs {
     /// Configuration file (TOML); `podium check --no-model` prints every key
     #[arg(long, value_name = "FILE", env = "PODIUM_CONFIG", hide_env_values = true, help_heading = "Settings")]
     config: Option<PathBuf>,
-    /// podium-nano (compiled in), a folder with a checkpoint, or a Hugging Face hub id
-    /// [default: podium-nano]
+    /// podium-mini or podium-nano (compiled in), a folder with a checkpoint, or a Hugging Face hub
+    /// id [default: podium-mini]
     #[arg(long, short, value_name = "MODEL", help_heading = "Settings")]
     model: Option<String>,
     /// Branch, tag or commit on the hub [default: main]

@@ -113,7 +113,7 @@ mod tests {
         let ranking = Ranking {
             results: vec![row(1, 0.91, 9), row(0, 0.2, 4)],
             documents: 2,
-            model: "podium-nano".to_owned(),
+            model: "podium-mini".to_owned(),
             profile: None,
             mode: Mode::Listwise,
             slates: 1,
@@ -130,7 +130,7 @@ mod tests {
         assert!(lines[2].contains("0.9100") && lines[2].contains("long long") && lines[2].contains('…'), "{printed}");
         assert!(lines[3].contains("0.2000") && lines[3].contains("4 of 9 (cut)"), "{printed}");
         assert!(!printed.contains('\u{1b}'), "{printed}");
-        assert_eq!(lines.last(), Some(&"podium-nano, listwise, 1 slate, 40 tokens, 12 ms"));
+        assert_eq!(lines.last(), Some(&"podium-mini, listwise, 1 slate, 40 tokens, 12 ms"));
     }
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
             marks: 3,
         };
         let explanation = Explanation {
-            family: "podium-nano".to_owned(),
+            family: "podium-mini".to_owned(),
             mode: Mode::Listwise,
             passes: vec![pass],
             warnings: vec!["documents[1] was cut".to_owned()],
@@ -152,7 +152,7 @@ mod tests {
         write_explanation(&mut printed, &explanation).unwrap();
         assert_eq!(
             String::from_utf8(printed).unwrap(),
-            "family podium-nano, mode listwise, 1 pass\nwarning: documents[1] was cut\n\n\
+            "family podium-mini, mode listwise, 1 pass\nwarning: documents[1] was cut\n\n\
              === pass 1 of 1: documents 0 1; 12 tokens, 2 suffixes, 3 marks\n--- prefix\n<|query|>q\n\
              --- suffix 0\n<|document|>a\n--- suffix 1\n<|document|>b\n"
         );

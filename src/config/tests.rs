@@ -25,7 +25,7 @@ fn the_defaults_are_a_valid_configuration() {
     let settings = Configuration::load(&Sources::default()).unwrap().settings;
     assert_eq!(settings.server.listen, "127.0.0.1:8080");
     assert_eq!(settings.server.max_body_bytes, 16 * 1024 * 1024);
-    assert_eq!(settings.model.source, "podium-nano");
+    assert_eq!(settings.model.source, "podium-mini");
     assert_eq!(settings.limits.max_documents, 1000);
     assert_eq!(settings.schedule.timeout_seconds, 120);
 }

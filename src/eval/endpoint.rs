@@ -154,6 +154,18 @@ impl Endpoint {
     /// # Errors
     /// Any [`EndpointError`] except [`EndpointError::Address`].
     pub async fn rerank(&self, request: &RerankRequest) -> Result<Answer, EndpointError> {
+        self.rerank_with_retries(request, MAX_RETRIES).await
+    }
+
+    /// As [`Self::rerank`], with at most this number of retries.
+    ///
+    /// # Errors
+    /// As [`Self::rerank`].
+    pub async fn rerank_with_retries(
+        &self,
+        request: &RerankRequest,
+        max_retries: usize,
+    ) -> Result<Answer, EndpointError> {
         let body = self.body(request);
         let url = self.display_url();
         let no_reply = |cause: reqwest::Error| EndpointError::NoReply { url: url.clone(), cause: cause.without_url() };
@@ -177,7 +189,7 @@ impl Endpoint {
             if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
                 return Err(EndpointError::Status { url, status, body });
             }
-            if retries == MAX_RETRIES {
+            if retries == max_retries {
                 return Err(EndpointError::Busy { url, status, tries: retries + 1, body });
             }
             retries += 1;

@@ -10,6 +10,7 @@ use bm25::{DefaultTokenizer, Embedder, EmbedderBuilder, Language, Scorer, Tokeni
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::datasets::{Dataset, Document, FirstStage};
+use super::settings::EvalSettings;
 
 const K1: f32 = 0.9;
 const B: f32 = 0.4;
@@ -65,17 +66,22 @@ pub struct Index {
 }
 
 impl Index {
-    /// Indexes the documents by their index in the slice.
+    /// Indexes the documents that have a text, by their index in the slice.
     #[must_use]
     pub fn build(documents: &[Document]) -> Self {
-        let texts: Vec<&str> = documents.iter().map(|document| document.text.as_str()).collect();
+        let (indices, texts): (Vec<usize>, Vec<&str>) = documents
+            .iter()
+            .enumerate()
+            .map(|(index, document)| (index, document.text.as_str()))
+            .filter(|(_, text)| !text.is_empty())
+            .unzip();
         let terms = Terms { words: DefaultTokenizer::new(Language::English) };
         let builder = EmbedderBuilder::with_tokenizer_and_fit_to_corpus(terms, &texts);
         let embedder = builder.k1(K1).b(B).build();
         let vectors: Vec<_> = texts.par_iter().map(|text| embedder.embed(text)).collect();
         let mut scorer = Scorer::new();
-        for (index, embedding) in vectors.into_iter().enumerate() {
-            scorer.upsert(&index, embedding);
+        for (index, embedding) in indices.iter().zip(vectors) {
+            scorer.upsert(index, embedding);
         }
         Self { embedder, scorer }
     }
@@ -106,25 +112,34 @@ fn compare_descending(left: f32, right: f32) -> Ordering {
     right.partial_cmp(&left).unwrap_or(Ordering::Equal)
 }
 
-/// Retrieves candidates for a set without a run, counts the relevant documents that are not among
-/// the first `top` candidates, and returns the first `top` candidates of every query in BM25's
-/// order.
+/// Retrieves candidates for a set without a run, leaves out the query's own document if the
+/// settings say so, counts the relevant documents that are not among the candidates to rerank, and
+/// returns the latter for every query in BM25's order.
+///
+/// With a run, BM25's statistics are those of the documents to rerank.
 #[must_use]
-pub fn prepare(set: &mut Dataset, top: usize) -> Vec<Vec<usize>> {
+pub fn prepare(set: &mut Dataset, settings: &EvalSettings) -> Vec<Vec<usize>> {
     let index = Index::build(&set.documents);
     if set.first_stage == FirstStage::Bm25 {
         for query in &mut set.queries {
             query.candidates = index.search(&query.text);
         }
     }
-    set.count_unreachable(top);
-    let first = |candidates: &[usize]| candidates[..top.min(candidates.len())].to_vec();
+    if settings.ignore_identical_ids {
+        let documents = &set.documents;
+        for query in &mut set.queries {
+            query.candidates.retain(|place| documents[*place].id != query.id);
+        }
+    }
+    set.count_unreachable(settings.top);
+    let first = |candidates: &[usize]| candidates[..settings.top.min(candidates.len())].to_vec();
     set.queries.iter().map(|query| index.rank(&query.text, &first(&query.candidates))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::testing::{set, settings};
 
     fn index(texts: &[&str]) -> Index {
         let document = |(place, text): (usize, &&str)| Document { id: place.to_string(), text: (*text).to_owned() };
@@ -147,6 +162,17 @@ mod tests {
         assert_eq!(index.search("blue houses"), [2, 3, 0, 1]);
         assert_eq!(index.search("boats"), [0; 0]);
         assert_eq!(index.rank("fishing", &[3, 1, 4, 0]), [4, 3, 1, 0]);
+    }
+
+    #[test]
+    fn the_querys_own_document_is_left_out_only_if_the_settings_say_so() {
+        let mut with = set("s", 1);
+        with.documents[1].id = "q0".to_owned();
+        let mut without = with.clone();
+        assert_eq!(prepare(&mut with, &settings())[0].len(), 4);
+        assert_eq!(with.queries[0].candidates, [0, 1, 2, 3, 4]);
+        let _ = prepare(&mut without, &EvalSettings { ignore_identical_ids: true, ..settings() });
+        assert_eq!(without.queries[0].candidates, [0, 2, 3, 4]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::datasets::Dataset;
+use super::measures::Measure;
 use super::report::{Estimate, Report, SCHEMA};
 use super::settings::EvalSettings;
 
@@ -126,12 +127,18 @@ impl Gate {
     pub fn check(&self, settings: &EvalSettings, sets: &[Dataset]) -> Result<(), GateError> {
         let baseline = &self.baseline.settings;
         let count = |value: &Option<usize>| value.map_or_else(|| "all".to_owned(), |count| count.to_string());
+        let list = |measures: &[Measure]| measures.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let name = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
         for (setting, expected, given) in [
-            ("k", baseline.k.to_string(), settings.k.to_string()),
+            ("measures", list(&baseline.measures), list(&settings.measures)),
             ("top", baseline.top.to_string(), settings.top.to_string()),
             ("orders", baseline.orders.to_string(), settings.orders.to_string()),
             ("seed", baseline.seed.to_string(), settings.seed.to_string()),
+            (
+                "ignore_identical_ids",
+                baseline.ignore_identical_ids.to_string(),
+                settings.ignore_identical_ids.to_string(),
+            ),
             ("queries", count(&baseline.queries), count(&settings.queries)),
             ("run", name(&baseline.run), name(&settings.run)),
         ] {
@@ -240,7 +247,14 @@ mod tests {
         gate.check(&settings(), &sets).unwrap();
         gate.check(&EvalSettings { instruction: Some("i".to_owned()), ..settings() }, &sets).unwrap();
         for (changed, message) in [
-            (EvalSettings { k: 5, ..settings() }, "k is 5, but 10 in the baseline"),
+            (
+                EvalSettings { measures: vec![Measure::Map], ..settings() },
+                "measures is MAP, but nDCG@10 MRR@10 Hit@10 Recall@10 MAP in the baseline",
+            ),
+            (
+                EvalSettings { ignore_identical_ids: true, ..settings() },
+                "ignore_identical_ids is true, but false in the baseline",
+            ),
             (EvalSettings { top: 9, ..settings() }, "top is 9, but 4 in the baseline"),
             (EvalSettings { orders: 1, ..settings() }, "orders is 1, but 2 in the baseline"),
             (EvalSettings { seed: 2, ..settings() }, "seed is 2, but 1 in the baseline"),
@@ -260,8 +274,8 @@ mod tests {
     fn a_file_that_is_not_a_report_is_refused() {
         for (content, message) in [
             ("{}", "the field schema is missing"),
-            (r#"{"schema": 2}"#, "its schema is 2, not 1"),
-            (r#"{"schema": 1}"#, "missing field `settings`"),
+            (r#"{"schema": 1}"#, "its schema is 1, not 2"),
+            (r#"{"schema": 2}"#, "missing field `settings`"),
             ("[", "EOF while parsing a list at line 1 column 1"),
         ] {
             let error = Gate::read(file(content).path(), "ndcg", 0.01).unwrap_err().to_string();

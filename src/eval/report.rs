@@ -13,7 +13,7 @@ use super::datasets::LeftOut;
 use super::settings::EvalSettings;
 
 /// The version of the JSON format.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// A value for each measure, by the measure's name.
 pub type ByMeasure<T> = BTreeMap<String, T>;
@@ -217,6 +217,24 @@ pub struct InstructionEffect {
     pub kendall_tau: Option<f64>,
     /// Share of queries where the instruction changes the first document.
     pub first_changed: f64,
+    /// Share of queries whose primary measure the instruction lowers by more than .05.
+    pub harmed: f64,
+    /// The queries that differ only in their instruction; `None` if there are none.
+    pub twins: Option<TwinEffect>,
+}
+
+/// Pairs of queries with the same text and candidates, but another instruction and other grades, so
+/// that the instruction alone decides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TwinEffect {
+    /// Number of pairs.
+    pub pairs: usize,
+    /// Share of pairs where both queries have a document of the highest grade first.
+    pub both_right: f64,
+    /// p-MRR in [-1, 1], the mean over pairs: how far documents fall that one instruction makes
+    /// irrelevant (FollowIR, Weller and others 2024). 0 if instructions change nothing. `None` if
+    /// no document changes its relevance.
+    pub p_mrr: Option<f64>,
 }
 
 /// The measures without and with the instruction.

@@ -1,25 +1,29 @@
 //! Reranks every query of a set in every input order, and once more without its instruction if it
 //! has one.
 //!
-//! Requests are sent one at a time, so that no request waits for another and latencies are
-//! comparable.
+//! By default requests are sent one at a time, so that no request waits for another and latencies
+//! are comparable.
 
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
 
 use super::answer::Answer;
 use super::datasets::{Dataset, Query};
+use super::journal::{Journal, JournalError};
 use super::settings::EvalSettings;
 use super::system::{System, SystemError};
 use crate::rerank::RerankRequest;
 
 /// The result of one rerank request for a query's candidates.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pass {
-    /// Indices of the reranked candidates, best first.
+    /// Indices of the reranked candidates, best first. Of neighbours with the same score, the one
+    /// with the higher document id comes first, as in `trec_eval`.
     pub ranking: Vec<usize>,
     /// Each candidate's relevance score.
     pub scores: Vec<f64>,
@@ -38,7 +42,7 @@ pub struct Pass {
 }
 
 /// All results of one query.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QueryRun {
     /// The instruction of the requests in `orders`.
     pub instruction: Option<String>,
@@ -47,6 +51,17 @@ pub struct QueryRun {
     pub orders: Vec<Pass>,
     /// The result of the given order without the instruction; `None` if there is no instruction.
     pub plain: Option<Pass>,
+}
+
+/// The reason why a run ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The system failed on a query.
+    #[error(transparent)]
+    Query(#[from] QueryFailure),
+    /// The journal cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 /// The system failed on a query.
@@ -76,39 +91,73 @@ pub async fn warm_up(system: &System, set: &Dataset, settings: &EvalSettings) ->
     answer.map(|answer| answer.model).map_err(|cause| query_failure(set, query, cause))
 }
 
-/// Reranks every query of a set, and calls `after_query` after each.
+/// Reranks every query of a set that the journal does not have yet, and calls `after_query` after
+/// each.
 ///
 /// # Errors
-/// [`QueryFailure`] if the system fails on a query.
+/// [`RunError`] if the system fails on a query, or the journal cannot be written.
 pub async fn run_set(
     system: &System,
     set: &Dataset,
     settings: &EvalSettings,
+    mut journal: Option<&mut Journal>,
     mut after_query: impl FnMut(),
-) -> Result<Vec<QueryRun>, QueryFailure> {
-    let mut generator = Xoshiro256PlusPlus::seed_from_u64(settings.seed);
-    let mut runs = Vec::with_capacity(set.queries.len());
-    for query in &set.queries {
-        let instruction = choose_instruction(query, settings);
-        let given: Vec<usize> = (0..settings.top.min(query.candidates.len())).collect();
-        let mut orders = Vec::new();
-        let mut plain = None;
-        if !given.is_empty() {
-            for number in 0..settings.orders {
-                let mut order = given.clone();
-                if number > 0 {
-                    order.shuffle(&mut generator);
-                }
-                orders.push(rerank_once(system, set, query, &order, instruction.as_deref(), settings).await?);
-            }
-            if instruction.is_some() {
-                plain = Some(rerank_once(system, set, query, &given, None, settings).await?);
-            }
+) -> Result<Vec<QueryRun>, RunError> {
+    let mut runs: Vec<Option<QueryRun>> =
+        set.queries.iter().map(|query| journal.as_ref()?.finished(set, query)).collect();
+    let planned: Vec<(usize, Vec<Vec<usize>>)> =
+        plan_orders(set, settings).into_iter().enumerate().filter(|(index, _)| runs[*index].is_none()).collect();
+    runs.iter().flatten().for_each(|_| after_query());
+    let finished = stream::iter(planned)
+        .map(|(index, orders)| async move { Ok((index, run_query(system, set, index, orders, settings).await?)) });
+    let mut finished = finished.buffer_unordered(settings.concurrency);
+    while let Some((index, run)) = finished.try_next().await.map_err(RunError::Query)? {
+        if let Some(journal) = journal.as_mut() {
+            journal.append(set, &set.queries[index], &run)?;
         }
-        runs.push(QueryRun { instruction, orders, plain });
+        runs[index] = Some(run);
         after_query();
     }
-    Ok(runs)
+    Ok(runs.into_iter().flatten().collect())
+}
+
+/// The input orders of every query: the given one, then shuffled ones; none for a query without
+/// candidates. They depend on the set and the seed only.
+fn plan_orders(set: &Dataset, settings: &EvalSettings) -> Vec<Vec<Vec<usize>>> {
+    let mut generator = Xoshiro256PlusPlus::seed_from_u64(settings.seed);
+    let orders = |query: &Query| {
+        let given: Vec<usize> = (0..settings.top.min(query.candidates.len())).collect();
+        let numbers = if given.is_empty() { 0..0 } else { 0..settings.orders };
+        let order = |number: usize| {
+            let mut order = given.clone();
+            if number > 0 {
+                order.shuffle(&mut generator);
+            }
+            order
+        };
+        numbers.map(order).collect()
+    };
+    set.queries.iter().map(orders).collect()
+}
+
+async fn run_query(
+    system: &System,
+    set: &Dataset,
+    index: usize,
+    orders: Vec<Vec<usize>>,
+    settings: &EvalSettings,
+) -> Result<QueryRun, QueryFailure> {
+    let query = &set.queries[index];
+    let instruction = choose_instruction(query, settings);
+    let mut passes = Vec::with_capacity(orders.len());
+    for order in &orders {
+        passes.push(rerank_once(system, set, query, order, instruction.as_deref(), settings).await?);
+    }
+    let plain = match orders.first().filter(|_| instruction.is_some()) {
+        Some(given) => Some(rerank_once(system, set, query, given, None, settings).await?),
+        None => None,
+    };
+    Ok(QueryRun { instruction, orders: passes, plain })
 }
 
 /// The instruction of the command line, otherwise that of the query.
@@ -125,7 +174,10 @@ async fn rerank_once(
     settings: &EvalSettings,
 ) -> Result<Pass, QueryFailure> {
     let answer = system.rerank(build_request(set, query, order, instruction, settings)).await;
-    Ok(map_to_candidates(answer.map_err(|cause| query_failure(set, query, cause))?, order))
+    let mut pass = map_to_candidates(answer.map_err(|cause| query_failure(set, query, cause))?, order);
+    let id = |candidate: usize| set.documents[query.candidates[candidate]].id.as_bytes();
+    order_ties(&mut pass.ranking, &pass.scores, id);
+    Ok(pass)
 }
 
 fn query_failure(set: &Dataset, query: &Query, cause: SystemError) -> QueryFailure {
@@ -169,6 +221,14 @@ fn map_to_candidates(answer: Answer, order: &[usize]) -> Pass {
     }
 }
 
+/// Sorts neighbours of a ranking with the same score by document id, descending, as `trec_eval`
+/// does. `trec_eval` reads scores as f32.
+fn order_ties<'a>(ranking: &mut [usize], scores: &[f64], id: impl Fn(usize) -> &'a [u8]) {
+    for tied in ranking.chunk_by_mut(|left, right| (scores[*left] as f32).total_cmp(&(scores[*right] as f32)).is_eq()) {
+        tied.sort_by(|left, right| id(*right).cmp(id(*left)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::answer::ScoredDocument;
@@ -190,5 +250,13 @@ mod tests {
         assert_eq!(pass.scores, [0.9, 0.5, 0.1]);
         assert_eq!(pass.positions, [2, 0, 1]);
         assert_eq!((pass.truncated, pass.tokens_read), (Some(vec![false, true, false]), None));
+    }
+
+    #[test]
+    fn documents_with_the_same_score_are_ordered_by_id_descending() {
+        let ids = ["a", "c", "b", "d"];
+        let mut ranking = vec![3, 0, 1, 2];
+        order_ties(&mut ranking, &[0.5, 0.5 + 1e-12, 0.4, 0.9], |candidate| ids[candidate].as_bytes());
+        assert_eq!(ranking, [3, 1, 0, 2]);
     }
 }

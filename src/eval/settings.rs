@@ -3,13 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::measures::Measure;
 use crate::rerank::Mode;
 
 /// The settings of a run; they hold for every set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvalSettings {
-    /// The cut-off of nDCG, MRR, Hit and Recall. At least 1.
-    pub k: usize,
+    /// The measures, the primary one first. At least one.
+    pub measures: Vec<Measure>,
     /// Number of candidates of each query that are reranked. At least 1.
     pub top: usize,
     /// Number of input orders for each query: the given one, then shuffled ones. At least 1.
@@ -24,6 +25,10 @@ pub struct EvalSettings {
     pub mode: Mode,
     /// Maximum number of tokens read of each document; `None` for the model's limit.
     pub max_tokens_per_doc: Option<usize>,
+    /// Whether a candidate with the id of the query is left out, as BEIR does it.
+    pub ignore_identical_ids: bool,
+    /// Number of requests that run at the same time. At least 1.
+    pub concurrency: usize,
     /// Name of the first-stage run; `None` for BM25, or the order in a file of slates.
     pub run: Option<String>,
 }

@@ -80,6 +80,19 @@ pub fn sign_flip_test(differences: &[f64], seed: u64) -> f64 {
     (hits + 1) as f64 / (DRAWS + 1) as f64
 }
 
+/// p values after Holm's step-down correction for their number (Holm 1979), in the same order.
+#[must_use]
+pub fn holm(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|left, right| p[*left].total_cmp(&p[*right]));
+    let (mut corrected, mut highest) = (vec![0.0; p.len()], 0.0_f64);
+    for (smaller, place) in order.into_iter().enumerate() {
+        highest = highest.max(((p.len() - smaller) as f64 * p[place]).min(1.0));
+        corrected[place] = highest;
+    }
+    corrected
+}
+
 /// Kendall's tau-b of two lists of scores for the same items (Kendall 1945). Ties count for neither
 /// order. `None` for fewer than two items, or if all values of a list are equal.
 #[must_use]
@@ -184,6 +197,16 @@ mod tests {
         // 26 of 40 equal steps up: the two-sided binomial test of scipy gives 0.0807.
         let mostly: Vec<f64> = (0..40).map(|place| if place < 26 { 0.1 } else { -0.1 }).collect();
         assert!((sign_flip_test(&mostly, 1) - 0.0807).abs() < 0.01, "{}", sign_flip_test(&mostly, 1));
+    }
+
+    #[test]
+    fn holms_correction_matches_statsmodels() {
+        // statsmodels.stats.multitest.multipletests([.01, .04, .03, .005], method="holm")
+        for (found, expected) in holm(&[0.01, 0.04, 0.03, 0.005]).into_iter().zip([0.03, 0.06, 0.06, 0.02]) {
+            assert!(close(found, expected), "{found}");
+        }
+        assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
+        assert_eq!(holm(&[]), [0.0; 0]);
     }
 
     #[test]

@@ -57,4 +57,22 @@ impl System {
             Self::Endpoint(endpoint) => Ok(endpoint.rerank(&request).await?),
         }
     }
+
+    /// Reranks without a second attempt; `None` if the system is busy.
+    ///
+    /// # Errors
+    /// As [`Self::rerank`], but not if the system is busy.
+    pub async fn rerank_once(&self, request: RerankRequest) -> Result<Option<Answer>, SystemError> {
+        let answer = match self {
+            Self::InProcess(_) => self.rerank(request).await,
+            Self::Endpoint(endpoint) => endpoint.rerank_with_retries(&request, 0).await.map_err(SystemError::from),
+        };
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(
+                SystemError::Rerank(RerankError::Overloaded { .. }) | SystemError::Endpoint(EndpointError::Busy { .. }),
+            ) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }

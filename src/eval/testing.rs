@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::datasets::{Dataset, Document, FirstStage, Grades, LeftOut, Query};
+use super::measures::Measure;
 use super::report::{Report, SCHEMA, SystemFacts};
 use super::run::{Pass, QueryRun};
 use super::settings::EvalSettings;
@@ -13,7 +14,7 @@ use crate::rerank::Mode;
 /// Settings for the first four candidates in two orders.
 pub(super) fn settings() -> EvalSettings {
     EvalSettings {
-        k: 10,
+        measures: Measure::defaults(10),
         top: 4,
         orders: 2,
         seed: 1,
@@ -21,6 +22,8 @@ pub(super) fn settings() -> EvalSettings {
         instruction: None,
         mode: Mode::Auto,
         max_tokens_per_doc: None,
+        ignore_identical_ids: false,
+        concurrency: 1,
         run: None,
     }
 }
@@ -40,6 +43,7 @@ pub(super) fn set(name: &str, queries: usize) -> Dataset {
         name: name.to_owned(),
         source: Path::new("/sets").join(name).display().to_string(),
         documents: (0..6).map(document).collect(),
+        corpus_size: 6,
         queries: (0..queries).map(query).collect(),
         first_stage: FirstStage::FileOrder,
         left_out: LeftOut::default(),
@@ -84,7 +88,7 @@ pub(super) fn report(sets: &[(&str, f64)]) -> Report {
         system: SystemFacts { name: "m".to_owned(), family: None, device: None, url: None },
         settings: settings(),
         primary: "ndcg@10".to_owned(),
-        metrics: ["ndcg@10", "mrr@10", "hit@10", "recall@10", "map"].map(str::to_owned).to_vec(),
+        metrics: settings().measures.iter().map(|measure| measure.name()).collect(),
         sets: summarized.collect(),
     }
 }

@@ -79,7 +79,7 @@ mod tests {
     fn service() -> Service {
         let settings = Configuration::load(&Sources::default()).unwrap().settings;
         let runtime = FakeRuntime::new();
-        let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "auto").unwrap();
+        let prompter = crate::app::prompter(&Checkpoint::podium_nano(), runtime.facts(), "auto").unwrap();
         let instructions = load_instructions(&settings.instructions, None).unwrap();
         let telemetry = Arc::<Telemetry>::default();
         let policy = Policy { limits: settings.limits, instructions };

@@ -30,7 +30,7 @@ fn reranker(name: &str) -> (Reranker, FakeControls) {
     };
     let runtime = FakeRuntime::with_facts(facts);
     let controls = runtime.controls();
-    let prompter = crate::app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
+    let prompter = crate::app::prompter(&Checkpoint::podium_nano(), runtime.facts(), "podium-nano").unwrap();
     let policy = crate::app::policy(&settings).unwrap();
     let admission = AdmissionControl::new(&settings.schedule);
     (Reranker::new(vec![name.to_owned()], prompter, runtime, policy, &admission), controls)

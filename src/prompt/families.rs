@@ -26,6 +26,7 @@ impl Families {
     /// [`PromptError::Declaration`], if one of them were broken.
     pub fn built_in() -> Result<Self, PromptError> {
         let sources = built_in! {
+            "podium-mini":;
             "podium-nano": "podium-nano.jinja";
             "jina-v3": "jina-v3.jinja";
             "jina-v3.5": "jina-v3.5.jinja";

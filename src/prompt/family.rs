@@ -30,6 +30,9 @@ pub struct FamilyFacts {
     pub control_tokens: Vec<String>,
     /// The instruction for a request that has none.
     pub default_instruction: Option<String>,
+    /// The language that it reads, where that is only one in Latin letters, such as `English`. A
+    /// query in another script gets a warning.
+    pub reads_only: Option<String>,
     /// How a checkpoint of the family is recognised. Without it, only `--family` chooses the family.
     #[serde(default)]
     pub recognise: Recognise,
@@ -46,6 +49,22 @@ pub struct FamilyFacts {
     pub pointwise: Option<PointwiseFacts>,
     /// How query and documents are encoded apart from each other.
     pub bi_encoder: Option<BiEncoderFacts>,
+    /// How texts are read as rows of their own, by a trained read-out of their tokens' states.
+    pub evidence: Option<EvidenceFacts>,
+}
+
+/// How texts are read as rows of their own, by a trained read-out of their tokens' states.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceFacts {
+    /// The control token that begins a row.
+    pub begin: String,
+    /// The control token that ends it.
+    pub end: String,
+    /// The most tokens of a text in a row; a longer document continues in the next row.
+    pub row_tokens: usize,
+    /// How a long list is split.
+    pub slates: SlateFacts,
 }
 
 /// How a checkpoint of a family is recognised, in the order of [`Families::detect`]; never by the
@@ -348,6 +367,14 @@ impl FamilyFacts {
         let limits = &self.limits;
         if [limits.query, limits.instruction, limits.document].contains(&0) {
             return Err("limits must be at least 1");
+        }
+        if let Some(evidence) = &self.evidence {
+            let is_alone = self.listwise.is_none() && self.pointwise.is_none() && self.bi_encoder.is_none();
+            return match (is_alone, evidence.slates.rule) {
+                (false, _) => Err("[evidence] excludes [listwise], [pointwise] and [bi_encoder]"),
+                (true, SlateRule::Even) if evidence.row_tokens > 0 && evidence.slates.documents > 1 => Ok(()),
+                (true, _) => Err("[evidence] needs row_tokens and slates of rule \"even\""),
+            };
         }
         if self.bi_encoder.is_some() {
             let is_alone = self.listwise.is_none() && self.pointwise.is_none();

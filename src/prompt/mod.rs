@@ -10,7 +10,7 @@
 //! | `tokenizer`, `tokenizer_file`, `clean` | encodes text so that it never becomes a control token |
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
-//! | `slates`, `slate_prompt`, `pairs`, `bi_encoder` | groups documents into slates, pointwise prompts or sequences of their own |
+//! | `slates`, `slate_prompt`, `pairs`, `bi_encoder`, `rows` | groups documents into slates, pointwise prompts or sequences of their own |
 //! | `render` | renders chosen documents as the token sequences of one pass |
 //! | `lexical` | scores documents by the query's words (BM25) |
 //!
@@ -35,6 +35,7 @@ mod parallel;
 mod prepared;
 mod prompter;
 mod render;
+mod rows;
 mod settings;
 mod slate_prompt;
 mod slates;

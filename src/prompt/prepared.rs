@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::frame::Run;
+use crate::evidence::Counted;
 use crate::rerank::slates::Window;
 use crate::rerank::{Mode, RerankRequest};
 
@@ -34,6 +35,19 @@ pub struct PreparedTexts {
     pub(super) pair_frame: Option<PairFrame>,
     /// The query's sequence, where it is encoded apart from the documents.
     pub(super) query_ids: Vec<u32>,
+    /// The instruction's tokens, where it is a row of its own.
+    pub(super) instruction_ids: Vec<u32>,
+    /// For families of rows, by document.
+    pub(super) whole_texts: Vec<WholeText>,
+}
+
+/// What a whole document shows, also the part that is not encoded.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct WholeText {
+    /// The words in common with the query and with the instruction, in [0, 1).
+    pub lexical: [f32; 2],
+    /// What instructions count; empty without an instruction.
+    pub counted: Counted,
 }
 
 /// A document, cleaned and truncated.
@@ -134,6 +148,8 @@ impl PreparedTexts {
             room: None,
             pair_frame: None,
             query_ids: Vec::new(),
+            instruction_ids: Vec::new(),
+            whole_texts: Vec::new(),
         }
     }
 
@@ -150,7 +166,9 @@ impl PreparedTexts {
             options: self.options,
             room: self.room.clone(),
             pair_frame: self.pair_frame.clone(),
-            query_ids: Vec::new(),
+            query_ids: self.query_ids.clone(),
+            instruction_ids: self.instruction_ids.clone(),
+            whole_texts: self.whole_texts[..count.min(self.whole_texts.len())].to_vec(),
         }
     }
 

@@ -1,15 +1,19 @@
 //! A family bound to a tokenizer and a model, with every declared token found and every template
 //! tried.
 
+use std::sync::Arc;
+
 use super::PromptError;
 use super::bi_encoder::BiEncoder;
 use super::bind::{Answers, Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
 use super::classifier::ClassifierReadout;
-use super::detect::PodiumConfig;
+use super::detect::{Calibration, PodiumConfig};
 use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
+use super::rows::RowReading;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
+use crate::evidence::EvidenceModel;
 
 /// Turns requests into the token sequences of one model.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ pub struct Prompter {
     pub(super) listwise: Option<Listwise>,
     pub(super) pointwise: Option<Pointwise>,
     pub(super) bi_encoder: Option<BiEncoder>,
+    pub(super) rows: Option<RowReading>,
 }
 
 /// The facts of a model that limit its prompts.
@@ -49,6 +54,8 @@ pub struct ModelLimits {
     /// The prompt that sentence-transformers uses by default: before the query of a pair, as the
     /// system message of a chat template.
     pub default_prompt: Option<String>,
+    /// The read-out of its tokens' states, where it has one.
+    pub evidence: Option<Arc<EvidenceModel>>,
 }
 
 impl Prompter {
@@ -75,13 +82,19 @@ impl Prompter {
         for token in &facts.control_tokens {
             lookup.control(token)?;
         }
+        let mut table = evidence;
+        let rows = facts.evidence.clone().map(|facts| {
+            let calibration = podium.and_then(|podium| podium.calibration);
+            RowReading::new(facts, &lookup, model.evidence.clone(), (table.take(), calibration))
+        });
+        let rows = rows.transpose()?;
         let listwise = facts
             .listwise
             .clone()
             .map(|listwise| {
                 let source = family.listwise_template.as_deref().unwrap_or_default();
                 let template = Template::new(&facts.name, &listwise.template, source, &tokenizer)?;
-                lookup.listwise(listwise, template, podium, evidence)
+                lookup.listwise(listwise, template, podium, table)
             })
             .transpose()?;
         let pointwise = facts
@@ -109,6 +122,7 @@ impl Prompter {
             listwise,
             pointwise,
             bi_encoder,
+            rows,
         };
         prompter.takes_instruction = prompter.check_templates(model.vocabulary)?;
         Ok(prompter)
@@ -160,6 +174,13 @@ impl Prompter {
         self.bi_encoder.as_ref().map(|bi_encoder| &bi_encoder.readout)
     }
 
+    /// The read-out of the tokens' states, and what its scores mean; `None` for families without
+    /// one.
+    #[must_use]
+    pub fn evidence(&self) -> Option<(&Arc<EvidenceModel>, Calibration)> {
+        self.rows.as_ref().map(|rows| (&rows.model, rows.calibration))
+    }
+
     /// Decodes ids to text, with control tokens spelled out.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> String {
@@ -182,6 +203,7 @@ mod tests {
                 prompter.slate_score().is_some(),
                 prompter.pointwise_score().is_some(),
                 prompter.bi_encoder().is_some(),
+                prompter.evidence().is_some(),
             ];
             assert!(reads.contains(&true), "{}", family.name());
         }

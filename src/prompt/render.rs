@@ -6,11 +6,12 @@ use super::family::Layout;
 use super::pairs::shared_prefix;
 use super::prepared::{Plan, PreparedTexts};
 use super::prompter::Prompter;
+use crate::evidence::SlateRows;
 use crate::rerank::RerankError;
 use crate::runtime::{TokenPosition, TokenTypes};
 
 /// Token sequences of one pass. Suffixes continue the prefix and do not see each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rendering {
     /// What all suffixes share; the whole sequence when there are no suffixes.
     pub prefix: Vec<u32>,
@@ -22,6 +23,8 @@ pub struct Rendering {
     pub marks: Vec<TokenPosition>,
     /// The types of the tokens.
     pub token_types: TokenTypes,
+    /// What the suffixes are, where texts are rows of their own.
+    pub rows: Option<SlateRows>,
 }
 
 impl Prompter {
@@ -32,6 +35,9 @@ impl Prompter {
     /// [`RerankError::PromptTooLong`] when the sequence is over the model's context;
     /// [`RerankError::Internal`] when tokenizer or template fail, or marks do not add up.
     pub fn render(&self, prepared: &PreparedTexts, documents: &[usize]) -> Result<Rendering, RerankError> {
+        if let Some(reading) = &self.rows {
+            return self.render_rows(reading, prepared, documents);
+        }
         let rendering = match (&prepared.plan, &self.listwise) {
             (Plan::Pairs(_), _) if self.bidirectional => self.render_whole_pairs(prepared, documents),
             (Plan::Pairs(_), _) => render_pairs(prepared, documents),
@@ -89,7 +95,7 @@ impl Prompter {
                 places
             }
         };
-        Ok(Rendering { prefix: filled.ids, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero })
+        Ok(Rendering { prefix: filled.ids, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero, rows: None })
     }
 
     fn render_isolated(
@@ -107,7 +113,7 @@ impl Prompter {
         }
         suffixes.push(closing);
         let marks = ends_of(&suffixes);
-        Ok(Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero })
+        Ok(Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero, rows: None })
     }
 
     /// Renders pairs without a prefix: in each of them every token sees the document.
@@ -118,7 +124,7 @@ impl Prompter {
         let token_types =
             second.map_or(TokenTypes::Zero, |frame| TokenTypes::Pairs(vec![frame.before.len(); suffixes.len()]));
         let marks = ends_of(&suffixes);
-        Rendering { prefix: Vec::new(), suffixes, marks, token_types }
+        Rendering { prefix: Vec::new(), suffixes, marks, token_types, rows: None }
     }
 }
 
@@ -127,11 +133,11 @@ fn render_apart(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
     if documents.is_empty() {
         let marks = vec![TokenPosition::prefix(prepared.query_ids.len().saturating_sub(1))];
         let prefix = prepared.query_ids.clone();
-        return Rendering { prefix, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero };
+        return Rendering { prefix, suffixes: Vec::new(), marks, token_types: TokenTypes::Zero, rows: None };
     }
     let suffixes: Vec<Vec<u32>> = documents.iter().map(|document| prepared.documents[*document].ids.clone()).collect();
     let marks = ends_of(&suffixes);
-    Rendering { prefix: Vec::new(), suffixes, marks, token_types: TokenTypes::Zero }
+    Rendering { prefix: Vec::new(), suffixes, marks, token_types: TokenTypes::Zero, rows: None }
 }
 
 /// Renders pointwise sequences as one pass: their longest shared beginning is the prefix.
@@ -145,13 +151,14 @@ fn render_pairs(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
             suffixes: Vec::new(),
             marks: vec![end],
             token_types: TokenTypes::Zero,
+            rows: None,
         };
     }
     let shared = shared_prefix(&sequences);
     let prefix = sequences.first().map(|first| first[..shared].to_vec()).unwrap_or_default();
     let suffixes: Vec<Vec<u32>> = sequences.iter().map(|sequence| sequence[shared..].to_vec()).collect();
     let marks = ends_of(&suffixes);
-    Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero }
+    Rendering { prefix, suffixes, marks, token_types: TokenTypes::Zero, rows: None }
 }
 
 /// The last position of each suffix.

@@ -11,6 +11,7 @@ use super::{
     Answers, Calibration, ClassifierReadout, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError, Prompter,
     Tokenizer,
 };
+use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::runtime::Pooling;
 
 /// Qwen's split pattern.
@@ -201,6 +202,7 @@ pub(crate) fn bind(
         answers: (family == "logit-score").then_some(Answers { positive: 0, negative: Some(1), calibration }),
         chat_template: (family == "logit-score").then(|| CHAT_TEMPLATE.to_owned()),
         default_prompt: None,
+        evidence: None,
     };
     Prompter::new(
         families.named(family).unwrap(),
@@ -213,7 +215,33 @@ pub(crate) fn bind(
 
 /// A family on the test tokenizer, with a context of 32,768 tokens.
 pub(crate) fn prompter(family: &str) -> Prompter {
+    if family == "podium-mini" {
+        return podium_mini();
+    }
     bind(family, &tokenizer(), 32_768, 1024).unwrap()
+}
+
+/// podium-mini on its own files.
+fn podium_mini() -> Prompter {
+    use serde::Deserialize;
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/podium-mini");
+    let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let config: Value = serde_json::from_slice(&read("config.json")).unwrap();
+    let constants = EvidenceConfig::deserialize(&config["podium"]).unwrap();
+    let evidence = EvidenceModel::new(constants, &read("instructions.safetensors"), 384).unwrap();
+    let model = ModelLimits {
+        name: "podium-mini".to_owned(),
+        context: 512,
+        vocabulary: evidence.vocabulary(),
+        bidirectional: true,
+        evidence: Some(evidence.into()),
+        ..ModelLimits::default()
+    };
+    let podium = PodiumConfig::from_config(&config, "config.json").unwrap();
+    let tokenizer = Tokenizer::from_bytes(&read("tokenizer.json"), "tokenizer.json").unwrap();
+    let table = LexicalTable::from_bytes(&read("lexical.safetensors")).unwrap();
+    let families = Families::built_in().unwrap();
+    Prompter::new(families.named("podium-mini").unwrap(), tokenizer, &model, podium.as_ref(), Some(table)).unwrap()
 }
 
 /// [`prompter`], made once.

@@ -12,6 +12,7 @@ use super::family::SlateRule;
 use super::parallel;
 use super::prepared::{DocumentText, PreparedTexts};
 use super::prompter::Prompter;
+use super::rows::RowReading;
 use super::slates::ALONE;
 use super::truncate::{DocumentOptions, IsCancelled, truncation_warnings, warn_of_removed};
 use crate::rerank::budget::ReadLimit;
@@ -22,6 +23,7 @@ enum Reader<'a> {
     Listwise(&'a Listwise),
     Pointwise(&'a Pointwise),
     BiEncoder(&'a BiEncoder),
+    Rows(&'a RowReading),
 }
 
 impl Prompter {
@@ -56,6 +58,7 @@ impl Prompter {
             Reader::BiEncoder(bi_encoder) => {
                 self.prepare_apart(bi_encoder, request, limits, is_cancelled, &mut prepared)?;
             }
+            Reader::Rows(reading) => self.prepare_rows(reading, request, limits, is_cancelled, &mut prepared)?,
         }
         warn_of_truncation(&mut prepared);
         Ok(prepared)
@@ -73,7 +76,9 @@ impl Prompter {
         limits: &LimitSettings,
     ) -> Result<PreparedTexts, RerankError> {
         let mut prepared = whole.with_first(limit.documents);
-        if let Some(bi_encoder) = &self.bi_encoder {
+        if let Some(reading) = &self.rows {
+            self.shorten_rows(reading, limit.tokens_per_document, limits, &mut prepared)?;
+        } else if let Some(bi_encoder) = &self.bi_encoder {
             self.shorten_apart(bi_encoder, limit.tokens_per_document, limits, &mut prepared)?;
         } else if let Some(frame) = &prepared.pair_frame {
             if let Some(tokens) = limit.tokens_per_document {
@@ -97,6 +102,9 @@ impl Prompter {
 
     /// The mode, and with it the template: listwise where the request and the family allow it.
     fn choose_reader(&self, request: &RerankRequest, warnings: &mut Vec<String>) -> Result<Reader<'_>, RerankError> {
+        if let Some(reading) = &self.rows {
+            return Ok(Reader::Rows(reading));
+        }
         if let Some(bi_encoder) = &self.bi_encoder
             && (request.mode != Mode::Listwise || bi_encoder.readout.feedback_documents() > 0)
         {
@@ -144,6 +152,13 @@ impl Prompter {
         let query = self.tokenize_short_text("query", &request.query, &query_options, request.truncation, warnings)?;
         if query.chars().all(is_space) {
             return Err(RerankError::invalid("query", "it holds nothing but white space and control tokens"));
+        }
+        if let Some(language) = &self.facts.reads_only
+            && is_in_another_script(&query)
+        {
+            let family = &self.facts.name;
+            warnings
+                .push(format!("query: {family} reads {language}; most letters of this query are of another script"));
         }
         let requested = request.instruction.as_deref().filter(|text| !text.chars().all(is_space));
         let mut instruction = match requested {
@@ -207,6 +222,14 @@ impl Prompter {
         }
         Ok(documents)
     }
+}
+
+/// Whether more than half of a text's letters are not Latin.
+fn is_in_another_script(text: &str) -> bool {
+    let is_latin = |letter: &char| *letter <= '\u{24F}' || ('\u{1E00}'..='\u{1EFF}').contains(letter);
+    let (latin, others): (Vec<char>, Vec<char>) =
+        text.chars().filter(|letter| letter.is_alphabetic()).partition(is_latin);
+    others.len() > latin.len()
 }
 
 /// Warns of truncated documents and of estimated lengths.

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use self::controls::{Failure, Shared};
 pub use self::controls::{FakeControls, Fault};
 use super::{
-    ClassifierFacts, ForwardPass, Head, ModelFacts, Output, Pooling, Positions, Runtime, RuntimeError, TokenPosition,
+    ClassifierFacts, ForwardPass, Head, ModelFacts, Output, Pooling, Positions, ReadStates, Runtime, RuntimeError,
+    TokenPosition, TokenStates,
 };
 
 /// A deterministic stand-in for a model.
@@ -92,8 +93,13 @@ impl FakeRuntime {
     }
 
     fn read(&self, pass: &ForwardPass) -> Output {
+        if let Head::Reader(reader) = &pass.output.head {
+            return self.read_by(&*reader.0, pass);
+        }
         let states: Vec<u64> = match &pass.output.at {
-            Positions::Listed(positions) => positions.iter().map(|position| seen(pass, *position)).collect(),
+            Positions::Listed(_) | Positions::All => {
+                pass.read_positions().iter().map(|position| seen(pass, *position)).collect()
+            }
             // A stand-in for any pooling: a hash of the whole sequence.
             Positions::Pooled(_) => {
                 let sequences = if pass.suffixes.is_empty() { 0..1 } else { 1..pass.suffixes.len() + 1 };
@@ -111,8 +117,33 @@ impl FakeRuntime {
                 let labels = self.facts.classifier.map_or(0, |classifier| classifier.labels as u64);
                 (0..labels).map(|label| 4.0 * number(mix(state, label))).collect()
             }
+            // Read above.
+            Head::Reader(_) => Vec::new(),
         };
         states.into_iter().map(row).collect()
+    }
+}
+
+impl FakeRuntime {
+    /// Gives a reader states that depend on each token's whole beginning and on the layer.
+    fn read_by(&self, reader: &dyn ReadStates, pass: &ForwardPass) -> Output {
+        let positions = pass.read_positions();
+        let states = |layer: &u16| -> Vec<f32> {
+            let state = |position| unit_vector(mix(seen(pass, position), u64::from(*layer)), self.facts.hidden_size);
+            positions.iter().flat_map(|position| state(*position)).collect()
+        };
+        let layers: Vec<Vec<f32>> = reader.layers().iter().map(states).collect();
+        let mut end = 0;
+        let lengths = std::iter::once(pass.prefix.len()).chain(pass.suffixes.iter().map(Vec::len));
+        let segments = lengths.filter(|length| *length > 0).map(|length| {
+            end += length;
+            end - length..end
+        });
+        reader.read(&TokenStates {
+            width: self.facts.hidden_size,
+            segments: segments.collect(),
+            layers: layers.iter().map(Vec::as_slice).collect(),
+        })
     }
 }
 

@@ -19,7 +19,8 @@ use std::sync::Arc;
 pub use checkpoint::{Checkpoint, EMBEDDED_MODEL};
 pub use error::{LoadError, RuntimeError};
 pub use pass::{
-    CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, Pooling, Positions, TokenPosition, TokenTypes,
+    CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, Pooling, Positions, ReadStates, StateReader,
+    TokenPosition, TokenStates, TokenTypes,
 };
 pub use settings::ModelSettings;
 

@@ -1,6 +1,9 @@
 //! What goes into a model and what comes out: token sequences, and which numbers to read from them.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// A position in a [`ForwardPass`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +68,8 @@ pub enum Positions {
     /// One row for each sequence, in order. A suffix's sequence is the prefix and the suffix; a
     /// pass without suffixes is one sequence.
     Pooled(Pooling),
+    /// Every token; the [`Head::Reader`] says how many rows it makes of them.
+    All,
 }
 
 /// The layer that turns the states at the read positions into output rows.
@@ -78,7 +83,46 @@ pub enum Head {
     Vocabulary(Vec<u32>),
     /// The checkpoint's classifier: one number per label.
     Classifier,
+    /// A computation of the caller on the states of all tokens, with [`Positions::All`].
+    Reader(StateReader),
 }
+
+/// The states of all tokens of a pass.
+#[derive(Debug)]
+pub struct TokenStates<'a> {
+    /// Numbers of a state.
+    pub width: usize,
+    /// For each of the [`ReadStates::layers`], the states of all tokens, one after the other.
+    pub layers: Vec<&'a [f32]>,
+    /// The tokens of each segment: of the prefix, if it is not empty, and of each suffix.
+    pub segments: Vec<Range<usize>>,
+}
+
+/// Computes a pass's output from the states of all its tokens, where they are, so that only a few
+/// numbers leave the runtime.
+pub trait ReadStates: fmt::Debug + Send + Sync {
+    /// After how many layers the states are read: ascending, the last one the number of layers of
+    /// the model.
+    fn layers(&self) -> &[u16];
+
+    /// Number of output rows.
+    fn rows(&self) -> usize;
+
+    /// The output, with [`Self::rows`] rows.
+    fn read(&self, states: &TokenStates<'_>) -> Output;
+}
+
+/// A shared [`ReadStates`]; equal only to itself.
+#[derive(Debug, Clone)]
+pub struct StateReader(pub Arc<dyn ReadStates>);
+
+impl PartialEq for StateReader {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for StateReader {}
 
 /// What to read from a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +140,12 @@ impl OutputSpec {
     #[must_use]
     pub const fn listed(at: Vec<TokenPosition>, head: Head) -> Self {
         Self { at: Positions::Listed(at), head, layer: None }
+    }
+
+    /// Gives the states of all tokens to a reader.
+    #[must_use]
+    pub fn read_by(reader: Arc<dyn ReadStates>) -> Self {
+        Self { at: Positions::All, head: Head::Reader(StateReader(reader)), layer: None }
     }
 
     /// Reads `head` once per sequence, after the last layer.
@@ -169,6 +219,10 @@ impl ForwardPass {
         match &self.output.at {
             Positions::Listed(positions) => positions.len(),
             Positions::Pooled(_) => self.suffixes.len().max(1),
+            Positions::All => match &self.output.head {
+                Head::Reader(reader) => reader.0.rows(),
+                Head::Hidden | Head::Projector | Head::Vocabulary(_) | Head::Classifier => self.tokens(),
+            },
         }
     }
 
@@ -184,6 +238,12 @@ impl ForwardPass {
     pub fn read_positions(&self) -> Cow<'_, [TokenPosition]> {
         let pooling = match &self.output.at {
             Positions::Listed(positions) => return Cow::Borrowed(positions),
+            Positions::All => {
+                let tokens = |segment| self.segment(segment).map_or(0, <[u32]>::len);
+                let all = (0..=self.suffixes.len())
+                    .flat_map(|segment| (0..tokens(segment)).map(move |offset| TokenPosition { segment, offset }));
+                return Cow::Owned(all.collect());
+            }
             Positions::Pooled(pooling) => *pooling,
         };
         let sequences = if self.suffixes.is_empty() { 0..1 } else { 1..self.suffixes.len() + 1 };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
-    /// `podium-nano` (embedded), a local folder, or a hub id such as `Qwen/Qwen3-Reranker-0.6B`.
+    /// `podium-mini` or `podium-nano` (embedded), a local folder, or a hub id such as `Qwen/Qwen3-Reranker-0.6B`.
     pub source: String,
     /// More names for the model, separated by commas.
     pub served_names: String,

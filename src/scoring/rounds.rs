@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::first_token::{SlidingOrder, log_probabilities};
 use super::late_interaction::{self, SlateVectors};
 use super::{Scores, ScoringError, pointwise};
+use crate::evidence::{EvidenceModel, SlateReader};
 use crate::prompt::{
-    BiEncoderReadout, Identifier, Plan, PointwiseScore, PreparedTexts, Prompter, Relevance, Rendering, SlateScore,
+    BiEncoderReadout, Calibration, Identifier, Plan, PointwiseScore, PreparedTexts, Prompter, Relevance, Rendering,
+    SlateScore,
 };
 use crate::rerank::slates::windows;
 use crate::rerank::{Mode, RerankError};
@@ -45,6 +47,7 @@ enum Scorer {
     FirstToken { identifiers: Vec<Identifier>, order: SlidingOrder, places: Range<usize> },
     Pointwise { score: PointwiseScore, raw: Vec<Option<f32>> },
     Cosine { query: Vec<f32>, documents: Vec<Option<Vec<f32>>> },
+    Evidence { model: Arc<EvidenceModel>, calibration: Calibration, raw: Vec<Option<f32>> },
 }
 
 impl Rounds {
@@ -72,6 +75,13 @@ impl Rounds {
                     // The pass of no documents reads the query.
                     let passes = std::iter::once(0..0).chain(groups.iter().cloned()).collect();
                     (Scorer::Cosine { query: Vec::new(), documents: vec![None; count] }, vec![passes])
+                }
+                None => return Err(RerankError::internal("a request of another family")),
+            },
+            (Plan::Slates(slates), None, None) => match prompter.evidence() {
+                Some((model, calibration)) => {
+                    let (model, raw) = (Arc::clone(model), vec![None; count]);
+                    (Scorer::Evidence { model, calibration, raw }, vec![slates.clone()])
                 }
                 None => return Err(RerankError::internal("a request of another family")),
             },
@@ -103,7 +113,10 @@ impl Rounds {
                     at.clone_from(&places);
                     order.at(places).to_vec()
                 }
-                Scorer::LateInteraction { .. } | Scorer::Pointwise { .. } | Scorer::Cosine { .. } => places.collect(),
+                Scorer::LateInteraction { .. }
+                | Scorer::Pointwise { .. }
+                | Scorer::Cosine { .. }
+                | Scorer::Evidence { .. } => places.collect(),
             };
             let rendering = self.prompter.render(&self.texts, &documents)?;
             passes.push(PlannedPass { pass: self.scorer.pass(rendering, documents.len()), documents });
@@ -154,7 +167,7 @@ impl Rounds {
 
 impl Scorer {
     fn pass(&self, rendering: Rendering, documents: usize) -> ForwardPass {
-        let Rendering { prefix, suffixes, marks, token_types } = rendering;
+        let Rendering { prefix, suffixes, marks, token_types, rows } = rendering;
         let mut cross_document = CrossDocumentLayers::default();
         let head = match self {
             Self::LateInteraction { cross_document_layers, .. } => {
@@ -175,6 +188,11 @@ impl Scorer {
                 return ForwardPass { prefix, suffixes, token_types, cross_document, output };
             }
             Self::Cosine { .. } => Head::Hidden,
+            Self::Evidence { model, .. } => {
+                let reader = SlateReader::new(Arc::clone(model), rows.unwrap_or_default());
+                let output = OutputSpec::read_by(Arc::new(reader));
+                return ForwardPass { prefix, suffixes, token_types, cross_document, output };
+            }
         };
         let output = OutputSpec::listed(marks, head);
         ForwardPass { prefix, suffixes, token_types, cross_document, output }
@@ -200,6 +218,14 @@ impl Scorer {
                 }
                 for (document, row) in documents.into_iter().zip(output) {
                     raw[document] = Some(pointwise::raw(&row));
+                }
+            }
+            Self::Evidence { raw, .. } => {
+                if output.len() != documents.len() || output.iter().any(|row| row.len() != 1) {
+                    return Err(mismatch(format!("{} rows of 1", documents.len()), widths(&output)));
+                }
+                for (document, row) in documents.into_iter().zip(output) {
+                    raw[document] = row.first().copied();
                 }
             }
             Self::Cosine { query, documents: vectors } => {
@@ -244,6 +270,11 @@ impl Scorer {
                     PointwiseScore::Answers(answers) => answers.calibration,
                     PointwiseScore::Classifier { calibration, .. } => calibration,
                 };
+                let relevance = raw.iter().map(|raw| pointwise::relevance(*raw, calibration)).collect();
+                Ok((raw, relevance))
+            }
+            Self::Evidence { calibration, raw, .. } => {
+                let raw = complete(raw)?;
                 let relevance = raw.iter().map(|raw| pointwise::relevance(*raw, calibration)).collect();
                 Ok((raw, relevance))
             }

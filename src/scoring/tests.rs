@@ -50,7 +50,7 @@ fn run(prompter: &Prompter, planned: &PlannedPass) -> Output {
             let vector = |angle: f32| vec![2.0 * angle.cos(), 2.0 * angle.sin()];
             return marks.iter().map(|mark| vector(if pass_has_documents { angle(mark) } else { 0.0 })).collect();
         }
-        Head::Classifier => panic!("no family of these tests reads {head:?}"),
+        Head::Classifier | Head::Reader(_) => panic!("no family of these tests reads {head:?}"),
     };
     if marks.len() == 1 && token_ids.len() == planned.documents.len() && token_ids.len() > 1 {
         let text = prompter.decode(&pass.prefix);

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub fn fake_reranker(names: &[&str], settings: &Settings) -> (Reranker, FakeControls) {
     let runtime = FakeRuntime::new();
     let controls = runtime.controls();
-    let prompter = app::prompter(&Checkpoint::embedded(), runtime.facts(), "podium-nano").unwrap();
+    let prompter = app::prompter(&Checkpoint::podium_nano(), runtime.facts(), "podium-nano").unwrap();
     let names = names.iter().map(|name| (*name).to_owned()).collect();
     let policy = app::policy(settings).unwrap();
     let admission = AdmissionControl::new(&settings.schedule);

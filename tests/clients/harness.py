@@ -63,7 +63,7 @@ def error_cases(client, name, package, call, kinds=(404, 422, 401, 429), raises=
 
         CASES.append((client, version(package) if package else "", f"{name}: {description}", function))
 
-    model = "podium-nano"
+    model = "podium-mini"
     sends = {
         404: ("unknown model", lambda s: call(s.url, GOOD_KEY, UNKNOWN_MODEL, QUERY)),
         422: ("empty query", lambda s: call(s.url, GOOD_KEY, model, "")),

@@ -45,7 +45,7 @@ GROUPS = [
 
 # Model names that clients send: defaults of their vendors, or names that they require.
 SERVED_NAMES = [
-    "podium-nano",
+    "podium-mini",
     "rerank-v4.0-pro",
     "jina-reranker-v3",
     "rerank-2.5",

@@ -7,4 +7,5 @@
 mod bad_input;
 mod gating;
 mod reports;
+mod runs;
 mod support;

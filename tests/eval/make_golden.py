@@ -1,17 +1,20 @@
-"""Writes tests/fixtures/measures.json: random rankings with trec_eval's value of every measure.
+"""Writes tests/fixtures/measures.json: random rankings with the field's value of every measure.
 
-    python -m venv .venv && .venv/bin/pip install pytrec-eval-terrier==0.5.11
+    python -m venv .venv && .venv/bin/pip install pytrec-eval-terrier==0.5.11 ir-measures==0.4.3 cwl-eval==1.0.12
     .venv/bin/python tests/eval/make_golden.py
 
-pytrec_eval runs trec_eval's C code. Its recip_rank has no cut-off, so MRR@k is computed from the
-first k documents of the run.
+pytrec_eval runs trec_eval's C code; ir_measures runs gdeval.pl for ERR (needs Perl) and cwl_eval
+for RBP. trec_eval's recip_rank has no cut-off, so MRR@k is computed from the first k documents of
+the run. gdeval.pl prints five decimals.
 """
 
 import json
 import random
 from pathlib import Path
 
+import ir_measures
 import pytrec_eval
+from ir_measures import ERR, RBP
 
 CASES = 100
 OUT = Path(__file__).parent.parent / "fixtures" / "measures.json"
@@ -27,6 +30,12 @@ def evaluate(measure, qrels, run):
     return next(iter(values.values()))
 
 
+def measure_with_ir_measures(measure, qrels, run):
+    judged = [ir_measures.Qrel("1", document, grade) for document, grade in qrels.items()]
+    scored = [ir_measures.ScoredDoc("1", document, score) for document, score in run.items()]
+    return ir_measures.calc_aggregate([measure], judged, scored)[measure]
+
+
 def case(rng):
     k = rng.choice([1, 3, 5, 10, 20])
     documents = [f"d{number}" for number in range(rng.randint(2, 30))]
@@ -37,6 +46,8 @@ def case(rng):
     found = rng.sample(documents, rng.randint(1, len(documents)))
     run = {document: rng.choice([0.25, 0.5, 1.0, 1.5, -2.0]) for document in found}
     run |= {f"u{number}": rng.choice([0.5, 1.0]) for number in range(rng.randint(0, 4))}
+    # cwl_eval orders ties in its own way.
+    untied = {document: -float(rank) for rank, document in enumerate(trec_order(run))}
     first = {document: run[document] for document in trec_order(run)[:k]}
     return {
         "k": k,
@@ -48,6 +59,9 @@ def case(rng):
             f"hit@{k}": evaluate(f"success.{k}", qrels, run),
             f"recall@{k}": evaluate(f"recall.{k}", qrels, run),
             "map": evaluate("map", qrels, run),
+            f"p@{k}": evaluate(f"P.{k}", qrels, run),
+            f"err@{k}": measure_with_ir_measures(ERR @ k, qrels, run),
+            "rbp(80)": measure_with_ir_measures(RBP(p=0.8, rel=1), qrels, untied),
         },
     }
 

@@ -15,8 +15,8 @@ fn names(value: &Value) -> Vec<&str> {
 fn the_json_has_every_field_that_the_page_reads() {
     let folder = write_sets();
     let report = eval_json(folder.path(), &["small", "slates.jsonl", "--top", "4", "--orders", "2"]);
-    assert_eq!((&report["schema"], &report["primary"]), (&1.into(), &"ndcg@10".into()));
-    assert_eq!(report["system"]["name"], "podium-nano");
+    assert_eq!((&report["schema"], &report["primary"]), (&2.into(), &"ndcg@10".into()));
+    assert_eq!(report["system"]["name"], "podium-mini");
     assert_eq!(report["system"]["url"], Value::Null);
     assert_eq!(report["metrics"], serde_json::json!(["ndcg@10", "mrr@10", "hit@10", "recall@10", "map"]));
     let [small, slates] = &report["sets"].as_array().unwrap()[..] else { panic!("two sets were given") };
@@ -82,7 +82,7 @@ fn scores_over_http_are_the_same_as_in_process() {
     let arguments = ["small", "slates.jsonl", "--orders", "2", "--instruction", "Prefer short texts."];
     let in_process = eval_json(folder.path(), &arguments);
     let over_http = eval_json(folder.path(), &[&arguments[..], &["--url", &server.url]].concat());
-    assert_eq!(over_http["system"]["name"], "podium-nano");
+    assert_eq!(over_http["system"]["name"], "podium-mini");
     assert_eq!(over_http["system"]["url"], format!("{}/v1/rerank", server.url));
     assert_eq!(over_http["system"]["family"], Value::Null);
     for (here, there) in in_process["sets"].as_array().unwrap().iter().zip(over_http["sets"].as_array().unwrap()) {
@@ -108,7 +108,7 @@ fn files_are_written_and_the_tables_have_the_results() {
     assert_eq!((&report["primary"], &report["settings"]["k"]), (&"ndcg@5".into(), &5.into()));
     let mean = report["sets"][0]["systems"]["reranked"]["ndcg@5"]["mean"].as_f64().unwrap();
     for part in [
-        "podium-nano (podium-nano, cpu): ",
+        "podium-mini (podium-mini, cpu): ",
         "small: 3 queries over 6 documents, BM25 over the corpus; 1 query left out: no relevant document; 1 query left out: no",
         "nDCG@5",
         "reranked",

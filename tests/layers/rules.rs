@@ -12,8 +12,9 @@ const RULES: &[Rule] = &[
     Rule { module: "rerank", may_import: &[] },
     Rule { module: "runtime", may_import: &[] },
     Rule { module: "spelling", may_import: &[] },
-    Rule { module: "prompt", may_import: &["rerank", "runtime"] },
-    Rule { module: "scoring", may_import: &["rerank", "prompt", "runtime"] },
+    Rule { module: "evidence", may_import: &["runtime"] },
+    Rule { module: "prompt", may_import: &["evidence", "rerank", "runtime"] },
+    Rule { module: "scoring", may_import: &["evidence", "rerank", "prompt", "runtime"] },
     Rule { module: "schedule", may_import: &["rerank", "runtime"] },
     Rule { module: "context", may_import: &["rerank", "schedule"] },
     Rule { module: "pipeline", may_import: &["context", "rerank", "prompt", "scoring", "schedule", "runtime"] },
@@ -35,6 +36,7 @@ const RULES: &[Rule] = &[
         may_import: &[
             "config",
             "context",
+            "evidence",
             "http",
             "models",
             "pipeline",
@@ -61,7 +63,7 @@ const OWNED_CRATES: &[(&str, &str)] = &[
 ];
 
 /// Modules of plain functions over plain data: no `async`, no tokio, no engine.
-const PLAIN: &[&str] = &["rerank", "prompt", "scoring"];
+const PLAIN: &[&str] = &["rerank", "evidence", "prompt", "scoring"];
 
 /// Parts of `runtime` that plain modules may not name; its plain types they may.
 const ENGINE: &[&str] = &["packed", "fake", "Runtime"];

@@ -11,6 +11,7 @@ mod encoders;
 mod families;
 mod fixtures;
 mod load_errors;
+mod mini;
 mod nano;
 mod numbers;
 mod prefix_cache;

@@ -61,7 +61,7 @@ fn assert_same(found: &ForwardPass, expected: &ForwardPass, case: &str) {
 #[test]
 fn the_embedded_models_passes_and_cosines_are_those_of_a_masked_transformers_forward() {
     let golden: NanoGolden = golden("podium-nano");
-    let loaded = Loaded::new(&Checkpoint::embedded(), "auto");
+    let loaded = Loaded::new(&Checkpoint::podium_nano(), "auto");
     let mut table = Table::default();
     for case in &golden.cases {
         let (ran, scores) = loaded.run(&case.request(), &usual_limits());
@@ -78,7 +78,7 @@ fn the_embedded_models_passes_and_cosines_are_those_of_a_masked_transformers_for
 #[test]
 fn the_order_of_documents_changes_no_score_of_the_embedded_model() {
     let golden: NanoGolden = golden("podium-nano");
-    let loaded = Loaded::new(&Checkpoint::embedded(), "auto");
+    let loaded = Loaded::new(&Checkpoint::podium_nano(), "auto");
     for case in &golden.cases {
         let mut request = case.request();
         request.documents.reverse();

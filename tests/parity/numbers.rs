@@ -63,7 +63,7 @@ fn the_embedded_models_cosines_survive_every_quantised_form() {
     let cases = &golden.cases[..golden.cases.len().min(3)];
     for (form, limit) in forms {
         let settings = if form == "bf16" { numbers("bf16", "none") } else { numbers("f32", form) };
-        let loaded = Loaded::new_as(&Checkpoint::embedded(), "auto", &settings);
+        let loaded = Loaded::new_as(&Checkpoint::podium_nano(), "auto", &settings);
         let found = cases.iter().flat_map(|case| loaded.run(&case.request(), &usual_limits()).1.raw);
         let error = error(found, cases.iter().flat_map(|case| case.scores.clone()));
         println!("podium-nano's cosines in {form}: {error:.5}");

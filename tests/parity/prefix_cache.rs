@@ -197,7 +197,7 @@ fn every_family_and_mode_scores_the_same_cold_and_warm() {
         ("zerank", Mode::Pointwise),
     ] {
         let checkpoint = match family {
-            "podium-nano" => Checkpoint::embedded(),
+            "podium-nano" => Checkpoint::podium_nano(),
             _ => Checkpoint::folder(&folder(family)).unwrap(),
         };
         let plain = Loaded::new(&checkpoint, family);

@@ -13,12 +13,31 @@ use super::super::{SettingsArgs, UsageError};
 use super::requests;
 use crate::bench::checkpoint::{Recipe, Stored, default_family};
 use crate::bench::measure::{Plan, StopAfter};
+use crate::bench::open_loop::Objective;
 use crate::bench::shape::{NAMES, Shape};
 use crate::bench::workload::{Grid, Length, RequestSet, Route, Tokenizer, read_tokenizer};
 use crate::rerank::Mode;
 
 /// Default number of requests of each client, without --runs and --seconds.
 const DEFAULT_RUNS: usize = 20;
+
+/// Default number of seconds in which requests arrive at a rate.
+const DEFAULT_RATE_SECONDS: f64 = 20.0;
+
+/// A measurement of requests that arrive at given rates.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct OpenLoopPlan {
+    /// The rates.
+    pub(super) rates: RequestRate,
+    /// For how long requests arrive at each rate.
+    pub(super) duration: Duration,
+    /// The latency to meet.
+    pub(super) objective: Objective,
+    /// The rate to serve, for the number of replicas.
+    pub(super) target_rate: Option<f64>,
+    /// Seed of the arrival times.
+    pub(super) seed: u64,
+}
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -31,13 +50,18 @@ Examples:
   podium bench --shape qwen3-0.6b --documents 16 --runs 5
   podium bench --shape qwen3-4b --family qwen3-reranker --layers 4 \\
     --tokens 20-400
+  podium bench --over http --request-rate auto --slo-ms 300 --target-rate 40
+  podium bench --json now.json --compare before.json
   podium bench --url http://localhost:3000 --api tei --concurrency 1,16 \\
     --json tei.json
 
 Every combination of documents, tokens, clients and routes is a case. Each round measures a part of every case, so that \
-a slow phase of the machine affects all of them. A client sends its next request when it has the response to the last.
+a slow phase of the machine affects all of them. A client sends its next request when it has the response to the last; \
+with --request-rate requests arrive at random times instead, however busy the system is, latencies begin at the planned \
+arrival, and a rejected request counts as too late. The capacity is the highest measured rate at which 99 of 100 requests \
+are completed within --slo-ms.
 
-Documents are generated sentences. The model's tokenizer counts their tokens (with --url: that of podium-nano, or \
+Documents are generated sentences. The model's tokenizer counts their tokens (with --url: that of podium-mini, or \
 --tokenizer). --requests takes a JSONL file instead, with one request on each line:
   {\"query\": \"...\", \"documents\": [\"...\"], \"instruction\": \"...\"}
 
@@ -72,6 +96,16 @@ pub(in crate::cli) struct BenchArgs {
     /// Measure each case for S seconds instead
     #[arg(long, value_name = "S", value_parser = seconds_parser, help_heading = "Measuring")]
     seconds: Option<f64>,
+    /// Instead of clients that wait, let requests arrive at these rates (per second, at random
+    /// times) for S seconds each [default: 20]; "auto" chooses rates around the throughput
+    #[arg(long, value_name = "R,...|auto", value_parser = parse_rates, conflicts_with_all = ["concurrency", "runs", "rounds", "plot"], help_heading = "Measuring")]
+    request_rate: Option<RequestRate>,
+    /// The 99th percentile of the latency that --request-rate is to meet
+    #[arg(long, value_name = "MS", default_value = "300", value_parser = positive_parser, requires = "request_rate", help_heading = "Measuring")]
+    slo_ms: f64,
+    /// Say how many replicas serve this rate within the objective
+    #[arg(long, value_name = "R", value_parser = positive_parser, requires = "request_rate", help_heading = "Measuring")]
+    target_rate: Option<f64>,
     /// Number of rounds that --runs or --seconds are split into
     #[arg(long, value_name = "N", default_value = "5", help_heading = "Measuring")]
     rounds: NonZeroUsize,
@@ -123,6 +157,9 @@ pub(in crate::cli) struct BenchArgs {
     /// Write the report as JSON; "-" prints it instead of the table
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) json: Option<PathBuf>,
+    /// Compare the latencies with those of this earlier JSON report
+    #[arg(long, value_name = "FILE", conflicts_with = "request_rate", help_heading = "Results")]
+    pub(super) compare: Option<PathBuf>,
     /// Draw latency by documents and tokens as SVG
     #[arg(long, value_name = "FILE.svg", help_heading = "Results")]
     pub(super) plot: Option<PathBuf>,
@@ -145,6 +182,27 @@ enum StoredName {
     F32,
 }
 
+/// The rates of --request-rate.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum RequestRate {
+    /// Around the throughput of clients that wait.
+    Auto,
+    /// These, in requests per second.
+    Listed(Vec<f64>),
+}
+
+fn parse_rates(text: &str) -> Result<RequestRate, String> {
+    if text == "auto" {
+        return Ok(RequestRate::Auto);
+    }
+    text.split(',').map(|rate| positive_parser(rate.trim())).collect::<Result<_, _>>().map(RequestRate::Listed)
+}
+
+fn positive_parser(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value: &f64| *value > 0.0 && *value <= 1e6);
+    value.ok_or_else(|| "expected a number above 0 and up to 1000000".to_owned())
+}
+
 fn seconds_parser(text: &str) -> Result<f64, String> {
     let value = text.parse().ok().filter(|value: &f64| *value > 0.0 && *value <= 86_400.0);
     value.ok_or_else(|| "expected a number of seconds above 0 and up to 86400".to_owned())
@@ -163,6 +221,9 @@ impl BenchArgs {
         }
         if self.tokenizer.is_some() && self.requests.is_some() && self.shape.is_none() {
             return refuse("--tokenizer has no effect with --requests; remove one of them");
+        }
+        if self.json.is_some() && self.json == self.compare {
+            return refuse("--json would overwrite the report of --compare; choose another file");
         }
         if self.json.is_some() && self.json == self.plot {
             return refuse("--json and --plot are the same file; choose two files");
@@ -185,6 +246,18 @@ impl BenchArgs {
             (None, runs) => StopAfter::Requests(runs.map_or(DEFAULT_RUNS, NonZeroUsize::get)),
         };
         Plan { stop_after, rounds: self.rounds.get(), warm_up: self.warm_up }
+    }
+
+    /// What --request-rate asks for, if it is given.
+    pub(super) fn open_loop(&self) -> Option<OpenLoopPlan> {
+        let rates = self.request_rate.clone()?;
+        Some(OpenLoopPlan {
+            rates,
+            duration: Duration::from_secs_f64(self.seconds.unwrap_or(DEFAULT_RATE_SECONDS)),
+            objective: Objective { p99_ms: self.slo_ms },
+            target_rate: self.target_rate,
+            seed: self.seed,
+        })
     }
 
     pub(super) fn routes(&self) -> Vec<Route> {

@@ -1,12 +1,14 @@
 //! `podium bench`. [`args`] parses the flags, [`subject`] sets up the reranker to measure,
-//! [`table`] prints the report.
+//! [`table`] prints the report, [`rates`] measures requests that arrive at given rates.
 
 mod args;
+mod rates;
 mod requests;
 mod subject;
 mod table;
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,7 +22,8 @@ use subject::Subject;
 use super::output_file::OutputFile;
 use super::{UsageError, start_quiet_logs};
 use crate::bench::checkpoint::{self, CreateError, Recipe};
-use crate::bench::machine::Machine;
+use crate::bench::comparison::Baseline;
+use crate::bench::machine::{self, Machine};
 use crate::bench::measure::{CaseSamples, StopAfter, measure};
 use crate::bench::plot::render_svg;
 use crate::bench::report::{CaseReport, MachineFacts, Report, SCHEMA, Settings as ReportSettings};
@@ -37,6 +40,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if endpoint.is_none() {
         check_limits(args, file.as_ref(), &settings)?;
     }
+    let baseline = args.compare.as_deref().map(Baseline::read).transpose()?;
     let to_stdout = args.json.as_deref() == Some(Path::new("-"));
     let json = args.json.as_deref().filter(|_| !to_stdout).map(OutputFile::create).transpose()?;
     let plot = args.plot.as_deref().map(OutputFile::create).transpose()?;
@@ -60,8 +64,17 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         None => args.grid().generate(&tokenizer)?,
     };
     let cases = combine_cases(&sets, &args.routes(), &args.concurrency());
-    let measured = measure_cases(args, &mut subject, &runtime, &cases, &bar)?;
-    let report = build_report(args, &subject, &cases, &measured);
+    let mut report = match args.open_loop() {
+        None => {
+            let measured = measure_cases(args, &mut subject, &runtime, &cases, &bar)?;
+            build_report(args, &subject, &cases, &measured)
+        }
+        Some(plan) => {
+            let rates = rates::measure_rates(&plan, &subject, &runtime, &cases, &bar)?;
+            Report { open_loop: Some(rates), ..build_report(args, &subject, &[], &[]) }
+        }
+    };
+    report.comparison = baseline.map(|baseline| baseline.compare(&report));
     subject.stop(&runtime);
     bar.finish_and_clear();
 
@@ -80,7 +93,15 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if let Some(created) = &created {
         writeln!(out, "{}", created.summary)?;
     }
-    table::write_report(&mut out, &report)?;
+    table::write_heading(&mut out, &report)?;
+    if let Some(open_loop) = &report.open_loop {
+        rates::write(&mut out, open_loop)?;
+    } else {
+        table::write_cases(&mut out, &report)?;
+    }
+    if let Some(comparison) = &report.comparison {
+        table::write_comparison(&mut out, comparison)?;
+    }
     for path in args.json.iter().chain(&args.plot) {
         writeln!(out, "wrote {}", path.display())?;
     }
@@ -182,9 +203,18 @@ fn build_report(args: &BenchArgs, subject: &Subject, cases: &[Case], measured: &
     Report {
         schema: SCHEMA,
         podium: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: option_env!("PODIUM_REVISION"),
         created_unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
         system: subject.facts.clone(),
-        machine: MachineFacts { threads: rayon::current_num_threads(), product_rates, product_rate },
+        machine: MachineFacts {
+            processor: machine::processor(),
+            instruction_sets: machine::instruction_sets(),
+            logical_processors: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            gpu_driver: machine::gpu_driver(),
+            threads: rayon::current_num_threads(),
+            product_rates,
+            product_rate,
+        },
         settings: ReportSettings {
             runs,
             seconds,
@@ -196,5 +226,7 @@ fn build_report(args: &BenchArgs, subject: &Subject, cases: &[Case], measured: &
             requests: args.requests_file(),
         },
         cases: reports.collect(),
+        comparison: None,
+        open_loop: None,
     }
 }

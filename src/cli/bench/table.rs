@@ -5,15 +5,20 @@ use std::io::{self, Write};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table, TableComponent};
 
+use crate::bench::comparison::{BenchComparison, Verdict};
 use crate::bench::report::{CaseReport, Report};
 
 /// The cell of a figure that is unknown, or has too few samples.
-const NONE: &str = "-";
+pub(super) const NONE: &str = "-";
 
-/// Prints the system, the machine, two tables, and remarks on the figures.
-pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
+/// Prints the system and the machine.
+pub(super) fn write_heading(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     writeln!(out, "{}", heading(report))?;
-    writeln!(out, "{}\n", describe_machine(report))?;
+    writeln!(out, "{}\n", describe_machine(report))
+}
+
+/// Prints two tables, and remarks on the figures.
+pub(super) fn write_cases(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     let mut speed = new_table(&[
         "route", "docs", "tokens", "clients", "requests", "req/s", "docs/s", "tokens/s", "min", "p50", "p95", "p99",
     ]);
@@ -47,6 +52,37 @@ pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<(
     writeln!(out, "\nmean time of each stage in ms; peak memory of this process\n{}", align_right(parts))?;
     for remark in remarks(report) {
         writeln!(out, "{remark}")?;
+    }
+    Ok(())
+}
+
+/// Prints every case beside its earlier latency.
+pub(super) fn write_comparison(out: &mut dyn Write, compared: &BenchComparison) -> io::Result<()> {
+    let mut table = new_table(&["route", "docs", "tokens", "clients", "before", "now", "ratio", "95 %", ""]);
+    for case in &compared.cases {
+        table.add_row([
+            case.route.clone(),
+            format_significant(case.documents),
+            case.tokens_asked.clone().unwrap_or_else(|| NONE.to_owned()),
+            case.concurrency.to_string(),
+            format_significant(case.before_ms),
+            format_significant(case.now_ms),
+            format!("{:.3}", case.ratio),
+            format!("[{:.3}, {:.3}]", case.interval.0, case.interval.1),
+            match case.verdict {
+                Verdict::Faster => "faster",
+                Verdict::Same => "no difference",
+                Verdict::Slower => "SLOWER",
+            }
+            .to_owned(),
+        ]);
+    }
+    writeln!(out, "\nmedian latency in ms beside the earlier report on {}\n{}", compared.before, align_right(table))?;
+    if compared.only_now > 0 {
+        writeln!(out, "\n{} cases are not in the earlier report", compared.only_now)?;
+    }
+    for remark in &compared.remarks {
+        writeln!(out, "\n{remark}")?;
     }
     Ok(())
 }
@@ -134,7 +170,7 @@ fn remarks(report: &Report) -> Vec<String> {
 }
 
 /// Formats a number with three significant digits.
-fn format_significant(value: f64) -> String {
+pub(super) fn format_significant(value: f64) -> String {
     let decimals = match value.abs() {
         value if value >= 99.95 || value == 0.0 => 0,
         value if (value - value.round()).abs() < 1e-9 => 0,
@@ -151,14 +187,14 @@ pub(super) fn format_bytes(bytes: u64) -> String {
     if mebibytes >= 1024.0 { format!("{:.2} GiB", mebibytes / 1024.0) } else { format!("{mebibytes:.0} MiB") }
 }
 
-fn new_table(header: &[&str]) -> Table {
+pub(super) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_style(TableComponent::HeaderLines, '─').set_header(header.iter().copied());
     table
 }
 
 /// Aligns all columns but the first to the right.
-fn align_right(mut table: Table) -> Table {
+pub(super) fn align_right(mut table: Table) -> Table {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

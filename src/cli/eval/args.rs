@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::super::endpoint::EndpointArgs;
 use super::super::rerank::mode_parser;
@@ -12,12 +12,13 @@ use super::super::{SettingsArgs, UsageError};
 use crate::eval::datasets::{CollectionFiles, Dataset, set_name, slates};
 use crate::eval::endpoint::Endpoint;
 use crate::eval::gate::Gate;
+use crate::eval::measures::Measure;
 use crate::eval::settings::EvalSettings;
 use crate::rerank::Mode;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A SET is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), or a JSONL file of slates:
+A SET is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), or a JSONL file of slates, each also with .gz:
   {\"query\": \"...\", \"documents\": [\"...\", \"...\"], \"relevance\": [0, 1]}
   {\"query\": \"...\", \"positive\": \"...\", \"negative\": [\"...\", \"...\"]}
 Both may have an \"instruction\". Objects with \"title\" and \"text\" may replace texts.
@@ -33,16 +34,18 @@ Examples:
   podium eval slates.jsonl --url http://localhost:3000 --api tei
   podium eval slates.jsonl --url https://api.cohere.com/v2/rerank \\
     --url-model rerank-v3.5 --api-key-env COHERE_API_KEY
+  podium eval beir/scifact --measures 'nDCG@1,5,10 P@5 MAP' --write-runs runs
   podium eval beir/scifact --json baseline.json
   podium eval beir/scifact --json now.json --gate baseline.json \\
     --max-drop 0.01
+  podium eval --compare baseline.json now.json other.json
 
-Measures are those of trec_eval; a grade of 1 or more is relevant. The reranked order is compared with the input order \
+Measures are those of trec_eval, ERR and RBP those of ir_measures; a grade of 1 or more is relevant. The reranked order is compared with the input order \
 and with BM25 on the same documents. Exit codes: 0; 1 if a set fails the gate or a system fails; 2 if the data or the \
 command line is invalid.")]
 pub(in crate::cli) struct EvalArgs {
     /// BEIR folders and JSONL files of labelled slates
-    #[arg(value_name = "SET", required_unless_present = "corpus", conflicts_with = "corpus")]
+    #[arg(value_name = "SET", required_unless_present_any = ["corpus", "compare"], conflicts_with = "corpus")]
     sets: Vec<PathBuf>,
 
     /// Judgements of a BEIR folder: qrels/NAME.tsv [default: test, or the only one]
@@ -68,8 +71,12 @@ pub(in crate::cli) struct EvalArgs {
     /// Rerank the first N documents of each query
     #[arg(long, value_name = "N", default_value = "32", help_heading = "Measuring")]
     top: NonZeroUsize,
-    /// Cut-off of nDCG, MRR, Hit and Recall
-    #[arg(short, value_name = "K", default_value = "10", help_heading = "Measuring")]
+    /// Measures, the primary one first: nDCG@k, MRR@k, Hit@k, Recall@k, P@k, ERR@k, MAP, RBP(p=0.8),
+    /// as in 'nDCG@1,5,10 P@5 MAP' [default: nDCG, MRR, Hit and Recall at K, and MAP]
+    #[arg(long, value_name = "LIST", value_parser = parse_measures, help_heading = "Measuring")]
+    measures: Option<Measures>,
+    /// Cut-off of the default measures
+    #[arg(short, value_name = "K", default_value = "10", conflicts_with = "measures", help_heading = "Measuring")]
     k: NonZeroUsize,
     /// Number of input orders: the given one, the others shuffled; measures are means over them
     #[arg(long, value_name = "N", default_value = "3", help_heading = "Measuring")]
@@ -87,6 +94,22 @@ pub(in crate::cli) struct EvalArgs {
     #[arg(long, value_name = "N", help_heading = "Measuring")]
     max_tokens_per_doc: Option<NonZeroUsize>,
 
+    /// Run N requests at the same time; latencies then include waiting
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
+    concurrency: NonZeroUsize,
+    /// Leave out a candidate that has the id of its query, as BEIR does
+    #[arg(long, help_heading = "Measuring")]
+    ignore_identical_ids: bool,
+
+    /// Compare earlier JSON reports with the first of them, instead of a run
+    #[arg(long, value_name = "REPORT", num_args = 2.., conflicts_with_all = ["sets", "corpus", "gate", "report"], help_heading = "Results")]
+    pub(super) compare: Vec<PathBuf>,
+    /// Keep finished queries in this file; if it exists, continue that run
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub(super) resume: Option<PathBuf>,
+    /// Write rankings and judgements as TREC files into this folder
+    #[arg(long, value_name = "FOLDER", help_heading = "Results")]
+    pub(super) write_runs: Option<PathBuf>,
     /// Write the report as JSON; "-" prints it instead of the tables
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) json: Option<PathBuf>,
@@ -99,9 +122,9 @@ pub(in crate::cli) struct EvalArgs {
     /// Maximum drop of the gate's metric
     #[arg(long, value_name = "X", default_value = "0.01", value_parser = drop_parser, requires = "gate", help_heading = "Results")]
     pub(super) max_drop: f64,
-    /// Metric that the gate compares
-    #[arg(long, value_name = "METRIC", default_value = "ndcg", requires = "gate", help_heading = "Results")]
-    gate_metric: GateMetric,
+    /// Measure that the gate compares, such as ndcg or ndcg@5
+    #[arg(long, value_name = "METRIC", default_value = "ndcg", value_parser = gate_metric_parser, requires = "gate", help_heading = "Results")]
+    gate_metric: String,
 
     #[command(flatten)]
     endpoint: EndpointArgs,
@@ -109,26 +132,21 @@ pub(in crate::cli) struct EvalArgs {
     pub(super) settings: SettingsArgs,
 }
 
-/// A measure without its cut-off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum GateMetric {
-    Ndcg,
-    Mrr,
-    Hit,
-    Recall,
-    Map,
+/// A list of measures. Its own type, because clap takes a plain list for a flag that is repeated.
+#[derive(Debug, Clone)]
+struct Measures(Vec<Measure>);
+
+fn parse_measures(text: &str) -> Result<Measures, String> {
+    Measure::parse_list(text).map(Measures)
 }
 
-impl GateMetric {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ndcg => "ndcg",
-            Self::Mrr => "mrr",
-            Self::Hit => "hit",
-            Self::Recall => "recall",
-            Self::Map => "map",
-        }
+/// A measure, or the name of one without its cut-off.
+fn gate_metric_parser(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    if ["ndcg", "mrr", "hit", "recall", "p", "err"].contains(&&*lower) {
+        return Ok(lower);
     }
+    text.parse().map(Measure::name)
 }
 
 fn drop_parser(text: &str) -> Result<f64, String> {
@@ -156,7 +174,7 @@ impl EvalArgs {
     /// The settings of the run.
     pub(super) fn eval_settings(&self) -> EvalSettings {
         EvalSettings {
-            k: self.k.get(),
+            measures: self.measures.clone().map_or_else(|| Measure::defaults(self.k.get()), |measures| measures.0),
             top: self.top.get(),
             orders: self.orders.get(),
             seed: self.seed,
@@ -164,6 +182,8 @@ impl EvalArgs {
             instruction: self.instruction.clone(),
             mode: self.mode.unwrap_or_default(),
             max_tokens_per_doc: self.max_tokens_per_doc.map(NonZeroUsize::get),
+            ignore_identical_ids: self.ignore_identical_ids,
+            concurrency: self.concurrency.get(),
             run: self.run.as_ref().map(|run| run.display().to_string()),
         }
     }
@@ -175,7 +195,7 @@ impl EvalArgs {
 
     /// Reads the baseline, if --gate is given.
     pub(super) fn gate(&self) -> anyhow::Result<Option<Gate>> {
-        let read = |path: &PathBuf| Gate::read(path, self.gate_metric.as_str(), self.max_drop);
+        let read = |path: &PathBuf| Gate::read(path, &self.gate_metric, self.max_drop);
         Ok(self.gate.as_ref().map(read).transpose()?)
     }
 
@@ -189,7 +209,7 @@ impl EvalArgs {
             let (corpus, queries, qrels) = (corpus.clone(), queries.clone(), qrels.clone());
             before(&name);
             let files = CollectionFiles { name, source, corpus, queries, qrels, run };
-            sets.push(files.read(settings.queries, settings.seed)?);
+            sets.push(files.read(settings)?);
         }
         let mut seen = HashSet::new();
         for path in &self.sets {
@@ -206,7 +226,7 @@ impl EvalArgs {
     fn read_set(&self, path: &Path, settings: &EvalSettings) -> anyhow::Result<Dataset> {
         if path.is_dir() {
             let files = CollectionFiles::beir(path, self.split.as_deref(), self.run.as_deref())?;
-            return Ok(files.read(settings.queries, settings.seed)?);
+            return Ok(files.read(settings)?);
         }
         if self.run.is_some() || self.split.is_some() {
             let file = path.display();
@@ -248,7 +268,7 @@ mod tests {
     #[test]
     fn without_flags_the_settings_have_the_documented_defaults() {
         let expected = EvalSettings {
-            k: 10,
+            measures: Measure::defaults(10),
             top: 32,
             orders: 3,
             seed: 1,
@@ -256,6 +276,8 @@ mod tests {
             instruction: None,
             mode: Mode::Auto,
             max_tokens_per_doc: None,
+            ignore_identical_ids: false,
+            concurrency: 1,
             run: None,
         };
         assert_eq!(args(&["set"]).eval_settings(), expected);
@@ -283,9 +305,12 @@ mod tests {
             "64",
             "--run",
             "r",
+            "--concurrency",
+            "4",
+            "--ignore-identical-ids",
         ]);
         let expected = EvalSettings {
-            k: 5,
+            measures: Measure::defaults(5),
             top: 8,
             orders: 1,
             seed: 9,
@@ -293,6 +318,8 @@ mod tests {
             instruction: Some("x".to_owned()),
             mode: Mode::Pointwise,
             max_tokens_per_doc: Some(64),
+            ignore_identical_ids: true,
+            concurrency: 4,
             run: Some("r".to_owned()),
         };
         assert_eq!(made.eval_settings(), expected);

@@ -1,6 +1,8 @@
-//! `podium eval`. [`args`] parses the flags and reads the sets, [`table`] prints the report.
+//! `podium eval`. [`args`] parses the flags and reads the sets, [`table`] and [`comparison_table`]
+//! print the results.
 
 mod args;
+mod comparison_table;
 mod table;
 
 use std::io::Write;
@@ -17,18 +19,22 @@ use super::output_file::OutputFile;
 use super::start_quiet_logs;
 use crate::app;
 use crate::config::Settings;
+use crate::eval::comparison::compare_reports;
 use crate::eval::datasets::Dataset;
 use crate::eval::endpoint::Endpoint;
 use crate::eval::gate::Comparison;
-use crate::eval::measures::Measure;
+use crate::eval::journal::Journal;
 use crate::eval::page::render_page;
 use crate::eval::report::{Report, SCHEMA, SystemFacts};
 use crate::eval::settings::EvalSettings;
 use crate::eval::system::System;
-use crate::eval::{first_stage, run, summary};
+use crate::eval::{first_stage, run, run_files, summary};
 
 pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.check()?;
+    if !args.compare.is_empty() {
+        return compare(args);
+    }
     let configuration = args.settings.configuration(Vec::new())?;
     start_quiet_logs(&configuration)?;
     let (settings, endpoint) = (args.eval_settings(), args.endpoint()?);
@@ -48,8 +54,15 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let _inside = runtime.enter();
     bar.set_message("loading the model");
+    if let Some(folder) = &args.write_runs {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
     let (system, facts) = load_system(endpoint, &configuration.settings)?;
-    let report = evaluate(&runtime, &system, facts, &mut sets, settings, &bar)?;
+    let mut journal =
+        args.resume.as_deref().map(|path| Journal::open(path, &facts.name, &settings, &sets)).transpose()?;
+    let evaluation =
+        Evaluation { runtime: &runtime, system: &system, settings, write_runs: args.write_runs.as_deref() };
+    let report = evaluation.run(facts, &mut sets, journal.as_mut(), &bar)?;
     bar.finish_and_clear();
 
     if let Some(file) = json {
@@ -95,48 +108,83 @@ fn load_system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Resul
     Ok((System::InProcess(Arc::new(reranker)), facts))
 }
 
-/// Evaluates every set.
-fn evaluate(
-    runtime: &tokio::runtime::Runtime,
-    system: &System,
-    mut facts: SystemFacts,
-    sets: &mut [Dataset],
+/// Compares earlier reports and prints the result.
+fn compare(args: &EvalArgs) -> anyhow::Result<()> {
+    let compared = compare_reports(&args.compare)?;
+    let mut stdout = std::io::stdout().lock();
+    match args.json.as_deref() {
+        Some(path) if path == Path::new("-") => {
+            serde_json::to_writer_pretty(&mut stdout, &compared)?;
+            writeln!(stdout)?;
+        }
+        json => {
+            comparison_table::write(&mut stdout, &compared)?;
+            if let Some(path) = json {
+                OutputFile::create(path)?.write(&serde_json::to_string_pretty(&compared)?)?;
+                writeln!(stdout, "wrote {}", path.display())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A run over all sets.
+struct Evaluation<'a> {
+    runtime: &'a tokio::runtime::Runtime,
+    system: &'a System,
     settings: EvalSettings,
-    bar: &ProgressBar,
-) -> anyhow::Result<Report> {
-    let started = Instant::now();
-    let mut bm25 = Vec::with_capacity(sets.len());
-    for set in &mut *sets {
-        bar.set_message(format!("indexing {}", set.name));
-        bm25.push(first_stage::prepare(set, settings.top));
+    write_runs: Option<&'a Path>,
+}
+
+impl Evaluation<'_> {
+    fn run(
+        self,
+        mut facts: SystemFacts,
+        sets: &mut [Dataset],
+        mut journal: Option<&mut Journal>,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Report> {
+        let Self { runtime, system, settings, write_runs } = self;
+        let started = Instant::now();
+        let mut bm25 = Vec::with_capacity(sets.len());
+        for set in &mut *sets {
+            bar.set_message(format!("indexing {}", set.name));
+            bm25.push(first_stage::prepare(set, &settings));
+        }
+        bar.set_message("warming up");
+        if let Some(set) = sets.first()
+            && let Some(name) = runtime.block_on(run::warm_up(system, set, &settings))?
+        {
+            facts.name = name;
+        }
+        bar.set_style(ProgressStyle::with_template("{msg:.bold} {wide_bar} {pos}/{len} queries, {eta} left")?);
+        bar.set_length(sets.iter().map(|set| set.queries.len() as u64).sum());
+        bar.reset();
+        let mut reports = Vec::with_capacity(sets.len());
+        for (set, bm25) in sets.iter().zip(&bm25) {
+            bar.set_message(set.name.clone());
+            let runs = run::run_set(system, set, &settings, journal.as_deref_mut(), || bar.inc(1));
+            let runs = runtime.block_on(runs)?;
+            if let Some(folder) = write_runs {
+                run_files::write(folder, set, &runs, bm25, &facts.name).map_err(|(path, cause)| {
+                    anyhow::Error::new(cause).context(format!("cannot write {}", path.display()))
+                })?;
+            }
+            reports.push(summary::summarize(set, &runs, bm25, &settings));
+        }
+        let metrics: Vec<String> = settings.measures.iter().map(|measure| measure.name()).collect();
+        Ok(Report {
+            schema: SCHEMA,
+            podium: env!("CARGO_PKG_VERSION").to_owned(),
+            created_unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
+            seconds: started.elapsed().as_secs_f64(),
+            system: facts,
+            settings,
+            primary: metrics[0].clone(),
+            metrics,
+            sets: reports,
+        })
     }
-    bar.set_message("warming up");
-    if let Some(set) = sets.first()
-        && let Some(name) = runtime.block_on(run::warm_up(system, set, &settings))?
-    {
-        facts.name = name;
-    }
-    bar.set_style(ProgressStyle::with_template("{msg:.bold} {wide_bar} {pos}/{len} queries, {eta} left")?);
-    bar.set_length(sets.iter().map(|set| set.queries.len() as u64).sum());
-    bar.reset();
-    let mut reports = Vec::with_capacity(sets.len());
-    for (set, bm25) in sets.iter().zip(&bm25) {
-        bar.set_message(set.name.clone());
-        let runs = runtime.block_on(run::run_set(system, set, &settings, || bar.inc(1)))?;
-        reports.push(summary::summarize(set, &runs, bm25, &settings));
-    }
-    let measures = Measure::all(settings.k);
-    Ok(Report {
-        schema: SCHEMA,
-        podium: env!("CARGO_PKG_VERSION").to_owned(),
-        created_unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
-        seconds: started.elapsed().as_secs_f64(),
-        system: facts,
-        settings,
-        primary: measures[0].name(),
-        metrics: measures.iter().map(|measure| measure.name()).collect(),
-        sets: reports,
-    })
 }
 
 /// Returns an error that names every set that fails the gate.

@@ -7,7 +7,9 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table, TableComponent};
 
 use crate::eval::gate::Comparison;
-use crate::eval::report::{Gain, Report, SetReport, Verdict};
+use crate::eval::measures::Measure;
+use crate::eval::report::{ByMeasure, Estimate, Gain, InstructionEffect, Report, SetReport, Systems, Verdict};
+use crate::eval::statistics::mean;
 
 /// Minimum number of queries for a verdict without a warning.
 const MIN_QUERIES: usize = 30;
@@ -26,10 +28,16 @@ pub(super) fn write_report(out: &mut dyn Write, report: &Report) -> io::Result<(
         let metric = display_name(&report.primary);
         writeln!(out, "\n{metric} with and without the instruction, in the given input order")?;
         writeln!(out, "{}", instructions_table(report))?;
+        let twins = report.sets.iter().filter_map(|set| describe_twins(&set.name, set.instruction.as_ref()?));
+        for line in twins {
+            writeln!(out, "{line}")?;
+        }
     }
     writeln!(out, "\nrobustness and calibration of the scores")?;
     writeln!(out, "{}", robustness_table(report))?;
-    writeln!(out, "\nlatency of a request, one at a time")?;
+    let at_a_time =
+        if report.settings.concurrency == 1 { "one".to_owned() } else { report.settings.concurrency.to_string() };
+    writeln!(out, "\nlatency of a request, {at_a_time} at a time")?;
     writeln!(out, "{}", latency_table(report))?;
     let warnings: Vec<String> = report.sets.iter().filter_map(|set| warning(report, set)).collect();
     if !warnings.is_empty() {
@@ -108,6 +116,16 @@ fn describe_set(set: &SetReport) -> String {
     parts.join("; ")
 }
 
+/// The measures of one order.
+type SelectOrder = fn(&Systems<ByMeasure<Estimate>>) -> &ByMeasure<Estimate>;
+
+/// The rows with the means over all sets.
+const MEANS: [(&str, &str, SelectOrder); 3] = [
+    ("mean of the sets", "reranked", |systems| &systems.reranked),
+    ("", "BM25", |systems| &systems.bm25),
+    ("", "input", |systems| &systems.input),
+];
+
 fn quality_table(report: &Report) -> String {
     let others: Vec<&String> = report.metrics.iter().filter(|name| **name != report.primary).collect();
     let mut header = vec!["set".to_owned(), "order".to_owned(), display_name(&report.primary), "95 %".to_owned()];
@@ -122,6 +140,17 @@ fn quality_table(report: &Report) -> String {
             let mut row = vec![name.to_owned(), order.to_owned(), three_decimals(primary.mean)];
             row.push(format!("[{:.3}, {:.3}]", primary.low, primary.high));
             row.extend(others.iter().map(|name| three_decimals(values[*name].mean)));
+            table.add_row(row);
+        }
+    }
+    if report.sets.len() > 1 {
+        for (name, order, select) in MEANS {
+            let over_sets = |metric: &String| {
+                let values: Vec<f64> = report.sets.iter().map(|set| select(&set.systems)[metric].mean).collect();
+                three_decimals(mean(&values))
+            };
+            let mut row = vec![name.to_owned(), order.to_owned(), over_sets(&report.primary), String::new()];
+            row.extend(others.iter().map(|metric| over_sets(metric)));
             table.add_row(row);
         }
     }
@@ -146,8 +175,20 @@ fn gains_table(report: &Report) -> String {
 }
 
 fn instructions_table(report: &Report) -> String {
-    let header =
-        ["set", "queries", "texts", "with", "without", "gain", "95 %", "p", "w/t/l", "tau", "first document changed"];
+    let header = [
+        "set",
+        "queries",
+        "texts",
+        "with",
+        "without",
+        "gain",
+        "95 %",
+        "p",
+        "w/t/l",
+        "tau",
+        "first document changed",
+        "harmed",
+    ];
     let mut table = new_table(&header);
     for set in &report.sets {
         let Some(effect) = &set.instruction else { continue };
@@ -156,9 +197,19 @@ fn instructions_table(report: &Report) -> String {
         row.extend(systems.map(|values| three_decimals(values[&report.primary].mean)));
         row.extend(gain_cells(&effect.gain[&report.primary]));
         row.extend([effect.kendall_tau.map_or_else(dash, three_decimals), percent(effect.first_changed)]);
+        row.push(percent(effect.harmed));
         table.add_row(row);
     }
     align_right(table, 1)
+}
+
+/// The result on queries that differ only in their instruction.
+fn describe_twins(set: &str, effect: &InstructionEffect) -> Option<String> {
+    let twins = effect.twins?;
+    let p_mrr = twins.p_mrr.map_or_else(dash, |value| format!("{value:+.3}"));
+    let pairs = pluralize(twins.pairs, "pair");
+    let both = percent(twins.both_right);
+    Some(format!("{set}: {pairs} of queries that differ only in the instruction: both right {both}, p-MRR {p_mrr}"))
 }
 
 fn robustness_table(report: &Report) -> String {
@@ -224,14 +275,14 @@ fn warning(report: &Report, set: &SetReport) -> Option<String> {
 }
 
 /// The cells of a gain: mean with sign, interval, p value, and wins, ties and losses.
-fn gain_cells(gain: &Gain) -> [String; 4] {
+pub(super) fn gain_cells(gain: &Gain) -> [String; 4] {
     let p = if gain.p < 0.001 { "<0.001".to_owned() } else { format!("{:.3}", gain.p) };
     let estimate = &gain.estimate;
     let interval = format!("[{:+.3}, {:+.3}]", estimate.low, estimate.high);
     [format!("{:+.3}", estimate.mean), interval, p, format!("{}/{}/{}", gain.wins, gain.ties, gain.losses)]
 }
 
-fn three_decimals(value: f64) -> String {
+pub(super) fn three_decimals(value: f64) -> String {
     format!("{value:.3}")
 }
 
@@ -245,18 +296,8 @@ fn dash() -> String {
 }
 
 /// The usual spelling of a measure's name, such as `nDCG@10`.
-fn display_name(name: &str) -> String {
-    let (measure, cutoff) =
-        name.split_once('@').map_or((name, String::new()), |(measure, k)| (measure, format!("@{k}")));
-    let measure = match measure {
-        "ndcg" => "nDCG",
-        "mrr" => "MRR",
-        "hit" => "Hit",
-        "recall" => "Recall",
-        "map" => "MAP",
-        other => other,
-    };
-    format!("{measure}{cutoff}")
+pub(super) fn display_name(name: &str) -> String {
+    name.parse::<Measure>().map_or_else(|_| name.to_owned(), |measure| measure.to_string())
 }
 
 /// `1 query`, `2 queries`, `2 scores`.
@@ -268,7 +309,7 @@ fn pluralize(count: usize, what: &str) -> String {
     }
 }
 
-fn new_table<T: AsRef<str>>(header: &[T]) -> Table {
+pub(super) fn new_table<T: AsRef<str>>(header: &[T]) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_style(TableComponent::HeaderLines, '─');
     table.set_header(header.iter().map(AsRef::as_ref));
@@ -276,7 +317,7 @@ fn new_table<T: AsRef<str>>(header: &[T]) -> Table {
 }
 
 /// Aligns every column from `first` on to the right.
-fn align_right(mut table: Table, first: usize) -> String {
+pub(super) fn align_right(mut table: Table, first: usize) -> String {
     for column in table.column_iter_mut().skip(first) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -290,7 +331,7 @@ mod tests {
     use super::*;
     use crate::eval::calibration::Calibration;
     use crate::eval::datasets::LeftOut;
-    use crate::eval::report::{Estimate, Gains, Latency, SystemFacts, Systems};
+    use crate::eval::report::{Gains, Latency, SystemFacts};
     use crate::eval::settings::EvalSettings;
     use crate::rerank::Mode;
 
@@ -321,13 +362,13 @@ mod tests {
             worst: Vec::new(),
         };
         Report {
-            schema: 1,
+            schema: 2,
             podium: "0".to_owned(),
             created_unix_seconds: 0,
             seconds: 3.0,
             system: SystemFacts { name: "m".to_owned(), family: None, device: None, url: Some("http://h/".to_owned()) },
             settings: EvalSettings {
-                k: 10,
+                measures: vec![Measure::Ndcg(10)],
                 top: 32,
                 orders: 1,
                 seed: 1,
@@ -335,6 +376,8 @@ mod tests {
                 instruction: Some("be strict".to_owned()),
                 mode: Mode::Auto,
                 max_tokens_per_doc: None,
+                ignore_identical_ids: false,
+                concurrency: 1,
                 run: Some("bm25.trec".to_owned()),
             },
             primary: "ndcg@10".to_owned(),

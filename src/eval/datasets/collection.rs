@@ -1,10 +1,12 @@
 //! Reads sets that have a corpus, queries, relevance judgements and optionally a run: BEIR folders,
 //! or files given one by one.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::texts::Texts;
-use super::{DataError, Dataset, FirstStage, Query, set_name, trec};
+use super::texts::{Texts, for_each_text};
+use super::{DataError, Dataset, Document, FirstStage, Grades, Query, set_name, trec};
+use crate::eval::settings::EvalSettings;
 
 /// The files of a set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +26,8 @@ pub struct CollectionFiles {
 }
 
 impl CollectionFiles {
-    /// Finds the files of a BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`.
-    /// The default `split` is `test`, or the only split of the folder. A relative `run` is looked
+    /// Finds the files of a BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`,
+    /// each also with `.gz`. The default `split` is `test`, or the only split of the folder. A relative `run` is looked
     /// for in the folder first.
     ///
     /// # Errors
@@ -33,24 +35,21 @@ impl CollectionFiles {
     pub fn beir(folder: &Path, split: Option<&str>, run: Option<&Path>) -> Result<Self, DataError> {
         let invalid = |problem| DataError::Set { place: folder.to_owned(), problem };
         let part = |name: &str| {
-            let path = folder.join(name);
+            let paths = [folder.join(name), folder.join(format!("{name}.gz"))];
             let expected =
                 || invalid(format!("{name} is missing; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/"));
-            path.is_file().then_some(path).ok_or_else(expected)
+            paths.into_iter().find(|path| path.is_file()).ok_or_else(expected)
         };
         let (corpus, queries) = (part("corpus.jsonl")?, part("queries.jsonl")?);
         let splits = list_splits(&folder.join("qrels"))?;
-        let find_split = |name: &str| splits.iter().find(|path| path.file_stem().is_some_and(|stem| stem == name));
+        let find_split = |name: &str| splits.iter().find(|path| stem(path) == Some(name));
         let qrels = match (split, &splits[..]) {
             (Some(split), _) => find_split(split),
             (None, [only]) => Some(only),
             (None, _) => find_split("test"),
         };
         let Some(qrels) = qrels.cloned() else {
-            let available: Vec<String> = splits
-                .iter()
-                .filter_map(|path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()))
-                .collect();
+            let available: Vec<&str> = splits.iter().filter_map(|path| stem(path)).collect();
             let available = if available.is_empty() { "none".to_owned() } else { available.join(", ") };
             let wanted = split.unwrap_or("test");
             let problem =
@@ -64,19 +63,41 @@ impl CollectionFiles {
         Ok(Self { name: set_name(folder), source: folder.to_owned(), corpus, queries, qrels, run })
     }
 
-    /// Reads the set, with at most `sample` of its queries, chosen by `seed`.
+    /// Reads the set with at most `settings.queries` queries. With a run, only the texts of the
+    /// documents to rerank are kept, so that the corpus may be larger than the memory.
     ///
     /// # Errors
     /// [`DataError`] for an unreadable file, an invalid line, or a set without relevant documents.
-    pub fn read(&self, sample: Option<usize>, seed: u64) -> Result<Dataset, DataError> {
-        let (documents, queries) = (Texts::read(&self.corpus)?, Texts::read(&self.queries)?);
-        let grades = trec::read_grades(&self.qrels, &queries, &documents)?;
-        let (ranked, first_stage) = match &self.run {
-            Some((path, name)) => (trec::read_run(path, &queries, &documents)?, FirstStage::Run(name.clone())),
-            None => (vec![Vec::new(); grades.len()], FirstStage::Bm25),
+    pub fn read(&self, settings: &EvalSettings) -> Result<Dataset, DataError> {
+        let queries = Texts::read(&self.queries)?;
+        let Some((run, name)) = &self.run else {
+            let documents = Texts::read(&self.corpus)?;
+            let grades = trec::read_grades(&self.qrels, &queries, &mut |id| documents.find("document", id))?;
+            let candidates = vec![Vec::new(); grades.len()];
+            return self.dataset(queries, (grades, candidates), documents.items, FirstStage::Bm25, settings);
         };
-        let texts = queries.items.into_iter().zip(grades).zip(ranked);
-        let queries = texts
+        let mut named = NamedDocuments::default();
+        let grades = trec::read_grades(&self.qrels, &queries, &mut |id| Ok(named.index(id)))?;
+        let scores = trec::read_run(run, &queries, &mut |id| Ok(named.index(id)))?;
+        let candidates = trec::rank(scores, &named.documents);
+        let first_stage = FirstStage::Run(name.clone());
+        let documents = std::mem::take(&mut named.documents);
+        let mut set = self.dataset(queries, (grades, candidates), documents, first_stage, settings)?;
+        self.read_texts(&mut set, &named.indices, settings)?;
+        Ok(set)
+    }
+
+    /// Makes the set of these queries, each with its grades and candidates.
+    fn dataset(
+        &self,
+        queries: Texts,
+        (grades, candidates): (Vec<Grades>, Vec<Vec<usize>>),
+        documents: Vec<Document>,
+        first_stage: FirstStage,
+        settings: &EvalSettings,
+    ) -> Result<Dataset, DataError> {
+        let queries = queries.items.into_iter().zip(grades).zip(candidates);
+        let queries = queries
             .map(|((query, grades), candidates)| {
                 if query.text.trim().is_empty() && !grades.is_empty() {
                     let problem = format!("the query {:?} is blank", query.id);
@@ -85,17 +106,75 @@ impl CollectionFiles {
                 Ok(Query { id: query.id, text: query.text, instruction: None, grades, candidates })
             })
             .collect::<Result<Vec<Query>, DataError>>()?;
-        Dataset::new((self.name.clone(), &self.source), documents.items, queries, first_stage, (sample, seed))
+        let sample = (settings.queries, settings.seed);
+        Dataset::new((self.name.clone(), &self.source), documents, queries, first_stage, sample)
+    }
+
+    /// Reads the texts of the documents to rerank, and checks that the corpus has all named ones.
+    fn read_texts(
+        &self,
+        set: &mut Dataset,
+        indices: &HashMap<String, usize>,
+        settings: &EvalSettings,
+    ) -> Result<(), DataError> {
+        // One more, because the query's own document may be left out.
+        let top = settings.top + usize::from(settings.ignore_identical_ids);
+        let reranked: HashSet<usize> =
+            set.queries.iter().flat_map(|query| query.candidates.iter().take(top)).copied().collect();
+        let mut is_there = vec![false; set.documents.len()];
+        set.corpus_size = for_each_text(&self.corpus, |document| {
+            let Some(index) = indices.get(&document.id).copied() else { return Ok(()) };
+            if std::mem::replace(&mut is_there[index], true) {
+                return Err(format!("the id {:?} is already used on an earlier line", document.id));
+            }
+            if reranked.contains(&index) {
+                set.documents[index].text = document.text;
+            }
+            Ok(())
+        })?;
+        match is_there.iter().position(|is_there| !is_there) {
+            None => Ok(()),
+            Some(missing) => {
+                let (id, all) = (&set.documents[missing].id, is_there.iter().filter(|is_there| !**is_there).count());
+                let problem = format!("the document {id:?} of the judgements or the run is not in it ({all} such)");
+                Err(DataError::Set { place: self.corpus.clone(), problem })
+            }
+        }
     }
 }
 
-/// Lists the `.tsv` files of a folder, sorted by name.
+/// The documents that judgements and a run name, without their texts.
+#[derive(Default)]
+struct NamedDocuments {
+    documents: Vec<Document>,
+    indices: HashMap<String, usize>,
+}
+
+impl NamedDocuments {
+    /// The index of an id; a new one is added.
+    fn index(&mut self, id: &str) -> usize {
+        if let Some(index) = self.indices.get(id) {
+            return *index;
+        }
+        self.documents.push(Document { id: id.to_owned(), text: String::new() });
+        self.indices.insert(id.to_owned(), self.documents.len() - 1);
+        self.documents.len() - 1
+    }
+}
+
+/// The file's name without `.gz`, and without its extension.
+fn stem(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_suffix(".gz").unwrap_or(name).strip_suffix(".tsv")
+}
+
+/// Lists the `.tsv` and `.tsv.gz` files of a folder, sorted by name.
 fn list_splits(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let unreadable = |cause| DataError::Unreadable { path: folder.to_owned(), cause };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        if path.extension().is_some_and(|extension| extension == "tsv") {
+        if stem(&path).is_some() {
             found.push(path);
         }
     }
@@ -108,6 +187,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::eval::testing::settings;
 
     const CORPUS: &str = "{\"_id\": \"a\", \"title\": \"\", \"text\": \"one\"}\n{\"_id\": \"b\", \"text\": \"two\"}\n";
     const QUERIES: &str = "{\"_id\": \"q\", \"text\": \"one?\"}\n{\"_id\": \"p\", \"text\": \"two?\"}\n{\"_id\": \"r\", \"text\": \"three?\"}\n";
@@ -128,7 +208,7 @@ mod tests {
 
     fn read(folder: &Path, split: Option<&str>, run: Option<&str>) -> Result<Dataset, String> {
         let files = CollectionFiles::beir(folder, split, run.map(Path::new)).map_err(|error| error.to_string())?;
-        files.read(None, 1).map_err(|error| error.to_string())
+        files.read(&settings()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -151,6 +231,38 @@ mod tests {
         assert_eq!(set.queries[0].candidates, [1, 0]);
         let missing = read(folder.path(), None, Some("second.trec")).unwrap_err();
         assert_eq!(missing, "cannot read second.trec");
+    }
+
+    #[test]
+    fn with_a_run_only_the_texts_to_rerank_are_kept_and_a_missing_document_is_an_error() {
+        let long = "q Q0 a 1 9 t\n".to_owned() + "q Q0 b 2 8 t\n";
+        let folder = complete_folder(&[("first.trec", &long)]);
+        let files = CollectionFiles::beir(folder.path(), None, Some(Path::new("first.trec"))).unwrap();
+        let set = files.read(&EvalSettings { top: 1, ..settings() }).unwrap();
+        let text = |id: &str| set.documents.iter().find(|document| document.id == id).unwrap().text.as_str();
+        assert_eq!((text("a"), text("b"), set.corpus_size), ("one", "", 2));
+        let folder = complete_folder(&[("first.trec", "q Q0 a 1 9 t\nq Q0 z 2 8 t\n")]);
+        let missing = read(folder.path(), None, Some("first.trec")).unwrap_err();
+        let expected = "corpus.jsonl: the document \"z\" of the judgements or the run is not in it (1 such)";
+        assert!(missing.ends_with(expected), "{missing}");
+    }
+
+    #[test]
+    fn compressed_files_are_read_as_plain_ones() {
+        use std::io::Write;
+        let folder = folder(&[]);
+        for (name, content) in
+            [("corpus.jsonl.gz", CORPUS), ("queries.jsonl.gz", QUERIES), ("qrels/test.tsv.gz", "q\ta\t1\n")]
+        {
+            let file = fs::File::create(folder.path().join(name)).unwrap();
+            let mut writer = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+            writer.write_all(content.as_bytes()).unwrap();
+            writer.finish().unwrap();
+        }
+        let set = read(folder.path(), None, None).unwrap();
+        assert_eq!((set.documents.len(), set.queries.len()), (2, 1));
+        let other = read(folder.path(), Some("dev"), None).unwrap_err();
+        assert!(other.ends_with("choose a split with --split (available: test)"), "{other}");
     }
 
     #[test]

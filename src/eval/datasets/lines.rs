@@ -1,8 +1,11 @@
-//! Reads files line by line; errors have the file and the line number.
+//! Reads files line by line, also files compressed with gzip; errors have the file and the line
+//! number.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::path::Path;
+
+use flate2::bufread::MultiGzDecoder;
 
 use super::DataError;
 
@@ -16,8 +19,7 @@ pub(super) fn for_each_line(
     mut read_line: impl FnMut(usize, &str) -> Result<(), String>,
 ) -> Result<(), DataError> {
     let unreadable = |cause| DataError::Unreadable { path: path.to_owned(), cause };
-    let file = File::open(path).map_err(unreadable)?;
-    for (index, line) in BufReader::new(file).lines().enumerate() {
+    for (index, line) in open(path).map_err(unreadable)?.lines().enumerate() {
         let number = index + 1;
         let invalid = |problem| DataError::Line { file: path.to_owned(), line: number, problem };
         let line = line.map_err(|cause| {
@@ -29,6 +31,13 @@ pub(super) fn for_each_line(
         }
     }
     Ok(())
+}
+
+/// Opens a file, and decompresses it if it begins as gzip does.
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    let mut file = BufReader::new(File::open(path)?);
+    let is_gzip = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    Ok(if is_gzip { Box::new(BufReader::new(MultiGzDecoder::new(file))) } else { Box::new(file) })
 }
 
 /// Splits a line into columns: at tabs if it has any, otherwise at white space.

@@ -102,8 +102,11 @@ pub struct Dataset {
     pub name: String,
     /// The path that it was read from.
     pub source: String,
-    /// Its documents.
+    /// Its documents. With a run, those that it or the judgements name; only the documents to rerank
+    /// have a text.
     pub documents: Vec<Document>,
+    /// Number of documents of the corpus.
+    pub corpus_size: usize,
     /// The queries to evaluate, in the set's order.
     pub queries: Vec<Query>,
     /// Where the candidates come from.
@@ -152,8 +155,8 @@ impl Dataset {
             let mut chosen = chosen.into_iter();
             usable.retain(|_| chosen.next().unwrap_or_default());
         }
-        let source = source.display().to_string();
-        Ok(Self { name, source, documents, queries: usable, first_stage, left_out })
+        let (source, corpus_size) = (source.display().to_string(), documents.len());
+        Ok(Self { name, source, documents, corpus_size, queries: usable, first_stage, left_out })
     }
 
     /// Counts the queries without candidates, and the relevant documents that are not among the
@@ -177,11 +180,14 @@ pub fn is_relevant(grades: &Grades, document: usize) -> bool {
     grades.get(&document).is_some_and(|grade| *grade >= RELEVANT_FROM)
 }
 
-/// The name of the set at `path`: the name of the folder, or of the file without its extension.
+/// The name of the set at `path`: the name of the folder, or of the file without `.gz` and its
+/// extension.
 #[must_use]
 pub fn set_name(path: &Path) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let last = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
+    let is_gzip = whole.extension().is_some_and(|extension| extension == "gz");
+    let plain = if is_gzip { whole.with_extension("") } else { whole.clone() };
+    let last = if whole.is_dir() { whole.file_name() } else { plain.file_stem() };
     last.map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 

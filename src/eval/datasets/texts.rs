@@ -16,29 +16,20 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    /// Reads a file. It is JSONL if its first character is `{`.
+    /// Reads a file.
     ///
     /// # Errors
     /// [`DataError`] for a file that is unreadable or empty, a line without id or text, or a
     /// duplicate id.
     pub(super) fn read(path: &Path) -> Result<Self, DataError> {
         let mut texts = Self { path: path.to_owned(), items: Vec::new(), indices: HashMap::new() };
-        let mut is_json = None;
-        for_each_line(path, |_, line| {
-            let document = if *is_json.get_or_insert_with(|| line.trim_start().starts_with('{')) {
-                parse_json_line(line)
-            } else {
-                parse_tab_line(line)
-            }?;
+        for_each_text(path, |document| {
             if texts.indices.insert(document.id.clone(), texts.items.len()).is_some() {
                 return Err(format!("the id {:?} is already used on an earlier line", document.id));
             }
             texts.items.push(document);
             Ok(())
         })?;
-        if texts.items.is_empty() {
-            return Err(DataError::Set { place: path.to_owned(), problem: "the file is empty".to_owned() });
-        }
         Ok(texts)
     }
 
@@ -52,6 +43,28 @@ impl Texts {
         let missing = || format!("the {what} {id:?} is not in {}", self.path.display());
         self.indices.get(id).copied().ok_or_else(missing)
     }
+}
+
+/// Calls `read_text` with every text of a file, and returns their number. The file is JSONL if its
+/// first character is `{`.
+///
+/// # Errors
+/// [`DataError`] for a file that is unreadable or empty, a line without id or text, or the first
+/// error that `read_text` returns.
+pub(super) fn for_each_text(
+    path: &Path,
+    mut read_text: impl FnMut(Document) -> Result<(), String>,
+) -> Result<usize, DataError> {
+    let (mut is_json, mut count) = (None, 0);
+    for_each_line(path, |_, line| {
+        count += 1;
+        let is_json = *is_json.get_or_insert_with(|| line.trim_start().starts_with('{'));
+        read_text(if is_json { parse_json_line(line) } else { parse_tab_line(line) }?)
+    })?;
+    if count == 0 {
+        return Err(DataError::Set { place: path.to_owned(), problem: "the file is empty".to_owned() });
+    }
+    Ok(count)
 }
 
 fn parse_json_line(line: &str) -> Result<Document, String> {

@@ -10,7 +10,10 @@ use std::path::Path;
 
 use super::lines::{for_each_line, parse_number, split_columns};
 use super::texts::Texts;
-use super::{DataError, Grades};
+use super::{DataError, Document, Grades};
+
+/// The index of a document's id, or the reason why there is none.
+pub(super) type FindDocument<'a> = &'a mut dyn FnMut(&str) -> Result<usize, String>;
 
 /// Reads the grades of every query's documents, in the order of `queries`.
 ///
@@ -18,7 +21,7 @@ use super::{DataError, Grades};
 /// [`DataError`] for a line without three (query, document, grade) or four (query, iteration,
 /// document, grade) columns, a grade that is not a number, an unknown query or document, or a
 /// document with two different grades.
-pub(super) fn read_grades(path: &Path, queries: &Texts, documents: &Texts) -> Result<Vec<Grades>, DataError> {
+pub(super) fn read_grades(path: &Path, queries: &Texts, find: FindDocument) -> Result<Vec<Grades>, DataError> {
     let mut grades = vec![Grades::new(); queries.items.len()];
     for_each_line(path, |line_number, line| {
         let (query, document, grade) = match split_columns(line)[..] {
@@ -35,7 +38,7 @@ pub(super) fn read_grades(path: &Path, queries: &Texts, documents: &Texts) -> Re
             }
         };
         let grade = parse_number("grade", grade)?;
-        let (query_index, document_index) = (queries.find("query", query)?, documents.find("document", document)?);
+        let (query_index, document_index) = (queries.find("query", query)?, find(document)?);
         match grades[query_index].insert(document_index, grade) {
             Some(earlier) if (earlier - grade).abs() > 0.0 => Err(format!(
                 "the document {document:?} has grade {grade} for query {query:?}, but {earlier} on an earlier line"
@@ -46,26 +49,34 @@ pub(super) fn read_grades(path: &Path, queries: &Texts, documents: &Texts) -> Re
     Ok(grades)
 }
 
-/// Reads the ranking of every query's documents, in the order of `queries`.
+/// The documents of each query with their scores, as a run lists them.
+pub(super) type Scores = Vec<HashMap<usize, f64>>;
+
+/// Reads the scores of every query's documents, in the order of `queries`.
 ///
 /// # Errors
 /// [`DataError`] for a line without six columns (query, Q0, document, rank, score, tag), a score
 /// that is not a number, an unknown query or document, or a document that a query has twice.
-pub(super) fn read_run(path: &Path, queries: &Texts, documents: &Texts) -> Result<Vec<Vec<usize>>, DataError> {
-    let mut scores: Vec<HashMap<usize, f64>> = vec![HashMap::new(); queries.items.len()];
+pub(super) fn read_run(path: &Path, queries: &Texts, find: FindDocument) -> Result<Scores, DataError> {
+    let mut scores: Scores = vec![HashMap::new(); queries.items.len()];
     for_each_line(path, |_, line| {
         let [query, _, document, _, score, _] = split_columns(line)[..] else {
             let found = split_columns(line).len();
             return Err(format!("expected 6 columns (query, Q0, document, rank, score, tag), found {found}"));
         };
         let score = parse_number("score", score)?;
-        let (query_index, document_index) = (queries.find("query", query)?, documents.find("document", document)?);
+        let (query_index, document_index) = (queries.find("query", query)?, find(document)?);
         match scores[query_index].insert(document_index, score) {
             Some(_) => Err(format!("the document {document:?} is listed twice for query {query:?}")),
             None => Ok(()),
         }
     })?;
-    let id = |index: usize| documents.items[index].id.as_bytes();
+    Ok(scores)
+}
+
+/// Each query's ranking.
+pub(super) fn rank(scores: Scores, documents: &[Document]) -> Vec<Vec<usize>> {
+    let id = |index: usize| documents[index].id.as_bytes();
     let ranked = scores.into_iter().map(|scores| {
         let mut ranking: Vec<(usize, f64)> = scores.into_iter().collect();
         ranking.sort_by(|(left, left_score), (right, right_score)| {
@@ -74,7 +85,7 @@ pub(super) fn read_run(path: &Path, queries: &Texts, documents: &Texts) -> Resul
         });
         ranking.into_iter().map(|(index, _)| index).collect()
     });
-    Ok(ranked.collect())
+    ranked.collect()
 }
 
 #[cfg(test)]
@@ -88,12 +99,14 @@ mod tests {
 
     fn grades(content: &str) -> Result<Vec<Grades>, String> {
         let (queries, documents) = texts();
-        read_grades(file(content).path(), &queries, &documents).map_err(|error| after_line(&error))
+        read_grades(file(content).path(), &queries, &mut |id| documents.find("document", id))
+            .map_err(|error| after_line(&error))
     }
 
     fn run(content: &str) -> Result<Vec<Vec<usize>>, String> {
         let (queries, documents) = texts();
-        read_run(file(content).path(), &queries, &documents).map_err(|error| after_line(&error))
+        let scores = read_run(file(content).path(), &queries, &mut |id| documents.find("document", id));
+        Ok(rank(scores.map_err(|error| after_line(&error))?, &documents.items))
     }
 
     fn after_line(error: &DataError) -> String {

@@ -3,22 +3,20 @@
 //! own.
 
 mod cost;
+mod instructions;
 mod order;
 mod worst;
-
-use std::collections::HashSet;
 
 use crate::eval::calibration::Calibration;
 use crate::eval::datasets::{Dataset, Query, RELEVANT_FROM, is_relevant};
 use crate::eval::measures::Measure;
-use crate::eval::report::{
-    ByMeasure, Estimate, Gain, Gains, InstructionEffect, InstructionSystems, QueryReport, SetReport, Systems, Verdict,
-};
+use crate::eval::report::{ByMeasure, Estimate, Gain, Gains, QueryReport, SetReport, Systems, Verdict};
 use crate::eval::run::{Pass, QueryRun};
 use crate::eval::settings::EvalSettings;
-use crate::eval::statistics::{bootstrap_interval, kendall_tau_b, mean, sign_flip_test};
+use crate::eval::statistics::{bootstrap_interval, mean, sign_flip_test};
 
 use self::cost::{latency_ms, summarize_latency, summarize_tokens, truncated_share};
+use self::instructions::instruction_effect;
 use self::order::order_effect;
 use self::worst::find_worst;
 
@@ -35,15 +33,15 @@ pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings
     let cases: Vec<Case> =
         set.queries.iter().zip(runs).zip(bm25).map(|((query, run), bm25)| Case { query, run, bm25 }).collect();
     let (reranked, input, by_bm25): (Order, Order, Order) = (|all| &all.reranked, |all| &all.input, |all| &all.bm25);
-    let measures = Measure::all(settings.k);
-    let per_query: Vec<QueryReport> = cases.iter().map(|case| case.report(&measures)).collect();
+    let measures = &settings.measures;
+    let per_query: Vec<QueryReport> = cases.iter().map(|case| case.report(measures)).collect();
     let column =
         |order: Order, name: &str| -> Vec<f64> { per_query.iter().map(|query| order(&query.scores)[name]).collect() };
-    let means = |order: Order| by_measure(&measures, |_, name| estimate(&column(order, name), settings.seed));
+    let means = |order: Order| by_measure(measures, |_, name| estimate(&column(order, name), settings.seed));
     let gains_over = |baseline: Order| {
-        by_measure(&measures, |_, name| {
+        by_measure(measures, |_, name| {
             let pairs = column(reranked, name).into_iter().zip(column(baseline, name));
-            gain(&pairs.map(|(reranked, baseline)| reranked - baseline).collect::<Vec<_>>(), settings.seed)
+            paired_gain(&pairs.map(|(reranked, baseline)| reranked - baseline).collect::<Vec<_>>(), settings.seed)
         })
     };
     let gains = Gains { input: gains_over(input), bm25: gains_over(by_bm25) };
@@ -55,13 +53,13 @@ pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings
         queries: set.queries.len(),
         queries_without_relevant: set.left_out.queries_without_relevant,
         left_out: set.left_out,
-        documents: set.documents.len(),
+        documents: set.corpus_size,
         first_stage: set.first_stage.describe(),
         systems: Systems { reranked: means(reranked), input: means(input), bm25: means(by_bm25) },
         verdict: verdict(gains.bm25[&primary].estimate),
         gains,
         order: (settings.orders > 1).then(|| order_effect(runs, settings.orders)),
-        instruction: instruction_effect(&cases, &measures, settings.seed),
+        instruction: instruction_effect(&cases, settings),
         calibration: Calibration::from_scores(&cases.iter().flat_map(Case::scores_with_relevance).collect::<Vec<_>>()),
         truncated_share: truncated_share(&passes),
         latency_ms: summarize_latency(&passes),
@@ -135,7 +133,9 @@ fn estimate(values: &[f64], seed: u64) -> Estimate {
     Estimate { mean: mean(values), low, high }
 }
 
-fn gain(differences: &[f64], seed: u64) -> Gain {
+/// The mean of paired differences, with its interval and its p value.
+#[must_use]
+pub fn paired_gain(differences: &[f64], seed: u64) -> Gain {
     let wins = differences.iter().filter(|difference| **difference > ROUNDING).count();
     let losses = differences.iter().filter(|difference| **difference < -ROUNDING).count();
     Gain {
@@ -157,38 +157,6 @@ fn verdict(gain: Estimate) -> Verdict {
     } else {
         Verdict::Better
     }
-}
-
-fn instruction_effect(cases: &[Case], measures: &[Measure], seed: u64) -> Option<InstructionEffect> {
-    let pairs: Vec<(&Case, &Pass, &Pass)> =
-        cases.iter().filter_map(|case| Some((case, case.run.plain.as_ref()?, case.run.orders.first()?))).collect();
-    if pairs.is_empty() {
-        return None;
-    }
-    let values = |measure: Measure, instructed: bool| -> Vec<f64> {
-        pairs
-            .iter()
-            .map(|(case, plain, with)| case.compute_measure(measure, if instructed { with } else { plain }))
-            .collect()
-    };
-    let differences = |measure: Measure| -> Vec<f64> {
-        values(measure, true).into_iter().zip(values(measure, false)).map(|(with, plain)| with - plain).collect()
-    };
-    let taus: Vec<f64> =
-        pairs.iter().filter_map(|(_, plain, with)| kendall_tau_b(&plain.scores, &with.scores)).collect();
-    let changed = pairs.iter().filter(|(_, plain, with)| plain.ranking.first() != with.ranking.first()).count();
-    let texts: HashSet<&str> = pairs.iter().filter_map(|(case, ..)| case.run.instruction.as_deref()).collect();
-    Some(InstructionEffect {
-        texts: texts.len(),
-        queries: pairs.len(),
-        systems: InstructionSystems {
-            plain: by_measure(measures, |measure, _| estimate(&values(measure, false), seed)),
-            instructed: by_measure(measures, |measure, _| estimate(&values(measure, true), seed)),
-        },
-        gain: by_measure(measures, |measure, _| gain(&differences(measure), seed)),
-        kendall_tau: (!taus.is_empty()).then(|| mean(&taus)),
-        first_changed: changed as f64 / pairs.len() as f64,
-    })
 }
 
 #[cfg(test)]
@@ -259,21 +227,6 @@ mod tests {
         // 2.
         assert_eq!((first.position, first.count), (1, 2));
         assert!(close(first.mean_rank, 2.0) && close(first.mean_score, 0.4), "{first:?}");
-    }
-
-    #[test]
-    fn an_instruction_is_compared_with_the_same_order_without_it() {
-        let mut with = query_run(vec![pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER), pass(&[0.9, 0.2, 0.1, 0.3], &IN_ORDER)]);
-        with.instruction = Some("i".to_owned());
-        with.plain = Some(pass(&[0.9, 0.3, 0.1, 0.2], &IN_ORDER));
-        let without = query_run(vec![pass(&[0.1, 0.2, 0.9, 0.3], &IN_ORDER); 2]);
-        let bm25 = [IN_ORDER.to_vec(), IN_ORDER.to_vec()];
-        let effect = summarize(&set("s", 2), &[with, without], &bm25, &settings()).instruction.unwrap();
-        assert_eq!((effect.texts, effect.queries), (1, 1));
-        assert!(close(effect.systems.instructed["mrr@10"].mean, 1.0));
-        assert!(close(effect.systems.plain["mrr@10"].mean, 0.25));
-        assert!(close(effect.gain["mrr@10"].estimate.mean, 0.75));
-        assert!(close(effect.first_changed, 1.0) && close(effect.kendall_tau.unwrap(), -1.0), "{effect:?}");
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl Field for Texts {
         "id": "score-1",
         "object": "list",
         "created": 1_790_000_000,
-        "model": "podium-nano",
+        "model": "podium-mini",
         "data": [{"index": 0, "object": "score", "score": 0.04}, {"index": 1, "object": "score", "score": 0.62}],
         "usage": {"prompt_tokens": 52, "total_tokens": 52},
     })

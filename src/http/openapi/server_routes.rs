@@ -79,7 +79,7 @@ fn model_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
     let models = get(describe.protected("Every name that a request may give a model", models, &[LOADING]));
     let model = describe.json::<routes::Model>();
     let name = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9_.-]{1,64}$"));
-    let name = parameter("model", ParameterIn::Path, name).example(Some("podium-nano".into()));
+    let name = parameter("model", ParameterIn::Path, name).example(Some("podium-mini".into()));
     let model = describe.protected("One model", model, &[UNKNOWN_MODEL, LOADING]).parameter(name);
     let profiles = describe.json::<routes::Profiles>();
     let profiles = describe.protected("The stored instructions", profiles, &[LOADING]);

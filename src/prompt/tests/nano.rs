@@ -48,3 +48,18 @@ fn the_embedded_models_files_make_a_prompter() {
     assert_eq!(prompter.decode(&rendering.suffixes[0]), " paris is the capital of france.<|embed_26|>");
     assert_eq!(prompter.decode(&rendering.suffixes[1]), " bananas are yellow.<|embed_0|>");
 }
+
+#[test]
+fn a_query_in_another_script_has_a_warning() {
+    let prompter = super::super::testing::prompter("podium-nano");
+    let warnings = |query: &str| {
+        prompter.tokenize(&super::request(query, &["text"]), &super::limits(), &|| false).unwrap().warnings
+    };
+    for query in ["手表客服电话", "Что такое ржавчина? iron", "ما هو الصدأ"] {
+        let expected = ["query: podium-nano reads English; most letters of this query are of another script"];
+        assert_eq!(warnings(query), expected, "{query}");
+    }
+    for query in ["Größe, café, Ełk", "what does 手表 mean", "2024?"] {
+        assert_eq!(warnings(query), [""; 0], "{query}");
+    }
+}

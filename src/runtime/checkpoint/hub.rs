@@ -16,8 +16,9 @@ use crate::runtime::{LoadError, ModelSettings};
 
 /// Files that only some checkpoints have: the table of families with lexical evidence, and those
 /// that say what a checkpoint is.
-const OPTIONAL: [&str; 6] = [
+const OPTIONAL: [&str; 7] = [
     "lexical.safetensors",
+    "instructions.safetensors",
     "README.md",
     "config_sentence_transformers.json",
     "1_Pooling/config.json",

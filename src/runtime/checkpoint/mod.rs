@@ -12,8 +12,38 @@ pub use self::modules::Module;
 use self::shards::{INDEX, SINGLE, shard_names};
 use super::{LoadError, ModelSettings};
 
-/// The name of the model that is compiled in.
-pub const EMBEDDED_MODEL: &str = "podium-nano";
+/// The name of the default model, which is compiled in.
+pub const EMBEDDED_MODEL: &str = "podium-mini";
+
+/// A model that is compiled in.
+struct Embedded {
+    name: &'static str,
+    config: &'static [u8],
+    tokenizer: &'static [u8],
+    lexical: &'static [u8],
+    instructions: Option<&'static [u8]>,
+    weights: &'static [u8],
+}
+
+/// The models that are compiled in, the default one first.
+static EMBEDDED: [Embedded; 2] = [
+    Embedded {
+        name: EMBEDDED_MODEL,
+        config: include_bytes!("../../../models/podium-mini/config.json"),
+        tokenizer: include_bytes!("../../../models/podium-mini/tokenizer.json"),
+        lexical: include_bytes!("../../../models/podium-mini/lexical.safetensors"),
+        instructions: Some(include_bytes!("../../../models/podium-mini/instructions.safetensors")),
+        weights: include_bytes!("../../../models/podium-mini/model.safetensors"),
+    },
+    Embedded {
+        name: "podium-nano",
+        config: include_bytes!("../../../models/podium-nano/config.json"),
+        tokenizer: include_bytes!("../../../models/podium-nano/tokenizer.json"),
+        lexical: include_bytes!("../../../models/podium-nano/lexical.safetensors"),
+        instructions: None,
+        weights: include_bytes!("../../../models/podium-nano/model.safetensors"),
+    },
+];
 
 /// The files of a model, before anything is computed.
 #[derive(Debug, Clone)]
@@ -30,6 +60,8 @@ pub struct Checkpoint {
     pub tokenizer: Vec<u8>,
     /// `lexical.safetensors`, where the family uses lexical evidence.
     pub lexical: Option<Vec<u8>>,
+    /// `instructions.safetensors`, where the family reads its tokens' states.
+    pub instructions: Option<Vec<u8>>,
     /// The modules behind the transformer (sentence-transformers' `modules.json`).
     pub modules: Vec<Module>,
     pub(in crate::runtime) weights: Weights,
@@ -48,8 +80,8 @@ impl Checkpoint {
     /// # Errors
     /// [`LoadError`] names the missing or malformed file, or what the hub said.
     pub fn open(settings: &ModelSettings) -> Result<Self, LoadError> {
-        if settings.source == EMBEDDED_MODEL {
-            return Ok(Self::embedded());
+        if let Some(embedded) = Self::embedded(&settings.source) {
+            return Ok(embedded);
         }
         let folder = Path::new(&settings.source);
         if folder.is_dir() {
@@ -62,25 +94,43 @@ impl Checkpoint {
             return Err(LoadError::Malformed {
                 path: folder.to_path_buf(),
                 problem: format!(
-                    "is neither a folder nor a hub id (owner/name), nor `{EMBEDDED_MODEL}`, the model that is built in"
+                    "is neither a folder nor a hub id (owner/name), nor a model that is built in ({})",
+                    EMBEDDED.each_ref().map(|embedded| embedded.name).join(", ")
                 ),
             });
         }
         Ok(Self::folder(&hub::fetch(settings)?)?.with_hub_id(settings.source.clone()))
     }
 
-    /// The model that is compiled into the binary.
+    /// The model of this name that is compiled into the binary, if there is one.
     #[must_use]
-    pub fn embedded() -> Self {
+    pub fn embedded(name: &str) -> Option<Self> {
+        EMBEDDED.iter().find(|embedded| embedded.name == name).map(Self::from_binary)
+    }
+
+    /// podium-mini, the default model.
+    #[must_use]
+    pub fn podium_mini() -> Self {
+        Self::from_binary(&EMBEDDED[0])
+    }
+
+    /// podium-nano, the small fast model.
+    #[must_use]
+    pub fn podium_nano() -> Self {
+        Self::from_binary(&EMBEDDED[1])
+    }
+
+    fn from_binary(embedded: &Embedded) -> Self {
         Self {
-            name: EMBEDDED_MODEL.to_owned(),
+            name: embedded.name.to_owned(),
             hub_id: None,
-            location: PathBuf::from(format!("(embedded)/{EMBEDDED_MODEL}")),
-            config: include_bytes!("../../../models/podium-nano/config.json").to_vec(),
-            tokenizer: include_bytes!("../../../models/podium-nano/tokenizer.json").to_vec(),
-            lexical: Some(include_bytes!("../../../models/podium-nano/lexical.safetensors").to_vec()),
+            location: PathBuf::from(format!("(embedded)/{}", embedded.name)),
+            config: embedded.config.to_vec(),
+            tokenizer: embedded.tokenizer.to_vec(),
+            lexical: Some(embedded.lexical.to_vec()),
+            instructions: embedded.instructions.map(<[u8]>::to_vec),
             modules: Vec::new(),
-            weights: Weights::Embedded(include_bytes!("../../../models/podium-nano/model.safetensors")),
+            weights: Weights::Embedded(embedded.weights),
         }
     }
 
@@ -113,6 +163,7 @@ impl Checkpoint {
             config: read("config.json")?,
             tokenizer: read("tokenizer.json")?,
             lexical: read_if_there("lexical.safetensors")?,
+            instructions: read_if_there("instructions.safetensors")?,
             modules: modules::read(folder)?,
             weights: Weights::Files(weight_files(folder)?),
         };

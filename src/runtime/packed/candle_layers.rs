@@ -115,6 +115,7 @@ impl CandleLayers {
         packed: &Packed,
         cached: &[Tensor],
         depth: usize,
+        kept: &mut [(usize, Option<Tensor>)],
     ) -> Result<(Tensor, Vec<Tensor>)> {
         let device = words.device().clone();
         let mut x = self.embeddings.embed(words, packed)?;
@@ -138,9 +139,16 @@ impl CandleLayers {
                 plan: &plans[plan],
             };
             x = layer.run(&self.spec, &x, &rows, &mut blocks)?;
+            if let Some((_, states)) = kept.iter_mut().find(|(after, _)| *after == number + 1) {
+                *states = Some(self.finish(&x)?);
+            }
         }
-        let x = self.final_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(&x))?;
-        Ok((x.to_dtype(DType::F32)?, blocks.into_stored()?))
+        Ok((self.finish(&x)?, blocks.into_stored()?))
+    }
+
+    /// States after the final norm, in f32.
+    fn finish(&self, x: &Tensor) -> Result<Tensor> {
+        self.final_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))?.to_dtype(DType::F32)
     }
 }
 

@@ -64,7 +64,9 @@ impl Heads {
                 states.matmul(&output.index_select(&ids, 0)?.to_dtype(DType::F32)?.t()?)
             }
             (Head::Classifier, .., Some(classifier)) => classifier.forward(states),
-            (Head::Projector | Head::Vocabulary(_) | Head::Classifier, ..) => bail!("the checkpoint has no {head:?}"),
+            (Head::Projector | Head::Vocabulary(_) | Head::Classifier | Head::Reader(_), ..) => {
+                bail!("the checkpoint has no {head:?}")
+            }
         }
     }
 }

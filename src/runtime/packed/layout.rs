@@ -104,6 +104,13 @@ impl Packed {
         self.passes.iter().flat_map(|pass| pass.read.iter().map(|&(_, row)| row as u32)).collect()
     }
 
+    /// The rows of each segment of a pass that is not empty, and the first row of the pass. The prefix cache holds none.
+    pub fn segments_of(&self, pass: usize) -> (Vec<Range<usize>>, usize) {
+        let segments = &self.passes[pass].segments;
+        let filled = segments.iter().filter(|segment| !segment.is_empty()).cloned().collect();
+        (filled, segments[0].start)
+    }
+
     /// Whether the rows that are read are all rows, in their order: then the last layer is like the others.
     pub fn reads_all_rows(&self) -> bool {
         let mut read = self.passes.iter().flat_map(|pass| pass.read.iter().map(|&(_, row)| row));

@@ -2,8 +2,8 @@
 //!
 //! mistral.rs gives linear layers and their quantised forms, candle tensors and devices. Written here: the packing of passes
 //! ([`layout`], [`span`]), the prefix cache ([`prefix_cache`]), attention over packed rows ([`attention`]), the layers for CPUs
-//! ([`cpu`]) and on candle ([`candle_layers`]), the model that ties them together ([`model`], [`heads`]), precision and device
-//! ([`compute`]; `cuda` finds the GPU, `capability` checks that it fits the build), and checks of weight files ([`weights`]).
+//! ([`cpu`]) and on candle ([`candle_layers`]), the model that ties them together ([`model`], [`heads`], [`readers`]), precision
+//! and device ([`compute`]; `cuda` finds the GPU, `capability` checks that it fits the build), and checks of weight files ([`weights`]).
 
 mod attention;
 mod candle_layers;
@@ -19,6 +19,7 @@ mod layout;
 mod model;
 mod prefix_cache;
 mod product;
+mod readers;
 mod span;
 pub(super) mod weights;
 
@@ -41,8 +42,8 @@ use super::checkpoint::Checkpoint;
 use super::spec::{ModelSpec, OutputMatrix};
 use super::tensors::TensorTable;
 use super::{
-    ClassifierFacts, ForwardPass, LoadError, ModelFacts, Output, Pooling, Positions, PrefixCacheStatistics, Runtime,
-    RuntimeError,
+    ClassifierFacts, ForwardPass, Head, LoadError, ModelFacts, Output, Pooling, Positions, PrefixCacheStatistics,
+    Runtime, RuntimeError,
 };
 
 /// Runs passes on a model in this process.
@@ -182,13 +183,15 @@ impl PackedRuntime {
     fn run_checked(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
         layout::check(batch, self.model.spec(), self.facts.projector)?;
         let layers = self.model.spec().layers.len();
-        // Passes that read after the same layer run together.
-        let mut by_depth: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        // Passes that read after the same layer run together; those with a reader by themselves.
+        let mut by_depth: BTreeMap<(usize, bool), Vec<usize>> = BTreeMap::new();
         for (number, pass) in batch.iter().enumerate().filter(|(_, pass)| pass.output_rows() > 0) {
-            by_depth.entry(pass.output.layer.map_or(layers, usize::from)).or_default().push(number);
+            let depth = pass.output.layer.map_or(layers, usize::from);
+            let is_reader = matches!(pass.output.head, Head::Reader(_));
+            by_depth.entry((depth, is_reader)).or_default().push(number);
         }
         let mut outputs = vec![Vec::new(); batch.len()];
-        for (depth, numbers) in by_depth {
+        for ((depth, _), numbers) in by_depth {
             let read = if numbers.len() == batch.len() {
                 self.run_to(depth, batch)
             } else {
@@ -261,6 +264,9 @@ fn read(
     depth: usize,
 ) -> candle_core::Result<(Vec<Output>, Vec<Tensor>)> {
     let packed = Packed::new(batch, lookup, model.spec().causal);
+    if batch.iter().any(|pass| matches!(pass.output.head, Head::Reader(_))) {
+        return Ok((readers::read(model, &packed, batch, depth)?, Vec::new()));
+    }
     let (states, new_blocks) = model.states(&packed, &lookup.blocks, depth)?;
     let mut start = 0;
     let mut outputs = Vec::with_capacity(batch.len());

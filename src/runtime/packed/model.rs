@@ -98,27 +98,43 @@ impl Model {
     /// The final states of the rows that are read, `[read rows of all passes, hidden]` in f32, after the first `depth` layers;
     /// and the blocks that the prefix cache stores. `cached` are the blocks that the batch uses of it.
     pub fn states(&self, packed: &Packed, cached: &[Tensor], depth: usize) -> Result<(Tensor, Vec<Tensor>)> {
+        let (states, _, stored) = self.states_after(packed, cached, depth, &[])?;
+        Ok((states, stored))
+    }
+
+    /// As [`Self::states`], and the states of all rows after each of `earlier` layers, which are fewer than `depth`.
+    pub fn states_after(
+        &self,
+        packed: &Packed,
+        cached: &[Tensor],
+        depth: usize,
+        earlier: &[usize],
+    ) -> Result<(Tensor, Vec<Tensor>, Vec<Tensor>)> {
         match &self.layers {
             Layers::Candle(layers) => {
                 let words = self.words.index_select(&Tensor::new(packed.tokens.as_slice(), self.device())?, 0)?;
-                layers.states(words, packed, cached, depth)
+                let mut kept: Vec<_> = earlier.iter().map(|layer| (*layer, None)).collect();
+                let (states, stored) = layers.states(words, packed, cached, depth, &mut kept)?;
+                Ok((states, kept.into_iter().filter_map(|(_, states)| states).collect(), stored))
             }
             Layers::Cpu(layers) => {
                 let (embeddings, layers) = &**layers;
                 let rows = embeddings.embed(&self.words, packed)?;
                 let cached: Vec<_> = cached.iter().map(|block| block.storage_and_layout().0).collect();
                 let cached: Vec<&[f32]> = cached.iter().map(|block| floats(block)).collect::<Result<_>>()?;
-                let (states, stored) = layers.states(rows, packed, &cached, depth);
+                let mut kept: Vec<_> = earlier.iter().map(|layer| (*layer, Vec::new())).collect();
+                let (final_states, stored) = layers.states(rows, packed, &cached, depth, &mut kept);
                 let stored = stored.into_iter().map(|block| Tensor::from_vec(block, (), &Device::Cpu));
-                let states = Tensor::from_vec(states, ((), self.spec.hidden_size), &Device::Cpu)?;
-                Ok((states, stored.collect::<Result<_>>()?))
+                let states = |states| Tensor::from_vec(states, ((), self.spec.hidden_size), &Device::Cpu);
+                let kept = kept.into_iter().map(|(_, rows)| states(rows)).collect::<Result<_>>()?;
+                Ok((states(final_states)?, kept, stored.collect::<Result<_>>()?))
             }
         }
     }
 }
 
 /// A whole tensor on the CPU, as it lies.
-fn floats(storage: &Storage) -> Result<&[f32]> {
+pub(super) fn floats(storage: &Storage) -> Result<&[f32]> {
     match storage {
         Storage::Cpu(storage) => storage.as_slice(),
         Storage::Cuda(_) | Storage::Metal(_) => candle_core::bail!("a block of these layers is not on the CPU"),

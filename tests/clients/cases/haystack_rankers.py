@@ -56,7 +56,7 @@ def nvidia_run(servers):
 
 @case("jina-haystack", "JinaRanker.run, profile in the model's name", "jina-haystack")
 def profile(servers):
-    found = jina(servers.url, GOOD_KEY, f"podium-nano@{PROFILE}").run(QUERY, PASSAGES, top_k=len(PASSAGES))
+    found = jina(servers.url, GOOD_KEY, f"podium-mini@{PROFILE}").run(QUERY, PASSAGES, top_k=len(PASSAGES))
     check_steered(servers, rows(found), profile=PROFILE)
 
 

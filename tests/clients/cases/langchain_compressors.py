@@ -38,7 +38,7 @@ def cohere_dictionaries(servers):
 
 @case("langchain-cohere", "CohereRerank, profile in the model's name", "langchain-cohere")
 def cohere_profile(servers):
-    model = f"podium-nano@{PROFILE}"
+    model = f"podium-mini@{PROFILE}"
     compressor = CohereRerank(cohere_api_key=GOOD_KEY, base_url=servers.url, model=model, top_n=None)
     check_steered(servers, rows(compressor.compress_documents(PASSAGES, QUERY)), profile=PROFILE)
 
@@ -47,7 +47,7 @@ def cohere_profile(servers):
 def nvidia_instruction(servers):
     compressor = NVIDIARerank(
         base_url=servers.url + "/v1",
-        model="podium-nano",
+        model="podium-mini",
         api_key=GOOD_KEY,
         usage_telemetry_enabled=False,
         default_headers={"podium-instruction": quote(INSTRUCTION)},

@@ -15,8 +15,8 @@ PROVIDERS = {
     "cohere/rerank-v4.0-pro": ("", False),
     "jina_ai/jina-reranker-v3": ("", False),
     "infinity/BAAI/bge-reranker-base": ("/infinity", False),
-    "hosted_vllm/podium-nano": ("", False),
-    "huggingface/podium-nano": ("", False),
+    "hosted_vllm/podium-mini": ("", False),
+    "huggingface/podium-mini": ("", False),
     "voyage/rerank-2.5": ("/v1", False),
     "together_ai/Salesforce/Llama-Rank-v1": ("/v1", False),
     "azure_ai/rerank-v4.0-pro": ("", False),
@@ -63,7 +63,7 @@ for name, (path, raw) in PROVIDERS.items():
 @case("litellm", "rerank hosted_vllm, instruction", "litellm")
 def instruction(servers):
     reply = litellm.rerank(
-        model="hosted_vllm/podium-nano",
+        model="hosted_vllm/podium-mini",
         query=QUERY,
         documents=DOCUMENTS,
         instruction=INSTRUCTION,

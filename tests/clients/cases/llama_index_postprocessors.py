@@ -68,10 +68,10 @@ def voyage_call(url, key, model, query):
 CALLS = {
     "cohere": (cohere_call, "rerank-v4.0-pro", "CohereRerank"),
     "jinaai": (jina_call, "jina-reranker-v3", "JinaRerank"),
-    "tei": (tei_call, "podium-nano", "TextEmbeddingInference"),
+    "tei": (tei_call, "podium-mini", "TextEmbeddingInference"),
     "nvidia": (nvidia_call, NVIDIA, "NVIDIARerank"),
     "siliconflow": (siliconflow_call, "BAAI/bge-reranker-v2-m3", "SiliconFlowRerank"),
-    "xinference": (xinference_call, "podium-nano", "XinferenceRerank"),
+    "xinference": (xinference_call, "podium-mini", "XinferenceRerank"),
     "mixedbreadai": (mixedbread_call, "mixedbread-ai/mxbai-rerank-large-v2", "MixedbreadAIRerank"),
     "voyageai": (voyage_call, "rerank-2.5", "VoyageAIRerank"),
 }
@@ -89,7 +89,7 @@ def plain_case(name):
 
 @case("llama-index jinaai", "JinaRerank, profile in the model's name", PACKAGE.format("jinaai"))
 def profile(servers):
-    url, model = servers.url + "/v1", f"podium-nano@{PROFILE}"
+    url, model = servers.url + "/v1", f"podium-mini@{PROFILE}"
     found = ask(JinaRerank(top_n=len(DOCUMENTS), model=model, api_key=GOOD_KEY, base_url=url), QUERY)
     check_steered(servers, [(each.node.node_id, each.score) for each in found], profile=PROFILE)
 

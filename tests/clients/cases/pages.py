@@ -57,7 +57,7 @@ def run(servers, name, code):
     lines = printed.getvalue().splitlines()
     ensure(lines, "the snippet printed nothing")
     if ".models.list()" in code:
-        ensure(lines[0] == "podium-nano", f"it printed {lines[0]!r}")
+        ensure(lines[0] == "podium-mini", f"it printed {lines[0]!r}")
         return
     best, relevance, raw = servers.ranking(query=QUERY, documents=DOCUMENTS, **steering(code))[0]
     found = [start for start in (f"{best} ", f"{DOCUMENTS[best]} ") if lines[0].startswith(start)]

@@ -61,7 +61,7 @@ def instruction(servers):
 
 @case("pinecone", "inference.rerank, profile in the model's name", "pinecone")
 def profile(servers):
-    model = f"podium-nano@{PROFILE}"
+    model = f"podium-mini@{PROFILE}"
     reply = client(servers.url).inference.rerank(model=model, query=QUERY, documents=DOCUMENTS)
     check_steered(servers, rows(reply), profile=PROFILE)
 

@@ -27,7 +27,7 @@ def send(url, body, key=GOOD_KEY, seconds=60):
         raise Refused(f"{error.code}: {error.read().decode()}") from error
 
 
-def dify_openai_compatible(url, key=GOOD_KEY, model="podium-nano", query=QUERY, top_n=None):
+def dify_openai_compatible(url, key=GOOD_KEY, model="podium-mini", query=QUERY, top_n=None):
     """Dify, OpenAI-API-compatible: top_n is null; the text is in the response, or found by index."""
     body = {"model": model, "query": query, "documents": DOCUMENTS, "top_n": top_n, "return_documents": True}
     rows = []
@@ -73,7 +73,7 @@ def dify_voyage(servers):
 
 @case("Dify", "LocalAI")
 def dify_localai(servers):
-    body = {"model": "podium-nano", "query": QUERY, "documents": DOCUMENTS, "top_n": 3}
+    body = {"model": "podium-mini", "query": QUERY, "documents": DOCUMENTS, "top_n": 3}
     rows = []
     for row in send(servers.url + "/v1/rerank", body, seconds=10)["results"]:
         text = row["document"]["text"] if "document" in row else DOCUMENTS[row["index"]]
@@ -93,10 +93,10 @@ def dify_tei(servers):
 
 @case("Dify", "Xinference")
 def dify_xinference(servers):
-    status, model = get(servers.url, "/v1/models/podium-nano")
-    ensure(status == 200, f"GET /v1/models/podium-nano: {status} {model}")
+    status, model = get(servers.url, "/v1/models/podium-mini")
+    ensure(status == 200, f"GET /v1/models/podium-mini: {status} {model}")
     ensure(model.get("model_type") == "rerank", f"model_type is {model.get('model_type')!r}: Dify rejects the model")
-    body = {"model": "podium-nano", "query": QUERY, "documents": DOCUMENTS, "top_n": 3, "return_documents": True}
+    body = {"model": "podium-mini", "query": QUERY, "documents": DOCUMENTS, "top_n": 3, "return_documents": True}
     results = send(servers.url + "/v1/rerank", body)["results"]
     texts = [row["document"]["text"] for row in results]
     check_ranking(servers, [(row["index"], row["relevance_score"]) for row in results], top_n=3, texts=texts)
@@ -114,7 +114,7 @@ def by_index(results):
 def ragflow_case(name, path, extra):
     @case("RAGFlow", name)
     def rank(servers):
-        body = {"model": "podium-nano", "query": QUERY, "documents": DOCUMENTS, **extra}
+        body = {"model": "podium-mini", "query": QUERY, "documents": DOCUMENTS, **extra}
         reply = send(servers.url + path, body)
         check_ranking(servers, by_index(reply["results"]))
         ensure(reply["usage"]["total_tokens"] > 0, "no tokens in usage")
@@ -133,7 +133,7 @@ def open_webui(url, key, model, query):
 
 @case("Open WebUI", "external reranker")
 def webui(servers):
-    check_ranking(servers, open_webui(servers.url, GOOD_KEY, "podium-nano", QUERY))
+    check_ranking(servers, open_webui(servers.url, GOOD_KEY, "podium-mini", QUERY))
 
 
 def light_rag(name, model, extra):

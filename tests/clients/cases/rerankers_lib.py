@@ -11,7 +11,7 @@ PROVIDERS = {
     "voyage": ("rerank-2.5", "/v1/rerank"),
     "mixedbread.ai": ("mixedbread-ai/mxbai-rerank-large-v2", "/v1/reranking"),
     "pinecone": ("bge-reranker-v2-m3", "/pinecone/rerank"),
-    "text-embeddings-inference": ("podium-nano", "/rerank"),
+    "text-embeddings-inference": ("podium-mini", "/rerank"),
 }
 
 
@@ -36,7 +36,7 @@ for each in PROVIDERS:
 
 @case("rerankers", "APIRanker jina, profile in the model's name", "rerankers")
 def profile(servers):
-    results = ranker(servers.url, GOOD_KEY, f"podium-nano@{PROFILE}", "jina").rank(QUERY, DOCUMENTS).results
+    results = ranker(servers.url, GOOD_KEY, f"podium-mini@{PROFILE}", "jina").rank(QUERY, DOCUMENTS).results
     check_steered(servers, [(result.document.doc_id, result.score) for result in results], profile=PROFILE)
 
 

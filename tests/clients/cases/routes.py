@@ -77,7 +77,7 @@ def info(servers):
 def llama_cpp_case(path):
     @case("llama.cpp", f"POST {path} with documents")
     def documents(servers):
-        reply = ask(servers, path, {"model": "podium-nano", "query": QUERY, "documents": DOCUMENTS, "top_n": 3})
+        reply = ask(servers, path, {"model": "podium-mini", "query": QUERY, "documents": DOCUMENTS, "top_n": 3})
         check_ranking(servers, scored(reply["results"]), top_n=3)
         ensure(reply["usage"]["total_tokens"] > 0, reply["usage"])
 
@@ -111,7 +111,7 @@ def vllm_case(path):
 
         @case("vllm", f"POST {path} {name}")
         def score(servers, body=body):
-            reply = ask(servers, path, {"model": "podium-nano", **body})
+            reply = ask(servers, path, {"model": "podium-mini", **body})
             ensure(
                 [row["index"] for row in reply["data"]] == list(range(len(DOCUMENTS))), "not in the order of the input"
             )

@@ -137,13 +137,13 @@ def openai_client(url, key=GOOD_KEY):
 def openai_models(servers):
     models = openai_client(servers.url).models.list().data
     names = [model.id for model in models]
-    ensure("podium-nano" in names, f"podium-nano is not in {names}")
+    ensure("podium-mini" in names, f"podium-mini is not in {names}")
     ensure(all(model.object == "model" and model.created > 0 for model in models), f"{models}")
 
 
 @case("openai", "OpenAI.models.retrieve", "openai")
 def openai_model(servers):
-    ensure(openai_client(servers.url).models.retrieve("podium-nano").id == "podium-nano", "another model")
+    ensure(openai_client(servers.url).models.retrieve("podium-mini").id == "podium-mini", "another model")
 
 
 @case("openai", "OpenAI.models.retrieve, a name with a slash", "openai")

@@ -7,7 +7,7 @@ from harness import case, error_cases
 
 
 def model_of(url, key=GOOD_KEY):
-    return RESTfulClient(url, api_key=key).get_model("podium-nano")
+    return RESTfulClient(url, api_key=key).get_model("podium-mini")
 
 
 def rows(reply):

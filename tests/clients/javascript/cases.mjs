@@ -12,7 +12,7 @@ import { VoyageAIClient } from "voyageai";
 import ZeroEntropy from "zeroentropy";
 
 const url = process.argv[2];
-const model = "podium-nano";
+const model = "podium-mini";
 const query = "How do I get my money back for a cancelled flight?";
 const documents = [
   "Our cabin crew serves hot meals on all flights that are longer than three hours.",

@@ -54,9 +54,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- default (printf "%s-models" (include "podium.fullname" .)) .Values.modelCache.persistence.existingClaim }}
 {{- end }}
 
-{{/* "true" if the model is from the hub: owner/name, not a path and not podium-nano. */}}
+{{/* "true" if the model is from the hub: owner/name, not a path and not podium-mini. */}}
 {{- define "podium.usesHub" -}}
-{{- if regexMatch "^[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*$" (dig "model" "source" "podium-nano" .Values.config) -}}
+{{- if regexMatch "^[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*$" (dig "model" "source" "podium-mini" .Values.config) -}}
 true
 {{- end -}}
 {{- end }}
@@ -64,7 +64,7 @@ true
 {{/* CPU, memory and GPUs of one replica. */}}
 {{- define "podium.resources" -}}
 {{- $resources := deepCopy .Values.resources -}}
-{{- if and (not $resources) (eq (dig "model" "source" "podium-nano" .Values.config) "podium-nano") -}}
+{{- if and (not $resources) (eq (dig "model" "source" "podium-mini" .Values.config) "podium-mini") -}}
 {{- $requests := dict "cpu" "1" "memory" "512Mi" -}}
 {{- $resources = dict "requests" $requests "limits" (dict "memory" "2Gi") -}}
 {{- end -}}

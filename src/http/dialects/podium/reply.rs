@@ -19,7 +19,7 @@ const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
     example = json!({
         "id": "c736de37-405d-4666-be48-f3e15f0f3a65",
         "object": "rerank",
-        "model": "podium-nano",
+        "model": "podium-mini",
         "results": [
             {"index": 1, "relevance_score": 0.62, "raw_score": 0.71, "tokens": 9, "tokens_read": 9, "truncated": false},
             {"index": 0, "relevance_score": 0.04, "raw_score": 0.11, "tokens": 5, "tokens_read": 5, "truncated": false},

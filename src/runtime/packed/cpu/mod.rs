@@ -125,16 +125,17 @@ impl CpuLayers {
     /// The final states of the rows that are read, `[read rows, hidden]`, after the first `depth` layers and the final norm,
     /// from the embeddings of all rows, `[rows, hidden]`; and the blocks that the prefix cache stores. `cached` are the
     /// blocks that the batch uses. The last layer computes keys and values for all rows, everything else only where it is
-    /// read.
+    /// read. `kept` gets the states of all rows after each of the layers of which it has the number, below `depth`.
     pub fn states(
         &self,
         mut x: Vec<f32>,
         packed: &Packed,
         cached: &[&[f32]],
         depth: usize,
+        kept: &mut [(usize, Vec<f32>)],
     ) -> (Vec<f32>, Vec<Vec<f32>>) {
-        let kept = || self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut workspace = kept().pop().unwrap_or_default();
+        let workspaces = || self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workspace = workspaces().pop().unwrap_or_default();
         let attention = &self.spec.attention;
         let mut blocks = Blocks::new(cached, &packed.stored, (attention.kv_heads, attention.head_dim));
         let specs = &self.spec.layers[..depth];
@@ -144,12 +145,16 @@ impl CpuLayers {
             let rows = LayerRows { positions: &packed.positions, read, spans: &spans };
             self.attend(layer, &specs[number], &mut x, &rows, &mut blocks, &mut workspace);
             self.mlp(layer, &mut x, &mut workspace);
+            if let Some((_, states)) = kept.iter_mut().find(|(after, _)| *after == number + 1) {
+                states.clone_from(&x);
+                self.final_norm.iter().for_each(|norm| self.normalise(norm, states));
+            }
         }
         if let Some(norm) = &self.final_norm {
             self.normalise(norm, &mut x);
         }
         if workspace.bytes() <= KEPT_BYTES {
-            kept().push(workspace);
+            workspaces().push(workspace);
         }
         (x, blocks.into_stored())
     }

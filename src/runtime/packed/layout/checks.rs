@@ -1,7 +1,7 @@
 //! Which passes a model can run.
 
 use crate::runtime::spec::{ModelSpec, OutputMatrix};
-use crate::runtime::{ForwardPass, Head, RuntimeError, TokenTypes};
+use crate::runtime::{ForwardPass, Head, Positions, ReadStates, RuntimeError, TokenTypes};
 
 /// Rejects a batch with a pass that this model cannot run. `has_projector` is the checkpoint's to say.
 pub(in crate::runtime::packed) fn check(
@@ -66,8 +66,24 @@ fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projector: bool) -> Re
             spec.output != OutputMatrix::None
         }
         Head::Classifier => spec.classifier.is_some(),
+        Head::Reader(reader) => return check_reader(pass, spec, &*reader.0),
     };
     if has_head { Ok(()) } else { Err(format!("the checkpoint has no {}", name(&pass.output.head))) }
+}
+
+fn check_reader(pass: &ForwardPass, spec: &ModelSpec, reader: &dyn ReadStates) -> Result<(), String> {
+    if pass.output.at != Positions::All || pass.output.layer.is_some() {
+        return Err("a reader reads all tokens, up to the last layer".into());
+    }
+    // The states of cached tokens are not kept.
+    if spec.causal {
+        return Err("a reader of all tokens needs a bidirectional model".into());
+    }
+    let (layers, count) = (reader.layers(), spec.layers.len());
+    if layers.last().is_none_or(|last| usize::from(*last) != count) || !layers.is_sorted() || layers.contains(&0) {
+        return Err(format!("its reader reads after layers {layers:?}, the model has {count}"));
+    }
+    Ok(())
 }
 
 fn name(head: &Head) -> &'static str {
@@ -76,5 +92,6 @@ fn name(head: &Head) -> &'static str {
         Head::Projector => "projector",
         Head::Vocabulary(_) => "output matrix",
         Head::Classifier => "classifier",
+        Head::Reader(_) => "states",
     }
 }

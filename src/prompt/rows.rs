@@ -1,0 +1,197 @@
+//! Prepares texts that are read as rows of their own (podium-mini): the query, the instruction, and
+//! each document, which may continue in further rows.
+
+use std::sync::Arc;
+
+use super::PromptError;
+use super::bind::TokenLookup;
+use super::detect::Calibration;
+use super::family::EvidenceFacts;
+use super::lexical::{LexicalTable, QueryTerms};
+use super::parallel;
+use super::prepared::{Plan, PreparedTexts, WholeText};
+use super::prompter::Prompter;
+use super::render::Rendering;
+use super::tokenizer::{CHUNK_BYTES, chunk_end};
+use super::truncate::{DocumentOptions, IsCancelled, warn_of_max_tokens_per_doc};
+use crate::evidence::{DocumentRows, EvidenceModel, InstructionRow, SlateRows};
+use crate::rerank::slates::{self, SlateLimits};
+use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
+use crate::runtime::TokenTypes;
+
+/// A family whose texts are rows, bound to a tokenizer and a read-out.
+#[derive(Debug)]
+pub(super) struct RowReading {
+    pub facts: EvidenceFacts,
+    pub model: Arc<EvidenceModel>,
+    /// What a score means.
+    pub calibration: Calibration,
+    table: LexicalTable,
+    begin: u32,
+    end: u32,
+}
+
+impl RowReading {
+    /// Binds the declaration.
+    ///
+    /// # Errors
+    /// [`PromptError::Token`] for a token that is missing; [`PromptError::Evidence`] without a table
+    /// or a read-out.
+    pub fn new(
+        facts: EvidenceFacts,
+        lookup: &TokenLookup,
+        model: Option<Arc<EvidenceModel>>,
+        (table, calibration): (Option<LexicalTable>, Option<Calibration>),
+    ) -> Result<Self, PromptError> {
+        let missing =
+            |file: &str| PromptError::Evidence(format!("family `{}` needs {file}, and there is none", lookup.family));
+        let model = model.ok_or_else(|| missing("instructions.safetensors"))?;
+        let table = table.ok_or_else(|| missing("lexical.safetensors"))?;
+        let calibration = calibration.ok_or_else(|| missing("podium.calibration in config.json"))?;
+        if model.vocabulary() != lookup.vocabulary {
+            let (knows, has) = (model.vocabulary(), lookup.vocabulary);
+            return Err(PromptError::Evidence(format!("token_weight has {knows} tokens, the model {has}")));
+        }
+        let (begin, end) = (lookup.control(&facts.begin)?, lookup.control(&facts.end)?);
+        Ok(Self { facts, model, calibration, table, begin, end })
+    }
+
+    /// A text's tokens by row; an empty text has one row.
+    fn split(&self, ids: &[u32]) -> Vec<Vec<u32>> {
+        if ids.is_empty() { vec![Vec::new()] } else { ids.chunks(self.facts.row_tokens).map(<[u32]>::to_vec).collect() }
+    }
+
+    /// A row with the tokens that begin and end it.
+    fn row(&self, ids: &[u32]) -> Vec<u32> {
+        [&[self.begin], ids, &[self.end]].concat()
+    }
+
+    /// Tokens of a text's rows.
+    fn tokens_of(&self, ids: &[u32]) -> usize {
+        ids.len() + 2 * ids.len().div_ceil(self.facts.row_tokens).max(1)
+    }
+}
+
+impl Prompter {
+    /// Tokenizes the documents, scores the words that they share with query and instruction, and
+    /// plans the slates.
+    pub(super) fn prepare_rows(
+        &self,
+        reading: &RowReading,
+        request: &RerankRequest,
+        limits: &LimitSettings,
+        is_cancelled: IsCancelled,
+        prepared: &mut PreparedTexts,
+    ) -> Result<(), RerankError> {
+        let encode = |text: &str| self.tokenizer.encode(text).map_err(RerankError::internal);
+        prepared.query_ids = encode(&prepared.query)?;
+        prepared.instruction_ids = encode(&prepared.instruction)?;
+        let fixed = fixed_tokens(reading, prepared);
+        let room = limits.max_slate_tokens.saturating_sub(fixed + 2);
+        if room == 0 {
+            let (tokens, limit) = (fixed + 3, limits.max_slate_tokens);
+            return Err(RerankError::PromptTooLong { field: "query".into(), tokens, limit });
+        }
+        // Each row has a token at both of its ends.
+        let fits =
+            (room / (reading.facts.row_tokens + 2) * reading.facts.row_tokens).max(room.min(reading.facts.row_tokens));
+        let options = DocumentOptions {
+            before: "",
+            limit: self.requested_limit(request).min(fits),
+            slack: 0,
+            max_characters: self.facts.limits.document_characters,
+            is_cancelled,
+        };
+        prepared.documents = self.tokenize_documents(request, &options, &mut prepared.warnings)?;
+        warn_of_max_tokens_per_doc(request.max_tokens_per_doc, fits, &prepared.documents, &mut prepared.warnings);
+        prepared.whole_texts = read_whole_texts(reading, prepared, &request.documents);
+        plan_rows(reading, limits, prepared);
+        Ok(())
+    }
+
+    /// Truncates documents that were tokenized before to at most `tokens` tokens each, and plans
+    /// again.
+    pub(super) fn shorten_rows(
+        &self,
+        reading: &RowReading,
+        tokens: Option<usize>,
+        limits: &LimitSettings,
+        prepared: &mut PreparedTexts,
+    ) -> Result<(), RerankError> {
+        if let Some(tokens) = tokens {
+            for document in &mut prepared.documents {
+                self.shorten_text(document, "", tokens).map_err(RerankError::internal)?;
+            }
+        }
+        plan_rows(reading, limits, prepared);
+        Ok(())
+    }
+
+    /// The rows of a slate.
+    pub(super) fn render_rows(
+        &self,
+        reading: &RowReading,
+        prepared: &PreparedTexts,
+        documents: &[usize],
+    ) -> Result<Rendering, RerankError> {
+        let mut suffixes = vec![reading.row(&prepared.query_ids)];
+        let instruction = (!prepared.instruction_ids.is_empty())
+            .then(|| InstructionRow { ids: prepared.instruction_ids.clone(), text: prepared.instruction.clone() });
+        suffixes.extend(instruction.iter().map(|instruction| reading.row(&instruction.ids)));
+        let mut found = Vec::with_capacity(documents.len());
+        for index in documents {
+            let rows = reading.split(&prepared.documents[*index].ids);
+            suffixes.extend(rows.iter().map(|ids| reading.row(ids)));
+            let WholeText { lexical, counted } = prepared.whole_texts[*index].clone();
+            found.push(DocumentRows { rows, counted, lexical });
+        }
+        for row in &suffixes {
+            // The tokens at both ends, and no other control token.
+            self.check_controls(row, 2)?;
+        }
+        let rows = SlateRows { query: prepared.query_ids.clone(), instruction, documents: found };
+        let (prefix, marks, token_types) = (Vec::new(), Vec::new(), TokenTypes::Zero);
+        Ok(Rendering { prefix, suffixes, marks, token_types, rows: Some(rows) })
+    }
+}
+
+/// Tokens of a slate without documents.
+fn fixed_tokens(reading: &RowReading, prepared: &PreparedTexts) -> usize {
+    let instruction = &prepared.instruction_ids;
+    let of_instruction = if instruction.is_empty() { 0 } else { reading.tokens_of(instruction) };
+    reading.tokens_of(&prepared.query_ids) + of_instruction
+}
+
+/// Groups the documents into slates; into slates of one document each in pointwise mode.
+fn plan_rows(reading: &RowReading, limits: &LimitSettings, prepared: &mut PreparedTexts) {
+    let count = prepared.documents.len();
+    if prepared.options.mode == Mode::Pointwise {
+        prepared.mode = Mode::Pointwise;
+        prepared.plan = Plan::Slates((0..count).map(|index| index..index + 1).collect());
+        return;
+    }
+    let costs: Vec<usize> = prepared.documents.iter().map(|document| reading.tokens_of(&document.ids)).collect();
+    let slate = SlateLimits {
+        max_documents: reading.facts.slates.documents.min(limits.max_slate_documents).max(1),
+        max_tokens: limits.max_slate_tokens.saturating_sub(fixed_tokens(reading, prepared)),
+    };
+    (prepared.mode, prepared.plan) = (Mode::Listwise, Plan::Slates(slates::even(&costs, slate)));
+}
+
+/// What whole documents show, also what the encoder does not read of them, up to 64 KiB: the words
+/// in common with query and instruction, and what instructions count.
+fn read_whole_texts(reading: &RowReading, prepared: &PreparedTexts, raw: &[String]) -> Vec<WholeText> {
+    let table = &reading.table;
+    let query = table.query(&prepared.query);
+    let instruction = (!prepared.instruction.is_empty()).then(|| table.query(&prepared.instruction));
+    let bytes = raw.iter().map(|text| text.len().min(CHUNK_BYTES)).sum();
+    parallel::map(raw.iter().collect(), bytes, |text: &String| {
+        let text = &text[..chunk_end(text, CHUNK_BYTES)];
+        let score = |terms: &QueryTerms| table.score(terms, text) as f32;
+        let counted = instruction.as_ref().map(|_| reading.model.count_document(text));
+        WholeText {
+            lexical: [score(&query), instruction.as_ref().map_or(0.0, score)],
+            counted: counted.unwrap_or_default(),
+        }
+    })
+}
