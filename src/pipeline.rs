@@ -5,15 +5,15 @@
 //! requests to their rankings.
 
 mod budget;
+mod canary;
 mod cost;
 mod cpu_pool;
 mod drift;
 mod explain;
 mod profiles;
 mod rank;
-mod warm_up;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use self::drift::DriftSampler;
@@ -23,6 +23,7 @@ use crate::rerank::{Instructions, JoinedText, LimitSettings, Ranking, RerankErro
 use crate::runtime::{ModelFacts, Runtime};
 use crate::schedule::{AdmissionControl, BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
 
+pub use canary::{CanaryError, CanaryReport};
 pub use drift::{DriftSample, InstructionSource};
 pub use explain::{ExplainedPass, Explanation};
 pub use profiles::{InstructionSettings, ProfileError, load_instructions};
@@ -46,6 +47,7 @@ pub struct Reranker {
     policy: RwLock<Arc<Policy>>,
     scheduler: Scheduler,
     drift: DriftSampler,
+    canary: OnceLock<CanaryReport>,
 }
 
 impl Reranker {
@@ -70,6 +72,7 @@ impl Reranker {
             policy: RwLock::new(Arc::new(policy)),
             scheduler: Scheduler::start(runtime, admission),
             drift: DriftSampler::default(),
+            canary: OnceLock::new(),
         }
     }
 

@@ -88,6 +88,7 @@ fn exported() -> String {
         facts: &facts,
         queue: QueueStatus::default(),
         batches: BatchStatistics::default(),
+        canary: Some(1.0),
     };
     telemetry.render(&[model], true)
 }

@@ -12,10 +12,14 @@ use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, Runtime};
 use podium::schedule::{AdmissionControl, ScheduleSettings};
 
+/// The default model.
 fn embedded() -> Arc<Reranker> {
-    let checkpoint = Checkpoint::podium_mini();
-    let runtime = PackedRuntime::load(&checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(1 << 26);
-    let prompter = app::prompter(&checkpoint, runtime.facts(), "auto").unwrap();
+    load(&Checkpoint::podium_mini())
+}
+
+fn load(checkpoint: &Checkpoint) -> Arc<Reranker> {
+    let runtime = PackedRuntime::load(checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(1 << 26);
+    let prompter = app::prompter(checkpoint, runtime.facts(), "auto").unwrap();
     let instructions = load_instructions(&InstructionSettings::default(), None).unwrap();
     let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
     let schedule = ScheduleSettings {
@@ -71,9 +75,8 @@ fn assert_same_scores(left: &Ranking, right: &Ranking) {
 }
 
 #[tokio::test]
-async fn the_relevant_document_comes_first_in_at_least_eight_of_ten_domains() {
+async fn the_relevant_document_comes_first_in_all_ten_domains() {
     let reranker = embedded();
-    let mut right = 0;
     for slate in ten_domains() {
         let mut request = RerankRequest::new(slate.query, slate.documents);
         request.instruction = slate.instruction.map(Into::into);
@@ -84,9 +87,8 @@ async fn the_relevant_document_comes_first_in_at_least_eight_of_ten_domains() {
             "{:<12} first {first}, relevant {}, score {:.3}",
             slate.domain, slate.relevant, ranking.results[0].relevance_score
         );
-        right += usize::from(first == slate.relevant);
+        assert_eq!(first, slate.relevant, "{}", slate.domain);
     }
-    assert!(right >= 8, "{right} of 10");
 }
 
 #[tokio::test]
@@ -155,13 +157,10 @@ async fn an_instruction_stands_in_the_prompt_and_changes_the_scores() {
     let slate = ten_domains().swap_remove(0);
     let plain = RerankRequest::new(&slate.query, slate.documents);
     let mut instructed = plain.clone();
-    instructed.instruction = Some("prefer texts about satellite dishes.".into());
+    instructed.instruction = Some("only texts about satellite dishes, no texts about tenants.".into());
     let explained = reranker.explain(&instructed).unwrap();
-    assert!(
-        explained.passes[0].prefix.contains("prefer texts about satellite dishes."),
-        "{}",
-        explained.passes[0].prefix
-    );
+    let read = format!("{:?}", explained.passes[0]);
+    assert!(read.contains("only texts about satellite dishes"), "{read}");
     let (plain, instructed) = (reranker.rerank(plain).await.unwrap(), reranker.rerank(instructed).await.unwrap());
     assert!(by_index(&plain).iter().zip(by_index(&instructed)).any(|(a, b)| (a - b).abs() > 1e-3));
 }
@@ -183,7 +182,8 @@ async fn pointwise_reads_each_document_alone() {
 
 #[tokio::test]
 async fn a_query_that_comes_again_is_not_computed_again_and_scores_the_same() {
-    let reranker = embedded();
+    // The default model has no prefix that texts share.
+    let reranker = load(&Checkpoint::podium_nano());
     let slate = ten_domains().swap_remove(3);
     let mut request = RerankRequest::new(&slate.query, slate.documents);
     request.instruction =

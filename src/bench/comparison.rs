@@ -222,7 +222,7 @@ fn ratio_interval(before: &[f64], now: &[f64], seed: u64) -> (f64, f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Latency;
+    use super::super::latency::Latency;
     use super::*;
 
     fn case(samples: Vec<f64>) -> CaseReport {

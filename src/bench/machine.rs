@@ -14,12 +14,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Prepares the product on a device: `auto`, `cpu`, `cuda` or `metal`.
+    /// Prepares the product on a device (`auto`, `cpu`, `cuda` or `metal`), on a CPU in the type
+    /// that the model computes in.
     ///
     /// # Errors
     /// [`LoadError::Device`] if the device is not available or fails.
-    pub fn new(device: &str) -> Result<Self, LoadError> {
-        Ok(Self { product: Product::new(device)?, rates: Vec::new() })
+    pub fn new(device: &str, dtype: &str) -> Result<Self, LoadError> {
+        Ok(Self { product: Product::new(device, dtype)?, rates: Vec::new() })
     }
 
     /// Measures one sample.

@@ -10,12 +10,13 @@
 //! | [`open_loop`] | requests that arrive at a given rate; capacity |
 //! | [`machine`], [`memory`] | the device's reference speed, and the process's peak memory |
 //! | [`comparison`] | compares a run with an earlier report |
-//! | [`report`], [`plot`] | computes the report, and draws it as SVG |
+//! | [`latency`], [`report`], [`plot`] | computes the report, and draws it as SVG |
 //!
 //! `cli` has the flags and tables; `app` loads and serves models.
 
 pub mod checkpoint;
 pub mod comparison;
+pub mod latency;
 pub mod machine;
 pub mod measure;
 pub mod memory;

@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::report::Latency;
+use super::latency::Latency;
 use super::workload::Case;
 use crate::eval::system::{System, SystemError};
 

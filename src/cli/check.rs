@@ -10,7 +10,7 @@ use super::{SettingsArgs, start_quiet_logs, warn_of_unknown_variables};
 use crate::app;
 use crate::config::{Configuration, Settings};
 use crate::models::ModelSet;
-use crate::pipeline::Reranker;
+use crate::pipeline::{CanaryReport, Reranker};
 use crate::telemetry::TraceTarget;
 
 #[derive(Debug, Args)]
@@ -91,6 +91,12 @@ fn write_default_model(out: &mut impl Write, model: &Reranker, settings: &Settin
     ];
     for (name, value) in lines {
         writeln!(out, "{name:<14}{value}")?;
+    }
+    if let Some(CanaryReport { right, questions, warning, time }) = model.canary() {
+        writeln!(out, "{:<14}{right} of {questions} simple questions answered, in {time:.1?}", "canary")?;
+        if let Some(problem) = warning {
+            writeln!(out, "{:<14}the model ranks wrongly: {problem}", "WARNING")?;
+        }
     }
     Ok(())
 }

@@ -97,6 +97,7 @@ pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
         }
         return Ok(());
     }
+    runtime.block_on(reranker.run_canary())?;
     let ranking = runtime.block_on(reranker.rerank(request))?;
     if json {
         let sent = SentDocuments::from(texts.as_slice());

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::datasets::{Dataset, Query};
+use super::query_run::QueryRun;
 use super::report::SCHEMA;
-use super::run::QueryRun;
 use super::settings::EvalSettings;
 
 /// The finished queries of a run, in a file.

@@ -9,6 +9,7 @@
 //! | [`datasets`] | reads BEIR folders, TREC files and slates; samples queries |
 //! | [`first_stage`] | BM25: retrieves candidates, and ranks them as the baseline |
 //! | [`system`], [`answer`] | the system (a model here or an [`endpoint`]) and its reply |
+//! | [`query_run`] | the rankings of one query |
 //! | [`run`] | reranks every query in every input order, with and without its instruction |
 //! | [`journal`] | the finished queries of a run, to continue it |
 //! | [`measures`] | the quality of one ranking: nDCG, MRR, MAP and others |
@@ -29,6 +30,7 @@ pub mod gate;
 pub mod journal;
 pub mod measures;
 pub mod page;
+pub mod query_run;
 pub mod report;
 pub mod run;
 pub mod run_files;

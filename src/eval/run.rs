@@ -4,54 +4,18 @@
 //! By default requests are sent one at a time, so that no request waits for another and latencies
 //! are comparable.
 
-use std::time::Duration;
-
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
-use serde::{Deserialize, Serialize};
 
 use super::answer::Answer;
 use super::datasets::{Dataset, Query};
 use super::journal::{Journal, JournalError};
+pub use super::query_run::{Pass, QueryRun};
 use super::settings::EvalSettings;
 use super::system::{System, SystemError};
 use crate::rerank::RerankRequest;
-
-/// The result of one rerank request for a query's candidates.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pass {
-    /// Indices of the reranked candidates, best first. Of neighbours with the same score, the one
-    /// with the higher document id comes first, as in `trec_eval`.
-    pub ranking: Vec<usize>,
-    /// Each candidate's relevance score.
-    pub scores: Vec<f64>,
-    /// Each candidate's position in the input, from 0.
-    pub positions: Vec<usize>,
-    /// Whether each candidate was truncated, if the system reports it for all.
-    pub truncated: Option<Vec<bool>>,
-    /// Tokens read of each candidate, if the system reports them for all.
-    pub tokens_read: Option<Vec<usize>>,
-    /// Tokens that passed through the model, if the system reports them.
-    pub prompt_tokens: Option<usize>,
-    /// Time from request to reply.
-    pub latency: Duration,
-    /// Number of retries because the system was busy.
-    pub retries: usize,
-}
-
-/// All results of one query.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct QueryRun {
-    /// The instruction of the requests in `orders`.
-    pub instruction: Option<String>,
-    /// One result for each input order, the given order first; empty for a query without
-    /// candidates.
-    pub orders: Vec<Pass>,
-    /// The result of the given order without the instruction; `None` if there is no instruction.
-    pub plain: Option<Pass>,
-}
 
 /// The reason why a run ended early.
 #[derive(Debug, thiserror::Error)]
@@ -231,6 +195,8 @@ fn order_ties<'a>(ranking: &mut [usize], scores: &[f64], id: impl Fn(usize) -> &
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::answer::ScoredDocument;
     use super::*;
 

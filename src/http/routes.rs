@@ -15,7 +15,7 @@ use super::route_table::{ADMIN_ROUTES, OTHER_ROUTES};
 use super::schemas::{ListObject, ModelObject, model_state};
 use super::service::Service;
 use crate::models::{ModelSet, ModelStatus};
-use crate::pipeline::Reranker;
+use crate::pipeline::{CanaryReport, Reranker};
 use crate::rerank::RerankError;
 use crate::telemetry::ModelReport;
 
@@ -70,6 +70,28 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     max_tokens_per_doc: Option<usize>,
+    /// How it answered a few simple questions when it was loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    canary: Option<Canary>,
+}
+
+#[derive(Clone, Serialize, ToSchema)]
+pub struct Canary {
+    /// Questions whose answer the model ranked first.
+    right: usize,
+    /// All questions.
+    questions: usize,
+    /// What is wrong, where not all are right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    warning: Option<String>,
+}
+
+impl From<&CanaryReport> for Canary {
+    fn from(report: &CanaryReport) -> Self {
+        Self { right: report.right, questions: report.questions, warning: report.warning.clone() }
+    }
 }
 
 impl Model {
@@ -83,6 +105,7 @@ impl Model {
             state: status.state,
             memory_bytes: status.memory_bytes,
             max_tokens_per_doc: status.document_tokens,
+            canary: status.canary.as_ref().map(Canary::from),
         }
     }
 }
@@ -243,6 +266,7 @@ fn report(reranker: &Reranker) -> ModelReport<'_> {
         facts: reranker.facts(),
         queue: reranker.queue(),
         batches: reranker.batches(),
+        canary: reranker.canary().map(|report| report.right as f64 / report.questions.max(1) as f64),
     }
 }
 

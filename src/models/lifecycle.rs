@@ -16,14 +16,14 @@ use crate::pipeline::Reranker;
 use crate::rerank::RerankError;
 
 impl ModelSet {
-    /// Warms up the default model with one ranking, then loads the models with `load = "start"` one
+    /// Runs the canary of the default model, then loads the models with `load = "start"` one
     /// after the other.
     ///
     /// # Errors
     /// [`ModelError::Failed`] or [`ModelError::NoRoom`] of the first model that cannot rank or
     /// load.
     pub async fn load_start_models(&self) -> Result<(), ModelError> {
-        warm_up(self.inner.default.name(), &self.inner.default).await?;
+        run_canary(self.inner.default.name(), &self.inner.default).await?;
         for (name, model) in &self.inner.settings.named {
             if model.load == LoadWhen::Start {
                 self.load(name).await?;
@@ -102,7 +102,7 @@ impl ModelSet {
             loader.load(&own_name, &model, policy)
         };
         let reranker = run_blocking(load).await.map_err(failed)?;
-        warm_up(name, &reranker).await?;
+        run_canary(name, &reranker).await?;
         Ok(Arc::new(reranker))
     }
 
@@ -239,13 +239,14 @@ impl ModelSet {
     }
 }
 
-/// Lets a model rank once before it is served.
-async fn warm_up(name: &str, reranker: &Reranker) -> Result<(), ModelError> {
-    let time = reranker.warm_up().await.map_err(|error| {
-        let error = anyhow::Error::new(error).context("its first ranking failed");
+/// Runs a model's canary before it is served.
+async fn run_canary(name: &str, reranker: &Reranker) -> Result<(), ModelError> {
+    let report = reranker.run_canary().await.map_err(|error| {
+        let error = anyhow::Error::new(error);
         ModelError::Failed { name: name.to_owned(), problem: format!("{error:#}") }
     })?;
-    tracing::debug!(model = name, seconds = time.as_secs_f64(), "first ranking");
+    let (right, questions, seconds) = (report.right, report.questions, report.time.as_secs_f64());
+    tracing::debug!(model = name, right, questions, seconds, "canary");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::settings::{LoadWhen, NamedModel};
-use crate::pipeline::Reranker;
+use crate::pipeline::{CanaryReport, Reranker};
 use crate::rerank::shortened;
 
 /// The states of the named models.
@@ -147,6 +147,8 @@ pub struct ModelStatus {
     pub dtype: Option<String>,
     /// Tokens that it reads of a document, if it is loaded.
     pub document_tokens: Option<usize>,
+    /// How it answered the canary's questions, if it is loaded.
+    pub canary: Option<CanaryReport>,
     /// Why it could not be loaded. Only for administrators: it names files.
     pub error: Option<String>,
 }
@@ -160,6 +162,7 @@ impl ModelStatus {
             memory_bytes: reranker.facts().memory_bytes(),
             dtype: Some(reranker.facts().dtype.clone()),
             document_tokens: Some(reranker.document_tokens()),
+            canary: reranker.canary().cloned(),
             error: None,
         }
     }
@@ -178,6 +181,7 @@ impl ModelStatus {
             memory_bytes: state.bytes(),
             dtype: reranker.map(|reranker| reranker.facts().dtype.clone()),
             document_tokens: reranker.map(|reranker| reranker.document_tokens()),
+            canary: reranker.and_then(|reranker| reranker.canary().cloned()),
             error,
         }
     }

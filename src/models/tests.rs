@@ -158,10 +158,10 @@ async fn a_model_that_loads_but_cannot_rank_is_not_served() {
 }
 
 #[tokio::test]
-async fn the_warm_up_does_not_count_as_a_measurement_of_throughput() {
+async fn the_canary_does_not_count_as_a_measurement_of_throughput() {
     let (main, controls) = reranker("main");
-    main.warm_up().await.unwrap();
-    assert_eq!((controls.passes(), main.queue().requests), (1, 0));
+    main.run_canary().await.unwrap();
+    assert_eq!((controls.passes(), main.queue().requests), (4, 0), "one slate for each question");
     let mut request = RerankRequest::new("q", vec!["one".to_owned()]);
     request.constraints.budget.max_latency = Some(Duration::from_millis(1));
     let warnings = |ranking: &Ranking| ranking.warnings.concat();

@@ -126,7 +126,8 @@ impl TokenLookup<'_> {
             return Err(PromptError::Tokenizer {
                 file: self.tokenizer.file().to_owned(),
                 problem: format!(
-                    "it has ids up to {}, but the model's vocabulary ends at {}",
+                    "it has ids up to {}, but the model's vocabulary ends at {}: it is the tokenizer of another model; \
+                     take that of the same model",
                     end - 1,
                     self.vocabulary
                 ),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `family`, `families` | reads the families' declarations |
 //! | `description`, `detect` | reads what a checkpoint says that it is; recognises its family |
-//! | `prompter`, `bind`, `check_templates` | binds a family to a tokenizer and a model |
+//! | `prompter`, `bind`, `row_reading`, `check_templates` | binds a family to a tokenizer and a model |
 //! | `pair_template`, `classifier` | the checkpoint's own pair of texts; what its classifier's number means |
 //! | `chat`, `colbert` | the checkpoint's chat format, and how a `ColBERT` checkpoint makes its sequences |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
@@ -38,6 +38,7 @@ mod parallel;
 mod prepared;
 mod prompter;
 mod render;
+mod row_reading;
 mod rows;
 mod settings;
 mod slate_prompt;

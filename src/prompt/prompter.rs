@@ -11,7 +11,7 @@ use super::colbert::ColbertSettings;
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
-use super::rows::RowReading;
+use super::row_reading::RowReading;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
 use crate::evidence::EvidenceModel;

@@ -12,7 +12,7 @@ use super::family::SlateRule;
 use super::parallel;
 use super::prepared::{DocumentText, PreparedTexts};
 use super::prompter::Prompter;
-use super::rows::RowReading;
+use super::row_reading::RowReading;
 use super::slates::ALONE;
 use super::truncate::{DocumentOptions, IsCancelled, truncation_warnings, warn_of_removed};
 use crate::rerank::budget::ReadLimit;

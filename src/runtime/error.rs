@@ -94,6 +94,16 @@ pub enum LoadError {
     Device(String),
 }
 
+impl LoadError {
+    /// The error with a hint at its end, where the hub caused it.
+    pub(super) fn with_hint(mut self, hint: &str) -> Self {
+        if let Self::Hub { problem, .. } = &mut self {
+            problem.push_str(hint);
+        }
+        self
+    }
+}
+
 /// A pass that could not be run.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RuntimeError {

@@ -35,6 +35,7 @@ const QUEUE_TOKENS: &str = "podium_queue_tokens";
 const READY: &str = "podium_ready";
 const MODEL: &str = "podium_model_info";
 const MODEL_MEMORY: &str = "podium_model_memory_bytes";
+const CANARY: &str = "podium_model_canary_ratio";
 const BUILD: &str = "podium_build_info";
 const BATCH_PASSES: &str = "podium_batch_passes";
 const BATCH_TOKENS: &str = "podium_batch_tokens";
@@ -269,6 +270,8 @@ fn write_models(text: &mut Exposition, models: &[ModelReport<'_>]) {
     text.gauges(MODEL, "Always 1; the labels describe the model.", facts.iter().map(|labels| (labels, 1.0)));
     let names: Vec<Labels> = models.iter().map(|model| Labels::new(&[("model", model.name)])).collect();
     let all = || names.iter().zip(models);
+    let canaries = all().filter_map(|(labels, model)| Some((labels, model.canary?)));
+    text.gauges(CANARY, "Share of the canary's questions that the model answered when it was loaded.", canaries);
     let requests = all().map(|(labels, model)| (labels, model.queue.requests as f64));
     text.gauges(QUEUE_REQUESTS, "Requests admitted and not yet answered.", requests);
     let passes = all().map(|(labels, model)| (labels, model.queue.waiting_passes as f64));

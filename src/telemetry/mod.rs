@@ -126,6 +126,8 @@ pub struct ModelReport<'a> {
     pub queue: QueueStatus,
     /// Batches that ran so far.
     pub batches: BatchStatistics,
+    /// The share of the canary's questions that it answered, if it was asked.
+    pub canary: Option<f64>,
 }
 
 /// Logs, counts and traces the requests of one server.

@@ -69,7 +69,7 @@ fn check_and_serve_both_refuse_a_setting_that_names_something_missing() {
         (
             vec!["--family", "nope"],
             vec![],
-            "error: `model.family`: there is no family `nope`; there are: podium-nano, ",
+            "error: `model.family`: there is no family `nope`; there are: podium-mini, ",
         ),
         (
             vec![],

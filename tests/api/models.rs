@@ -78,8 +78,8 @@ async fn an_administrator_loads_a_model_and_unloads_it() {
     assert_eq!(listed["data"][2], expected);
     let metrics = server.get("/metrics").await.text;
     assert!(metrics.contains(r#"podium_model_memory_bytes{model="legal"} 0"#), "{metrics}");
-    // Both names of it are one series, its warm-up is one more batch, and the default model has its own.
-    for (model, batches) in [("podium-nano", 0), ("legal", 3)] {
+    // Both names of it are one series, its canary's four questions are four more batches, and the default model has its own.
+    for (model, batches) in [("podium-nano", 0), ("legal", 6)] {
         for line in [
             format!(r#"podium_queue_requests{{model="{model}"}} 0"#),
             format!(r#"podium_batch_passes_count{{model="{model}"}} {batches}"#),

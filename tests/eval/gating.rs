@@ -72,5 +72,10 @@ fn reports_that_cannot_be_compared_exit_with_2_before_anything_runs() {
     assert!(errors.ends_with(": the set other is only in the baseline\n"), "{errors}");
     let (code, _, errors) = run_gate(folder.path(), &["-k", "3"]);
     assert_eq!(code, Some(2));
-    assert!(errors.ends_with(": k is 3, but 10 in the baseline\n"), "{errors}");
+    assert!(
+        errors.ends_with(
+            ": measures is nDCG@3 MRR@3 Hit@3 Recall@3 MAP, but nDCG@10 MRR@10 Hit@10 Recall@10 MAP in the baseline\n"
+        ),
+        "{errors}"
+    );
 }

@@ -105,7 +105,7 @@ fn files_are_written_and_the_tables_have_the_results() {
     let printed = text(&output.stdout);
     let json = fs::read_to_string(folder.path().join("out.json")).unwrap();
     let report: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((&report["primary"], &report["settings"]["k"]), (&"ndcg@5".into(), &5.into()));
+    assert_eq!((&report["primary"], &report["settings"]["measures"][2]), (&"ndcg@5".into(), &"hit@5".into()));
     let mean = report["sets"][0]["systems"]["reranked"]["ndcg@5"]["mean"].as_f64().unwrap();
     for part in [
         "podium-mini (podium-mini, cpu): ",

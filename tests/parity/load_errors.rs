@@ -1,10 +1,10 @@
 //! A checkpoint that cannot be right is refused with the file, the tensor and the shapes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
-use podium::runtime::{Checkpoint, LoadError, ModelSettings};
+use podium::runtime::{Checkpoint, LoadError};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
@@ -35,7 +35,7 @@ fn refusal(folder: &Path) -> (LoadError, String) {
 }
 
 /// Rewrites `model.safetensors` with one tensor changed: its bytes, or its shape, or left out.
-fn rewrite(folder: &Path, name: &str, change: impl Fn(&TensorView<'_>) -> Option<(Vec<usize>, Vec<u8>)>) {
+pub fn rewrite(folder: &Path, name: &str, change: impl Fn(&TensorView<'_>) -> Option<(Vec<usize>, Vec<u8>)>) {
     let path = folder.join("model.safetensors");
     let bytes = fs::read(&path).expect("the weights");
     let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -50,31 +50,12 @@ fn rewrite(folder: &Path, name: &str, change: impl Fn(&TensorView<'_>) -> Option
     fs::write(&path, safetensors::serialize(views, None).expect("safetensors")).expect("the new weights");
 }
 
-fn edit_config(folder: &Path, edit: impl Fn(&mut Value)) {
+/// Changes `config.json`.
+pub fn edit_config(folder: &Path, edit: impl Fn(&mut Value)) {
     let path = folder.join("config.json");
     let mut config = serde_json::from_slice(&fs::read(&path).expect("config.json")).expect("JSON");
     edit(&mut config);
     fs::write(path, config.to_string()).expect("the new config.json");
-}
-
-#[test]
-fn a_missing_file_is_named() {
-    for missing in ["config.json", "tokenizer.json", "model.safetensors"] {
-        let folder = copy(CASE);
-        fs::remove_file(folder.path().join(missing)).unwrap();
-        let (error, text) = refusal(folder.path());
-        assert!(matches!(&error, LoadError::File { path, .. } if path.ends_with(missing)), "{error:?}");
-        assert!(text.starts_with("cannot read ") && text.contains(missing), "{text}");
-    }
-}
-
-#[test]
-fn a_missing_shard_is_named() {
-    let folder = copy("qwen3-gqa2-sharded");
-    let missing = "model-00002-of-00003.safetensors";
-    fs::remove_file(folder.path().join(missing)).unwrap();
-    let (error, _) = refusal(folder.path());
-    assert!(matches!(&error, LoadError::File { path, .. } if path.ends_with(missing)), "{error:?}");
 }
 
 #[test]
@@ -205,63 +186,4 @@ fn a_key_whose_meaning_is_not_implemented_is_named() {
     edit_config(folder.path(), |config| config["final_logit_softcapping"] = 30.into());
     let (_, text) = refusal(folder.path());
     assert!(text.contains("config.json: final_logit_softcapping is 30: this key is not supported"), "{text}");
-}
-
-/// What opening a source says.
-fn open(source: &Path) -> String {
-    let settings = ModelSettings {
-        source: source.display().to_string(),
-        served_names: String::new(),
-        revision: "main".to_owned(),
-        family: "auto".to_owned(),
-        device: "cpu".to_owned(),
-        dtype: "auto".to_owned(),
-        quantize: "none".to_owned(),
-        prefix_cache_bytes: 0,
-        cache: PathBuf::new(),
-        offline: true,
-    };
-    Checkpoint::open(&settings).expect_err("it should not open").to_string()
-}
-
-#[test]
-fn what_is_no_checkpoint_folder_is_named_for_what_it_is() {
-    let folder = copy(CASE);
-    let path = |name: &str| folder.path().join(name);
-    fs::write(path("x-Q8_0.gguf"), "GGUF").unwrap();
-    assert!(open(&path("x-Q8_0.gguf")).contains("is not a complete GGUF file"));
-    let text = open(&path("model.safetensors"));
-    assert!(text.ends_with(&format!("is a file; give its folder, {}", folder.path().display())), "{text}");
-
-    fs::write(path("tokenizer.json"), "version https://git-lfs.github.com/spec/v1\noid sha256:0\n").unwrap();
-    assert!(open(folder.path()).contains("tokenizer.json: is a Git LFS pointer"));
-    fs::copy(self::folder(CASE).join("tokenizer.json"), path("tokenizer.json")).unwrap();
-
-    fs::rename(path("model.safetensors"), path("pytorch_model.bin")).unwrap();
-    assert!(open(folder.path()).contains("has pytorch_model.bin, but no *.safetensors; convert it"));
-    fs::remove_file(path("config.json")).unwrap();
-    assert!(open(folder.path()).contains("has no config.json, but a GGUF file; give that file"));
-    fs::write(path("adapter_config.json"), r#"{"base_model_name_or_path": "Qwen/Qwen3-Reranker-0.6B"}"#).unwrap();
-    assert!(open(folder.path()).contains("is an adapter of Qwen/Qwen3-Reranker-0.6B (adapter_config.json); merge it"));
-}
-
-#[test]
-fn a_folder_of_the_hubs_cache_leads_to_its_snapshot() {
-    let cache = tempfile::tempdir().unwrap();
-    let model = cache.path().join("models--Qwen--Qwen3-Reranker-0.6B");
-    fs::create_dir_all(model.join("snapshots/abc")).unwrap();
-    assert!(open(&model).ends_with("snapshots/abc"));
-    let text = open(cache.path());
-    assert!(text.contains("give a hub id such as Qwen/Qwen3-Reranker-0.6B as model.source"), "{text}");
-}
-
-#[test]
-fn a_weight_file_that_is_a_git_lfs_pointer_is_named() {
-    let folder = copy(CASE);
-    fs::write(folder.path().join("model.safetensors"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
-    let (_, text) = refusal(folder.path());
-    assert!(
-        text.contains("model.safetensors: is a Git LFS pointer, not the file itself; run `git lfs pull`"),
-        "{text}"
-    );
 }

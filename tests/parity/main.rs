@@ -22,3 +22,4 @@ mod published_encoders;
 mod requests;
 mod runtime;
 mod sequences;
+mod wrong_checkpoints;

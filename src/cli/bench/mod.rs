@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use tempfile::TempDir;
 
 pub(super) use args::BenchArgs;
@@ -22,7 +23,7 @@ use subject::Subject;
 use super::output_file::OutputFile;
 use super::{UsageError, start_quiet_logs};
 use crate::bench::checkpoint::{self, CreateError, Recipe};
-use crate::bench::comparison::Baseline;
+use crate::bench::comparison::{Baseline, BenchComparison};
 use crate::bench::machine::{self, Machine};
 use crate::bench::measure::{CaseSamples, StopAfter, measure};
 use crate::bench::plot::render_svg;
@@ -64,7 +65,7 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         None => args.grid().generate(&tokenizer)?,
     };
     let cases = combine_cases(&sets, &args.routes(), &args.concurrency());
-    let mut report = match args.open_loop() {
+    let report = match args.open_loop() {
         None => {
             let measured = measure_cases(args, &mut subject, &runtime, &cases, &bar)?;
             build_report(args, &subject, &cases, &measured)
@@ -74,19 +75,20 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
             Report { open_loop: Some(rates), ..build_report(args, &subject, &[], &[]) }
         }
     };
-    report.comparison = baseline.map(|baseline| baseline.compare(&report));
+    let comparison = baseline.map(|baseline| baseline.compare(&report));
+    let written = Written { report: &report, comparison: comparison.as_ref() };
     subject.stop(&runtime);
     bar.finish_and_clear();
 
     if let Some(file) = json {
-        file.write(&serde_json::to_string_pretty(&report)?)?;
+        file.write(&serde_json::to_string_pretty(&written)?)?;
     }
     if let Some(file) = plot {
         file.write(render_svg(&report).trim_end())?;
     }
     let mut out = std::io::stdout().lock();
     if to_stdout {
-        serde_json::to_writer_pretty(&mut out, &report)?;
+        serde_json::to_writer_pretty(&mut out, &written)?;
         writeln!(out)?;
         return Ok(());
     }
@@ -99,13 +101,21 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     } else {
         table::write_cases(&mut out, &report)?;
     }
-    if let Some(comparison) = &report.comparison {
+    if let Some(comparison) = &comparison {
         table::write_comparison(&mut out, comparison)?;
     }
     for path in args.json.iter().chain(&args.plot) {
         writeln!(out, "wrote {}", path.display())?;
     }
     Ok(())
+}
+
+/// The JSON: the report, and beside it the comparison with an earlier one.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    comparison: Option<&'a BenchComparison>,
 }
 
 /// Rejects requests that the server of this model would reject.
@@ -226,7 +236,6 @@ fn build_report(args: &BenchArgs, subject: &Subject, cases: &[Case], measured: &
             requests: args.requests_file(),
         },
         cases: reports.collect(),
-        comparison: None,
         open_loop: None,
     }
 }

@@ -89,7 +89,7 @@ impl Subject {
         if routes.contains(&Route::InProcess) {
             systems.in_process = Some(Arc::new(System::InProcess(reranker)));
         }
-        let machine = Some(Machine::new(&settings.model.device)?);
+        let machine = Some(Machine::new(&settings.model.device, facts.dtype.as_deref().unwrap_or_default())?);
         let tokenizer = tokenizer.context("the model was not loaded")?;
         Ok((Self { systems, facts, machine, server }, tokenizer))
     }

@@ -99,6 +99,7 @@ fn load_system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Resul
         return Ok((System::Endpoint(Box::new(endpoint)), facts));
     }
     let reranker = app::load_reranker(settings)?;
+    tokio::runtime::Handle::current().block_on(reranker.run_canary())?;
     let facts = SystemFacts {
         name: reranker.names().first().cloned().unwrap_or_default(),
         family: Some(reranker.family().to_owned()),

@@ -72,18 +72,19 @@ impl CollectionFiles {
         let queries = Texts::read(&self.queries)?;
         let Some((run, name)) = &self.run else {
             let documents = Texts::read(&self.corpus)?;
-            let grades = trec::read_grades(&self.qrels, &queries, &mut |id| documents.find("document", id))?;
+            let grades = trec::read_grades(&self.qrels, &queries, &mut |_, id| documents.find("document", id))?;
             let candidates = vec![Vec::new(); grades.len()];
             return self.dataset(queries, (grades, candidates), documents.items, FirstStage::Bm25, settings);
         };
         let mut named = NamedDocuments::default();
-        let grades = trec::read_grades(&self.qrels, &queries, &mut |id| Ok(named.index(id)))?;
-        let scores = trec::read_run(run, &queries, &mut |id| Ok(named.index(id)))?;
+        let grades =
+            trec::read_grades(&self.qrels, &queries, &mut |line, id| Ok(named.index(id, (&self.qrels, line))))?;
+        let scores = trec::read_run(run, &queries, &mut |line, id| Ok(named.index(id, (run, line))))?;
         let candidates = trec::rank(scores, &named.documents);
         let first_stage = FirstStage::Run(name.clone());
         let documents = std::mem::take(&mut named.documents);
         let mut set = self.dataset(queries, (grades, candidates), documents, first_stage, settings)?;
-        self.read_texts(&mut set, &named.indices, settings)?;
+        self.read_texts(&mut set, &named, settings)?;
         Ok(set)
     }
 
@@ -111,19 +112,14 @@ impl CollectionFiles {
     }
 
     /// Reads the texts of the documents to rerank, and checks that the corpus has all named ones.
-    fn read_texts(
-        &self,
-        set: &mut Dataset,
-        indices: &HashMap<String, usize>,
-        settings: &EvalSettings,
-    ) -> Result<(), DataError> {
+    fn read_texts(&self, set: &mut Dataset, named: &NamedDocuments, settings: &EvalSettings) -> Result<(), DataError> {
         // One more, because the query's own document may be left out.
         let top = settings.top + usize::from(settings.ignore_identical_ids);
         let reranked: HashSet<usize> =
             set.queries.iter().flat_map(|query| query.candidates.iter().take(top)).copied().collect();
         let mut is_there = vec![false; set.documents.len()];
         set.corpus_size = for_each_text(&self.corpus, |document| {
-            let Some(index) = indices.get(&document.id).copied() else { return Ok(()) };
+            let Some(index) = named.indices.get(&document.id).copied() else { return Ok(()) };
             if std::mem::replace(&mut is_there[index], true) {
                 return Err(format!("the id {:?} is already used on an earlier line", document.id));
             }
@@ -135,9 +131,10 @@ impl CollectionFiles {
         match is_there.iter().position(|is_there| !is_there) {
             None => Ok(()),
             Some(missing) => {
-                let (id, all) = (&set.documents[missing].id, is_there.iter().filter(|is_there| !**is_there).count());
-                let problem = format!("the document {id:?} of the judgements or the run is not in it ({all} such)");
-                Err(DataError::Set { place: self.corpus.clone(), problem })
+                let (file, line) = named.first_mentions[missing].clone();
+                let problem =
+                    format!("the document {:?} is not in {}", set.documents[missing].id, self.corpus.display());
+                Err(DataError::Line { file, line, problem })
             }
         }
     }
@@ -148,15 +145,18 @@ impl CollectionFiles {
 struct NamedDocuments {
     documents: Vec<Document>,
     indices: HashMap<String, usize>,
+    /// The file and the line that name each first.
+    first_mentions: Vec<(PathBuf, usize)>,
 }
 
 impl NamedDocuments {
     /// The index of an id; a new one is added.
-    fn index(&mut self, id: &str) -> usize {
+    fn index(&mut self, id: &str, (file, line): (&Path, usize)) -> usize {
         if let Some(index) = self.indices.get(id) {
             return *index;
         }
         self.documents.push(Document { id: id.to_owned(), text: String::new() });
+        self.first_mentions.push((file.to_owned(), line));
         self.indices.insert(id.to_owned(), self.documents.len() - 1);
         self.documents.len() - 1
     }
@@ -243,8 +243,7 @@ mod tests {
         assert_eq!((text("a"), text("b"), set.corpus_size), ("one", "", 2));
         let folder = complete_folder(&[("first.trec", "q Q0 a 1 9 t\nq Q0 z 2 8 t\n")]);
         let missing = read(folder.path(), None, Some("first.trec")).unwrap_err();
-        let expected = "corpus.jsonl: the document \"z\" of the judgements or the run is not in it (1 such)";
-        assert!(missing.ends_with(expected), "{missing}");
+        assert!(missing.contains("first.trec line 2: the document \"z\" is not in "), "{missing}");
     }
 
     #[test]

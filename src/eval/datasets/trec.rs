@@ -12,8 +12,8 @@ use super::lines::{for_each_line, parse_number, split_columns};
 use super::texts::Texts;
 use super::{DataError, Document, Grades};
 
-/// The index of a document's id, or the reason why there is none.
-pub(super) type FindDocument<'a> = &'a mut dyn FnMut(&str) -> Result<usize, String>;
+/// The index of a document's id on a line, or the reason why there is none.
+pub(super) type FindDocument<'a> = &'a mut dyn FnMut(usize, &str) -> Result<usize, String>;
 
 /// Reads the grades of every query's documents, in the order of `queries`.
 ///
@@ -38,7 +38,7 @@ pub(super) fn read_grades(path: &Path, queries: &Texts, find: FindDocument) -> R
             }
         };
         let grade = parse_number("grade", grade)?;
-        let (query_index, document_index) = (queries.find("query", query)?, find(document)?);
+        let (query_index, document_index) = (queries.find("query", query)?, find(line_number, document)?);
         match grades[query_index].insert(document_index, grade) {
             Some(earlier) if (earlier - grade).abs() > 0.0 => Err(format!(
                 "the document {document:?} has grade {grade} for query {query:?}, but {earlier} on an earlier line"
@@ -59,13 +59,13 @@ pub(super) type Scores = Vec<HashMap<usize, f64>>;
 /// that is not a number, an unknown query or document, or a document that a query has twice.
 pub(super) fn read_run(path: &Path, queries: &Texts, find: FindDocument) -> Result<Scores, DataError> {
     let mut scores: Scores = vec![HashMap::new(); queries.items.len()];
-    for_each_line(path, |_, line| {
+    for_each_line(path, |line_number, line| {
         let [query, _, document, _, score, _] = split_columns(line)[..] else {
             let found = split_columns(line).len();
             return Err(format!("expected 6 columns (query, Q0, document, rank, score, tag), found {found}"));
         };
         let score = parse_number("score", score)?;
-        let (query_index, document_index) = (queries.find("query", query)?, find(document)?);
+        let (query_index, document_index) = (queries.find("query", query)?, find(line_number, document)?);
         match scores[query_index].insert(document_index, score) {
             Some(_) => Err(format!("the document {document:?} is listed twice for query {query:?}")),
             None => Ok(()),
@@ -99,13 +99,13 @@ mod tests {
 
     fn grades(content: &str) -> Result<Vec<Grades>, String> {
         let (queries, documents) = texts();
-        read_grades(file(content).path(), &queries, &mut |id| documents.find("document", id))
+        read_grades(file(content).path(), &queries, &mut |_, id| documents.find("document", id))
             .map_err(|error| after_line(&error))
     }
 
     fn run(content: &str) -> Result<Vec<Vec<usize>>, String> {
         let (queries, documents) = texts();
-        let scores = read_run(file(content).path(), &queries, &mut |id| documents.find("document", id));
+        let scores = read_run(file(content).path(), &queries, &mut |_, id| documents.find("document", id));
         Ok(rank(scores.map_err(|error| after_line(&error))?, &documents.items))
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
+use super::diagnosis;
 use super::modules::{self, MODULES};
 use super::shards::{INDEX, SINGLE, shard_names};
 use crate::runtime::{LoadError, ModelSettings};
@@ -76,8 +77,14 @@ pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
         Box::new(Online { repository: api.repo(repository), names: None })
     };
 
-    let config = files.get("config.json").map_err(failed)?;
-    files.get("tokenizer.json").map_err(failed)?;
+    let mut needed = |name: &str| files.get(name).map_err(|problem| failed(files.missing(name).unwrap_or(problem)));
+    let config = needed("config.json")?;
+    needed("tokenizer.json")?;
+    if !files.has(INDEX).map_err(failed)?
+        && let Some(problem) = files.missing(SINGLE)
+    {
+        return Err(failed(problem));
+    }
     let shards = if files.has(INDEX).map_err(failed)? {
         let index = files.get(INDEX).map_err(failed)?;
         let json = fs::read(&index).map_err(|source| LoadError::File { path: index.clone(), source })?;
@@ -105,6 +112,8 @@ pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
 /// Files of one model, fetched or cached.
 trait Files {
     fn has(&mut self, name: &str) -> Result<bool, String>;
+    /// What the repository holds instead, if it is known to lack a file that a checkpoint needs.
+    fn missing(&mut self, name: &str) -> Option<String>;
     fn get(&mut self, name: &str) -> Result<PathBuf, String>;
 }
 
@@ -116,6 +125,10 @@ struct Offline {
 impl Files for Offline {
     fn has(&mut self, name: &str) -> Result<bool, String> {
         Ok(self.cache.get(name).is_some())
+    }
+
+    fn missing(&mut self, _: &str) -> Option<String> {
+        None
     }
 
     fn get(&mut self, name: &str) -> Result<PathBuf, String> {
@@ -138,6 +151,12 @@ impl Files for Online {
             self.names = Some(info.siblings.into_iter().map(|sibling| sibling.rfilename).collect());
         }
         Ok(self.names.as_ref().is_some_and(|names| names.iter().any(|known| known == name)))
+    }
+
+    fn missing(&mut self, name: &str) -> Option<String> {
+        let lacks = matches!(self.has(name), Ok(false));
+        let names = self.names.as_ref().filter(|_| lacks)?;
+        diagnosis::of_names(names).map(|problem| format!("the repository {problem}"))
     }
 
     fn get(&mut self, name: &str) -> Result<PathBuf, String> {

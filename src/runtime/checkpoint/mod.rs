@@ -5,8 +5,10 @@ mod diagnosis;
 mod hub;
 mod modules;
 mod shards;
+mod source;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -95,15 +97,12 @@ impl Checkpoint {
             return Self::file(folder);
         }
         if !hub::is_hub_id(&settings.source) {
-            return Err(LoadError::Malformed {
-                path: folder.to_path_buf(),
-                problem: format!(
-                    "is neither a folder nor a hub id (owner/name), nor a model that is built in ({})",
-                    EMBEDDED.each_ref().map(|embedded| embedded.name).join(", ")
-                ),
-            });
+            let problem = source::problem(&settings.source);
+            return Err(LoadError::Malformed { path: folder.to_path_buf(), problem });
         }
-        Ok(Self::folder(&hub::fetch(settings)?)?.with_hub_id(settings.source.clone()))
+        let fetched =
+            hub::fetch(settings).map_err(|error| error.with_hint(&source::missing_folder(&settings.source)))?;
+        Ok(Self::folder(&fetched)?.with_hub_id(settings.source.clone()))
     }
 
     /// The model of this name that is compiled into the binary, if there is one.
@@ -159,6 +158,7 @@ impl Checkpoint {
             config: file.config.clone(),
             tokenizer: file.tokenizer.clone(),
             lexical: None,
+            instructions: None,
             modules: Vec::new(),
             weights: Weights::Gguf(Arc::new(file)),
         })
@@ -178,12 +178,16 @@ impl Checkpoint {
                     Some(problem) => Err(malformed(path, problem)),
                     None => Ok(bytes),
                 },
-                Err(source) => Err(match diagnosis::of_folder(folder) {
-                    Some(problem) => malformed(folder.to_path_buf(), problem),
-                    None => LoadError::File { path, source },
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(LoadError::File { path, source: error }),
+                Err(_missing) => Err(match diagnosis::of_link(&path) {
+                    Some(problem) => malformed(path, problem),
+                    None => malformed(folder.to_path_buf(), diagnosis::of_folder(folder)),
                 }),
             }
         };
+        if let Some(problem) = diagnosis::of_unread_parts(folder).filter(|_| folder.join("config.json").exists()) {
+            return Err(malformed(folder.to_path_buf(), problem));
+        }
         let read_if_there = |name: &str| folder.join(name).exists().then(|| read(name)).transpose();
         let canonical = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
         let checkpoint = Self {
@@ -225,14 +229,23 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
     let index = folder.join(INDEX);
     if !index.exists() {
         let single = folder.join(SINGLE);
-        return match diagnosis::of_folder(folder).filter(|_| !single.exists()) {
-            Some(problem) => Err(LoadError::Malformed { path: folder.to_path_buf(), problem }),
-            None => Ok(vec![single]),
-        };
+        if single.exists() {
+            return Ok(vec![single]);
+        }
+        return Err(match diagnosis::of_link(&single) {
+            Some(problem) => LoadError::Malformed { path: single, problem },
+            None => LoadError::Malformed { path: folder.to_path_buf(), problem: diagnosis::of_folder(folder) },
+        });
     }
     let json = fs::read(&index).map_err(|source| LoadError::File { path: index.clone(), source })?;
-    let shards = shard_names(&json).map_err(|problem| LoadError::Malformed { path: index, problem })?;
-    Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
+    let malformed = |problem: String| LoadError::Malformed { path: index.clone(), problem };
+    let names = shard_names(&json).map_err(malformed)?;
+    let missing: Vec<&str> = names.iter().map(String::as_str).filter(|name| !folder.join(name).exists()).collect();
+    if missing.is_empty() {
+        return Ok(names.iter().map(|name| folder.join(name)).collect());
+    }
+    let (count, all, list) = (missing.len(), names.len(), missing.join(", "));
+    Err(malformed(format!("names {all} files, and {count} of them are missing ({list}); the download is not complete")))
 }
 
 /// The problem with a weight file of this length that is a Git LFS pointer; nothing for other files.

@@ -191,10 +191,15 @@ impl Config {
 
     /// Rejects the keys that nothing used and that are not moot, unless they switch something off.
     pub fn finish(mut self) -> Result<(), String> {
-        if let Some(quantisation) = self.take("quantization_config") {
-            let method = quantisation["quant_method"].as_str().unwrap_or("unknown").to_owned();
+        if let Some(quantisation) = self.take("quantization_config").or_else(|| self.take("quantization")) {
+            let method = match quantisation["quant_method"].as_str() {
+                Some(method) => format!("`{method}`"),
+                None if quantisation["group_size"].is_u64() => "MLX".to_owned(),
+                None => "an unknown method".to_owned(),
+            };
+            let bits = quantisation["bits"].as_u64().map_or_else(String::new, |bits| format!(" in {bits} bits"));
             return Err(format!(
-                "quantization_config: weights that are stored as `{method}` are not supported; use the checkpoint that \
+                "quantization_config: weights quantised by {method}{bits} are not supported; use the checkpoint that \
                  they were made from, and model.quantize"
             ));
         }

@@ -124,5 +124,5 @@ fn a_folder_with_nothing_but_a_gguf_file_names_the_file() {
     let Err(LoadError::Malformed { problem, .. }) = Checkpoint::folder(folder_of_file.path()) else {
         panic!("it should not load")
     };
-    assert!(problem.contains("give that file") && problem.contains("model.gguf"), "{problem}");
+    assert!(problem.contains("give that file itself") && problem.contains("model.gguf"), "{problem}");
 }
