@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::route_table::ADMIN_ROUTES;
+use super::route_table::{ADMIN_ROUTES, no_such_route_error};
 use super::schemas::{ListObject, ModelObject, model_state};
 use super::service::Service;
 use crate::models::ModelStatus;
@@ -83,13 +83,13 @@ type Name = Result<Path<String>, PathRejection>;
 
 /// `POST /admin/models/{model}/load`: answers when the model is loaded.
 async fn load(State(service): State<Service>, uri: Uri, name: Name) -> Result<Json<Model>, ApiError> {
-    let Path(name) = name.map_err(|_| ApiError::no_such_route(uri.path()))?;
+    let Path(name) = name.map_err(|_| no_such_route_error(&uri))?;
     Ok(Json(service.models()?.load(&name).await?.into()))
 }
 
 /// `POST /admin/models/{model}/unload`: answers when the requests that the model had accepted are
 /// answered.
 async fn unload(State(service): State<Service>, uri: Uri, name: Name) -> Result<Json<Model>, ApiError> {
-    let Path(name) = name.map_err(|_| ApiError::no_such_route(uri.path()))?;
+    let Path(name) = name.map_err(|_| no_such_route_error(&uri))?;
     Ok(Json(service.models()?.unload(&name).await?.into()))
 }

@@ -13,7 +13,6 @@ use axum::response::{IntoResponse, Response};
 use tracing::Level;
 
 use super::fields::{ParseError, quoted};
-use super::route_table::probable_route;
 use crate::models::ModelError;
 use crate::rerank::RerankError;
 
@@ -258,10 +257,10 @@ impl ApiError {
         if is_own_deadline { OWN_DEADLINE } else { self.spec().code.as_str() }
     }
 
-    /// No route has this path.
+    /// No route has this path; `meant` is the one that probably was meant.
     #[must_use]
-    pub fn no_such_route(path: &str) -> Self {
-        Self::NoSuchRoute { path: quoted(path), meant: probable_route(path) }
+    pub fn no_such_route(path: &str, meant: Option<&'static str>) -> Self {
+        Self::NoSuchRoute { path: quoted(path), meant }
     }
 
     /// The status, code, retry and log level of this error.

@@ -1,9 +1,10 @@
 //! Every route, as the index, the metrics and the traces name it.
 
-use axum::http::Method;
+use axum::http::{Method, Uri};
 use strsim::levenshtein;
 
 use super::dialects;
+use super::error::ApiError;
 use super::error_body::ErrorShape;
 use crate::telemetry::{Outcomes, Route, RouteKind};
 
@@ -75,6 +76,11 @@ pub fn known_route(method: &Method, matched: Option<&str>) -> (Route, ErrorShape
     let other = OTHER_ROUTES.into_iter().map(Route::other).chain([INDEX]);
     let known = other.chain(ADMIN_ROUTES.map(admin_route)).find(|route| route.path == path);
     (known.unwrap_or(NO_ROUTE), ErrorShape::Podium)
+}
+
+/// The error for a path that is no route.
+pub fn no_such_route_error(uri: &Uri) -> ApiError {
+    ApiError::no_such_route(uri.path(), probable_route(uri.path()))
 }
 
 /// The route that was probably meant by a path that is none: the longest one that the path ends

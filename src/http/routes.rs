@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::dialects;
 use super::error::ApiError;
-use super::route_table::{ADMIN_ROUTES, OTHER_ROUTES};
+use super::route_table::{ADMIN_ROUTES, OTHER_ROUTES, no_such_route_error};
 use super::schemas::{ListObject, ModelObject, model_state};
 use super::service::Service;
 use crate::models::{ModelSet, ModelStatus};
@@ -190,7 +190,7 @@ pub async fn model(
     uri: Uri,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, ApiError> {
-    let Path(name) = name.map_err(|_| ApiError::no_such_route(uri.path()))?;
+    let Path(name) = name.map_err(|_| no_such_route_error(&uri))?;
     let mut models = all_models(&service)?;
     if let Some(place) = models.iter().position(|model| model.id == name) {
         return Ok(Json(models.swap_remove(place)));
@@ -271,7 +271,7 @@ fn report(reranker: &Reranker) -> ModelReport<'_> {
 }
 
 pub async fn no_such_route(uri: Uri) -> ApiError {
-    ApiError::no_such_route(uri.path())
+    no_such_route_error(&uri)
 }
 
 pub async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {

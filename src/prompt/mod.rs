@@ -4,20 +4,21 @@
 //! |---|---|
 //! | `family`, `families` | reads the families' declarations |
 //! | `description`, `detect` | reads what a checkpoint says that it is; recognises its family |
-//! | `prompter`, `bind`, `row_reading`, `check_templates` | binds a family to a tokenizer and a model |
+//! | `prompter`, `bind`, `bi_encoder`, `row_reading`, `model_limits`, `check_templates` | binds a family to a tokenizer and a model |
 //! | `pair_template`, `classifier` | the checkpoint's own pair of texts; what its classifier's number means |
 //! | `chat`, `colbert` | the checkpoint's chat format, and how a `ColBERT` checkpoint makes its sequences |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
 //! | `tokenizer`, `tokenizer_file`, `cut`, `clean` | encodes text so that it never becomes a control token |
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
-//! | `slates`, `slate_prompt`, `pairs`, `bi_encoder`, `rows` | groups documents into slates, pointwise prompts or sequences of their own |
+//! | `slates`, `slate_prompt`, `pairs`, `apart`, `rows` | groups documents into slates, pointwise prompts or sequences of their own |
 //! | `render` | renders chosen documents as the token sequences of one pass |
 //! | `lexical` | scores documents by the query's words (BM25) |
 //!
 //! `scoring` turns what the model returns into scores. Everything here is synchronous; the pipeline
 //! runs it on its CPU pool.
 
+mod apart;
 mod bi_encoder;
 mod bind;
 mod chat;
@@ -33,6 +34,7 @@ mod families;
 mod family;
 mod frame;
 mod lexical;
+mod model_limits;
 mod pair_template;
 mod pairs;
 mod parallel;
@@ -54,7 +56,7 @@ mod tokenizer;
 mod tokenizer_file;
 mod truncate;
 
-pub use bind::{Answers, Identifier, PointwiseScore, Relevance, SlateScore};
+pub use bind::{Identifier, PointwiseScore, Relevance, SlateScore};
 pub use chat::ChatFormat;
 pub use classifier::{ClassifierReadout, classifier_calibration};
 pub use colbert::ColbertSettings;
@@ -64,8 +66,9 @@ pub use error::PromptError;
 pub use families::Families;
 pub use family::{BiEncoderReadout, Family, FamilyFacts};
 pub use lexical::{LexicalTable, lexical_scores};
+pub use model_limits::{Answers, ModelLimits};
 pub use prepared::{DocumentText, Plan, PreparedTexts};
-pub use prompter::{ModelLimits, Prompter};
+pub use prompter::Prompter;
 pub use render::Rendering;
 pub use settings::PromptSettings;
 pub use tokenizer::Tokenizer;

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use super::PromptError;
 use super::bi_encoder::{self, BiEncoder};
-use super::bind::{Answers, Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
-use super::classifier::ClassifierReadout;
-use super::colbert::ColbertSettings;
+use super::bind::{Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
+use super::model_limits::{Answers, ModelLimits};
 use super::row_reading::RowReading;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
@@ -31,34 +30,6 @@ pub struct Prompter {
     pub(super) pointwise: Option<Pointwise>,
     pub(super) bi_encoder: Option<BiEncoder>,
     pub(super) rows: Option<RowReading>,
-}
-
-/// The facts of a model that limit its prompts.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct ModelLimits {
-    /// The checkpoint's hub id or folder.
-    pub name: String,
-    /// The model's context, in tokens.
-    pub context: usize,
-    /// Rows of its embedding matrix.
-    pub vocabulary: usize,
-    /// Whether tokens see those after them.
-    pub bidirectional: bool,
-    /// Whether it tells the second text of a pair from the first by token types.
-    pub token_types: bool,
-    /// Its classifier, where it has one in place of an output matrix.
-    pub classifier: Option<ClassifierReadout>,
-    /// How it makes its sequences, where its tokens' states are projected and compared.
-    pub colbert: Option<ColbertSettings>,
-    /// The read-out of its tokens' states, where it has one.
-    pub evidence: Option<Arc<EvidenceModel>>,
-    /// The tokens of its `LogitScore`.
-    pub answers: Option<Answers>,
-    /// Its chat template.
-    pub chat_template: Option<String>,
-    /// The prompt that sentence-transformers uses by default: before the query of a pair, as the
-    /// system message of a chat template.
-    pub default_prompt: Option<String>,
 }
 
 impl Prompter {

@@ -62,8 +62,8 @@ const MERGES: &[(&str, &str)] = &[
 ];
 
 /// A chat template with the roles of a reranker.
-const CHAT_TEMPLATE: &str = r#"<|im_start|>{% for message in messages %}<{{ message.role }}>{{ message.content }}
-{% endfor %}<|im_end|>"#;
+const CHAT_TEMPLATE: &str = r"<|im_start|>{% for message in messages %}<{{ message.role }}>{{ message.content }}
+{% endfor %}<|im_end|>";
 
 /// The added tokens of the test tokenizer, in order of their ids.
 pub(crate) fn control_texts() -> Vec<String> {

@@ -21,7 +21,7 @@ const RULES: &[Rule] = &[
     Rule { module: "telemetry", may_import: &["context", "rerank", "pipeline", "runtime", "schedule"] },
     Rule { module: "models", may_import: &["context", "rerank", "pipeline", "runtime", "schedule"] },
     Rule { module: "http", may_import: &["context", "rerank", "models", "pipeline", "spelling", "telemetry"] },
-    Rule { module: "eval", may_import: &["rerank", "pipeline"] },
+    Rule { module: "eval", may_import: &["rerank", "pipeline", "telemetry"] },
     Rule { module: "bench", may_import: &["eval", "pipeline", "prompt", "rerank", "runtime"] },
     Rule {
         module: "config",

@@ -6,6 +6,7 @@
 //! `cargo test --release --test parity -- --nocapture` also prints how far off each of them is.
 
 mod batching;
+mod canary;
 mod colbert;
 mod deviation;
 mod encoders;

@@ -16,7 +16,7 @@ use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::route_table::ADMIN_ROUTES;
+use super::route_table::{ADMIN_ROUTES, no_such_route_error};
 use super::service::Service;
 
 /// The page: Swagger UI, from this server's own files.
@@ -53,7 +53,7 @@ pub async fn page() -> impl IntoResponse {
 /// `GET /docs/{file}`
 pub async fn file(uri: Uri) -> Result<Response, ApiError> {
     let found = FILES.iter().find(|(file, _, _)| uri.path().strip_prefix("/docs/") == Some(*file));
-    let (_, kind, packed) = found.ok_or_else(|| ApiError::no_such_route(uri.path()))?;
+    let (_, kind, packed) = found.ok_or_else(|| no_such_route_error(&uri))?;
     let headers: [(HeaderName, &str); 3] = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_ENCODING, "gzip"),

@@ -319,11 +319,11 @@ impl WeightFiles {
             }
             Dtype::I8 => {
                 let scales = self.load(&scale_name(name))?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-                let scaled = rows.iter().zip(stored).flat_map(|(row, bytes)| {
+                let multiplied = rows.iter().zip(stored).flat_map(|(row, bytes)| {
                     let scale = scales[*row];
                     bytes.iter().map(move |byte| f32::from(byte.cast_signed()) * scale)
                 });
-                values.extend(scaled);
+                values.extend(multiplied);
             }
             #[expect(clippy::wildcard_enum_match_arm, reason = "safetensors' types are many and not ours")]
             other => candle_core::bail!("tensor `{name}` has type {other:?}"),

@@ -24,7 +24,8 @@ use rayon::prelude::*;
 use self::operand::Operand;
 use super::super::span::Span;
 use super::gemm::instructions::arch;
-use super::gemm::{COLUMNS, Epilogue, Lhs, OutputTile, ROWS, TileProduct, multiplies_bf16, start_in_blocks};
+use super::gemm::instructions::multiplies_bf16;
+use super::gemm::{COLUMNS, Epilogue, Lhs, OutputTile, ROWS, TileProduct, start_in_blocks};
 use super::rows;
 use super::rows::{LANES, across, dot, exp, vectorised};
 

@@ -443,25 +443,3 @@ impl<S: Simd> MicroKernel for F32Kernel<S> {
         unsafe { to.cast::<S::f32s>().write_unaligned(sum) }
     }
 }
-
-/// Whether this processor has instructions for products of bf16, in vectors of 512 bits.
-pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
-    match instructions::for_bf16() {
-        #[cfg(target_arch = "x86_64")]
-        Bf16Path::Avx512 => true,
-        #[cfg(target_arch = "x86_64")]
-        Bf16Path::Avx2 => false,
-        Bf16Path::Portable => false,
-    }
-}
-
-/// Whether this processor has instructions for products of 8-bit integers, in vectors of 512 bits.
-pub(in crate::runtime::packed) fn multiplies_i8() -> bool {
-    match instructions::for_int8() {
-        #[cfg(target_arch = "x86_64")]
-        Int8Path::Avx512 => true,
-        #[cfg(target_arch = "x86_64")]
-        Int8Path::AvxVnni | Int8Path::Avx2 => false,
-        Int8Path::Portable => false,
-    }
-}

@@ -24,7 +24,7 @@ use rayon::prelude::*;
 pub(super) use self::attention::{Attention, Heads};
 use self::blocks::Blocks;
 pub(super) use self::embeddings::CpuEmbeddings;
-pub(super) use self::gemm::{multiplies_bf16, multiplies_i8};
+pub(super) use self::gemm::instructions::{multiplies_bf16, multiplies_i8};
 pub(super) use self::large_product::LargeProduct;
 use self::layer::{Layer, Norm};
 pub(super) use self::linear::CpuDtype;
