@@ -232,7 +232,7 @@ mod tests {
         let times = arrivals(&load);
         // 10,000 are expected, with a standard deviation of 100.
         assert!((9_600..10_400).contains(&times.len()), "{}", times.len());
-        let gaps: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        let gaps: Vec<f64> = times.windows(2).map(|pair| pair[1].as_secs_f64() - pair[0].as_secs_f64()).collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
         // The standard deviation of an exponential distribution is its mean.

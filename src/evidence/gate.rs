@@ -37,7 +37,9 @@ impl Gate {
             add(&mut mean, state);
             weighted.iter_mut().zip(state).for_each(|(sum, value)| *sum += share * value);
         }
-        mean.iter_mut().for_each(|sum| *sum /= states.len() as f32);
+        for sum in &mut mean {
+            *sum /= states.len() as f32;
+        }
         let read = self.last.apply(&self.first.apply_gelu(&[mean, weighted].concat()));
         let [neutral, preference, demand] = softmax(&read)[..] else { return 0.0 };
         let GateConfig { closed, open, preference: partly } = self.config;

@@ -26,7 +26,9 @@ pub(super) fn add(sums: &mut [f32], values: &[f32]) {
 pub(super) fn make_unit(vector: &mut [f32]) {
     let length = dot(vector, vector).sqrt();
     if length > 0.0 {
-        vector.iter_mut().for_each(|value| *value /= length);
+        for value in vector {
+            *value /= length;
+        }
     }
 }
 
@@ -35,7 +37,9 @@ pub(super) fn mean(states: &[f32], width: usize) -> Vec<f32> {
     let mut sums = vec![0.0; width];
     states.chunks_exact(width).for_each(|state| add(&mut sums, state));
     let count = (states.len() / width).max(1) as f32;
-    sums.iter_mut().for_each(|sum| *sum /= count);
+    for sum in &mut sums {
+        *sum /= count;
+    }
     sums
 }
 

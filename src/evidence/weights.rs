@@ -54,12 +54,12 @@ impl<'a> Weights<'a> {
         if length.is_some_and(|length| length != count) {
             return Err(problem(format!("it has the shape {:?}; expected {length:?} numbers", tensor.shape())));
         }
-        let values: Vec<f32> = match tensor.dtype() {
-            Dtype::F32 => tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
-            Dtype::F16 => {
-                tensor.data().as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()
-            }
-            other => return Err(problem(format!("it is {other}; expected F32 or F16"))),
+        let values: Vec<f32> = if tensor.dtype() == Dtype::F32 {
+            tensor.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+        } else if tensor.dtype() == Dtype::F16 {
+            tensor.data().as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()
+        } else {
+            return Err(problem(format!("it is {}; expected F32 or F16", tensor.dtype())));
         };
         if values.iter().any(|value| !value.is_finite()) {
             return Err(problem("it holds a number that is not finite".to_owned()));

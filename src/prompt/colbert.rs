@@ -43,9 +43,11 @@ fn check_projection(dense: &Value) -> Result<(), String> {
     if !activation.ends_with("Identity") {
         return Err(format!("activation_function is {activation}; a projection without one is supported"));
     }
-    match &dense["use_residual"] {
-        Value::Null | Value::Bool(false) => Ok(()),
-        value => Err(format!("use_residual is {value}, which is not supported")),
+    let value = &dense["use_residual"];
+    if value.is_null() || value == &Value::Bool(false) {
+        Ok(())
+    } else {
+        Err(format!("use_residual is {value}, which is not supported"))
     }
 }
 
@@ -101,24 +103,24 @@ impl ColbertSettings {
             file: file.to_owned(),
             problem: format!("{key} is {}", settings[key]),
         };
-        let text = |key: &str, default: &str| match &settings[key] {
-            Value::Null => Ok(default.to_owned()),
-            value => value.as_str().map(str::to_owned).ok_or_else(|| malformed(key)),
+        let text = |key: &str, default: &str| match present(&settings[key]) {
+            None => Ok(default.to_owned()),
+            Some(value) => value.as_str().map(str::to_owned).ok_or_else(|| malformed(key)),
         };
-        let length = |key: &str, default: usize| match &settings[key] {
-            Value::Null => Ok(default),
-            value => {
+        let length = |key: &str, default: usize| match present(&settings[key]) {
+            None => Ok(default),
+            Some(value) => {
                 let length = value.as_u64().filter(|length| (1..=MAX_LENGTH).contains(length));
                 length.map(|length| length as usize).ok_or_else(|| malformed(key))
             }
         };
-        let flag = |key: &str, default: bool| match &settings[key] {
-            Value::Null => Ok(default),
-            value => value.as_bool().ok_or_else(|| malformed(key)),
+        let flag = |key: &str, default: bool| match present(&settings[key]) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| malformed(key)),
         };
-        let skipped_tokens = match &settings["skiplist_words"] {
-            Value::Null => default.skipped_tokens,
-            words => serde_json::from_value(words.clone()).map_err(|_| malformed("skiplist_words"))?,
+        let skipped_tokens = match present(&settings["skiplist_words"]) {
+            None => default.skipped_tokens,
+            Some(words) => serde_json::from_value(words.clone()).map_err(|_| malformed("skiplist_words"))?,
         };
         let expands_queries = flag("do_query_expansion", true)?;
         Ok(Self {
@@ -131,6 +133,11 @@ impl ColbertSettings {
             skipped_tokens,
         })
     }
+}
+
+/// A value that is given and not null.
+fn present(value: &Value) -> Option<&Value> {
+    Some(value).filter(|value| !value.is_null())
 }
 
 #[cfg(test)]

@@ -157,13 +157,20 @@ fn names(hub_id: Option<&str>, config: &Value, card: Option<&[u8]>) -> Vec<Named
             names.push(NamedOrigin { place, name: name.to_owned() });
         }
     };
-    hub_id.into_iter().for_each(|id| add("the hub id", id));
-    config["_name_or_path"].as_str().into_iter().for_each(|name| add("config.json's _name_or_path", name));
+    if let Some(id) = hub_id {
+        add("the hub id", id);
+    }
+    if let Some(name) = config["_name_or_path"].as_str() {
+        add("config.json's _name_or_path", name);
+    }
     let card = String::from_utf8_lossy(card.unwrap_or_default());
     let (front_matter, text) = split_card(&card);
-    base_models(front_matter).iter().for_each(|name| add("the model card's base_model", name));
-    let title = text.lines().find_map(|line| line.strip_prefix("# "));
-    title.into_iter().for_each(|title| add("the model card's title", title));
+    for name in base_models(front_matter) {
+        add("the model card's base_model", name);
+    }
+    if let Some(title) = text.lines().find_map(|line| line.strip_prefix("# ")) {
+        add("the model card's title", title);
+    }
     names
 }
 

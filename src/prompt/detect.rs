@@ -82,6 +82,9 @@ impl PodiumConfig {
     }
 }
 
+/// What decides a family, and whether it speaks for one.
+type Rule<'a> = (&'static str, &'a dyn Fn(&Family) -> bool);
+
 impl Families {
     /// Finds the family of a checkpoint: the family called `wanted`, unless that is `auto`; else
     /// the first of these that decides: the key `podium` of `config.json`; the architecture or the
@@ -111,7 +114,7 @@ impl Families {
     }
 
     fn recognise(&self, checkpoint: &CheckpointFacts) -> Result<Option<Recognised<'_>>, PromptError> {
-        let rules: [(&'static str, &dyn Fn(&Family) -> bool); 5] = [
+        let rules: [Rule; 5] = [
             ("the architecture", &|family| is_of_architecture(family, checkpoint)),
             ("the projector", &|family| {
                 checkpoint.projector && family.facts.recognise.projector && has_windows(family, checkpoint.config)
@@ -149,7 +152,7 @@ impl Families {
         };
         let names = checkpoint.description.names_listed();
         if !names.is_empty() {
-            problem += &format!(" ({names})");
+            problem = format!("{problem} ({names})");
         }
         let fits = |family: &&Family| (checkpoint.fits)(family);
         let fitting: Vec<String> = if several.is_empty() {

@@ -133,7 +133,8 @@ fn prepends_space(part: &Value) -> bool {
 /// changed anything.
 fn continue_text(part: &mut Value) -> bool {
     if let Some(parts) = part.get_mut("pretokenizers").and_then(Value::as_array_mut) {
-        return parts.iter_mut().fold(false, |changed, part| continue_text(part) || changed);
+        let changed: Vec<bool> = parts.iter_mut().map(continue_text).collect();
+        return changed.contains(&true);
     }
     let scheme = part.get_mut("prepend_scheme").filter(|scheme| scheme.as_str() == Some("first"));
     scheme.map(|scheme| *scheme = Value::from("never")).is_some()

@@ -121,13 +121,12 @@ impl FakeRuntime {
             Head::Vocabulary(token_ids) => {
                 token_ids.iter().map(|token| 4.0 * number(mix(state, u64::from(*token)))).collect()
             }
-            Head::MaxSim { .. } => Vec::new(),
             Head::Classifier => {
                 let labels = self.facts.classifier.map_or(0, |classifier| classifier.labels as u64);
                 (0..labels).map(|label| 4.0 * number(mix(state, label))).collect()
             }
             // Read above.
-            Head::Reader(_) => Vec::new(),
+            Head::Reader(_) | Head::MaxSim { .. } => Vec::new(),
         };
         states.into_iter().map(row).collect()
     }

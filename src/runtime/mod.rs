@@ -26,6 +26,7 @@ pub use pass::{
 pub use settings::ModelSettings;
 
 /// Properties of a loaded model: for display, and for the limits of other modules.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFacts {
     /// The checkpoint's architecture, as its configuration names it.

@@ -5,6 +5,8 @@
 //! Values of sentence-transformers' own tests are of bf16 arithmetic: logits near 10 come in steps of
 //! 1/16, relevances are right to within 0.02.
 
+#![expect(clippy::print_stdout, reason = "the table is what the caller of these tests wants")]
+
 use podium::scoring::Scores;
 
 use crate::deviation::{Table, largest_of_row};
@@ -97,7 +99,7 @@ fn the_small_ms_marco_models_give_their_published_logits() {
 fn bge_reranker_v2_m3_gives_its_published_logits() {
     let panda = "The giant panda (Ailuropoda melanoleuca), sometimes called a panda bear or simply panda, is a bear species endemic to China.";
     let cases: [Published<'_>; 2] =
-        [("query", &["passage"], &[-5.652_343_75]), ("what is panda?", &["hi", panda], &[-8.1875, 5.261_718_75])];
+        [("query", &["passage"], &[-5.652_344]), ("what is panda?", &["hi", panda], &[-8.1875, 5.261_719])];
     compare("PODIUM_BGE_V2_M3", &cases, raw, F16);
     compare("PODIUM_BGE_V2_M3", &[(RED_PLANET, &PLANETS, &[0.018_55, 1.0, 0.789_06, 0.988_28])], relevance, BF16);
 }

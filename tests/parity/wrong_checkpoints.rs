@@ -4,6 +4,8 @@
 //! `cargo test --release --test parity -- --nocapture wrong_checkpoints` prints the table of
 //! docs/models.md.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up has failed")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -73,7 +75,7 @@ fn only(root: &Path, files: &[(&str, &str)]) -> String {
     model.display().to_string()
 }
 
-fn quantised(root: &Path, value: Value) -> String {
+fn quantised(root: &Path, value: &Value) -> String {
     changed(root, |model| edit_config(model, |config| config["quantization_config"] = value.clone()))
 }
 
@@ -169,7 +171,7 @@ const HEADS: &[Mistake] = &[
         "a class with a classifier, and no classifier in the weights",
         |root| {
             changed(root, |model| {
-                edit_config(model, |config| config["architectures"] = json!(["Qwen3ForSequenceClassification"]))
+                edit_config(model, |config| config["architectures"] = json!(["Qwen3ForSequenceClassification"]));
             })
         },
         &["tensor `score.weight` is missing"],
@@ -350,28 +352,28 @@ const FILES: &[Mistake] = &[
 const QUANTISED: &[Mistake] = &[
     mistake(
         "GPTQ",
-        |root| quantised(root, json!({"quant_method": "gptq", "bits": 4})),
+        |root| quantised(root, &json!({"quant_method": "gptq", "bits": 4})),
         &[
             "weights quantised by `gptq` in 4 bits are not supported; use the checkpoint that they were made from, and model.quantize",
         ],
     ),
     mistake(
         "AWQ",
-        |root| quantised(root, json!({"quant_method": "awq", "bits": 4})),
+        |root| quantised(root, &json!({"quant_method": "awq", "bits": 4})),
         &["quantised by `awq` in 4 bits"],
     ),
     mistake(
         "bitsandbytes",
-        |root| quantised(root, json!({"quant_method": "bitsandbytes", "load_in_4bit": true})),
+        |root| quantised(root, &json!({"quant_method": "bitsandbytes", "load_in_4bit": true})),
         &["quantised by `bitsandbytes`"],
     ),
-    mistake("FP8", |root| quantised(root, json!({"quant_method": "fp8"})), &["quantised by `fp8`"]),
+    mistake("FP8", |root| quantised(root, &json!({"quant_method": "fp8"})), &["quantised by `fp8`"]),
     mistake(
         "compressed-tensors",
-        |root| quantised(root, json!({"quant_method": "compressed-tensors"})),
+        |root| quantised(root, &json!({"quant_method": "compressed-tensors"})),
         &["quantised by `compressed-tensors`"],
     ),
-    mistake("MLX", |root| quantised(root, json!({"group_size": 64, "bits": 4})), &["quantised by MLX in 4 bits"]),
+    mistake("MLX", |root| quantised(root, &json!({"group_size": 64, "bits": 4})), &["quantised by MLX in 4 bits"]),
     mistake(
         "GPTQ of an old tool",
         |root| changed(root, |model| write(model, &[("quantize_config.json", "{}")])),

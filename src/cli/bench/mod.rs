@@ -86,22 +86,29 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if let Some(file) = plot {
         file.write(render_svg(&report).trim_end())?;
     }
-    let mut out = std::io::stdout().lock();
     if to_stdout {
+        let mut out = std::io::stdout().lock();
         serde_json::to_writer_pretty(&mut out, &written)?;
         writeln!(out)?;
         return Ok(());
     }
-    if let Some(created) = &created {
+    print_report(args, created.as_ref(), &written)
+}
+
+/// Prints the tables, and the files that were written.
+fn print_report(args: &BenchArgs, created: Option<&RandomCheckpoint>, written: &Written<'_>) -> anyhow::Result<()> {
+    let Written { report, comparison } = *written;
+    let mut out = std::io::stdout().lock();
+    if let Some(created) = created {
         writeln!(out, "{}", created.summary)?;
     }
-    table::write_heading(&mut out, &report)?;
+    table::write_heading(&mut out, report)?;
     if let Some(open_loop) = &report.open_loop {
         rates::write(&mut out, open_loop)?;
     } else {
-        table::write_cases(&mut out, &report)?;
+        table::write_cases(&mut out, report)?;
     }
-    if let Some(comparison) = &comparison {
+    if let Some(comparison) = comparison {
         table::write_comparison(&mut out, comparison)?;
     }
     for path in args.json.iter().chain(&args.plot) {

@@ -33,10 +33,13 @@ pub(super) fn to_utf8(body: &[u8]) -> Result<(Cow<'_, [u8]>, Option<String>), Pa
     }
 }
 
+/// Reads a unit of UTF-16.
+type ReadUnit = fn([u8; 2]) -> u16;
+
 /// The text of a UTF-16 body, with or without a byte order mark; `None` if it is not UTF-16. JSON
 /// begins with an ASCII character, so that one of the first two bytes is 0.
 fn decode_utf16(body: &[u8]) -> Option<Result<String, ParseError>> {
-    let (bytes, read): (&[u8], fn([u8; 2]) -> u16) = match body {
+    let (bytes, read): (&[u8], ReadUnit) = match body {
         [0xff, 0xfe, rest @ ..] => (rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => (rest, u16::from_be_bytes),
         [1..=u8::MAX, 0, ..] => (body, u16::from_le_bytes),

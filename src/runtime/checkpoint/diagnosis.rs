@@ -137,8 +137,8 @@ fn no_weights(names: &[String]) -> String {
 
 /// The hub's cache, or a model in it.
 fn of_cache(folder: &Path, names: &[String]) -> Option<String> {
-    let snapshots = names.iter().filter_map(|name| name.strip_prefix("snapshots/"));
-    if let Some(commit) = snapshots.filter_map(|name| name.split('/').next()).next() {
+    let mut snapshots = names.iter().filter_map(|name| name.strip_prefix("snapshots/"));
+    if let Some(commit) = snapshots.find_map(|name| name.split('/').next()) {
         let snapshot = folder.join("snapshots").join(commit);
         return Some(format!("is a model of the hub's cache; give its snapshot, {}", snapshot.display()));
     }

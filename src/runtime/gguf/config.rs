@@ -175,7 +175,7 @@ fn llama3_scaling(factors: &[f32], config: &Map<String, Value>) -> Result<Value,
         ((1. - kept) / factor + kept).recip()
     };
     let fits = factors.iter().enumerate().all(|(pair, found)| (f64::from(*found) / expected(pair) - 1.).abs() < 1e-4);
-    if !fits || factors.len() as f64 != dim / 2. {
+    if !fits || (factors.len() as f64 - dim / 2.).abs() > 0. {
         return Err(
             "tensor `rope_freqs.weight` is not the scaling of Llama 3.1, which is the only one supported".to_owned()
         );

@@ -4,6 +4,7 @@
 //! and what a thread writes stays in its own cache. The numbers are those of the whole batch, to the bit: no row's sums depend
 //! on other rows.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -67,10 +68,8 @@ impl Lanes {
         let mut results = thread::scope(|scope| {
             let start = |lane| scope.spawn(move || ThreadPool::install(lane, take_items));
             let threads: Vec<_> = self.0.iter().map(start).collect();
-            let joined = threads.into_iter().map(|thread| thread.join());
-            joined
-                .flat_map(|results| results.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<Vec<_>>()
+            let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
+            joined.flat_map(|results| results.unwrap_or_else(|panic| resume_unwind(panic))).collect::<Vec<_>>()
         });
         results.sort_unstable_by_key(|(place, _)| *place);
         results.into_iter().map(|(_, result)| result).collect()

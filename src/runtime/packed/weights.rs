@@ -299,6 +299,7 @@ impl WeightFiles {
     ///
     /// # Errors
     /// A matrix that is not there, or of a type that [`Self::check`] refuses.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "safetensors' types are many and not ours")]
     pub fn rows(&self, name: &str, ids: &[u32]) -> CandleResult<Vec<f32>> {
         let rows: Vec<usize> = ids.iter().map(|id| *id as usize).collect();
         let view = match self.find(name) {
@@ -325,7 +326,6 @@ impl WeightFiles {
                 });
                 values.extend(multiplied);
             }
-            #[expect(clippy::wildcard_enum_match_arm, reason = "safetensors' types are many and not ours")]
             other => candle_core::bail!("tensor `{name}` has type {other:?}"),
         }
         Ok(values)

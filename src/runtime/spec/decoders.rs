@@ -93,18 +93,7 @@ fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<Model
     let norm = NormSpec { kind: NormKind::Rms, eps: config.number("rms_norm_eps")?.unwrap_or(1e-6) };
     let rotary = RotarySpec::parse(config, defaults.theta, max_positions)?;
     let tied = config.flag("tie_word_embeddings", false)?;
-    let classifier = (task == Task::Classification).then(|| -> Result<_, String> {
-        let labels = config.labels()?;
-        Ok(ClassifierSpec {
-            labels,
-            pooling: Pooling::Last,
-            dense: None,
-            norm: None,
-            bias: false,
-            temperature: 1.,
-            module_tensors: None,
-        })
-    });
+    let classifier = (task == Task::Classification).then(|| last_token_classifier(config));
     Ok(ModelSpec {
         architecture: String::new(),
         naming: TensorNaming::Llama,
@@ -141,6 +130,19 @@ fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<Model
             Task::CausalLm | Task::States => OutputMatrix::Tied,
         },
         classifier: classifier.transpose()?,
+    })
+}
+
+/// The classifier of a decoder: a matrix on the last token's state.
+fn last_token_classifier(config: &mut Config) -> Result<ClassifierSpec, String> {
+    Ok(ClassifierSpec {
+        labels: config.labels()?,
+        pooling: Pooling::Last,
+        dense: None,
+        norm: None,
+        bias: false,
+        temperature: 1.,
+        module_tensors: None,
     })
 }
 
