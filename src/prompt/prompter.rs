@@ -52,6 +52,13 @@ pub struct ModelLimits {
     pub colbert: Option<ColbertSettings>,
     /// The read-out of its tokens' states, where it has one.
     pub evidence: Option<Arc<EvidenceModel>>,
+    /// The tokens of its `LogitScore`.
+    pub answers: Option<Answers>,
+    /// Its chat template.
+    pub chat_template: Option<String>,
+    /// The prompt that sentence-transformers uses by default: before the query of a pair, as the
+    /// system message of a chat template.
+    pub default_prompt: Option<String>,
 }
 
 impl Prompter {
@@ -71,6 +78,9 @@ impl Prompter {
     ) -> Result<Self, PromptError> {
         let mut facts = family.facts.clone();
         let colbert = bi_encoder::bind_colbert(&mut facts, &mut tokenizer, model)?;
+        if facts.pointwise.as_ref().is_some_and(|pointwise| pointwise.chat_template) {
+            facts.default_instruction.clone_from(&model.default_prompt);
+        }
         let lookup = TokenLookup { family: &facts.name, tokenizer: &tokenizer, vocabulary: model.vocabulary };
         lookup.check_vocabulary()?;
         for token in &facts.control_tokens {
@@ -150,6 +160,12 @@ impl Prompter {
             Some(PointwiseScore::Answers(answers)) => Some(answers),
             Some(PointwiseScore::Classifier { .. }) | None => None,
         }
+    }
+
+    /// Whether tokens see those after them: then prompts share no prefix.
+    #[must_use]
+    pub fn is_bidirectional(&self) -> bool {
+        self.bidirectional
     }
 
     /// The longest sequence, in tokens.
