@@ -5,7 +5,7 @@ use super::classifier::ClassifierReadout;
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{AnswerFacts, AnswerToken, ListwiseFacts, ListwiseReadout, PointwiseFacts};
 use super::lexical::LexicalTable;
-use super::prompter::ModelLimits;
+use super::model_limits::ModelLimits;
 use super::template::{Template, TemplateInputs};
 use super::tokenizer::Tokenizer;
 use crate::runtime::Pooling;
