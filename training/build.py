@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--golden", type=Path, default=HERE.parent / "tests/fixtures/podium_mini.json")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--members", type=int, default=2, help="how many wishes are trained, with seeds from --seed on")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -43,12 +44,13 @@ def main() -> None:
         stage("gate.py", "data", "work", "seed")
     if not (options.work / "features.npz").exists():
         stage("features.py", "data", "weights", "work", "lexical")
-    stage("train.py", "data", "work", "steps", "seed", "device")
-    stage("export.py", "weights", "work", "lexical", "out", "seed")
+    for number in range(options.seed, options.seed + options.members):
+        stage("train.py", "data", "work", "steps", "device", seed=str(number))
+    stage("export.py", "weights", "work", "lexical", "out", "seed", "members")
     profiles = str(HERE.parent / "prompts/instructions.toml")
     stage("measure.py", "data", "weights", "work", "lexical", profiles=profiles, profiled="40", model=given["out"])
-    stage("export.py", "weights", "work", "lexical", "out", "seed", "golden")
-    stage("card.py", "work", "out", "seed", profiled="40")
+    stage("export.py", "weights", "work", "lexical", "out", "seed", "members", "golden")
+    stage("card.py", "work", "out", "seed", "members", profiled="40")
 
 
 if __name__ == "__main__":

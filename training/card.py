@@ -83,10 +83,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--members", type=int, default=2)
     parser.add_argument("--profiled", type=int, default=40)
     options = parser.parse_args()
     figures = json.loads((options.work / "figures.json").read_text())
-    state = torch.load(options.work / f"wish-{options.seed}.pt", weights_only=False)
+    numbers = range(options.seed, options.seed + options.members)
+    states = [torch.load(options.work / f"wish-{number}.pt", weights_only=False) for number in numbers]
     tensors = load_file(str(options.out / "model.safetensors")) | load_file(str(options.out / "instructions.safetensors"))
     size = sum(f.stat().st_size for f in options.out.iterdir() if f.name != "README.md")
     found = figures["instructions"]
@@ -96,9 +98,10 @@ def main() -> None:
         "parameters": f"{sum(t.size for n, t in tensors.items() if not n.endswith('.scale')) / 1e6:.1f}",
         "size": f"{size / 1e6:.1f}",
         "slates": f"{len(read_features(options.work / 'features.npz')) - figures['validation slates']:,}",
-        "steps": f"{state['step']:,}",
-        "seed": options.seed,
-        "minutes": f"{state['seconds'] / 60:.0f}",
+        "steps": f"{states[0]['step']:,}",
+        "seeds": " and ".join(map(str, numbers)),
+        "members": len(states),
+        "minutes": f"{sum(state['seconds'] for state in states) / 60:.0f}",
         "relevance": relevance_table(figures),
         "instructions": instruction_tables(figures),
         "profiles": profile_table(figures),

@@ -17,6 +17,7 @@ from instructed import Row, twins
 from model import (
     PREFERENCE_GATE,
     SCALARS,
+    WISH_SHRINK,
     Gate,
     Pairs,
     Reading,
@@ -50,14 +51,14 @@ def check_encoder() -> None:
 
 
 def check_wish(rng: np.random.Generator) -> None:
-    """A document's wish does not depend on the others, nor on other requests in the batch; the expanded wish is the reduced one."""
+    """A document's wish does not depend on the others, nor on other requests in the batch; the expanded and stacked wish is the reduced one."""
     reductions = {}
     for name, width, reduced in (("document", 4 * HIDDEN, 30), ("prefix", 4 * HIDDEN, 20), ("token", 2 * HIDDEN, 10)):
         reductions[name] = Reduction.fit(rng.normal(size=(60, width)), ((width - 9, reduced - 4), (9, 4)))
     small = Wish(30, 20, 10).eval()
     for layer in (small.last, small.token_last, small.facts):
         torch.nn.init.normal_(layer.weight)
-    wish = small.expand(reductions)
+    wish = Wish.stack([small.expand(reductions)] * 2)
     texts = ["I do not know. 1999?", "[note] 12 words: " + "the of and " * 9, "Das ist nicht der Weg für mich."]
     rows = [states(rng, n) for n in (3, 40, 17)]
     ids = [[1], list(range(38)), [5, 6, 7]]
@@ -76,9 +77,10 @@ def check_wish(rng: np.random.Generator) -> None:
         requests.append((digest_states(query), digest_states(instruction), instruction[1:-1], digests, scalars, counted, np.stack(matches)))
     with torch.no_grad():
         together = wish(Pairs.of(*zip(*requests, strict=True)))
+        assert together.abs().max() > 0.1
         for number, (q, i, c, d, x, f, m) in enumerate(requests):
             r = {n: reductions[n] for n in reductions}
-            reduced = small(Pairs.of([r["prefix"](q)], [r["prefix"](i)], [r["token"](c)], [r["document"](d)], [x], [f], [m]))
+            reduced = WISH_SHRINK * small(Pairs.of([r["prefix"](q)], [r["prefix"](i)], [r["token"](c)], [r["document"](d)], [x], [f], [m]))
             assert torch.allclose(together[3 * number : 3 * number + 3], reduced, atol=1e-3)
             for place in range(3):
                 one = slice(place, place + 1)

@@ -26,7 +26,7 @@ from train import read_wish
 LIMIT_BYTES = 26_000_000
 FILES = {
     "model.safetensors": ("embeddings.", "encoder."),
-    "instructions.safetensors": ("gate.", "wish."),
+    "instructions.safetensors": ("token_weight", "gate.", "wish."),
 }
 """Which tensors lie in which file: what training changes is apart from the encoder."""
 GOLDEN = (
@@ -68,7 +68,7 @@ def write_weights(tensors: dict[str, np.ndarray], path: Path) -> None:
     save_file(packed, str(path), {"format": "pt"})
 
 
-def all_tensors(weights: Path, work: Path, seed: int) -> dict[str, np.ndarray]:
+def all_tensors(weights: Path, work: Path, seed: int, members: int) -> dict[str, np.ndarray]:
     """Encoder with Hugging Face's names (no pooler), gate, averaged wish, token weights."""
     tensors = {}
     for name, array in load_file(str(weights / "model.safetensors")).items():
@@ -77,13 +77,13 @@ def all_tensors(weights: Path, work: Path, seed: int) -> dict[str, np.ndarray]:
             tensors[name] = array.astype(np.float32)
     for name, array in load_file(str(work / "gate.safetensors")).items():
         tensors[f"gate.{name}"] = array
-    for name, tensor in read_wish(work, seed).state_dict().items():
+    for name, tensor in read_wish(work, seed, members).state_dict().items():
         tensors[f"wish.{name}"] = tensor.numpy()
     tensors["token_weight"] = np.load(work / "token-weights.npy")
     return tensors
 
 
-def config_of(weights: Path, work: Path) -> dict:
+def config_of(weights: Path, work: Path, members: int) -> dict:
     """The encoder's config and the constants of the score."""
     published = json.loads((weights / "config.json").read_text())
     left_out = ("_name_or_path", "transformers_version", "gradient_checkpointing", "use_cache", "classifier_dropout", "position_embedding_type")
@@ -98,7 +98,7 @@ def config_of(weights: Path, work: Path) -> dict:
         "feedback": {"weight": model.FEEDBACK_WEIGHT, "temperature": model.FEEDBACK_TEMPERATURE},
         "base": {"scale": model.BASE_SCALE, "bias": model.BASE_BIAS},
         "gate": {"closed": model.GATE_CLOSED, "open": model.GATE_OPEN, "preference": model.PREFERENCE_GATE},
-        "wish": {"width": model.WIDTH, "inner": model.INNER, "scale": model.WISH_SCALE},
+        "wish": {"width": members * model.WIDTH, "inner": members * model.INNER, "token": members * model.TOKEN_INNER, "scale": model.WISH_SCALE},
         "facts": {
             "punctuation": explicit.PUNCTUATION,
             "quotes": explicit.QUOTES,
@@ -151,14 +151,15 @@ def main() -> None:
     parser.add_argument("--lexical", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--members", type=int, default=2, help="how many trained wishes are averaged")
     parser.add_argument("--golden", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    tensors = all_tensors(options.weights, options.work, options.seed)
+    tensors = all_tensors(options.weights, options.work, options.seed, options.members)
     for file, prefixes in FILES.items():
         write_weights({n: t for n, t in tensors.items() if n.startswith(prefixes)}, options.out / file)
-    config = config_of(options.weights, options.work)
+    config = config_of(options.weights, options.work, options.members)
     (options.out / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     read_tokenizer(options.weights).save(str(options.out / "tokenizer.json"), pretty=False)
     shutil.copyfile(options.lexical, options.out / "lexical.safetensors")

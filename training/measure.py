@@ -265,6 +265,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="an exported model")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--members", type=int, default=2)
     parser.add_argument("--profiled", type=int, default=100, help="queries of each set that are tried under the profiles")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -272,7 +273,7 @@ def main() -> None:
     if options.model:
         mini = read_exported(options.model, kept)
     else:
-        mini = read_trained(options.weights, options.work, options.lexical, options.seed, kept)
+        mini = read_trained(options.weights, options.work, options.lexical, options.seed, options.members, kept)
     kept.encode = mini.encode
     profiles = {n: p["text"] for n, p in tomllib.loads(options.profiles.read_text(encoding="utf-8")).items()}
     instructions = profiles | {f"neutral {i}": text for i, text in enumerate(NEUTRAL_ON_SETS, 1)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from lexical import Bag, LexicalTable
 from model import (
     EVIDENCE_WEIGHTS,
     LATER_WINDOW_MARGIN,
+    WIDTH,
     Gate,
     Pairs,
     Reading,
@@ -35,6 +37,7 @@ from model import (
 from states import LAYERS
 from train import read_wish
 
+count = lru_cache(4096)(Counted.of)
 StatesOf = Callable[[str, int], list[np.ndarray]]
 PREFIX_TOKENS, PASSAGE_TOKENS = 126, 254
 """Tokens of a query or an instruction, and of each passage of a document, without [CLS] and [SEP]."""
@@ -149,7 +152,7 @@ class Mini:
             wish_scalars(reading, d.reading, list(e), self.table.score(weights, d.bag), sum(map(len, d.passages)))
             for d, e in zip(documents, evidences, strict=True)
         ]
-        counted = np.stack([facts(named, Counted.of(d.text)) for d in documents])
+        counted = np.stack([facts(named, count(d.text)) for d in documents])
         best = [(d.passages[0], d.ids[0]) if len(d.passages) == 1 else d.best_passage(query_reading) for d in documents]
         matches = [
             np.concatenate(
@@ -185,11 +188,11 @@ class Mini:
         return found
 
 
-def read_trained(weights: Path, work: Path, lexical: Path, seed: int, states_of: StatesOf | None = None) -> Mini:
+def read_trained(weights: Path, work: Path, lexical: Path, seed: int, members: int, states_of: StatesOf | None = None) -> Mini:
     """The model of a training run, not yet rounded to 8 bits."""
     token_weights = np.load(work / "token-weights.npy")
     table = LexicalTable.load(lexical)
-    return Mini(Encoder.read(weights), read_tokenizer(weights), table, token_weights, read_gate(work), read_wish(work, seed), states_of)
+    return Mini(Encoder.read(weights), read_tokenizer(weights), table, token_weights, read_gate(work), read_wish(work, seed, members), states_of)
 
 
 def read_exported(folder: Path, states_of: StatesOf | None = None) -> Mini:
@@ -200,7 +203,7 @@ def read_exported(folder: Path, states_of: StatesOf | None = None) -> Mini:
         if not name.endswith(".scale"):
             value = array.astype(np.float32)
             tensors[name] = torch.from_numpy(value * packed[f"{name}.scale"][:, None] if array.dtype == np.int8 else value)
-    encoder, gate, wish = Encoder.of(tensors), Gate(), Wish()
+    encoder, gate, wish = Encoder.of(tensors), Gate(), Wish(members=len(tensors["wish.query.bias"]) // WIDTH)
     for module, prefix in ((gate, "gate."), (wish, "wish.")):
         module.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
     table = LexicalTable.load(folder / "lexical.safetensors")

@@ -263,11 +263,15 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-def read_wish(work: Path, seed: int) -> Wish:
-    """The averaged wish of a training run, for full inputs."""
-    wish, kept = Wish(*REDUCED.values()), np.load(work / "inputs.npz")
-    wish.load_state_dict(torch.load(work / f"wish-{seed}.pt", weights_only=False)["average"])
-    return wish.expand({n: Reduction(*(kept[f"{n}_{part}"] for part in ("center", "spread", "matrix"))) for n in REDUCED})
+def read_wish(work: Path, seed: int, members: int) -> Wish:
+    """The averaged wishes of `members` training runs, from `seed` on, as one for full inputs."""
+    kept, wishes = np.load(work / "inputs.npz"), []
+    reductions = {n: Reduction(*(kept[f"{n}_{part}"] for part in ("center", "spread", "matrix"))) for n in REDUCED}
+    for number in range(seed, seed + members):
+        wish = Wish(*REDUCED.values())
+        wish.load_state_dict(torch.load(work / f"wish-{number}.pt", weights_only=False)["average"])
+        wishes.append(wish.expand(reductions))
+    return Wish.stack(wishes)
 
 
 def train_step(run: Run, data: Data, steps: int, device: str) -> dict[str, list[float]]:

@@ -83,7 +83,7 @@ struct Environment<'a> {
 /// The names of the default model: its own, the hub's, and those of the settings.
 fn default_names(checkpoint: &Checkpoint, model: &ModelSettings) -> Vec<String> {
     let mut names = vec![checkpoint.name.clone()];
-    if model.source.contains('/') && !Path::new(&model.source).is_dir() {
+    if model.source.contains('/') && !Path::new(&model.source).exists() {
         names.insert(0, model.source.clone());
     }
     add_served_names(&mut names, model);

@@ -12,9 +12,9 @@ use crate::config::{ConfigError, Settings};
 use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
-    ANY_FAMILY, BiEncoderReadout, ChatFormat, CheckpointFacts, ClassifierReadout, ColbertSettings, Description,
-    Families, Family, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter, Recognised, SlateScore,
-    Tokenizer, classifier_calibration,
+    ANY_FAMILY, Answers, BiEncoderReadout, Calibration, ChatFormat, CheckpointFacts, ClassifierReadout,
+    ColbertSettings, Description, Families, Family, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter,
+    Recognised, SlateScore, Tokenizer, classifier_calibration,
 };
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ClassifierFacts, ModelFacts};
@@ -108,6 +108,12 @@ pub fn prompter_of(
     let tokenizer = Tokenizer::from_bytes(&checkpoint.tokenizer, file("tokenizer.json"))?;
     let tokenizer = tokenizer.with_chat_format(ChatFormat::read(&read)?);
     let description = Description::read(checkpoint.hub_id.as_deref(), &config, &read)?;
+    let described: Option<serde_json::Value> =
+        read("config_sentence_transformers.json").as_deref().map(serde_json::from_slice).transpose()?;
+    let calibration = match podium.as_ref().and_then(|podium| podium.calibration) {
+        Some(calibration) => calibration,
+        None => classifier_calibration(&config, described.as_ref())?,
+    };
     let names: Vec<&str> = description.names.iter().map(|named| named.name.as_str()).collect();
     let limits = ModelLimits {
         name: names.join(" "),
@@ -115,7 +121,10 @@ pub fn prompter_of(
         vocabulary: facts.vocabulary,
         bidirectional: !facts.causal,
         token_types: facts.token_types > 1,
-        classifier: classifier(checkpoint, facts, &config, podium.as_ref())?,
+        classifier: classifier_readout(facts, calibration),
+        answers: description.answers.map(|(positive, negative)| Answers { positive, negative, calibration }),
+        chat_template: chat_template(checkpoint),
+        default_prompt: described.as_ref().and_then(default_prompt),
         colbert: facts.token_projection.then(|| ColbertSettings::read(&read)).transpose()?,
         evidence: evidence(checkpoint, facts, &config)?,
     };
@@ -156,24 +165,25 @@ fn evidence(
 }
 
 /// The classifier that stands in place of an output matrix.
-fn classifier(
-    checkpoint: &Checkpoint,
-    facts: &ModelFacts,
-    config: &serde_json::Value,
-    podium: Option<&PodiumConfig>,
-) -> anyhow::Result<Option<ClassifierReadout>> {
-    let Some(ClassifierFacts { labels, pooling }) = facts.classifier.filter(|_| !facts.vocabulary_head) else {
-        return Ok(None);
-    };
-    let calibration = match podium.and_then(|podium| podium.calibration) {
-        Some(calibration) => calibration,
-        None => {
-            let file = checkpoint.read_other_file("config_sentence_transformers.json");
-            let described = file.as_deref().map(serde_json::from_slice).transpose()?;
-            classifier_calibration(config, described.as_ref())?
-        }
-    };
-    Ok(Some(ClassifierReadout { labels, pooling, calibration }))
+fn classifier_readout(facts: &ModelFacts, calibration: Calibration) -> Option<ClassifierReadout> {
+    let ClassifierFacts { labels, pooling } = facts.classifier.filter(|_| !facts.vocabulary_head)?;
+    Some(ClassifierReadout { labels, pooling, calibration })
+}
+
+/// The checkpoint's chat template: a file of its own, or a key of `tokenizer_config.json`.
+fn chat_template(checkpoint: &Checkpoint) -> Option<String> {
+    if let Some(file) = checkpoint.read_other_file("chat_template.jinja") {
+        return String::from_utf8(file).ok();
+    }
+    let config: serde_json::Value =
+        serde_json::from_slice(&checkpoint.read_other_file("tokenizer_config.json")?).ok()?;
+    config["chat_template"].as_str().map(str::to_owned)
+}
+
+/// The prompt that sentence-transformers puts before every query, if there is one.
+fn default_prompt(described: &serde_json::Value) -> Option<String> {
+    let prompt = described["prompts"][described["default_prompt_name"].as_str()?].as_str()?;
+    (!prompt.is_empty()).then(|| prompt.to_owned())
 }
 
 /// Rejects a family that needs a head that the checkpoint lacks, and slates on an encoder.

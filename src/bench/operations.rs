@@ -13,12 +13,13 @@ use crate::runtime::{
 /// With hidden width `h`, total widths `q` of the query heads and `k` of the key heads, MLP width
 /// `i`, `n` rows (the prefix once, and every suffix) and `m` output rows:
 ///
-/// - Linear layers: `2n (2hk + 2hq + 3hi)` in every layer but the last. The last layer computes keys
-///   and values for all rows, and the rest only for the output rows:
-///   `2n 2hk + 2m (2hq + 3hi)`.
+/// - Linear layers: `2n (2hk + 2hq + 3hi)` in every layer but the last, `2hi` for an MLP that is not
+///   gated. The last layer computes keys and values for all rows, and the rest only for the output
+///   rows: `2n 2hk + 2m (2hq + 3hi)`.
 /// - Attention: `4q` for each pair of a query and a key that it attends to, for scores and weighted
 ///   values together. A prefix of `t` rows has `t (t + 1) / 2` pairs, a suffix of `b` rows has
-///   `bt + b (b + 1) / 2`. In cross-document layers, output rows also attend to the shared positions
+///   `bt + b (b + 1) / 2`; a bidirectional sequence of `b` rows has `b²`, also with local layers. In
+///   cross-document layers, output rows also attend to the shared positions
 ///   of other suffixes. In the last layer, only the output rows are queries.
 ///
 /// Embeddings, norms, RoPE, softmax, the projector and the output head are not counted: they are
@@ -31,12 +32,13 @@ pub fn count_operations(shape: &Shape, pass: &ForwardPass) -> u64 {
     }
     let (hidden, query, key) = (shape.hidden_size, shape.query_width(), shape.key_width());
     let keys_values = 2 * hidden * key;
-    let others = 2 * hidden * query + 3 * hidden * shape.intermediate_size;
+    let matrices = if shape.plain_mlp { 2 } else { 3 };
+    let others = 2 * hidden * query + matrices * hidden * shape.intermediate_size;
     let (rows, read, below) = (pass.tokens(), outputs.len(), shape.num_hidden_layers.saturating_sub(1));
     let linear = 2 * (below * rows * (keys_values + others) + rows * keys_values + read * others);
 
     let prefix = pass.prefix.len();
-    let triangle = |length: usize| length * (length + 1) / 2;
+    let triangle = |length: usize| if shape.bidirectional { length * length } else { length * (length + 1) / 2 };
     let within_documents = triangle(prefix)
         + pass.suffixes.iter().map(|suffix| suffix.len() * prefix + triangle(suffix.len())).sum::<usize>();
     let across_documents: usize = outputs
@@ -47,7 +49,11 @@ pub fn count_operations(shape: &Shape, pass: &ForwardPass) -> u64 {
         .sum();
     let last_layer: usize = outputs
         .iter()
-        .map(|output| if output.segment == 0 { output.offset + 1 } else { prefix + output.offset + 1 })
+        .map(|output| {
+            let own = pass.segment(output.segment).map_or(0, <[u32]>::len);
+            let before = if output.segment == 0 { 0 } else { prefix };
+            before + if shape.bidirectional { own } else { output.offset + 1 }
+        })
         .sum();
     let cross_layers = pass.cross_document.count.min(shape.num_hidden_layers);
     let pairs = below * within_documents + last_layer + cross_layers * across_documents;
@@ -136,6 +142,16 @@ mod tests {
         let causal = pass(3, &[], vec![TokenPosition::prefix(2)], CrossDocumentLayers::default());
         assert_eq!(count_operations(&shape(), &causal), 792 + 360 + 24 * (6 + 3));
         assert_eq!(count_operations(&shape(), &pass(3, &[], Vec::new(), CrossDocumentLayers::default())), 0);
+    }
+
+    #[test]
+    fn a_token_of_an_encoder_attends_to_its_whole_sequence() {
+        let shape = Shape { bidirectional: true, plain_mlp: true, ..shape() };
+        let first = vec![TokenPosition::suffix(0, 0), TokenPosition::suffix(1, 0)];
+        // Weights: 24 for keys and values, 2 * 4 * 6 + 2 * 4 * 5 = 88 for the rest. Rows: 3 + 2 = 5.
+        // Linear: 2 * 5 * 112 + 2 * 5 * 24 + 2 * 2 * 88 = 1712. Pairs: 9 + 4 below, 3 + 2 in the last.
+        let pairs = pass(0, &[3, 2], first, CrossDocumentLayers::default());
+        assert_eq!(count_operations(&shape, &pairs), 1712 + 24 * (13 + 5));
     }
 
     #[test]

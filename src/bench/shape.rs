@@ -1,8 +1,8 @@
-//! The sizes of a decoder, named as in `config.json`.
+//! The sizes of a model, named as in `config.json`.
 
 use serde::{Deserialize, Serialize};
 
-/// The sizes of a Qwen2 or Qwen3 decoder. Field names are those of `config.json`.
+/// The sizes of a decoder or encoder. Field names are those of `config.json`, except the last two.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
     /// `qwen2` or `qwen3`.
@@ -29,6 +29,12 @@ pub struct Shape {
     pub rope_theta: f64,
     /// Whether the output layer shares the embedding matrix.
     pub tie_word_embeddings: bool,
+    /// Whether tokens see those after them: an encoder.
+    #[serde(default, skip_serializing)]
+    pub bidirectional: bool,
+    /// Whether the MLP has two matrices rather than the three of a gated one: BERT and RoBERTa.
+    #[serde(default, skip_serializing)]
+    pub plain_mlp: bool,
 }
 
 /// Names of the known shapes.
@@ -52,6 +58,8 @@ impl Shape {
                 rms_norm_eps: 1e-6,
                 rope_theta: 1e6,
                 tie_word_embeddings,
+                bidirectional: false,
+                plain_mlp: false,
             };
         Some(match name {
             "nano" => Self { num_key_value_heads: 4, head_dim: 64, vocab_size: 32_000, ..qwen3(256, 640, 4, 8, true) }
@@ -80,13 +88,19 @@ impl Shape {
         let head_dim = config["hidden_size"].as_u64().unwrap_or_default() / heads;
         let rope_theta = config["rope_parameters"]["rope_theta"].as_f64().unwrap_or(10_000.0);
         let architecture = config["architectures"][0].as_str().unwrap_or_default().to_lowercase();
-        // Optional keys with their defaults.
+        let plain_mlp = ["bert", "roberta", "xlmroberta"].iter().any(|name| architecture.starts_with(name));
+        let bidirectional =
+            plain_mlp || ["modernbert", "llamabidirectional"].iter().any(|name| architecture.starts_with(name));
+        // Optional keys with their defaults, and what the architecture says.
         for (key, value) in [
             ("model_type", serde_json::json!(if architecture.starts_with("qwen2") { "qwen2" } else { "qwen3" })),
             ("num_key_value_heads", heads.into()),
             ("head_dim", head_dim.into()),
             ("rope_theta", rope_theta.into()),
             ("tie_word_embeddings", false.into()),
+            ("rms_norm_eps", 1e-6.into()),
+            ("bidirectional", bidirectional.into()),
+            ("plain_mlp", plain_mlp.into()),
         ] {
             if config[key].is_null() {
                 config[key] = value;

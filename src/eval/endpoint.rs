@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, ScoredDocument};
 use crate::rerank::{Mode, RerankRequest, Timing};
+use crate::telemetry::mask_url_secrets;
 
 /// Time limit for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -109,7 +110,7 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError::Address`] for a URL that is not http or https.
     pub fn new(url: &str, api: Api, model: Option<String>, key: Option<String>) -> Result<Self, EndpointError> {
-        let invalid = |problem: String| EndpointError::Address { url: url.to_owned(), problem };
+        let invalid = |problem: String| EndpointError::Address { url: mask_url_secrets(url).into_owned(), problem };
         let mut parsed = Url::parse(url).map_err(|error| invalid(error.to_string()))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(invalid(format!("its scheme is {:?}", parsed.scheme())));

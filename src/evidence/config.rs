@@ -83,6 +83,8 @@ pub struct WishConfig {
     pub width: usize,
     /// Numbers of the first inner layer.
     pub inner: usize,
+    /// Inner numbers of the words' network.
+    pub token: usize,
     /// Factor of the whole.
     pub scale: f32,
 }

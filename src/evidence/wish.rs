@@ -30,8 +30,7 @@ pub(super) struct Wish {
     token_last: Linear,
 }
 
-/// Inner numbers of the words' network, and what it says of each word.
-const TOKEN: usize = 64;
+/// What the words' network says of each word.
 const MATCHES: usize = 4;
 /// Plain numbers about a document.
 pub(super) const SCALARS: usize = 8;
@@ -119,9 +118,9 @@ impl Wish {
             facts: weights.linear("wish.facts", (facts, config.width))?,
             facts_standard: weights.standard("wish.facts", facts)?,
             token: weights.standard("wish.token", 2 * width)?,
-            token_first: weights.linear("wish.token_first", (TOKEN, 2 * width))?,
-            token_context: weights.linear("wish.token_context", (TOKEN, config.width))?,
-            token_last: weights.linear("wish.token_last", (MATCHES, TOKEN))?,
+            token_first: weights.linear("wish.token_first", (config.token, 2 * width))?,
+            token_context: weights.linear("wish.token_context", (config.token, config.width))?,
+            token_last: weights.linear("wish.token_last", (MATCHES, config.token))?,
         })
     }
 

@@ -7,7 +7,7 @@ use tower_http_cors::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::access_log::REQUEST_ID;
 use super::auth::{LIMIT, REMAINING, RESET};
-use super::rank::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS};
+use super::rank::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNING, WARNINGS};
 
 /// How long a browser may cache the answer to a preflight request.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -32,8 +32,9 @@ pub fn cors_layer(origins: &str) -> Result<Option<CorsLayer>, String> {
         }
         _ => return Err(ORIGINS.to_owned()),
     };
-    let exposed: [HeaderName; 8] =
-        [REQUEST_ID, header::RETRY_AFTER, LIMIT, REMAINING, RESET, SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNINGS];
+    let warnings = [TRUNCATED_DOCUMENTS, WARNINGS, WARNING];
+    let limits = [REQUEST_ID, header::RETRY_AFTER, LIMIT, REMAINING, RESET, SERVER_TIMING];
+    let exposed: Vec<HeaderName> = limits.into_iter().chain(warnings).collect();
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);
     Ok(Some(layer.allow_headers(AllowHeaders::mirror_request()).expose_headers(exposed).max_age(MAX_AGE)))
 }

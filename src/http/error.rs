@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use tracing::Level;
 
 use super::fields::{ParseError, quoted};
+use super::route_table::probable_route;
 use crate::models::ModelError;
 use crate::rerank::RerankError;
 
@@ -89,10 +90,12 @@ pub enum ApiError {
     #[error("the body ended early")]
     BodyIncomplete,
     /// No route has this path.
-    #[error("there is no route {path}; GET / lists the routes")]
+    #[error("there is no route {path}; {}", route_hint(*meant))]
     NoSuchRoute {
         /// The path; a long one is cut.
         path: String,
+        /// The route that was probably meant.
+        meant: Option<&'static str>,
     },
     /// The route of this path has other methods.
     #[error("{method} is not allowed on {path}; the allow header lists what is")]
@@ -233,6 +236,10 @@ impl ErrorSpec {
     }
 }
 
+fn route_hint(meant: Option<&str>) -> String {
+    meant.map_or_else(|| "GET / lists the routes".to_owned(), |meant| format!("did you mean {meant}?"))
+}
+
 impl From<ParseError> for ApiError {
     fn from(error: ParseError) -> Self {
         match error {
@@ -254,7 +261,7 @@ impl ApiError {
     /// No route has this path.
     #[must_use]
     pub fn no_such_route(path: &str) -> Self {
-        Self::NoSuchRoute { path: quoted(path) }
+        Self::NoSuchRoute { path: quoted(path), meant: probable_route(path) }
     }
 
     /// The status, code, retry and log level of this error.

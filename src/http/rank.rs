@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::body::read_json;
 use super::dialects::{Answer, Call, Dialect, Reply, Route, check_unread, take_headers};
@@ -22,6 +23,14 @@ use crate::rerank::{Ranking, RerankError};
 pub(super) const TRUNCATED_DOCUMENTS: HeaderName = HeaderName::from_static("podium-truncated-documents");
 /// The number of warnings; not every dialect has a field for their texts.
 pub(super) const WARNINGS: HeaderName = HeaderName::from_static("podium-warnings");
+/// The text of a warning, percent-encoded where it is not plain ASCII; one header for each.
+pub(super) const WARNING: HeaderName = HeaderName::from_static("podium-warning");
+/// How many warnings have a header of their own, so that proxies accept the response.
+const MAX_WARNING_HEADERS: usize = 8;
+/// The longest part of a warning in a header.
+const MAX_WARNING_CHARACTERS: usize = 200;
+/// What is percent-encoded in a warning.
+const NOT_IN_WARNINGS: &AsciiSet = &CONTROLS.add(b'%');
 /// Where the time went.
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -30,6 +39,8 @@ struct PendingCall {
     call: Call,
     /// Warnings about its fields.
     warnings: Vec<String>,
+    /// Fields that came under a second name.
+    second_names: Vec<(String, String)>,
 }
 
 /// Reads a call, ranks, and writes the response, in the dialect of its path or body.
@@ -60,10 +71,14 @@ async fn rank_in_dialect(
     }
     let requests = std::mem::take(&mut pending.call.requests);
     let (query, documents) = pending.call.field_names;
+    let second_names = std::mem::take(&mut pending.second_names);
     let mut pending = FreeOffThread::new(pending);
 
     let ranked = models.rerank_all(requests, context).await;
-    let (context, rankings) = ranked.map_err(|error| error.in_words_of(query, documents))?;
+    let (context, rankings) = ranked.map_err(|error| {
+        let error = error.in_words_of(query, documents);
+        second_names.iter().fold(error, |error, (name, sent)| error.with_field_named(name, sent))
+    })?;
 
     let pending = pending.take().ok_or_else(|| RerankError::internal("the call was taken before"))?;
     if returns_documents {
@@ -81,16 +96,16 @@ fn parse_call(
 ) -> (&'static Dialect, Result<PendingCall, RerankError>) {
     let dialect = route.dialect_of(&fields);
     let parsed = take_headers(headers, &mut fields).and_then(|()| {
-        let call = (dialect.read)(&mut fields)?;
+        let call = dialect.read_call(&mut fields)?;
         let warnings = check_unread(&mut fields, refuse_unknown_fields)?;
-        Ok(PendingCall { call, warnings })
+        Ok(PendingCall { call, warnings, second_names: fields.take_second_names() })
     });
     (dialect, parsed)
 }
 
 /// Writes the response. Its bytes hold the context until the last of them is sent.
 fn write_response(
-    PendingCall { call, mut warnings }: PendingCall,
+    PendingCall { call, mut warnings, second_names: _ }: PendingCall,
     mut rankings: Vec<Ranking>,
     context: RequestContext,
 ) -> Result<Response, ApiError> {
@@ -102,11 +117,23 @@ fn write_response(
     let Reply { body, headers: more } = (call.write)(&answer).map_err(RerankError::internal)?;
     let summary = context.timeline.ranking();
     let mut headers = ranking_headers(summary.as_ref());
-    let warnings: usize = rankings.iter().map(|ranking| ranking.warnings.len()).sum();
-    headers.insert(WARNINGS, HeaderValue::from(warnings));
+    add_warnings(&mut headers, &rankings, context.id.as_str());
     headers.extend(more);
     let body = Bytes::from_owner(ResponseBytes { body, _context: context });
     Ok((headers, Body::from(body)).into_response())
+}
+
+/// The number of warnings, and their texts: not every dialect has a place for them in its body. The
+/// log gets them too.
+fn add_warnings(headers: &mut HeaderMap, rankings: &[Ranking], id: &str) {
+    let warnings = || rankings.iter().flat_map(|ranking| &ranking.warnings);
+    headers.insert(WARNINGS, HeaderValue::from(warnings().count()));
+    for warning in warnings().take(MAX_WARNING_HEADERS) {
+        tracing::info!(request_id = id, %warning, "the reply has a warning");
+        let text: String = warning.chars().take(MAX_WARNING_CHARACTERS).collect();
+        let text = utf8_percent_encode(&text, NOT_IN_WARNINGS).to_string();
+        headers.extend(HeaderValue::from_str(&text).ok().map(|value| (WARNING, value)));
+    }
 }
 
 /// A response's body, and the context of its request: the client may read slowly, and the body's

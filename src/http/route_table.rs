@@ -1,6 +1,7 @@
 //! Every route, as the index, the metrics and the traces name it.
 
 use axum::http::Method;
+use strsim::levenshtein;
 
 use super::dialects;
 use super::error_body::ErrorShape;
@@ -10,7 +11,7 @@ use crate::telemetry::{Outcomes, Route, RouteKind};
 pub const ADMIN_ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
 
 /// All routes but the administrators' and the ranking ones, which are [`dialects::ROUTES`].
-pub const OTHER_ROUTES: [&str; 15] = [
+pub const OTHER_ROUTES: [&str; 20] = [
     "/v1/instructions",
     "/v1/models",
     "/v1/models/{*model}",
@@ -20,7 +21,12 @@ pub const OTHER_ROUTES: [&str; 15] = [
     "/info",
     "/health",
     "/ping",
+    "/healthz",
+    "/livez",
+    "/v1/health/live",
     "/ready",
+    "/readyz",
+    "/v1/health/ready",
     "/version",
     "/metrics",
     "/openapi.json",
@@ -39,7 +45,7 @@ pub fn outcomes() -> Vec<Outcomes> {
     let ranking = dialects::ROUTES.iter().map(|route| (telemetry_route(route), RANKING_STATUSES.to_vec()));
     let other = OTHER_ROUTES.iter().map(|route| {
         let more: &[u16] = match *route {
-            "/ready" | "/openapi.json" => &[503],
+            "/ready" | "/readyz" | "/v1/health/ready" | "/openapi.json" => &[503],
             "/docs/{file}" => &[404],
             "/v1/models/{*model}" => &[401, 404, 429, 503],
             "/metrics" => &[401, 429],
@@ -61,6 +67,7 @@ pub fn outcomes() -> Vec<Outcomes> {
 /// read.
 pub fn known_route(method: &Method, matched: Option<&str>) -> (Route, ErrorShape) {
     let Some(path) = matched else { return (NO_ROUTE, ErrorShape::Podium) };
+    let path = if path == INDEX.path { path } else { path.trim_end_matches('/') };
     let is_ranking = |route: &&dialects::Route| route.path == path && (path != INDEX.path || method == Method::POST);
     if let Some(route) = dialects::ROUTES.iter().find(is_ranking) {
         return (telemetry_route(route), route.dialect.errors);
@@ -68,6 +75,17 @@ pub fn known_route(method: &Method, matched: Option<&str>) -> (Route, ErrorShape
     let other = OTHER_ROUTES.into_iter().map(Route::other).chain([INDEX]);
     let known = other.chain(ADMIN_ROUTES.map(admin_route)).find(|route| route.path == path);
     (known.unwrap_or(NO_ROUTE), ErrorShape::Podium)
+}
+
+/// The route that was probably meant by a path that is none: the longest one that the path ends
+/// with, or one that is spelt almost like it.
+pub fn probable_route(path: &str) -> Option<&'static str> {
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let path = format!("/{}", segments.join("/")).to_ascii_lowercase();
+    let all = || dialects::ROUTES.iter().map(|route| route.path).chain(OTHER_ROUTES).filter(|route| *route != "/");
+    let suffix = all().filter(|route| path.ends_with(route)).max_by_key(|route| route.len());
+    let near = || all().map(|route| (levenshtein(&path, route), route)).min();
+    suffix.or_else(|| near().filter(|(distance, _)| *distance <= 2).map(|(_, route)| route))
 }
 
 /// `GET /`: the path of a dialect too, but this one ranks nothing.

@@ -18,6 +18,10 @@ pub fn router(service: Service) -> Router {
     for route in &dialects::ROUTES {
         let handler = move |State(service): State<Service>, request: Request| rank::rank(route, service, request);
         router = router.route(route.path, post(handler));
+        if route.path != "/" {
+            // Some clients join addresses with a slash at the end.
+            router = router.route(&format!("{}/", route.path), post(handler));
+        }
     }
     router = router
         .route("/", get(routes::index))
@@ -30,6 +34,11 @@ pub fn router(service: Service) -> Router {
         .route("/info", get(routes::info))
         .route("/health", get(routes::health))
         .route("/ping", get(routes::health))
+        .route("/healthz", get(routes::health))
+        .route("/livez", get(routes::health))
+        .route("/v1/health/live", get(routes::health))
+        .route("/readyz", get(routes::ready))
+        .route("/v1/health/ready", get(routes::ready))
         .route("/version", get(routes::version))
         .route("/ready", get(routes::ready))
         .route("/metrics", get(routes::metrics))

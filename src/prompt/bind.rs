@@ -5,7 +5,7 @@ use super::classifier::ClassifierReadout;
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{AnswerFacts, AnswerToken, ListwiseFacts, ListwiseReadout, PointwiseFacts};
 use super::lexical::LexicalTable;
-use super::model_limits::ModelLimits;
+use super::model_limits::{Answers, ModelLimits};
 use super::template::{Template, TemplateInputs};
 use super::tokenizer::Tokenizer;
 use crate::runtime::Pooling;
@@ -43,18 +43,6 @@ pub struct Identifier {
     pub text: String,
     /// Its id.
     pub id: u32,
-}
-
-/// The answers whose logits make a pointwise score:
-/// raw = logit(positive) - logit(negative), relevance = sigmoid(scale * raw + bias).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Answers {
-    /// Id of the answer for a relevant document.
-    pub positive: u32,
-    /// Id of the answer for an irrelevant one, where it is part of the score.
-    pub negative: Option<u32>,
-    /// Scale and bias.
-    pub calibration: Calibration,
 }
 
 /// How a pointwise family turns outputs into scores.
@@ -182,8 +170,12 @@ impl TokenLookup<'_> {
         model: &ModelLimits,
     ) -> Result<Pointwise, PromptError> {
         let (template, second_type) = match (&facts.template, self.tokenizer.pair_template()) {
+            _ if facts.chat_template => (self.chat_template(model.chat_template.as_deref())?, false),
             (Some(file), _) => (self.template(file, source.unwrap_or_default())?, false),
-            (None, Some(pair)) => (self.template("of the tokenizer", &pair.source)?, pair.second_type),
+            (None, Some(pair)) => {
+                let source = pair.with_prompt(model.default_prompt.as_deref());
+                (self.template("of the tokenizer", &source)?, pair.second_type)
+            }
             (None, None) => {
                 let problem = format!(
                     "family `{}` needs a template for pairs of texts, and post_processor has none",
@@ -207,13 +199,20 @@ impl TokenLookup<'_> {
                 PointwiseScore::Classifier { pooling, calibration }
             }
             (None, None) => {
-                return Err(PromptError::Classifier(format!(
-                    "family `{}` needs one, and the checkpoint has none",
-                    self.family
-                )));
+                let none = || format!("family `{}` needs one, and the checkpoint has none", self.family);
+                PointwiseScore::Answers(model.answers.ok_or_else(|| PromptError::Classifier(none()))?)
             }
         };
         Ok(Pointwise { facts, template, score, second_type: second_type && model.token_types })
+    }
+
+    fn chat_template(&self, source: Option<&str>) -> Result<Template, PromptError> {
+        let source = source.ok_or_else(|| PromptError::Template {
+            family: self.family.to_owned(),
+            template: "chat_template.jinja".to_owned(),
+            problem: "the checkpoint has none, and none in tokenizer_config.json".to_owned(),
+        })?;
+        Template::of_chat(self.family, "chat_template.jinja", source, self.tokenizer)
     }
 
     fn template(&self, file: &str, source: &str) -> Result<Template, PromptError> {

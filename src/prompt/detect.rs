@@ -116,8 +116,8 @@ impl Families {
             ("the projector", &|family| {
                 checkpoint.projector && family.facts.recognise.projector && has_windows(family, checkpoint.config)
             }),
-            ("modules.json", &|family| has_modules(family, checkpoint.description)),
             ("LogitScore's tokens", &|family| has_answers(family, checkpoint)),
+            ("modules.json", &|family| has_modules(family, checkpoint.description)),
             ("sentence-transformers' description", &|family| {
                 let late = ModelKind::LateInteraction;
                 checkpoint.description.kind == Some(late) && family.facts.recognise.kinds.contains(&late)

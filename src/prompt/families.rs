@@ -39,6 +39,7 @@ impl Families {
             "first": "first.jinja", "yes-no.jinja";
             "yes-no": "yes-no.jinja";
             "nemotron": "nemotron.jinja";
+            "logit-score":;
             "cross-encoder":;
         };
         sources

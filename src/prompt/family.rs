@@ -225,10 +225,15 @@ pub enum ListwiseReadout {
 pub struct PointwiseFacts {
     /// The template's file. Without one, the tokenizer's template for a pair of texts.
     pub template: Option<String>,
+    /// Whether the prompt is the checkpoint's chat template instead, with messages of the roles
+    /// `query`, `document`, and `system` for an instruction.
+    #[serde(default)]
+    pub chat_template: bool,
     /// The longest prompt, where it is shorter than the model's context.
     pub budget: Option<PromptBudget>,
-    /// The answers whose logits are the score. Without them, and for a checkpoint with a classifier
-    /// in place of an output matrix, the classifier's number is the score.
+    /// The answers whose logits are the score. For a checkpoint with a classifier in place of an
+    /// output matrix, the classifier's number is the score; without either, the answers are those of
+    /// the checkpoint's `LogitScore`.
     pub readout: Option<AnswerFacts>,
 }
 

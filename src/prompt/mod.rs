@@ -56,7 +56,7 @@ mod tokenizer;
 mod tokenizer_file;
 mod truncate;
 
-pub use bind::{Answers, Identifier, PointwiseScore, Relevance, SlateScore};
+pub use bind::{Identifier, PointwiseScore, Relevance, SlateScore};
 pub use chat::ChatFormat;
 pub use classifier::{ClassifierReadout, classifier_calibration};
 pub use colbert::ColbertSettings;
@@ -66,7 +66,7 @@ pub use error::PromptError;
 pub use families::Families;
 pub use family::{BiEncoderReadout, Family, FamilyFacts};
 pub use lexical::{LexicalTable, lexical_scores};
-pub use model_limits::ModelLimits;
+pub use model_limits::{Answers, ModelLimits};
 pub use prepared::{DocumentText, Plan, PreparedTexts};
 pub use prompter::Prompter;
 pub use render::Rendering;

@@ -4,7 +4,20 @@ use std::sync::Arc;
 
 use super::classifier::ClassifierReadout;
 use super::colbert::ColbertSettings;
+use super::detect::Calibration;
 use crate::evidence::EvidenceModel;
+
+/// The answers whose logits make a pointwise score:
+/// raw = logit(positive) - logit(negative), relevance = sigmoid(scale * raw + bias).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Answers {
+    /// Id of the answer for a relevant document.
+    pub positive: u32,
+    /// Id of the answer for an irrelevant one, where it is part of the score.
+    pub negative: Option<u32>,
+    /// Scale and bias.
+    pub calibration: Calibration,
+}
 
 /// The facts of a model that limit its prompts.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -25,4 +38,11 @@ pub struct ModelLimits {
     pub colbert: Option<ColbertSettings>,
     /// The read-out of its tokens' states, where it has one.
     pub evidence: Option<Arc<EvidenceModel>>,
+    /// The tokens of its `LogitScore`.
+    pub answers: Option<Answers>,
+    /// Its chat template.
+    pub chat_template: Option<String>,
+    /// The prompt that sentence-transformers uses by default: before the query of a pair, as the
+    /// system message of a chat template.
+    pub default_prompt: Option<String>,
 }

@@ -35,6 +35,13 @@ impl PairTemplate {
         let fits = is_a_pair && parts.iter().enumerate().all(is_expected);
         fits.then(|| Self { source: parts.into_iter().map(|(text, _)| text).collect(), second_type })
     }
+
+    /// The template with a fixed text before the query, which is tokenized with it.
+    pub fn with_prompt(&self, prompt: Option<&str>) -> String {
+        let Some(prompt) = prompt else { return self.source.clone() };
+        let query = QUERY.replace("{{ query }}", &(literal(prompt) + "{{ query }}"));
+        self.source.replace(QUERY, &query)
+    }
 }
 
 // Both texts are tokenized on their own.
@@ -110,5 +117,7 @@ mod tests {
         assert_eq!(PairTemplate::parse(&roberta), pair(source, false));
         assert_eq!(PairTemplate::parse(&json!({"type": "ByteLevel"})), None);
         assert_eq!(PairTemplate::parse(&Value::Null), None);
+        let prompted = PairTemplate::parse(&bert).unwrap().with_prompt(Some("query: "));
+        assert!(prompted.contains(r#"{{ apart }}{{ "query: " }}{{ query }}{{ apart }}"#), "{prompted}");
     }
 }

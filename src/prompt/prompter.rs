@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use super::PromptError;
-use super::bind::{Answers, Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
+use super::bind::{Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
 use super::bind_bi_encoder::{BiEncoder, bind_colbert};
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
-use super::model_limits::ModelLimits;
+use super::model_limits::{Answers, ModelLimits};
 use super::row_reading::RowReading;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
@@ -49,6 +49,9 @@ impl Prompter {
     ) -> Result<Self, PromptError> {
         let mut facts = family.facts.clone();
         let colbert = bind_colbert(&mut facts, &mut tokenizer, model)?;
+        if facts.pointwise.as_ref().is_some_and(|pointwise| pointwise.chat_template) {
+            facts.default_instruction.clone_from(&model.default_prompt);
+        }
         let lookup = TokenLookup { family: &facts.name, tokenizer: &tokenizer, vocabulary: model.vocabulary };
         lookup.check_vocabulary()?;
         for token in &facts.control_tokens {
@@ -128,6 +131,12 @@ impl Prompter {
             Some(PointwiseScore::Answers(answers)) => Some(answers),
             Some(PointwiseScore::Classifier { .. }) | None => None,
         }
+    }
+
+    /// Whether tokens see those after them: then prompts share no prefix.
+    #[must_use]
+    pub fn is_bidirectional(&self) -> bool {
+        self.bidirectional
     }
 
     /// The longest sequence, in tokens.

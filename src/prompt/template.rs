@@ -77,6 +77,19 @@ impl Template {
         self.environment.add_global(name, value);
     }
 
+    /// Compiles a checkpoint's chat template, with the settings of transformers.
+    pub(super) fn of_chat(family: &str, file: &str, source: &str, tokenizer: &Tokenizer) -> Result<Self, PromptError> {
+        let mut template = Self::new(family, "", "", tokenizer)?;
+        template.file = file.into();
+        template.environment.set_trim_blocks(true);
+        template.environment.set_lstrip_blocks(true);
+        // A template asks whether optional values (tools, documents) are there.
+        template.environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        let compiled = template.environment.add_template(intern(file), intern(source));
+        compiled.map_err(|error| template.problem(format!("{error:#}")))?;
+        Ok(template)
+    }
+
     /// Renders the whole template.
     pub(super) fn render(&self, inputs: TemplateInputs, tokenizer: &Tokenizer) -> Result<Vec<Part>, PromptError> {
         let rendered = self
@@ -176,6 +189,9 @@ fn intern(text: &str) -> &'static str {
 }
 
 fn variables(inputs: TemplateInputs) -> minijinja::Value {
+    let message = |role: &str, text: &str| context! { role => role, content => placeholder(text) };
+    let system = inputs.instruction.then(|| message("system", "instruction"));
+    let pair = [message("query", "query"), message("document", "document 0")];
     let documents: Vec<String> = (0..inputs.documents).map(|place| placeholder(&format!("document {place}"))).collect();
     context! {
         query => placeholder("query"),
@@ -185,6 +201,7 @@ fn variables(inputs: TemplateInputs) -> minijinja::Value {
         document_mark => placeholder("document_mark"),
         identifiers => inputs.identifiers,
         apart => placeholder("apart"),
+        messages => system.into_iter().chain(pair).collect::<Vec<_>>(),
     }
 }
 
@@ -227,6 +244,27 @@ mod tests {
             render("<|im_start|>a {{ query }}{{ apart }}{% for d in documents %}{{ d }}{% endfor %}\n").unwrap();
         let text = Part::Text("a ".into());
         assert_eq!(parts, [Part::Control(start), text, Part::Query, Part::Apart, Part::Document(0), Part::Document(1)]);
+    }
+
+    #[test]
+    fn a_chat_template_gets_a_message_for_each_role() {
+        let source = r#"{%- set asked = messages | selectattr("role", "eq", "system") | map(attribute="content")
+                | first | default("as usual") -%}
+            <|im_start|>{{ asked }}{% if tools %}no{% endif %}
+            {{- messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}|
+            {{- (messages | selectattr("role", "eq", "document") | first).content }}<|im_end|>"#;
+        let tokenizer = testing::tokenizer();
+        let render = |instruction| {
+            let inputs = TemplateInputs { instruction, documents: 1, identifiers: &[] };
+            let template = Template::of_chat("test", "chat_template.jinja", source, &tokenizer).unwrap();
+            template.render(inputs, &tokenizer).unwrap()
+        };
+        let [start, end] =
+            ["<|im_start|>", "<|im_end|>"].map(|text| Part::Control(tokenizer.control(text).unwrap().id));
+        let text = |text: &str| Part::Text(text.to_owned());
+        let rest = [Part::Query, text("|"), Part::Document(0), end];
+        assert_eq!(render(true), [&[start.clone(), Part::Instruction], &rest[..]].concat());
+        assert_eq!(render(false), [&[start, text("as usual")], &rest[..]].concat());
     }
 
     #[test]

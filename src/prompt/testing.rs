@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Calibration, ClassifierReadout, ColbertSettings, Families, LexicalTable, ModelLimits, PodiumConfig, PromptError,
-    Prompter, Tokenizer,
+    Answers, Calibration, ClassifierReadout, ColbertSettings, Families, LexicalTable, ModelLimits, PodiumConfig,
+    PromptError, Prompter, Tokenizer,
 };
 use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::runtime::Pooling;
@@ -60,6 +60,10 @@ const MERGES: &[(&str, &str)] = &[
     ("e", "d"),
     ("l", "l"),
 ];
+
+/// A chat template with the roles of a reranker.
+const CHAT_TEMPLATE: &str = r#"<|im_start|>{% for message in messages %}<{{ message.role }}>{{ message.content }}
+{% endfor %}<|im_end|>"#;
 
 /// The added tokens of the test tokenizer, in order of their ids.
 pub(crate) fn control_texts() -> Vec<String> {
@@ -206,6 +210,9 @@ pub(crate) fn bind(
             ..ColbertSettings::default()
         }),
         evidence: None,
+        answers: (family == "logit-score").then_some(Answers { positive: 0, negative: Some(1), calibration }),
+        chat_template: (family == "logit-score").then(|| CHAT_TEMPLATE.to_owned()),
+        default_prompt: None,
     };
     Prompter::new(
         families.named(family).unwrap(),

@@ -250,6 +250,15 @@ impl RerankError {
         self
     }
 
+    /// The same error for a client that calls the field `from` by another name.
+    #[must_use]
+    pub fn with_field_named(mut self, from: &str, to: &str) -> Self {
+        if let Some(field) = self.field_mut().filter(|field| *field == from) {
+            to.clone_into(field);
+        }
+        self
+    }
+
     /// The same error for the pair at `index` of many: each pair has one query and one document.
     #[must_use]
     pub fn of_pair(mut self, index: usize) -> Self {

@@ -8,6 +8,7 @@
 mod checkpoint;
 mod error;
 pub mod fake;
+mod gguf;
 pub mod packed;
 mod pass;
 mod settings;

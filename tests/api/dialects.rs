@@ -250,7 +250,7 @@ async fn an_error_has_the_form_of_its_dialect() {
             "documents[0]",
             "expected a string, or an object with a `text`, found the number 3",
         ),
-        ("/v1/reranking", json!({"query": "q", "input": [""], "top_k": 0}), "top_n", "is 0; it must be at least 1"),
+        ("/v1/reranking", json!({"query": "q", "input": [""], "top_k": 0}), "top_k", "is 0; it must be at least 1"),
         ("/score", json!({"text_1": "", "text_2": "a"}), "text_1", "must not be empty or only whitespace"),
     ] {
         let message = format!("{param}: {problem}");

@@ -22,3 +22,4 @@ mod secrets;
 mod starting;
 mod support;
 mod traces;
+mod user_reports;

@@ -11,6 +11,7 @@ mod deviation;
 mod encoders;
 mod families;
 mod fixtures;
+mod gguf;
 mod load_errors;
 mod mini;
 mod nano;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::fixtures::folder;
 use crate::load_errors::{edit_config, rewrite};
 
-const READABLE: &str = "Podium reads folders with config.json, tokenizer.json and *.safetensors";
+const READABLE: &str = "Podium reads folders with config.json, tokenizer.json and *.safetensors, and GGUF files";
 
 /// A mistake: what is made in an empty folder, and the model that is given.
 struct Mistake {

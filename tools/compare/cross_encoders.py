@@ -159,10 +159,40 @@ def random_head(trunk: Path, folder: Path) -> Path:
     return folder
 
 
+SHAPES = {
+    "bge-reranker-v2-m3": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 8194,
+    },
+}
+
+
+def random_checkpoint(shape: str, tokenizer: Path, folder: Path) -> Path:
+    """An XLM-RoBERTa cross-encoder with random weights, and the tokenizer of another checkpoint."""
+    import torch
+    from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+    torch.manual_seed(1)
+    known = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab_size()
+    config = XLMRobertaConfig(
+        vocab_size=known, type_vocab_size=2, num_labels=1, layer_norm_eps=1e-5, pad_token_id=0, **SHAPES[shape]
+    )
+    XLMRobertaForSequenceClassification(config).to(torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (tokenizer / name).exists():
+            (folder / name).write_bytes((tokenizer / name).read_bytes())
+    return folder
+
+
 def peers(arguments: argparse.Namespace, scratch: Path) -> dict:
     made = {}
     wanted = arguments.peers.split(",")
-    onnx = export(arguments.model, scratch) if any(name.split()[0] in ("onnxruntime", "openvino") for name in wanted) else None
+    onnx = arguments.onnx
+    if onnx is None and any(name.split()[0] in ("onnxruntime", "openvino") for name in wanted):
+        onnx = export(arguments.model, scratch)
     for name in wanted:
         runtime, dtype = name.split()
         if runtime == "torch":
@@ -178,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder with a cross-encoder, or with a bare trunk")
     parser.add_argument("--random-head", action="store_true", help="the folder is a bare trunk: add a random classifier")
+    parser.add_argument("--shape", choices=SHAPES, help="random weights of this shape, with the folder's tokenizer")
     parser.add_argument("--family", default="cross-encoder")
     parser.add_argument("--documents", type=int, default=64)
     parser.add_argument("--tokens", default="20-400", help="tokens of each pair, or a range that is drawn uniformly")
@@ -188,12 +219,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--podium", default="podium", help="path of the podium binary")
+    parser.add_argument("--onnx", type=Path, help="the model as ONNX in f32, instead of exporting it")
     parser.add_argument("--json", type=Path, help="write all times to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
+        (scratch / "model").mkdir()
         if arguments.random_head:
             arguments.model = random_head(arguments.model, scratch / "model")
+        elif arguments.shape:
+            arguments.model = random_checkpoint(arguments.shape, arguments.model, scratch / "model")
         run(arguments, scratch)
 
 

@@ -12,7 +12,20 @@ use super::settings::AuthSettings;
 
 /// Routes that never need a key. [`Authenticator::needs_key`] decides `/`, `/docs/…` and
 /// `/metrics`.
-const OPEN_ROUTES: [&str; 7] = ["/v1/cluster/auth", "/health", "/ready", "/ping", "/version", "/docs", "/openapi.json"];
+const OPEN_ROUTES: [&str; 12] = [
+    "/v1/cluster/auth",
+    "/health",
+    "/ready",
+    "/ping",
+    "/version",
+    "/docs",
+    "/openapi.json",
+    "/healthz",
+    "/livez",
+    "/readyz",
+    "/v1/health/live",
+    "/v1/health/ready",
+];
 
 /// Prefix of the routes for administrators.
 const ADMIN_PREFIX: &str = "/admin/";

@@ -217,21 +217,37 @@ fn text_of_fields(field: &str, record: &Map<String, Value>, names: &[String]) ->
 
 /// The text of a record without `rank_fields`.
 fn text_of_record(field: &str, record: &Map<String, Value>) -> Result<String, RerankError> {
-    if let Some(name) = IMAGE_FIELDS.iter().find(|name| record.get(**name).is_some_and(|value| !value.is_null())) {
-        return Err(RerankError::invalid(format!("{field}.{name}"), "only text can be read here"));
+    if let Some(name) = IMAGE_FIELDS.iter().find(|name| record.get(**name).is_some_and(|value| !is_empty(value))) {
+        let problem = "only text can be read here; leave it out, or, where the API has rank_fields, name others in it";
+        return Err(RerankError::invalid(format!("{field}.{name}"), problem));
     }
-    if let Some(value) = record.get("text") {
+    let given = |name: &str| record.get(name).filter(|value| !value.is_null());
+    if let Some(value) = given("text") {
         return text(&format!("{field}.text"), value.clone());
     }
-    if let Some(value) = record.get("content") {
+    if let Some(value) = given("content") {
         return text_of_content(&format!("{field}.content"), value);
     }
+    // The image fields that are left are empty.
+    let fields = record.iter().filter(|(name, _)| !IMAGE_FIELDS.contains(&name.as_str()));
     let lines: Vec<(&str, String)> =
-        record.iter().filter_map(|(name, value)| Some((name.as_str(), text_of_value(value)?))).collect();
+        fields.filter_map(|(name, value)| Some((name.as_str(), text_of_value(value)?))).collect();
     if lines.is_empty() {
         return Err(RerankError::invalid(field, "an object with no field that could be read"));
     }
     Ok(named_lines(&lines))
+}
+
+/// Whether the value stands for none, as in a record with an unused column.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.trim().is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    }
 }
 
 /// The text of a chat message's content: a string, or a list of parts that each have a `text`.
@@ -288,6 +304,9 @@ mod tests {
             (json!("plain"), "plain"),
             (json!({"text": "t", "title": "not read"}), "t"),
             (json!({"content": "c"}), "c"),
+            (json!({"text": null, "title": "T"}), "title: T"),
+            (json!({"text": "t", "image": ""}), "t"),
+            (json!({"title": "T", "image_url": [], "audio": false, "video": 0}), "title: T"),
             (json!({"content": parts}), "a\nb"),
             (
                 json!({"title": "T", "year": 2024, "tags": ["x", 1], "none": null, "more": {"a": [1]}}),
@@ -315,10 +334,16 @@ mod tests {
     fn a_document_without_text_is_an_error_that_names_it() {
         for (item, problem) in [
             (json!(3), "documents[0]: expected a string, or an object with a `text`, found the number 3"),
-            (json!({"text": null}), "documents[0].text: expected a string, found null"),
+            (json!({"text": null}), "documents[0]: an object with no field that could be read"),
             (json!({}), "documents[0]: an object with no field that could be read"),
-            (json!({"image": "data:"}), "documents[0].image: only text can be read here"),
-            (json!({"text": "t", "image": "data:"}), "documents[0].image: only text can be read here"),
+            (
+                json!({"image": "data:"}),
+                "documents[0].image: only text can be read here; leave it out, or, where the API has rank_fields, name others in it",
+            ),
+            (
+                json!({"text": "t", "image": "data:"}),
+                "documents[0].image: only text can be read here; leave it out, or, where the API has rank_fields, name others in it",
+            ),
             (
                 json!({"content": [{"type": "image_url"}]}),
                 "documents[0].content[0]: expected a part with a `text`; only text can be read here, found an object of 1 field",

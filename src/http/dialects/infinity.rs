@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::podium::{self, RerankObject};
@@ -12,6 +13,8 @@ use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, Flag, Reader, flag_or};
 use crate::http::schemas::SchemaOf;
 use crate::rerank::RerankError;
+
+const UNSPECIFIED_MODEL: &str = "default/not-specified";
 
 pub(super) static DIALECT: Dialect = Dialect {
     name: "infinity",
@@ -65,6 +68,12 @@ struct InfinityResult<'a> {
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     if fields.has("texts") && !fields.has("documents") {
         fields.rename("texts", "documents");
+    }
+    let means_all = |value: &Value| value.as_f64().is_some_and(|number| number == 0.0 || number == -1.0);
+    fields.drop_if("top_n", means_all, "all results");
+    // Infinity's clients send this name where the caller gives none.
+    if fields.is("model", UNSPECIFIED_MODEL) {
+        fields.ignore(&["model"]);
     }
     let request = Request::read(fields)?;
     podium::ignore_fields(fields);

@@ -116,7 +116,7 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     // The type is the check.
     let _checked = request.rewrite_query;
     let (texts, sent) = request.input.into_parts("input", request.rank_fields, flag_or(request.return_input, false))?;
-    let ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
+    let ranking = request.options.into_request(request.query.0, texts, request.top_n);
     Ok(Call::new(ranking, "input", sent, reply))
 }
 

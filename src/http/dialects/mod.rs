@@ -19,6 +19,7 @@ mod zeroentropy;
 
 use axum::http::HeaderMap;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 pub(super) use other_fields::{check_unread, take_headers};
@@ -83,6 +84,20 @@ pub static ROUTES: [Route; 16] = [
 /// The dialects that a body on a shared path may be in.
 static SHARED: [&Dialect; 4] = [&podium::DIALECT, &podium::VOYAGE, &tei::DIALECT, &mixedbread::DIALECT];
 
+impl Dialect {
+    /// Reads a call from the fields of a body. Values that mean "none" to the API's own server are
+    /// dropped first, with a warning.
+    pub(super) fn read_call(&self, fields: &mut Fields) -> Result<Call, RerankError> {
+        fields.drop_if("max_tokens_per_doc", is_zero, "no limit");
+        (self.read)(fields)
+    }
+}
+
+/// Whether a value is the number 0.
+fn is_zero(value: &Value) -> bool {
+    value.as_f64() == Some(0.0)
+}
+
 impl Route {
     /// What requests to it are for.
     #[must_use]
@@ -101,7 +116,7 @@ impl Route {
     /// The body is not a JSON object, or a field is missing or has the wrong type.
     pub fn read(&self, body: &[u8]) -> Result<Call, ApiError> {
         let mut fields = Fields::parse(body)?;
-        Ok((self.dialect_of(&fields).read)(&mut fields)?)
+        Ok(self.dialect_of(&fields).read_call(&mut fields)?)
     }
 
     /// The dialect of a body on this path.

@@ -83,7 +83,7 @@ struct NimResult {
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
     let (texts, sent) = request.passages.into_parts("passages", None, false)?;
-    let mut ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
+    let mut ranking = request.options.into_request(request.query.0, texts, request.top_n);
     ranking.truncation = request.truncate == Some(Truncate::End);
     Ok(Call::new(ranking, "passages", sent, reply))
 }

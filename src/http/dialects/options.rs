@@ -19,14 +19,14 @@ request! {
         /// default.
         pub(super) instruction | instruct: Option<String>,
         profile: Option<ProfileName>,
-        /// The most tokens to read of each document; the family's limit if absent.
-        #[schema(minimum = 1)]
+        /// The most tokens to read of each document; the family's limit if absent or 0.
+        #[schema(minimum = 0)]
         max_tokens_per_doc: Option<usize>,
         #[schema(default = "auto")]
         mode: Option<ModeName>,
         /// The urgency: 0 is the most urgent, 999 the least. More urgent requests run first.
-        #[schema(minimum = 0, maximum = 999, default = 0)]
-        priority: Option<usize>,
+        #[schema(value_type = Option<usize>, minimum = 0, maximum = 999, default = 0)]
+        priority: Option<Priority>,
         /// The most milliseconds that the request may take, from the end of its body; after that
         /// the answer is 504 and says how far the request came. The server's own limit applies
         /// too.
@@ -51,17 +51,9 @@ request! {
 
 impl RequestOptions {
     /// The request to rank `documents` by `query` under these options.
-    ///
-    /// # Errors
-    /// The priority is out of range.
-    pub(super) fn into_request(
-        self,
-        query: String,
-        documents: Vec<String>,
-        top_n: Option<usize>,
-    ) -> Result<RerankRequest, RerankError> {
-        let constraints = self.constraints()?;
-        Ok(RerankRequest {
+    pub(super) fn into_request(self, query: String, documents: Vec<String>, top_n: Option<usize>) -> RerankRequest {
+        let constraints = self.constraints();
+        RerankRequest {
             model: self.model.map(|ModelName(name)| name.into()),
             instruction: self.instruction.map(Into::into),
             profile: self.profile.map(|ProfileName(name)| name.into()),
@@ -70,7 +62,7 @@ impl RequestOptions {
             mode: self.mode.map_or(Mode::Auto, Into::into),
             constraints,
             ..RerankRequest::new(query, documents)
-        })
+        }
     }
 
     /// Whether the client chose how to read the documents.
@@ -78,25 +70,17 @@ impl RequestOptions {
         self.mode.is_some()
     }
 
-    fn constraints(&self) -> Result<RequestConstraints, RerankError> {
-        let priority = self.priority.unwrap_or(0);
-        let out_of_range = || {
-            let problem = format!("is {priority}; it lies between 0, the most urgent, and {MAX_PRIORITY}");
-            RerankError::invalid("priority", problem)
-        };
+    fn constraints(&self) -> RequestConstraints {
         let milliseconds = |count: Option<usize>| count.map(|count| Duration::from_millis(count as u64));
-        Ok(RequestConstraints {
-            priority: u16::try_from(priority)
-                .ok()
-                .filter(|priority| *priority <= MAX_PRIORITY)
-                .ok_or_else(out_of_range)?,
+        RequestConstraints {
+            priority: self.priority.map_or(0, |Priority(priority)| priority),
             timeout: milliseconds(self.timeout_ms),
             budget: RequestBudget {
                 max_latency: milliseconds(self.max_latency_ms),
                 max_total_tokens: self.max_total_tokens,
                 strict: flag_or(self.strict, false),
             },
-        })
+        }
     }
 }
 
@@ -108,6 +92,22 @@ struct ModelName(String);
 impl Field for ModelName {
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
         text(name, value).map(Self)
+    }
+}
+
+/// How urgent a request is: 0 is the most urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Priority(u16);
+
+impl Field for Priority {
+    fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
+        let is_negative = value.as_f64().is_some_and(|number| number < 0.0);
+        let shown = value.to_string();
+        let count = if is_negative { None } else { u16::try_from(usize::from_value(name, value)?).ok() };
+        count.filter(|priority| *priority <= MAX_PRIORITY).map(Self).ok_or_else(|| {
+            let problem = format!("is {shown}; it lies between 0, the most urgent, and {MAX_PRIORITY}");
+            RerankError::invalid(name, problem)
+        })
     }
 }
 

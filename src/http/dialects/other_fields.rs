@@ -23,7 +23,7 @@ const NUMBER_HEADERS: [(&str, &str); 4] = [
 const MAX_NAMED_FIELDS: usize = 5;
 
 /// Fields of other servers that are known and have no effect here, and why.
-const WITHOUT_EFFECT: [(&str, &str); 3] = [
+const WITHOUT_EFFECT: [(&str, &str); 5] = [
     (
         "max_chunks_per_doc",
         "documents are read as they are, not in chunks; max_tokens_per_doc limits what is read of each",
@@ -32,6 +32,8 @@ const WITHOUT_EFFECT: [(&str, &str); 3] = [
         "truncate_prompt_tokens",
         "prompts are not cut as a whole; max_tokens_per_doc limits what is read of each document",
     ),
+    ("truncation_side", "texts are cut on the right"),
+    ("max_tokens_per_query", "the family sets the limit on the query"),
     ("return_embeddings", "no embeddings come back"),
 ];
 
@@ -66,10 +68,10 @@ pub(in crate::http) fn take_headers(headers: &HeaderMap, fields: &mut Fields) ->
 /// # Errors
 /// An unknown field, if `refuse_unknown` is set.
 pub(in crate::http) fn check_unread(fields: &mut Fields, refuse_unknown: bool) -> Result<Vec<String>, RerankError> {
-    let mut warnings = Vec::new();
+    let mut warnings = fields.take_warnings();
     for (name, why) in WITHOUT_EFFECT {
-        // false, and vLLM's -1, ask for what happens anyway.
-        if fields.take(&[name])?.is_some_and(|value| value != false && value != -1) {
+        // false, vLLM's -1 and 0, and the right side ask for what happens anyway.
+        if fields.take(&[name])?.is_some_and(|value| value != false && value != -1 && value != 0 && value != "right") {
             warnings.push(format!("\"{name}\" has no effect here: {why}"));
         }
     }

@@ -106,7 +106,7 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
     let returned = flag_or(request.return_documents, true);
     let (texts, sent) = request.documents.into_parts("documents", request.rank_fields, returned)?;
-    let mut ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
+    let mut ranking = request.options.into_request(request.query.0, texts, request.top_n);
     ranking.truncation = request.parameters.and_then(|parameters| parameters.truncate) != Some(Truncate::None);
     Ok(Call::new(ranking, "documents", sent, reply))
 }

@@ -12,9 +12,9 @@ use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder,
 use utoipa::openapi::{RefOr, Schema};
 
 use super::documents::{Documents, Query, SentDocuments, not_blank};
-use super::{Answer, Call, Dialect, ListObject, Reply, RequestOptions, TokenUsage, request};
+use super::{Answer, Call, Dialect, ListObject, Reply, RequestOptions, TokenUsage, podium, request};
 use crate::http::error_body::ErrorShape;
-use crate::http::fields::{Field, Fields, Flag, Reader, flag_or};
+use crate::http::fields::{Field, Fields, Flag, Reader, flag_or, quoted};
 use crate::http::schemas::SchemaOf;
 use crate::rerank::{Mode, RerankError, RerankRequest};
 
@@ -47,8 +47,6 @@ request! {
         /// False: the family's own scores instead of scores in [0, 1].
         #[schema(default = true)]
         use_activation | activation: Option<Flag>,
-        #[schema(ignore)]
-        top_n | top_k: Option<usize>,
         ..sides: Sides,
         ..options: RequestOptions,
     }
@@ -85,8 +83,8 @@ impl utoipa::PartialSchema for Sides {
             .required(left)
             .required(right)
             .build();
-        // A second name for a side is an error, and so is a number of results.
-        let others = ["queries", "data_1", "top_n", "top_k"].map(|name| json!({"required": [name]}));
+        // A second name for a side is an error.
+        let others = ["queries", "data_1"].map(|name| json!({"required": [name]}));
         sides.extensions = Some(Extensions::from_iter([("not", json!({"anyOf": others}))]));
         sides.into()
     }
@@ -148,13 +146,16 @@ enum ScoreObject {
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
-    if let Some(top_n) = request.top_n {
-        return Err(RerankError::invalid("top_n", format!("is {top_n}; every score comes back here, leave it out")));
+    for name in ["top_n", "top_k"] {
+        if let Some(value) = fields.take(&[name])? {
+            fields.warn(format!("{name}: {} has no effect here: every score comes back", quoted(&value.to_string())));
+        }
     }
+    podium::ignore_fields(fields);
     let is_pointwise = !request.options.has_mode();
     let raw_scores = !flag_or(request.use_activation, true);
     let field_names = request.sides.names;
-    let mut common = request.options.into_request(String::new(), Vec::new(), None)?;
+    let mut common = request.options.into_request(String::new(), Vec::new(), None);
     if is_pointwise {
         common.mode = Mode::Pointwise;
     }
@@ -251,7 +252,6 @@ mod tests {
                 r#"{"text_1":"a","text_2":"b","data_1":"a","data_2":"b"}"#,
                 "data_2: means the same as `text_2`; give one of them",
             ),
-            (r#"{"text_1":"a","text_2":"b","top_n":1}"#, "top_n: is 1; every score comes back here, leave it out"),
         ] {
             assert_eq!(read(&DIALECT, body).err().unwrap(), problem);
         }

@@ -11,7 +11,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::documents::{Documents, Query};
-use super::{Answer, Call, Dialect, Reply, RequestOptions, request};
+use super::{Answer, Call, Dialect, Reply, RequestOptions, podium, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, flag_or, quoted, text};
 use crate::http::schemas::SchemaOf;
@@ -38,8 +38,8 @@ request! {
     struct Request {
         query: Query,
         texts: Documents,
-        /// The number of results; all if absent.
-        #[schema(minimum = 1)]
+        /// The number of results; all if absent or 0.
+        #[schema(minimum = 0)]
         top_n | top_k: Option<usize>,
         /// Whether the reply returns the texts.
         #[schema(default = false)]
@@ -93,12 +93,13 @@ struct TeiResult<'a> {
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
+    podium::drop_empty_top_n(fields);
     let request = Request::read(fields)?;
     // The type is the check.
     let _checked = request.truncation_direction;
     let raw_scores = flag_or(request.raw_scores, false);
     let (texts, sent) = request.texts.into_parts("texts", None, flag_or(request.return_text, false))?;
-    let mut ranking = request.options.into_request(request.query.0, texts, request.top_n)?;
+    let mut ranking = request.options.into_request(request.query.0, texts, request.top_n);
     ranking.truncation = flag_or(request.truncate, true);
     Ok(Call::new(ranking, "texts", sent, move |answer| reply(answer, raw_scores)))
 }

@@ -99,7 +99,7 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let (texts, sent) = request.documents.into_parts("documents", None, false)?;
     let query = request.query.0;
     let total_bytes = texts.iter().map(|text| BYTES_PER_DOCUMENT + query.len() + text.len()).sum();
-    let ranking = request.options.into_request(query, texts, request.top_n)?;
+    let ranking = request.options.into_request(query, texts, request.top_n);
     Ok(Call::new(ranking, "documents", sent, move |answer| reply(answer, total_bytes)))
 }
 

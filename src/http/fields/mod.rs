@@ -8,6 +8,8 @@
 //! that no reader takes stay in [`Fields`], and [`Fields::nearest_known`] suggests which field the
 //! client may have meant.
 
+mod encoding;
+mod hints;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -53,35 +55,55 @@ pub struct Fields {
     repeated: HashSet<String>,
     /// Names that a reader has asked for.
     known: Vec<String>,
+    /// Fields that came under a second name: the first name, and the one that was sent.
+    second_names: Vec<(String, String)>,
+    /// What the reply should say of how the fields were read.
+    warnings: Vec<String>,
 }
 
 impl Fields {
-    /// Parses a body.
+    /// Parses a body. UTF-16 is decoded, and U+FFFD replaces half of a surrogate pair, both with a
+    /// warning; a byte order mark is skipped.
     ///
     /// # Errors
-    /// The body is not JSON (NaN, invalid UTF-8 and nesting deeper than 128 levels are not), or it
-    /// is not an object.
+    /// The body is not JSON (NaN, other encodings and nesting deeper than 128 levels are not), or
+    /// it is not an object.
     pub fn parse(body: &[u8]) -> Result<Self, ParseError> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(ParseError::MalformedJson { problem: "it is empty; expected an object".to_owned() });
         }
-        serde_json::from_slice(body).map_err(|error| match serde_json::from_slice::<Value>(body) {
+        let (body, recoded) = encoding::to_utf8(body)?;
+        let is_recoded = recoded.is_some();
+        let (body, has_placeholders) = encoding::replace_unpaired_surrogates(body);
+        let parsed = serde_json::from_slice(&body).map_err(|error| match serde_json::from_slice::<Value>(&body) {
             Ok(other) if error.is_data() => ParseError::NotAnObject(expected("body", "an object", &other)),
             Ok(_) => ParseError::MalformedJson { problem: error.to_string() },
             Err(error) => ParseError::MalformedJson { problem: error.to_string() },
-        })
+        });
+        let mut fields: Self = parsed?;
+        fields.warnings.extend(recoded);
+        if has_placeholders || is_recoded {
+            fields.warnings.extend(encoding::replace_in_fields(&mut fields.values));
+        }
+        Ok(fields)
     }
 
-    /// Takes and reads the field that has one of `names`. Messages use the first name.
+    /// Takes and reads the field that has one of `names`. Messages use the name that was sent.
     ///
     /// # Errors
     /// The field is required and absent, it has the wrong type, it is given twice, or two of the
     /// names have different values.
     pub fn read<T: Field>(&mut self, names: &[&str]) -> Result<T, RerankError> {
         let name = names.first().copied().unwrap_or_default();
-        match self.take(names)? {
-            Some(value) => T::from_value(name, value),
-            None => T::if_absent(name),
+        match self.take_named(names)? {
+            Some((sent, value)) => {
+                let value = T::from_value(sent, value)?;
+                if sent != name {
+                    self.second_names.push((name.to_owned(), sent.to_owned()));
+                }
+                Ok(value)
+            }
+            None => T::if_absent(name).map_err(|error| self.with_hint(error, name)),
         }
     }
 
@@ -90,6 +112,11 @@ impl Fields {
     /// # Errors
     /// A name is given twice, or two of the names have different values.
     pub fn take(&mut self, names: &[&str]) -> Result<Option<Value>, RerankError> {
+        Ok(self.take_named(names)?.map(|(_, value)| value))
+    }
+
+    /// As [`Self::take`], with the name that was sent.
+    fn take_named<'a>(&mut self, names: &[&'a str]) -> Result<Option<(&'a str, Value)>, RerankError> {
         let mut taken: Option<(&str, Value)> = None;
         for name in names {
             self.known.push((*name).to_owned());
@@ -109,7 +136,35 @@ impl Fields {
                 None => taken = Some((name, value)),
             }
         }
-        Ok(taken.map(|(_, value)| value))
+        Ok(taken)
+    }
+
+    /// Drops the field if its value means "not given" to the API's own server, and warns of it.
+    pub fn drop_if(&mut self, name: &str, means_none: impl Fn(&Value) -> bool, meaning: &str) {
+        let Some(value) = self.values.get(name).filter(|value| means_none(value)) else { return };
+        self.warnings.push(format!("{name}: {value} was read as {meaning}"));
+        self.values.swap_remove(name);
+    }
+
+    /// Whether the field has this text.
+    #[must_use]
+    pub fn is(&self, name: &str, text: &str) -> bool {
+        self.values.get(name).is_some_and(|value| value == text)
+    }
+
+    /// Adds a warning to the reply.
+    pub fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// The warnings so far; there are none after that.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// The fields that came under a second name: the first name, and the one that was sent.
+    pub fn take_second_names(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.second_names)
     }
 
     /// Whether the field is there, is not `null`, and has not been taken.

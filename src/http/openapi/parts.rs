@@ -45,9 +45,14 @@ pub const RANKING_ERRORS: [(&str, &str); 11] = [
 ];
 
 /// The headers of a ranking, beside the request's id.
-const RANKING_HEADERS: [(&str, Type, &str); 3] = [
+const RANKING_HEADERS: [(&str, Type, &str); 4] = [
     ("podium-truncated-documents", Type::Integer, "The number of documents whose end was cut off."),
     ("podium-warnings", Type::Integer, "The number of warnings."),
+    (
+        "podium-warning",
+        Type::String,
+        "The text of a warning, percent-encoded where it is not ASCII; one header for each of the first 8.",
+    ),
     ("server-timing", Type::String, "The time of each stage: queue, tokenize, forward, total."),
 ];
 

@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use super::shards::{INDEX, SINGLE};
 
 /// What Podium reads, for messages.
-const READABLE: &str = "Podium reads folders with config.json, tokenizer.json and *.safetensors";
+const READABLE: &str = "Podium reads folders with config.json, tokenizer.json and *.safetensors, and GGUF files";
 
 /// First bytes of a Git LFS pointer.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
-/// What is wrong with a file that is given as the model.
+/// Whether a file is named as a GGUF file.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    has_extension(path, "gguf")
+}
+
+/// What is wrong with a file that is given as the model and is no GGUF file.
 pub(super) fn of_file(path: &Path) -> String {
-    if has_extension(path, "gguf") {
-        return format!("is a GGUF file; {READABLE}, not GGUF");
-    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     format!("is a file; give its folder, {}", folder.display())
 }
@@ -85,7 +87,7 @@ pub(super) fn of_names(names: &[String]) -> Option<String> {
     let has = |name: &str| names.iter().any(|known| known == name);
     let with = |extension: &str| names.iter().find(|name| has_extension(Path::new(name), extension));
     if !has("config.json") {
-        let instead = with("gguf").map(|file| format!("has {file}, but no config.json; {READABLE}, not GGUF"));
+        let instead = with("gguf").map(|file| format!("has no config.json, but a GGUF file; give that file, {file}"));
         return Some(instead.unwrap_or_else(|| match with("safetensors").or_else(|| with("pth")) {
             Some(file) => format!("has {file}, but no config.json; {READABLE}: download all files of the model"),
             None => format!("has no config.json, so it is no checkpoint; {READABLE}"),
@@ -124,7 +126,10 @@ fn no_weights(names: &[String]) -> String {
              `save_pretrained(folder, safe_serialization=True)`"
         );
     }
-    match with("onnx").or_else(|| with("xml")).or_else(|| with("gguf")) {
+    if let Some(file) = with("gguf") {
+        return format!("has no *.safetensors, but a GGUF file; give that file, {file}");
+    }
+    match with("onnx").or_else(|| with("xml")) {
         Some(file) => format!("has {file}, but no *.safetensors; {READABLE}: download the weights in that form"),
         None => "has no weights; download *.safetensors from the model's page".to_owned(),
     }

@@ -1,4 +1,5 @@
-//! A checkpoint's files, wherever they come from: the binary itself, a folder, or the hub.
+//! A checkpoint's files, wherever they come from: the binary itself, a folder, a GGUF file, or the
+//! hub.
 
 mod diagnosis;
 mod hub;
@@ -9,9 +10,11 @@ mod source;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use self::modules::Module;
 use self::shards::{INDEX, SINGLE, shard_names};
+use super::gguf::GgufFile;
 use super::{LoadError, ModelSettings};
 
 /// The name of the default model, which is compiled in.
@@ -73,6 +76,7 @@ pub struct Checkpoint {
 #[derive(Debug, Clone)]
 pub(in crate::runtime) enum Weights {
     Files(Vec<PathBuf>),
+    Gguf(Arc<GgufFile>),
     Embedded(&'static [u8]),
 }
 
@@ -90,7 +94,7 @@ impl Checkpoint {
             return Self::folder(folder);
         }
         if folder.is_file() {
-            return Err(LoadError::Malformed { path: folder.to_path_buf(), problem: diagnosis::of_file(folder) });
+            return Self::file(folder);
         }
         if !hub::is_hub_id(&settings.source) {
             let problem = source::problem(&settings.source);
@@ -131,6 +135,33 @@ impl Checkpoint {
             modules: Vec::new(),
             weights: Weights::Embedded(embedded.weights),
         }
+    }
+
+    /// A GGUF file.
+    ///
+    /// # Errors
+    /// [`LoadError::Malformed`] for any other file, and for a GGUF file that cannot be read.
+    pub fn file(path: &Path) -> Result<Self, LoadError> {
+        let malformed = |problem: String| LoadError::Malformed { path: path.to_path_buf(), problem };
+        if !diagnosis::is_gguf(path) {
+            return Err(malformed(diagnosis::of_file(path)));
+        }
+        let length = fs::metadata(path).map_or(u64::MAX, |metadata| metadata.len());
+        if let Some(problem) = lfs_pointer(path, length) {
+            return Err(malformed(problem));
+        }
+        let file = GgufFile::open(path)?;
+        Ok(Self {
+            name: path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
+            hub_id: None,
+            location: path.to_path_buf(),
+            config: file.config.clone(),
+            tokenizer: file.tokenizer.clone(),
+            lexical: None,
+            instructions: None,
+            modules: Vec::new(),
+            weights: Weights::Gguf(Arc::new(file)),
+        })
     }
 
     /// A folder as Hugging Face lays it out: `config.json`, `tokenizer.json`, and `model.safetensors`
@@ -184,11 +215,11 @@ impl Checkpoint {
     }
 
     /// The contents of another file of the checkpoint; `name` may have a folder, as in
-    /// `1_Pooling/config.json`. `None` if there is none, or for the embedded model.
+    /// `1_Pooling/config.json`. `None` if there is none, or for the embedded model and a GGUF file.
     #[must_use]
     pub fn read_other_file(&self, name: &str) -> Option<Vec<u8>> {
         match self.weights {
-            Weights::Embedded(_) => None,
+            Weights::Embedded(_) | Weights::Gguf(_) => None,
             Weights::Files(_) => fs::read(self.location.join(name)).ok(),
         }
     }

@@ -84,6 +84,7 @@ impl CandleLayers {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (number, tensors) in tensors.layers.iter().enumerate() {
             layers.push(Layer::load(spec, tensors, loader)?);
+            loader.weights.release();
             progress(number + 1);
         }
         let half = spec.attention.head_dim / 2;

@@ -115,7 +115,7 @@ impl Precision {
     /// The name in logs and in `ModelFacts`.
     pub fn name(self) -> String {
         match self.backend {
-            Backend::Cpu(CpuDtype::Int8) => "int8".to_owned(),
+            Backend::Cpu(CpuDtype::Int8 | CpuDtype::Int8Rows) => "int8".to_owned(),
             Backend::Candle(Some(isq)) => format!("{isq:?}").to_lowercase(),
             Backend::Cpu(CpuDtype::F32 | CpuDtype::Bf16) | Backend::Candle(None) => self.dtype.as_str().to_owned(),
         }
@@ -126,7 +126,8 @@ impl Precision {
         match self.backend {
             Backend::Cpu(CpuDtype::F32) => 32,
             Backend::Cpu(CpuDtype::Bf16) => 16,
-            Backend::Cpu(CpuDtype::Int8) => 9,
+            Backend::Cpu(CpuDtype::Int8) => 10,
+            Backend::Cpu(CpuDtype::Int8Rows) => 9,
             Backend::Candle(None) => 8 * self.dtype.size_in_bytes() as u64,
             // `pack_factor` is the fraction of an f32 that remains.
             Backend::Candle(Some(isq)) => 32_u64.div_ceil(isq.pack_factor(DType::F32).max(1) as u64),

@@ -3,14 +3,15 @@
 use candle_core::{D, DType, Result, Tensor, bail};
 
 use super::candle_layers::{Loader, Norm, activate};
+use super::table::Table;
 use crate::runtime::Head;
-use crate::runtime::spec::{Activation, ClassifierSpec, ModelSpec, OutputMatrix};
+use crate::runtime::spec::{Activation, ClassifierSpec, ModelSpec};
 use crate::runtime::tensors::{ClassifierTensors, LinearTensors, TensorTable};
 
 /// The heads that a checkpoint has.
 pub(super) struct Heads {
     /// `[vocabulary, hidden]`; the word embeddings where the model ties them.
-    output: Option<Tensor>,
+    output: Option<Table>,
     projector: Option<[Tensor; 2]>,
     /// `[width, hidden]`.
     token_projection: Option<Tensor>,
@@ -31,15 +32,9 @@ struct Linear {
 }
 
 impl Heads {
-    pub fn load(spec: &ModelSpec, tensors: &TensorTable, loader: Loader<'_>, words: &Tensor) -> Result<Self> {
+    /// `output` is the output matrix, if the model has one.
+    pub fn load(spec: &ModelSpec, tensors: &TensorTable, loader: Loader<'_>, output: Option<Table>) -> Result<Self> {
         let in_f32 = Loader { dtype: DType::F32, ..loader };
-        let output = match (spec.output, &tensors.output) {
-            (OutputMatrix::Tied, _) => Some(words.clone()),
-            (OutputMatrix::Own, Some(slice)) => {
-                Some(loader.weights.load_slice(slice, Some(loader.dtype), loader.device)?)
-            }
-            (OutputMatrix::Own | OutputMatrix::None, _) => None,
-        };
         let projector = match &tensors.projector {
             Some([first, second]) => {
                 let load = |slice| loader.weights.load_slice(slice, Some(DType::F32), loader.device);
@@ -73,8 +68,7 @@ impl Heads {
             (Head::Hidden, ..) => Ok(states.clone()),
             (Head::Projector, Some([first, second]), ..) => states.matmul(&first.t()?)?.relu()?.matmul(&second.t()?),
             (Head::Vocabulary(token_ids), _, Some(output), _) => {
-                let ids = Tensor::new(token_ids.as_slice(), output.device())?;
-                states.matmul(&output.index_select(&ids, 0)?.to_dtype(DType::F32)?.t()?)
+                states.matmul(&output.rows(token_ids)?.to_dtype(DType::F32)?.t()?)
             }
             (Head::Classifier, .., Some(classifier)) => classifier.forward(states),
             (Head::Projector | Head::Vocabulary(_) | Head::Classifier | Head::MaxSim { .. } | Head::Reader(_), ..) => {

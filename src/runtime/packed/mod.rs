@@ -14,24 +14,28 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod heads;
+mod lanes;
 mod layout;
 mod model;
 mod prefix_cache;
 mod product;
 mod readers;
 mod span;
+mod table;
 pub(super) mod weights;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::compute::ComputeSettings;
-use self::compute::{CpuFeatures, Precision};
-use self::cpu::{CpuLayers, multiplies_bf16, multiplies_i8};
+use self::compute::{Backend, CpuFeatures, Precision};
+use self::cpu::{CpuDtype, CpuLayers, multiplies_bf16, multiplies_i8};
+use self::lanes::{Lanes, Part};
 use self::layout::Packed;
 use self::model::Model;
 use self::prefix_cache::{CacheLookup, PrefixCache};
@@ -48,6 +52,8 @@ use super::{
 pub struct PackedRuntime {
     model: Model,
     prefix_cache: PrefixCache,
+    /// For encoders on a CPU.
+    lanes: Option<Lanes>,
     facts: ModelFacts,
 }
 
@@ -59,7 +65,7 @@ impl PackedRuntime {
     pub fn load(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<Self, LoadError> {
         let device = settings.device()?;
         let spec = parse_spec(checkpoint)?;
-        let weights = weights::open(checkpoint)?;
+        let weights = Arc::new(weights::open(checkpoint)?);
         let precision = precision(settings, &device, &spec, &weights)?;
         let parameters = weights.parameters();
         let bar = progress_bar(spec.layers.len(), &checkpoint.name);
@@ -67,7 +73,8 @@ impl PackedRuntime {
         bar.finish_and_clear();
         let facts = facts(&model, precision, parameters);
         let prefix_cache = PrefixCache::new(0, model.block_bytes());
-        Ok(Self { model, prefix_cache, facts })
+        let lanes = (!facts.causal && model.runs_on_cpu_kernels()).then(Lanes::new);
+        Ok(Self { model, prefix_cache, lanes, facts })
     }
 
     /// Adds a prefix cache of at most `max_bytes`. A bidirectional model has no use for one.
@@ -114,7 +121,11 @@ fn precision(
     weights: &weights::WeightFiles,
 ) -> Result<Precision, LoadError> {
     let features = CpuFeatures { bf16: multiplies_bf16(), int8: multiplies_i8() };
-    settings.resolve(device, weights.stored(), features, CpuLayers::can_run(spec))
+    let mut precision = settings.resolve(device, weights.stored(), features, CpuLayers::can_run(spec))?;
+    if matches!(precision.backend, Backend::Cpu(CpuDtype::Int8)) && weights.has_row_scales() {
+        precision.backend = Backend::Cpu(CpuDtype::Int8Rows);
+    }
+    Ok(precision)
 }
 
 /// Bytes of so many parameters; word embeddings are not quantised.
@@ -210,7 +221,10 @@ impl PackedRuntime {
                 .map_err(|error| RuntimeError::from_device_message(error.to_string()))
         };
         let is_full = depth == self.model.spec().layers.len();
-        let ((outputs, new_blocks), lookup) = if is_full {
+        let parts = self.lanes.as_ref().and_then(|lanes| Some((lanes, lanes.split(batch)?)));
+        let ((outputs, new_blocks), lookup) = if let Some((lanes, parts)) = parts {
+            ((self.run_in_lanes(lanes, &parts, batch.len(), depth)?, Vec::new()), CacheLookup::none(batch.len()))
+        } else if is_full {
             self.prefix_cache.run_with(batch, run)?
         } else {
             let nothing = CacheLookup::none(batch.len());
@@ -222,6 +236,29 @@ impl PackedRuntime {
             }
         }
         self.prefix_cache.store(batch, &lookup, new_blocks);
+        Ok(outputs)
+    }
+
+    /// Runs the parts of a batch of so many passes, and puts their rows together.
+    fn run_in_lanes(
+        &self,
+        lanes: &Lanes,
+        parts: &[Part],
+        passes: usize,
+        depth: usize,
+    ) -> Result<Vec<Output>, RuntimeError> {
+        let nothing = CacheLookup::none(1);
+        let results = lanes.run(parts, |part| read(&self.model, &nothing, std::slice::from_ref(&part.pass), depth));
+        let mut rows = Vec::with_capacity(parts.len());
+        for (part, result) in parts.iter().zip(results) {
+            let (outputs, _) = result.map_err(|error| RuntimeError::from_device_message(error.to_string()))?;
+            rows.push((part.number, part.first, outputs));
+        }
+        rows.sort_unstable_by_key(|(number, first, _)| (*number, *first));
+        let mut outputs = vec![Output::new(); passes];
+        for (number, _, own) in rows {
+            outputs[number].extend(own.into_iter().flatten());
+        }
         Ok(outputs)
     }
 }

@@ -3,6 +3,8 @@
 //! Layers have two implementations: [`CpuLayers`], and [`CandleLayers`] for every other device and for mistral.rs's own
 //! quantised forms.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Storage, Tensor};
 
 use super::candle_layers::{CandleLayers, Loader};
@@ -11,15 +13,19 @@ use super::cpu::{CpuEmbeddings, CpuLayers};
 use super::heads::Heads;
 use super::layout::Packed;
 use super::prefix_cache::BLOCK;
+use super::table::Table;
 use super::weights::WeightFiles;
 use crate::runtime::LoadError;
-use crate::runtime::spec::ModelSpec;
+use crate::runtime::spec::{ModelSpec, OutputMatrix};
 use crate::runtime::tensors::TensorTable;
 
 pub(super) struct Model {
     spec: ModelSpec,
     /// Word embeddings, `[vocabulary, hidden]`.
-    words: Tensor,
+    words: Table,
+    /// The type of the layers' keys and values.
+    dtype: DType,
+    device: Device,
     layers: Layers,
     heads: Heads,
 }
@@ -34,7 +40,7 @@ impl Model {
     /// after each.
     pub fn load(
         spec: ModelSpec,
-        weights: &WeightFiles,
+        weights: &Arc<WeightFiles>,
         precision: Precision,
         device: &Device,
         progress: &dyn Fn(usize),
@@ -48,13 +54,13 @@ impl Model {
     fn build(
         spec: ModelSpec,
         tensors: &TensorTable,
-        weights: &WeightFiles,
+        weights: &Arc<WeightFiles>,
         precision: Precision,
         device: &Device,
         progress: &dyn Fn(usize),
     ) -> Result<Self> {
         let dtype = precision.dtype;
-        let words = weights.load_slice(&tensors.words, Some(dtype), device)?;
+        let words = Table::load(weights, &tensors.words, dtype, device)?;
         let layers = match precision.backend {
             Backend::Cpu(products) => Layers::Cpu(Box::new((
                 CpuEmbeddings::load(&spec, tensors, weights)?,
@@ -65,8 +71,18 @@ impl Model {
                 Layers::Candle(Box::new(CandleLayers::load(&spec, tensors, loader, progress)?))
             }
         };
-        let heads = Heads::load(&spec, tensors, Loader { weights, device, dtype, isq: None }, &words)?;
-        Ok(Self { spec, words, layers, heads })
+        let output = match (spec.output, &tensors.output) {
+            (OutputMatrix::Tied, _) => Some(words.clone()),
+            (OutputMatrix::Own, Some(slice)) => Some(Table::load(weights, slice, dtype, device)?),
+            (OutputMatrix::Own | OutputMatrix::None, _) => None,
+        };
+        let heads = Heads::load(&spec, tensors, Loader { weights, device, dtype, isq: None }, output)?;
+        weights.release();
+        let dtype = match layers {
+            Layers::Cpu(_) => DType::F32,
+            Layers::Candle(_) => dtype,
+        };
+        Ok(Self { spec, words, dtype, device: device.clone(), layers, heads })
     }
 
     pub fn spec(&self) -> &ModelSpec {
@@ -77,17 +93,18 @@ impl Model {
         &self.heads
     }
 
+    /// Whether its layers are those of [`super::cpu`].
+    pub fn runs_on_cpu_kernels(&self) -> bool {
+        matches!(self.layers, Layers::Cpu(_))
+    }
+
     pub fn device(&self) -> &Device {
-        self.words.device()
+        &self.device
     }
 
     /// Bytes that a block of keys and values takes, over all layers.
     pub fn block_bytes(&self) -> usize {
-        let dtype = match self.layers {
-            Layers::Cpu(_) => DType::F32,
-            Layers::Candle(_) => self.words.dtype(),
-        };
-        2 * self.spec.layers.len() * self.spec.key_width() * BLOCK * dtype.size_in_bytes()
+        2 * self.spec.layers.len() * self.spec.key_width() * BLOCK * self.dtype.size_in_bytes()
     }
 
     /// The final states of the rows that are read, `[read rows of all passes, hidden]` in f32, after the first `depth` layers;
@@ -107,14 +124,15 @@ impl Model {
     ) -> Result<(Tensor, Vec<Tensor>, Vec<Tensor>)> {
         match &self.layers {
             Layers::Candle(layers) => {
-                let words = self.words.index_select(&Tensor::new(packed.tokens.as_slice(), self.device())?, 0)?;
+                let words = self.words.rows(&packed.tokens)?;
                 let mut kept: Vec<_> = earlier.iter().map(|layer| (*layer, None)).collect();
                 let (states, stored) = layers.states(words, packed, cached, depth, &mut kept)?;
                 Ok((states, kept.into_iter().filter_map(|(_, states)| states).collect(), stored))
             }
             Layers::Cpu(layers) => {
                 let (embeddings, layers) = &**layers;
-                let rows = embeddings.embed(&self.words, packed)?;
+                let words = self.words.rows(&packed.tokens)?.flatten_all()?.to_vec1()?;
+                let rows = embeddings.embed(words, packed);
                 let cached: Vec<_> = cached.iter().map(|block| block.storage_and_layout().0).collect();
                 let cached: Vec<&[f32]> = cached.iter().map(|block| floats(block)).collect::<Result<_>>()?;
                 let mut kept: Vec<_> = earlier.iter().map(|layer| (*layer, Vec::new())).collect();

@@ -16,7 +16,7 @@ pub(super) use reply::RerankObject;
 pub use reply::RerankReply;
 
 use super::documents::{Documents, Query, SentDocuments};
-use super::{Call, Dialect, Reply, RequestOptions, request};
+use super::{Call, Dialect, Reply, RequestOptions, is_zero, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, ParseError, Reader, expected, flag_or, text};
 use crate::http::schemas::SchemaOf;
@@ -53,8 +53,8 @@ request! {
     pub(super) struct Request {
         query: Query,
         documents: Documents,
-        /// The number of results; all if absent.
-        #[schema(minimum = 1)]
+        /// The number of results; all if absent or 0.
+        #[schema(minimum = 0)]
         top_n | top_k: Option<usize>,
         /// The fields of a record to read, in this order.
         rank_fields: Option<Vec<String>>,
@@ -102,7 +102,7 @@ impl Request {
             }
             options.instruction = Some(instruction);
         }
-        let mut request = options.into_request(self.query.0, texts, self.top_n)?;
+        let mut request = options.into_request(self.query.0, texts, self.top_n);
         request.truncation = flag_or(self.truncation, true);
         Ok((request, sent))
     }
@@ -119,12 +119,18 @@ fn add_metadata(texts: &mut [String], metadata: &[String]) -> Result<(), RerankE
     Ok(())
 }
 
+/// Drops a `top_n` of 0: vLLM's clients ask for all results so. Those of Voyage call it `top_k`.
+pub(super) fn drop_empty_top_n(fields: &mut Fields) {
+    fields.drop_if("top_n", is_zero, "all results");
+}
+
 /// Drops the fields of other servers that change no ranking.
 pub(super) fn ignore_fields(fields: &mut Fields) {
     fields.ignore(&IGNORED_FIELDS);
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
+    drop_empty_top_n(fields);
     let request = Request::read(fields)?;
     ignore_fields(fields);
     let (ranking, sent) = request.into_request()?;

@@ -103,7 +103,7 @@ struct ReturnedDocument<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<Cow<'a, str>>,
     #[serde(flatten)]
-    record: Option<&'a Map<String, Value>>,
+    record: Option<Cow<'a, Map<String, Value>>>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -200,8 +200,18 @@ impl<'a> RerankReply<'a> {
 impl<'a> ReturnedDocument<'a> {
     fn new(sent: &'a SentDocuments, index: usize) -> Option<Self> {
         let record = sent.document(index)?.as_object();
-        let has_text = record.is_some_and(|record| record.contains_key("text"));
-        let text = if has_text { None } else { sent.text(index) };
+        let text = match record.and_then(|record| record.get("text")) {
+            Some(text) if !text.is_null() => None,
+            _ => sent.text(index),
+        };
+        let record = record.map(|record| match record.get("text") {
+            // The text that was read takes its place.
+            Some(Value::Null) => {
+                let others = record.iter().filter(|(name, _)| *name != "text");
+                Cow::Owned(others.map(|(name, value)| (name.clone(), value.clone())).collect())
+            }
+            _ => Cow::Borrowed(record),
+        });
         Some(Self { text, record })
     }
 }

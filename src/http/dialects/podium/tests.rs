@@ -80,7 +80,7 @@ fn an_error_names_the_field_by_its_path() {
             r#"{"query":"q","documents":["a","b",3]}"#,
             "documents[2]: expected a string, or an object with a `text`, found the number 3",
         ),
-        (r#"{"query":"q","documents":[{"text":null}]}"#, "documents[0].text: expected a string, found null"),
+        (r#"{"query":"q","documents":[{"text":null}]}"#, "documents[0]: an object with no field that could be read"),
         (
             r#"{"query":"q","documents":["a"],"metadata":["m","n"]}"#,
             "metadata: has 2 entries for 1 documents; give one for each",
@@ -93,6 +93,11 @@ fn an_error_names_the_field_by_its_path() {
             r#"{"query":"q","documents":["a"],"priority":1000}"#,
             "priority: is 1000; it lies between 0, the most urgent, and 999",
         ),
+        (
+            r#"{"query":"q","documents":["a"],"priority":-1}"#,
+            "priority: is -1; it lies between 0, the most urgent, and 999",
+        ),
+        (r#"{"query":"q","documents":["a"],"top_k":"x"}"#, "top_k: expected a whole number, found the string \"x\""),
         (r#"{"query":"q","documents":[],"mode":"both"}"#, "mode: \"both\" is none of auto, listwise, pointwise"),
     ] {
         assert_eq!(parsed(json).unwrap_err(), message);

@@ -18,11 +18,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use self::operand::Operand;
 use super::super::span::Span;
+use super::gemm::instructions::arch;
 use super::gemm::{COLUMNS, Epilogue, Lhs, OutputTile, ROWS, TileProduct, multiplies_bf16, start_in_blocks};
 use super::rows;
 use super::rows::{LANES, across, dot, exp, vectorised};
@@ -250,7 +251,7 @@ impl Attention<'_> {
             let (first, end) = (visible(0).start / KEY_TILE * KEY_TILE, visible(rows - 1).end);
             for start in (first..end).step_by(KEY_TILE) {
                 let keys = KEY_TILE.min(end - start);
-                Arch::new().dispatch(KeyTile {
+                arch().dispatch(KeyTile {
                     key_panels: &panels.keys[of_head.clone()][start * self.dim..],
                     value_panels: &panels.values[of_head.clone()][start * COLUMNS..],
                     value_panel_distance: padded / self.dim * COLUMNS,

@@ -1,6 +1,6 @@
 //! The embeddings of a batch's rows on a CPU.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result};
 use rayon::prelude::*;
 
 use super::layer::Norm;
@@ -39,10 +39,8 @@ impl CpuEmbeddings {
         })
     }
 
-    /// The embeddings of all rows, `[rows, hidden]`, from the word embeddings, `[vocabulary, hidden]`.
-    pub fn embed(&self, words: &Tensor, packed: &Packed) -> Result<Vec<f32>> {
-        let tokens = Tensor::new(packed.tokens.as_slice(), &Device::Cpu)?;
-        let mut x: Vec<f32> = words.index_select(&tokens, 0)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    /// The embeddings of all rows, `[rows, hidden]`, from their word embeddings.
+    pub fn embed(&self, mut x: Vec<f32>, packed: &Packed) -> Vec<f32> {
         let hidden = self.hidden;
         x.par_chunks_mut(TASK_ROWS * hidden).enumerate().for_each(|(task, x)| {
             vectorised!({
@@ -51,7 +49,7 @@ impl CpuEmbeddings {
                 }
             });
         });
-        Ok(x)
+        x
     }
 
     /// Turns a row's word embedding into its embedding.

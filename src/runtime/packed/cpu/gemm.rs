@@ -1,22 +1,28 @@
 //! The inner loop of all matrix products on a CPU (GEMM): small tiles whose sums stay in registers.
 //!
-//! Right sides lie in panels of 32 columns, in the order in which the loop reads them. There are three kernels: f32 on every
-//! processor; bf16 with sums in f32, by `vdpbf16ps` where the processor has it, which multiplies two neighbours along the
-//! depth at once; and 8-bit integers with sums in 32 bits, by `vpdpbusd`, which takes four. The elements that are multiplied
-//! at once are a unit. Without the instruction the same results come from plain loops, slowly.
+//! Right sides lie in panels of 32 columns, in the order in which the loop reads them. The elements that are multiplied at
+//! once are a unit: one f32, two neighbours along the depth in bf16, four 8-bit integers. Sums are f32, and 32-bit integers
+//! that become f32 after each group of the depth. [`instructions`] chooses the kernel: AVX-512 (`vdpbf16ps`, `vpdpbusd`), AVX2
+//! (bf16 widened to f32, `vpdpbusd` or `vpmaddubsw`), or plain loops, which give the same results slowly.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(super) mod instructions;
 mod portable;
 #[cfg(test)]
 mod tests;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use half::bf16;
 use pulp::Simd;
+
+use self::instructions::{Bf16Path, Int8Path};
 
 /// Columns of the right side and of the target.
 pub(super) const COLUMNS: usize = 32;
@@ -45,12 +51,18 @@ pub(super) enum Epilogue<'a> {
     Scaled(Scales<'a>),
 }
 
-/// The scales of 8-bit integers. The left side's integers are stored with 128 added.
+/// The scales of 8-bit integers, one for each group of the depth. The left side's integers are stored with 128 added.
 #[derive(Clone, Copy)]
 pub(super) struct Scales<'a> {
+    /// Units of a group.
+    pub group: usize,
+    /// Groups of the depth.
+    pub groups: usize,
+    /// `[rows, groups]`.
     pub rows: &'a [f32],
+    /// `[groups, 32]`.
     pub columns: &'a [f32],
-    /// 128 times the sum of each column of the right side.
+    /// 128 times the sum of each column of the right side, `[groups, 32]`.
     pub offsets: &'a [i32],
 }
 
@@ -156,13 +168,26 @@ impl Element for bf16 {
 
     #[inline(always)]
     fn multiply<S: Simd>(product: TileProduct<'_, Self>, _: S) {
-        let rescale = product.check_numbers();
-        if multiplies_bf16() {
-            // SAFETY: just checked; the processor was asked; 2 * 16 is COLUMNS.
-            unsafe { avx512::multiply_bf16(&product, rescale) }
-        } else {
-            // SAFETY: just checked; 4 * 8 is COLUMNS.
-            unsafe { product.run::<_, 1, 4>(portable::Bf16Kernel { rescale }) }
+        // SAFETY: the processor was asked.
+        unsafe { product.multiply_on(instructions::for_bf16()) }
+    }
+}
+
+impl TileProduct<'_, bf16> {
+    /// # Safety
+    /// The processor has the path's instructions.
+    #[inline(always)]
+    unsafe fn multiply_on(&self, path: Bf16Path) {
+        let rescale = self.check_numbers();
+        // SAFETY: just checked; the caller's; 4 * 8 is COLUMNS.
+        unsafe {
+            match path {
+                #[cfg(target_arch = "x86_64")]
+                Bf16Path::Avx512 => avx512::multiply_bf16(self, rescale),
+                #[cfg(target_arch = "x86_64")]
+                Bf16Path::Avx2 => avx2::multiply_bf16(self, rescale),
+                Bf16Path::Portable => self.run::<_, 1, 4>(portable::Bf16Kernel { rescale }),
+            }
         }
     }
 }
@@ -173,13 +198,28 @@ impl Element for i8 {
 
     #[inline(always)]
     fn multiply<S: Simd>(product: TileProduct<'_, Self>, _: S) {
-        let scales = product.check_integers();
-        if multiplies_i8() {
-            // SAFETY: just checked; the processor was asked; 2 * 16 is COLUMNS.
-            unsafe { avx512::multiply_int8(&product, scales) }
-        } else {
-            // SAFETY: just checked; 4 * 8 is COLUMNS.
-            unsafe { product.run::<_, 1, 4>(portable::Int8Kernel { scales }) }
+        // SAFETY: the processor was asked.
+        unsafe { product.multiply_on(instructions::for_int8()) }
+    }
+}
+
+impl TileProduct<'_, i8> {
+    /// # Safety
+    /// The processor has the path's instructions.
+    #[inline(always)]
+    unsafe fn multiply_on(&self, path: Int8Path) {
+        let scales = self.check_integers();
+        // SAFETY: just checked; the caller's; 4 * 8 is COLUMNS.
+        unsafe {
+            match path {
+                #[cfg(target_arch = "x86_64")]
+                Int8Path::Avx512 => avx512::multiply_int8(self, scales),
+                #[cfg(target_arch = "x86_64")]
+                Int8Path::AvxVnni => avx2::multiply_int8_vnni(self, scales),
+                #[cfg(target_arch = "x86_64")]
+                Int8Path::Avx2 => avx2::multiply_int8(self, scales),
+                Int8Path::Portable => self.run::<_, 1, 4>(portable::Int8Kernel { scales }),
+            }
         }
     }
 }
@@ -204,8 +244,10 @@ impl<E: Element> TileProduct<'_, E> {
     fn check_integers(&self) -> Scales<'_> {
         self.check();
         let Epilogue::Scaled(scales) = self.epilogue else { panic!("a product of integers needs scales") };
-        assert!(scales.rows.len() >= self.target.rows);
-        assert!(scales.columns.len() >= COLUMNS && scales.offsets.len() >= COLUMNS);
+        let Scales { group, groups, .. } = scales;
+        assert!(group > 0 && groups == (self.depth / E::UNIT).div_ceil(group).max(1));
+        assert!(scales.rows.len() >= self.target.rows * groups);
+        assert!(scales.columns.len() >= groups * COLUMNS && scales.offsets.len() >= groups * COLUMNS);
         scales
     }
 
@@ -257,36 +299,42 @@ impl<E: Element> TileProduct<'_, E> {
         unsafe {
             let target = self.target.first.add(first * self.target.distance);
             let place = |row: usize, vector: usize| target.add(row * self.target.distance + vector * COLUMNS / VECTORS);
-            let mut sums = [[kernel.zero(); VECTORS]; HEIGHT];
-            if kernel.rescales() {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    for (vector, sum) in sums.iter_mut().enumerate() {
-                        *sum = kernel.rescale(first + row, place(row, vector));
+            let units = self.depth / E::UNIT;
+            for (group, first_unit) in (0..units.max(1)).step_by(kernel.group()).enumerate() {
+                let range = first_unit..units.min(first_unit.saturating_add(kernel.group()));
+                let mut sums = [[kernel.zero(); VECTORS]; HEIGHT];
+                if kernel.rescales() {
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        for (vector, sum) in sums.iter_mut().enumerate() {
+                            *sum = kernel.rescale(first + row, place(row, vector));
+                        }
                     }
                 }
-            }
-            // One loop for each, so that distances are known where they can be.
-            match self.left {
-                Lhs::Rows { values, distance } => {
-                    let left = values.as_ptr().add(first * distance).cast::<R::Unit>();
-                    let distance = distance / E::UNIT;
-                    self.sum(kernel, &mut sums, |row, unit| left.add(row * distance + unit).read_unaligned());
+                // One loop for each, so that distances are known where they can be.
+                match self.left {
+                    Lhs::Rows { values, distance } => {
+                        let left = values.as_ptr().add(first * distance).cast::<R::Unit>();
+                        let distance = distance / E::UNIT;
+                        let left = |row: usize, unit: usize| left.add(row * distance + unit).read_unaligned();
+                        self.sum(kernel, &mut sums, range, left);
+                    }
+                    Lhs::Blocks { values } => {
+                        let block = values.as_ptr().add(first / ROWS * ROWS * self.depth).cast::<R::Unit>();
+                        let left = block.add(first % ROWS);
+                        let left = |row: usize, unit: usize| left.add(unit * ROWS + row).read_unaligned();
+                        self.sum(kernel, &mut sums, range, left);
+                    }
                 }
-                Lhs::Blocks { values } => {
-                    let block = values.as_ptr().add(first / ROWS * ROWS * self.depth).cast::<R::Unit>();
-                    let left = block.add(first % ROWS);
-                    self.sum(kernel, &mut sums, |row, unit| left.add(unit * ROWS + row).read_unaligned());
-                }
-            }
-            for (row, sums) in sums.iter().enumerate() {
-                for (vector, sum) in sums.iter().enumerate() {
-                    kernel.end(*sum, first + row, vector * COLUMNS / VECTORS, place(row, vector));
+                for (row, sums) in sums.iter().enumerate() {
+                    for (vector, sum) in sums.iter().enumerate() {
+                        kernel.end(*sum, group, first + row, vector * COLUMNS / VECTORS, place(row, vector));
+                    }
                 }
             }
         }
     }
 
-    /// Adds the product to `sums`; `left` gives a unit of the left side by row and place.
+    /// Adds the products of some units to `sums`; `left` gives a unit of the left side by row and place.
     ///
     /// # Safety
     /// As for [`Self::run`].
@@ -295,10 +343,11 @@ impl<E: Element> TileProduct<'_, E> {
         &self,
         kernel: R,
         sums: &mut [[R::Sum; VECTORS]; HEIGHT],
+        units: Range<usize>,
         left: impl Fn(usize, usize) -> R::Unit,
     ) {
         let right = self.right.as_ptr().cast::<R::Unit>();
-        for unit in 0..self.depth / E::UNIT {
+        for unit in units {
             // SAFETY: the check has found `depth` rows of COLUMNS elements on the right side.
             let vectors: [R::Right; VECTORS] = std::array::from_fn(|vector| unsafe {
                 kernel.read(right.add(unit * COLUMNS + vector * COLUMNS / VECTORS))
@@ -322,14 +371,29 @@ trait MicroKernel: Copy {
     type Right: Copy;
 
     fn zero(self) -> Self::Sum;
+
+    /// Units along the depth after which the sums are written.
+    #[inline(always)]
+    fn group(self) -> usize {
+        usize::MAX
+    }
+
     /// Whether the output's rows are rescaled and added to.
-    fn rescales(self) -> bool;
+    #[inline(always)]
+    fn rescales(self) -> bool {
+        false
+    }
+
     /// A row of the output times its factor; zeros if rows are not rescaled.
-    unsafe fn rescale(self, row: usize, from: *const f32) -> Self::Sum;
+    #[inline(always)]
+    unsafe fn rescale(self, _row: usize, _from: *const f32) -> Self::Sum {
+        self.zero()
+    }
+
     unsafe fn read(self, from: *const Self::Unit) -> Self::Right;
     fn add_product(self, sum: Self::Sum, left: Self::Unit, right: Self::Right) -> Self::Sum;
-    /// Writes the sums of a row, from a column on.
-    unsafe fn end(self, sum: Self::Sum, row: usize, column: usize, to: *mut f32);
+    /// Writes the sums of a row, from a column on: those of the first group, or adds those of a later one.
+    unsafe fn end(self, sum: Self::Sum, group: usize, row: usize, column: usize, to: *mut f32);
 }
 
 /// f32, a unit of one element.
@@ -374,41 +438,30 @@ impl<S: Simd> MicroKernel for F32Kernel<S> {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: S::f32s, _: usize, _: usize, to: *mut f32) {
+    unsafe fn end(self, sum: S::f32s, _: usize, _: usize, _: usize, to: *mut f32) {
         // SAFETY: the caller's.
         unsafe { to.cast::<S::f32s>().write_unaligned(sum) }
     }
 }
 
-/// Whether this processor has instructions for products of bf16.
+/// Whether this processor has instructions for products of bf16, in vectors of 512 bits.
 pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
-    avx512::has_bf16()
+    match instructions::for_bf16() {
+        #[cfg(target_arch = "x86_64")]
+        Bf16Path::Avx512 => true,
+        #[cfg(target_arch = "x86_64")]
+        Bf16Path::Avx2 => false,
+        Bf16Path::Portable => false,
+    }
 }
 
 /// Whether this processor has instructions for products of 8-bit integers, in vectors of 512 bits.
 pub(in crate::runtime::packed) fn multiplies_i8() -> bool {
-    avx512::has_int8()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-mod fast {
-    use half::bf16;
-
-    use super::{Scales, TileProduct};
-
-    pub(super) fn has_bf16() -> bool {
-        false
-    }
-
-    pub(super) fn has_int8() -> bool {
-        false
-    }
-
-    pub(super) unsafe fn multiply_bf16(_: &TileProduct<'_, bf16>, _: Option<*const f32>) {
-        unreachable!("only where `has_bf16` says so");
-    }
-
-    pub(super) unsafe fn multiply_int8(_: &TileProduct<'_, i8>, _: Scales<'_>) {
-        unreachable!("only where `has_int8` says so");
+    match instructions::for_int8() {
+        #[cfg(target_arch = "x86_64")]
+        Int8Path::Avx512 => true,
+        #[cfg(target_arch = "x86_64")]
+        Int8Path::AvxVnni | Int8Path::Avx2 => false,
+        Int8Path::Portable => false,
     }
 }

@@ -33,7 +33,9 @@ pub(super) struct Norm {
 
 impl Layer {
     pub fn load(spec: &ModelSpec, tensors: &LayerTensors, weights: &WeightFiles, dtype: CpuDtype) -> Result<Self> {
-        let linear = |parts: &[&LinearTensors]| {
+        // Errors of queries and keys grow in the softmax, and these matrices are an eighth of a layer.
+        let of_attention = if dtype == CpuDtype::Int8 { CpuDtype::Bf16 } else { dtype };
+        let linear = |parts: &[&LinearTensors], dtype: CpuDtype| {
             let read = |part: &&LinearTensors| {
                 let load = |slice| weights.load_slice(slice, None, &Device::Cpu);
                 Ok((load(&part.weight)?, part.bias.as_ref().map(load).transpose()?))
@@ -48,13 +50,13 @@ impl Layer {
         let gate_up: Vec<&LinearTensors> = tensors.gate.iter().chain([&tensors.up]).collect();
         Ok(Self {
             attention_norm: tensors.attention_norm.as_ref().map(|tensors| norm(tensors, spec.norm)).transpose()?,
-            qkv: linear(&[&tensors.query, &tensors.key, &tensors.value])?,
+            qkv: linear(&[&tensors.query, &tensors.key, &tensors.value], of_attention)?,
             query_norm: head_norm(&tensors.query_norm)?,
             key_norm: head_norm(&tensors.key_norm)?,
-            output: linear(&[&tensors.output])?,
+            output: linear(&[&tensors.output], of_attention)?,
             mlp_norm: norm(&tensors.mlp_norm, spec.norm)?,
-            gate_up: linear(&gate_up)?,
-            down: linear(&[&tensors.down])?,
+            gate_up: linear(&gate_up, dtype)?,
+            down: linear(&[&tensors.down], dtype)?,
         })
     }
 

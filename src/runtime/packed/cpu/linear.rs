@@ -9,10 +9,11 @@ use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor};
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::at_least;
+use super::gemm::instructions::arch;
 use super::gemm::{COLUMNS, Element, Epilogue, Lhs, OutputTile, ROWS, Scales, TileProduct};
 use super::rows::{self, vectorised};
 
@@ -25,6 +26,9 @@ const PRODUCT_BYTES: usize = 384 << 10;
 const PRODUCT_ROWS: usize = 16 * ROWS;
 /// Most panels of a task.
 const PRODUCT_PANELS: usize = 8;
+/// Inputs that share a scale in a product of integers. A few inputs of a trained model are a hundred times larger than the
+/// rest, and a scale for a whole row would leave the rest one or two bits.
+const GROUP: usize = 32;
 /// Tasks for each thread, so that all end at about the same time.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -34,8 +38,10 @@ pub(in crate::runtime::packed) enum CpuDtype {
     F32,
     /// Weights and rows are rounded to bf16.
     Bf16,
-    /// Weights are integers with a scale per output, rows with a scale per row.
+    /// In the MLP, weights and rows are integers with a scale for each group of 32 inputs; the rest is bf16.
     Int8,
+    /// Weights are integers with a scale per output, rows with a scale per row: exact for weights that are stored so.
+    Int8Rows,
 }
 
 /// A linear layer.
@@ -49,7 +55,27 @@ pub(super) struct Linear {
 enum Weights {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
-    Int8 { panels: Vec<i8>, scales: Vec<f32>, offsets: Vec<i32> },
+    /// Scales and offsets are `[outputs / 32, groups, 32]`, one for each group of inputs.
+    Int8 {
+        panels: Vec<i8>,
+        scales: Vec<f32>,
+        offsets: Vec<i32>,
+        groups: Groups,
+    },
+}
+
+/// How the inputs of a product of integers are divided into groups with a scale each.
+#[derive(Debug, Clone, Copy)]
+struct Groups {
+    /// Inputs of a group, whole units; the last group may have fewer.
+    size: usize,
+    count: usize,
+}
+
+impl Groups {
+    fn new(inputs: usize, size: usize) -> Self {
+        Self { size, count: inputs.div_ceil(size).max(1) }
+    }
 }
 
 /// Rows in the type that a product reads. The memory is reused by the next product.
@@ -60,7 +86,7 @@ pub(super) struct Input {
     bf16: Vec<bf16>,
     /// Integers with 128 added.
     int8: Vec<u8>,
-    /// Of the rows in `int8`.
+    /// Of the rows in `int8`, `[rows, groups]`.
     scales: Vec<f32>,
 }
 
@@ -90,18 +116,8 @@ impl Linear {
                 chunks.for_each(|(row, narrow)| vectorised!(rows::to_bf16(row, narrow)));
                 Weights::Bf16(in_panels(&narrow, inputs))
             }
-            CpuDtype::Int8 => {
-                let mut integers = vec![0; rows.len()];
-                let chunks = rows.par_chunks(inputs).zip(integers.par_chunks_mut(inputs));
-                let quantised = chunks.map(|(row, integers)| {
-                    let scale = vectorised!(rows::quantise(row, integers, |value| value as i8));
-                    (scale, 128 * integers.iter().map(|value| i32::from(*value)).sum::<i32>())
-                });
-                let (mut scales, mut offsets): (Vec<f32>, Vec<i32>) = quantised.unzip();
-                scales.resize(scales.len().next_multiple_of(COLUMNS), 0.);
-                offsets.resize(scales.len(), 0);
-                Weights::Int8 { panels: in_panels(&integers, inputs), scales, offsets }
-            }
+            CpuDtype::Int8 => int8(&rows, inputs, Groups::new(inputs, GROUP)),
+            CpuDtype::Int8Rows => int8(&rows, inputs, Groups::new(inputs, inputs.next_multiple_of(i8::UNIT))),
         };
         Ok(Self { weights, bias: (!bias.is_empty()).then_some(bias), inputs })
     }
@@ -134,17 +150,19 @@ impl Linear {
                     },
                 );
             }
-            Weights::Int8 { .. } => {
+            Weights::Int8 { groups, .. } => {
                 let distance = width.next_multiple_of(i8::UNIT);
-                let scales = at_least(&mut input.scales, rows);
+                let scales = at_least(&mut input.scales, rows * groups.count);
                 let target = at_least(&mut input.int8, rows * distance);
-                let tasks = target.par_chunks_mut(TASK_ROWS * distance).zip(scales.par_chunks_mut(TASK_ROWS));
+                let scales = scales.par_chunks_mut(TASK_ROWS * groups.count);
+                let tasks = target.par_chunks_mut(TASK_ROWS * distance).zip(scales);
                 let scratch = || vec![0f32; width];
                 tasks.enumerate().for_each_init(scratch, |wide, (task, (target, scales))| {
-                    for (row, (target, scale)) in target.chunks_exact_mut(distance).zip(scales).enumerate() {
+                    let rows = target.chunks_exact_mut(distance).zip(scales.chunks_exact_mut(groups.count));
+                    for (row, (target, scales)) in rows.enumerate() {
                         make(task * TASK_ROWS + row, wide);
                         // What lies beyond the width meets weights of zero.
-                        *scale = vectorised!(rows::quantise(wide, &mut target[..width], biased));
+                        vectorised!(quantise_groups(wide, target, scales, groups.size, biased));
                     }
                 });
             }
@@ -160,12 +178,14 @@ impl Linear {
         match &self.weights {
             Weights::F32(panels) => self.run(panels, first, &input.f32, target, |_, _| Epilogue::None),
             Weights::Bf16(panels) => self.run(panels, first, &input.bf16, target, |_, _| Epilogue::None),
-            Weights::Int8 { panels, scales, offsets } => {
+            Weights::Int8 { panels, scales, offsets, groups: Groups { size, count } } => {
                 self.run(panels, first, &input.int8, target, |row, column| {
                     Epilogue::Scaled(Scales {
-                        rows: &input.scales[row..],
-                        columns: &scales[column..],
-                        offsets: &offsets[column..],
+                        group: size / i8::UNIT,
+                        groups: *count,
+                        rows: &input.scales[row * count..],
+                        columns: &scales[column * count..],
+                        offsets: &offsets[column * count..],
                     })
                 });
             }
@@ -196,7 +216,7 @@ impl Linear {
         target.parts(task_rows, task_panels * COLUMNS).into_par_iter().for_each(|((row, column), part)| {
             for ((_, inner), target) in part.parts(task_rows, COLUMNS) {
                 let output = first + column + inner;
-                Arch::new().dispatch(Run(TileProduct {
+                arch().dispatch(Run(TileProduct {
                     depth,
                     left: Lhs::Rows { values: &left[row * depth..], distance: depth },
                     right: &panels[output * depth..][..COLUMNS * depth],
@@ -216,6 +236,41 @@ impl<E: Element> WithSimd for Run<'_, E> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         E::multiply(self.0, simd);
+    }
+}
+
+/// Rows of weights, `[outputs, inputs]`, as integers.
+fn int8(rows: &[f32], inputs: usize, groups: Groups) -> Weights {
+    let mut integers = vec![0; rows.len()];
+    let outputs = (rows.len() / inputs).next_multiple_of(COLUMNS);
+    let (mut scales, mut offsets) = (vec![0.; outputs * groups.count], vec![0; outputs * groups.count]);
+    let panel = COLUMNS * groups.count;
+    let tasks = rows.par_chunks(COLUMNS * inputs).zip(integers.par_chunks_mut(COLUMNS * inputs));
+    let tasks = tasks.zip(scales.par_chunks_mut(panel).zip(offsets.par_chunks_mut(panel)));
+    let scratch = || vec![0f32; groups.count];
+    tasks.for_each_init(scratch, |of_row, ((rows, integers), (scales, offsets))| {
+        for (column, (row, integers)) in rows.chunks_exact(inputs).zip(integers.chunks_exact_mut(inputs)).enumerate() {
+            vectorised!(quantise_groups(row, integers, of_row, groups.size, |value| value as i8));
+            for (group, integers) in integers.chunks(groups.size).enumerate() {
+                scales[group * COLUMNS + column] = of_row[group];
+                offsets[group * COLUMNS + column] = 128 * integers.iter().map(|value| i32::from(*value)).sum::<i32>();
+            }
+        }
+    });
+    Weights::Int8 { panels: in_panels(&integers, inputs), scales, offsets, groups }
+}
+
+/// The integers of a row, and the scale of each group of it. To be called where loops are vectorised.
+#[inline(always)]
+fn quantise_groups<T>(
+    row: &[f32],
+    integers: &mut [T],
+    scales: &mut [f32],
+    group: usize,
+    stored: impl Fn(i32) -> T + Copy,
+) {
+    for ((row, integers), scale) in row.chunks(group).zip(integers.chunks_mut(group)).zip(scales) {
+        *scale = rows::quantise(row, &mut integers[..row.len()], stored);
     }
 }
 
@@ -313,7 +368,9 @@ mod tests {
             let parts = [outputs.0, outputs.1].map(|count| matrix(seed + count as u32, count, inputs));
             let bias: Vec<f32> = (0..count).map(|n| value(seed, n)).collect();
             let weights = [parts[0].0.as_slice(), &parts[1].0].concat();
-            for (dtype, tolerance) in [(CpuDtype::F32, 1e-5), (CpuDtype::Bf16, 8e-3), (CpuDtype::Int8, 8e-3)] {
+            for (dtype, tolerance) in
+                [(CpuDtype::F32, 1e-5), (CpuDtype::Bf16, 8e-3), (CpuDtype::Int8, 8e-3), (CpuDtype::Int8Rows, 8e-3)]
+            {
                 let of_bias = |range: Range<usize>| has_bias.then(|| Tensor::new(&bias[range], &Device::Cpu).unwrap());
                 let linear = Linear::new(
                     &[(parts[0].1.clone(), of_bias(0..outputs.0)), (parts[1].1.clone(), of_bias(outputs.0..count))],

@@ -38,6 +38,10 @@ use crate::runtime::tensors::TensorTable;
 
 /// Rows that go through products together: enough for them, few enough for a cache.
 const BLOCK_ROWS: usize = 768;
+/// The same where one thread runs alone: what the widest product of a block makes stays in this many bytes of its own cache.
+const LANE_BYTES: usize = 768 << 10;
+/// Fewest rows of such a block.
+const MIN_LANE_ROWS: usize = 96;
 /// Rows that one task rotates or normalises at a time.
 const TASK_ROWS: usize = 16;
 /// Memory that is kept between forward passes, in bytes; what a large batch needed beyond it is freed.
@@ -51,7 +55,8 @@ pub(super) struct CpuLayers {
     rotary: Vec<RotaryTable>,
     /// Whether attention multiplies bf16.
     attention_in_bf16: bool,
-    workspace: Mutex<Workspace>,
+    /// One for each forward pass that runs at the same time.
+    workspaces: Mutex<Vec<Workspace>>,
 }
 
 /// `[positions, head_dim / 2]` each.
@@ -102,6 +107,7 @@ impl CpuLayers {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (number, tensors) in tensors.layers.iter().enumerate() {
             layers.push(Layer::load(spec, tensors, weights, dtype)?);
+            weights.release();
             progress(number + 1);
         }
         let table = |rotary: &RotarySpec| {
@@ -114,7 +120,7 @@ impl CpuLayers {
             final_norm: final_norm.map(|(tensors, spec)| Norm::load(tensors, spec, weights)).transpose()?,
             rotary: spec.rotary.iter().map(table).collect(),
             attention_in_bf16: dtype != CpuDtype::F32,
-            workspace: Mutex::default(),
+            workspaces: Mutex::default(),
             spec: spec.clone(),
         })
     }
@@ -131,7 +137,8 @@ impl CpuLayers {
         depth: usize,
         kept: &mut [(usize, Vec<f32>)],
     ) -> (Vec<f32>, Vec<Vec<f32>>) {
-        let mut workspace = std::mem::take(&mut *self.workspace.lock().unwrap_or_else(PoisonError::into_inner));
+        let workspaces = || self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workspace = workspaces().pop().unwrap_or_default();
         let attention = &self.spec.attention;
         let mut blocks = Blocks::new(cached, &packed.stored, (attention.kv_heads, attention.head_dim));
         let specs = &self.spec.layers[..depth];
@@ -150,9 +157,19 @@ impl CpuLayers {
             self.normalise(norm, &mut x);
         }
         if workspace.bytes() <= KEPT_BYTES {
-            *self.workspace.lock().unwrap_or_else(PoisonError::into_inner) = workspace;
+            workspaces().push(workspace);
         }
         (x, blocks.into_stored())
+    }
+
+    /// Rows that go through products together on the threads of this pool.
+    fn block_rows(&self) -> usize {
+        if rayon::current_num_threads() > 1 {
+            return BLOCK_ROWS;
+        }
+        let (mlp, attention) = (&self.spec.mlp, self.spec.query_width() + 2 * self.spec.key_width());
+        let widest = attention.max(mlp.intermediate * if mlp.gated { 2 } else { 1 });
+        (LANE_BYTES / (widest * size_of::<f32>())).clamp(MIN_LANE_ROWS, BLOCK_ROWS)
     }
 
     /// Attention with its norm and its residual connection; where only some rows are read, `x` is left with those.
@@ -179,7 +196,8 @@ impl CpuLayers {
         let attention = Attention { q, k: heads_of(k), v: heads_of(v), heads, kv_heads, dim, scale, soft_cap };
         let attended = at_least(attended, x.len() / hidden * query_width);
         attention.run(rows.spans, self.attention_in_bf16, attended);
-        for (attended, x) in attended.chunks(BLOCK_ROWS * query_width).zip(x.chunks_mut(BLOCK_ROWS * hidden)) {
+        let block_rows = self.block_rows();
+        for (attended, x) in attended.chunks(block_rows * query_width).zip(x.chunks_mut(block_rows * hidden)) {
             layer.output.prepare(x.len() / hidden, input, |row, target| {
                 target.copy_from_slice(&attended[row * query_width..][..query_width]);
             });
@@ -212,8 +230,9 @@ impl CpuLayers {
         let norm = layer.before_attention(self.spec.placement);
         // Queries come with the keys and values unless only some rows are read.
         let first = if read.is_some() { query_width } else { 0 };
-        for start in (0..rows).step_by(BLOCK_ROWS) {
-            let block = start..rows.min(start + BLOCK_ROWS);
+        let block_rows = self.block_rows();
+        for start in (0..rows).step_by(block_rows) {
+            let block = start..rows.min(start + block_rows);
             let positions = &positions[block.clone()];
             self.prepare(&layer.qkv, norm, &x[block.start * hidden..block.end * hidden], input);
             let products = layer.qkv.multiply(first..query_width + 2 * key_width, input, output);
@@ -241,7 +260,7 @@ impl CpuLayers {
         let (intermediate, activation) = (mlp.intermediate, mlp.activation);
         let norm = layer.before_mlp(self.spec.placement);
         let Workspace { input, inner, output, .. } = workspace;
-        for x in x.chunks_mut(BLOCK_ROWS * hidden) {
+        for x in x.chunks_mut(self.block_rows() * hidden) {
             self.prepare(&layer.gate_up, norm, x, input);
             let width = if mlp.gated { 2 * intermediate } else { intermediate };
             let products = layer.gate_up.multiply(0..width, input, output);

@@ -26,7 +26,7 @@ pub(super) use vectorised;
 /// What [`vectorised`] expands to. A closure that is an `FnOnce` from the start is inlined whole; the shim that makes one of
 /// another closure would not be.
 pub(super) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+    crate::runtime::packed::cpu::gemm::instructions::arch().dispatch(work)
 }
 
 /// `source / sqrt(mean(source^2) + eps) * weight`.

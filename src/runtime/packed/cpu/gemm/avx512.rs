@@ -3,25 +3,17 @@
 #![expect(clippy::inline_always, reason = "what has an instruction set must be inlined into what enables it")]
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_storeu_ps, _mm512_sub_epi32,
+    __m512, __m512bh, __m512i, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_storeu_ps, _mm512_sub_epi32,
 };
 
 use half::bf16;
 
-use super::{MicroKernel, Scales, TileProduct};
-
-pub(super) fn has_bf16() -> bool {
-    std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512f")
-}
-
-pub(super) fn has_int8() -> bool {
-    std::arch::is_x86_feature_detected!("avx512vnni") && std::arch::is_x86_feature_detected!("avx512f")
-}
+use super::{COLUMNS, MicroKernel, Scales, TileProduct};
 
 /// # Safety
-/// The processor [has them](has_bf16), and the product was checked.
+/// The processor has AVX512-BF16, and the product was checked.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn multiply_bf16(product: &TileProduct<'_, bf16>, rescale: Option<*const f32>) {
     // SAFETY: the caller's.
@@ -29,7 +21,7 @@ pub(super) unsafe fn multiply_bf16(product: &TileProduct<'_, bf16>, rescale: Opt
 }
 
 /// # Safety
-/// The processor [has them](has_int8), and the product was checked.
+/// The processor has AVX512-VNNI, and the product was checked.
 #[target_feature(enable = "avx512f,avx512vnni")]
 pub(super) unsafe fn multiply_int8(product: &TileProduct<'_, i8>, scales: Scales<'_>) {
     // SAFETY: the caller's.
@@ -81,7 +73,7 @@ impl MicroKernel for Bf16Kernel {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: __m512, _: usize, _: usize, to: *mut f32) {
+    unsafe fn end(self, sum: __m512, _: usize, _: usize, _: usize, to: *mut f32) {
         // SAFETY: the caller's, and as above.
         unsafe { _mm512_storeu_ps(to, sum) }
     }
@@ -105,13 +97,8 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    fn rescales(self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    unsafe fn rescale(self, _: usize, _: *const f32) -> __m512i {
-        self.zero()
+    fn group(self) -> usize {
+        self.scales.group
     }
 
     #[inline(always)]
@@ -127,14 +114,20 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: __m512i, row: usize, column: usize, to: *mut f32) {
-        let Scales { rows, columns, offsets } = self.scales;
+    unsafe fn end(self, sum: __m512i, group: usize, row: usize, column: usize, to: *mut f32) {
+        let Scales { groups, rows, columns, offsets, .. } = self.scales;
         // SAFETY: the caller's, and as above.
         unsafe {
-            let offsets = _mm512_loadu_si512(offsets.as_ptr().add(column).cast());
-            let columns = _mm512_loadu_ps(columns.as_ptr().add(column));
-            let scales = _mm512_mul_ps(columns, _mm512_set1_ps(*rows.as_ptr().add(row)));
-            _mm512_storeu_ps(to, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets)), scales));
+            let offsets = _mm512_loadu_si512(offsets.as_ptr().add(group * COLUMNS + column).cast());
+            let columns = _mm512_loadu_ps(columns.as_ptr().add(group * COLUMNS + column));
+            let row = _mm512_set1_ps(*rows.as_ptr().add(row * groups + group));
+            let numbers = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets)), columns);
+            let total = if group == 0 {
+                _mm512_mul_ps(numbers, row)
+            } else {
+                _mm512_fmadd_ps(numbers, row, _mm512_loadu_ps(to))
+            };
+            _mm512_storeu_ps(to, total);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use half::bf16;
 
-use super::{MicroKernel, Scales};
+use super::{COLUMNS, MicroKernel, Scales};
 
 #[derive(Clone, Copy)]
 pub(super) struct Bf16Kernel {
@@ -50,7 +50,7 @@ impl MicroKernel for Bf16Kernel {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: [f32; 8], _: usize, _: usize, to: *mut f32) {
+    unsafe fn end(self, sum: [f32; 8], _: usize, _: usize, _: usize, to: *mut f32) {
         // SAFETY: the caller's.
         unsafe { to.cast::<[f32; 8]>().write_unaligned(sum) }
     }
@@ -72,13 +72,8 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    fn rescales(self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    unsafe fn rescale(self, _: usize, _: *const f32) -> [i32; 8] {
-        self.zero()
+    fn group(self) -> usize {
+        self.scales.group
     }
 
     #[inline(always)]
@@ -96,10 +91,14 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: [i32; 8], row: usize, column: usize, to: *mut f32) {
-        let Scales { rows, columns, offsets } = self.scales;
-        let made = std::array::from_fn(|n| (sum[n] - offsets[column + n]) as f32 * (rows[row] * columns[column + n]));
+    unsafe fn end(self, sum: [i32; 8], group: usize, row: usize, column: usize, to: *mut f32) {
+        let Scales { groups, rows, columns, offsets, .. } = self.scales;
+        let (row, first) = (rows[row * groups + group], group * COLUMNS + column);
+        let numbers = |n: usize| (sum[n] - offsets[first + n]) as f32 * columns[first + n] * row;
         // SAFETY: the caller's.
-        unsafe { to.cast::<[f32; 8]>().write_unaligned(made) }
+        unsafe {
+            let before = if group == 0 { [0.; 8] } else { to.cast::<[f32; 8]>().read_unaligned() };
+            to.cast::<[f32; 8]>().write_unaligned(std::array::from_fn(|n| before[n] + numbers(n)));
+        }
     }
 }

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use pulp::{Arch, Scalar, WithSimd};
 
+use super::instructions::{Bf16Path, Int8Path};
+
 use super::*;
 
 impl<E: Element> WithSimd for TileProduct<'_, E> {
@@ -115,55 +117,113 @@ proptest! {
         let half: Conversions<bf16> = (bf16::from_f32, bf16::to_f64);
         let case = Case::<bf16>::new((rows, units, gap), seed, half, half);
         case.check(epilogue, expected, false);
-        let mut made = vec![0f32; rows * COLUMNS];
-        let product = TileProduct::<bf16> {
-            depth: case.depth,
-            left: Lhs::Rows { values: &case.as_rows, distance: case.distance },
-            right: &case.panel,
-            target: OutputTile::new(&mut made, rows, COLUMNS, COLUMNS),
-            epilogue: Epilogue::None,
-        };
-        // SAFETY: the case is whole; 4 * 8 is COLUMNS.
-        unsafe { product.run::<_, 1, 4>(portable::Bf16Kernel { rescale: None }) };
-        for (made, exact) in made.iter().zip(&case.exact) {
-            prop_assert!((f64::from(*made) - exact).abs() < 1e-4);
+        for path in bf16_paths() {
+            let mut made = before_of(rows);
+            let product = TileProduct::<bf16> {
+                depth: case.depth,
+                left: Lhs::Rows { values: &case.as_rows, distance: case.distance },
+                right: &case.panel,
+                target: OutputTile::new(&mut made, rows, COLUMNS, COLUMNS),
+                epilogue,
+            };
+            // SAFETY: the processor was asked for the path's instructions.
+            unsafe { product.multiply_on(path) };
+            for (place, (made, before)) in made.iter().zip(before_of(rows)).enumerate() {
+                let expected = expected(place / COLUMNS, place % COLUMNS, f64::from(before), case.exact[place]);
+                prop_assert!((f64::from(*made) - expected).abs() < 1e-4, "{path:?}");
+            }
         }
     }
 
     #[test]
     fn every_way_of_multiplying_integers_is_the_definition(
-        rows in 0usize..40, units in 0usize..70, gap in 0usize..5, seed in 0u32..1000,
+        rows in 0usize..40, units in 0usize..70, gap in 0usize..5, group in 1usize..40, seed in 0u32..1000,
     ) {
         let left: Conversions<u8> = (|value| (value * 127. + 128.) as u8, |stored| f64::from(stored) - 128.);
         let right: Conversions<i8> = (|value| (value * 127.) as i8, f64::from);
         let case = Case::<i8>::new((rows, units, gap), seed, left, right);
+        let groups = units.div_ceil(group).max(1);
         // Scales that keep the numbers near 1.
-        let row_scales: Vec<f32> = (0..rows).map(|n| value(seed, n + 19) / 127.).collect();
-        let columns: [f32; COLUMNS] = std::array::from_fn(|n| value(seed, n + 23) / 127.);
-        let offsets: [i32; COLUMNS] = std::array::from_fn(|column| {
-            let of_column = case.panel.chunks(4).skip(column).step_by(COLUMNS).flatten();
-            of_column.map(|element| 128 * i32::from(*element)).sum()
-        });
-        let expected = |row: usize, column: usize, _: f64, exact: f64| {
-            exact * f64::from(row_scales[row]) * f64::from(columns[column])
+        let row_scales: Vec<f32> = (0..rows * groups).map(|n| value(seed, n + 19) / 127.).collect();
+        let columns: Vec<f32> = (0..groups * COLUMNS).map(|n| value(seed, n + 23) / 127.).collect();
+        let integer = |column: usize, place: usize| {
+            case.panel[(place / 4 * COLUMNS + column) * 4 + place % 4]
         };
-        let scales = Scales { rows: &row_scales, columns: &columns, offsets: &offsets };
+        let of_group = |group_number: usize| {
+            4 * group_number * group..case.depth.min(4 * (group_number + 1) * group)
+        };
+        let offsets: Vec<i32> = (0..groups * COLUMNS)
+            .map(|n| of_group(n / COLUMNS).map(|place| 128 * i32::from(integer(n % COLUMNS, place))).sum())
+            .collect();
+        let expected = |row: usize, column: usize, _: f64, _: f64| {
+            let sum_of = |group: usize| {
+                let products = of_group(group).map(|place| {
+                    let left = i32::from(case.as_rows[row * case.distance + place]) - 128;
+                    f64::from(left * i32::from(integer(column, place)))
+                });
+                let scale = f64::from(row_scales[row * groups + group]) * f64::from(columns[group * COLUMNS + column]);
+                products.sum::<f64>() * scale
+            };
+            (0..groups).map(sum_of).sum::<f64>()
+        };
+        let scales = Scales { group, groups, rows: &row_scales, columns: &columns, offsets: &offsets };
         case.check(Epilogue::Scaled(scales), expected, false);
-        let mut made = vec![0f32; rows * COLUMNS];
-        let product = TileProduct::<i8> {
-            depth: case.depth,
-            left: Lhs::Rows { values: &case.as_rows, distance: case.distance },
-            right: &case.panel,
-            target: OutputTile::new(&mut made, rows, COLUMNS, COLUMNS),
-            epilogue: Epilogue::Scaled(scales),
-        };
-        // SAFETY: the case is whole; 4 * 8 is COLUMNS.
-        unsafe { product.run::<_, 1, 4>(portable::Int8Kernel { scales }) };
-        for (place, (made, exact)) in made.iter().zip(&case.exact).enumerate() {
-            let expected = expected(place / COLUMNS, place % COLUMNS, 0., *exact);
-            prop_assert!((f64::from(*made) - expected).abs() < 1e-4);
+        for path in int8_paths() {
+            let mut made = vec![0f32; rows * COLUMNS];
+            let product = TileProduct::<i8> {
+                depth: case.depth,
+                left: Lhs::Rows { values: &case.as_rows, distance: case.distance },
+                right: &case.panel,
+                target: OutputTile::new(&mut made, rows, COLUMNS, COLUMNS),
+                epilogue: Epilogue::Scaled(scales),
+            };
+            // SAFETY: the processor was asked for the path's instructions.
+            unsafe { product.multiply_on(path) };
+            for (place, made) in made.iter().enumerate() {
+                let expected = expected(place / COLUMNS, place % COLUMNS, 0., 0.);
+                prop_assert!((f64::from(*made) - expected).abs() < 1e-4, "{path:?}: {made} {expected}");
+            }
         }
     }
+}
+
+/// Numbers that an output holds before it is rescaled.
+fn before_of(rows: usize) -> Vec<f32> {
+    (0..rows * COLUMNS).map(|n| value(13, n)).collect()
+}
+
+/// The paths that this processor can take.
+fn bf16_paths() -> Vec<Bf16Path> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected;
+        let has = [
+            (Bf16Path::Avx512, is_x86_feature_detected!("avx512bf16")),
+            (Bf16Path::Avx2, is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")),
+            (Bf16Path::Portable, true),
+        ];
+        has.into_iter().filter(|(_, has)| *has).map(|(path, _)| path).collect()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    vec![Bf16Path::Portable]
+}
+
+/// The paths that this processor can take.
+fn int8_paths() -> Vec<Int8Path> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected;
+        let has_fma = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let has = [
+            (Int8Path::Avx512, is_x86_feature_detected!("avx512vnni")),
+            (Int8Path::AvxVnni, has_fma && is_x86_feature_detected!("avxvnni")),
+            (Int8Path::Avx2, has_fma),
+            (Int8Path::Portable, true),
+        ];
+        has.into_iter().filter(|(_, has)| *has).map(|(path, _)| path).collect()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    vec![Int8Path::Portable]
 }
 
 #[test]
