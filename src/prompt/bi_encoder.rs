@@ -3,111 +3,31 @@
 //! feedback).
 
 use super::PromptError;
-use super::family::{BiEncoderReadout, FamilyFacts};
+use super::bind_bi_encoder::{BiEncoder, Colbert};
 use super::frame::{Frame, Run, Step};
 use super::prepared::{PairFrame, Plan, PreparedTexts};
-use super::prompter::{ModelLimits, Prompter};
+use super::prompter::Prompter;
 use super::render::Rendering;
-use super::template::{Part, Template, TemplateInputs};
-use super::tokenizer::Tokenizer;
+use super::template::{Part, TemplateInputs};
 use super::truncate::{DocumentOptions, IsCancelled, warn_of_max_tokens_per_doc};
 use crate::rerank::slates::{self, SlateLimits};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 use crate::runtime::{TokenPosition, TokenTypes};
 
-/// The bi-encoder of a family: its template, and how scores are read.
-#[derive(Debug)]
-pub(super) struct BiEncoder {
-    pub readout: BiEncoderReadout,
-    pub template: Template,
-    /// For readout `max_sim`.
-    pub colbert: Option<Colbert>,
-}
-
-/// The settings of a `ColBERT` checkpoint, bound to its tokenizer.
-#[derive(Debug)]
-pub(super) struct Colbert {
-    /// Variables of the template: the tokens that mark queries and documents.
-    pub markers: [(&'static str, String); 2],
-    /// Length of a query's sequence, and the token that fills it up.
-    expansion: Option<(usize, u32)>,
-    attends_to_expansion: bool,
-    /// Tokens of documents that are not compared.
-    skipped: Vec<u32>,
-}
-
-/// Tokens that fill queries up, the first that the tokenizer has.
-const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
-
-/// Binds the checkpoint's settings, where the family reads `max_sim`: its markers become control tokens,
-/// and its lengths the family's limits.
-///
-/// # Errors
-/// [`PromptError::Token`] for a marker or mask that the tokenizer does not have.
-pub(super) fn bind_colbert(
-    facts: &mut FamilyFacts,
-    tokenizer: &mut Tokenizer,
-    model: &ModelLimits,
-) -> Result<Option<Colbert>, PromptError> {
-    if facts.bi_encoder.as_ref().is_none_or(|facts| facts.readout != BiEncoderReadout::MaxSim) {
-        return Ok(None);
-    }
-    let missing = |token: &str, tokenizer: &Tokenizer| PromptError::Token {
-        family: facts.name.clone(),
-        token: token.to_owned(),
-        file: tokenizer.file().to_owned(),
-        problem: "it is no token".to_owned(),
-    };
-    let settings = model.colbert.clone().unwrap_or_default();
-    for marker in [&settings.query_marker, &settings.document_marker] {
-        if !marker.is_empty() && tokenizer.control(marker).is_none() {
-            let id = tokenizer.vocabulary_id(marker).ok_or_else(|| missing(marker, tokenizer))?;
-            tokenizer.add_control(marker, id);
-        }
-    }
-    let mask = MASKS.iter().find_map(|mask| tokenizer.control(mask)).map(|token| token.id);
-    let expansion = match mask {
-        _ if !settings.expands_queries => None,
-        Some(mask) => Some((settings.query_length, mask)),
-        None => return Err(missing(MASKS[0], tokenizer)),
-    };
-    let skipped = settings.skipped_tokens.iter().filter_map(|token| tokenizer.vocabulary_id(token)).collect();
-    // The first token, the marker and the last one are part of a length.
-    let text = |length: usize, marker: &str| length.saturating_sub(2 + usize::from(!marker.is_empty())).max(1);
-    facts.limits.query = facts.limits.query.min(text(settings.query_length, &settings.query_marker));
-    facts.limits.document = facts.limits.document.min(text(settings.document_length, &settings.document_marker));
-    Ok(Some(Colbert {
-        markers: [("query_marker", settings.query_marker), ("document_marker", settings.document_marker)],
-        expansion,
-        attends_to_expansion: settings.attends_to_expansion,
-        skipped,
-    }))
-}
-
-impl Colbert {
-    /// Fills a query's sequence up. Returns how many tokens no token attends to.
-    fn expand(&self, ids: &mut Vec<u32>) -> usize {
-        let Some((length, mask)) = self.expansion else { return 0 };
-        let missing = length.saturating_sub(ids.len());
-        ids.resize(ids.len() + missing, mask);
-        if self.attends_to_expansion { 0 } else { missing }
-    }
-
+impl Prompter {
     /// The query's sequence and those of documents, read at all tokens that are compared.
-    pub(super) fn render(&self, prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
+    pub(super) fn render_compared(colbert: &Colbert, prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
         let mut suffixes = vec![prepared.query_ids.clone()];
         suffixes.extend(documents.iter().map(|document| prepared.documents[*document].ids.clone()));
         let marks = suffixes.iter().enumerate().flat_map(|(nth, ids)| {
-            let is_compared = move |id: &u32| nth == 0 || !self.skipped.contains(id);
+            let is_compared = move |id: &u32| nth == 0 || !colbert.skipped.contains(id);
             let compared = ids.iter().enumerate().filter(move |(_, id)| is_compared(id));
             compared.map(move |(offset, _)| TokenPosition::suffix(nth, offset))
         });
         let marks = marks.collect();
         Rendering { prefix: Vec::new(), suffixes, marks, token_types: TokenTypes::Zero, rows: None }
     }
-}
 
-impl Prompter {
     /// Tokenizes query and documents, each into a sequence of its own, and groups the documents.
     pub(super) fn prepare_apart(
         &self,

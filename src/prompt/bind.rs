@@ -5,7 +5,7 @@ use super::classifier::ClassifierReadout;
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{AnswerFacts, AnswerToken, ListwiseFacts, ListwiseReadout, PointwiseFacts};
 use super::lexical::LexicalTable;
-use super::prompter::ModelLimits;
+use super::model_limits::{Answers, ModelLimits};
 use super::template::{Template, TemplateInputs};
 use super::tokenizer::Tokenizer;
 use crate::runtime::Pooling;
@@ -43,18 +43,6 @@ pub struct Identifier {
     pub text: String,
     /// Its id.
     pub id: u32,
-}
-
-/// The answers whose logits make a pointwise score:
-/// raw = logit(positive) - logit(negative), relevance = sigmoid(scale * raw + bias).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Answers {
-    /// Id of the answer for a relevant document.
-    pub positive: u32,
-    /// Id of the answer for an irrelevant one, where it is part of the score.
-    pub negative: Option<u32>,
-    /// Scale and bias.
-    pub calibration: Calibration,
 }
 
 /// How a pointwise family turns outputs into scores.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `family`, `families` | reads the families' declarations |
 //! | `description`, `detect` | reads what a checkpoint says that it is; recognises its family |
-//! | `prompter`, `bind`, `row_reading`, `check_templates` | binds a family to a tokenizer and a model |
+//! | `prompter`, `model_limits`, `bind`, `bind_bi_encoder`, `row_reading`, `check_templates` | binds a family to a tokenizer and a model |
 //! | `pair_template`, `classifier` | the checkpoint's own pair of texts; what its classifier's number means |
 //! | `chat`, `colbert` | the checkpoint's chat format, and how a `ColBERT` checkpoint makes its sequences |
 //! | `template`, `frame` | splits a template into literals, control tokens and places for texts |
@@ -20,6 +20,7 @@
 
 mod bi_encoder;
 mod bind;
+mod bind_bi_encoder;
 mod chat;
 mod check_templates;
 mod classifier;
@@ -33,6 +34,7 @@ mod families;
 mod family;
 mod frame;
 mod lexical;
+mod model_limits;
 mod pair_template;
 mod pairs;
 mod parallel;
@@ -54,7 +56,7 @@ mod tokenizer;
 mod tokenizer_file;
 mod truncate;
 
-pub use bind::{Answers, Identifier, PointwiseScore, Relevance, SlateScore};
+pub use bind::{Identifier, PointwiseScore, Relevance, SlateScore};
 pub use chat::ChatFormat;
 pub use classifier::{ClassifierReadout, classifier_calibration};
 pub use colbert::ColbertSettings;
@@ -64,8 +66,9 @@ pub use error::PromptError;
 pub use families::Families;
 pub use family::{BiEncoderReadout, Family, FamilyFacts};
 pub use lexical::{LexicalTable, lexical_scores};
+pub use model_limits::{Answers, ModelLimits};
 pub use prepared::{DocumentText, Plan, PreparedTexts};
-pub use prompter::{ModelLimits, Prompter};
+pub use prompter::Prompter;
 pub use render::Rendering;
 pub use settings::PromptSettings;
 pub use tokenizer::Tokenizer;

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 
 use super::PromptError;
-use super::bi_encoder::{self, BiEncoder};
-use super::bind::{Answers, Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
-use super::classifier::ClassifierReadout;
-use super::colbert::ColbertSettings;
+use super::bind::{Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
+use super::bind_bi_encoder::{BiEncoder, bind_colbert};
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
+use super::model_limits::{Answers, ModelLimits};
 use super::row_reading::RowReading;
 use super::template::Template;
 use super::tokenizer::Tokenizer;
@@ -33,34 +32,6 @@ pub struct Prompter {
     pub(super) rows: Option<RowReading>,
 }
 
-/// The facts of a model that limit its prompts.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct ModelLimits {
-    /// The checkpoint's hub id or folder.
-    pub name: String,
-    /// The model's context, in tokens.
-    pub context: usize,
-    /// Rows of its embedding matrix.
-    pub vocabulary: usize,
-    /// Whether tokens see those after them.
-    pub bidirectional: bool,
-    /// Whether it tells the second text of a pair from the first by token types.
-    pub token_types: bool,
-    /// Its classifier, where it has one in place of an output matrix.
-    pub classifier: Option<ClassifierReadout>,
-    /// How it makes its sequences, where its tokens' states are projected and compared.
-    pub colbert: Option<ColbertSettings>,
-    /// The read-out of its tokens' states, where it has one.
-    pub evidence: Option<Arc<EvidenceModel>>,
-    /// The tokens of its `LogitScore`.
-    pub answers: Option<Answers>,
-    /// Its chat template.
-    pub chat_template: Option<String>,
-    /// The prompt that sentence-transformers uses by default: before the query of a pair, as the
-    /// system message of a chat template.
-    pub default_prompt: Option<String>,
-}
-
 impl Prompter {
     /// Binds a family to a checkpoint. `podium` is the key `podium` of its `config.json`,
     /// `evidence` its table of lexical evidence.
@@ -77,7 +48,7 @@ impl Prompter {
         evidence: Option<LexicalTable>,
     ) -> Result<Self, PromptError> {
         let mut facts = family.facts.clone();
-        let colbert = bi_encoder::bind_colbert(&mut facts, &mut tokenizer, model)?;
+        let colbert = bind_colbert(&mut facts, &mut tokenizer, model)?;
         if facts.pointwise.as_ref().is_some_and(|pointwise| pointwise.chat_template) {
             facts.default_instruction.clone_from(&model.default_prompt);
         }

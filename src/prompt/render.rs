@@ -44,7 +44,7 @@ impl Prompter {
             (Plan::Pairs(_), _) if self.bidirectional => self.render_whole_pairs(prepared, documents),
             (Plan::Pairs(_), _) => render_pairs(prepared, documents),
             (Plan::Apart(_), _) => match self.bi_encoder.as_ref().and_then(|bi_encoder| bi_encoder.colbert.as_ref()) {
-                Some(colbert) => colbert.render(prepared, documents),
+                Some(colbert) => Self::render_compared(colbert, prepared, documents),
                 None => render_apart(prepared, documents),
             },
             (Plan::Slates(_) | Plan::Windows(_), Some(listwise)) => match listwise.facts.layout {

@@ -5,8 +5,8 @@
 //! budget costs no second tokenization. No truncation is silent: every cut and removal is counted
 //! and leads to a warning.
 
-use super::bi_encoder::BiEncoder;
 use super::bind::{Listwise, Pointwise};
+use super::bind_bi_encoder::BiEncoder;
 use super::clean::is_space;
 use super::family::SlateRule;
 use super::parallel;

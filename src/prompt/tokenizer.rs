@@ -11,7 +11,7 @@ use super::chat::ChatFormat;
 pub(super) use super::cut::chunk_end;
 use super::cut::spelled_bytes;
 use super::pair_template::PairTemplate;
-use super::tokenizer_file::TokenizerFile;
+use super::tokenizer_file::{ControlToken, TokenizerFile};
 
 /// The most bytes of text that are encoded in one call: some ten milliseconds of work.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
@@ -48,15 +48,6 @@ pub struct Tokenizer {
     pair: Option<PairTemplate>,
     chat: Option<ChatFormat>,
     file: String,
-}
-
-/// An added token of the tokenizer, special or not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ControlToken {
-    pub text: String,
-    pub id: u32,
-    /// Whether it takes the white space beside it, which Podium's encoding does not reproduce.
-    pub strips: bool,
 }
 
 /// The beginning of a text after truncation.

@@ -4,10 +4,18 @@
 use serde_json::{Map, Value};
 
 use super::pair_template::PairTemplate;
-use super::tokenizer::ControlToken;
 
 /// The highest id of a control token: no vocabulary is larger, and the table of ids grows with it.
 const HIGHEST_ID: u32 = 1 << 24;
+
+/// An added token of the tokenizer, special or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ControlToken {
+    pub text: String,
+    pub id: u32,
+    /// Whether it takes the white space beside it, which Podium's encoding does not reproduce.
+    pub strips: bool,
+}
 
 /// A `tokenizer.json`, taken apart.
 pub(super) struct TokenizerFile {
