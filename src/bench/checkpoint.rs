@@ -158,9 +158,10 @@ fn configuration(shape: &Shape, stored: Stored) -> Result<Value, CreateError> {
 
 /// The control tokens of a family.
 fn control_tokens(family: &Family) -> Vec<String> {
-    let mut tokens = vec!["<|endoftext|>".to_owned()];
-    tokens.extend(family.facts.control_tokens.iter().cloned());
-    tokens.dedup();
+    // Those of Qwen's chat format, for families that use the checkpoint's own.
+    let mut tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned).to_vec();
+    let others = family.facts.control_tokens.iter().filter(|token| !tokens.contains(token));
+    tokens.extend(others.cloned().collect::<Vec<_>>());
     tokens
 }
 

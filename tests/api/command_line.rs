@@ -109,7 +109,7 @@ fn a_family_from_a_folder_can_be_served() {
         std::fs::write(folder.path().join(file), own).unwrap();
     }
     let mut podium = Command::new(env!("CARGO_BIN_EXE_podium"));
-    podium.args(["check", "--family", "mine", "--device", "cpu"]).env_clear();
+    podium.args(["check", "--model", "podium-nano", "--family", "mine", "--device", "cpu"]).env_clear();
     let output = podium.env("PODIUM__PROMPTS__FOLDER", folder.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let printed = text(&output.stdout);
