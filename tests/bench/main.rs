@@ -34,7 +34,7 @@ fn a_grid_is_measured_in_process_and_over_http() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["--device", "cpu", "--documents", "2,4", "--tokens", "16", "--concurrency", "1,2"];
     let report = bench_json(folder.path(), &[&arguments[..], &["--over", "in-process,http", "--runs", "2"]].concat());
-    assert_eq!((&report["schema"], &report["system"]["name"]), (&1.into(), &"podium-mini".into()));
+    assert_eq!((&report["schema"], &report["system"]["name"]), (&2.into(), &"podium-mini".into()));
     assert_eq!(report["settings"]["rounds"], 2, "no round is empty");
     assert_eq!(report["machine"]["product_rates"].as_array().unwrap().len(), 2);
     let cases = report["cases"].as_array().unwrap();

@@ -94,11 +94,13 @@ fn a_message_cuts_a_long_value_between_characters() {
 
 #[test]
 fn a_body_that_is_not_json_and_one_that_is_not_an_object_are_different_errors() {
-    for malformed in ["", "  ", "{", "{\"a\":NaN}", "{\"a\":1e999}", "{} {}", "{'a':1}", "\u{feff}{}"] {
+    for malformed in ["", "  ", "{", "{\"a\":NaN}", "{\"a\":1e999}", "{} {}", "{'a':1}"] {
         assert!(matches!(Fields::parse(malformed.as_bytes()), Err(ParseError::MalformedJson { .. })), "{malformed}");
     }
     assert!(matches!(Fields::parse(b"{\"a\":\"\xff\"}"), Err(ParseError::MalformedJson { .. })));
-    assert!(matches!(Fields::parse(b"{\"a\":\"\\ud800\"}"), Err(ParseError::MalformedJson { .. })));
+    // A byte order mark and half of a surrogate pair are not worth a refusal.
+    assert!(Fields::parse("\u{feff}{}".as_bytes()).is_ok());
+    assert!(Fields::parse(b"{\"a\":\"\\ud800\"}").is_ok());
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(matches!(Fields::parse(deep.as_bytes()), Err(ParseError::MalformedJson { .. })));
     for (other, found) in [
