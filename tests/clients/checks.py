@@ -17,8 +17,8 @@ DOCUMENTS = [
     "Refunds of cancelled flights were slow last year, a newspaper wrote.",
 ]
 INSTRUCTION = "Prefer texts about trains and meals. Refunds are not relevant."
-# A stored instruction; any client can select it by the model's name (`podium-mini@brief`).
-PROFILE = "brief"
+# A stored instruction; any client can select it by the model's name (`podium-mini@argument`).
+PROFILE = "argument"
 
 # Keys for the server with keys: a valid one, one that is limited to a request per minute, an
 # invalid one.
