@@ -158,7 +158,7 @@ fn configuration(shape: &Shape, stored: Stored) -> Result<Value, CreateError> {
 
 /// The control tokens of a family.
 fn control_tokens(family: &Family) -> Vec<String> {
-    // Those of Qwen's chat format, for families that use the checkpoint's own.
+    // Control tokens of Qwen's chat format, for families that use the checkpoint's own.
     let mut tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(str::to_owned).to_vec();
     let others = family.facts.control_tokens.iter().filter(|token| !tokens.contains(token));
     tokens.extend(others.cloned().collect::<Vec<_>>());

@@ -27,7 +27,7 @@ pub struct Load {
     pub seed: u64,
 }
 
-/// What became of the requests of a load.
+/// Outcomes of the requests of a load.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcomes {
     /// Time from the planned arrival to the response, of each completed request.

@@ -1,4 +1,4 @@
-//! What a run finds out about one query.
+//! Results of a run for one query.
 
 use std::time::Duration;
 

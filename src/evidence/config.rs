@@ -13,7 +13,7 @@ pub struct EvidenceConfig {
     pub window: WindowConfig,
     /// How much less later rows of a document count.
     pub later_passages: LaterPassages,
-    /// What is counted in texts.
+    /// Counts taken from texts.
     pub facts: FactsConfig,
     /// Weights of the best window, of the best tokens and of the words in common.
     pub evidence_weights: [f32; 3],
@@ -23,7 +23,7 @@ pub struct EvidenceConfig {
     pub base: BaseConfig,
     /// How much an instruction asks.
     pub gate: GateConfig,
-    /// What an instruction asks for.
+    /// The preference that an instruction states.
     pub wish: WishConfig,
 }
 

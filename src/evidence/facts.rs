@@ -1,4 +1,4 @@
-//! What can be counted in a text: numbers, years, punctuation, lists of words, scripts. The encoder
+//! Facts that are counted in a text: numbers, years, punctuation, lists of words, scripts. The encoder
 //! sees these badly, and instructions ask for them. `training/MODEL.md` defines each number.
 
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ const PLAIN: usize = 12;
 /// Facts about a document and an instruction together.
 const TOGETHER: usize = 7;
 
-/// What is counted in a document.
+/// Counts taken from a document.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Counted {
     facts: Vec<f32>,
@@ -48,7 +48,7 @@ pub struct Counted {
     pieces: usize,
 }
 
-/// What an instruction names.
+/// Things that an instruction names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Named {
     /// 0 without one.
@@ -112,7 +112,7 @@ impl FactsConfig {
         Counted { facts, year, pieces: pieces.len() }
     }
 
-    /// What an instruction names.
+    /// Things that an instruction names.
     pub(super) fn named(&self, instruction: &str) -> Named {
         let names: Vec<&String> =
             self.languages.0.iter().map(|(name, _)| name).chain(self.scripts.0.iter().map(|(name, _)| name)).collect();

@@ -248,7 +248,7 @@ impl BenchArgs {
         Plan { stop_after, rounds: self.rounds.get(), warm_up: self.warm_up }
     }
 
-    /// What --request-rate asks for, if it is given.
+    /// The load that --request-rate asks for, if it is given.
     pub(super) fn open_loop(&self) -> Option<OpenLoopPlan> {
         let rates = self.request_rate.clone()?;
         Some(OpenLoopPlan {
