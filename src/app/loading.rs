@@ -7,7 +7,7 @@ use super::settings::{check, families, policy, prompter_of};
 use crate::config::{ConfigError, Settings};
 use crate::models::{ModelLoader, ModelSet, NamedModel};
 use crate::pipeline::{Policy, Reranker};
-use crate::prompt::PromptSettings;
+use crate::prompt::{PromptSettings, Prompter};
 use crate::runtime::packed::{ComputeSettings, PackedRuntime};
 use crate::runtime::{Checkpoint, ModelSettings, Runtime};
 use crate::schedule::AdmissionControl;
@@ -30,11 +30,12 @@ pub fn load_reranker_with<R: Runtime>(
 ) -> anyhow::Result<Reranker> {
     check(settings)?;
     let checkpoint = Checkpoint::open(&settings.model)?;
-    let runtime = wrap(&checkpoint, load_runtime(&checkpoint, &settings.model)?)?;
     let names = default_names(&checkpoint, &settings.model);
     let admission = AdmissionControl::new(&settings.schedule);
     let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
-    assemble(names, &checkpoint, runtime, &settings.model.family, environment)
+    let prompter = environment.prompter(&checkpoint, &settings.model)?;
+    let runtime = wrap(&checkpoint, load_runtime(&checkpoint, &settings.model)?)?;
+    Ok(Reranker::new(names, prompter, runtime, environment.policy, &admission))
 }
 
 /// Loads the default model; the named models of the settings are not loaded yet. Call it inside a
@@ -46,11 +47,10 @@ pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     check(settings)?;
     let admission = AdmissionControl::new(&settings.schedule);
     let checkpoint = Checkpoint::open(&settings.model)?;
-    let runtime = load_runtime(&checkpoint, &settings.model)?;
     let names = default_names(&checkpoint, &settings.model);
     check_names_unique(&names, settings)?;
     let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
-    let default = assemble(names, &checkpoint, runtime, &settings.model.family, environment)?;
+    let default = environment.load(names, &checkpoint, &settings.model)?;
     let loader = PackedLoader { prompts: settings.prompts.clone(), admission };
     Ok(ModelSet::new(default, settings.models.clone(), loader))
 }
@@ -60,24 +60,25 @@ fn load_runtime(checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Resul
     Ok(runtime.with_prefix_cache(model.prefix_cache_bytes))
 }
 
-/// Puts a checkpoint and its runtime together under these names.
-fn assemble(
-    names: Vec<String>,
-    checkpoint: &Checkpoint,
-    runtime: impl Runtime,
-    family: &str,
-    environment: Environment<'_>,
-) -> anyhow::Result<Reranker> {
-    let Environment { prompts, policy, admission } = environment;
-    let prompter = prompter_of(&families(prompts)?, checkpoint, runtime.facts(), family)?;
-    Ok(Reranker::new(names, prompter, runtime, policy, admission))
-}
-
 /// State that all models of a server share.
 struct Environment<'a> {
     prompts: &'a PromptSettings,
     policy: Policy,
     admission: &'a AdmissionControl,
+}
+
+impl Environment<'_> {
+    /// Loads a checkpoint under these names. Its family is found, and bound to it, before its weights
+    /// are read.
+    fn load(self, names: Vec<String>, checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Result<Reranker> {
+        let prompter = self.prompter(checkpoint, model)?;
+        Ok(Reranker::new(names, prompter, load_runtime(checkpoint, model)?, self.policy, self.admission))
+    }
+
+    fn prompter(&self, checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Result<Prompter> {
+        let facts = PackedRuntime::read_facts(checkpoint, &ComputeSettings::of(model))?;
+        prompter_of(&families(self.prompts)?, checkpoint, &facts, &model.family)
+    }
 }
 
 /// The names of the default model: its own, the hub's, and those of the settings.
@@ -126,11 +127,9 @@ impl ModelLoader for PackedLoader {
     }
 
     fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel, policy: Policy) -> anyhow::Result<Reranker> {
-        let checkpoint = Checkpoint::open(model)?;
-        let runtime = load_runtime(&checkpoint, model)?;
         let mut names = vec![name.to_owned()];
         add_served_names(&mut names, model);
         let environment = Environment { prompts: &self.prompts, policy, admission: &self.admission };
-        assemble(names, &checkpoint, runtime, &model.family, environment)
+        environment.load(names, &Checkpoint::open(model)?, model)
     }
 }

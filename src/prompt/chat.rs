@@ -46,6 +46,11 @@ impl ChatFormat {
         Ok(found.map(|template| Self { template, bos_token: token("bos_token"), eos_token: token("eos_token") }))
     }
 
+    /// The template's text.
+    pub(super) fn template(&self) -> &str {
+        &self.template
+    }
+
     /// The format of a checkpoint without one, if its tokenizer has the control tokens of Qwen's.
     fn of_control_tokens(has: &dyn Fn(&str) -> bool) -> Option<Self> {
         let thoughts = if has("<think>") { NO_THOUGHTS } else { "" };

@@ -67,14 +67,26 @@ impl PackedRuntime {
         let spec = parse_spec(checkpoint)?;
         let weights = Arc::new(weights::open(checkpoint)?);
         let precision = precision(settings, &device, &spec, &weights)?;
-        let parameters = weights.parameters();
+        let facts = facts(&spec, &weights, &device, precision);
         let bar = progress_bar(spec.layers.len(), &checkpoint.name);
         let model = Model::load(spec, &weights, precision, &device, &|layers| bar.set_position(layers as u64))?;
         bar.finish_and_clear();
-        let facts = facts(&model, precision, parameters);
         let prefix_cache = PrefixCache::new(0, model.block_bytes());
         let lanes = (!facts.causal && model.runs_on_cpu_kernels()).then(Lanes::new);
         Ok(Self { model, prefix_cache, lanes, facts })
+    }
+
+    /// The facts of the model that [`PackedRuntime::load`] would load, without a prefix cache. Reads
+    /// headers only.
+    ///
+    /// # Errors
+    /// As [`PackedRuntime::weight_bytes`].
+    pub fn read_facts(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<ModelFacts, LoadError> {
+        let device = settings.device()?;
+        let spec = parse_spec(checkpoint)?;
+        let weights = weights::open(checkpoint)?;
+        let precision = precision(settings, &device, &spec, &weights)?;
+        Ok(facts(&spec, &weights, &device, precision))
     }
 
     /// Adds a prefix cache of at most `max_bytes`. A bidirectional model has no use for one.
@@ -135,9 +147,10 @@ fn weight_bytes(parameters: usize, spec: &ModelSpec, precision: Precision) -> u6
     embeddings * precision.dtype.size_in_bytes() as u64 + others * precision.bits_per_weight() / 8
 }
 
-fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
-    let spec = model.spec();
-    let device = match model.device() {
+fn facts(spec: &ModelSpec, weights: &weights::WeightFiles, device: &Device, precision: Precision) -> ModelFacts {
+    let tensors = TensorTable::new(spec, &|name| weights.shape(name));
+    let parameters = weights.parameters();
+    let device = match device {
         Device::Cpu => "cpu",
         Device::Cuda(_) => "cuda",
         Device::Metal(_) => "metal",
@@ -156,8 +169,8 @@ fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
         max_positions: spec.max_positions,
         causal: spec.causal,
         token_types: spec.embedding.token_types,
-        projector: model.heads().has_projection(&Head::Projector),
-        token_projection: model.heads().has_projection(&Head::MaxSim { expansion: 0 }),
+        projector: tensors.projector.is_some(),
+        token_projection: tensors.token_projection.is_some(),
         vocabulary_head: spec.output != OutputMatrix::None,
         classifier,
         prefix_cache_bytes: 0,
