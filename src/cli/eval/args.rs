@@ -55,7 +55,7 @@ pub(in crate::cli) struct EvalArgs {
     /// Judgements of a folder: qrels/NAME.tsv, or data/NAME-*.parquet [default: test, or the only one]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     split: Option<String>,
-    /// Documents, as JSONL, Parquet or lines of id, tab, text (instead of a SET)
+    /// Documents: a file of JSONL, Parquet or lines of id, tab, text, or a folder of shards (instead of a SET)
     #[arg(long, value_name = "FILE", requires_all = ["topics", "qrels"], help_heading = "Data")]
     corpus: Option<PathBuf>,
     /// Queries, in the formats of the corpus
@@ -210,8 +210,8 @@ impl EvalArgs {
         if let (Some(corpus), Some(queries), Some(qrels)) = (&self.corpus, &self.topics, &self.qrels) {
             let run = self.run.as_ref().map(|run| (run.clone().into(), run.display().to_string()));
             let (name, source) = (set_name(qrels), qrels.clone());
-            let table = |file: &PathBuf| TableFiles::from(file.clone());
-            let (corpus, queries, qrels) = (table(corpus), table(queries), table(qrels));
+            let table = |path: &PathBuf| TableFiles::at(path, self.split.as_deref());
+            let (corpus, queries, qrels) = (table(corpus)?, table(queries)?, table(qrels)?);
             before(&name);
             let files = CollectionFiles { name, source, corpus, queries, instructions: None, qrels, run };
             sets.push(files.read(settings)?);

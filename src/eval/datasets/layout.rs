@@ -68,6 +68,20 @@ impl CollectionFiles {
     }
 }
 
+impl TableFiles {
+    /// The table at a path: a file, or a folder with the files of splits, as in
+    /// [`CollectionFiles::find`].
+    ///
+    /// # Errors
+    /// [`DataError`] if a folder cannot be read or lacks the split.
+    pub fn at(path: &Path, split: Option<&str>) -> Result<Self, DataError> {
+        match (path.is_dir(), path.parent(), path.file_name().and_then(|name| name.to_str())) {
+            (true, Some(parent), Some(name)) => choose_split(parent, name, split.unwrap_or(DEFAULT_SPLIT), false),
+            _ => Ok(path.to_owned().into()),
+        }
+    }
+}
+
 /// Finds the files of a table and its name: one file, or the files of a split in a folder. If
 /// `exact`, a folder's split must be the wanted one; otherwise its only split will do.
 fn find_table(
@@ -81,21 +95,25 @@ fn find_table(
         if let Some(file) = files.map(|file| folder.join(file)).find(|file| file.is_file()) {
             return Ok(Some(((*name).to_owned(), file.into())));
         }
-        let inner = folder.join(name);
-        if !inner.is_dir() {
-            continue;
+        if folder.join(name).is_dir() {
+            return Ok(Some(((*name).to_owned(), choose_split(folder, name, wanted, exact)?)));
         }
-        let splits = list_splits(&inner)?;
-        let only = (!exact && splits.len() == 1).then(|| splits.values().next()).flatten();
-        if let Some(shards) = splits.get(wanted).or(only) {
-            return Ok(Some(((*name).to_owned(), TableFiles::new(shards.clone()))));
-        }
-        let available: Vec<&str> = splits.keys().map(String::as_str).collect();
-        let available = if available.is_empty() { "none".to_owned() } else { available.join(", ") };
-        let problem = format!("{name}/{wanted}.tsv is missing; choose a split with --split (available: {available})");
-        return Err(DataError::Set { place: folder.to_owned(), problem });
     }
     Ok(None)
+}
+
+/// The files of the wanted split in the folder `name` of `parent`, or unless `exact` those of its only
+/// split.
+fn choose_split(parent: &Path, name: &str, wanted: &str, exact: bool) -> Result<TableFiles, DataError> {
+    let splits = list_splits(&parent.join(name))?;
+    let only = (!exact && splits.len() == 1).then(|| splits.values().next()).flatten();
+    if let Some(shards) = splits.get(wanted).or(only) {
+        return Ok(TableFiles::new(shards.clone()));
+    }
+    let available: Vec<&str> = splits.keys().map(String::as_str).collect();
+    let available = if available.is_empty() { "none".to_owned() } else { available.join(", ") };
+    let problem = format!("{name}/{wanted}.tsv is missing; choose a split with --split (available: {available})");
+    Err(DataError::Set { place: parent.to_owned(), problem })
 }
 
 /// The files of each split of a folder, in the order of their names. Of a split that is there in
@@ -221,6 +239,21 @@ mod tests {
         let ranked: Vec<&str> =
             set.queries[0].candidates.iter().map(|place| set.documents[*place].id.as_str()).collect();
         assert_eq!((ranked, set.documents.len()), (vec!["a", "b"], 2));
+    }
+
+    #[test]
+    fn a_table_may_be_given_as_a_folder_of_shards() {
+        let folder = mteb();
+        let corpus = TableFiles::at(&folder.path().join("corpus"), None).unwrap();
+        let mut ids = Vec::new();
+        super::super::texts::for_each_text(&corpus, |_, text| {
+            ids.push(text.document.id);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(ids, ["a", "b"]);
+        let missing = TableFiles::at(&folder.path().join("data"), Some("train")).unwrap_err().to_string();
+        assert!(missing.ends_with("data/train.tsv is missing; choose a split with --split (available: dev, test)"));
     }
 
     #[test]
