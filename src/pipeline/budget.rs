@@ -72,7 +72,7 @@ impl BudgetedPlan {
 impl TokenBudget {
     /// The budget of a request; `None` where it has none.
     pub fn new(budget: &RequestBudget, forecast: Option<Forecast>) -> Option<Self> {
-        let RequestBudget { max_latency, max_total_tokens, strict } = *budget;
+        let RequestBudget { max_latency, max_total_tokens, strict, .. } = *budget;
         budget.is_set().then_some(Self { max_total_tokens, max_latency, forecast, strict })
     }
 
@@ -283,7 +283,11 @@ mod tests {
     }
 
     fn budget(max_latency_ms: Option<u64>, max_total_tokens: Option<usize>) -> RequestBudget {
-        RequestBudget { max_latency: max_latency_ms.map(Duration::from_millis), max_total_tokens, strict: false }
+        RequestBudget {
+            max_latency: max_latency_ms.map(Duration::from_millis),
+            max_total_tokens,
+            ..RequestBudget::default()
+        }
     }
 
     fn twenty_documents() -> RerankRequest {

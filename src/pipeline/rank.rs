@@ -62,16 +62,20 @@ impl Reranker {
         limits: &LimitSettings,
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
-        let permit = self.scheduler.try_admit(&AdmissionRequest {
-            client: context.client.clone(),
-            priority: context.priority.0,
-            tokens: requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum(),
-            deadline: context.deadline,
-        })?;
-        self.rank(requests, limits, permit, context).await
+        let tokens = requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum();
+        let permit = self.try_admit(tokens, &context)?;
+        let (context, rankings) = self.rank(requests, limits, permit, context).await?;
+        note_rankings(&context, &rankings);
+        Ok((context, rankings))
     }
 
-    /// Ranks admitted requests.
+    /// Asks for admission of a request of about this many tokens.
+    pub(super) fn try_admit(&self, tokens: usize, context: &RequestContext) -> Result<AdmissionPermit, RerankError> {
+        let (client, priority, deadline) = (context.client.clone(), context.priority.0, context.deadline);
+        self.scheduler.try_admit(&AdmissionRequest { client, priority, tokens, deadline })
+    }
+
+    /// Ranks admitted requests. The caller notes the rankings in the timeline.
     pub(super) async fn rank(
         &self,
         requests: Vec<RerankRequest>,
@@ -104,7 +108,6 @@ impl Reranker {
             .zip(rest)
             .map(|(options, (skipped, budget))| self.make_ranking(options, skipped, budget, scored.next(), timing))
             .collect();
-        note_rankings(&context, &rankings, timing);
         Ok((context, rankings))
     }
 
@@ -118,6 +121,7 @@ impl Reranker {
     ) -> Result<(RequestContext, Vec<BudgetedPlan>), RerankError> {
         let (budget, may_truncate) =
             requests.first().map(|request| (request.constraints.budget, request.truncation)).unwrap_or_default();
+        let may_truncate = may_truncate && !budget.leaves_documents_out;
         let bytes = requests.iter().map(text_bytes).sum();
         let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
         let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
@@ -183,7 +187,8 @@ impl Reranker {
                 let new = documents.iter().filter(first_time).count();
                 timeline.update_progress(|progress| {
                     progress.passes += 1;
-                    progress.documents += new;
+                    // Later stages of a cascade read documents again.
+                    progress.documents = (progress.documents + new).min(progress.of_documents);
                 });
             };
             let waiting = timeline.begin(Stage::Queue, Some(tokens));
@@ -233,11 +238,12 @@ impl Reranker {
             raw_score: lowest,
             tokens,
             tokens_read: 0,
+            stage: None,
         }));
         let documents = results.len();
         results.truncate(options.top_n);
         let ResponseOptions { model, profile, .. } = options;
-        Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, timing }
+        Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, cascade: None, timing }
     }
 }
 
@@ -255,7 +261,8 @@ impl RunState {
 }
 
 /// Sums up all rankings of a call in the timeline, for the log and the metrics.
-fn note_rankings(context: &RequestContext, rankings: &[Ranking], timing: Timing) {
+pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
+    let timing = rankings.first().map_or_else(Timing::default, |ranking| ranking.timing);
     let mut summary = RankingSummary {
         mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
         documents: 0,
@@ -283,6 +290,7 @@ fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDoc
             raw_score,
             tokens: document.tokens,
             tokens_read: document.tokens_read,
+            stage: None,
         })
         .collect();
     // Scores are finite. If relevances round to the same number, the raw scores still differ. The
