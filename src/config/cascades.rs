@@ -34,7 +34,10 @@ pub(super) fn parse_cascade(name: &str, table: &Table) -> Result<CascadeSettings
     let stages = stages.iter().enumerate().map(|(index, stage)| {
         let key = format!("{key}[{index}]");
         let Some(stage) = stage.as_table() else {
-            return Err(unusable(key, format!("is {stage}; give a table such as {{ model = \"podium-nano\", keep = 32 }}")));
+            return Err(unusable(
+                key,
+                format!("is {stage}; give a table such as {{ model = \"podium-nano\", keep = 32 }}"),
+            ));
         };
         parse_stage(&key, stage, index, index == last)
     });

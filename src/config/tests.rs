@@ -206,8 +206,16 @@ fn an_error_in_a_cascade_names_key_and_value() {
             "",
             "`models.a.cascade[1].keep`: has no effect, because the last stage passes nothing on",
         ),
-        (format!("{{ modl = \"b\", keep = 3 }}, {two}").as_str(), "", "`models.a.cascade[0].modl`: is unknown; a stage has model"),
-        (format!("{{ keep = 3 }}, {two}").as_str(), "", "`models.a.cascade[0]`: needs `model` with the name of a model"),
+        (
+            format!("{{ modl = \"b\", keep = 3 }}, {two}").as_str(),
+            "",
+            "`models.a.cascade[0].modl`: is unknown; a stage has model",
+        ),
+        (
+            format!("{{ keep = 3 }}, {two}").as_str(),
+            "",
+            "`models.a.cascade[0]`: needs `model` with the name of a model",
+        ),
         (format!("3, {two}").as_str(), "", "`models.a.cascade[0]`: is 3; give a table"),
         (
             format!("{{ model = \"b\", keep = 3 }}, {{ scores = true, keep = 2 }}, {two}").as_str(),

@@ -177,8 +177,7 @@ impl ModelSet {
             keep,
         });
         let stop_when_sure = self.inner.settings.cascades.get(name).map_or(0.0, |cascade| cascade.stop_when_sure);
-        let cascade =
-            Cascade { name: name.to_owned(), stages: stages.collect(), stop_when_sure, is_background: true };
+        let cascade = Cascade { name: name.to_owned(), stages: stages.collect(), stop_when_sure, is_background: true };
         let (_context, mut rankings) = cascade.rerank_all(vec![request], RequestContext::internal()).await?;
         rankings.pop().ok_or_else(|| RerankError::internal("a shadow without a ranking"))
     }

@@ -41,8 +41,6 @@ impl TimeLimit {
     ) -> Result<T, RerankError> {
         let Some(Self { limit, is_own, deadline, timeline }) = limit else { return work.await };
         let done = tokio::time::timeout_at(deadline.into(), work).await;
-        done.unwrap_or_else(|_elapsed| {
-            Err(RerankError::DeadlineExceeded { limit, done: timeline.progress(), is_own })
-        })
+        done.unwrap_or_else(|_elapsed| Err(RerankError::DeadlineExceeded { limit, done: timeline.progress(), is_own }))
     }
 }

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use podium::config::{Configuration, Settings, Sources};
-use podium::models::{
-    CascadeSettings, LoadWhen, ModelLoader, ModelSet, ModelsSettings, NamedModel, StageSettings,
-};
+use podium::models::{CascadeSettings, LoadWhen, ModelLoader, ModelSet, ModelsSettings, NamedModel, StageSettings};
 use podium::pipeline::{Policy, Reranker};
 use podium::rerank::Keep;
 use podium::runtime::RuntimeError;
@@ -161,7 +159,8 @@ async fn documents_that_reach_a_later_stage_stand_before_the_others() {
 
     // The same documents as on the models themselves.
     let alone = cascaded.rerank(&body("podium-nano", 6)).await.json();
-    let order: Vec<u64> = alone["results"].as_array().unwrap().iter().map(|row| row["index"].as_u64().unwrap()).collect();
+    let order: Vec<u64> =
+        alone["results"].as_array().unwrap().iter().map(|row| row["index"].as_u64().unwrap()).collect();
     let mut kept = [rows[0].0, rows[1].0];
     kept.sort_unstable();
     let mut best = [order[0], order[1]];
@@ -289,7 +288,8 @@ async fn a_stage_that_is_not_loaded_leaves_the_order_before_it_or_is_503_if_stri
     assert_eq!(reports(&answer), [(1, 6, None), (2, 0, Some("not_loaded".to_owned()))]);
     let problem = "model: `large` is not loaded; try again in 60 s";
     assert_eq!(warnings(&answer), [format!("stage 2 (`large`) did not rank: {problem}; the order before it stands")]);
-    let line = r#"podium_cascade_stages_skipped_total{cascade="careful",stage="2",model="large",reason="not_loaded"} 1"#;
+    let line =
+        r#"podium_cascade_stages_skipped_total{cascade="careful",stage="2",model="large",reason="not_loaded"} 1"#;
     cascaded.server.until_metrics_say(line).await;
 
     let strict = cascaded.rerank(&with(body("careful", 6), &json!({"strict": true}))).await;
@@ -355,10 +355,7 @@ async fn a_client_that_disconnects_in_a_later_stage_frees_everything() {
     let request = cascaded.server.rerank_later(&body("careful", 6));
     cascaded.large().held(1).await;
     request.abort();
-    cascaded
-        .server
-        .until_metrics_say(r#"podium_requests_total{kind="rank",route="/v1/rerank",status="499"} 1"#)
-        .await;
+    cascaded.server.until_metrics_say(r#"podium_requests_total{kind="rank",route="/v1/rerank",status="499"} 1"#).await;
     cascaded.large().release();
     cascaded.until_idle().await;
     assert_eq!(cascaded.rerank(&body("careful", 6)).await.status, 200);
@@ -387,7 +384,12 @@ async fn a_budget_decides_how_many_documents_a_later_stage_ranks() {
     assert_eq!(warnings(&answer), ["budget: nothing was left for stage 2"]);
     let strict = with(body.clone(), &json!({"max_total_tokens": half, "strict": true}));
     let refused = cascaded.rerank(&strict).await;
-    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (422, Some("over_budget")), "{}", refused.text);
+    assert_eq!(
+        (refused.status, refused.json()["error"]["code"].as_str()),
+        (422, Some("over_budget")),
+        "{}",
+        refused.text
+    );
     // A latency is planned with the throughput of each model; a minute is enough for everything.
     let answer = cascaded.rerank(&with(body, &json!({"max_latency_ms": 60_000}))).await;
     assert_eq!(stages(&answer).iter().filter(|stage| **stage == 2).count(), 20, "{}", answer.text);
@@ -425,7 +427,12 @@ async fn admission_counts_the_tokens_of_all_stages_once() {
     let accepted = cascaded.server.rerank_later(&long(4));
     cascaded.server.controls.held(1).await;
     let refused = cascaded.rerank(&long(2)).await;
-    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (429, Some("overloaded")), "{}", refused.text);
+    assert_eq!(
+        (refused.status, refused.json()["error"]["code"].as_str()),
+        (429, Some("overloaded")),
+        "{}",
+        refused.text
+    );
     assert_ne!(refused.header("retry-after"), "");
     cascaded.large().hold();
     cascaded.server.controls.release();

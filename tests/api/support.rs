@@ -31,11 +31,7 @@ pub fn fake_reranker(names: &[&str], settings: &Settings) -> (Reranker, FakeCont
 }
 
 /// As [`fake_reranker`], with the limits and the device that other models share.
-pub fn fake_reranker_in(
-    names: &[&str],
-    settings: &Settings,
-    admission: &AdmissionControl,
-) -> (Reranker, FakeControls) {
+pub fn fake_reranker_in(names: &[&str], settings: &Settings, admission: &AdmissionControl) -> (Reranker, FakeControls) {
     let runtime = FakeRuntime::new();
     let controls = runtime.controls();
     let prompter = app::prompter(&Checkpoint::podium_nano(), runtime.facts(), "podium-nano").unwrap();

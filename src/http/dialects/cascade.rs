@@ -41,7 +41,8 @@ impl Field for CascadeFields {
 fn keeps(name: &str, value: Value) -> Result<Vec<Keep>, RerankError> {
     let keep = |(index, value): (usize, Value)| {
         let problem = || {
-            let problem = format!("is {value}; give a whole number of at least 1, or a share such as 0.25, at most 1.0");
+            let problem =
+                format!("is {value}; give a whole number of at least 1, or a share such as 0.25, at most 1.0");
             RerankError::invalid(format!("{name}[{index}]"), problem)
         };
         let Value::Number(number) = &value else { return Err(problem()) };

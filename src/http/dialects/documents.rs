@@ -186,7 +186,11 @@ impl SentDocuments {
 /// Documents that were plain texts.
 impl From<&[String]> for SentDocuments {
     fn from(texts: &[String]) -> Self {
-        Self { sent: Some(texts.iter().map(|text| Value::from(text.as_str())).collect()), rank_fields: None, scores: None }
+        Self {
+            sent: Some(texts.iter().map(|text| Value::from(text.as_str())).collect()),
+            rank_fields: None,
+            scores: None,
+        }
     }
 }
 

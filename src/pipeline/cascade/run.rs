@@ -295,7 +295,6 @@ impl Run {
         let (stage, model) = (*number, Some(name.clone()));
         self.reports.push(StageReport { stage, model, documents: 0, tokens: 0, skipped: Some(reason) });
     }
-
 }
 
 /// The error of a stage whose model stopped taking requests after it was found.

@@ -89,8 +89,7 @@ impl ReadyStage {
         context: &RequestContext,
     ) -> Result<Ranking, RerankError> {
         let permit = self.permit.clone().ok_or_else(|| RerankError::internal("a stage without a permit"))?;
-        let (_context, mut rankings) =
-            self.reranker.rank(vec![request], limits, permit, context.for_stage()).await?;
+        let (_context, mut rankings) = self.reranker.rank(vec![request], limits, permit, context.for_stage()).await?;
         rankings.pop().ok_or_else(|| RerankError::internal("a stage without a ranking"))
     }
 }

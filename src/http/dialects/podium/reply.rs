@@ -322,7 +322,14 @@ mod tests {
 
     #[test]
     fn a_score_is_written_as_the_shortest_decimal_of_its_f32() {
-        let row = RankedDocument { index: 0, relevance_score: 0.34, raw_score: -1.0e-7, tokens: 3, tokens_read: 2, stage: None };
+        let row = RankedDocument {
+            index: 0,
+            relevance_score: 0.34,
+            raw_score: -1.0e-7,
+            tokens: 3,
+            tokens_read: 2,
+            stage: None,
+        };
         let row = RerankResult { scores: (&row).into(), document: None };
         let json = serde_json::to_string(&row).unwrap();
         assert_eq!(

@@ -12,10 +12,8 @@ impl Run {
         let count = self.documents.len();
         let read = self.order.iter().filter(|document| document.stage != Some(0)).count();
         let truncated = |document: &&RankedDocument| document.tokens_read > 0 && document.truncated();
-        let usage = Usage {
-            prompt_tokens: self.tokens,
-            truncated_documents: self.order.iter().filter(truncated).count(),
-        };
+        let usage =
+            Usage { prompt_tokens: self.tokens, truncated_documents: self.order.iter().filter(truncated).count() };
         let budget = self.request.constraints.budget.is_set().then(|| BudgetReport {
             tokens_per_document: self.tokens_per_document,
             documents_read: read,
