@@ -13,6 +13,7 @@ mod drift;
 mod explain;
 mod profiles;
 mod rank;
+mod stability;
 mod time_limit;
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -22,7 +23,7 @@ use self::drift::DriftSampler;
 use self::time_limit::TimeLimit;
 use crate::context::RequestContext;
 use crate::prompt::Prompter;
-use crate::rerank::{Instructions, JoinedText, LimitSettings, Ranking, RerankError, RerankRequest};
+use crate::rerank::{MAX_STABILITY, Instructions, JoinedText, LimitSettings, Ranking, RerankError, RerankRequest};
 use crate::runtime::{ModelFacts, Runtime};
 use crate::schedule::{AdmissionControl, BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
 
@@ -243,6 +244,10 @@ fn validate(request: &RerankRequest, limits: &LimitSettings) -> Result<(), Reran
     if let Some(scores) = request.cascade.scores.as_ref().filter(|scores| scores.len() != count) {
         let problem = format!("has {} entries for {count} documents; give one for each", scores.len());
         return Err(RerankError::invalid("scores", problem));
+    }
+    if let Some(orders) = request.stability.filter(|orders| !(1..=MAX_STABILITY).contains(orders)) {
+        let problem = format!("is {orders}; it lies between 1 and {MAX_STABILITY}");
+        return Err(RerankError::invalid("stability", problem));
     }
     let constraints = &request.constraints;
     let milliseconds = |time: Option<Duration>| time.map(|time| time.as_millis() as usize);

@@ -110,6 +110,7 @@ mod tests {
             tokens: 9,
             tokens_read,
             stage: None,
+            spread: None,
         };
         let ranking = Ranking {
             results: vec![row(1, 0.91, 9), row(0, 0.2, 4)],

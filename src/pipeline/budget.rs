@@ -112,6 +112,27 @@ impl TokenBudget {
         Available { tokens: Some(tokens), field, reason }
     }
 
+    /// How many of several plans of one request, with so many tokens each, fit together, from the
+    /// start.
+    ///
+    /// # Errors
+    /// [`RerankError::OverBudget`] where a strict budget does not suffice for all.
+    pub fn count_fitting(&self, plans: impl Iterator<Item = usize>, elapsed: Duration) -> Result<usize, RerankError> {
+        let plans: Vec<usize> = plans.collect();
+        let available = self.available(elapsed);
+        let Some(tokens) = available.tokens else { return Ok(plans.len()) };
+        let sums = plans.iter().scan(0, |sum, plan| {
+            *sum += plan;
+            Some(*sum)
+        });
+        let fitting = sums.take_while(|sum| *sum <= tokens).count();
+        if self.strict && fitting < plans.len() {
+            let reason = format!("{} orders would be {} tokens; {}", plans.len(), plans.iter().sum::<usize>(), available.reason);
+            return Err(self.refusal(available.field, plans.iter().sum(), &reason, elapsed));
+        }
+        Ok(fitting)
+    }
+
     /// Reduces a planned request to what its budget allows. `elapsed` returns the time since the
     /// request arrived. Slices token ids and renders prompts: call it in the tokenizing pool.
     ///

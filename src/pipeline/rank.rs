@@ -25,6 +25,8 @@ struct ResponseOptions {
     profile: Option<String>,
     instruction: InstructionSource,
     top_n: usize,
+    /// Whether its documents may stand in another order than the client's.
+    is_shuffled: bool,
 }
 
 /// A request whose passes are running.
@@ -50,7 +52,8 @@ impl ResponseOptions {
             (None, None) => InstructionSource::None,
         };
         let model = request.model.as_deref().unwrap_or(default_model).to_owned();
-        Self { model, profile, instruction, top_n: request.top_n.unwrap_or(usize::MAX) }
+        let top_n = request.top_n.unwrap_or(usize::MAX);
+        Self { model, profile, instruction, top_n, is_shuffled: request.stability.is_some() }
     }
 }
 
@@ -62,9 +65,9 @@ impl Reranker {
         limits: &LimitSettings,
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
-        let tokens = requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum();
-        let permit = self.try_admit(tokens, &context)?;
-        let (context, rankings) = self.rank(requests, limits, permit, context).await?;
+        let estimate_all = |request| estimate(request, &self.prompter, limits) * self.orders(request);
+        let permit = self.try_admit(requests.iter().map(estimate_all).sum(), &context)?;
+        let (context, rankings) = self.rank_in_orders(requests, limits, permit, context).await?;
         note_rankings(&context, &rankings);
         Ok((context, rankings))
     }
@@ -127,6 +130,15 @@ impl Reranker {
         let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
             return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
         };
+        if prepared.len() > 1 {
+            // One list in several orders of its documents: as many as fit, at least the first.
+            let tokens = prepared.iter().map(|prepared| prepared.tokens);
+            let fitting = budget.count_fitting(tokens, context.received_at.elapsed())?;
+            if fitting > 1 {
+                prepared.truncate(fitting);
+                return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
+            }
+        }
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
         let prepared = prepared.swap_remove(0);
         let enforce = move |context: &RequestContext, _: IsCancelled| {
@@ -223,7 +235,7 @@ impl Reranker {
         let (mut results, mut usage) = (Vec::new(), Usage::default());
         if let Some(Scored { texts, scores, prompt_tokens }) = scored {
             results = sort_by_relevance(&texts, &scores);
-            if skipped.documents.is_empty() {
+            if skipped.documents.is_empty() && !options.is_shuffled {
                 self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
             }
             let truncated_documents = results.iter().filter(|result| result.truncated()).count();
@@ -239,6 +251,7 @@ impl Reranker {
             tokens,
             tokens_read: 0,
             stage: None,
+            spread: None,
         }));
         let documents = results.len();
         results.truncate(options.top_n);
@@ -291,6 +304,7 @@ fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDoc
             tokens: document.tokens,
             tokens_read: document.tokens_read,
             stage: None,
+            spread: None,
         })
         .collect();
     // Scores are finite. If relevances round to the same number, the raw scores still differ. The

@@ -81,7 +81,13 @@ pub struct RerankRequest {
     pub constraints: RequestConstraints,
     /// What it asks of a cascade.
     pub cascade: CascadeOptions,
+    /// In how many orders of the documents a family that depends on it ranks them, from 1 to
+    /// [`MAX_STABILITY`]; `None` is 1.
+    pub stability: Option<usize>,
 }
+
+/// The most orders that a list is ranked in.
+pub const MAX_STABILITY: usize = 16;
 
 impl RerankRequest {
     /// A request with every option at its default.
@@ -99,6 +105,7 @@ impl RerankRequest {
             mode: Mode::Auto,
             constraints: RequestConstraints::default(),
             cascade: CascadeOptions::default(),
+            stability: None,
         }
     }
 }
@@ -120,6 +127,9 @@ pub struct RankedDocument {
     /// The stage of a cascade that ranked it last: 0 is the caller's own scores, 1 the first model.
     /// `None` without a cascade.
     pub stage: Option<usize>,
+    /// The standard deviation of its relevance over several orders of the documents, if it was ranked
+    /// in several.
+    pub spread: Option<f32>,
 }
 
 impl RankedDocument {

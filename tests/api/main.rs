@@ -21,6 +21,7 @@ mod observing;
 mod reload_of_a_process;
 mod secrets;
 mod shadows;
+mod stability;
 mod starting;
 mod support;
 mod traces;

@@ -50,6 +50,10 @@ request! {
         strict: Option<Flag>,
         cascade: Option<CascadeFields>,
         scores: Option<Scores>,
+        /// In how many orders of the documents to rank them, for families whose scores depend on it
+        /// (jina-v3, first, e2rank). The rankings are merged, and each result has its `spread`.
+        #[schema(minimum = 1, maximum = 16, default = 1)]
+        stability: Option<usize>,
     }
 }
 
@@ -65,6 +69,7 @@ impl RequestOptions {
             max_tokens_per_doc: self.max_tokens_per_doc,
             mode: self.mode.map_or(Mode::Auto, Into::into),
             constraints,
+            stability: self.stability,
             cascade: self.cascade.unwrap_or_default().into_options(self.scores),
             ..RerankRequest::new(query, documents)
         }

@@ -26,6 +26,8 @@ pub(super) struct ReadyStage {
     /// `None` before admission.
     pub permit: Option<AdmissionPermit>,
     typical: TypicalTokens,
+    /// In how many orders each list is ranked.
+    orders: usize,
 }
 
 impl Stage {
@@ -38,7 +40,8 @@ impl Stage {
     ) -> Self {
         let ready = reranker.map(|reranker| {
             let typical = TypicalTokens::new(request, &reranker.prompter, limits);
-            ReadyStage { reranker, permit: None, typical }
+            let orders = reranker.orders(request);
+            ReadyStage { reranker, permit: None, typical, orders }
         });
         Self { number, name, ready, keep }
     }
@@ -48,7 +51,7 @@ impl Stage {
         let Ok(ready) = &self.ready else { return 0 };
         let mut count = 0;
         let tokens: usize = documents.inspect(|_| count += 1).map(|text| ready.typical.of_document(text)).sum();
-        tokens + ready.typical.of_queries(count)
+        (tokens + ready.typical.of_queries(count)) * ready.orders
     }
 
     /// Estimate of the time that the device takes for so many tokens; zero before a throughput was
@@ -89,7 +92,7 @@ impl ReadyStage {
         context: &RequestContext,
     ) -> Result<Ranking, RerankError> {
         let permit = self.permit.clone().ok_or_else(|| RerankError::internal("a stage without a permit"))?;
-        let (_context, mut rankings) = self.reranker.rank(vec![request], limits, permit, context.for_stage()).await?;
+        let (_context, mut rankings) = self.reranker.rank_in_orders(vec![request], limits, permit, context.for_stage()).await?;
         rankings.pop().ok_or_else(|| RerankError::internal("a stage without a ranking"))
     }
 }

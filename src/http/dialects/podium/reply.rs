@@ -101,6 +101,11 @@ struct DocumentScores {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     stage: Option<usize>,
+    /// The standard deviation of its relevance over several orders of the documents. Only with
+    /// `stability`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    spread: Option<f32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -261,6 +266,7 @@ impl From<&RankedDocument> for DocumentScores {
             tokens_read: row.tokens_read,
             truncated: row.truncated(),
             stage: row.stage,
+            spread: row.spread,
         }
     }
 }
@@ -329,6 +335,7 @@ mod tests {
             tokens: 3,
             tokens_read: 2,
             stage: None,
+            spread: None,
         };
         let row = RerankResult { scores: (&row).into(), document: None };
         let json = serde_json::to_string(&row).unwrap();

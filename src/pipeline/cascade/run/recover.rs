@@ -22,6 +22,9 @@ impl Run {
         let label = self.stages[index].label();
         log_failure(&label, &error);
         self.skip(index, reason);
+        if let Some(permit) = self.stages[index].ready.as_ref().ok().and_then(|ready| ready.permit.as_ref()) {
+            permit.begin_stage(None, 0, 0);
+        }
         let mut earlier = index;
         while self.ranked_by.is_none() && earlier > 0 {
             earlier -= 1;
