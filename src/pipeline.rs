@@ -23,7 +23,7 @@ use self::drift::DriftSampler;
 use self::time_limit::TimeLimit;
 use crate::context::RequestContext;
 use crate::prompt::Prompter;
-use crate::rerank::{MAX_STABILITY, Instructions, JoinedText, LimitSettings, Ranking, RerankError, RerankRequest};
+use crate::rerank::{Instructions, JoinedText, LimitSettings, MAX_STABILITY, Ranking, RerankError, RerankRequest};
 use crate::runtime::{ModelFacts, Runtime};
 use crate::schedule::{AdmissionControl, BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
 

@@ -127,7 +127,8 @@ impl TokenBudget {
         });
         let fitting = sums.take_while(|sum| *sum <= tokens).count();
         if self.strict && fitting < plans.len() {
-            let reason = format!("{} orders would be {} tokens; {}", plans.len(), plans.iter().sum::<usize>(), available.reason);
+            let reason =
+                format!("{} orders would be {} tokens; {}", plans.len(), plans.iter().sum::<usize>(), available.reason);
             return Err(self.refusal(available.field, plans.iter().sum(), &reason, elapsed));
         }
         Ok(fitting)

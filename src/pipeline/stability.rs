@@ -131,8 +131,8 @@ impl Votes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::testing;
     use crate::pipeline::Policy;
+    use crate::prompt::testing;
     use crate::rerank::{Instructions, RequestBudget};
     use crate::runtime::fake::{FakeControls, FakeRuntime};
     use crate::schedule::{AdmissionControl, ScheduleSettings};
@@ -216,7 +216,10 @@ mod tests {
         let (reranker, controls) = reranker("podium-nano");
         let ranking = reranker.rerank(request(Some(3))).await.unwrap();
         assert_eq!((controls.passes(), ranking.results[0].spread), (1, None));
-        assert_eq!(ranking.warnings.last().unwrap(), "stability had no effect: family `podium-nano` was not read in an order");
+        assert_eq!(
+            ranking.warnings.last().unwrap(),
+            "stability had no effect: family `podium-nano` was not read in an order"
+        );
     }
 
     #[tokio::test]

@@ -92,7 +92,8 @@ impl ReadyStage {
         context: &RequestContext,
     ) -> Result<Ranking, RerankError> {
         let permit = self.permit.clone().ok_or_else(|| RerankError::internal("a stage without a permit"))?;
-        let (_context, mut rankings) = self.reranker.rank_in_orders(vec![request], limits, permit, context.for_stage()).await?;
+        let (_context, mut rankings) =
+            self.reranker.rank_in_orders(vec![request], limits, permit, context.for_stage()).await?;
         rankings.pop().ok_or_else(|| RerankError::internal("a stage without a ranking"))
     }
 }
