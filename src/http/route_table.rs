@@ -36,10 +36,10 @@ pub const OTHER_ROUTES: [&str; 20] = [
 ];
 
 /// Every status of a request that ranks; 499 is a client that disconnected.
-const RANKING_STATUSES: [u16; 14] = [200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503, 504];
+const RANKING_STATUSES: [u16; 15] = [200, 204, 400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503, 504];
 
 /// Statuses of every other request.
-const OTHER_STATUSES: [u16; 4] = [200, 405, 499, 500];
+const OTHER_STATUSES: [u16; 5] = [200, 204, 405, 499, 500];
 
 /// The statuses of each route, so that their metrics start at 0.
 pub fn outcomes() -> Vec<Outcomes> {

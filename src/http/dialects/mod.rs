@@ -93,9 +93,14 @@ impl Dialect {
     }
 }
 
-/// Whether a value is the number 0.
+/// Whether a value is the number 0, also in a string.
 fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
+    number(value) == Some(0.0)
+}
+
+/// A number, also in a string.
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
 impl Route {

@@ -97,6 +97,13 @@ impl Fields {
         let name = names.first().copied().unwrap_or_default();
         match self.take_named(names)? {
             Some((sent, value)) => {
+                let value = match T::converted(&value) {
+                    Some(meant) => {
+                        self.warnings.push(format!("{sent}: {} was read as {}", shown(&value), shown(&meant)));
+                        meant
+                    }
+                    None => value,
+                };
                 let value = T::from_value(sent, value)?;
                 if sent != name {
                     self.second_names.push((name.to_owned(), sent.to_owned()));
@@ -142,7 +149,7 @@ impl Fields {
     /// Drops the field if its value means "not given" to the API's own server, and warns of it.
     pub fn drop_if(&mut self, name: &str, means_none: impl Fn(&Value) -> bool, meaning: &str) {
         let Some(value) = self.values.get(name).filter(|value| means_none(value)) else { return };
-        self.warnings.push(format!("{name}: {value} was read as {meaning}"));
+        self.warnings.push(format!("{name}: {} was read as {meaning}", shown(value)));
         self.values.swap_remove(name);
     }
 
@@ -265,6 +272,16 @@ pub fn quoted(text: &str) -> String {
     match text.char_indices().nth(MAX_QUOTED_CHARACTERS) {
         None => format!("{text:?}"),
         Some((end, _)) => format!("{:?} and {} bytes more", &text[..end], text.len() - end),
+    }
+}
+
+/// A client's value for a message: cut if it is long.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("the string {}", quoted(text)),
+        Value::Array(items) => format!("a list of {}", counted(items.len(), "item")),
+        Value::Object(fields) => format!("an object of {}", counted(fields.len(), "field")),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
 }
 

@@ -16,6 +16,12 @@ pub trait Field: Sized {
     /// The value has the wrong type, or is out of range.
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError>;
 
+    /// The value that is meant by one of another type, as servers that convert types read it.
+    #[must_use]
+    fn converted(_value: &Value) -> Option<Value> {
+        None
+    }
+
     /// The value of a field that is absent.
     ///
     /// # Errors
@@ -28,6 +34,10 @@ pub trait Field: Sized {
 impl<T: Field> Field for Option<T> {
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
         T::from_value(name, value).map(Some)
+    }
+
+    fn converted(value: &Value) -> Option<Value> {
+        T::converted(value)
     }
 
     fn if_absent(_: &str) -> Result<Self, RerankError> {
@@ -47,6 +57,11 @@ impl Field for Vec<String> {
         let items = list(name, value)?;
         items.into_iter().enumerate().map(|(index, item)| text(&format!("{name}[{index}]"), item)).collect()
     }
+
+    /// One text is a list of one.
+    fn converted(value: &Value) -> Option<Value> {
+        value.is_string().then(|| Value::Array(vec![value.clone()]))
+    }
 }
 
 /// A count: a whole number, 0 or more, also written as `3.0`. A number that is too large for
@@ -59,6 +74,12 @@ impl Field for usize {
                 Err(expected(name, "a whole number", &other))
             }
         }
+    }
+
+    /// A number in a string.
+    fn converted(value: &Value) -> Option<Value> {
+        let number: Number = serde_json::from_str(value.as_str()?.trim()).ok()?;
+        Some(Value::Number(number))
     }
 }
 
@@ -75,6 +96,20 @@ impl Field for Flag {
             other @ (Value::Null | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
                 Err(expected(name, "true or false", &other))
             }
+        }
+    }
+
+    /// 0 and 1, and the words that pydantic reads so.
+    fn converted(value: &Value) -> Option<Value> {
+        let word = match value {
+            Value::Number(number) => number.to_string(),
+            Value::String(word) => word.trim().to_lowercase(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+        };
+        match word.as_str() {
+            "1" | "1.0" | "yes" | "y" | "on" | "t" => Some(Value::Bool(true)),
+            "0" | "0.0" | "no" | "n" | "off" | "f" => Some(Value::Bool(false)),
+            _ => None,
         }
     }
 }
