@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::clean::is_space;
 use super::frame::Run;
 use crate::evidence::Counted;
 use crate::rerank::slates::Window;
@@ -20,7 +21,20 @@ pub struct PreparedTexts {
     pub instruction: String,
     /// The documents, in the request's order.
     pub documents: Vec<DocumentText>,
-    /// Which documents share a pass, and in which order the passes run.
+    impl DocumentText {
+    /// Whether there is nothing to read: white space and invisible characters only.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        let is_invisible = |character: char| {
+            is_space(character)
+                || character.is_control()
+                || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+        };
+        self.text.chars().all(is_invisible)
+    }
+}
+
+/// Which documents share a pass, and in which order the passes run.
     pub plan: Plan,
     /// Warnings for the caller: truncated texts, removed control tokens, a fallback.
     pub warnings: Vec<String>,

@@ -250,6 +250,15 @@ impl RerankError {
         self
     }
 
+    /// The same error of a field inside the field `outer`.
+    #[must_use]
+    pub fn inside(mut self, outer: &str) -> Self {
+        if let Some(field) = self.field_mut() {
+            *field = format!("{outer}.{field}");
+        }
+        self
+    }
+
     /// The same error for a client that calls the field `from` by another name.
     #[must_use]
     pub fn with_field_named(mut self, from: &str, to: &str) -> Self {

@@ -5,7 +5,10 @@
 //! defaults and statuses are the same for all dialects and live elsewhere. The path decides the
 //! dialect; on the shared paths (`/rerank` and the like) the fields of the body do.
 
+mod bedrock;
+mod dashscope;
 pub mod documents;
+mod elastic;
 mod infinity;
 mod mixedbread;
 mod nim;
@@ -14,7 +17,10 @@ mod other_fields;
 mod pinecone;
 pub mod podium;
 mod score;
+mod sglang;
 mod tei;
+mod vertex;
+mod weaviate;
 mod zeroentropy;
 
 use axum::http::HeaderMap;
@@ -62,7 +68,7 @@ pub struct Route {
 }
 
 /// Every path that ranks.
-pub static ROUTES: [Route; 16] = [
+pub static ROUTES: [Route; 23] = [
     Route { path: "/v1/rerank", dialect: &podium::DIALECT },
     Route { path: "/v2/rerank", dialect: &podium::DIALECT },
     Route { path: "/rerank", dialect: &podium::DIALECT },
@@ -79,10 +85,27 @@ pub static ROUTES: [Route; 16] = [
     Route { path: "/infinity/rerank", dialect: &infinity::DIALECT },
     Route { path: "/infinity/v1/rerank", dialect: &infinity::DIALECT },
     Route { path: "/pinecone/rerank", dialect: &pinecone::DIALECT },
+    Route { path: "/v1/reranks", dialect: &podium::DIALECT },
+    Route { path: "/compatible-api/v1/reranks", dialect: &podium::DIALECT },
+    Route { path: "/api/v1/services/rerank/text-rerank/text-rerank", dialect: &dashscope::DIALECT },
+    Route {
+        path: "/v1/projects/{project}/locations/{location}/rankingConfigs/{config}",
+        dialect: &vertex::DIALECT,
+    },
+    Route { path: "/_inference/rerank/{id}", dialect: &elastic::DIALECT },
+    Route { path: "/sglang/v1/rerank", dialect: &sglang::DIALECT },
+    Route { path: "/weaviate/rerank", dialect: &weaviate::DIALECT },
 ];
 
 /// The dialects that a body on a shared path may be in.
-static SHARED: [&Dialect; 4] = [&podium::DIALECT, &podium::VOYAGE, &tei::DIALECT, &mixedbread::DIALECT];
+static SHARED: [&Dialect; 6] = [
+    &podium::DIALECT,
+    &podium::VOYAGE,
+    &tei::DIALECT,
+    &mixedbread::DIALECT,
+    &dashscope::DIALECT,
+    &bedrock::DIALECT,
+];
 
 impl Dialect {
     /// Reads a call from the fields of a body. Values that mean "none" to the API's own server are
@@ -135,17 +158,20 @@ impl Route {
 }
 
 /// The dialect of a body on a shared path, by the name of its documents: text-embeddings-inference
-/// calls them `texts`, mixedbread `input`. Voyage's clients send `top_k` and `truncation`; they
+/// calls them `texts`, mixedbread `input`, Bedrock `sources`; `DashScope` has an object in `input`.
+/// Voyage's clients send `top_k` and `truncation`; they
 /// cannot read an error that is an object.
 fn dialect_by_fields(fields: &Fields) -> &'static Dialect {
     if fields.has("documents") {
         let is_voyage = fields.names("top_k") && fields.names("truncation") && !fields.names("top_n");
         return if is_voyage { &podium::VOYAGE } else { &podium::DIALECT };
     }
-    match (fields.has("texts"), fields.has("input")) {
-        (true, _) => &tei::DIALECT,
-        (false, true) => &mixedbread::DIALECT,
-        (false, false) => &podium::DIALECT,
+    match () {
+        () if fields.has("texts") => &tei::DIALECT,
+        () if fields.has_object("input") => &dashscope::DIALECT,
+        () if fields.has("input") => &mixedbread::DIALECT,
+        () if fields.has("sources") && fields.has("queries") => &bedrock::DIALECT,
+        () => &podium::DIALECT,
     }
 }
 

@@ -10,10 +10,12 @@
 
 mod encoding;
 mod hints;
+mod part;
 mod request;
 #[cfg(test)]
 mod tests;
 
+pub use part::Part;
 pub(crate) use request::request;
 pub use request::{Field, Flag, Reader, flag_or, list};
 
@@ -55,6 +57,8 @@ pub struct Fields {
     repeated: HashSet<String>,
     /// Names that a reader has asked for.
     known: Vec<String>,
+    /// The same for fields inside others, as paths.
+    known_in_parts: Vec<String>,
     /// Fields that came under a second name: the first name, and the one that was sent.
     second_names: Vec<(String, String)>,
     /// What the reply should say of how the fields were read.
@@ -180,6 +184,12 @@ impl Fields {
         self.values.get(name).is_some_and(|value| !value.is_null())
     }
 
+    /// Whether the field is an object, and has not been taken.
+    #[must_use]
+    pub fn has_object(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(Value::is_object)
+    }
+
     /// Whether the body names this field, also where its value is `null`.
     #[must_use]
     pub fn names(&self, name: &str) -> bool {
@@ -222,7 +232,7 @@ impl Fields {
     /// The field most similar to `name` among those that a reader has asked for, if one is similar.
     #[must_use]
     pub fn nearest_known(&self, name: &str) -> Option<&str> {
-        nearest(name, self.known.iter().map(String::as_str))
+        nearest(name, self.known.iter().chain(&self.known_in_parts).map(String::as_str))
     }
 
     /// The names that a reader has asked for, in that order.

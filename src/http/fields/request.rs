@@ -83,7 +83,10 @@ impl Field for usize {
     }
 }
 
-/// True or false, also as the string that some clients send.
+/// Strings that are read as true or false, in the API description.
+const FLAG_WORDS: [&str; 8] = ["true", "false", "1", "0", "yes", "no", "on", "off"];
+
+/// True or false, also as the string or number that some clients send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flag(pub bool);
 
@@ -116,9 +119,10 @@ impl Field for Flag {
 
 impl PartialSchema for Flag {
     fn schema() -> RefOr<Schema> {
-        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true", "false"]));
-        let flag = AnyOfBuilder::new().item(ObjectBuilder::new().schema_type(Type::Boolean)).item(word);
-        flag.description(Some("True or false, also as a string.")).into()
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(FLAG_WORDS));
+        let number = ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([0, 1]));
+        let flag = AnyOfBuilder::new().item(ObjectBuilder::new().schema_type(Type::Boolean)).item(word).item(number);
+        flag.description(Some("True or false, also as a string, or as 1 or 0.")).into()
     }
 }
 
