@@ -64,7 +64,8 @@ pub fn decompress(
     limit: usize,
     permit: &mut ReceivingPermit,
 ) -> Result<Vec<u8>, ApiError> {
-    let invalid = |error: io::Error| ApiError::InvalidEncoding { encoding: encoding.name(), problem: error.to_string() };
+    let invalid =
+        |error: io::Error| ApiError::InvalidEncoding { encoding: encoding.name(), problem: error.to_string() };
     let mut reader: Box<dyn Read + '_> = match encoding {
         Encoding::Gzip => Box::new(MultiGzDecoder::new(body)),
         Encoding::Zstd => {

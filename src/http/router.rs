@@ -77,7 +77,11 @@ fn with_middleware(router: Router<Service>, service: Service) -> Router {
         .layer(PropagateRequestIdLayer::new(access_log::REQUEST_ID))
         .layer(SetRequestIdLayer::new(access_log::REQUEST_ID, MakeRequestUuid))
         .layer(middleware::map_request(access_log::remove_unsafe_request_id))
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES)))
+        .layer(
+            CompressionLayer::new()
+                .quality(CompressionLevel::Fastest)
+                .compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES)),
+        )
         .with_state(service);
     // Before the routes are chosen.
     let without_prefix = MapRequestLayer::new(move |request| remove_prefix(&prefix, request));

@@ -208,12 +208,13 @@ impl Prompter {
         let Some(language) = &self.facts.reads_only else { return };
         let beginning = |text: &String| text.chars().take(SCRIPT_CHARACTERS).collect::<String>();
         let is_other = |(_, text): &(usize, &String)| is_in_another_script(&beginning(text));
-        let others: Vec<usize> =
-            documents.iter().enumerate().filter(is_other).map(|(index, _)| index).collect();
+        let others: Vec<usize> = documents.iter().enumerate().filter(is_other).map(|(index, _)| index).collect();
         if let [first, more @ ..] = others.as_slice() {
             let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
             let family = &self.facts.name;
-            warnings.push(format!("documents[{first}]{more}: {family} reads {language}; most letters are of another script"));
+            warnings.push(format!(
+                "documents[{first}]{more}: {family} reads {language}; most letters are of another script"
+            ));
         }
     }
 

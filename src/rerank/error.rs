@@ -158,7 +158,7 @@ fn unknown_model_message(name: &str, available: &[String]) -> String {
     if name.trim().is_empty() {
         return format!("is empty; leave it out for the default, or give one of {available}");
     }
-    format!("`{name}` is not served here; available: {available}")
+    format!("`{name}` is not served here; available: {available}; `podium serve --served-model-name` adds a name")
 }
 
 /// The limit of the queue that is reached.

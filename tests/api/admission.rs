@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tokio::task::JoinHandle;
 
-use crate::support::{Answer, Server};
+use crate::support::{Answer, Server, hang_up};
 
 /// A limit on a batch's tokens that makes every pass a batch of its own.
 const ONE_PASS: usize = 64;
@@ -174,7 +174,7 @@ async fn a_disconnect_removes_a_waiting_request_from_the_queue_immediately() {
     server.controls.held(1).await;
     let waiting = server.rerank_later(&words(100));
     until_queued(&server, 1).await;
-    waiting.abort();
+    hang_up(&waiting).await;
     // The device still runs the first request.
     for line in [
         r#"podium_queue_passes{model="podium-nano"} 0"#,

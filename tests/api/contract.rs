@@ -230,7 +230,7 @@ async fn models_are_listed_as_openai_lists_them() {
     let mut one = server.get("/v1/models/vendor/rerank").await.json();
     one["created"].take();
     assert_eq!(one, model("vendor/rerank"));
-    let message = "model: `other` is not served here; available: podium-nano, vendor/rerank";
+    let message = "model: `other` is not served here; available: podium-nano, vendor/rerank; `podium serve --served-model-name` adds a name";
     server.get("/v1/models/other").await.assert_failure(404, "model_not_found", Some("model"), message);
 }
 

@@ -127,7 +127,9 @@ impl Field for Documents {
 impl PartialSchema for Documents {
     fn schema() -> RefOr<Schema> {
         ArrayBuilder::new()
-            .description(Some("The documents to rank; a text, or an object with a `text` or `content`, is a list of one."))
+            .description(Some(
+                "The documents to rank; a text, or an object with a `text` or `content`, is a list of one.",
+            ))
             .schema_type(SchemaType::from_iter([Type::Array, Type::String, Type::Object]))
             .items(Ref::from_schema_name(Document::name()))
             .min_items(Some(1))

@@ -88,24 +88,15 @@ pub static ROUTES: [Route; 23] = [
     Route { path: "/v1/reranks", dialect: &podium::DIALECT },
     Route { path: "/compatible-api/v1/reranks", dialect: &podium::DIALECT },
     Route { path: "/api/v1/services/rerank/text-rerank/text-rerank", dialect: &dashscope::DIALECT },
-    Route {
-        path: "/v1/projects/{project}/locations/{location}/rankingConfigs/{config}",
-        dialect: &vertex::DIALECT,
-    },
+    Route { path: "/v1/projects/{project}/locations/{location}/rankingConfigs/{config}", dialect: &vertex::DIALECT },
     Route { path: "/_inference/rerank/{id}", dialect: &elastic::DIALECT },
     Route { path: "/sglang/v1/rerank", dialect: &sglang::DIALECT },
     Route { path: "/weaviate/rerank", dialect: &weaviate::DIALECT },
 ];
 
 /// The dialects that a body on a shared path may be in.
-static SHARED: [&Dialect; 6] = [
-    &podium::DIALECT,
-    &podium::VOYAGE,
-    &tei::DIALECT,
-    &mixedbread::DIALECT,
-    &dashscope::DIALECT,
-    &bedrock::DIALECT,
-];
+static SHARED: [&Dialect; 6] =
+    [&podium::DIALECT, &podium::VOYAGE, &tei::DIALECT, &mixedbread::DIALECT, &dashscope::DIALECT, &bedrock::DIALECT];
 
 impl Dialect {
     /// Reads a call from the fields of a body. Values that mean "none" to the API's own server are

@@ -9,10 +9,10 @@ mod server_routes;
 
 use std::sync::LazyLock;
 
-use axum::{Extension, Json};
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
