@@ -22,6 +22,10 @@ const MAX_NAMED_PLACES: usize = 5;
 /// # Errors
 /// The body is neither UTF-8 nor UTF-16. The message names the first field with an invalid byte.
 pub(super) fn to_utf8(body: &[u8]) -> Result<(Cow<'_, [u8]>, Option<String>), ParseError> {
+    if let [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [1.., 0, 0, 0, ..] | [0, 0, 0, 1.., ..] = body {
+        let problem = "it is UTF-32; send it encoded as UTF-8".to_owned();
+        return Err(ParseError::MalformedJson { problem });
+    }
     if let Some(decoded) = decode_utf16(body) {
         let warning = "the body is UTF-16 and was read as such; JSON is sent as UTF-8".to_owned();
         return Ok((Cow::Owned(decoded?.into_bytes()), Some(warning)));
