@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Request, Response, Version};
+use futures_util::FutureExt;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::io::{AsyncRead, Interest, ReadBuf, Ready};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -202,17 +203,17 @@ where
     }
 }
 
-/// Ends when the client has closed the connection, later than its request ended.
+/// Ends when the client closes the connection, unless it has closed its sending side together with
+/// its request, which has just been received.
 async fn client_gone(reader: &OwnedReadHalf) {
-    let received = tokio::time::Instant::now();
+    tokio::time::sleep(HALF_CLOSE).await;
+    let is_closed = |ready: &Ready| ready.is_read_closed();
+    if reader.ready(Interest::READABLE).now_or_never().is_some_and(|ready| ready.as_ref().is_ok_and(is_closed)) {
+        std::future::pending::<()>().await;
+    }
     loop {
         match reader.ready(Interest::READABLE).await {
-            Ok(ready) if ready.is_read_closed() => {
-                if received.elapsed() < HALF_CLOSE {
-                    std::future::pending::<()>().await;
-                }
-                return;
-            }
+            Ok(ready) if ready.is_read_closed() => return,
             // The beginning of the next request, which is read after this one.
             Ok(_) => tokio::time::sleep(RECHECK).await,
             Err(_) => return,

@@ -377,7 +377,7 @@ async fn an_invalid_priority_timeout_or_budget_is_named() {
         ("priority", json!(1000), "priority: is 1000; it lies between 0, the most urgent, and 999"),
         ("timeout_ms", json!(0), "timeout_ms: is 0; it must be at least 1"),
         ("max_latency_ms", json!(0), "max_latency_ms: is 0; it must be at least 1"),
-        ("max_total_tokens", json!("9"), "max_total_tokens: expected a whole number, found the string \"9\""),
+        ("max_total_tokens", json!("few"), "max_total_tokens: expected a whole number, found the string \"few\""),
         ("strict", json!(1), "strict: expected true or false, found the number 1"),
     ] {
         let answer = server.rerank(&with(words(1), &json!({field: value}))).await;

@@ -25,7 +25,7 @@ async fn a_client_over_the_connection_limit_waits_until_another_leaves() {
 
     let mut second = TcpStream::connect(&server.address).await.unwrap();
     second.write_all(REQUEST).await.unwrap();
-    let waited = tokio::time::timeout(std::time::Duration::from_millis(200), second.read_exact(&mut answered)).await;
+    let waited = tokio::time::timeout(Duration::from_millis(200), second.read_exact(&mut answered)).await;
     assert!(waited.is_err(), "the second connection was served beside the first");
 
     drop(first);
@@ -34,7 +34,7 @@ async fn a_client_over_the_connection_limit_waits_until_another_leaves() {
 }
 
 fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(text).unwrap();
     encoder.finish().unwrap()
 }
@@ -64,7 +64,7 @@ async fn a_gzip_or_zstd_body_ranks_as_it_does_plain() {
 #[tokio::test]
 async fn a_compressed_body_is_limited_when_it_is_decompressed() {
     let server = Server::start_with(|settings| settings.server.max_body_bytes = 100_000).await;
-    let bomb = vec![b' '; 50_000_000];
+    let bomb = vec![b' '; 20_000_000];
     for (encoding, packed) in [("gzip", gzip(&bomb)), ("zstd", zstd::encode_all(&bomb[..], 1).unwrap())] {
         assert!(packed.len() < 100_000);
         let message = "the body is over the limit of 100000 bytes when it is decompressed";

@@ -176,9 +176,13 @@ fn replace_placeholders(place: &str, value: &mut Value, places: &mut Vec<String>
         }
         Value::Object(record) => {
             for (name, mut value) in std::mem::take(record) {
-                let place = format!("{place}.{}", name.replace(PLACEHOLDER, "\u{fffd}"));
+                let readable = name.replace(PLACEHOLDER, "\u{fffd}");
+                let place = format!("{place}.{readable}");
+                if readable != name {
+                    places.push(place.clone());
+                }
                 replace_placeholders(&place, &mut value, places);
-                record.insert(name.replace(PLACEHOLDER, "\u{fffd}"), value);
+                record.insert(readable, value);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
