@@ -230,7 +230,7 @@ def run_commands(podium):
         command = [podium, "serve", "--listen", "127.0.0.1:0", "--offline", *arguments]
         done = subprocess.run(command, env={**bare, **environment}, capture_output=True, text=True, timeout=60)
         said = " ".join(done.stderr.split())
-        right += line("O", what, f"exit {done.returncode}: {said}", done.returncode == 2 and part in done.stderr)
+        right += line("O", what, f"exit {done.returncode}: {said}", done.returncode != 0 and part in done.stderr)
     return right
 
 

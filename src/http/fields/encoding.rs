@@ -22,7 +22,9 @@ const MAX_NAMED_PLACES: usize = 5;
 /// # Errors
 /// The body is neither UTF-8 nor UTF-16. The message names the first field with an invalid byte.
 pub(super) fn to_utf8(body: &[u8]) -> Result<(Cow<'_, [u8]>, Option<String>), ParseError> {
-    if let [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [1.., 0, 0, 0, ..] | [0, 0, 0, 1.., ..] = body {
+    if let [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [1..=u8::MAX, 0, 0, 0, ..] | [0, 0, 0, 1..=u8::MAX, ..] =
+        body
+    {
         let problem = "it is UTF-32; send it encoded as UTF-8".to_owned();
         return Err(ParseError::MalformedJson { problem });
     }

@@ -61,7 +61,7 @@ def dash(url, key, model, query, **more):
 @case("dashscope", "TextReRank.call", "dashscope")
 def dash_rerank(servers):
     results = dash(servers.url, GOOD_KEY, "podium-mini", QUERY, top_n=3, return_documents=True)
-    texts = [row.document["text"] for row in results]
+    texts = [row["document"]["text"] for row in results]
     check_ranking(servers, [(row.index, row.relevance_score) for row in results], top_n=3, texts=texts)
 
 
