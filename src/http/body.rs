@@ -42,7 +42,7 @@ pub async fn read_json<T: Send + 'static>(
     parse: impl FnOnce(Fields) -> T + Send + 'static,
 ) -> Result<(RequestContext, T), ApiError> {
     check_content_type(request.headers())?;
-    let encoding = Encoding::of(request.headers())?;
+    let encoding = Encoding::from_headers(request.headers())?;
     let received = request.extensions().get::<BodyReceived>().cloned();
     let (mut body, mut receiving) = receive(request, service).await?;
     context.received_at = Instant::now();

@@ -33,7 +33,7 @@ impl Encoding {
     ///
     /// # Errors
     /// [`ApiError::EncodedBody`] for any other encoding, and for several.
-    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
+    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
         let named = headers.get_all(header::CONTENT_ENCODING).iter();
         let named = named.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase());
         let named: Vec<String> = named.filter(|name| !matches!(name.as_str(), "" | "identity")).collect();

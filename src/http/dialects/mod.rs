@@ -157,12 +157,16 @@ fn dialect_by_fields(fields: &Fields) -> &'static Dialect {
         let is_voyage = fields.names("top_k") && fields.names("truncation") && !fields.names("top_n");
         return if is_voyage { &podium::VOYAGE } else { &podium::DIALECT };
     }
-    match () {
-        () if fields.has("texts") => &tei::DIALECT,
-        () if fields.has_object("input") => &dashscope::DIALECT,
-        () if fields.has("input") => &mixedbread::DIALECT,
-        () if fields.has("sources") && fields.has("queries") => &bedrock::DIALECT,
-        () => &podium::DIALECT,
+    if fields.has("texts") {
+        &tei::DIALECT
+    } else if fields.has_object("input") {
+        &dashscope::DIALECT
+    } else if fields.has("input") {
+        &mixedbread::DIALECT
+    } else if fields.has("sources") && fields.has("queries") {
+        &bedrock::DIALECT
+    } else {
+        &podium::DIALECT
     }
 }
 
