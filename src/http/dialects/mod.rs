@@ -6,6 +6,7 @@
 //! dialect; on the shared paths (`/rerank` and the like) the fields of the body do.
 
 mod bedrock;
+mod cascade;
 mod dashscope;
 pub mod documents;
 mod elastic;
@@ -187,11 +188,12 @@ type WriteReply = Box<dyn FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Sen
 impl Call {
     /// A call for one ranking, by a client that calls the documents `documents`.
     fn new(
-        request: RerankRequest,
+        mut request: RerankRequest,
         documents: &'static str,
-        sent: SentDocuments,
+        mut sent: SentDocuments,
         write: impl FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send + 'static,
     ) -> Self {
+        request.cascade.document_scores = sent.take_scores();
         Self { requests: vec![request], field_names: ("query", documents), sent, write: Box::new(write) }
     }
 }
