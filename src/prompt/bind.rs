@@ -212,7 +212,7 @@ impl TokenLookup<'_> {
             template: "chat_template.jinja".to_owned(),
             problem: "the checkpoint has none, and none in tokenizer_config.json".to_owned(),
         })?;
-        Template::of_chat(self.family, "chat_template.jinja", format.template(), self.tokenizer)
+        Template::of_chat(self.family, "chat_template.jinja", format, self.tokenizer)
     }
 
     fn template(&self, file: &str, source: &str) -> Result<Template, PromptError> {

@@ -196,6 +196,8 @@ def write_modules(folder: Path, tokens: Tokens) -> None:
     (folder / "1_LogitScore").mkdir(exist_ok=True)
     (folder / "modules.json").write_text(json.dumps(listed, indent=2) + "\n")
     (folder / "1_LogitScore" / "config.json").write_text(json.dumps(answers, indent=2) + "\n")
+    settings = {"transformer_task": "text-generation", "processing_kwargs": {"chat_template": {"add_generation_prompt": True}}}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     (folder / "chat_template.jinja").write_text(PAIR_CHAT)
     tokens.tokenizer.chat_template = PAIR_CHAT
 
