@@ -11,7 +11,7 @@ use std::time::Duration;
 use podium::context::{RankingSummary, RequestTimeline};
 use podium::pipeline::{DriftSample, InstructionSource};
 use podium::rerank::{Mode, Timing, Usage};
-use podium::runtime::ModelFacts;
+use podium::runtime::{ModelFacts, WorkspaceSize};
 use podium::schedule::{BatchStatistics, QueueStatus};
 use podium::telemetry::{ModelReport, RequestRecord, Route, Telemetry};
 use serde_json::Value;
@@ -40,6 +40,7 @@ fn exported() -> String {
         dtype: "f32".to_owned(),
         parameters: 1,
         weight_bytes: 4,
+        workspace: WorkspaceSize::default(),
         hidden_size: 1,
         layers: 1,
         vocabulary: 1,
