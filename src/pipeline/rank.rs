@@ -25,6 +25,8 @@ struct ResponseOptions {
     profile: Option<String>,
     instruction: InstructionSource,
     top_n: usize,
+    /// Whether its documents may stand in another order than the client's.
+    is_shuffled: bool,
 }
 
 /// A request whose passes are running.
@@ -50,7 +52,8 @@ impl ResponseOptions {
             (None, None) => InstructionSource::None,
         };
         let model = request.model.as_deref().unwrap_or(default_model).to_owned();
-        Self { model, profile, instruction, top_n: request.top_n.unwrap_or(usize::MAX) }
+        let top_n = request.top_n.unwrap_or(usize::MAX);
+        Self { model, profile, instruction, top_n, is_shuffled: request.stability.is_some() }
     }
 }
 
@@ -62,16 +65,20 @@ impl Reranker {
         limits: &LimitSettings,
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
-        let permit = self.scheduler.try_admit(&AdmissionRequest {
-            client: context.client.clone(),
-            priority: context.priority.0,
-            tokens: requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum(),
-            deadline: context.deadline,
-        })?;
-        self.rank(requests, limits, permit, context).await
+        let estimate_all = |request| estimate(request, &self.prompter, limits) * self.orders(request);
+        let permit = self.try_admit(requests.iter().map(estimate_all).sum(), &context)?;
+        let (context, rankings) = self.rank_in_orders(requests, limits, permit, context).await?;
+        note_rankings(&context, &rankings);
+        Ok((context, rankings))
     }
 
-    /// Ranks admitted requests.
+    /// Asks for admission of a request of about this many tokens.
+    pub(super) fn try_admit(&self, tokens: usize, context: &RequestContext) -> Result<AdmissionPermit, RerankError> {
+        let (client, priority, deadline) = (context.client.clone(), context.priority.0, context.deadline);
+        self.scheduler.try_admit(&AdmissionRequest { client, priority, tokens, deadline })
+    }
+
+    /// Ranks admitted requests. The caller notes the rankings in the timeline.
     pub(super) async fn rank(
         &self,
         requests: Vec<RerankRequest>,
@@ -104,7 +111,6 @@ impl Reranker {
             .zip(rest)
             .map(|(options, (skipped, budget))| self.make_ranking(options, skipped, budget, scored.next(), timing))
             .collect();
-        note_rankings(&context, &rankings, timing);
         Ok((context, rankings))
     }
 
@@ -118,11 +124,21 @@ impl Reranker {
     ) -> Result<(RequestContext, Vec<BudgetedPlan>), RerankError> {
         let (budget, may_truncate) =
             requests.first().map(|request| (request.constraints.budget, request.truncation)).unwrap_or_default();
+        let may_truncate = may_truncate && !budget.leaves_documents_out;
         let bytes = requests.iter().map(text_bytes).sum();
         let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
         let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
             return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
         };
+        if prepared.len() > 1 {
+            // One list in several orders of its documents: as many as fit, at least the first.
+            let tokens = prepared.iter().map(|prepared| prepared.tokens);
+            let fitting = budget.count_fitting(tokens, context.received_at.elapsed())?;
+            if fitting > 1 {
+                prepared.truncate(fitting);
+                return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
+            }
+        }
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
         let prepared = prepared.swap_remove(0);
         let enforce = move |context: &RequestContext, _: IsCancelled| {
@@ -183,7 +199,8 @@ impl Reranker {
                 let new = documents.iter().filter(first_time).count();
                 timeline.update_progress(|progress| {
                     progress.passes += 1;
-                    progress.documents += new;
+                    // Later stages of a cascade read documents again.
+                    progress.documents = (progress.documents + new).min(progress.of_documents);
                 });
             };
             let waiting = timeline.begin(Stage::Queue, Some(tokens));
@@ -218,7 +235,7 @@ impl Reranker {
         let (mut results, mut usage) = (Vec::new(), Usage::default());
         if let Some(Scored { texts, scores, prompt_tokens }) = scored {
             results = sort_by_relevance(&texts, &scores);
-            if skipped.documents.is_empty() {
+            if skipped.documents.is_empty() && !options.is_shuffled {
                 self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
             }
             let truncated_documents = results.iter().filter(|result| result.truncated()).count();
@@ -233,11 +250,13 @@ impl Reranker {
             raw_score: lowest,
             tokens,
             tokens_read: 0,
+            stage: None,
+            spread: None,
         }));
         let documents = results.len();
         results.truncate(options.top_n);
         let ResponseOptions { model, profile, .. } = options;
-        Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, timing }
+        Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, cascade: None, timing }
     }
 }
 
@@ -255,7 +274,8 @@ impl RunState {
 }
 
 /// Sums up all rankings of a call in the timeline, for the log and the metrics.
-fn note_rankings(context: &RequestContext, rankings: &[Ranking], timing: Timing) {
+pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
+    let timing = rankings.first().map_or_else(Timing::default, |ranking| ranking.timing);
     let mut summary = RankingSummary {
         mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
         documents: 0,
@@ -283,6 +303,8 @@ fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDoc
             raw_score,
             tokens: document.tokens,
             tokens_read: document.tokens_read,
+            stage: None,
+            spread: None,
         })
         .collect();
     // Scores are finite. If relevances round to the same number, the raw scores still differ. The

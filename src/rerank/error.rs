@@ -272,6 +272,18 @@ impl RerankError {
         self
     }
 
+    /// The same error for a list whose document `i` is at `places[i]` in the client's list.
+    #[must_use]
+    pub fn with_documents_at(mut self, places: &[usize]) -> Self {
+        if let Some(field) = self.field_mut()
+            && let Some((index, rest)) = field.strip_prefix("documents[").and_then(|rest| rest.split_once(']'))
+            && let Some(place) = index.parse::<usize>().ok().and_then(|index| places.get(index))
+        {
+            *field = format!("documents[{place}]{rest}");
+        }
+        self
+    }
+
     fn field_mut(&mut self) -> Option<&mut String> {
         match self {
             Self::InvalidField { field, .. }
