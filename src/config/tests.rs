@@ -248,6 +248,10 @@ fn an_error_in_a_cascade_names_key_and_value() {
         let message = message(load_file(&text));
         assert!(message.contains(words), "{words:?} is not in {message:?}");
     }
+}
+
+#[test]
+fn a_cascade_is_an_array() {
     let message = message(load_file("[models.a]\ncascade = 3\n"));
     assert!(message.starts_with("`models.a.cascade` must be an array, not 3"), "{message}");
 }
