@@ -11,7 +11,7 @@ use super::cpu_pool::{CpuPool, Job};
 use super::drift::InstructionSource;
 use super::{Reranker, error_of_request};
 use crate::context::{RankingSummary, RequestContext, Stage};
-use crate::prompt::{IsCancelled, PreparedTexts};
+use crate::prompt::{DocumentText, IsCancelled, PreparedTexts};
 use crate::rerank::{
     BudgetReport, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
 };
@@ -232,9 +232,10 @@ impl Reranker {
         timing: Timing,
     ) -> Ranking {
         let (mut mode, mut slates, mut warnings) = (skipped.mode, 0, skipped.warnings);
-        let (mut results, mut usage) = (Vec::new(), Usage::default());
+        let (mut results, mut usage, mut blank) = (Vec::new(), Usage::default(), 0);
         if let Some(Scored { texts, scores, prompt_tokens }) = scored {
             results = sort_by_relevance(&texts, &scores);
+            blank = put_blank_last(&texts, &mut results, &mut warnings);
             if skipped.documents.is_empty() && !options.is_shuffled {
                 self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
             }
@@ -244,6 +245,7 @@ impl Reranker {
             warnings.extend(texts.warnings.iter().cloned());
         }
         let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
+        let first_blank = results.len() - blank;
         results.extend(skipped.documents.into_iter().map(|(index, tokens)| RankedDocument {
             index,
             relevance_score: 0.0,
@@ -253,6 +255,7 @@ impl Reranker {
             stage: None,
             spread: None,
         }));
+        results[first_blank..].rotate_left(blank);
         let documents = results.len();
         results.truncate(options.top_n);
         let ResponseOptions { model, profile, .. } = options;
@@ -290,6 +293,23 @@ pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
         summary.usage.truncated_documents += ranking.usage.truncated_documents;
     }
     context.timeline.note_ranking(summary);
+}
+
+/// Moves documents without text to the end, with a score of 0: there is nothing in them that could
+/// be relevant, whatever the model makes of their prompts. Returns their number.
+fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warnings: &mut Vec<String>) -> usize {
+    let is_blank = |result: &RankedDocument| prepared.documents.get(result.index).is_some_and(DocumentText::is_blank);
+    let lowest = results.iter().map(|result| result.raw_score).fold(f32::INFINITY, f32::min);
+    let mut blank: Vec<usize> = Vec::new();
+    for result in results.iter_mut().filter(|result| is_blank(result)) {
+        (result.relevance_score, result.raw_score) = (0.0, lowest);
+        blank.push(result.index);
+    }
+    let Some(first) = blank.iter().min() else { return 0 };
+    results.sort_by_key(|result| blank.contains(&result.index).then_some(result.index));
+    let more = if blank.len() > 1 { format!(" and {} more", blank.len() - 1) } else { String::new() };
+    warnings.push(format!("documents[{first}]{more}: without text, so last, with a score of 0"));
+    blank.len()
 }
 
 /// The documents that were read, best first; equal scores keep the request's order.

@@ -19,6 +19,7 @@ mod dialects;
 mod keys_of_a_process;
 mod long_texts;
 mod models;
+mod more_dialects;
 mod observing;
 mod reload_of_a_process;
 mod secrets;
