@@ -12,7 +12,7 @@ use podium::context::{RankingSummary, RequestTimeline};
 use podium::pipeline::{DriftSample, InstructionSource};
 use podium::rerank::agreement::{Comparison, RankingCost, ShadowOutcome, ShadowSample};
 use podium::rerank::{CascadeReport, Mode, SkipReason, StageReport, Timing, Usage};
-use podium::runtime::ModelFacts;
+use podium::runtime::{ModelFacts, WorkspaceSize};
 use podium::schedule::{BatchStatistics, QueueStatus};
 use podium::telemetry::{ModelReport, RequestRecord, Route, Telemetry};
 use serde_json::Value;
@@ -33,14 +33,15 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("podium_")).map(ToOwned::to_owned).collect()
 }
 
-/// The server's metrics after one request that was ranked.
-fn exported() -> String {
-    let facts = ModelFacts {
+/// The facts of a small model.
+fn facts() -> ModelFacts {
+    ModelFacts {
         architecture: "Qwen3Model".to_owned(),
         device: "cpu".to_owned(),
         dtype: "f32".to_owned(),
         parameters: 1,
         weight_bytes: 4,
+        workspace: WorkspaceSize::default(),
         hidden_size: 1,
         layers: 1,
         vocabulary: 1,
@@ -52,7 +53,12 @@ fn exported() -> String {
         vocabulary_head: true,
         classifier: None,
         prefix_cache_bytes: 0,
-    };
+    }
+}
+
+/// The server's metrics after one request that was ranked.
+fn exported() -> String {
+    let facts = facts();
     let telemetry = Telemetry::default();
     let ranking = RankingSummary {
         mode: Mode::Listwise,
