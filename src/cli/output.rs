@@ -109,6 +109,7 @@ mod tests {
             raw_score: 0.0,
             tokens: 9,
             tokens_read,
+            passage: None,
         };
         let ranking = Ranking {
             results: vec![row(1, 0.91, 9), row(0, 0.2, 4)],
@@ -117,8 +118,10 @@ mod tests {
             profile: None,
             mode: Mode::Listwise,
             slates: 1,
+            passages: 0,
             usage: Usage { prompt_tokens: 40, truncated_documents: 1 },
             warnings: Vec::new(),
+            min_score: None,
             budget: None,
             timing: Timing { total: Duration::from_millis(12), ..Timing::default() },
         };

@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::http::dialects::PassageReply;
 use crate::http::dialects::documents::SentDocuments;
-use crate::rerank::{BudgetReport, Mode, RankedDocument, Ranking};
+use crate::rerank::{BudgetReport, MinScoreReport, Mode, RankedDocument, Ranking};
 
 /// The number of documents that Cohere bills as one search.
 const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
@@ -96,6 +97,9 @@ struct DocumentScores {
     tokens_read: usize,
     /// Whether the end of the document was cut off.
     truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 #[derive(Debug, Serialize)]
@@ -129,6 +133,9 @@ struct Meta<'a> {
     warnings: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline, nullable = false)]
+    min_score: Option<MinScoreUsed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline, nullable = false)]
     budget: Option<BudgetUsed<'a>>,
     timing_ms: Timing,
 }
@@ -139,6 +146,16 @@ struct Meta<'a> {
 enum ModeUsed {
     Listwise,
     Pointwise,
+}
+
+/// What the minimum score left out; only if the request has one.
+#[derive(Debug, Serialize, ToSchema)]
+struct MinScoreUsed {
+    /// The least relevance of a result: the request's number, or the one that `auto` chose.
+    #[schema(minimum = 0, maximum = 1)]
+    min_score: f32,
+    /// The documents with a lower score.
+    left_out: usize,
 }
 
 /// What was left out to keep to the request's budget; only if it has one.
@@ -225,6 +242,7 @@ impl From<&RankedDocument> for DocumentScores {
             tokens: row.tokens,
             tokens_read: row.tokens_read,
             truncated: row.truncated(),
+            passage: PassageReply::of(row),
         }
     }
 }
@@ -239,6 +257,7 @@ impl<'a> Meta<'a> {
             slates: ranking.slates,
             profile: ranking.profile.as_deref(),
             warnings: &ranking.warnings,
+            min_score: ranking.min_score.map(|MinScoreReport { min_score, left_out }| MinScoreUsed { min_score, left_out }),
             budget: ranking.budget.as_ref().map(BudgetUsed::from),
             timing_ms: Timing {
                 queue: milliseconds(timing.queue),
@@ -272,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_score_is_written_as_the_shortest_decimal_of_its_f32() {
-        let row = RankedDocument { index: 0, relevance_score: 0.34, raw_score: -1.0e-7, tokens: 3, tokens_read: 2 };
+        let row = RankedDocument { index: 0, relevance_score: 0.34, raw_score: -1.0e-7, tokens: 3, tokens_read: 2, passage: None };
         let row = RerankResult { scores: (&row).into(), document: None };
         let json = serde_json::to_string(&row).unwrap();
         assert_eq!(
