@@ -21,7 +21,8 @@ fn load(checkpoint: &Checkpoint) -> Arc<Reranker> {
     let runtime = PackedRuntime::load(checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(1 << 26);
     let prompter = app::prompter(checkpoint, runtime.facts(), "auto").unwrap();
     let instructions = load_instructions(&InstructionSettings::default(), None).unwrap();
-    let limits = LimitSettings { max_documents: 1000, max_passages: 10_000, max_slate_documents: 64, max_slate_tokens: 131_072 };
+    let limits =
+        LimitSettings { max_documents: 1000, max_passages: 10_000, max_slate_documents: 64, max_slate_tokens: 131_072 };
     let schedule = ScheduleSettings {
         max_queued_requests: 64,
         max_queued_tokens: 1 << 22,

@@ -30,11 +30,8 @@ pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &Li
     let query = typical(&request.query, facts.query)
         + request.instruction.as_deref().map_or(0, |text| typical(text, facts.instruction));
     // How often the query is read: with every document where prompts share no prefix.
-    let queries = if prompter.is_bidirectional() {
-        sequences
-    } else {
-        sequences.div_ceil(limits.max_slate_documents.max(1))
-    };
+    let queries =
+        if prompter.is_bidirectional() { sequences } else { sequences.div_ceil(limits.max_slate_documents.max(1)) };
     let tokens = (documents + query * queries).min(request.constraints.budget.max_total_tokens.unwrap_or(usize::MAX));
     tokens.max(text_bytes(request) / HELD_TOKEN_BYTES)
 }

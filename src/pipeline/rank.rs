@@ -167,7 +167,8 @@ impl Reranker {
         let timeline = context.timeline.clone();
         let planned_passes = runs.iter().map(RunState::planned_passes).sum::<usize>();
         timeline.update_progress(|progress| progress.of_passes += planned_passes);
-        let mut read: Vec<Vec<bool>> = runs.iter().map(|run| vec![false; run.prepared.texts.request_documents()]).collect();
+        let mut read: Vec<Vec<bool>> =
+            runs.iter().map(|run| vec![false; run.prepared.texts.request_documents()]).collect();
         while runs.iter().any(|run| run.prepared.round.is_some()) {
             let (mut passes, mut documents, mut counts) = (Vec::new(), Vec::new(), Vec::new());
             for (number, run) in runs.iter_mut().enumerate() {

@@ -49,7 +49,12 @@ impl Prompter {
             is_cancelled,
         };
         self.tokenize_documents(request, &options, limits, prepared)?;
-        warn_of_max_tokens_per_doc(prepared.options.max_tokens_per_doc, fits, &prepared.documents, &mut prepared.warnings);
+        warn_of_max_tokens_per_doc(
+            prepared.options.max_tokens_per_doc,
+            fits,
+            &prepared.documents,
+            &mut prepared.warnings,
+        );
         self.fill_frames(&frame, prepared)?;
         prepared.pair_frame = Some(frame);
         self.plan_apart(bi_encoder, limits, prepared)

@@ -307,7 +307,9 @@ fn cut_at(text: &str, least: usize, places: impl Iterator<Item = usize>) -> Vec<
 /// The boundary between a sentence and the next one, with white space `gap` between them.
 fn boundary(sentence: &str, gap: &str) -> Boundary {
     let is_closing = |character: char| matches!(character, '"' | '\'' | ')' | ']' | '\u{201d}' | '\u{2019}' | '\u{bb}');
-    let has_ended = sentence.trim_end_matches(is_closing).ends_with(['.', '!', '?', '\u{2026}', '\u{3002}', '\u{ff01}', '\u{ff1f}']);
+    let has_ended = sentence
+        .trim_end_matches(is_closing)
+        .ends_with(['.', '!', '?', '\u{2026}', '\u{3002}', '\u{ff01}', '\u{ff1f}']);
     match gap.chars().filter(|character| matches!(character, '\n' | '\u{2029}')).count() {
         0 => Boundary::Sentence,
         1 if has_ended => Boundary::Sentence,

@@ -65,15 +65,9 @@ impl Prompter {
         prepared: &mut PreparedTexts,
     ) -> Result<(), RerankError> {
         match reader {
-            Reader::Listwise(listwise) => {
-                self.prepare_slates(listwise, request, limits, is_cancelled, prepared)
-            }
-            Reader::Pointwise(pointwise) => {
-                self.prepare_pairs(pointwise, request, limits, is_cancelled, prepared)
-            }
-            Reader::BiEncoder(bi_encoder) => {
-                self.prepare_apart(bi_encoder, request, limits, is_cancelled, prepared)
-            }
+            Reader::Listwise(listwise) => self.prepare_slates(listwise, request, limits, is_cancelled, prepared),
+            Reader::Pointwise(pointwise) => self.prepare_pairs(pointwise, request, limits, is_cancelled, prepared),
+            Reader::BiEncoder(bi_encoder) => self.prepare_apart(bi_encoder, request, limits, is_cancelled, prepared),
             Reader::Rows(reading) => self.prepare_rows(reading, request, limits, is_cancelled, prepared),
         }
     }

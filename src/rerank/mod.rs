@@ -22,11 +22,11 @@ pub use constraints::{MAX_PRIORITY, Progress, RequestBudget, RequestConstraints}
 pub use error::{Full, RerankError, shortened};
 pub use instructions::{Instructions, JoinedText};
 pub use limits::LimitSettings;
-pub use passages::{
-    BestPassage, ChunkMerge, Chunking, LongDocuments, Passage, PassageOptions, PassageSettings, Passages, SplitDocument,
-    sort_by_relevance,
-};
 pub use min_score::{MinScore, MinScoreReport};
+pub use passages::{
+    BestPassage, ChunkMerge, Chunking, LongDocuments, Passage, PassageOptions, PassageSettings, Passages,
+    SplitDocument, sort_by_relevance,
+};
 
 /// How the model reads documents: together or one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]

@@ -91,7 +91,8 @@ impl PassageOptions {
         let named = named.or(self.chunk_merge.map(|_| "chunk_merge"));
         let mode = match (self.long_documents, named) {
             (Some(LongDocuments::Truncate), Some(field)) => {
-                let problem = "long_documents is \"truncate\", and documents that are cut have no passages; leave it out";
+                let problem =
+                    "long_documents is \"truncate\", and documents that are cut have no passages; leave it out";
                 return Err(RerankError::invalid(field, problem));
             }
             (Some(mode), _) => mode,
@@ -130,7 +131,8 @@ impl Chunking {
         if self.overlap <= tokens / 2 {
             return Ok(());
         }
-        let problem = format!("is {}; it must be at most {}, half of a passage of {tokens} tokens", self.overlap, tokens / 2);
+        let problem =
+            format!("is {}; it must be at most {}, half of a passage of {tokens} tokens", self.overlap, tokens / 2);
         Err(RerankError::invalid("chunk_overlap_tokens", problem))
     }
 }
@@ -212,7 +214,8 @@ impl Passages {
         let mean = |score: fn(&RankedDocument) -> f32| {
             passages[..used].iter().map(|passage| score(passage)).sum::<f32>() / used as f32
         };
-        let tokens_read = passages.iter().map(|passage| passage.tokens_read.saturating_sub(self.list[passage.index].overlap));
+        let tokens_read =
+            passages.iter().map(|passage| passage.tokens_read.saturating_sub(self.list[passage.index].overlap));
         let Passage { start, end, .. } = self.list[best.index];
         let tokens = self.documents[document].tokens;
         RankedDocument {
@@ -243,7 +246,14 @@ mod tests {
     use super::*;
 
     fn passage(index: usize, relevance_score: f32) -> RankedDocument {
-        RankedDocument { index, relevance_score, raw_score: 10.0 * relevance_score, tokens: 10, tokens_read: 10, passage: None }
+        RankedDocument {
+            index,
+            relevance_score,
+            raw_score: 10.0 * relevance_score,
+            tokens: 10,
+            tokens_read: 10,
+            passage: None,
+        }
     }
 
     /// Two documents: the first of three passages, which repeat two tokens each, the second of one.

@@ -90,7 +90,8 @@ async fn other_servers_names_for_the_minimum_mean_the_same() {
 async fn the_minimum_applies_before_top_n() {
     let server = Server::start().await;
     let scores = relevance(&server).await;
-    let body = json!({"query": "q", "documents": DOCUMENTS, "min_score": f64::midpoint(scores[2], scores[3]), "top_n": 1});
+    let body =
+        json!({"query": "q", "documents": DOCUMENTS, "min_score": f64::midpoint(scores[2], scores[3]), "top_n": 1});
     let reply = server.rerank(&body).await.json();
     assert_eq!(reply["results"].as_array().unwrap().len(), 1);
     assert_eq!(reply["meta"]["min_score"]["left_out"], 2);

@@ -99,9 +99,11 @@ impl Field for MinScore {
         let shown = quoted(&value.to_string());
         let in_range = |score: &f64| (0.0..=1.0).contains(score);
         match value {
-            Value::Number(number) => number.as_f64().filter(in_range).map(|score| Self::Score(score as f32)).ok_or_else(|| {
-                RerankError::invalid(name, format!("is {number}; it lies between 0 and 1, as relevance_score does"))
-            }),
+            Value::Number(number) => {
+                number.as_f64().filter(in_range).map(|score| Self::Score(score as f32)).ok_or_else(|| {
+                    RerankError::invalid(name, format!("is {number}; it lies between 0 and 1, as relevance_score does"))
+                })
+            }
             Value::String(word) if word == "auto" => Ok(Self::Auto),
             Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
                 Err(RerankError::invalid(name, format!("expected a number between 0 and 1 or \"auto\", found {shown}")))

@@ -257,7 +257,9 @@ impl<'a> Meta<'a> {
             slates: ranking.slates,
             profile: ranking.profile.as_deref(),
             warnings: &ranking.warnings,
-            min_score: ranking.min_score.map(|MinScoreReport { min_score, left_out }| MinScoreUsed { min_score, left_out }),
+            min_score: ranking
+                .min_score
+                .map(|MinScoreReport { min_score, left_out }| MinScoreUsed { min_score, left_out }),
             budget: ranking.budget.as_ref().map(BudgetUsed::from),
             timing_ms: Timing {
                 queue: milliseconds(timing.queue),
@@ -291,7 +293,14 @@ mod tests {
 
     #[test]
     fn a_score_is_written_as_the_shortest_decimal_of_its_f32() {
-        let row = RankedDocument { index: 0, relevance_score: 0.34, raw_score: -1.0e-7, tokens: 3, tokens_read: 2, passage: None };
+        let row = RankedDocument {
+            index: 0,
+            relevance_score: 0.34,
+            raw_score: -1.0e-7,
+            tokens: 3,
+            tokens_read: 2,
+            passage: None,
+        };
         let row = RerankResult { scores: (&row).into(), document: None };
         let json = serde_json::to_string(&row).unwrap();
         assert_eq!(
