@@ -12,6 +12,7 @@ mod mixedbread;
 mod nim;
 mod options;
 mod other_fields;
+mod passages;
 mod pinecone;
 pub mod podium;
 mod score;
@@ -33,6 +34,7 @@ use crate::rerank::{Ranking, RerankError, RerankRequest};
 use crate::telemetry::RouteKind;
 use documents::SentDocuments;
 use options::RequestOptions;
+use passages::PassageReply;
 
 /// How one API writes a rerank.
 #[derive(Debug)]
@@ -90,6 +92,7 @@ impl Dialect {
     /// dropped first, with a warning.
     pub(super) fn read_call(&self, fields: &mut Fields) -> Result<Call, RerankError> {
         fields.drop_if("max_tokens_per_doc", is_zero, "no limit");
+        fields.drop_if("max_chunks_per_doc", is_no_count, "not given");
         (self.read)(fields)
     }
 }
@@ -97,6 +100,11 @@ impl Dialect {
 /// Whether a value is the number 0.
 fn is_zero(value: &Value) -> bool {
     value.as_f64() == Some(0.0)
+}
+
+/// Whether a value is one that servers use for "no number": 0, -1 or false.
+fn is_no_count(value: &Value) -> bool {
+    is_zero(value) || value.as_f64() == Some(-1.0) || value.as_bool() == Some(false)
 }
 
 impl Route {
