@@ -225,6 +225,8 @@ impl Passages {
             tokens,
             tokens_read: tokens_read.sum::<usize>().min(tokens),
             passage: Some(BestPassage { start, end, relevance_score: best.relevance_score, count: passages.len() }),
+            stage: None,
+            spread: None,
         }
     }
 }
