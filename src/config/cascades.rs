@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::{Table, Value};
 
 use super::error::ConfigError;
-use super::named::SECTION;
+use super::source::MODELS_SECTION as SECTION;
 use crate::models::{CascadeSettings, StageSettings};
 use crate::rerank::Keep;
 

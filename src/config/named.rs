@@ -6,11 +6,10 @@ use toml::{Table, Value};
 
 use super::cascades::{flatten, parse_cascade};
 use super::error::ConfigError;
+pub(super) use super::source::MODELS_SECTION as SECTION;
 use super::source::Values;
 use crate::models::{LoadWhen, ModelsSettings, NamedModel, ShadowSettings};
 
-/// Prefix of the keys of named models.
-pub(super) const SECTION: &str = "models.";
 /// Keys that only named models have, as [`pattern`] returns them.
 pub(super) const LOAD: &str = "models.NAME.load";
 pub(super) const CASCADE: &str = "models.NAME.cascade";

@@ -6,6 +6,7 @@ mod lifecycle;
 mod names;
 mod set;
 mod settings;
+mod shadow_rankings;
 mod shadows;
 mod state;
 #[cfg(test)]

@@ -142,7 +142,8 @@ mod tests {
         let limits = LimitSettings { max_documents: 100, max_slate_documents: 8, max_slate_tokens: 32_768 };
         let instructions = Instructions::new(std::collections::BTreeMap::new(), "", false);
         let policy = Policy { limits, passages: crate::rerank::PassageSettings::default(), instructions };
-        let admission = AdmissionControl::new(&ScheduleSettings::for_tests());
+        let schedule = ScheduleSettings { max_batch_tokens: 10_000, ..ScheduleSettings::for_tests() };
+        let admission = AdmissionControl::new(&schedule);
         let names = vec![family.to_owned()];
         (Reranker::new(names, testing::prompter(family), runtime, policy, &admission), controls)
     }

@@ -212,7 +212,7 @@ mod tests {
     fn counts_shrink_in_proportion_until_they_fit() {
         let cost = |counts: &[usize]| counts[0] * 10 + counts[1] * 100;
         assert_eq!(reduce_to_fit(&[32, 10], |counts| cost(counts) <= 5000), [32, 10]);
-        assert_eq!(reduce_to_fit(&[32, 10], |counts| cost(counts) <= 700), [16, 5]);
+        assert_eq!(reduce_to_fit(&[32, 10], |counts| cost(counts) <= 700), [19, 5]);
         assert_eq!(reduce_to_fit(&[32, 10], |counts| cost(counts) <= 60), [6, 0]);
         assert_eq!(reduce_to_fit(&[32, 10], |counts| cost(counts) <= 5), [0, 0]);
         assert_eq!(reduce_to_fit(&[1], |_| true), [1], "a list of one document is ranked");
