@@ -19,6 +19,7 @@ use crate::rerank::budget::ReadLimit;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
 /// How the request's documents are read.
+#[derive(Clone, Copy)]
 enum Reader<'a> {
     Listwise(&'a Listwise),
     Pointwise(&'a Pointwise),

@@ -5,6 +5,7 @@ mod bytes;
 mod encoders;
 mod injection;
 mod nano;
+mod passages;
 mod plans;
 mod qwen;
 mod truncation;
