@@ -109,6 +109,8 @@ mod tests {
             raw_score: 0.0,
             tokens: 9,
             tokens_read,
+            stage: None,
+            spread: None,
             passage: None,
         };
         let ranking = Ranking {
@@ -123,6 +125,7 @@ mod tests {
             warnings: Vec::new(),
             min_score: None,
             budget: None,
+            cascade: None,
             timing: Timing { total: Duration::from_millis(12), ..Timing::default() },
         };
         let mut printed = Vec::new();

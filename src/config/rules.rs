@@ -57,6 +57,11 @@ const RULES: &[(&str, Allowed)] = &[
     ("model.offline", Anything),
     ("models.max_memory_bytes", Between(0, i64::MAX)),
     (named::LOAD, OneOf(&["start", "on_demand", "off"])),
+    // `cascades` checks the stages.
+    (named::CASCADE, Anything),
+    (named::STOP_WHEN_SURE, Share),
+    (named::SHADOW_OF, Text),
+    (named::SHARE, Share),
     ("prompts.folder", Anything),
     ("limits.max_documents", Between(1, 100_000)),
     ("limits.max_passages", Between(1, 1_000_000)),
@@ -125,7 +130,7 @@ mod tests {
             assert!(RULES.iter().any(|(ruled, _)| ruled == key), "no rule for {key}");
             assert_eq!(violated_rule(key, value), None, "{key}");
         }
-        // `load` of named models has a rule and no default.
-        assert_eq!(RULES.len(), defaults.len() + 1);
+        // Keys that only named models have have no default.
+        assert_eq!(RULES.len(), defaults.len() + named::OWN_KEYS.len());
     }
 }

@@ -213,6 +213,7 @@ error_codes! {
     RateLimitExceeded "rate_limit_exceeded" TOO_MANY_REQUESTS RATE_LIMIT INFO;
     Overloaded "overloaded" TOO_MANY_REQUESTS RATE_LIMIT WARN;
     DefaultModel "default_model" CONFLICT INVALID INFO;
+    IsCascade "is_cascade" CONFLICT INVALID INFO;
     ModelBusy "model_busy" CONFLICT INVALID INFO;
     OverMemoryLimit "over_memory_limit" CONFLICT INVALID INFO;
     ModelUnavailable "model_unavailable" SERVICE_UNAVAILABLE UNAVAILABLE INFO;
@@ -271,6 +272,7 @@ impl ApiError {
             Self::Rerank(error) => rerank_spec(error),
             Self::Model(ModelError::Unknown { .. }) => Code::ModelNotFound.spec(),
             Self::Model(ModelError::Default { .. }) => Code::DefaultModel.spec(),
+            Self::Model(ModelError::Cascade { .. }) => Code::IsCascade.spec(),
             Self::Model(ModelError::Busy { .. }) => Code::ModelBusy.spec(),
             Self::Model(ModelError::NoRoom { .. }) => Code::OverMemoryLimit.spec(),
             Self::Model(ModelError::Failed { .. }) => Code::ModelNotLoaded.spec(),

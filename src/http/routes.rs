@@ -70,6 +70,10 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     max_tokens_per_doc: Option<usize>,
+    /// The names of its models, if it is a cascade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    stages: Option<Vec<String>>,
     /// How it answered a few simple questions when it was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -105,6 +109,7 @@ impl Model {
             state: status.state,
             memory_bytes: status.memory_bytes,
             max_tokens_per_doc: status.document_tokens,
+            stages: status.stages.clone(),
             canary: status.canary.as_ref().map(Canary::from),
         }
     }

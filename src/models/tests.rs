@@ -90,7 +90,7 @@ fn model_set(others: &[(&str, LoadWhen)], max_memory_bytes: u64) -> (ModelSet, A
     let model = settings().model;
     let named =
         others.iter().map(|(name, load)| ((*name).to_owned(), NamedModel { load: *load, model: model.clone() }));
-    let settings = ModelsSettings { max_memory_bytes, named: named.collect() };
+    let settings = ModelsSettings { max_memory_bytes, named: named.collect(), ..ModelsSettings::default() };
     let gate = Arc::new(LoadGate::default());
     (ModelSet::new(reranker("main").0, settings, Loader(Arc::clone(&gate))), gate)
 }

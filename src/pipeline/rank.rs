@@ -26,6 +26,8 @@ struct ResponseOptions {
     instruction: InstructionSource,
     top_n: Option<usize>,
     min_score: Option<MinScore>,
+    /// Whether its documents may stand in another order than the client's.
+    is_shuffled: bool,
 }
 
 /// A request whose passes are running.
@@ -51,7 +53,8 @@ impl ResponseOptions {
             (None, None) => InstructionSource::None,
         };
         let model = request.model.as_deref().unwrap_or(default_model).to_owned();
-        Self { model, profile, instruction, top_n: request.top_n, min_score: request.min_score }
+        let (top_n, min_score) = (request.top_n, request.min_score);
+        Self { model, profile, instruction, top_n, min_score, is_shuffled: request.stability.is_some() }
     }
 }
 
@@ -63,16 +66,20 @@ impl Reranker {
         limits: &LimitSettings,
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
-        let permit = self.scheduler.try_admit(&AdmissionRequest {
-            client: context.client.clone(),
-            priority: context.priority.0,
-            tokens: requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum(),
-            deadline: context.deadline,
-        })?;
-        self.rank(requests, limits, permit, context).await
+        let estimate_all = |request| estimate(request, &self.prompter, limits) * self.orders(request);
+        let permit = self.try_admit(requests.iter().map(estimate_all).sum(), &context)?;
+        let (context, rankings) = self.rank_in_orders(requests, limits, permit, context).await?;
+        note_rankings(&context, &rankings);
+        Ok((context, rankings))
     }
 
-    /// Ranks admitted requests.
+    /// Asks for admission of a request of about this many tokens.
+    pub(super) fn try_admit(&self, tokens: usize, context: &RequestContext) -> Result<AdmissionPermit, RerankError> {
+        let (client, priority, deadline) = (context.client.clone(), context.priority.0, context.deadline);
+        self.scheduler.try_admit(&AdmissionRequest { client, priority, tokens, deadline })
+    }
+
+    /// Ranks admitted requests. The caller notes the rankings in the timeline.
     pub(super) async fn rank(
         &self,
         requests: Vec<RerankRequest>,
@@ -105,7 +112,6 @@ impl Reranker {
             .zip(rest)
             .map(|(options, (skipped, budget))| self.make_ranking(options, skipped, budget, scored.next(), timing))
             .collect();
-        note_rankings(&context, &rankings, timing);
         Ok((context, rankings))
     }
 
@@ -118,7 +124,9 @@ impl Reranker {
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<BudgetedPlan>), RerankError> {
         // A passage is read whole or not at all.
-        let may_truncate = |request: &RerankRequest| request.truncation && request.chunking.is_none();
+        let may_truncate = |request: &RerankRequest| {
+            request.truncation && request.chunking.is_none() && !request.constraints.budget.leaves_documents_out
+        };
         let first = requests.first().map(|request| (request.constraints.budget, may_truncate(request)));
         let (budget, may_truncate) = first.unwrap_or_default();
         let bytes = requests.iter().map(text_bytes).sum();
@@ -126,6 +134,15 @@ impl Reranker {
         let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
             return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
         };
+        if prepared.len() > 1 {
+            // One list in several orders of its documents: as many as fit, at least the first.
+            let tokens = prepared.iter().map(|prepared| prepared.tokens);
+            let fitting = budget.count_fitting(tokens, context.received_at.elapsed())?;
+            if fitting > 1 {
+                prepared.truncate(fitting);
+                return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
+            }
+        }
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
         let prepared = prepared.swap_remove(0);
         let enforce = move |context: &RequestContext, _: IsCancelled| {
@@ -189,7 +206,8 @@ impl Reranker {
                 let new = documents.iter().filter(first_time).count();
                 timeline.update_progress(|progress| {
                     progress.passes += 1;
-                    progress.documents += new;
+                    // Later stages of a cascade read documents again.
+                    progress.documents = (progress.documents + new).min(progress.of_documents);
                 });
             };
             let waiting = timeline.begin(Stage::Queue, Some(tokens));
@@ -224,7 +242,7 @@ impl Reranker {
         let (mut results, mut usage, mut passages) = (Vec::new(), Usage::default(), 0);
         if let Some(Scored { texts, scores, prompt_tokens }) = scored {
             results = sort_documents(&texts, &scores);
-            if skipped.documents.is_empty() {
+            if skipped.documents.is_empty() && !options.is_shuffled {
                 self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
             }
             if let Some(split) = &texts.passages {
@@ -244,6 +262,8 @@ impl Reranker {
             tokens,
             tokens_read: 0,
             passage: None,
+            stage: None,
+            spread: None,
         }));
         let documents = results.len();
         let ResponseOptions { model, profile, top_n, min_score, .. } = options;
@@ -266,6 +286,7 @@ impl Reranker {
             warnings,
             min_score: None,
             budget,
+            cascade: None,
             timing,
         };
         ranking.select(min_score, relevant_from, top_n);
@@ -287,7 +308,8 @@ impl RunState {
 }
 
 /// Sums up all rankings of a call in the timeline, for the log and the metrics.
-fn note_rankings(context: &RequestContext, rankings: &[Ranking], timing: Timing) {
+pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
+    let timing = rankings.first().map_or_else(Timing::default, |ranking| ranking.timing);
     let mut summary = RankingSummary {
         mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
         documents: 0,
@@ -319,6 +341,8 @@ fn sort_documents(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocume
             raw_score,
             tokens: document.tokens,
             tokens_read: document.tokens_read,
+            stage: None,
+            spread: None,
             passage: None,
         })
         .collect();

@@ -75,6 +75,8 @@ mod tests {
                 tokens: 3,
                 tokens_read: 3,
                 passage: None,
+                stage: None,
+                spread: None,
             })
             .collect()
     }

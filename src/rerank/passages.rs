@@ -225,6 +225,8 @@ impl Passages {
             tokens,
             tokens_read: tokens_read.sum::<usize>().min(tokens),
             passage: Some(BestPassage { start, end, relevance_score: best.relevance_score, count: passages.len() }),
+            stage: None,
+            spread: None,
         }
     }
 }
@@ -253,6 +255,8 @@ mod tests {
             tokens: 10,
             tokens_read: 10,
             passage: None,
+            stage: None,
+            spread: None,
         }
     }
 

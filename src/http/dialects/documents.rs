@@ -92,6 +92,7 @@ impl Documents {
     ) -> Result<(Vec<String>, SentDocuments), RerankError> {
         let rank_fields = rank_fields.filter(|names| !names.is_empty());
         let sent = returned.then(|| self.0.clone());
+        let scores = self.0.iter().map(|item| item.get("score")?.as_f64()).collect();
         let texts = self.0.into_iter().enumerate().map(|(index, item)| match item {
             Value::String(text) => Ok(text),
             record @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
@@ -99,7 +100,7 @@ impl Documents {
             }
         });
         let texts = texts.collect::<Result<_, _>>()?;
-        Ok((texts, SentDocuments { sent, rank_fields }))
+        Ok((texts, SentDocuments { sent, rank_fields, scores }))
     }
 }
 
@@ -148,9 +149,16 @@ impl ToSchema for Document {}
 pub struct SentDocuments {
     sent: Option<Vec<Value>>,
     rank_fields: Option<Vec<String>>,
+    /// The documents' own scores, if each of them is a record with a `score`.
+    scores: Option<Vec<f64>>,
 }
 
 impl SentDocuments {
+    /// Takes the documents' own scores, if each of them is a record with a `score`.
+    pub(super) fn take_scores(&mut self) -> Option<Vec<f64>> {
+        self.scores.take()
+    }
+
     /// Whether the reply returns documents.
     #[must_use]
     pub fn is_returned(&self) -> bool {
@@ -178,7 +186,11 @@ impl SentDocuments {
 /// Documents that were plain texts.
 impl From<&[String]> for SentDocuments {
     fn from(texts: &[String]) -> Self {
-        Self { sent: Some(texts.iter().map(|text| Value::from(text.as_str())).collect()), rank_fields: None }
+        Self {
+            sent: Some(texts.iter().map(|text| Value::from(text.as_str())).collect()),
+            rank_fields: None,
+            scores: None,
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! defaults and statuses are the same for all dialects and live elsewhere. The path decides the
 //! dialect; on the shared paths (`/rerank` and the like) the fields of the body do.
 
+mod cascade;
 pub mod documents;
 mod infinity;
 mod mixedbread;
@@ -169,11 +170,12 @@ type WriteReply = Box<dyn FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Sen
 impl Call {
     /// A call for one ranking, by a client that calls the documents `documents`.
     fn new(
-        request: RerankRequest,
+        mut request: RerankRequest,
         documents: &'static str,
-        sent: SentDocuments,
+        mut sent: SentDocuments,
         write: impl FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send + 'static,
     ) -> Self {
+        request.cascade.document_scores = sent.take_scores();
         Self { requests: vec![request], field_names: ("query", documents), sent, write: Box::new(write) }
     }
 }

@@ -146,7 +146,7 @@ fn admin_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
     let unload = describe.administration(
         "Unload a model. The answer comes when the requests that it had accepted are answered",
         unloaded,
-        &[UNKNOWN_SETTING, ("409", "It is the default model, or it is being loaded.")],
+        &[UNKNOWN_SETTING, ("409", "It is the default model or a cascade, or it is being loaded.")],
     );
     let named = |operation: OperationBuilder| {
         let name = parameter("model", ParameterIn::Path, ObjectBuilder::new().schema_type(Type::String));

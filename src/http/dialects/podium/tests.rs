@@ -40,6 +40,7 @@ fn every_field_arrives() {
                 max_latency: Some(Duration::from_millis(300)),
                 max_total_tokens: Some(4000),
                 strict: true,
+                ..RequestBudget::default()
             },
         },
         ..RerankRequest::new("q", vec!["a".to_owned(), "b".to_owned()])
