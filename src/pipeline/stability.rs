@@ -139,7 +139,12 @@ mod tests {
     fn reranker(family: &str) -> (Reranker, FakeControls) {
         let runtime = FakeRuntime::new();
         let controls = runtime.controls();
-        let limits = LimitSettings { max_documents: 100, max_slate_documents: 8, max_slate_tokens: 32_768 };
+        let limits = LimitSettings {
+            max_documents: 100,
+            max_passages: 10_000,
+            max_slate_documents: 8,
+            max_slate_tokens: 32_768,
+        };
         let instructions = Instructions::new(std::collections::BTreeMap::new(), "", false);
         let policy = Policy { limits, passages: crate::rerank::PassageSettings::default(), instructions };
         let schedule = ScheduleSettings { max_batch_tokens: 10_000, ..ScheduleSettings::for_tests() };
