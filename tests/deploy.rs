@@ -33,9 +33,9 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("podium_")).map(ToOwned::to_owned).collect()
 }
 
-/// The server's metrics after one request that was ranked.
-fn exported() -> String {
-    let facts = ModelFacts {
+/// The facts of a small model.
+fn facts() -> ModelFacts {
+    ModelFacts {
         architecture: "Qwen3Model".to_owned(),
         device: "cpu".to_owned(),
         dtype: "f32".to_owned(),
@@ -52,7 +52,12 @@ fn exported() -> String {
         vocabulary_head: true,
         classifier: None,
         prefix_cache_bytes: 0,
-    };
+    }
+}
+
+/// The server's metrics after one request that was ranked.
+fn exported() -> String {
+    let facts = facts();
     let telemetry = Telemetry::default();
     let ranking = RankingSummary {
         mode: Mode::Listwise,

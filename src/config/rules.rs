@@ -3,7 +3,7 @@
 use toml::Value;
 
 use super::named::{self, pattern};
-use crate::http::cors_layer;
+use crate::http::{cors_layer, is_path_prefix};
 use crate::runtime::ModelSettings;
 
 /// A constraint on a key's value.
@@ -22,9 +22,11 @@ enum Allowed {
     Url,
     /// CORS origins.
     Origins,
+    /// Empty, or the prefix of a path.
+    Prefix,
 }
 
-use Allowed::{Address, Anything, Between, OneOf, Origins, Share, Text, Url};
+use Allowed::{Address, Anything, Between, OneOf, Origins, Prefix, Share, Text, Url};
 
 const DAY: i64 = 86_400;
 
@@ -40,6 +42,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("server.drain_delay_seconds", Between(0, DAY)),
     ("server.shutdown_seconds", Between(0, DAY)),
     ("server.refuse_unknown_fields", Anything),
+    ("server.path_prefix", Prefix),
     ("server.cors_origins", Origins),
     ("auth.keys_file", Anything),
     ("auth.requests_per_minute", Between(0, 1_000_000)),
@@ -116,6 +119,8 @@ pub(super) fn violated_rule(key: &str, value: &Value) -> Option<String> {
             (!fits).then(|| "empty, or a URL such as http://localhost:4318".to_owned())
         }
         Origins => cors_layer(text).err(),
+        Prefix => (!is_path_prefix(text))
+            .then(|| "empty, or a path without a slash at its end, such as /rerankers".to_owned()),
     }
 }
 

@@ -179,8 +179,8 @@ fn a_cascade_has_stages_that_keep_numbers_or_shares() {
     let careful = [mini.clone(), large(Keep::Share(0.5)), large(Keep::Share(1.0))];
     assert_eq!(stages("careful"), careful);
     // A cascade in a cascade: its last stage keeps what the outer one says.
-    let scores = (String::new(), Keep::Count(100));
-    let scored = [scores, mini, large(Keep::Share(0.5)), large(Keep::Count(5)), large(Keep::Share(1.0))];
+    let of_caller = (String::new(), Keep::Count(100));
+    let scored = [of_caller, mini, large(Keep::Share(0.5)), large(Keep::Count(5)), large(Keep::Share(1.0))];
     assert_eq!(stages("scored"), scored);
     assert!((models.cascades["careful"].stop_when_sure - 0.95).abs() < 1e-9);
     assert_eq!(models.cascades["careful"].served().collect::<Vec<_>>(), ["vendor/careful"]);
@@ -248,6 +248,10 @@ fn an_error_in_a_cascade_names_key_and_value() {
         let message = message(load_file(&text));
         assert!(message.contains(words), "{words:?} is not in {message:?}");
     }
+}
+
+#[test]
+fn a_cascade_is_an_array() {
     let message = message(load_file("[models.a]\ncascade = 3\n"));
     assert!(message.starts_with("`models.a.cascade` must be an array, not 3"), "{message}");
 }

@@ -56,13 +56,13 @@ pub struct Model {
     /// What it has shown so far, if it is the shadow of another model.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    shadow: Option<Shadow>,
+    shadow: Option<Comparison>,
 }
 
 /// A shadow's rankings beside those that were sent.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ShadowReport)]
-pub struct Shadow {
+pub struct Comparison {
     /// The model whose requests it ranks.
     of: String,
     /// The share of requests that it ranks.
@@ -87,7 +87,7 @@ pub struct Shadow {
     shadow_forward_ms: u64,
 }
 
-impl From<ShadowReport> for Shadow {
+impl From<ShadowReport> for Comparison {
     fn from(report: ShadowReport) -> Self {
         let milliseconds = |cost: &RankingCost| u64::try_from(cost.forward.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -117,7 +117,7 @@ impl From<ModelStatus> for Model {
             dtype: status.dtype,
             error: status.error.map(|error| mask_url_secrets(&error).into_owned()),
             stages: status.stages,
-            shadow: status.shadow.map(Shadow::from),
+            shadow: status.shadow.map(Comparison::from),
         }
     }
 }

@@ -48,10 +48,10 @@ impl ModelSet {
 
     /// Ranks a drawn request on its shadow, in a task of its own, and compares.
     pub(super) fn rank_on_shadow(&self, mut drawn: DrawnRequest, sent: Ranking) {
-        let set = self.clone();
+        let models = self.clone();
         tokio::spawn(async move {
             let request = std::mem::replace(&mut drawn.request, RerankRequest::new("", Vec::new()));
-            let ranked = set.rank_in_background(&drawn.shadow.name, request).await;
+            let ranked = models.rank_in_background(&drawn.shadow.name, request).await;
             let outcome = match ranked {
                 Ok(ranking) => ShadowOutcome::Compared(Comparison::new(&sent, &ranking)),
                 Err(RerankError::ModelUnavailable { .. } | RerankError::Draining) => ShadowOutcome::NotLoaded,
@@ -60,7 +60,7 @@ impl ModelSet {
                     ShadowOutcome::Failed
                 }
             };
-            set.inner.shadows.record(&drawn.shadow, outcome);
+            models.inner.shadows.record(&drawn.shadow, outcome);
         });
     }
 

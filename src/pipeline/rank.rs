@@ -239,15 +239,16 @@ impl Reranker {
         timing: Timing,
     ) -> Ranking {
         let (mut mode, mut slates, mut warnings) = (skipped.mode, 0, skipped.warnings);
-        let (mut results, mut usage, mut passages) = (Vec::new(), Usage::default(), 0);
+        let (mut results, mut usage, mut passages, mut blank) = (Vec::new(), Usage::default(), 0, 0);
         if let Some(Scored { texts, scores, prompt_tokens }) = scored {
             results = sort_documents(&texts, &scores);
-            if skipped.documents.is_empty() && !options.is_shuffled {
-                self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
-            }
             if let Some(split) = &texts.passages {
                 passages = results.len();
                 results = split.merge(&results);
+            }
+            blank = put_blank_last(&texts, &mut results, &mut warnings);
+            if skipped.documents.is_empty() && !options.is_shuffled {
+                self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
             }
             let truncated_documents = results.iter().filter(|result| result.truncated()).count();
             usage = Usage { prompt_tokens, truncated_documents };
@@ -255,6 +256,7 @@ impl Reranker {
             warnings.extend(texts.warnings.iter().cloned());
         }
         let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
+        let first_blank = results.len() - blank;
         results.extend(skipped.documents.into_iter().map(|(index, tokens)| RankedDocument {
             index,
             relevance_score: 0.0,
@@ -265,14 +267,12 @@ impl Reranker {
             stage: None,
             spread: None,
         }));
+        results[first_blank..].rotate_left(blank);
         let documents = results.len();
         let ResponseOptions { model, profile, top_n, min_score, .. } = options;
         let relevant_from = self.relevant_from();
         if min_score == Some(MinScore::Auto) && relevant_from.is_none() {
-            warnings.push(format!(
-                "min_score: the scores of family `{}` do not tell whether anything is relevant; auto cuts at their largest gap",
-                self.family()
-            ));
+            warnings.push(auto_without_calibration(self.family()));
         }
         let mut ranking = Ranking {
             results,
@@ -328,6 +328,36 @@ pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
         summary.usage.truncated_documents += ranking.usage.truncated_documents;
     }
     context.timeline.note_ranking(summary);
+}
+
+/// The warning of a minimum score of `auto` where the family's scores do not say what is relevant.
+fn auto_without_calibration(family: &str) -> String {
+    format!(
+        "min_score: the scores of family `{family}` do not tell whether anything is relevant; auto cuts at their \
+         largest gap"
+    )
+}
+
+/// Moves documents without text to the end, with a score of 0: there is nothing in them that could
+/// be relevant, whatever the model makes of their prompts. Returns their number.
+fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warnings: &mut Vec<String>) -> usize {
+    // A document of several passages is blank if all of them are.
+    let mut is_document_blank = vec![true; prepared.request_documents()];
+    for (index, text) in prepared.documents.iter().enumerate() {
+        is_document_blank[prepared.document_of(index)] &= text.is_blank();
+    }
+    let is_blank = |result: &RankedDocument| is_document_blank[result.index];
+    let lowest = results.iter().map(|result| result.raw_score).fold(f32::INFINITY, f32::min);
+    let mut blank: Vec<usize> = Vec::new();
+    for result in results.iter_mut().filter(|result| is_blank(result)) {
+        (result.relevance_score, result.raw_score) = (0.0, lowest);
+        blank.push(result.index);
+    }
+    let Some(first) = blank.iter().min() else { return 0 };
+    results.sort_by_key(|result| blank.contains(&result.index).then_some(result.index));
+    let more = if blank.len() > 1 { format!(" and {} more", blank.len() - 1) } else { String::new() };
+    warnings.push(format!("documents[{first}]{more}: without text, so last, with a score of 0"));
+    blank.len()
 }
 
 /// The documents or passages that were read, best first; equal scores keep their order.

@@ -172,7 +172,7 @@ fn unknown_model_message(name: &str, available: &[String]) -> String {
     if name.trim().is_empty() {
         return format!("is empty; leave it out for the default, or give one of {available}");
     }
-    format!("`{name}` is not served here; available: {available}")
+    format!("`{name}` is not served here; available: {available}; `podium serve --served-model-name` adds a name")
 }
 
 /// The limit of the queue that is reached.
@@ -260,6 +260,15 @@ impl RerankError {
                     break;
                 }
             }
+        }
+        self
+    }
+
+    /// The same error of a field inside the field `outer`.
+    #[must_use]
+    pub fn inside(mut self, outer: &str) -> Self {
+        if let Some(field) = self.field_mut() {
+            *field = format!("{outer}.{field}");
         }
         self
     }

@@ -105,7 +105,7 @@ async fn a_budget_decides_how_many_documents_a_later_stage_ranks() {
     assert!(answer.json()["usage"]["prompt_tokens"].as_u64().unwrap() <= half, "{}", answer.text);
     assert_eq!(answer.json()["meta"]["budget"]["documents_read"], 40);
     let warning = format!("budget: stage 2 (`large`) ranked {reached} of 20 documents");
-    assert_eq!(warnings(&answer), [warning.clone()]);
+    assert_eq!(warnings(&answer), [warning]);
 
     let answer = cascaded.rerank(&with(body.clone(), &json!({"max_total_tokens": tokens(0) + 3}))).await;
     assert_eq!(reports(&answer)[1], (2, 0, Some("budget".to_owned())));

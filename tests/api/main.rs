@@ -20,6 +20,7 @@ mod keys_of_a_process;
 mod long_texts;
 mod min_score;
 mod models;
+mod more_dialects;
 mod observing;
 mod passages;
 mod reload_of_a_process;

@@ -17,6 +17,7 @@ fn dialects() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         ("/v1/reranking", json!({"query": "q", "input": DOCUMENTS}), "/data", "score"),
         ("/v1/ranking", json!({"query": {"text": "q"}, "passages": texts()}), "/rankings", "logit"),
         ("/v1/models/rerank", json!({"query": "q", "documents": DOCUMENTS}), "/results", "relevance_score"),
+        ("/_inference/rerank/any", json!({"query": "q", "input": DOCUMENTS}), "/rerank", "relevance_score"),
         ("/infinity/rerank", json!({"query": "q", "documents": DOCUMENTS}), "/results", "relevance_score"),
         ("/pinecone/rerank", json!({"query": "q", "documents": texts()}), "/data", "score"),
     ]

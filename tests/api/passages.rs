@@ -49,6 +49,7 @@ async fn each_result_says_which_passage_won_in_every_dialect() {
         ("/v1/reranking", json!({"query": "q", "input": documents}), "/data"),
         ("/v1/ranking", json!({"query": {"text": "q"}, "passages": records}), "/rankings"),
         ("/v1/models/rerank", json!({"query": "q", "documents": documents}), "/results"),
+        ("/_inference/rerank/any", json!({"query": "q", "input": documents}), "/rerank"),
         ("/infinity/rerank", json!({"query": "q", "documents": documents}), "/results"),
         ("/pinecone/rerank", json!({"query": "q", "documents": records}), "/data"),
     ] {

@@ -40,6 +40,13 @@ pub fn fake_reranker_in(names: &[&str], settings: &Settings, admission: &Admissi
     (Reranker::new(names, prompter, runtime, policy, admission), controls)
 }
 
+/// Closes the connection of a request that has been sent. A client that closes it at once could be
+/// one that only has nothing more to send.
+pub async fn hang_up(request: &JoinHandle<Answer>) {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    request.abort();
+}
+
 /// A running server.
 pub struct Server {
     pub address: String,

@@ -193,7 +193,7 @@ class Infinity:
             self.engines[batch] = self.new_engine(batch)
             await self.engines[batch].astart()
         found, _ = await self.engines[batch].rerank(query=query, docs=documents, raw_scores=True)
-        return [one.relevance_score for one in sorted(found, key=lambda one: one.index)]
+        return [float(one.relevance_score) for one in sorted(found, key=lambda one: one.index)]
 
 
 class LlamaCpp:

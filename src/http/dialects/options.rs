@@ -170,6 +170,10 @@ impl Field for Priority {
             RerankError::invalid(name, problem)
         })
     }
+
+    fn converted(value: &Value) -> Option<Value> {
+        usize::converted(value)
+    }
 }
 
 /// The name of a stored instruction, from `/v1/instructions`. The model reads it before the

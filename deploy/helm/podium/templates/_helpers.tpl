@@ -109,8 +109,14 @@ strings are valid TOML.
 {{ .key }} = {{ .value | toJson }}
 {{- else if kindIs "bool" .value }}
 {{ .key }} = {{ .value }}
+{{- else if kindIs "slice" .value }}
+{{ .key }} = [
+{{- range $index, $table := .value }}
+{{- if $index }}, {{ end }}{ {{- $comma := "" }}
+{{- range $name, $item := $table }}{{ $comma }} {{ $name }} = {{ $item | toJson }}{{ $comma = "," }}{{ end }} }
+{{- end }}]
 {{- else if not (kindIs "invalid" .value) }}
-{{ .key }} = {{ .value | int64 }}
+{{ .key }} = {{ if eq (floor .value) (float64 .value) }}{{ .value | int64 }}{{ else }}{{ .value }}{{ end }}
 {{- end }}
 {{- end }}
 
