@@ -181,6 +181,12 @@ impl Reranker {
         &self.facts
     }
 
+    /// Bytes that the model may take: its weights, its prefix cache and its largest batch.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.facts.memory_bytes(self.schedule().max_batch_tokens.max(self.policy().limits.max_slate_tokens))
+    }
+
     /// Requests and passes at this moment.
     #[must_use]
     pub fn queue(&self) -> QueueStatus {

@@ -41,19 +41,63 @@ pub fn load_reranker_with<R: Runtime>(
 /// tokio runtime.
 ///
 /// # Errors
-/// The errors of [`load_reranker`]; two models of one name.
+/// The errors of [`load_reranker`]; two models of one name; a default model that is larger than
+/// `models.max_memory_bytes`.
 pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     check(settings)?;
     let admission = AdmissionControl::new(&settings.schedule);
     let checkpoint = Checkpoint::open(&settings.model)?;
+    let memory = Memory::measure(&checkpoint, &settings.model, largest_batch(settings))?;
+    memory.check(&checkpoint.name, settings.models.max_memory_bytes)?;
     let runtime = load_runtime(&checkpoint, &settings.model)?;
     let names = default_names(&checkpoint, &settings.model);
     check_names_unique(&names, settings)?;
     check_stages_and_shadows(&names, &settings.models)?;
     let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
     let default = assemble(names, &checkpoint, runtime, &settings.model.family, environment)?;
-    let loader = PackedLoader { prompts: settings.prompts.clone(), admission };
+    let largest_batch = largest_batch(settings);
+    let loader = PackedLoader { prompts: settings.prompts.clone(), admission, largest_batch };
     Ok(ModelSet::new(default, settings.models.clone(), loader))
+}
+
+/// Tokens of the largest batch: a pass of the length that a slate may have runs alone.
+fn largest_batch(settings: &Settings) -> usize {
+    settings.schedule.max_batch_tokens.max(settings.limits.max_slate_tokens)
+}
+
+/// The memory that a model will take, in bytes.
+struct Memory {
+    weights: u64,
+    prefix_cache: u64,
+    batch: u64,
+    batch_tokens: usize,
+}
+
+impl Memory {
+    fn measure(checkpoint: &Checkpoint, model: &ModelSettings, batch_tokens: usize) -> anyhow::Result<Self> {
+        let (weights, workspace) = PackedRuntime::memory(checkpoint, &ComputeSettings::of(model))?;
+        let batch = workspace.bytes(batch_tokens);
+        Ok(Self { weights, prefix_cache: model.prefix_cache_bytes, batch, batch_tokens })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.weights + self.prefix_cache + self.batch
+    }
+
+    /// Refuses a default model that does not fit the limit, 0 being none.
+    fn check(&self, name: &str, limit: u64) -> Result<(), ConfigError> {
+        if limit == 0 || self.bytes() <= limit {
+            return Ok(());
+        }
+        let Self { weights, prefix_cache, batch, batch_tokens } = self;
+        let problem = format!(
+            "is {limit}, and `{name}` takes {} bytes: {weights} for weights, {prefix_cache} for the prefix cache \
+             (model.prefix_cache_bytes), {batch} for a batch of {batch_tokens} tokens (schedule.max_batch_tokens, \
+             limits.max_slate_tokens)",
+            self.bytes()
+        );
+        Err(ConfigError::Unusable { key: "models.max_memory_bytes".to_owned(), problem })
+    }
 }
 
 fn load_runtime(checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Result<PackedRuntime> {
@@ -145,12 +189,13 @@ struct PackedLoader {
     prompts: PromptSettings,
     /// Shared with the default model.
     admission: AdmissionControl,
+    /// In tokens.
+    largest_batch: usize,
 }
 
 impl ModelLoader for PackedLoader {
     fn memory_bytes(&self, NamedModel { model, .. }: &NamedModel) -> anyhow::Result<u64> {
-        let checkpoint = Checkpoint::open(model)?;
-        Ok(PackedRuntime::weight_bytes(&checkpoint, &ComputeSettings::of(model))? + model.prefix_cache_bytes)
+        Ok(Memory::measure(&Checkpoint::open(model)?, model, self.largest_batch)?.bytes())
     }
 
     fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel, policy: Policy) -> anyhow::Result<Reranker> {
@@ -160,5 +205,25 @@ impl ModelLoader for PackedLoader {
         add_served_names(&mut names, model);
         let environment = Environment { prompts: &self.prompts, policy, admission: &self.admission };
         assemble(names, &checkpoint, runtime, &model.family, environment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Configuration, Sources};
+
+    #[test]
+    fn a_default_model_over_the_memory_limit_is_refused_with_the_numbers() -> anyhow::Result<()> {
+        let mut settings = Configuration::load(&Sources::default())?.settings;
+        settings.models.max_memory_bytes = 50_000_000;
+        let Err(error) = load_models(&settings) else { anyhow::bail!("it loaded") };
+        let error = error.to_string();
+        let memory = Memory::measure(&Checkpoint::open(&settings.model)?, &settings.model, largest_batch(&settings))?;
+        assert!(error.starts_with("`models.max_memory_bytes`: is 50000000, and `podium-mini` takes "), "{error}");
+        assert!(error.contains(&format!("{} for weights", memory.weights)), "{error}");
+        assert!(error.contains(&format!("{} for a batch of {} tokens", memory.batch, memory.batch_tokens)), "{error}");
+        assert!(memory.check("podium-mini", memory.bytes()).is_ok() && memory.check("podium-mini", 0).is_ok());
+        Ok(())
     }
 }

@@ -121,8 +121,10 @@ impl Schemas {
     }
 }
 
-/// The names of these schemas and of all that they refer to.
+/// The names of these schemas and of all that they refer to, each once.
 fn reachable(all: &Map<String, Value>, mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names.dedup();
     let mut next = 0;
     while let Some(name) = names.get(next) {
         let text = all.get(name).map(Value::to_string).unwrap_or_default();

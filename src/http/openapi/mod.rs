@@ -110,6 +110,19 @@ mod tests {
     }
 
     #[test]
+    fn no_type_is_listed_twice() {
+        let mut rest = vec![&*DOCUMENT];
+        while let Some(value) = rest.pop() {
+            if let Some(types) = value.get("type").and_then(Value::as_array) {
+                let once: BTreeSet<_> = types.iter().filter_map(Value::as_str).collect();
+                assert_eq!(once.len(), types.len(), "{types:?}");
+            }
+            rest.extend(value.as_object().into_iter().flat_map(serde_json::Map::values));
+            rest.extend(value.as_array().into_iter().flatten());
+        }
+    }
+
+    #[test]
     fn every_reference_has_a_target_and_every_schema_is_referred_to() {
         let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
         let mut unused: BTreeSet<String> = schemas.keys().map(|name| format!("#/components/schemas/{name}")).collect();

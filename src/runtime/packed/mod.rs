@@ -16,6 +16,7 @@ mod cuda;
 mod heads;
 mod lanes;
 mod layout;
+mod memory;
 mod model;
 mod prefix_cache;
 mod product;
@@ -45,7 +46,7 @@ use super::spec::{ModelSpec, OutputMatrix};
 use super::tensors::TensorTable;
 use super::{
     ClassifierFacts, ForwardPass, Head, LoadError, ModelFacts, Output, Pooling, Positions, PrefixCacheStatistics,
-    Runtime, RuntimeError,
+    Runtime, RuntimeError, WorkspaceSize,
 };
 
 /// Runs passes on a model in this process.
@@ -86,15 +87,16 @@ impl PackedRuntime {
         self
     }
 
-    /// Bytes that the weights of a checkpoint take, about, in the precision of `settings`. Reads headers only.
+    /// Bytes that the weights of a checkpoint take, about, in the precision of `settings`, and the memory of a forward pass.
+    /// Reads headers only.
     ///
     /// # Errors
     /// A device or precision that is not available, a configuration or weights file that cannot be read.
-    pub fn weight_bytes(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<u64, LoadError> {
+    pub fn memory(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<(u64, WorkspaceSize), LoadError> {
         let weights = weights::open(checkpoint)?;
         let spec = parse_spec(checkpoint)?;
         let precision = precision(settings, &settings.device()?, &spec, &weights)?;
-        Ok(weight_bytes(weights.parameters(), &spec, precision))
+        Ok((memory::weight_bytes(weights.parameters(), &spec, precision), memory::workspace(&spec, precision)))
     }
 }
 
@@ -128,13 +130,6 @@ fn precision(
     Ok(precision)
 }
 
-/// Bytes of so many parameters; word embeddings are not quantised.
-fn weight_bytes(parameters: usize, spec: &ModelSpec, precision: Precision) -> u64 {
-    let embeddings = parameters.min(spec.vocabulary * spec.hidden_size) as u64;
-    let others = parameters as u64 - embeddings;
-    embeddings * precision.dtype.size_in_bytes() as u64 + others * precision.bits_per_weight() / 8
-}
-
 fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
     let spec = model.spec();
     let device = match model.device() {
@@ -149,7 +144,8 @@ fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
         device: device.to_owned(),
         dtype: precision.name(),
         parameters,
-        weight_bytes: weight_bytes(parameters, spec, precision),
+        weight_bytes: memory::weight_bytes(parameters, spec, precision),
+        workspace: memory::workspace(spec, precision),
         hidden_size: spec.hidden_size,
         layers: spec.layers.len(),
         vocabulary: spec.vocabulary,
@@ -223,7 +219,7 @@ impl PackedRuntime {
         let is_full = depth == self.model.spec().layers.len();
         let parts = self.lanes.as_ref().and_then(|lanes| Some((lanes, lanes.split(batch)?)));
         let ((outputs, new_blocks), lookup) = if let Some((lanes, parts)) = parts {
-            ((self.run_in_lanes(lanes, &parts, batch.len(), depth)?, Vec::new()), CacheLookup::none(batch.len()))
+            ((self.run_in_lanes(lanes, &parts, batch, depth)?, Vec::new()), CacheLookup::none(batch.len()))
         } else if is_full {
             self.prefix_cache.run_with(batch, run)?
         } else {
@@ -239,23 +235,27 @@ impl PackedRuntime {
         Ok(outputs)
     }
 
-    /// Runs the parts of a batch of so many passes, and puts their rows together.
+    /// Runs the parts of a batch, and puts their rows together.
     fn run_in_lanes(
         &self,
         lanes: &Lanes,
         parts: &[Part],
-        passes: usize,
+        batch: &[ForwardPass],
         depth: usize,
     ) -> Result<Vec<Output>, RuntimeError> {
+        let from_device = |error: candle_core::Error| RuntimeError::from_device_message(error.to_string());
+        if batch.iter().any(|pass| matches!(pass.output.head, Head::Reader(_))) {
+            return readers::read_in_lanes(&self.model, lanes, parts, batch, depth).map_err(from_device);
+        }
         let nothing = CacheLookup::none(1);
         let results = lanes.run(parts, |part| read(&self.model, &nothing, std::slice::from_ref(&part.pass), depth));
         let mut rows = Vec::with_capacity(parts.len());
         for (part, result) in parts.iter().zip(results) {
-            let (outputs, _) = result.map_err(|error| RuntimeError::from_device_message(error.to_string()))?;
+            let (outputs, _) = result.map_err(from_device)?;
             rows.push((part.number, part.first, outputs));
         }
         rows.sort_unstable_by_key(|(number, first, _)| (*number, *first));
-        let mut outputs = vec![Output::new(); passes];
+        let mut outputs = vec![Output::new(); batch.len()];
         for (number, _, own) in rows {
             outputs[number].extend(own.into_iter().flatten());
         }
