@@ -64,6 +64,8 @@ fn exported() -> String {
         mode: Mode::Listwise,
         documents: 3,
         slates: 1,
+        passages: 0,
+        left_out: 0,
         usage: Usage { prompt_tokens: 100, truncated_documents: 1 },
         timing: Timing::default(),
     };

@@ -40,7 +40,11 @@ pub fn check(settings: &Settings) -> Result<(), ConfigError> {
 /// # Errors
 /// The errors of [`instructions`].
 pub fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
-    Ok(Policy { limits: settings.limits.clone(), instructions: instructions(&settings.instructions)? })
+    Ok(Policy {
+        limits: settings.limits.clone(),
+        passages: settings.passages.clone(),
+        instructions: instructions(&settings.instructions)?,
+    })
 }
 
 /// The stored instructions, those of an operator's file included.
