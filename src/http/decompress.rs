@@ -12,9 +12,6 @@ use super::body_memory::ReceivingPermit;
 use super::error::ApiError;
 use super::fields::quoted;
 
-/// The encodings that are read, as `Accept-Encoding` of a refusal lists them.
-pub const ACCEPTED: &str = "gzip, zstd";
-
 /// The largest window of a zstd frame, as a power of 2: 8 MiB, which RFC 9659 sets for HTTP.
 const ZSTD_WINDOW_LOG: u32 = 23;
 

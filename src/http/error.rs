@@ -12,10 +12,12 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::Level;
 
-use super::decompress::ACCEPTED;
 use super::fields::{ParseError, quoted};
 use crate::models::ModelError;
 use crate::rerank::RerankError;
+
+/// The encodings of request bodies that are read, as `Accept-Encoding` of a refusal lists them.
+const ACCEPTED_ENCODINGS: &str = "gzip, zstd";
 
 /// `Retry-After` while the models load.
 const RETRY_AFTER_LOADING: Duration = Duration::from_secs(5);
@@ -48,7 +50,7 @@ pub enum ApiError {
         found: Option<String>,
     },
     /// The body is compressed in another way than those that are read.
-    #[error("content-encoding {found} is not supported; send the body as it is, or as one of {ACCEPTED}")]
+    #[error("content-encoding {found} is not supported; send the body as it is, or as one of {ACCEPTED_ENCODINGS}")]
     EncodedBody {
         /// The header's value.
         found: String,
@@ -369,7 +371,7 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if matches!(self, Self::EncodedBody { .. }) {
-            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED_ENCODINGS));
         }
         if spec.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -34,6 +34,7 @@ fn forwarded(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Whether a text can be a prefix: empty, or a path of plain segments without a slash at its end.
+#[must_use]
 pub fn is_prefix(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     let is_segment = |segment: &str| !segment.is_empty() && segment.bytes().all(is_plain);

@@ -42,7 +42,7 @@ impl ModelSet {
     }
 
     /// The status of a cascade. Its memory is that of its models, which are listed too.
-    pub(super) fn cascade_status(&self, name: &str, settings: &CascadeSettings, models: &[ModelStatus]) -> ModelStatus {
+    pub(super) fn cascade_status(name: &str, settings: &CascadeSettings, models: &[ModelStatus]) -> ModelStatus {
         let find = |stage: &str| models.iter().find(|status| status.names.iter().any(|name| name == stage));
         let stages: Vec<&ModelStatus> = settings.models().filter_map(find).collect();
         let readiness = |status: &&&ModelStatus| BY_READINESS.iter().position(|state| *state == status.state);

@@ -185,7 +185,7 @@ impl ModelSet {
         drop(states);
         let cascades = self.inner.settings.cascades.iter();
         let cascades: Vec<ModelStatus> =
-            cascades.map(|(name, cascade)| self.cascade_status(name, cascade, &statuses)).collect();
+            cascades.map(|(name, cascade)| Self::cascade_status(name, cascade, &statuses)).collect();
         statuses.extend(cascades);
         for status in &mut statuses {
             status.shadow = status.names.first().and_then(|name| self.inner.shadows.report(name));

@@ -56,12 +56,15 @@ impl ShadowReport {
     }
 }
 
+/// What is done with each sample.
+pub(super) type RecordShadow = dyn Fn(&ShadowSample) + Send + Sync;
+
 /// The shadows of a set.
 #[derive(Default)]
 pub(super) struct Shadows {
     /// By their names.
     pub all: BTreeMap<String, Arc<Shadow>>,
-    pub record: OnceLock<Arc<dyn Fn(&ShadowSample) + Send + Sync>>,
+    pub record: OnceLock<Arc<RecordShadow>>,
 }
 
 pub(super) struct Shadow {

@@ -203,9 +203,9 @@ impl Prompter {
                 tokens_unseen = (tokens as f64 * (raw.len() - start) as f64 / start as f64).ceil() as usize;
                 break;
             }
-            let counted = units.len();
+            let before = units.len();
             counter.add(start..start + sentence.len(), Boundary::Sentence, &mut units)?;
-            tokens += units[counted..].iter().map(|unit: &Unit| unit.tokens).sum::<usize>();
+            tokens += units[before..].iter().map(|unit: &Unit| unit.tokens).sum::<usize>();
         }
         let mut total = 0;
         let is_within = |unit: &&Unit| {

@@ -48,7 +48,7 @@ Measures are those of trec_eval, ERR and RBP those of ir_measures; a grade of 1 
 and with BM25 on the same documents. Exit codes: 0; 1 if a set fails the gate or a system fails; 2 if the data or the \
 command line is invalid.")]
 pub(in crate::cli) struct EvalArgs {
-    /// Folders of BEIR, MTEB or ir_datasets, and files of labelled slates
+    /// Folders of BEIR, MTEB or `ir_datasets`, and files of labelled slates
     #[arg(value_name = "SET", required_unless_present_any = ["corpus", "compare"], conflicts_with = "corpus")]
     sets: Vec<PathBuf>,
 

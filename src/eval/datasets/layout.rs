@@ -1,7 +1,7 @@
 //! Finds the tables of a set in a folder: BEIR's files, the Parquet files of MTEB's datasets on the
-//! hub, or the exports of ir_datasets.
+//! hub, or the exports of `ir_datasets`.
 //!
-//! | table | BEIR | MTEB | ir_datasets |
+//! | table | BEIR | MTEB | `ir_datasets` |
 //! |---|---|---|---|
 //! | documents | `corpus.jsonl` | `corpus/` | `docs.tsv`, `docs.jsonl` |
 //! | queries | `queries.jsonl` | `queries/`, `query/` | `queries.tsv`, `queries.jsonl` |
@@ -140,7 +140,8 @@ fn format_of(path: &Path) -> (bool, Option<usize>, bool) {
     let name = path.to_string_lossy();
     let plain = name.strip_suffix(".gz").unwrap_or(&name);
     let place = EXTENSIONS.iter().position(|kind| plain.ends_with(&format!(".{kind}")));
-    (!plain.ends_with(".tsv"), place, plain.len() < name.len())
+    let is_tsv = place.is_some_and(|place| EXTENSIONS[place] == "tsv");
+    (!is_tsv, place, plain.len() < name.len())
 }
 
 /// The split that a file belongs to: its name without extensions and `-00000-of-00001`. `None` for

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
@@ -77,7 +78,7 @@ pub(super) fn for_each_row(
 /// Rejects compressions whose code is not compiled in.
 fn check_compression(reader: &SerializedFileReader<File>) -> Result<(), String> {
     let groups = reader.metadata().row_groups().iter();
-    let used = groups.flat_map(|group| group.columns()).map(|column| column.compression());
+    let used = groups.flat_map(RowGroupMetaData::columns).map(ColumnChunkMetaData::compression);
     let supported =
         |kind: &Compression| matches!(kind, Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_));
     used.into_iter().find(|kind| !supported(kind)).map_or(Ok(()), |kind| {

@@ -1,5 +1,5 @@
 //! Reads tables of texts with ids (corpora and queries): JSONL and Parquet with the fields of BEIR,
-//! MTEB or ir_datasets, or lines of `id<TAB>text`.
+//! MTEB or `ir_datasets`, or lines of `id<TAB>text`.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use super::object::{Object, join_title};
 use super::records::{Place, Record, TableFiles};
 use super::{DataError, Document};
 
-/// The names of an id's field: BEIR's, MTEB's, and those of ir_datasets.
+/// The names of an id's field: BEIR's, MTEB's, and those of `ir_datasets`.
 const ID_FIELDS: [&str; 4] = ["_id", "id", "doc_id", "query_id"];
 
-/// The names of a text's field; ir_datasets has all of them.
+/// The names of a text's field; `ir_datasets` has all of them.
 const TEXT_FIELDS: [&str; 4] = ["text", "body", "abstract", "contents"];
 
 /// The texts of a table, and the index of each id.

@@ -1,5 +1,5 @@
 //! Reads relevance judgements (TREC's four columns or BEIR's three) and runs (TREC's six columns).
-//! Both may also be JSONL or Parquet, with the field names of MTEB and ir_datasets.
+//! Both may also be JSONL or Parquet, with the field names of MTEB and `ir_datasets`.
 //!
 //! A run is ordered as `trec_eval` orders it: by score, descending, and equal scores by document
 //! id, descending (compared as bytes). The rank column is ignored. Scores are f64; `trec_eval`
@@ -16,7 +16,7 @@ use super::records::{Place, Record, TableFiles};
 use super::texts::Texts;
 use super::{DataError, Document, Grades};
 
-/// The names of fields: MTEB's, and those of ir_datasets.
+/// The names of fields: MTEB's, and those of `ir_datasets`.
 const QUERY_FIELDS: [&str; 2] = ["query-id", "query_id"];
 const DOCUMENT_FIELDS: [&str; 2] = ["corpus-id", "doc_id"];
 const GRADE_FIELDS: [&str; 2] = ["score", "relevance"];

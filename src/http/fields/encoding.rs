@@ -53,16 +53,13 @@ fn escape_encoded_surrogates(body: &[u8]) -> Cow<'_, [u8]> {
     let mut escaped = Vec::with_capacity(body.len() + body.len() / 8);
     let mut at = 0;
     while at < body.len() {
-        match body.get(at..at + 3).filter(|bytes| is_surrogate(bytes)) {
-            Some(bytes) => {
-                let unit = 0xd000 | (u16::from(bytes[1] & 0x3f) << 6) | u16::from(bytes[2] & 0x3f);
-                escaped.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
-                at += 3;
-            }
-            None => {
-                escaped.push(body[at]);
-                at += 1;
-            }
+        if let Some(bytes) = body.get(at..at + 3).filter(|bytes| is_surrogate(bytes)) {
+            let unit = 0xd000 | (u16::from(bytes[1] & 0x3f) << 6) | u16::from(bytes[2] & 0x3f);
+            escaped.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
+            at += 3;
+        } else {
+            escaped.push(body[at]);
+            at += 1;
         }
     }
     Cow::Owned(escaped)

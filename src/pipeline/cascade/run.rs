@@ -252,7 +252,9 @@ impl Run {
             document.stage = Some(number);
         }
         let mut is_read = vec![false; self.documents.len()];
-        ranked.iter().for_each(|document| is_read[document.index] = true);
+        for document in &ranked {
+            is_read[document.index] = true;
+        }
         ranked.extend(self.order.drain(..).filter(|document| !is_read[document.index]));
         self.order = ranked;
         let planned = std::mem::replace(&mut self.candidates, read);
@@ -262,7 +264,7 @@ impl Run {
         self.profile = ranking.profile;
         let is_later = self.ranked_by.is_some();
         (self.mode, self.ranked_by) = (ranking.mode, Some(index));
-        self.note_warnings(index, ranking.warnings, places, is_later);
+        self.note_warnings(index, &ranking.warnings, places, is_later);
         if let Some(budget) = ranking.budget {
             let label = self.stages[index].label();
             self.tokens_per_document = self.tokens_per_document.or(budget.tokens_per_document);
@@ -286,7 +288,7 @@ impl Run {
     /// Keeps the warnings of a stage, with the documents' indices in the request. Those about the
     /// budget of a later stage speak of documents that the model did not read, which the stage
     /// before has read.
-    fn note_warnings(&mut self, index: usize, warnings: Vec<String>, places: &[usize], is_later: bool) {
+    fn note_warnings(&mut self, index: usize, warnings: &[String], places: &[usize], is_later: bool) {
         let label = self.stages[index].label();
         for warning in warnings.iter().filter(|warning| !is_later || !warning.starts_with("budget: ")) {
             let warning = format!("{label}: {}", with_document_at(warning, places));
