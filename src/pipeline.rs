@@ -23,7 +23,9 @@ use self::drift::DriftSampler;
 use self::time_limit::TimeLimit;
 use crate::context::RequestContext;
 use crate::prompt::Prompter;
-use crate::rerank::{Instructions, JoinedText, LimitSettings, MAX_STABILITY, Ranking, RerankError, RerankRequest};
+use crate::rerank::{
+    Instructions, JoinedText, LimitSettings, MAX_STABILITY, PassageSettings, Ranking, RerankError, RerankRequest,
+};
 use crate::runtime::{ModelFacts, Runtime};
 use crate::schedule::{AdmissionControl, BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
 
@@ -40,6 +42,8 @@ pub use profiles::{InstructionSettings, ProfileError, load_instructions};
 pub struct Policy {
     /// Limits on one request.
     pub limits: LimitSettings,
+    /// How long documents are read.
+    pub passages: PassageSettings,
     /// The stored instructions.
     pub instructions: Instructions,
 }
@@ -158,6 +162,13 @@ impl Reranker {
         self.prompter.has_probabilities()
     }
 
+    /// The `relevance_score` from which a document counts as relevant, where the family's scores say
+    /// that.
+    #[must_use]
+    pub fn relevant_from(&self) -> Option<f32> {
+        self.prompter.facts().relevant_from
+    }
+
     /// The prompt family's name.
     #[must_use]
     pub fn family(&self) -> &str {
@@ -168,6 +179,12 @@ impl Reranker {
     #[must_use]
     pub fn facts(&self) -> &ModelFacts {
         &self.facts
+    }
+
+    /// Bytes that the model may take: its weights, its prefix cache and its largest batch.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.facts.memory_bytes(self.schedule().max_batch_tokens.max(self.policy().limits.max_slate_tokens))
     }
 
     /// Requests and passes at this moment.
@@ -218,7 +235,7 @@ fn prepare(requests: &mut [RerankRequest], policy: &Policy) -> Result<(), Rerank
     let mut joined = JoinedText::default();
     for (index, request) in requests.iter_mut().enumerate() {
         let resolved = policy.instructions.resolve(request, &mut joined);
-        let valid = resolved.and_then(|()| validate(request, &policy.limits));
+        let valid = resolved.and_then(|()| validate(request, policy));
         valid.map_err(|error| error_of_request(index, count, error))?;
     }
     let budget = requests.first().map(|request| request.constraints.budget).unwrap_or_default();
@@ -229,15 +246,15 @@ fn prepare(requests: &mut [RerankRequest], policy: &Policy) -> Result<(), Rerank
     Ok(())
 }
 
-/// Checks a request before it is tokenized.
-fn validate(request: &RerankRequest, limits: &LimitSettings) -> Result<(), RerankError> {
+/// Checks a request before it is tokenized, and resolves how its documents are split.
+fn validate(request: &mut RerankRequest, policy: &Policy) -> Result<(), RerankError> {
     if request.query.trim().is_empty() {
         return Err(RerankError::invalid("query", "must not be empty or only whitespace"));
     }
     if request.documents.is_empty() {
         return Err(RerankError::NoDocuments { field: "documents".to_owned() });
     }
-    let (count, limit) = (request.documents.len(), limits.max_documents);
+    let (count, limit) = (request.documents.len(), policy.limits.max_documents);
     if count > limit {
         return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
     }
@@ -262,6 +279,7 @@ fn validate(request: &RerankRequest, limits: &LimitSettings) -> Result<(), Reran
             return Err(RerankError::invalid(field, "is 0; it must be at least 1"));
         }
     }
+    request.chunking = request.passages.resolve(&policy.passages)?;
     Ok(())
 }
 

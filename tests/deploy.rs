@@ -12,7 +12,7 @@ use podium::context::{RankingSummary, RequestTimeline};
 use podium::pipeline::{DriftSample, InstructionSource};
 use podium::rerank::agreement::{Comparison, RankingCost, ShadowOutcome, ShadowSample};
 use podium::rerank::{CascadeReport, Mode, SkipReason, StageReport, Timing, Usage};
-use podium::runtime::ModelFacts;
+use podium::runtime::{ModelFacts, WorkspaceSize};
 use podium::schedule::{BatchStatistics, QueueStatus};
 use podium::telemetry::{ModelReport, RequestRecord, Route, Telemetry};
 use serde_json::Value;
@@ -41,6 +41,7 @@ fn facts() -> ModelFacts {
         dtype: "f32".to_owned(),
         parameters: 1,
         weight_bytes: 4,
+        workspace: WorkspaceSize::default(),
         hidden_size: 1,
         layers: 1,
         vocabulary: 1,
@@ -63,6 +64,8 @@ fn exported() -> String {
         mode: Mode::Listwise,
         documents: 3,
         slates: 1,
+        passages: 0,
+        left_out: 0,
         usage: Usage { prompt_tokens: 100, truncated_documents: 1 },
         timing: Timing::default(),
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use podium::app;
 use podium::pipeline::{InstructionSettings, Policy, Reranker, load_instructions};
-use podium::rerank::{LimitSettings, Mode, Ranking, RerankRequest};
+use podium::rerank::{LimitSettings, Mode, PassageSettings, Ranking, RerankRequest};
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, Runtime};
 use podium::schedule::{AdmissionControl, ScheduleSettings};
@@ -21,7 +21,8 @@ fn load(checkpoint: &Checkpoint) -> Arc<Reranker> {
     let runtime = PackedRuntime::load(checkpoint, &ComputeSettings::reference()).unwrap().with_prefix_cache(1 << 26);
     let prompter = app::prompter(checkpoint, runtime.facts(), "auto").unwrap();
     let instructions = load_instructions(&InstructionSettings::default(), None).unwrap();
-    let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
+    let limits =
+        LimitSettings { max_documents: 1000, max_passages: 10_000, max_slate_documents: 64, max_slate_tokens: 131_072 };
     let schedule = ScheduleSettings {
         max_queued_requests: 64,
         max_queued_tokens: 1 << 22,
@@ -31,7 +32,7 @@ fn load(checkpoint: &Checkpoint) -> Arc<Reranker> {
         stall_seconds: 0,
         hang_seconds: 0,
     };
-    let policy = Policy { limits, instructions };
+    let policy = Policy { limits, passages: PassageSettings::default(), instructions };
     Arc::new(Reranker::new(vec![checkpoint.name.clone()], prompter, runtime, policy, &AdmissionControl::new(&schedule)))
 }
 

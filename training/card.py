@@ -78,6 +78,16 @@ def profile_table(figures: dict) -> str:
     return "\n".join(lines)
 
 
+def profile_slates(figures: dict) -> str:
+    names = ("slates", "wish right", "first without", "first with", "change")
+    lines = [row("instruction", *names), row(*["---"] * (len(names) + 1))]
+    table = figures["profile slates"]
+    for name, cells in table.items():
+        lines.append(row(name, *[f"{cells[n]:+.3f}" if n == "change" else cells[n] for n in names]))
+    lines.append(row("**all**", *[sum(cells[n] for cells in table.values()) for n in names[:-1]], ""))
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
@@ -105,6 +115,7 @@ def main() -> None:
         "relevance": relevance_table(figures),
         "instructions": instruction_tables(figures),
         "profiles": profile_table(figures),
+        "profile_slates": profile_slates(figures),
         "profiled": options.profiled,
         "twins": percent(found["twins all right"]["with"]),
         "neutral_open": percent(found["neutral"]["gate above 0"]),

@@ -189,6 +189,7 @@ def main() -> None:
     write_features(path, found)
     write_digests(options.work)
     write_matches(features, rows, found, options.work)
+    (options.work / "features.complete").touch()
     print(f"{len(found)} rows, {sum(len(row.base) for row in found.values())} documents")
 
 

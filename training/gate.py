@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--pause", type=Path, help="wait while this file exists")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -117,11 +118,11 @@ def main() -> None:
     gate, average = Gate(COMPONENTS), Gate(COMPONENTS)
     average.load_state_dict(gate.state_dict())
     optimizer = torch.optim.AdamW(gate.parameters(), RATE, weight_decay=DECAY)
-    for step in range(STEPS):
+    for step in range(options.steps):
         while options.pause and options.pause.exists():
             time.sleep(2)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / STEPS)))
+            group["lr"] = RATE * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
         chosen = rng.choices(list(SHARES), SHARES.values(), k=BATCH)
         block, real = padded([rng.choice(train[c]) for c in chosen])
         logits = gate.logits(F.dropout(block, TOKEN_DROPOUT), real, DROPOUT)
@@ -133,11 +134,13 @@ def main() -> None:
             keep = min(AVERAGE, step / (step + 20))
             for mean, current in zip(average.parameters(), gate.parameters(), strict=True):
                 mean.lerp_(current, 1 - keep)
-        if step % 400 == 399 or step + 1 == STEPS:
-            values = {c: gate_values(average, states) for c, states in valid.items()}
+        if step % 400 == 399 or step + 1 == options.steps:
+            values = {c: gate_values(average, states) for c, states in valid.items() if states}
             shown = {c: (round(float((v > 0).mean()), 3), round(float(v.mean()), 3)) for c, v in values.items()}
             print(f"step {step + 1} loss {loss.item():.3f} share above 0, mean: {shown}", flush=True)
-    save_file(expand(average, reduction).state_dict(), str(options.work / "gate.safetensors"))
+    temporary = options.work / "gate.tmp"
+    save_file(expand(average, reduction).state_dict(), str(temporary))
+    os.replace(temporary, options.work / "gate.safetensors")
 
 
 if __name__ == "__main__":

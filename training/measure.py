@@ -150,6 +150,27 @@ def profile_table(mini: Mini, sets: dict[str, list[Task]], instructions: dict[st
     return table
 
 
+def profile_slates(mini: Mini, profiles: dict[str, str]) -> dict[str, dict]:
+    """By profile, over slates of two documents that fit the query, one of them as the profile asks, and one that
+    does not fit: how often the wish is for the right one of the two; how often it is first, without and with; the
+    median change of the difference between their scores; how often the third is first."""
+    table: dict[str, dict] = {}
+    slates = json.loads((Path(__file__).resolve().parent / "profile_slates.json").read_text(encoding="utf-8"))
+    for name, text in profiles.items():
+        found = []
+        for slate in (slate for slate in slates if slate["profile"] == name):
+            documents = [mini.document(text) for text in slate["documents"]]
+            scored = mini.score(slate["query"], documents, text)
+            right, off = slate["preferred"], slate["off_topic"]
+            other = 3 - right - off
+            change = scored.scores - scored.base
+            found.append((scored.wish[right] > scored.wish[other], np.argmax(scored.base) == right, np.argmax(scored.scores) == right, change[right] - change[other], np.argmax(scored.scores) == off))
+        if found:
+            wished, without, under, change, off = np.array(found, float).T
+            table[name] = {"slates": len(found), "wish right": int(wished.sum()), "first without": int(without.sum()), "first with": int(under.sum()), "change": round(float(np.median(change)), 3), "off topic first": int(off.sum())}
+    return table
+
+
 def gains(row: Row, scores: np.ndarray) -> float:
     """nDCG@10 of a slate; only grades 2 and 3 gain."""
     relevance = {str(i): float(g) for i, g in enumerate(row.grades) if g >= 2}
@@ -286,6 +307,8 @@ def main() -> None:
     figures["profiles"] = profile_table(mini, sets, instructions)
     for name, row in figures["profiles"].items():
         print(f"{name:12s}", row["gate"], {k: v["change"] for k, v in row.items() if k != "gate"}, flush=True)
+    figures["profile slates"] = profile_slates(mini, profiles)
+    print(json.dumps(figures["profile slates"]), flush=True)
     judged = judge_rows(mini, [row for row in read_rows(options.data) if row.valid])
     scale, bias = calibrate(sets, judged)
 

@@ -37,7 +37,8 @@ LIMITS = {
 """Tokens of a text, without [CLS] and [SEP]."""
 SHARD = 32_768
 CANDIDATES = 32
-GATE_WORDINGS, ASKING_WORDINGS = 5000, 1200
+GATE_WORDINGS, ASKING_SHARE = 5000, 0.24
+"""Written instructions that ask for nothing; for each of them so many that ask, and as many that prefer."""
 PROFILES = Path(__file__).resolve().parent.parent / "prompts/instructions.toml"
 
 
@@ -57,14 +58,15 @@ def profile_texts() -> list[str]:
     return [profile["text"] for profile in tomllib.loads(PROFILES.read_text(encoding="utf-8")).values()]
 
 
-def gate_texts(data: Path) -> dict[str, list[str]]:
+def gate_texts(data: Path, wordings: int = GATE_WORDINGS) -> dict[str, list[str]]:
     """Written instructions: neutral, asking, preferring. The stored profiles are among the last."""
     rows = read_rows(data)
     words = sorted({word for row in rows[::50] if not row.valid for word in row.documents[0].split()})
+    asking = round(ASKING_SHARE * wordings)
     return {
-        "gate-wordings": neutral_wordings(0, GATE_WORDINGS, words),
-        "gate-asking": asking_wordings(0, ASKING_WORDINGS, STRESS),
-        "gate-preferring": profile_texts() + asking_wordings(1, ASKING_WORDINGS, PREFERENCES),
+        "gate-wordings": neutral_wordings(0, wordings, words),
+        "gate-asking": asking_wordings(0, asking, STRESS),
+        "gate-preferring": profile_texts() + asking_wordings(1, asking, PREFERENCES),
     }
 
 
@@ -92,9 +94,6 @@ def token_weights(data: Path, tokenizer: Tokenizer) -> np.ndarray:
         for ids in tokenize(tokenizer, texts[first : first + 2048], 4096):
             frequency[list(set(ids))] += 1
     return np.sqrt(np.log(1 + (len(texts) - frequency + 0.5) / (frequency + 0.5))).astype(np.float16)
-
-
-GROUPS = {"gate": gate_texts, "train": train_texts, "eval": eval_texts}
 
 
 class Encoded:
@@ -137,15 +136,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", choices=tuple(GROUPS))
     parser.add_argument("--shard", type=int, help="only this shard of each list: shards can be encoded side by side")
+    parser.add_argument("--wordings", type=int, default=GATE_WORDINGS, help="written instructions of the gate that ask for nothing")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     encoder, tokenizer = Encoder.read(options.weights).to(options.device), read_tokenizer(options.weights)
     if not (options.work / "token-weights.npy").exists():
-        np.save(options.work / "token-weights.npy", token_weights(options.data, tokenizer))
+        temporary = options.work / "token-weights.tmp.npy"
+        np.save(temporary, token_weights(options.data, tokenizer))
+        os.replace(temporary, options.work / "token-weights.npy")
     for group, texts_of in GROUPS.items():
         if options.only in (None, group):
-            for name, texts in texts_of(options.data).items():
+            for name, texts in (texts_of(options.data, options.wordings) if group == "gate" else texts_of(options.data)).items():
                 encode(options.work, name, texts, encoder, tokenizer, options)
 
 

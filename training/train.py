@@ -109,7 +109,9 @@ def write_inputs(work: Path, slates: list[Slate]) -> None:
         reduction = Reduction.fit(rows[rng.permutation(len(rows))[: (1 + (name == "token")) * SAMPLE]], BLOCKS[name])
         written |= {f"{name}_{part}": getattr(reduction, part) for part in ("center", "spread", "matrix")}
         written[names[name]] = np.concatenate([reduction(part) for part in np.array_split(rows, 1 + len(rows) // 4096)])
-    np.savez(work / "inputs.npz", ends=np.cumsum(list(map(len, tokens))), **written)
+    temporary = work / "inputs.tmp.npz"
+    np.savez(temporary, ends=np.cumsum(list(map(len, tokens))), **written)
+    os.replace(temporary, work / "inputs.npz")
 
 
 @dataclass

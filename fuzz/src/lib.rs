@@ -108,7 +108,8 @@ pub fn prompts(data: &[u8]) -> bool {
 }
 
 fn build_passes(request: &RerankRequest) -> Result<Vec<ForwardPass>, RerankError> {
-    let limits = LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 };
+    let limits =
+        LimitSettings { max_documents: 1000, max_passages: 10_000, max_slate_documents: 64, max_slate_tokens: 131_072 };
     let prepared = Arc::new(PROMPTER.tokenize(request, &limits, &|| false)?);
     let passes = Rounds::begin(Arc::clone(&PROMPTER), prepared)?.next_round()?.unwrap_or_default();
     Ok(passes.into_iter().map(|planned| planned.pass).collect())

@@ -12,7 +12,7 @@ use crate::http::auth::Reloaded;
 use crate::models::ModelSet;
 
 /// The settings that need no restart; a section ends in a dot.
-const RELOADABLE: [&str; 4] = ["limits.", "instructions.", "schedule.", "auth.requests_per_minute"];
+const RELOADABLE: [&str; 5] = ["limits.", "passages.", "instructions.", "schedule.", "auth.requests_per_minute"];
 
 fn is_reloadable(key: &str) -> bool {
     RELOADABLE.iter().any(|known| if known.ends_with('.') { key.starts_with(known) } else { key == *known })

@@ -13,8 +13,8 @@ use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
 use crate::prompt::{
     ANY_FAMILY, Answers, BiEncoderReadout, Calibration, ChatFormat, CheckpointFacts, ClassifierReadout,
-    ColbertSettings, Description, Families, Family, LexicalTable, ModelLimits, PodiumConfig, PromptSettings, Prompter,
-    Recognised, SlateScore, Tokenizer, classifier_calibration,
+    ColbertSettings, Description, Families, Family, LexicalTable, ModelLimits, PodiumConfig, PromptError,
+    PromptSettings, Prompter, Recognised, SlateScore, Tokenizer, classifier_calibration,
 };
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ClassifierFacts, ModelFacts};
@@ -40,7 +40,11 @@ pub fn check(settings: &Settings) -> Result<(), ConfigError> {
 /// # Errors
 /// The errors of [`instructions`].
 pub fn policy(settings: &Settings) -> Result<Policy, ConfigError> {
-    Ok(Policy { limits: settings.limits.clone(), instructions: instructions(&settings.instructions)? })
+    Ok(Policy {
+        limits: settings.limits.clone(),
+        passages: settings.passages.clone(),
+        instructions: instructions(&settings.instructions)?,
+    })
 }
 
 /// The stored instructions, those of an operator's file included.
@@ -110,9 +114,10 @@ pub fn prompter_of(
     let description = Description::read(checkpoint.hub_id.as_deref(), &config, &read)?;
     let described: Option<serde_json::Value> =
         read("config_sentence_transformers.json").as_deref().map(serde_json::from_slice).transpose()?;
-    let calibration = match podium.as_ref().and_then(|podium| podium.calibration) {
-        Some(calibration) => calibration,
-        None => classifier_calibration(&config, described.as_ref())?,
+    // Only of a checkpoint that has a score of its own: a decoder's activation is not read.
+    let calibration = || match podium.as_ref().and_then(|podium| podium.calibration) {
+        Some(calibration) => Ok(calibration),
+        None => classifier_calibration(&config, described.as_ref()),
     };
     let names: Vec<&str> = description.names.iter().map(|named| named.name.as_str()).collect();
     let limits = ModelLimits {
@@ -121,9 +126,8 @@ pub fn prompter_of(
         vocabulary: facts.vocabulary,
         bidirectional: !facts.causal,
         token_types: facts.token_types > 1,
-        classifier: classifier_readout(facts, calibration),
-        answers: description.answers.map(|(positive, negative)| Answers { positive, negative, calibration }),
-        chat_template: chat_template(checkpoint),
+        classifier: classifier_readout(facts, &calibration)?,
+        answers: description.answers.map(|answers| answers_of(answers, &calibration)).transpose()?,
         default_prompt: described.as_ref().and_then(default_prompt),
         colbert: facts.token_projection.then(|| ColbertSettings::read(&read)).transpose()?,
         evidence: evidence(checkpoint, facts, &config)?,
@@ -164,20 +168,19 @@ fn evidence(
     Ok(Some(Arc::new(model.with_context(|| file("instructions.safetensors"))?)))
 }
 
+type CalibrationOf<'a> = &'a dyn Fn() -> Result<Calibration, PromptError>;
+
 /// The classifier that stands in place of an output matrix.
-fn classifier_readout(facts: &ModelFacts, calibration: Calibration) -> Option<ClassifierReadout> {
-    let ClassifierFacts { labels, pooling } = facts.classifier.filter(|_| !facts.vocabulary_head)?;
-    Some(ClassifierReadout { labels, pooling, calibration })
+fn classifier_readout(facts: &ModelFacts, of: CalibrationOf<'_>) -> Result<Option<ClassifierReadout>, PromptError> {
+    let Some(ClassifierFacts { labels, pooling }) = facts.classifier.filter(|_| !facts.vocabulary_head) else {
+        return Ok(None);
+    };
+    Ok(Some(ClassifierReadout { labels, pooling, calibration: of()? }))
 }
 
-/// The checkpoint's chat template: a file of its own, or a key of `tokenizer_config.json`.
-fn chat_template(checkpoint: &Checkpoint) -> Option<String> {
-    if let Some(file) = checkpoint.read_other_file("chat_template.jinja") {
-        return String::from_utf8(file).ok();
-    }
-    let config: serde_json::Value =
-        serde_json::from_slice(&checkpoint.read_other_file("tokenizer_config.json")?).ok()?;
-    config["chat_template"].as_str().map(str::to_owned)
+/// The tokens of a `LogitScore`.
+fn answers_of((positive, negative): (u32, Option<u32>), of: CalibrationOf<'_>) -> Result<Answers, PromptError> {
+    Ok(Answers { positive, negative, calibration: of()? })
 }
 
 /// The prompt that sentence-transformers puts before every query, if there is one.

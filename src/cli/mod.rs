@@ -230,6 +230,7 @@ fn is_request_error(error: &RerankError) -> bool {
         RerankError::InvalidField { .. }
         | RerankError::NoDocuments { .. }
         | RerankError::TooManyDocuments { .. }
+        | RerankError::TooManyPassages { .. }
         | RerankError::TextTooLong { .. }
         | RerankError::PromptTooLong { .. }
         | RerankError::UnknownModel { .. }

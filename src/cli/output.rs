@@ -111,6 +111,7 @@ mod tests {
             tokens_read,
             stage: None,
             spread: None,
+            passage: None,
         };
         let ranking = Ranking {
             results: vec![row(1, 0.91, 9), row(0, 0.2, 4)],
@@ -119,8 +120,10 @@ mod tests {
             profile: None,
             mode: Mode::Listwise,
             slates: 1,
+            passages: 0,
             usage: Usage { prompt_tokens: 40, truncated_documents: 1 },
             warnings: Vec::new(),
+            min_score: None,
             budget: None,
             cascade: None,
             timing: Timing { total: Duration::from_millis(12), ..Timing::default() },

@@ -12,7 +12,7 @@ use super::{SettingsArgs, UsageError, output, start_quiet_logs};
 use crate::app;
 use crate::http::dialects::documents::SentDocuments;
 use crate::http::dialects::podium::RerankReply;
-use crate::rerank::{Mode, RerankRequest};
+use crate::rerank::{MinScore, Mode, RerankRequest};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -45,6 +45,9 @@ pub(super) struct RerankArgs {
     /// Print only the best N documents
     #[arg(long, short = 'n', value_name = "N")]
     top_n: Option<usize>,
+    /// Leave out documents below this relevance, from 0 to 1; auto cuts at the largest gap
+    #[arg(long, value_name = "SCORE", value_parser = parse_min_score)]
+    min_score: Option<MinScore>,
     /// auto, listwise (up to 64 documents in one pass) or pointwise (one document at a time)
     #[arg(long, value_name = "MODE", value_parser = mode_parser())]
     mode: Option<Mode>,
@@ -65,6 +68,14 @@ pub(super) struct RerankArgs {
     explain: bool,
     #[command(flatten)]
     settings: SettingsArgs,
+}
+
+fn parse_min_score(word: &str) -> Result<MinScore, String> {
+    if word == "auto" {
+        return Ok(MinScore::Auto);
+    }
+    let score = word.parse().ok().filter(|score| (0.0..=1.0).contains(score));
+    score.map(MinScore::Score).ok_or_else(|| "expected a number from 0 to 1, or auto".to_owned())
 }
 
 pub(super) fn mode_parser() -> impl TypedValueParser<Value = Mode> {
@@ -132,6 +143,7 @@ fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
     request.instruction = args.instruction.map(Into::into).or(request.instruction);
     request.profile = args.profile.map(Into::into).or(request.profile);
     request.top_n = args.top_n.or(request.top_n);
+    request.min_score = args.min_score.or(request.min_score);
     request.mode = args.mode.unwrap_or(request.mode);
     request.max_tokens_per_doc = args.max_tokens_per_doc.or(request.max_tokens_per_doc);
     request.truncation &= !args.no_truncation;

@@ -8,9 +8,11 @@ use super::source::{Origin, Values};
 ///
 /// - A document has at least one token, so documents are bounded by tokens.
 /// - A request that waits as long as it may take in all misses its deadline first.
-const BOUNDS: [(&str, &str); 9] = [
+const BOUNDS: [(&str, &str); 11] = [
     ("server.max_body_bytes", "server.max_parsing_bytes"),
     ("limits.max_documents", "schedule.max_queued_tokens"),
+    ("limits.max_passages", "schedule.max_queued_tokens"),
+    ("passages.max_chunks_per_doc", "limits.max_passages"),
     ("limits.max_slate_documents", "limits.max_documents"),
     ("limits.max_slate_documents", "limits.max_slate_tokens"),
     ("limits.max_slate_tokens", "schedule.max_queued_tokens"),

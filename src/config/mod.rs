@@ -29,7 +29,7 @@ use crate::http::{AuthSettings, ServerSettings};
 use crate::models::ModelsSettings;
 use crate::pipeline::InstructionSettings;
 use crate::prompt::PromptSettings;
-use crate::rerank::LimitSettings;
+use crate::rerank::{LimitSettings, PassageSettings};
 use crate::runtime::ModelSettings;
 use crate::schedule::ScheduleSettings;
 use crate::telemetry::TelemetrySettings;
@@ -53,6 +53,9 @@ pub struct Settings {
     /// Limits of one request.
     #[serde(with = "limits::LimitSettingsDef")]
     pub limits: LimitSettings,
+    /// How long documents are read.
+    #[serde(with = "limits::PassageSettingsDef")]
+    pub passages: PassageSettings,
     /// Stored instructions.
     pub instructions: InstructionSettings,
     /// Admission control and batching.

@@ -71,6 +71,10 @@ pub struct RankingSummary {
     pub documents: usize,
     /// Slates (listwise) or documents (pointwise) that were read.
     pub slates: usize,
+    /// Passages that were read, where documents were split.
+    pub passages: usize,
+    /// Documents below the request's minimum score.
+    pub left_out: usize,
     /// Tokens that were read.
     pub usage: Usage,
     /// Where the time went.

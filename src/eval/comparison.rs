@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::price::PriceTable;
 use super::report::{Estimate, Gain, Report, SCHEMA, SetReport};
 use super::statistics::{holm, mean};
 use super::summary::paired_gain;
@@ -44,6 +45,8 @@ pub struct SystemComparison {
     pub sets: Vec<SetComparison>,
     /// Each system's mean over the sets.
     pub means: Vec<f64>,
+    /// Quality against cost.
+    pub prices: PriceTable,
 }
 
 /// Several systems on one set.
@@ -93,8 +96,10 @@ pub fn compare_reports(paths: &[PathBuf]) -> Result<SystemComparison, Comparison
         difference.p_corrected = corrected;
     }
     let over_sets = |system: usize| mean(&sets.iter().map(|set| set.estimates[system].mean).collect::<Vec<_>>());
-    let means = (0..reports.len()).map(over_sets).collect();
-    Ok(SystemComparison { measure, systems: names(paths, &reports), sets, means })
+    let means: Vec<f64> = (0..reports.len()).map(over_sets).collect();
+    let systems = names(paths, &reports);
+    let prices = PriceTable::new(&systems, &means, &reports);
+    Ok(SystemComparison { measure, systems, sets, means, prices })
 }
 
 fn read(path: &Path) -> Result<Report, ComparisonError> {

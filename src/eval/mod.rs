@@ -18,6 +18,7 @@
 //! | [`summary`] | the results of one set |
 //! | [`report`], [`page`] | the report as JSON and as an HTML page |
 //! | [`comparison`] | compares the reports of several systems |
+//! | [`price`], [`price_plot`] | the quality of several systems against their cost |
 //! | [`gate`] | compares a run with an earlier report, for CI |
 
 pub mod answer;
@@ -30,6 +31,8 @@ pub mod gate;
 pub mod journal;
 pub mod measures;
 pub mod page;
+pub mod price;
+pub mod price_plot;
 pub mod query_run;
 pub mod report;
 pub mod run;

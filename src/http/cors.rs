@@ -7,7 +7,7 @@ use tower_http_7::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::access_log::REQUEST_ID;
 use super::auth::{LIMIT, REMAINING, RESET};
-use super::rank::{SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNING, WARNINGS};
+use super::rank::{LEFT_OUT_DOCUMENTS, SERVER_TIMING, TRUNCATED_DOCUMENTS, WARNING, WARNINGS};
 
 /// How long a browser may cache the answer to a preflight request.
 const MAX_AGE: Duration = Duration::from_secs(600);
@@ -32,7 +32,7 @@ pub fn cors_layer(origins: &str) -> Result<Option<CorsLayer>, String> {
         }
         _ => return Err(ORIGINS.to_owned()),
     };
-    let warnings = [TRUNCATED_DOCUMENTS, WARNINGS, WARNING];
+    let warnings = [TRUNCATED_DOCUMENTS, LEFT_OUT_DOCUMENTS, WARNINGS, WARNING];
     let limits = [REQUEST_ID, header::RETRY_AFTER, LIMIT, REMAINING, RESET, SERVER_TIMING];
     let exposed: Vec<HeaderName> = limits.into_iter().chain(warnings).collect();
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods([Method::GET, Method::POST]);

@@ -332,7 +332,9 @@ fn rerank_spec(error: &RerankError) -> ErrorSpec {
     use RerankError as E;
     match error {
         E::InvalidField { field, .. } | E::NoDocuments { field } => Code::InvalidValue.spec().with_param(field),
-        E::TooManyDocuments { field, .. } => Code::TooManyDocuments.spec().with_param(field),
+        E::TooManyDocuments { field, .. } | E::TooManyPassages { field, .. } => {
+            Code::TooManyDocuments.spec().with_param(field)
+        }
         E::TextTooLong { field, .. } => Code::TextTooLong.spec().with_param(field),
         E::PromptTooLong { field, .. } => Code::PromptTooLong.spec().with_param(field),
         E::UnsupportedMode { .. } => Code::UnsupportedMode.spec().with_param("mode"),

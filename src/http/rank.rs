@@ -21,6 +21,8 @@ use crate::rerank::{Ranking, RerankError};
 
 /// Documents of which the end was cut off.
 pub(super) const TRUNCATED_DOCUMENTS: HeaderName = HeaderName::from_static("podium-truncated-documents");
+/// Documents below the request's minimum score.
+pub(super) const LEFT_OUT_DOCUMENTS: HeaderName = HeaderName::from_static("podium-left-out-documents");
 /// The number of warnings; not every dialect has a field for their texts.
 pub(super) const WARNINGS: HeaderName = HeaderName::from_static("podium-warnings");
 /// The text of a warning, percent-encoded where it is not plain ASCII; one header for each.
@@ -117,6 +119,9 @@ fn write_response(
     let Reply { body, headers: more } = (call.write)(&answer).map_err(RerankError::internal)?;
     let summary = context.timeline.ranking();
     let mut headers = ranking_headers(summary.as_ref());
+    if rankings.iter().any(|ranking| ranking.min_score.is_some()) {
+        headers.insert(LEFT_OUT_DOCUMENTS, HeaderValue::from(summary.map_or(0, |summary| summary.left_out)));
+    }
     add_warnings(&mut headers, &rankings, context.id.as_str());
     headers.extend(more);
     let body = Bytes::from_owner(ResponseBytes { body, _context: context });

@@ -111,7 +111,7 @@ mod tests {
         let prompter = crate::app::prompter(&Checkpoint::podium_nano(), runtime.facts(), "auto").unwrap();
         let instructions = load_instructions(&settings.instructions, None).unwrap();
         let telemetry = Arc::<Telemetry>::default();
-        let policy = Policy { limits: settings.limits, instructions };
+        let policy = Policy { limits: settings.limits, passages: settings.passages, instructions };
         let reranker = Reranker::new(
             vec!["a-model".to_owned()],
             prompter,

@@ -113,7 +113,7 @@ impl ModelSet {
     fn finish_loading(&self, name: String, loaded: Result<Arc<Reranker>, ModelError>, started: Instant) {
         match &loaded {
             Ok(reranker) => {
-                let (bytes, seconds) = (reranker.facts().memory_bytes(), started.elapsed().as_secs_f64());
+                let (bytes, seconds) = (reranker.memory_bytes(), started.elapsed().as_secs_f64());
                 tracing::info!(model = name, family = reranker.family(), bytes, seconds, "model loaded");
                 self.watch_device(reranker);
             }
@@ -143,7 +143,7 @@ impl ModelSet {
         let limit = self.inner.settings.max_memory_bytes;
         let mut refused = None;
         self.inner.states.send_if_modified(|states| {
-            let default = self.inner.default.facts().memory_bytes();
+            let default = self.inner.default.memory_bytes();
             let memory = MemoryLimit { limit, used: default + states.values().map(State::bytes).sum::<u64>() };
             if !memory.fits(bytes) {
                 refused = Some(ModelError::NoRoom { name: name.to_owned(), bytes, used: memory.used, limit });

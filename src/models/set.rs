@@ -27,7 +27,8 @@ pub(super) const RETRY_LATER: Duration = Duration::from_secs(60);
 
 /// Loads models. Both functions may block: they run on a blocking thread.
 pub trait ModelLoader: Send + Sync + 'static {
-    /// Bytes that the model will take, without loading it: its weights and its prefix cache.
+    /// Bytes that the model will take, without loading it: its weights, its prefix cache and its
+    /// largest batch.
     ///
     /// # Errors
     /// A checkpoint that cannot be found or read.

@@ -50,7 +50,7 @@ impl State {
         match self {
             Self::Unloaded | Self::Failed { .. } => 0,
             Self::Loading { bytes } => *bytes,
-            Self::Loaded(reranker) | Self::Unloading(reranker) => reranker.facts().memory_bytes(),
+            Self::Loaded(reranker) | Self::Unloading(reranker) => reranker.memory_bytes(),
         }
     }
 
@@ -150,7 +150,8 @@ pub struct ModelStatus {
     pub state: &'static str,
     /// When it is loaded.
     pub load: LoadWhen,
-    /// Bytes that count towards the limit now: its weights and the limit of its prefix cache.
+    /// Bytes that count towards the limit now: its weights, the limit of its prefix cache and
+    /// its largest batch.
     pub memory_bytes: u64,
     /// The type of the weights, if it is loaded.
     pub dtype: Option<String>,
@@ -172,7 +173,7 @@ impl ModelStatus {
             names: reranker.names().to_vec(),
             state: "loaded",
             load: LoadWhen::Start,
-            memory_bytes: reranker.facts().memory_bytes(),
+            memory_bytes: reranker.memory_bytes(),
             dtype: Some(reranker.facts().dtype.clone()),
             document_tokens: Some(reranker.document_tokens()),
             canary: reranker.canary().cloned(),

@@ -230,7 +230,7 @@ impl Fitting<'_> {
 }
 
 fn everything_fits(planned: PreparedRequest, available: Available) -> BudgetedPlan {
-    let (tokens, documents_read) = (planned.tokens, planned.texts.documents.len());
+    let (tokens, documents_read) = (planned.tokens, planned.texts.request_documents());
     let mut plan = BudgetedPlan::whole(planned);
     let reason = if available.tokens.is_some() {
         format!("everything was read: {tokens} tokens; {}", available.reason)
@@ -245,13 +245,22 @@ fn everything_fits(planned: PreparedRequest, available: Available) -> BudgetedPl
 
 /// The plan, warnings and report of a request that was reduced to `limit`.
 fn budgeted(planned: Option<PreparedRequest>, limit: ReadLimit, whole: &PreparedTexts, reason: String) -> BudgetedPlan {
-    let count = whole.documents.len();
-    let documents: Vec<(usize, usize)> =
-        whole.documents.iter().map(|document| document.tokens).enumerate().skip(limit.documents).collect();
+    let count = whole.request_documents();
+    // The first passages of all documents come first.
+    let lengths: Vec<usize> = match &whole.passages {
+        Some(passages) => passages.documents.iter().map(|document| document.tokens).collect(),
+        None => whole.documents.iter().map(|document| document.tokens).collect(),
+    };
+    let documents: Vec<(usize, usize)> = lengths.into_iter().enumerate().skip(limit.documents).collect();
     // A plan brings its own warnings.
     let mut warnings = if planned.is_none() { whole.warnings.clone() } else { Vec::new() };
     if let Some(tokens) = limit.tokens_per_document {
         warnings.push(format!("budget: at most {tokens} tokens of each document were read; {reason}"));
+    }
+    let passages = whole.passages.as_ref().map_or(0, |passages| passages.list.len());
+    if passages > limit.documents {
+        let skipped = passages - limit.documents;
+        warnings.push(format!("budget: {skipped} of {passages} passages were not read; {reason}"));
     }
     if !documents.is_empty() {
         warnings.push(format!(
@@ -261,7 +270,7 @@ fn budgeted(planned: Option<PreparedRequest>, limit: ReadLimit, whole: &Prepared
     }
     let report = BudgetReport {
         tokens_per_document: limit.tokens_per_document,
-        documents_read: limit.documents,
+        documents_read: count - documents.len(),
         documents_left_in_input_order: documents.len(),
         reason,
     };
@@ -296,7 +305,7 @@ mod tests {
     ];
 
     fn limits() -> LimitSettings {
-        LimitSettings { max_documents: 1000, max_slate_documents: 8, max_slate_tokens: 32_768 }
+        LimitSettings { max_documents: 1000, max_passages: 10_000, max_slate_documents: 8, max_slate_tokens: 32_768 }
     }
 
     fn plan(prompter: &Arc<Prompter>, request: &RerankRequest) -> PreparedRequest {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Reranker;
+use crate::prompt::PreparedTexts;
 use crate::rerank::{JoinedText, Mode, RerankError, RerankRequest};
 use crate::scoring::{PlannedPass, Rounds};
 
@@ -23,7 +24,7 @@ pub struct Explanation {
 /// One pass, decoded to text.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ExplainedPass {
-    /// The documents that it reads, as indices into the request.
+    /// The documents that it reads, or passages of them, as indices into the request.
     pub documents: Vec<usize>,
     /// Tokens that the model computes.
     pub tokens: usize,
@@ -45,21 +46,21 @@ impl Reranker {
         let mut request = request.clone();
         request.resolve_model(self.names())?;
         policy.instructions.resolve(&mut request, &mut JoinedText::default())?;
-        super::validate(&request, &policy.limits)?;
+        super::validate(&mut request, &policy)?;
         let texts = Arc::new(self.prompter.tokenize(&request, &policy.limits, &|| false)?);
         let mut rounds = Rounds::begin(Arc::clone(&self.prompter), Arc::clone(&texts))?;
         let passes = rounds.next_round()?.unwrap_or_default();
         Ok(Explanation {
             family: self.family().to_owned(),
             mode: texts.mode,
-            passes: passes.into_iter().map(|planned| self.explain_pass(planned)).collect(),
+            passes: passes.into_iter().map(|planned| self.explain_pass(planned, &texts)).collect(),
             warnings: texts.warnings.clone(),
         })
     }
 
-    fn explain_pass(&self, PlannedPass { documents, pass }: PlannedPass) -> ExplainedPass {
+    fn explain_pass(&self, PlannedPass { documents, pass }: PlannedPass, texts: &PreparedTexts) -> ExplainedPass {
         ExplainedPass {
-            documents,
+            documents: documents.into_iter().map(|index| texts.document_of(index)).collect(),
             tokens: pass.tokens(),
             prefix: self.prompter.decode(&pass.prefix),
             suffixes: pass.suffixes.iter().map(|suffix| self.prompter.decode(suffix)).collect(),

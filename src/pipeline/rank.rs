@@ -1,6 +1,5 @@
 //! Validated requests to rankings: admit, tokenize, plan, run, score, order.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use tracing::Instrument;
@@ -11,9 +10,10 @@ use super::cpu_pool::{CpuPool, Job};
 use super::drift::InstructionSource;
 use super::{Reranker, error_of_request};
 use crate::context::{RankingSummary, RequestContext, Stage};
-use crate::prompt::{DocumentText, IsCancelled, PreparedTexts};
+use crate::prompt::{IsCancelled, PreparedTexts};
 use crate::rerank::{
-    BudgetReport, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
+    BudgetReport, LimitSettings, MinScore, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
+    sort_by_relevance,
 };
 use crate::runtime::ForwardPass;
 use crate::schedule::{AdmissionPermit, AdmissionRequest};
@@ -24,7 +24,8 @@ struct ResponseOptions {
     model: String,
     profile: Option<String>,
     instruction: InstructionSource,
-    top_n: usize,
+    top_n: Option<usize>,
+    min_score: Option<MinScore>,
     /// Whether its documents may stand in another order than the client's.
     is_shuffled: bool,
 }
@@ -52,8 +53,8 @@ impl ResponseOptions {
             (None, None) => InstructionSource::None,
         };
         let model = request.model.as_deref().unwrap_or(default_model).to_owned();
-        let top_n = request.top_n.unwrap_or(usize::MAX);
-        Self { model, profile, instruction, top_n, is_shuffled: request.stability.is_some() }
+        let (top_n, min_score) = (request.top_n, request.min_score);
+        Self { model, profile, instruction, top_n, min_score, is_shuffled: request.stability.is_some() }
     }
 }
 
@@ -122,9 +123,12 @@ impl Reranker {
         permit: &AdmissionPermit,
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<BudgetedPlan>), RerankError> {
-        let (budget, may_truncate) =
-            requests.first().map(|request| (request.constraints.budget, request.truncation)).unwrap_or_default();
-        let may_truncate = may_truncate && !budget.leaves_documents_out;
+        // A passage is read whole or not at all.
+        let may_truncate = |request: &RerankRequest| {
+            request.truncation && request.chunking.is_none() && !request.constraints.budget.leaves_documents_out
+        };
+        let first = requests.first().map(|request| (request.constraints.budget, may_truncate(request)));
+        let (budget, may_truncate) = first.unwrap_or_default();
         let bytes = requests.iter().map(text_bytes).sum();
         let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
         let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
@@ -180,7 +184,8 @@ impl Reranker {
         let timeline = context.timeline.clone();
         let planned_passes = runs.iter().map(RunState::planned_passes).sum::<usize>();
         timeline.update_progress(|progress| progress.of_passes += planned_passes);
-        let mut read: Vec<Vec<bool>> = runs.iter().map(|run| vec![false; run.prepared.texts.documents.len()]).collect();
+        let mut read: Vec<Vec<bool>> =
+            runs.iter().map(|run| vec![false; run.prepared.texts.request_documents()]).collect();
         while runs.iter().any(|run| run.prepared.round.is_some()) {
             let (mut passes, mut documents, mut counts) = (Vec::new(), Vec::new(), Vec::new());
             for (number, run) in runs.iter_mut().enumerate() {
@@ -188,7 +193,9 @@ impl Reranker {
                 counts.push(round.len());
                 for planned in round {
                     run.prompt_tokens += planned.pass.tokens();
-                    documents.push((number, planned.documents));
+                    let texts = &run.prepared.texts;
+                    let read: Vec<usize> = planned.documents.iter().map(|index| texts.document_of(*index)).collect();
+                    documents.push((number, read));
                     passes.push(planned.pass);
                 }
             }
@@ -232,9 +239,13 @@ impl Reranker {
         timing: Timing,
     ) -> Ranking {
         let (mut mode, mut slates, mut warnings) = (skipped.mode, 0, skipped.warnings);
-        let (mut results, mut usage, mut blank) = (Vec::new(), Usage::default(), 0);
+        let (mut results, mut usage, mut passages, mut blank) = (Vec::new(), Usage::default(), 0, 0);
         if let Some(Scored { texts, scores, prompt_tokens }) = scored {
-            results = sort_by_relevance(&texts, &scores);
+            results = sort_documents(&texts, &scores);
+            if let Some(split) = &texts.passages {
+                passages = results.len();
+                results = split.merge(&results);
+            }
             blank = put_blank_last(&texts, &mut results, &mut warnings);
             if skipped.documents.is_empty() && !options.is_shuffled {
                 self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
@@ -252,14 +263,34 @@ impl Reranker {
             raw_score: lowest,
             tokens,
             tokens_read: 0,
+            passage: None,
             stage: None,
             spread: None,
         }));
         results[first_blank..].rotate_left(blank);
         let documents = results.len();
-        results.truncate(options.top_n);
-        let ResponseOptions { model, profile, .. } = options;
-        Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, cascade: None, timing }
+        let ResponseOptions { model, profile, top_n, min_score, .. } = options;
+        let relevant_from = self.relevant_from();
+        if min_score == Some(MinScore::Auto) && relevant_from.is_none() {
+            warnings.push(auto_without_calibration(self.family()));
+        }
+        let mut ranking = Ranking {
+            results,
+            documents,
+            model,
+            profile,
+            mode,
+            slates,
+            passages,
+            usage,
+            warnings,
+            min_score: None,
+            budget,
+            cascade: None,
+            timing,
+        };
+        ranking.select(min_score, relevant_from, top_n);
+        ranking
     }
 }
 
@@ -283,22 +314,39 @@ pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
         mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
         documents: 0,
         slates: 0,
+        passages: 0,
+        left_out: 0,
         usage: Usage::default(),
         timing,
     };
     for ranking in rankings {
         summary.documents += ranking.documents;
         summary.slates += ranking.slates;
+        summary.passages += ranking.passages;
+        summary.left_out += ranking.min_score.map_or(0, |report| report.left_out);
         summary.usage.prompt_tokens += ranking.usage.prompt_tokens;
         summary.usage.truncated_documents += ranking.usage.truncated_documents;
     }
     context.timeline.note_ranking(summary);
 }
 
+/// The warning of a minimum score of `auto` where the family's scores do not say what is relevant.
+fn auto_without_calibration(family: &str) -> String {
+    format!(
+        "min_score: the scores of family `{family}` do not tell whether anything is relevant; auto cuts at their \
+         largest gap"
+    )
+}
+
 /// Moves documents without text to the end, with a score of 0: there is nothing in them that could
 /// be relevant, whatever the model makes of their prompts. Returns their number.
 fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warnings: &mut Vec<String>) -> usize {
-    let is_blank = |result: &RankedDocument| prepared.documents.get(result.index).is_some_and(DocumentText::is_blank);
+    // A document of several passages is blank if all of them are.
+    let mut is_document_blank = vec![true; prepared.request_documents()];
+    for (index, text) in prepared.documents.iter().enumerate() {
+        is_document_blank[prepared.document_of(index)] &= text.is_blank();
+    }
+    let is_blank = |result: &RankedDocument| is_document_blank[result.index];
     let lowest = results.iter().map(|result| result.raw_score).fold(f32::INFINITY, f32::min);
     let mut blank: Vec<usize> = Vec::new();
     for result in results.iter_mut().filter(|result| is_blank(result)) {
@@ -312,8 +360,8 @@ fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warn
     blank.len()
 }
 
-/// The documents that were read, best first; equal scores keep the request's order.
-fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
+/// The documents or passages that were read, best first; equal scores keep their order.
+fn sort_documents(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
     let texts = prepared.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
     let mut results: Vec<RankedDocument> = texts
         .enumerate()
@@ -325,11 +373,9 @@ fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDoc
             tokens_read: document.tokens_read,
             stage: None,
             spread: None,
+            passage: None,
         })
         .collect();
-    // Scores are finite. If relevances round to the same number, the raw scores still differ. The
-    // sort is stable.
-    let key = |result: &RankedDocument| (result.relevance_score, result.raw_score);
-    results.sort_by(|a, b| key(b).partial_cmp(&key(a)).unwrap_or(Ordering::Equal));
+    sort_by_relevance(&mut results);
     results
 }

@@ -5,8 +5,6 @@
 //! document decides (Borda count). The first order is the request's own, the others are shuffled the
 //! same way every time.
 
-use std::cmp::Ordering;
-
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -14,7 +12,7 @@ use rand::seq::SliceRandom;
 use super::Reranker;
 use crate::context::RequestContext;
 use crate::prompt::SlateScore;
-use crate::rerank::{LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest};
+use crate::rerank::{LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, sort_by_relevance};
 use crate::schedule::AdmissionPermit;
 
 impl Reranker {
@@ -46,7 +44,8 @@ impl Reranker {
             return Ok((context, rankings));
         }
         let mut request = requests.swap_remove(0);
-        let (documents, top_n) = (std::mem::take(&mut request.documents), request.top_n.take());
+        let documents = std::mem::take(&mut request.documents);
+        let (min_score, top_n) = (request.min_score.take(), request.top_n.take());
         let places: Vec<Vec<usize>> = (0..orders).map(|number| order(documents.len(), number)).collect();
         let in_order = |places: &Vec<usize>| {
             let documents = places.iter().map(|place| documents[*place].clone()).collect();
@@ -62,7 +61,7 @@ impl Reranker {
         }
         let votes = matches!(self.prompter.slate_score(), Some(SlateScore::FirstToken { .. }));
         let mut merged = merge(rankings, &places, votes).ok_or_else(|| RerankError::internal("no order was ranked"))?;
-        merged.results.truncate(top_n.unwrap_or(usize::MAX));
+        merged.select(min_score, self.relevant_from(), top_n);
         Ok((context, vec![merged]))
     }
 }
@@ -95,6 +94,7 @@ fn merge(rankings: Vec<Ranking>, places: &[Vec<usize>], votes: bool) -> Option<R
     }
     for (ranking, places) in rankings {
         merged.slates += ranking.slates;
+        merged.passages += ranking.passages;
         merged.usage.prompt_tokens += ranking.usage.prompt_tokens;
         for (position, result) in ranking.results.iter().enumerate() {
             found[places[result.index]].add(result, position);
@@ -107,8 +107,7 @@ fn merge(rankings: Vec<Ranking>, places: &[Vec<usize>], votes: bool) -> Option<R
         (result.relevance_score, result.raw_score) = (mean.clamp(0.0, 1.0), raw / count);
         result.spread = Some(variance.sqrt());
     }
-    let key = |result: &RankedDocument| (result.relevance_score, result.raw_score);
-    merged.results.sort_by(|left, right| key(right).partial_cmp(&key(left)).unwrap_or(Ordering::Equal));
+    sort_by_relevance(&mut merged.results);
     if votes {
         // The scores stay in their order, and the documents take the order of the vote.
         let scores: Vec<f32> = merged.results.iter().map(|result| result.relevance_score).collect();
@@ -140,9 +139,14 @@ mod tests {
     fn reranker(family: &str) -> (Reranker, FakeControls) {
         let runtime = FakeRuntime::new();
         let controls = runtime.controls();
-        let limits = LimitSettings { max_documents: 100, max_slate_documents: 8, max_slate_tokens: 32_768 };
+        let limits = LimitSettings {
+            max_documents: 100,
+            max_passages: 10_000,
+            max_slate_documents: 8,
+            max_slate_tokens: 32_768,
+        };
         let instructions = Instructions::new(std::collections::BTreeMap::new(), "", false);
-        let policy = Policy { limits, instructions };
+        let policy = Policy { limits, passages: crate::rerank::PassageSettings::default(), instructions };
         let schedule = ScheduleSettings { max_batch_tokens: 10_000, ..ScheduleSettings::for_tests() };
         let admission = AdmissionControl::new(&schedule);
         let names = vec![family.to_owned()];

@@ -48,8 +48,13 @@ impl Prompter {
             max_characters: self.facts.limits.document_characters,
             is_cancelled,
         };
-        prepared.documents = self.tokenize_documents(request, &options, &mut prepared.warnings)?;
-        warn_of_max_tokens_per_doc(request.max_tokens_per_doc, fits, &prepared.documents, &mut prepared.warnings);
+        self.tokenize_documents(request, &options, limits, prepared)?;
+        warn_of_max_tokens_per_doc(
+            prepared.options.max_tokens_per_doc,
+            fits,
+            &prepared.documents,
+            &mut prepared.warnings,
+        );
         self.fill_frames(&frame, prepared)?;
         prepared.pair_frame = Some(frame);
         self.plan_apart(bi_encoder, limits, prepared)

@@ -170,7 +170,7 @@ impl TokenLookup<'_> {
         model: &ModelLimits,
     ) -> Result<Pointwise, PromptError> {
         let (template, second_type) = match (&facts.template, self.tokenizer.pair_template()) {
-            _ if facts.chat_template => (self.chat_template(model.chat_template.as_deref())?, false),
+            _ if facts.chat_template => (self.chat_template()?, false),
             (Some(file), _) => (self.template(file, source.unwrap_or_default())?, false),
             (None, Some(pair)) => {
                 let source = pair.with_prompt(model.default_prompt.as_deref());
@@ -206,13 +206,13 @@ impl TokenLookup<'_> {
         Ok(Pointwise { facts, template, score, second_type: second_type && model.token_types })
     }
 
-    fn chat_template(&self, source: Option<&str>) -> Result<Template, PromptError> {
-        let source = source.ok_or_else(|| PromptError::Template {
+    fn chat_template(&self) -> Result<Template, PromptError> {
+        let format = self.tokenizer.chat_format().ok_or_else(|| PromptError::Template {
             family: self.family.to_owned(),
             template: "chat_template.jinja".to_owned(),
             problem: "the checkpoint has none, and none in tokenizer_config.json".to_owned(),
         })?;
-        Template::of_chat(self.family, "chat_template.jinja", source, self.tokenizer)
+        Template::of_chat(self.family, "chat_template.jinja", format, self.tokenizer)
     }
 
     fn template(&self, file: &str, source: &str) -> Result<Template, PromptError> {

@@ -10,6 +10,8 @@ use super::PromptError;
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// sentence-transformers' settings of a Transformer module.
+const TRANSFORMER_SETTINGS: &str = "sentence_bert_config.json";
 
 /// For checkpoints without a chat template whose tokenizer has these control tokens: Qwen's format.
 const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ \"\\n\" }}";
@@ -22,6 +24,9 @@ pub struct ChatFormat {
     template: String,
     bos_token: String,
     eos_token: String,
+    /// What sentence-transformers renders the template with besides, such as `add_generation_prompt`:
+    /// `processing_kwargs.chat_template` of its settings.
+    variables: serde_json::Map<String, Json>,
 }
 
 impl ChatFormat {
@@ -43,7 +48,24 @@ impl ChatFormat {
             Some(bytes) => Some(String::from_utf8(bytes).map_err(|error| malformed(TEMPLATE_FILE, error.to_string()))?),
             None => chat_template(&config["chat_template"]),
         };
-        Ok(found.map(|template| Self { template, bos_token: token("bos_token"), eos_token: token("eos_token") }))
+        let settings = file(TRANSFORMER_SETTINGS).map(|bytes| serde_json::from_slice::<Json>(&bytes)).transpose();
+        let settings =
+            settings.map_err(|error| malformed(TRANSFORMER_SETTINGS, error.to_string()))?.unwrap_or_default();
+        let variables = settings["processing_kwargs"]["chat_template"].as_object().cloned().unwrap_or_default();
+        let (bos_token, eos_token) = (token("bos_token"), token("eos_token"));
+        Ok(found.map(|template| Self { template, bos_token, eos_token, variables }))
+    }
+
+    /// The template's text.
+    pub(super) fn template(&self) -> &str {
+        &self.template
+    }
+
+    /// What the template finds besides the messages, where it is rendered for a pair of texts.
+    pub(super) fn variables(&self) -> impl Iterator<Item = (String, Value)> {
+        let tokens = [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)];
+        let tokens = tokens.into_iter().map(|(name, token)| (name.to_owned(), Value::from(token)));
+        tokens.chain(self.variables.iter().map(|(name, value)| (name.clone(), Value::from_serialize(value))))
     }
 
     /// The format of a checkpoint without one, if its tokenizer has the control tokens of Qwen's.
@@ -53,6 +75,7 @@ impl ChatFormat {
             template: format!("{CHATML}{}", thoughts.replace('\n', "{{ \"\\n\" }}")),
             bos_token: String::new(),
             eos_token: String::new(),
+            variables: serde_json::Map::new(),
         })
     }
 }

@@ -33,6 +33,9 @@ pub struct FamilyFacts {
     /// The language that it reads, where that is only one in Latin letters, such as `English`. A
     /// query in another script gets a warning.
     pub reads_only: Option<String>,
+    /// The relevance, in [0, 1], from which a document counts as relevant. Absent where the scores do
+    /// not say that: cosines without a calibration, logits that compare only within a window.
+    pub relevant_from: Option<f32>,
     /// How a checkpoint of the family is recognised. Without it, only `--family` chooses the family.
     #[serde(default)]
     pub recognise: Recognise,

@@ -11,6 +11,7 @@
 //! | `tokenizer`, `tokenizer_file`, `cut`, `clean` | encodes text so that it never becomes a control token |
 //! | `tokenize` | the entry: a request to [`PreparedTexts`] (`prepared`) |
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
+//! | `passages` | splits long documents into passages |
 //! | `slates`, `slate_prompt`, `pairs`, `apart`, `rows` | groups documents into slates, pointwise prompts or sequences of their own |
 //! | `render` | renders chosen documents as the token sequences of one pass |
 //! | `lexical` | scores documents by the query's words (BM25) |
@@ -38,6 +39,7 @@ mod model_limits;
 mod pair_template;
 mod pairs;
 mod parallel;
+mod passages;
 mod prepared;
 mod prompter;
 mod render;

@@ -39,8 +39,6 @@ pub struct ModelLimits {
     pub evidence: Option<Arc<EvidenceModel>>,
     /// The tokens of its `LogitScore`.
     pub answers: Option<Answers>,
-    /// Its chat template.
-    pub chat_template: Option<String>,
     /// The prompt that sentence-transformers uses by default: before the query of a pair, as the
     /// system message of a chat template.
     pub default_prompt: Option<String>,

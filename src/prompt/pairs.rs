@@ -41,7 +41,7 @@ impl Prompter {
             max_characters: self.facts.limits.document_characters,
             is_cancelled,
         };
-        prepared.documents = self.tokenize_documents(request, &options, &mut prepared.warnings)?;
+        self.tokenize_documents(request, &options, limits, prepared)?;
         prepared.mode = Mode::Pointwise;
         self.make_pairs(frame, limits, prepared)
     }

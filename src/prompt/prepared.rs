@@ -7,7 +7,7 @@ use super::clean::is_space;
 use super::frame::Run;
 use crate::evidence::Counted;
 use crate::rerank::slates::Window;
-use crate::rerank::{Mode, RerankRequest};
+use crate::rerank::{Mode, Passages, RerankRequest};
 
 /// A tokenized request.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +19,10 @@ pub struct PreparedTexts {
     /// The instruction, cleaned and truncated. A request without one has the family's default;
     /// empty where there is none.
     pub instruction: String,
-    /// The documents, in the request's order.
+    /// The documents, in the request's order; or their passages, in the order of `passages`.
     pub documents: Vec<DocumentText>,
+    /// The passages, where the documents were split.
+    pub passages: Option<Passages>,
     /// Which documents share a pass, and in which order the passes run.
     pub plan: Plan,
     /// Warnings for the caller: truncated texts, removed control tokens, a fallback.
@@ -161,14 +163,29 @@ impl PreparedTexts {
         self.expansion
     }
 
+    /// The index in the request of the document that `documents[index]` is, or is a passage of.
+    #[must_use]
+    pub fn document_of(&self, index: usize) -> usize {
+        self.passages.as_ref().and_then(|passages| passages.list.get(index)).map_or(index, |passage| passage.document)
+    }
+
+    /// Documents in the request.
+    #[must_use]
+    pub fn request_documents(&self) -> usize {
+        self.passages.as_ref().map_or(self.documents.len(), |passages| passages.documents.len())
+    }
+
     /// Query and instruction of a request, without documents yet.
     pub(super) fn new(request: &RerankRequest, query: String, instruction: String, warnings: Vec<String>) -> Self {
-        let RerankRequest { mode, truncation, max_tokens_per_doc, .. } = *request;
+        let RerankRequest { mode, truncation, .. } = *request;
+        // Of a document that is split, it limits the passages together.
+        let max_tokens_per_doc = request.max_tokens_per_doc.filter(|_| request.chunking.is_none());
         Self {
             mode,
             query,
             instruction,
             documents: Vec::new(),
+            passages: None,
             plan: Plan::Slates(Vec::new()),
             warnings,
             truncation_warnings: 0,
@@ -189,6 +206,7 @@ impl PreparedTexts {
             query: self.query.clone(),
             instruction: self.instruction.clone(),
             documents: self.documents[..count.min(self.documents.len())].to_vec(),
+            passages: self.passages.clone(),
             plan: Plan::Slates(Vec::new()),
             warnings: self.warnings[..self.warnings.len() - self.truncation_warnings].to_vec(),
             truncation_warnings: 0,

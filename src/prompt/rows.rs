@@ -44,9 +44,10 @@ impl Prompter {
             max_characters: self.facts.limits.document_characters,
             is_cancelled,
         };
-        prepared.documents = self.tokenize_documents(request, &options, &mut prepared.warnings)?;
-        warn_of_max_tokens_per_doc(request.max_tokens_per_doc, fits, &prepared.documents, &mut prepared.warnings);
-        prepared.whole_texts = read_whole_texts(reading, prepared, &request.documents);
+        let sources = self.tokenize_documents(request, &options, limits, prepared)?;
+        let requested = prepared.options.max_tokens_per_doc;
+        warn_of_max_tokens_per_doc(requested, fits, &prepared.documents, &mut prepared.warnings);
+        prepared.whole_texts = read_whole_texts(reading, prepared, sources);
         plan_rows(reading, limits, prepared);
         Ok(())
     }
@@ -122,12 +123,12 @@ fn plan_rows(reading: &RowReading, limits: &LimitSettings, prepared: &mut Prepar
 
 /// What whole documents show, also what the encoder does not read of them, up to 64 KiB: the words
 /// in common with query and instruction, and what instructions count.
-fn read_whole_texts(reading: &RowReading, prepared: &PreparedTexts, raw: &[String]) -> Vec<WholeText> {
+fn read_whole_texts(reading: &RowReading, prepared: &PreparedTexts, raw: Vec<&str>) -> Vec<WholeText> {
     let table = &reading.table;
     let query = table.query(&prepared.query);
     let instruction = (!prepared.instruction.is_empty()).then(|| table.query(&prepared.instruction));
     let bytes = raw.iter().map(|text| text.len().min(CHUNK_BYTES)).sum();
-    parallel::map(raw.iter().collect(), bytes, |text: &String| {
+    parallel::map(raw, bytes, |text: &str| {
         let text = &text[..chunk_end(text, CHUNK_BYTES)];
         let score = |terms: &QueryTerms| table.score(terms, text) as f32;
         let counted = instruction.as_ref().map(|_| reading.model.count_document(text));

@@ -39,8 +39,8 @@ impl Prompter {
             max_characters: self.facts.limits.document_characters,
             is_cancelled,
         };
-        prepared.documents = self.tokenize_documents(request, &options, &mut prepared.warnings)?;
-        let requested = request.max_tokens_per_doc;
+        self.tokenize_documents(request, &options, limits, prepared)?;
+        let requested = prepared.options.max_tokens_per_doc;
         warn_of_max_tokens_per_doc(requested, room.max_document, &prepared.documents, &mut prepared.warnings);
         if listwise.facts.layout == Layout::Isolated {
             append_marks(listwise, &prepared.query, &mut prepared.documents);

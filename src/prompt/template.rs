@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
 
+use super::chat::ChatFormat;
 use super::tokenizer::Tokenizer;
 use super::{PromptError, chat};
 
@@ -78,14 +79,22 @@ impl Template {
     }
 
     /// Compiles a checkpoint's chat template, with the settings of transformers.
-    pub(super) fn of_chat(family: &str, file: &str, source: &str, tokenizer: &Tokenizer) -> Result<Self, PromptError> {
+    pub(super) fn of_chat(
+        family: &str,
+        file: &str,
+        format: &ChatFormat,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, PromptError> {
         let mut template = Self::new(family, "", "", tokenizer)?;
         template.file = file.into();
         template.environment.set_trim_blocks(true);
         template.environment.set_lstrip_blocks(true);
         // A template asks whether optional values (tools, documents) are there.
         template.environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        let compiled = template.environment.add_template(intern(file), intern(source));
+        for (name, value) in format.variables() {
+            template.environment.add_global(name, value);
+        }
+        let compiled = template.environment.add_template(intern(file), intern(format.template()));
         compiled.map_err(|error| template.problem(format!("{error:#}")))?;
         Ok(template)
     }
@@ -250,13 +259,23 @@ mod tests {
     fn a_chat_template_gets_a_message_for_each_role() {
         let source = r#"{%- set asked = messages | selectattr("role", "eq", "system") | map(attribute="content")
                 | first | default("as usual") -%}
-            <|im_start|>{{ asked }}{% if tools %}no{% endif %}
+            {{- bos_token }}{{ asked }}{% if tools %}no{% endif %}
             {{- messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}|
-            {{- (messages | selectattr("role", "eq", "document") | first).content }}<|im_end|>"#;
+            {{- (messages | selectattr("role", "eq", "document") | first).content }}
+            {%- if end %}<|im_end|>{% endif %}"#;
         let tokenizer = testing::tokenizer();
         let render = |instruction| {
             let inputs = TemplateInputs { instruction, documents: 1, identifiers: &[] };
-            let template = Template::of_chat("test", "chat_template.jinja", source, &tokenizer).unwrap();
+            let files = |file: &str| match file {
+                "chat_template.jinja" => Some(source.as_bytes().to_vec()),
+                "tokenizer_config.json" => Some(br#"{"bos_token": "<|im_start|>"}"#.to_vec()),
+                "sentence_bert_config.json" => {
+                    Some(br#"{"processing_kwargs": {"chat_template": {"end": true}}}"#.to_vec())
+                }
+                _ => None,
+            };
+            let format = ChatFormat::read(&files).unwrap().unwrap();
+            let template = Template::of_chat("test", "chat_template.jinja", &format, &tokenizer).unwrap();
             template.render(inputs, &tokenizer).unwrap()
         };
         let [start, end] =

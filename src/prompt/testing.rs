@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    Answers, Calibration, ClassifierReadout, ColbertSettings, Families, LexicalTable, ModelLimits, PodiumConfig,
-    PromptError, Prompter, Tokenizer,
+    Answers, Calibration, ChatFormat, ClassifierReadout, ColbertSettings, Families, LexicalTable, ModelLimits,
+    PodiumConfig, PromptError, Prompter, Tokenizer,
 };
 use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::runtime::Pooling;
@@ -211,12 +211,15 @@ pub(crate) fn bind(
         }),
         evidence: None,
         answers: (family == "logit-score").then_some(Answers { positive: 0, negative: Some(1), calibration }),
-        chat_template: (family == "logit-score").then(|| CHAT_TEMPLATE.to_owned()),
         default_prompt: None,
     };
+    let chat = (family == "logit-score").then(|| {
+        let template = |file: &str| (file == "chat_template.jinja").then(|| CHAT_TEMPLATE.as_bytes().to_vec());
+        ChatFormat::read(&template).unwrap().unwrap()
+    });
     Prompter::new(
         families.named(family).unwrap(),
-        tokenizer.clone(),
+        tokenizer.clone().with_chat_format(chat),
         &model,
         nano.then_some(&podium),
         nano.then(evidence),

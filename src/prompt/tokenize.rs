@@ -10,11 +10,11 @@ use super::bind::{Listwise, Pointwise};
 use super::clean::is_space;
 use super::family::SlateRule;
 use super::parallel;
-use super::prepared::{DocumentText, PreparedTexts};
+use super::prepared::PreparedTexts;
 use super::prompter::Prompter;
 use super::row_reading::RowReading;
 use super::slates::ALONE;
-use super::truncate::{DocumentOptions, IsCancelled, truncation_warnings, warn_of_removed};
+use super::truncate::{DocumentOptions, IsCancelled, passage_warnings, truncation_warnings, warn_of_removed};
 use crate::rerank::budget::ReadLimit;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
@@ -22,6 +22,7 @@ use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 const SCRIPT_CHARACTERS: usize = 200;
 
 /// How the request's documents are read.
+#[derive(Clone, Copy)]
 enum Reader<'a> {
     Listwise(&'a Listwise),
     Pointwise(&'a Pointwise),
@@ -52,20 +53,28 @@ impl Prompter {
         let (query, instruction) = self.tokenize_short_texts(request, is_cancelled, &mut warnings)?;
         self.warn_of_other_scripts(&request.documents, &mut warnings);
         let mut prepared = PreparedTexts::new(request, query, instruction, warnings);
-        match reader {
-            Reader::Listwise(listwise) => {
-                self.prepare_slates(listwise, request, limits, is_cancelled, &mut prepared)?;
-            }
-            Reader::Pointwise(pointwise) => {
-                self.prepare_pairs(pointwise, request, limits, is_cancelled, &mut prepared)?;
-            }
-            Reader::BiEncoder(bi_encoder) => {
-                self.prepare_apart(bi_encoder, request, limits, is_cancelled, &mut prepared)?;
-            }
-            Reader::Rows(reading) => self.prepare_rows(reading, request, limits, is_cancelled, &mut prepared)?,
-        }
+        let read = self.prepare(reader, request, limits, is_cancelled, &mut prepared);
+        // Errors name documents, not passages.
+        read.map_err(|error| error.with_document_index(|index| prepared.document_of(index)))?;
         warn_of_truncation(&mut prepared);
         Ok(prepared)
+    }
+
+    /// Tokenizes the documents and plans the passes.
+    fn prepare(
+        &self,
+        reader: Reader,
+        request: &RerankRequest,
+        limits: &LimitSettings,
+        is_cancelled: IsCancelled,
+        prepared: &mut PreparedTexts,
+    ) -> Result<(), RerankError> {
+        match reader {
+            Reader::Listwise(listwise) => self.prepare_slates(listwise, request, limits, is_cancelled, prepared),
+            Reader::Pointwise(pointwise) => self.prepare_pairs(pointwise, request, limits, is_cancelled, prepared),
+            Reader::BiEncoder(bi_encoder) => self.prepare_apart(bi_encoder, request, limits, is_cancelled, prepared),
+            Reader::Rows(reading) => self.prepare_rows(reading, request, limits, is_cancelled, prepared),
+        }
     }
 
     /// Keeps only the first documents, or only the first tokens of each, of a tokenized request.
@@ -138,9 +147,13 @@ impl Prompter {
         }
     }
 
-    /// The most tokens of a document that the request or the family allows.
+    /// The most tokens of a document, or of a passage, that the request or the family allows.
     pub(super) fn requested_limit(&self, request: &RerankRequest) -> usize {
-        request.max_tokens_per_doc.unwrap_or(self.facts.limits.document).max(1)
+        let requested = match request.chunking {
+            Some(chunking) => chunking.tokens,
+            None => request.max_tokens_per_doc,
+        };
+        requested.unwrap_or(self.facts.limits.document).max(1)
     }
 
     fn tokenize_short_texts(
@@ -218,17 +231,22 @@ impl Prompter {
         }
     }
 
-    /// Cleans, tokenizes and truncates all documents, on several threads where that is faster.
-    pub(super) fn tokenize_documents(
+    /// Cleans, tokenizes and truncates all documents, or their passages, on several threads where
+    /// that is faster. Returns their texts as they were sent.
+    pub(super) fn tokenize_documents<'a>(
         &self,
-        request: &RerankRequest,
+        request: &'a RerankRequest,
         options: &DocumentOptions,
-        warnings: &mut Vec<String>,
-    ) -> Result<Vec<DocumentText>, RerankError> {
+        limits: &LimitSettings,
+        prepared: &mut PreparedTexts,
+    ) -> Result<Vec<&'a str>, RerankError> {
+        if let Some(chunking) = &request.chunking {
+            return self.tokenize_passages(request, chunking, options, limits, prepared);
+        }
         let bytes = request.documents.iter().map(String::len).sum();
         let raw = request.documents.iter().collect();
         let results = parallel::map(raw, bytes, |raw: &String| self.clean_and_truncate(raw, options));
-        let mut documents = Vec::with_capacity(results.len());
+        prepared.documents.reserve(results.len());
         for (index, result) in results.into_iter().enumerate() {
             let (document, removed) = result.map_err(RerankError::internal)?;
             let field = format!("documents[{index}]");
@@ -236,10 +254,10 @@ impl Prompter {
                 let (tokens, limit) = (document.tokens, (options.limit - options.slack).min(document.tokens_read));
                 return Err(RerankError::TextTooLong { field, tokens, limit });
             }
-            warn_of_removed(&field, removed, warnings);
-            documents.push(document);
+            warn_of_removed(&field, removed, &mut prepared.warnings);
+            prepared.documents.push(document);
         }
-        Ok(documents)
+        Ok(request.documents.iter().map(String::as_str).collect())
     }
 }
 
@@ -253,7 +271,10 @@ fn is_in_another_script(text: &str) -> bool {
 
 /// Warns of truncated documents and of estimated lengths.
 fn warn_of_truncation(prepared: &mut PreparedTexts) {
-    let warnings = truncation_warnings(&prepared.documents);
+    let warnings = match &prepared.passages {
+        Some(passages) => passage_warnings(&passages.documents),
+        None => truncation_warnings(&prepared.documents),
+    };
     prepared.truncation_warnings = warnings.len();
     prepared.warnings.extend(warnings);
 }

@@ -10,6 +10,7 @@ use super::family::CutRule;
 use super::prepared::DocumentText;
 use super::prompter::Prompter;
 use super::tokenizer::{CHUNK_BYTES, chunk_end};
+use crate::rerank::SplitDocument;
 
 /// Bytes of a token of long text, on the high side: how much of a text is looked at first.
 const TOKEN_BYTES: usize = 6;
@@ -19,6 +20,7 @@ const TOKEN_BYTES: usize = 6;
 pub type IsCancelled<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// How a text is cleaned and truncated.
+#[derive(Clone, Copy)]
 pub(super) struct DocumentOptions<'a> {
     /// Text that the template puts before the document in the same run. Its tokens count as the
     /// document's.
@@ -105,6 +107,15 @@ impl Prompter {
         }
     }
 
+    /// Tokens of a part of a text, without removing control tokens from it.
+    pub(super) fn count_tokens(&self, text: &str) -> Result<usize, tokenizers::Error> {
+        if !self.facts.texts.squeeze {
+            return Ok(self.tokenizer.encode(text)?.len());
+        }
+        let space = if text.starts_with(is_space) { " " } else { "" };
+        Ok(self.tokenizer.encode(&[space, &squeeze(text)].concat())?.len())
+    }
+
     /// Truncates to the limit. `counted` is the share of the whole text whose tokens were counted.
     fn truncate(
         &self,
@@ -169,9 +180,26 @@ pub(super) fn truncation_warnings(documents: &[DocumentText]) -> Vec<String> {
     warnings
 }
 
+/// Says which documents have an end that no passage holds.
+pub(super) fn passage_warnings(documents: &[SplitDocument]) -> Vec<String> {
+    let (count, were, indices) = listed(documents, |document: &SplitDocument| document.tokens_left > 0);
+    if count == 0 {
+        return Vec::new();
+    }
+    let all = documents.len();
+    let mut warnings = vec![format!("{count} of {all} documents {were} not read to the end: {indices}")];
+    let (count, _, indices) = listed(documents, |document| document.is_estimate);
+    if count > 0 {
+        let size = CHUNK_BYTES / 1024;
+        warnings
+            .push(format!("tokens is an estimate for {count} of {all} documents, longer than {size} KiB: {indices}"));
+    }
+    warnings
+}
+
 /// Counts the documents that `is_listed` holds for: how many, "was" or "were", and the first
 /// indices.
-fn listed(documents: &[DocumentText], is_listed: impl Fn(&DocumentText) -> bool) -> (usize, &'static str, String) {
+fn listed<T>(documents: &[T], is_listed: impl Fn(&T) -> bool) -> (usize, &'static str, String) {
     const SHOWN: usize = 10;
     let all: Vec<usize> =
         documents.iter().enumerate().filter(|(_, document)| is_listed(document)).map(|(index, _)| index).collect();

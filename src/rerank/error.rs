@@ -42,6 +42,20 @@ pub enum RerankError {
         /// The configured limit.
         limit: usize,
     },
+    /// The documents have more passages than the server accepts.
+    #[error(
+        "{field}: {count} passages of {documents} documents are over the limit of {limit} in one request (limits.max_passages); send fewer or shorter documents, or set max_chunks_per_doc"
+    )]
+    TooManyPassages {
+        /// The documents' field, in the client's words.
+        field: String,
+        /// Passages of all documents; of one with more passages than the limit, one more than that.
+        count: usize,
+        /// Documents in the request.
+        documents: usize,
+        /// The configured limit.
+        limit: usize,
+    },
     /// A text is over its limit, and the request forbids truncation.
     #[error("{field}: {tokens} tokens are over the limit of {limit}, and truncation is off")]
     TextTooLong {
@@ -281,14 +295,14 @@ impl RerankError {
         self
     }
 
-    /// The same error for a list whose document `i` is at `places[i]` in the client's list.
+    /// The same error with another index where it names one of the documents, `documents[3]`.
     #[must_use]
-    pub fn with_documents_at(mut self, places: &[usize]) -> Self {
-        if let Some(field) = self.field_mut()
-            && let Some((index, rest)) = field.strip_prefix("documents[").and_then(|rest| rest.split_once(']'))
-            && let Some(place) = index.parse::<usize>().ok().and_then(|index| places.get(index))
-        {
-            *field = format!("documents[{place}]{rest}");
+    pub fn with_document_index(mut self, index: impl Fn(usize) -> usize) -> Self {
+        if let Some(field) = self.field_mut() {
+            let number = field.strip_prefix("documents[").and_then(|rest| rest.strip_suffix(']'));
+            if let Some(number) = number.and_then(|number| number.parse().ok()) {
+                *field = format!("documents[{}]", index(number));
+            }
         }
         self
     }
@@ -298,6 +312,7 @@ impl RerankError {
             Self::InvalidField { field, .. }
             | Self::NoDocuments { field }
             | Self::TooManyDocuments { field, .. }
+            | Self::TooManyPassages { field, .. }
             | Self::TextTooLong { field, .. }
             | Self::PromptTooLong { field, .. } => Some(field),
             Self::UnknownModel { .. }

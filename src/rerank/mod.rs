@@ -10,7 +10,9 @@ mod constraints;
 mod error;
 mod instructions;
 mod limits;
+mod min_score;
 mod model_name;
+mod passages;
 pub mod slates;
 
 use std::fmt;
@@ -23,6 +25,11 @@ pub use constraints::{MAX_PRIORITY, Progress, RequestBudget, RequestConstraints}
 pub use error::{Full, RerankError, shortened};
 pub use instructions::{Instructions, JoinedText};
 pub use limits::LimitSettings;
+pub use min_score::{MinScore, MinScoreReport};
+pub use passages::{
+    BestPassage, ChunkMerge, Chunking, LongDocuments, Passage, PassageOptions, PassageSettings, Passages,
+    SplitDocument, sort_by_relevance,
+};
 
 /// How the model reads documents: together or one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -71,10 +78,17 @@ pub struct RerankRequest {
     pub documents: Vec<String>,
     /// The most results; `None` is all. At least 1.
     pub top_n: Option<usize>,
+    /// The least score of a result; `None` is no minimum.
+    pub min_score: Option<MinScore>,
     /// The most tokens to read of each document; `None` is the family's limit.
     pub max_tokens_per_doc: Option<usize>,
     /// Whether a text over its limit is truncated and marked; otherwise the request is refused.
     pub truncation: bool,
+    /// What it says about long documents.
+    pub passages: PassageOptions,
+    /// How the documents are split into passages; `None` where they are truncated. The pipeline sets
+    /// it from `passages` and the settings.
+    pub chunking: Option<Chunking>,
     /// How to read the documents.
     pub mode: Mode,
     /// Its priority, its time limit and its budget.
@@ -100,8 +114,11 @@ impl RerankRequest {
             profile: None,
             documents,
             top_n: None,
+            min_score: None,
             max_tokens_per_doc: None,
             truncation: true,
+            passages: PassageOptions::default(),
+            chunking: None,
             mode: Mode::Auto,
             constraints: RequestConstraints::default(),
             cascade: CascadeOptions::default(),
@@ -130,9 +147,17 @@ pub struct RankedDocument {
     /// The standard deviation of its relevance over several orders of the documents, if it was ranked
     /// in several.
     pub spread: Option<f32>,
+    /// The passage that the score comes from, where documents were split.
+    pub passage: Option<BestPassage>,
 }
 
 impl RankedDocument {
+    /// Whether the model read some of the document.
+    #[must_use]
+    pub const fn is_read(&self) -> bool {
+        self.tokens_read > 0 || self.tokens == 0
+    }
+
     /// Whether the end of the document was cut off.
     #[must_use]
     pub const fn truncated(&self) -> bool {
@@ -177,10 +202,14 @@ pub struct Ranking {
     pub mode: Mode,
     /// Slates (listwise) or documents (pointwise) that were read, over all rounds.
     pub slates: usize,
+    /// Passages that were read, where documents were split; else 0.
+    pub passages: usize,
     /// What the model read.
     pub usage: Usage,
     /// Warnings for the client: truncated texts, removed control tokens, a fallback.
     pub warnings: Vec<String>,
+    /// What was left out for the request's minimum score, if it has one.
+    pub min_score: Option<MinScoreReport>,
     /// What was left out for the request's budget, if it has one.
     pub budget: Option<BudgetReport>,
     /// What each stage did, if a cascade ranked.

@@ -15,7 +15,7 @@ use self::controls::{Failure, Shared};
 pub use self::controls::{FakeControls, Fault};
 use super::{
     ClassifierFacts, ForwardPass, Head, ModelFacts, Output, Pooling, Positions, ReadStates, Runtime, RuntimeError,
-    TokenPosition, TokenStates,
+    TokenPosition, TokenStates, WorkspaceSize,
 };
 
 /// A deterministic stand-in for a model.
@@ -35,6 +35,7 @@ impl FakeRuntime {
             dtype: "f32".to_owned(),
             parameters: 0,
             weight_bytes: 0,
+            workspace: WorkspaceSize::default(),
             hidden_size: 32,
             layers: 0,
             vocabulary: 200_000,

@@ -39,6 +39,8 @@ pub struct ModelFacts {
     pub parameters: usize,
     /// Approximate bytes of the parameters in memory.
     pub weight_bytes: u64,
+    /// Memory of a forward pass.
+    pub workspace: WorkspaceSize,
     /// Width of a hidden state.
     pub hidden_size: usize,
     /// Layers.
@@ -73,10 +75,36 @@ pub struct ClassifierFacts {
 }
 
 impl ModelFacts {
-    /// Bytes that a loaded model may take: its weights and the limit of its prefix cache.
+    /// Bytes that a forward pass of so many tokens takes beside the weights, about.
     #[must_use]
-    pub const fn memory_bytes(&self) -> u64 {
-        self.weight_bytes + self.prefix_cache_bytes
+    pub const fn workspace_bytes(&self, tokens: usize) -> u64 {
+        self.workspace.bytes(tokens)
+    }
+
+    /// Bytes that a loaded model may take: its weights, the limit of its prefix cache, and a batch of so many tokens.
+    #[must_use]
+    pub const fn memory_bytes(&self, batch_tokens: usize) -> u64 {
+        self.weight_bytes + self.prefix_cache_bytes + self.workspace_bytes(batch_tokens)
+    }
+}
+
+/// Memory that a forward pass takes beside the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WorkspaceSize {
+    /// Bytes for each token of the batch.
+    pub bytes_per_token: u64,
+    /// Bytes for each row that goes through the matrix products at the same time.
+    pub bytes_per_block_row: u64,
+    /// Most such rows.
+    pub block_rows: usize,
+}
+
+impl WorkspaceSize {
+    /// Bytes of a batch of so many tokens.
+    #[must_use]
+    pub const fn bytes(&self, tokens: usize) -> u64 {
+        let block = if tokens < self.block_rows { tokens } else { self.block_rows };
+        self.bytes_per_token * tokens as u64 + self.bytes_per_block_row * block as u64
     }
 }
 

@@ -82,6 +82,7 @@ impl TensorTable {
             TensorNaming::Bert => bert(spec, shape_of, "bert."),
             TensorNaming::Roberta if shape_of("roberta.emb_ln.weight").is_some() => jina_roberta(spec),
             TensorNaming::Roberta => bert(spec, shape_of, "roberta."),
+            TensorNaming::Gte => gte(spec, shape_of),
             TensorNaming::ModernBert => modern_bert(spec, shape_of),
         };
         if let Some((of, names)) = spec.classifier.as_ref().and_then(|of| Some((of, of.module_tensors.as_ref()?))) {
@@ -307,6 +308,45 @@ fn jina_roberta(spec: &ModelSpec) -> TensorTable {
             .classifier
             .as_ref()
             .map(|of| classifier(of, hidden, ["classifier.dense", "", "classifier.out_proj"])),
+    }
+}
+
+/// `new.encoder.layer.N.attention.qkv_proj`, `new.encoder.layer.N.mlp.up_gate_proj`, ...; a bare
+/// encoder's names have no `new.`. Of `up_gate_proj` the second half is the gate.
+fn gte(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> TensorTable {
+    let prefix = if shape_of("embeddings.word_embeddings.weight").is_some() { "" } else { "new." };
+    let (hidden, intermediate) = (spec.hidden_size, spec.mlp.intermediate);
+    let embedding = |name: &str, rows: usize| slice(format!("{prefix}embeddings.{name}.weight"), &[rows, hidden]);
+    let layer = |number: usize| {
+        let path = |name: &str| format!("{prefix}encoder.layer.{number}.{name}");
+        let [query, key, value] = fused(&path("attention.qkv_proj"), [hidden; 3], hidden, true);
+        let [up, gate] = fused(&path("mlp.up_gate_proj"), [intermediate; 2], hidden, false);
+        LayerTensors {
+            attention_norm: Some(norm(&path("attn_ln"), hidden, spec.norm)),
+            query,
+            key,
+            value,
+            output: linear(&path("attention.o_proj"), hidden, hidden, true),
+            query_norm: None,
+            key_norm: None,
+            mlp_norm: norm(&path("mlp_ln"), hidden, spec.norm),
+            gate: Some(gate),
+            up,
+            down: linear(&path("mlp.down_proj"), hidden, intermediate, true),
+        }
+    };
+    let pooler = format!("{prefix}pooler.dense");
+    TensorTable {
+        words: embedding("word_embeddings", spec.vocabulary),
+        positions: None,
+        token_types: Some(embedding("token_type_embeddings", spec.embedding.token_types)),
+        embedding_norm: spec.embedding.norm.map(|of| norm(&format!("{prefix}embeddings.LayerNorm"), hidden, of)),
+        layers: (0..spec.layers.len()).map(layer).collect(),
+        final_norm: None,
+        output: None,
+        projector: None,
+        token_projection: None,
+        classifier: spec.classifier.as_ref().map(|of| classifier(of, hidden, [&pooler, "", "classifier"])),
     }
 }
 

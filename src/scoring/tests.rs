@@ -9,7 +9,7 @@ use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 use crate::runtime::{ForwardPass, Head, Output, OutputSpec, Positions, TokenPosition};
 
 fn limits() -> LimitSettings {
-    LimitSettings { max_documents: 1000, max_slate_documents: 8, max_slate_tokens: 32_768 }
+    LimitSettings { max_documents: 1000, max_passages: 10_000, max_slate_documents: 8, max_slate_tokens: 32_768 }
 }
 
 /// Tokens seen by a mark: the prefix up to it, or the prefix and its suffix up to it.

@@ -29,6 +29,8 @@ const SLATES: &str = "podium_slates_total";
 const DOCUMENTS: &str = "podium_documents_total";
 const TOKENS: &str = "podium_prompt_tokens_total";
 const TRUNCATED: &str = "podium_truncated_documents_total";
+const PASSAGES: &str = "podium_passages_total";
+const LEFT_OUT: &str = "podium_left_out_documents_total";
 const LIST_LENGTH: &str = "podium_request_documents";
 const QUEUE_REQUESTS: &str = "podium_queue_requests";
 const QUEUE_PASSES: &str = "podium_queue_passes";
@@ -127,6 +129,8 @@ impl Metrics {
             describe_counter!(DOCUMENTS, "Documents in ranked requests.");
             describe_counter!(TOKENS, "Tokens sent through the model for ranked requests.");
             describe_counter!(TRUNCATED, "Documents that were truncated.");
+            describe_counter!(PASSAGES, "Passages of split documents that the model read.");
+            describe_counter!(LEFT_OUT, "Documents below the minimum score of their request.");
             describe_histogram!(LIST_LENGTH, "Documents in one ranked request.");
             describe_gauge!(READY, "1 if the server takes new requests; 0 while it shuts down or its device fails.");
             describe_gauge!(
@@ -186,7 +190,7 @@ impl Metrics {
     /// Creates counters before their first event, which `rate()` would miss otherwise.
     fn start_at_zero(&self) {
         with_local_recorder(&self.recorder, || {
-            for name in [DOCUMENTS, TOKENS, TRUNCATED] {
+            for name in [DOCUMENTS, PASSAGES, TOKENS, TRUNCATED, LEFT_OUT] {
                 counter!(name).increment(0);
             }
             for mode in [Mode::Listwise, Mode::Pointwise] {
@@ -247,6 +251,8 @@ impl Metrics {
             counter!(DOCUMENTS).increment(ranking.documents as u64);
             counter!(TOKENS).increment(ranking.usage.prompt_tokens as u64);
             counter!(TRUNCATED).increment(ranking.usage.truncated_documents as u64);
+            counter!(PASSAGES).increment(ranking.passages as u64);
+            counter!(LEFT_OUT).increment(ranking.left_out as u64);
             histogram!(LIST_LENGTH).record(ranking.documents as f64);
             if let Some(cascade) = request.timeline.cascade() {
                 record_cascade(&cascade);

@@ -242,7 +242,7 @@ async fn a_page_of_a_listed_origin_can_call() {
             assert_eq!(answer.header("access-control-allow-origin"), origin, "a page may read failures too");
             assert!(answer.header("vary").contains("origin"));
             let exposed = "x-request-id,retry-after,x-ratelimit-limit-requests,x-ratelimit-remaining-requests,\
-                           x-ratelimit-reset-requests,server-timing,podium-truncated-documents,podium-warnings,podium-warning";
+                           x-ratelimit-reset-requests,server-timing,podium-truncated-documents,podium-left-out-documents,podium-warnings,podium-warning";
             assert_eq!(answer.header("access-control-expose-headers"), exposed);
         }
     }

@@ -13,7 +13,7 @@ use crate::deviation::{Table, largest, largest_of_row, largest_relative_of_row};
 use crate::fixtures::{folder, golden, load_as};
 use crate::requests::{Loaded, Text, usual_limits};
 
-const FAMILIES: [&str; 10] = [
+const FAMILIES: [&str; 11] = [
     "jina-v3",
     "jina-v3.5",
     "first",
@@ -24,6 +24,7 @@ const FAMILIES: [&str; 10] = [
     "e2rank",
     "first-chat",
     "yes-no",
+    "logit-score",
 ];
 const TOLERANCE: f32 = 1e-4;
 

@@ -116,6 +116,19 @@ fn the_older_bge_rerankers_give_their_published_relevances() {
 }
 
 #[test]
+#[ignore = "needs weights: set PODIUM_GTE_MULTILINGUAL"]
+fn gte_multilingual_reranker_gives_its_published_logits() {
+    let cases: [Published<'_>; 3] = [
+        ("中国的首都在哪儿", &["北京"], &[1.2315]),
+        ("what is the capital of China?", &["北京"], &[0.5923]),
+        ("how to implement quick sort in python?", &["Introduction of quick sort"], &[0.3041]),
+    ];
+    compare("PODIUM_GTE_MULTILINGUAL", &cases, raw, F16);
+    let planets: [Published<'_>; 1] = [(RED_PLANET, &PLANETS, &[0.386_72, 0.851_56, 0.703_12, 0.652_34])];
+    compare("PODIUM_GTE_MULTILINGUAL", &planets, relevance, BF16);
+}
+
+#[test]
 #[ignore = "needs weights: set PODIUM_JINA_V2"]
 fn jina_reranker_v2_gives_the_ten_relevances_of_its_card() {
     let documents = [

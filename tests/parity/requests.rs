@@ -65,5 +65,5 @@ impl Loaded {
 
 /// The limits of a server of 64 documents a slate.
 pub fn usual_limits() -> LimitSettings {
-    LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 131_072 }
+    LimitSettings { max_documents: 1000, max_passages: 10_000, max_slate_documents: 64, max_slate_tokens: 131_072 }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::deviation::{Table, largest};
 use crate::fixtures::{golden, load_as, run_alone};
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 15] = [
     "bert-classifier",
     "bert-bare-bf16",
     "xlm-roberta-classifier",
@@ -23,6 +23,7 @@ const CASES: [&str; 14] = [
     "qwen3-window",
     "qwen2-window-yarn",
     "qwen3-classifier",
+    "gte-classifier",
 ];
 
 /// Architectures in which sequences may share a prefix.

@@ -59,6 +59,23 @@ def test_a_truncated_document_and_the_servers_warnings_are_marked(page):
     expect(page.locator(".numbers").nth(0)).to_contain_text("1 document")
 
 
+def test_the_winning_passage_of_a_long_document_is_marked(page, ask):
+    filler = "The museum opens at nine and closes at five, except on public holidays. " * 12
+    answer = "To undo the last commit, run git reset --soft HEAD~1 and keep your changes staged."
+    document = f"🍎 {filler}\n\n{filler}\n\n{answer}"
+    fill(page, QUERY, [{"text": document}, "short"])
+    page.locator("#options summary").click()
+    page.get_by_label("Long documents").select_option("chunk")
+    rank(page)
+    row = next(row for row in ask(query=QUERY, documents=[document, "short"], long_documents="chunk")["results"] if row["index"] == 0)
+    start, end = row["passage"]["start"], row["passage"]["end"]
+    assert document[start:end].endswith(answer)
+    card = page.locator('.card[data-document="0"]')
+    expect(card).to_contain_text(f"best of {row['passage']['count']} passages")
+    card.get_by_role("button", name="Show all").click()
+    expect(card.locator("mark.passage")).to_have_text(document[start:end])
+
+
 def test_every_option_is_sent(page):
     sent = []
     page.on("request", lambda request: sent.append(request) if request.method == "POST" else None)

@@ -108,6 +108,9 @@ pub(in crate::cli) struct EvalArgs {
     /// Compare earlier JSON reports with the first of them, instead of a run
     #[arg(long, value_name = "REPORT", num_args = 2.., conflicts_with_all = ["sets", "corpus", "gate", "report"], help_heading = "Results")]
     pub(super) compare: Vec<PathBuf>,
+    /// Draw the compared systems' quality against their cost as SVG
+    #[arg(long, value_name = "FILE", requires = "compare", help_heading = "Results")]
+    pub(super) plot: Option<PathBuf>,
     /// Keep finished queries in this file; if it exists, continue that run
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) resume: Option<PathBuf>,

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use super::table::{align_right, display_name, gain_cells, new_table, three_decimals};
 use crate::eval::comparison::SystemComparison;
+use crate::eval::price::{Cost, PriceTable};
 
 /// Prints the measure of every system on every set, with the difference to the first system.
 pub(super) fn write(out: &mut dyn Write, compared: &SystemComparison) -> io::Result<()> {
@@ -34,5 +35,30 @@ pub(super) fn write(out: &mut dyn Write, compared: &SystemComparison) -> io::Res
         let name = if place == 0 { "mean of the sets" } else { "" };
         table.add_row([name, "", system, &three_decimals(*mean)]);
     }
-    writeln!(out, "{}", align_right(table, 3))
+    writeln!(out, "{}", align_right(table, 3))?;
+    write_prices(out, &measure, &compared.prices)
+}
+
+/// Prints quality against cost, and the cheapest system that is good enough.
+fn write_prices(out: &mut dyn Write, measure: &str, prices: &PriceTable) -> io::Result<()> {
+    writeln!(out, "{measure} against the cost of a request; * no other system is as good for less")?;
+    let best = prices.points.iter().map(|point| point.quality).fold(0.0, f64::max);
+    let mut table = new_table(&["system", "", measure, "to the best", "tokens", "ms"]);
+    for point in &prices.points {
+        table.add_row([
+            point.system.clone(),
+            if point.is_efficient { "*" } else { "" }.to_owned(),
+            three_decimals(point.quality),
+            three_decimals(point.quality - best),
+            point.tokens.map_or_else(String::new, |tokens| format!("{tokens:.0}")),
+            format!("{:.1}", point.milliseconds),
+        ]);
+    }
+    writeln!(out, "{}", align_right(table, 2))?;
+    let Some(point) = prices.points.get(prices.recommended) else { return Ok(()) };
+    let by = match prices.cost {
+        Cost::Tokens => "tokens",
+        Cost::Milliseconds => "milliseconds",
+    };
+    writeln!(out, "recommended: {}, the cheapest in {by} within .01 of the best", point.system)
 }

@@ -25,6 +25,7 @@ use crate::eval::endpoint::Endpoint;
 use crate::eval::gate::Comparison;
 use crate::eval::journal::Journal;
 use crate::eval::page::render_page;
+use crate::eval::price_plot::render_svg;
 use crate::eval::report::{Report, SCHEMA, SystemFacts};
 use crate::eval::settings::EvalSettings;
 use crate::eval::system::System;
@@ -112,6 +113,10 @@ fn load_system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Resul
 /// Compares earlier reports and prints the result.
 fn compare(args: &EvalArgs) -> anyhow::Result<()> {
     let compared = compare_reports(&args.compare)?;
+    if let Some(path) = &args.plot {
+        let measure = table::display_name(&compared.measure);
+        OutputFile::create(path)?.write(&render_svg(&compared.prices, &measure))?;
+    }
     let mut stdout = std::io::stdout().lock();
     match args.json.as_deref() {
         Some(path) if path == Path::new("-") => {
@@ -122,6 +127,8 @@ fn compare(args: &EvalArgs) -> anyhow::Result<()> {
             comparison_table::write(&mut stdout, &compared)?;
             if let Some(path) = json {
                 OutputFile::create(path)?.write(&serde_json::to_string_pretty(&compared)?)?;
+            }
+            for path in json.into_iter().chain(args.plot.as_deref()) {
                 writeln!(stdout, "wrote {}", path.display())?;
             }
         }

@@ -10,7 +10,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::documents::{Documents, Query, not_blank};
-use super::{Answer, Call, Dialect, Reply, RequestOptions, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Part, Reader, expected, list};
 use crate::http::schemas::SchemaOf;
@@ -167,6 +167,9 @@ struct BedrockResult {
     #[serde(rename = "relevanceScore")]
     #[schema(minimum = 0, maximum = 1)]
     relevance_score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -189,6 +192,10 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 
 fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
     let results = answer.ranking().results.iter();
-    let results = results.map(|row| BedrockResult { index: row.index, relevance_score: row.relevance_score });
+    let results = results.map(|row| BedrockResult {
+        index: row.index,
+        relevance_score: row.relevance_score,
+        passage: PassageReply::of(row),
+    });
     Reply::json(&BedrockReply { results: results.collect() })
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};
-use super::{Answer, Call, Dialect, Reply, RequestOptions, podium, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, podium, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, Flag, Part, Reader, flag_or};
 use crate::http::schemas::SchemaOf;
@@ -89,6 +89,9 @@ struct DashScopeResult<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     document: Option<DashScopeDocument<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -129,6 +132,7 @@ fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
         index: row.index,
         relevance_score: row.relevance_score,
         document: answer.sent.text(row.index).map(|text| DashScopeDocument { text }),
+        passage: PassageReply::of(row),
     });
     Reply::json(&DashScopeReply {
         output: Output { results: results.collect() },

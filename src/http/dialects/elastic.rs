@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};
-use super::{Answer, Call, Dialect, Reply, RequestOptions, podium, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, podium, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, Flag, Part, Reader, flag_or};
 use crate::http::schemas::SchemaOf;
@@ -70,6 +70,9 @@ struct ElasticResult<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     text: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -88,6 +91,7 @@ fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
         index: row.index,
         relevance_score: row.relevance_score,
         text: answer.sent.text(row.index),
+        passage: PassageReply::of(row),
     });
     let mut reply = Reply::json(&ElasticReply { rerank: rerank.collect() })?;
     // Elastic's clients refuse replies without it.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::podium::{self, RerankObject};
-use super::{Answer, Call, Dialect, Reply, TokenUsage, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, TokenUsage, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, Flag, Reader, flag_or};
 use crate::http::schemas::SchemaOf;
@@ -63,6 +63,9 @@ struct InfinityResult<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     document: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -88,6 +91,7 @@ fn reply(answer: &Answer<'_>, raw_scores: bool) -> serde_json::Result<Reply> {
         index: row.index,
         relevance_score: if raw_scores { row.raw_score } else { row.relevance_score },
         document: answer.sent.text(row.index),
+        passage: PassageReply::of(row),
     });
     Reply::json(&InfinityReply {
         id: answer.id,

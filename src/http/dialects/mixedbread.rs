@@ -8,7 +8,7 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 
 use super::documents::{Documents, Query};
-use super::{Answer, Call, Dialect, ListObject, Reply, RequestOptions, TokenUsage, request};
+use super::{Answer, Call, Dialect, ListObject, PassageReply, Reply, RequestOptions, TokenUsage, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, flag_or};
 use crate::http::schemas::SchemaOf;
@@ -95,6 +95,9 @@ struct MixedbreadResult<'a> {
     input: Option<&'a Value>,
     #[schema(inline)]
     object: RankResultObject,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -127,6 +130,7 @@ fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
         score: row.relevance_score,
         input: answer.sent.document(row.index),
         object: RankResultObject::RankResult,
+        passage: PassageReply::of(row),
     });
     Reply::json(&MixedbreadReply {
         id: answer.id,

@@ -15,6 +15,7 @@ mod mixedbread;
 mod nim;
 mod options;
 mod other_fields;
+mod passages;
 mod pinecone;
 pub mod podium;
 mod score;
@@ -39,6 +40,7 @@ use crate::rerank::{Ranking, RerankError, RerankRequest};
 use crate::telemetry::RouteKind;
 use documents::SentDocuments;
 use options::RequestOptions;
+use passages::PassageReply;
 
 /// How one API writes a rerank.
 #[derive(Debug)]
@@ -104,6 +106,7 @@ impl Dialect {
     /// dropped first, with a warning.
     pub(super) fn read_call(&self, fields: &mut Fields) -> Result<Call, RerankError> {
         fields.drop_if("max_tokens_per_doc", is_zero, "no limit");
+        fields.drop_if("max_chunks_per_doc", is_no_count, "not given");
         (self.read)(fields)
     }
 }
@@ -116,6 +119,11 @@ fn is_zero(value: &Value) -> bool {
 /// A number, also in a string.
 fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+/// Whether a value is one that servers use for "no number": 0, -1 or false.
+fn is_no_count(value: &Value) -> bool {
+    is_zero(value) || value.as_f64() == Some(-1.0) || value.as_bool() == Some(false)
 }
 
 impl Route {

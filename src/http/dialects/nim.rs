@@ -6,7 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};
-use super::{Answer, Call, Dialect, Reply, RequestOptions, TokenUsage, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, TokenUsage, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Reader, none_of, text};
 use crate::http::schemas::SchemaOf;
@@ -78,6 +78,9 @@ struct NimReply {
 struct NimResult {
     index: usize,
     logit: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -90,8 +93,9 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 
 fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
     let results = &answer.ranking().results;
-    let rankings = results.iter().map(|row| NimResult { index: row.index, logit: row.raw_score }).collect();
-    Reply::json(&NimReply { rankings, usage: answer.token_usage() })
+    let rankings =
+        results.iter().map(|row| NimResult { index: row.index, logit: row.raw_score, passage: PassageReply::of(row) });
+    Reply::json(&NimReply { rankings: rankings.collect(), usage: answer.token_usage() })
 }
 
 #[cfg(test)]

@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::cascade::{CascadeFields, Scores};
+use super::passages::PassageFields;
 use super::request;
-use crate::http::fields::{Field, Flag, flag_or, none_of, text};
-use crate::rerank::{MAX_PRIORITY, Mode, RequestBudget, RequestConstraints, RerankError, RerankRequest};
+use crate::http::fields::{Field, Flag, flag_or, none_of, quoted, text};
+use crate::rerank::{MAX_PRIORITY, MinScore, Mode, RequestBudget, RequestConstraints, RerankError, RerankRequest};
 
 request! {
     /// Fields that every dialect takes.
@@ -20,6 +23,10 @@ request! {
         /// default.
         pub(super) instruction | instruct: Option<String>,
         profile: Option<ProfileName>,
+        /// The least relevance of a result, as a number in [0, 1] like `relevance_score`, also where the
+        /// reply has raw scores; or `"auto"`. Results below it are left out, which may leave none.
+        #[schema(value_type = Option<MinScoreField>)]
+        pub(super) min_score | score_threshold | relevance_threshold: Option<MinScore>,
         /// The most tokens to read of each document; the family's limit if absent or 0.
         #[schema(minimum = 0)]
         max_tokens_per_doc: Option<usize>,
@@ -54,6 +61,7 @@ request! {
         /// (jina-v3, first, e2rank). The rankings are merged, and each result has its `spread`.
         #[schema(minimum = 1, maximum = 16, default = 1)]
         stability: Option<usize>,
+        ..passages: PassageFields,
     }
 }
 
@@ -66,6 +74,8 @@ impl RequestOptions {
             instruction: self.instruction.map(Into::into),
             profile: self.profile.map(|ProfileName(name)| name.into()),
             top_n,
+            min_score: self.min_score,
+            passages: self.passages.into(),
             max_tokens_per_doc: self.max_tokens_per_doc,
             mode: self.mode.map_or(Mode::Auto, Into::into),
             constraints,
@@ -92,6 +102,46 @@ impl RequestOptions {
                 leaves_documents_out: false,
             },
         }
+    }
+}
+
+impl Field for MinScore {
+    fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
+        let shown = quoted(&value.to_string());
+        let in_range = |score: &f64| (0.0..=1.0).contains(score);
+        match value {
+            Value::Number(number) => {
+                number.as_f64().filter(in_range).map(|score| Self::Score(score as f32)).ok_or_else(|| {
+                    RerankError::invalid(name, format!("is {number}; it lies between 0 and 1, as relevance_score does"))
+                })
+            }
+            Value::String(word) if word == "auto" => Ok(Self::Auto),
+            Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+                Err(RerankError::invalid(name, format!("expected a number between 0 and 1 or \"auto\", found {shown}")))
+            }
+        }
+    }
+}
+
+/// The least relevance of a result: a number, or `auto` to cut at the largest gap between the scores
+/// of relevant documents and to return nothing if nothing is relevant.
+#[derive(Debug)]
+enum MinScoreField {}
+
+impl PartialSchema for MinScoreField {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new().schema_type(Type::Number).minimum(Some(0)).maximum(Some(1));
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["auto"]));
+        let either = AnyOfBuilder::new().item(number).item(word);
+        let description = "A number in [0, 1], or `auto`: cut at the largest gap between the scores of relevant \
+                           documents, and return nothing if nothing is relevant.";
+        either.description(Some(description)).into()
+    }
+}
+
+impl ToSchema for MinScoreField {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "MinScore".into()
     }
 }
 

@@ -23,11 +23,7 @@ const NUMBER_HEADERS: [(&str, &str); 4] = [
 const MAX_NAMED_FIELDS: usize = 5;
 
 /// Fields of other servers that are known and have no effect here, and why.
-const WITHOUT_EFFECT: [(&str, &str); 5] = [
-    (
-        "max_chunks_per_doc",
-        "documents are read as they are, not in chunks; max_tokens_per_doc limits what is read of each",
-    ),
+const WITHOUT_EFFECT: [(&str, &str); 4] = [
     (
         "truncate_prompt_tokens",
         "prompts are not cut as a whole; max_tokens_per_doc limits what is read of each document",

@@ -5,7 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};
-use super::{Answer, Call, Dialect, Reply, RequestOptions, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, expected, flag_or, quoted};
 use crate::http::schemas::SchemaOf;
@@ -95,6 +95,9 @@ struct PineconeResult<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Value, required = false)]
     document: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -117,6 +120,7 @@ fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
         index: row.index,
         score: row.relevance_score,
         document: answer.sent.document(row.index),
+        passage: PassageReply::of(row),
     });
     Reply::json(&PineconeReply {
         model: &ranking.model,

@@ -12,7 +12,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder,
 use utoipa::openapi::{RefOr, Schema};
 
 use super::documents::{Documents, Query, SentDocuments, not_blank};
-use super::{Answer, Call, Dialect, ListObject, Reply, RequestOptions, TokenUsage, podium, request};
+use super::{Answer, Call, Dialect, ListObject, PassageReply, Reply, RequestOptions, TokenUsage, podium, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, flag_or, quoted};
 use crate::http::schemas::SchemaOf;
@@ -137,6 +137,9 @@ struct Score {
     object: ScoreObject,
     #[serde(rename = "score")]
     value: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -146,11 +149,14 @@ enum ScoreObject {
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
-    let request = Request::read(fields)?;
+    let mut request = Request::read(fields)?;
     for name in ["top_n", "top_k"] {
         if let Some(value) = fields.take(&[name])? {
             fields.warn(format!("{name}: {} has no effect here: every score comes back", quoted(&value.to_string())));
         }
+    }
+    if request.options.min_score.take().is_some() {
+        fields.warn("min_score: has no effect here: every score comes back".to_owned());
     }
     podium::ignore_fields(fields);
     let is_pointwise = !request.options.has_mode();
@@ -211,6 +217,7 @@ fn reply(answer: &Answer<'_>, raw_scores: bool) -> serde_json::Result<Reply> {
             index: first + row.index,
             object: ScoreObject::Score,
             value: if raw_scores { row.raw_score } else { row.relevance_score },
+            passage: PassageReply::of(row),
         }));
     }
     data.sort_by_key(|row| row.index);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::podium;
-use super::{Answer, Call, Dialect, Reply};
+use super::{Answer, Call, Dialect, PassageReply, Reply};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, Reader};
 use crate::http::schemas::SchemaOf;
@@ -41,6 +41,9 @@ struct SglangResult<'a> {
     index: usize,
     /// Empty: there is nothing to say.
     meta_info: MetaInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -62,6 +65,7 @@ fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
         document: answer.sent.text(row.index),
         index: row.index,
         meta_info: MetaInfo {},
+        passage: PassageReply::of(row),
     });
     Reply::json(&SglangReply(rows.collect()))
 }

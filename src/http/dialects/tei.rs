@@ -11,7 +11,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::documents::{Documents, Query};
-use super::{Answer, Call, Dialect, Reply, RequestOptions, podium, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, podium, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, flag_or, quoted, text};
 use crate::http::schemas::SchemaOf;
@@ -90,6 +90,9 @@ struct TeiResult<'a> {
     #[schema(nullable = false)]
     text: Option<Cow<'a, str>>,
     score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -109,6 +112,7 @@ fn reply(answer: &Answer<'_>, raw_scores: bool) -> serde_json::Result<Reply> {
         index: row.index,
         text: answer.sent.text(row.index),
         score: if raw_scores { row.raw_score } else { row.relevance_score },
+        passage: PassageReply::of(row),
     });
     let mut reply = Reply::json(&Results(results.collect()))?;
     // Times in milliseconds.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};
-use super::{Answer, Call, Dialect, Reply, RequestOptions, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Reader, none_of, text};
 use crate::http::schemas::SchemaOf;
@@ -90,6 +90,9 @@ struct ZeroEntropyResult {
     index: usize,
     #[schema(minimum = 0, maximum = 1)]
     relevance_score: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
@@ -105,8 +108,11 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 
 fn reply(answer: &Answer<'_>, total_bytes: usize) -> serde_json::Result<Reply> {
     let ranking = answer.ranking();
-    let results =
-        ranking.results.iter().map(|row| ZeroEntropyResult { index: row.index, relevance_score: row.relevance_score });
+    let results = ranking.results.iter().map(|row| ZeroEntropyResult {
+        index: row.index,
+        relevance_score: row.relevance_score,
+        passage: PassageReply::of(row),
+    });
     Reply::json(&ZeroEntropyReply {
         results: results.collect(),
         total_bytes,

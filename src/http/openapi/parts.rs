@@ -45,8 +45,9 @@ pub const RANKING_ERRORS: [(&str, &str); 11] = [
 ];
 
 /// The headers of a ranking, beside the request's id.
-const RANKING_HEADERS: [(&str, Type, &str); 4] = [
+const RANKING_HEADERS: [(&str, Type, &str); 5] = [
     ("podium-truncated-documents", Type::Integer, "The number of documents whose end was cut off."),
+    ("podium-left-out-documents", Type::Integer, "The number of documents below `min_score`, if the request has one."),
     ("podium-warnings", Type::Integer, "The number of warnings."),
     (
         "podium-warning",

@@ -13,8 +13,8 @@ use crate::pipeline::cost::held_tokens;
 use crate::pipeline::rank::note_rankings;
 use crate::rerank::cascade::probability_of_order;
 use crate::rerank::{
-    Keep, LimitSettings, Mode, RankedDocument, Ranking, RequestBudget, RerankError, RerankRequest, SkipReason,
-    StageReport,
+    Keep, LimitSettings, MinScore, Mode, RankedDocument, Ranking, RequestBudget, RerankError, RerankRequest,
+    SkipReason, StageReport,
 };
 
 /// Bytes of a typical token, for documents that no model has read.
@@ -25,8 +25,9 @@ pub(super) struct Run {
     name: String,
     stages: Vec<Stage>,
     stop_when_sure: f64,
-    /// The request without its documents.
+    /// The request without its documents and its minimum score.
     request: RerankRequest,
+    min_score: Option<MinScore>,
     documents: Vec<String>,
     limits: LimitSettings,
     has_scores: bool,
@@ -43,6 +44,7 @@ pub(super) struct Run {
     error: Option<RerankError>,
     mode: Mode,
     slates: usize,
+    passages: usize,
     tokens: usize,
     profile: Option<String>,
     warnings: Vec<String>,
@@ -69,7 +71,7 @@ impl Run {
             }
         }
         let documents = std::mem::take(&mut request.documents);
-        let options = std::mem::take(&mut request.cascade);
+        let (options, min_score) = (std::mem::take(&mut request.cascade), request.min_score.take());
         let scores = options.scores.or(options.document_scores).filter(|_| keep_of_scores.is_some());
         request.model.get_or_insert_with(|| name.as_str().into());
         let mut run = Self {
@@ -80,6 +82,7 @@ impl Run {
             order: documents.iter().enumerate().map(unread).collect(),
             has_scores: scores.is_some(),
             request,
+            min_score,
             documents,
             limits,
             reports: Vec::new(),
@@ -88,6 +91,7 @@ impl Run {
             error: None,
             mode: Mode::Auto,
             slates: 0,
+            passages: 0,
             tokens: 0,
             profile: None,
             warnings: Vec::new(),
@@ -208,7 +212,8 @@ impl Run {
         let stage = &self.stages[index];
         let ready = stage.ready.as_ref().map_err(|_| RerankError::internal("a stage that cannot rank"))?;
         let ranked = ready.rank(request, &self.limits, context).await;
-        let ranking = ranked.map_err(|error| error.with_documents_at(&places))?;
+        let ranking =
+            ranked.map_err(|error| error.with_document_index(|index| places.get(index).copied().unwrap_or(index)))?;
         let is_decided = |scores: &[f32], top_n| {
             let is_calibrated = self.stop_when_sure > 0.0 && ready.reranker.has_probabilities();
             is_calibrated && probability_of_order(scores, top_n) >= self.stop_when_sure
@@ -253,6 +258,7 @@ impl Run {
         let planned = std::mem::replace(&mut self.candidates, read);
         self.tokens += ranking.usage.prompt_tokens;
         self.slates += ranking.slates;
+        self.passages += ranking.passages;
         self.profile = ranking.profile;
         let is_later = self.ranked_by.is_some();
         (self.mode, self.ranked_by) = (ranking.mode, Some(index));

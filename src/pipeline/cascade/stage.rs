@@ -49,9 +49,9 @@ impl Stage {
     /// Estimate of the tokens that the stage reads of these documents; 0 if it cannot rank.
     pub fn tokens<'a>(&self, documents: impl Iterator<Item = &'a str>) -> usize {
         let Ok(ready) = &self.ready else { return 0 };
-        let mut count = 0;
-        let tokens: usize = documents.inspect(|_| count += 1).map(|text| ready.typical.of_document(text)).sum();
-        (tokens + ready.typical.of_queries(count)) * ready.orders
+        let documents = documents.map(|text| ready.typical.of_document(text));
+        let (tokens, sequences) = documents.fold((0, 0), |sum, document| (sum.0 + document.0, sum.1 + document.1));
+        (tokens + ready.typical.of_queries(sequences)) * ready.orders
     }
 
     /// Estimate of the time that the device takes for so many tokens; zero before a throughput was

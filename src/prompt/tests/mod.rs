@@ -5,6 +5,7 @@ mod bytes;
 mod encoders;
 mod injection;
 mod nano;
+mod passages;
 mod plans;
 mod qwen;
 mod truncation;
@@ -29,7 +30,7 @@ pub(super) const FAMILIES: [&str; 10] = [
 ];
 
 pub(super) fn limits() -> LimitSettings {
-    LimitSettings { max_documents: 1000, max_slate_documents: 64, max_slate_tokens: 32_768 }
+    LimitSettings { max_documents: 1000, max_passages: 10_000, max_slate_documents: 64, max_slate_tokens: 32_768 }
 }
 
 pub(super) fn request(query: &str, documents: &[&str]) -> RerankRequest {

@@ -107,7 +107,12 @@ fn jina_closes_blocks_as_the_reference_does() {
     // The test tokenizer spends more on wrappers than Qwen's, so that 63 full documents do not fit
     // in the 131,072 positions here; `qwen` has the reference's own case. 11 * 2048 positions:
     let prompter = bind("jina-v3", &tokenizer(), 22_528, 1024).unwrap();
-    let limits = LimitSettings { max_documents: 1000, max_slate_documents: 125, max_slate_tokens: 131_072 };
+    let limits = LimitSettings {
+        max_documents: 1000,
+        max_passages: 10_000,
+        max_slate_documents: 125,
+        max_slate_tokens: 131_072,
+    };
     let long = with_mode(Mode::Auto, vec!["7".repeat(2048); 35]);
     assert_eq!(sizes(&passes(&prompter.tokenize(&long, &limits, &|| false).unwrap())), [10, 10, 10, 5]);
     let prompter = bind("jina-v3", &tokenizer(), 131_072, 1024).unwrap();
@@ -153,7 +158,7 @@ proptest! {
         max_slate_documents in 1_usize..70, max_slate_tokens in 1_200_usize..9_000,
         mode in proptest::sample::select(vec![Mode::Auto, Mode::Pointwise]),
     ) {
-        let limits = LimitSettings { max_documents: 1000, max_slate_documents, max_slate_tokens };
+        let limits = LimitSettings { max_documents: 1000, max_passages: 10_000, max_slate_documents, max_slate_tokens };
         let documents = lengths.iter().map(|length| "a 7? \n".chars().cycle().take(*length).collect()).collect();
         let request = with_mode(mode, documents);
         for family in FAMILIES {

@@ -103,7 +103,12 @@ fn first_finds_sixty_four_identifiers() {
 #[test]
 fn a_hundred_and_fifty_long_documents_are_jinas_63_63_24() {
     let Some((prompter, _)) = qwen("jina-v3") else { return };
-    let limits = LimitSettings { max_documents: 1000, max_slate_documents: 125, max_slate_tokens: 131_072 };
+    let limits = LimitSettings {
+        max_documents: 1000,
+        max_passages: 10_000,
+        max_slate_documents: 125,
+        max_slate_tokens: 131_072,
+    };
     let documents = vec!["7".repeat(2048); 150];
     let prepared = prompter.tokenize(&RerankRequest::new(QUERY, documents), &limits, &|| false).unwrap();
     let sizes: Vec<usize> = super::passes(&prepared).iter().map(Vec::len).collect();

@@ -17,11 +17,12 @@ use crate::runtime::{LoadError, ModelSettings};
 
 /// Files that only some checkpoints have: the table of families with lexical evidence, and those
 /// that say what a checkpoint is.
-const OPTIONAL: [&str; 8] = [
+const OPTIONAL: [&str; 9] = [
     "lexical.safetensors",
     "instructions.safetensors",
     "README.md",
     "config_sentence_transformers.json",
+    "sentence_bert_config.json",
     "1_Pooling/config.json",
     "artifact.metadata",
     "chat_template.jinja",

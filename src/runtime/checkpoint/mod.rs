@@ -215,11 +215,13 @@ impl Checkpoint {
     }
 
     /// The contents of another file of the checkpoint; `name` may have a folder, as in
-    /// `1_Pooling/config.json`. `None` if there is none, or for the embedded model and a GGUF file.
+    /// `1_Pooling/config.json`. `None` if there is none. A GGUF file has `tokenizer_config.json` only,
+    /// and the embedded models have nothing.
     #[must_use]
     pub fn read_other_file(&self, name: &str) -> Option<Vec<u8>> {
-        match self.weights {
-            Weights::Embedded(_) | Weights::Gguf(_) => None,
+        match &self.weights {
+            Weights::Embedded(_) => None,
+            Weights::Gguf(file) => (name == "tokenizer_config.json").then(|| file.tokenizer_config.clone()),
             Weights::Files(_) => fs::read(self.location.join(name)).ok(),
         }
     }

@@ -30,6 +30,9 @@ pub(super) struct GgufFile {
     pub config: Vec<u8>,
     /// `tokenizer.json` of the same model.
     pub tokenizer: Vec<u8>,
+    /// What is known of the same model's `tokenizer_config.json`: the chat template, and the special
+    /// tokens that it may name.
+    pub tokenizer_config: Vec<u8>,
     /// By the names of the same model's folder.
     tensors: HashMap<String, GgufTensor>,
 }
@@ -70,8 +73,10 @@ impl GgufFile {
             config::Problem::Malformed(problem) => malformed(problem),
         })?;
         let tokenizer = tokenizer::of(&metadata).map_err(malformed)?;
-        let (config, tokenizer) = (config.to_string().into_bytes(), tokenizer.to_string().into_bytes());
-        Ok(Self { map, path: path.to_path_buf(), config, tokenizer, tensors })
+        let tokenizer_config = tokenizer::chat(&metadata).map_err(malformed)?;
+        let [config, tokenizer, tokenizer_config] =
+            [config, tokenizer, tokenizer_config].map(|json| json.to_string().into_bytes());
+        Ok(Self { map, path: path.to_path_buf(), config, tokenizer, tokenizer_config, tensors })
     }
 
     /// The file.

@@ -37,6 +37,20 @@ pub(super) fn of(metadata: &Metadata<'_>) -> Result<Value, String> {
     }
 }
 
+/// The chat template and the texts of its special tokens, in the form of `tokenizer_config.json`.
+pub(super) fn chat(metadata: &Metadata<'_>) -> Result<Value, String> {
+    let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+    let token = |key: &str| -> Result<Option<&str>, String> {
+        let id = metadata.whole(&format!("tokenizer.ggml.{key}_token_id"))?;
+        Ok(id.and_then(|id| tokens.get(usize::try_from(id).ok()?).copied()))
+    };
+    Ok(json!({
+        "chat_template": metadata.text("tokenizer.chat_template")?,
+        "bos_token": token("bos")?,
+        "eos_token": token("eos")?,
+    }))
+}
+
 struct Vocabulary<'a> {
     tokens: Vec<&'a str>,
     /// Of each token.

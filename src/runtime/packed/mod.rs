@@ -16,6 +16,7 @@ mod cuda;
 mod heads;
 mod lanes;
 mod layout;
+mod memory;
 mod model;
 mod prefix_cache;
 mod product;
@@ -67,14 +68,26 @@ impl PackedRuntime {
         let spec = parse_spec(checkpoint)?;
         let weights = Arc::new(weights::open(checkpoint)?);
         let precision = precision(settings, &device, &spec, &weights)?;
-        let parameters = weights.parameters();
+        let facts = facts(&spec, &weights, &device, precision);
         let bar = progress_bar(spec.layers.len(), &checkpoint.name);
         let model = Model::load(spec, &weights, precision, &device, &|layers| bar.set_position(layers as u64))?;
         bar.finish_and_clear();
-        let facts = facts(&model, precision, parameters);
         let prefix_cache = PrefixCache::new(0, model.block_bytes());
         let lanes = (!facts.causal && model.runs_on_cpu_kernels()).then(Lanes::new);
         Ok(Self { model, prefix_cache, lanes, facts })
+    }
+
+    /// The facts of the model that [`PackedRuntime::load`] would load, without a prefix cache. Reads
+    /// headers only.
+    ///
+    /// # Errors
+    /// A device or precision that is not available, a configuration or weights file that cannot be read.
+    pub fn read_facts(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<ModelFacts, LoadError> {
+        let device = settings.device()?;
+        let spec = parse_spec(checkpoint)?;
+        let weights = weights::open(checkpoint)?;
+        let precision = precision(settings, &device, &spec, &weights)?;
+        Ok(facts(&spec, &weights, &device, precision))
     }
 
     /// Adds a prefix cache of at most `max_bytes`. A bidirectional model has no use for one.
@@ -84,17 +97,6 @@ impl PackedRuntime {
         self.prefix_cache = PrefixCache::new(max_bytes, self.model.block_bytes());
         self.facts.prefix_cache_bytes = max_bytes;
         self
-    }
-
-    /// Bytes that the weights of a checkpoint take, about, in the precision of `settings`. Reads headers only.
-    ///
-    /// # Errors
-    /// A device or precision that is not available, a configuration or weights file that cannot be read.
-    pub fn weight_bytes(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<u64, LoadError> {
-        let weights = weights::open(checkpoint)?;
-        let spec = parse_spec(checkpoint)?;
-        let precision = precision(settings, &settings.device()?, &spec, &weights)?;
-        Ok(weight_bytes(weights.parameters(), &spec, precision))
     }
 }
 
@@ -128,16 +130,10 @@ fn precision(
     Ok(precision)
 }
 
-/// Bytes of so many parameters; word embeddings are not quantised.
-fn weight_bytes(parameters: usize, spec: &ModelSpec, precision: Precision) -> u64 {
-    let embeddings = parameters.min(spec.vocabulary * spec.hidden_size) as u64;
-    let others = parameters as u64 - embeddings;
-    embeddings * precision.dtype.size_in_bytes() as u64 + others * precision.bits_per_weight() / 8
-}
-
-fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
-    let spec = model.spec();
-    let device = match model.device() {
+fn facts(spec: &ModelSpec, weights: &weights::WeightFiles, device: &Device, precision: Precision) -> ModelFacts {
+    let tensors = TensorTable::new(spec, &|name| weights.shape(name));
+    let parameters = weights.parameters();
+    let device = match device {
         Device::Cpu => "cpu",
         Device::Cuda(_) => "cuda",
         Device::Metal(_) => "metal",
@@ -149,15 +145,16 @@ fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
         device: device.to_owned(),
         dtype: precision.name(),
         parameters,
-        weight_bytes: weight_bytes(parameters, spec, precision),
+        weight_bytes: memory::weight_bytes(parameters, spec, precision),
+        workspace: memory::workspace(spec, precision),
         hidden_size: spec.hidden_size,
         layers: spec.layers.len(),
         vocabulary: spec.vocabulary,
         max_positions: spec.max_positions,
         causal: spec.causal,
         token_types: spec.embedding.token_types,
-        projector: model.heads().has_projection(&Head::Projector),
-        token_projection: model.heads().has_projection(&Head::MaxSim { expansion: 0 }),
+        projector: tensors.projector.is_some(),
+        token_projection: tensors.token_projection.is_some(),
         vocabulary_head: spec.output != OutputMatrix::None,
         classifier,
         prefix_cache_bytes: 0,
@@ -223,7 +220,7 @@ impl PackedRuntime {
         let is_full = depth == self.model.spec().layers.len();
         let parts = self.lanes.as_ref().and_then(|lanes| Some((lanes, lanes.split(batch)?)));
         let ((outputs, new_blocks), lookup) = if let Some((lanes, parts)) = parts {
-            ((self.run_in_lanes(lanes, &parts, batch.len(), depth)?, Vec::new()), CacheLookup::none(batch.len()))
+            ((self.run_in_lanes(lanes, &parts, batch, depth)?, Vec::new()), CacheLookup::none(batch.len()))
         } else if is_full {
             self.prefix_cache.run_with(batch, run)?
         } else {
@@ -239,23 +236,27 @@ impl PackedRuntime {
         Ok(outputs)
     }
 
-    /// Runs the parts of a batch of so many passes, and puts their rows together.
+    /// Runs the parts of a batch, and puts their rows together.
     fn run_in_lanes(
         &self,
         lanes: &Lanes,
         parts: &[Part],
-        passes: usize,
+        batch: &[ForwardPass],
         depth: usize,
     ) -> Result<Vec<Output>, RuntimeError> {
+        let from_device = |error: candle_core::Error| RuntimeError::from_device_message(error.to_string());
+        if batch.iter().any(|pass| matches!(pass.output.head, Head::Reader(_))) {
+            return readers::read_in_lanes(&self.model, lanes, parts, batch, depth).map_err(from_device);
+        }
         let nothing = CacheLookup::none(1);
         let results = lanes.run(parts, |part| read(&self.model, &nothing, std::slice::from_ref(&part.pass), depth));
         let mut rows = Vec::with_capacity(parts.len());
         for (part, result) in parts.iter().zip(results) {
-            let (outputs, _) = result.map_err(|error| RuntimeError::from_device_message(error.to_string()))?;
+            let (outputs, _) = result.map_err(from_device)?;
             rows.push((part.number, part.first, outputs));
         }
         rows.sort_unstable_by_key(|(number, first, _)| (*number, *first));
-        let mut outputs = vec![Output::new(); passes];
+        let mut outputs = vec![Output::new(); batch.len()];
         for (number, _, own) in rows {
             outputs[number].extend(own.into_iter().flatten());
         }

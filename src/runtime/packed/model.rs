@@ -25,7 +25,6 @@ pub(super) struct Model {
     words: Table,
     /// The type of the layers' keys and values.
     dtype: DType,
-    device: Device,
     layers: Layers,
     heads: Heads,
 }
@@ -82,7 +81,7 @@ impl Model {
             Layers::Cpu(_) => DType::F32,
             Layers::Candle(_) => dtype,
         };
-        Ok(Self { spec, words, dtype, device: device.clone(), layers, heads })
+        Ok(Self { spec, words, dtype, layers, heads })
     }
 
     pub fn spec(&self) -> &ModelSpec {
@@ -96,10 +95,6 @@ impl Model {
     /// Whether its layers are those of [`super::cpu`].
     pub fn runs_on_cpu_kernels(&self) -> bool {
         matches!(self.layers, Layers::Cpu(_))
-    }
-
-    pub fn device(&self) -> &Device {
-        &self.device
     }
 
     /// Bytes that a block of keys and values takes, over all layers.

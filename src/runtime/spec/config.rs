@@ -123,6 +123,7 @@ impl Config {
                 "bert" => "BertModel",
                 "xlm-roberta" => "XLMRobertaModel",
                 "modernbert" => "ModernBertModel",
+                "new" => "NewModel",
                 "qwen2" => "Qwen2ForCausalLM",
                 "qwen3" => "Qwen3ForCausalLM",
                 "llama" => "LlamaForCausalLM",
@@ -159,6 +160,11 @@ impl Config {
             value if value > max => Err(format!("{key} is {value}, over {max}")),
             value => Ok(value),
         }
+    }
+
+    /// A whole number, 0 included.
+    pub fn count(&mut self, key: &str) -> Result<Option<usize>, String> {
+        self.typed(key, "a whole number", |value| value.as_u64().and_then(|value| usize::try_from(value).ok()))
     }
 
     pub fn number(&mut self, key: &str) -> Result<Option<f64>, String> {

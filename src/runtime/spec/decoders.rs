@@ -156,9 +156,7 @@ fn sliding(window: usize) -> Window {
 fn apply_windows(config: &mut Config, spec: &mut ModelSpec, qwen: Option<usize>) -> Result<(), String> {
     let window = config.take("sliding_window");
     let switch = config.take("use_sliding_window").map(|value| value == json!(true));
-    let first = config.size("max_window_layers", usize::MAX, qwen.or(Some(usize::MAX)));
-    // 0 is a legal value: all layers have the window.
-    let first = first.unwrap_or(0);
+    let first = config.count("max_window_layers")?.or(qwen).unwrap_or(usize::MAX);
     let types = layer_types(config, spec.layers.len())?;
     let is_sliding = |number: usize| match &types {
         Some(types) => types[number],

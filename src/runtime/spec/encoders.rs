@@ -1,4 +1,4 @@
-//! Encoders: BERT, RoBERTa and XLM-RoBERTa, ModernBERT.
+//! Encoders: BERT, RoBERTa and XLM-RoBERTa, GTE, ModernBERT.
 
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use crate::runtime::Pooling;
 /// BERT: post-norm layers, learned positions from 0, token types; the classifier reads the first
 /// token through the pooler.
 pub(super) fn bert(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    config.must_be("position_embedding_type", &json!("absolute"))?;
     let mut spec = post_norm(config, task, 0)?;
     spec.naming = TensorNaming::Bert;
     Ok(spec)
@@ -22,16 +23,53 @@ pub(super) fn bert(config: &mut Config, task: Task) -> Result<ModelSpec, String>
 /// RoBERTa and XLM-RoBERTa: BERT's layers; positions begin behind the padding token's id, and the
 /// classifier has a dense layer of its own.
 pub(super) fn roberta(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    config.must_be("position_embedding_type", &json!("absolute"))?;
     let padding = config.number("pad_token_id")?.unwrap_or(1.) as usize;
     let mut spec = post_norm(config, task, padding + 1)?;
     spec.naming = TensorNaming::Roberta;
     Ok(spec)
 }
 
-/// What BERT and RoBERTa have in common. `offset` is the first row of the position table that is
-/// used.
+/// GTE's `new` architecture (gte-multilingual-reranker-base): BERT's layers with rotary positions
+/// and a gated MLP.
+pub(super) fn gte(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    config.must_be("position_embedding_type", &json!("rope"))?;
+    config.must_be("pack_qkv", &json!(true))?;
+    config.must_be("layer_norm_type", &json!("layer_norm"))?;
+    // How the reference computes, not what; and a bound that only `logn_attention_scale` uses.
+    for key in ["unpad_inputs", "use_memory_efficient_attention", "logn_attention_clip1"] {
+        config.take(key);
+    }
+    let rotary = gte_rotary(config)?;
+    let mut spec = post_norm(config, task, 0)?;
+    spec.naming = TensorNaming::Gte;
+    spec.embedding.positions = None;
+    spec.mlp.gated = true;
+    if !spec.attention.head_dim.is_multiple_of(2) {
+        return Err(format!("the width of a head, {}, is not an even number", spec.attention.head_dim));
+    }
+    spec.layers.iter_mut().for_each(|layer| layer.rotary = Some(0));
+    spec.rotary = vec![rotary];
+    Ok(spec)
+}
+
+/// `rope_theta`, and `rope_scaling` of the type `ntk`, which no other architecture has.
+fn gte_rotary(config: &mut Config) -> Result<RotarySpec, String> {
+    let theta = config.number("rope_theta")?.unwrap_or(10_000.);
+    let scaling = match config.take("rope_scaling") {
+        None => RotaryScaling::None,
+        Some(keys) if keys["type"] == "ntk" && keys.get("mixed_b").is_none_or(Value::is_null) => {
+            let factor = keys["factor"].as_f64().filter(|factor| *factor > 0.);
+            RotaryScaling::Ntk { factor: factor.ok_or("rope_scaling.factor is not a positive number")? }
+        }
+        Some(keys) => return Err(format!("rope_scaling is {keys}; the type ntk without mixed_b is supported")),
+    };
+    Ok(RotarySpec { theta, scaling })
+}
+
+/// What BERT, RoBERTa and GTE have in common. `offset` is the first row of the position table that
+/// is used.
 fn post_norm(config: &mut Config, task: Task, offset: usize) -> Result<ModelSpec, String> {
-    config.must_be("position_embedding_type", &json!("absolute"))?;
     config.must_be("is_decoder", &json!(false))?;
     let hidden_size = config.size("hidden_size", MAX_ROWS, None)?;
     let layers = config.size("num_hidden_layers", MAX_LAYERS, None)?;

@@ -9,6 +9,8 @@ pub enum TensorNaming {
     Bert,
     /// RoBERTa and XLM-RoBERTa, and Jina's files with fused projections.
     Roberta,
+    /// GTE's `new` architecture: fused projections.
+    Gte,
     /// ModernBERT.
     ModernBert,
 }

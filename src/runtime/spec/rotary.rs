@@ -20,6 +20,11 @@ pub(in crate::runtime) enum RotaryScaling {
     Linear {
         factor: f64,
     },
+    /// GTE: the base is multiplied by the factor, and frequencies are divided by its power
+    /// `2 / head_dim`.
+    Ntk {
+        factor: f64,
+    },
     /// Llama 3.1: low frequencies are divided by the factor, high ones kept, those between
     /// interpolated.
     Llama3 {
@@ -122,7 +127,10 @@ impl RotarySpec {
         let frequencies = self.frequencies(head_dim);
         let attention = match self.scaling {
             RotaryScaling::Yarn { attention, .. } => attention as f32,
-            RotaryScaling::None | RotaryScaling::Linear { .. } | RotaryScaling::Llama3 { .. } => 1.,
+            RotaryScaling::None
+            | RotaryScaling::Linear { .. }
+            | RotaryScaling::Ntk { .. }
+            | RotaryScaling::Llama3 { .. } => 1.,
         };
         let angles = |position: usize| frequencies.iter().map(move |turn| position as f32 * turn);
         let angles = (0..positions).into_par_iter().flat_map_iter(angles);
@@ -137,6 +145,9 @@ impl RotarySpec {
             match self.scaling {
                 RotaryScaling::None => frequency,
                 RotaryScaling::Linear { factor } => frequency / factor,
+                RotaryScaling::Ntk { factor } => {
+                    (self.theta * factor).powf(-2. * pair as f64 / dim) / factor.powf(2. / dim)
+                }
                 RotaryScaling::Llama3 { factor, low, high, original } => {
                     let turns = original * frequency / std::f64::consts::TAU;
                     let kept = ((turns - low) / (high - low)).clamp(0., 1.);

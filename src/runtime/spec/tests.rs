@@ -171,6 +171,34 @@ fn modern_bert_is_read_in_both_forms() {
     );
 }
 
+fn gte(architecture: &str) -> Value {
+    let mut json = bert(architecture);
+    for (key, value) in [("position_embedding_type", json!("rope")), ("pack_qkv", true.into())] {
+        json[key] = value;
+    }
+    json
+}
+
+#[test]
+fn gte_has_rotary_positions_and_a_gated_mlp() {
+    let ntk = json!({"type": "ntk", "factor": 8.0});
+    let mut json = gte("NewForSequenceClassification");
+    (json["rope_theta"], json["rope_scaling"]) = (20_000.into(), ntk);
+    let spec = parse(json.clone(), |_| ()).unwrap();
+    assert_eq!(spec.rotary, [RotarySpec { theta: 20_000., scaling: RotaryScaling::Ntk { factor: 8. } }]);
+    assert!(spec.mlp.gated && spec.embedding.positions.is_none() && spec.placement == NormPlacement::Post);
+    for (change, problem) in [
+        ((|json| json["rope_scaling"]["mixed_b"] = 2.into()) as fn(&mut Value), "without mixed_b"),
+        (|json| json["rope_scaling"] = json!({"type": "ntk"}), "rope_scaling.factor is not a positive number"),
+        (|json| json["pack_qkv"] = false.into(), "pack_qkv is false"),
+        (|json| json["logn_attention_scale"] = true.into(), "logn_attention_scale is true"),
+        (|json| json["position_embedding_type"] = "absolute".into(), "position_embedding_type is \"absolute\""),
+    ] {
+        let error = parse(json.clone(), change).unwrap_err();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
 #[test]
 fn a_bidirectional_llama_averages_and_divides() {
     let llama = |change: fn(&mut Value)| parse(of("LlamaBidirectionalForSequenceClassification"), change);
@@ -186,6 +214,7 @@ fn every_supported_class_is_read() {
         let json = match architecture {
             name if name.starts_with("ModernBert") => modern_bert(),
             name if name.starts_with("Bert") || name.contains("oberta") || name.contains("XLM") => bert(name),
+            name if name.starts_with("New") => gte(name),
             name => of(name),
         };
         let spec = parse(json, |json| json["architectures"] = json!([architecture])).unwrap();
@@ -205,6 +234,8 @@ fn what_would_be_computed_wrongly_is_rejected_by_name() {
     assert!(rejected(no_window).contains("sliding_window is not a positive number"));
     assert!(rejected(|json| json["rope_scaling"] = json!({"type": "dynamic", "factor": 2.0})).contains("`dynamic`"));
     assert!(rejected(|json| json["rope_scaling"] = json!({"type": "linear"})).contains("rope_scaling has no factor"));
+    let layers = |json: &mut Value| json["max_window_layers"] = "all".into();
+    assert!(rejected(layers).contains("max_window_layers is \"all\", not a whole number"));
     assert!(rejected(|json| json["num_key_value_heads"] = 3.into()).contains("multiple"));
     assert!(
         rejected(|json| json["hidden_size"] = "wide".into()).contains("hidden_size is \"wide\", not a whole number")

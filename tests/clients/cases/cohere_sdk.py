@@ -66,6 +66,22 @@ def v1(servers):
     ensure(all(row.document is None for row in reply.results), "documents that were not requested")
 
 
+@case("cohere", "ClientV2.rerank, passages and a minimum score", "cohere")
+def v2_passages(servers):
+    client = cohere.ClientV2(GOOD_KEY, base_url=servers.url)
+    filler = "The museum opens at nine and closes at five, except on public holidays. " * 40
+    documents = [f"{filler}\n\n{DOCUMENTS[1]}", *DOCUMENTS[2:]]
+    options = {"additional_body_parameters": {"long_documents": "chunk"}}
+    reply = client.rerank(model=MODEL, query=QUERY, documents=documents, request_options=options)
+    first = next(row for row in reply.results if row.index == 0)
+    place = first.passage if isinstance(first.passage, dict) else first.passage.model_dump()
+    ensure(place["count"] > 1, f"passages {place}")
+    ensure(documents[0][place["start"] : place["end"]].endswith(DOCUMENTS[1]), f"passage {place}")
+    options = {"additional_body_parameters": {"min_score": 1}}
+    reply = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, request_options=options)
+    ensure(reply.results == [], f"results below the minimum: {reply.results}")
+
+
 @case("cohere", "Client.rerank, return_documents", "cohere")
 def v1_documents(servers):
     client = cohere.Client(GOOD_KEY, base_url=servers.url)

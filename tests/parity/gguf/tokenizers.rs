@@ -145,3 +145,22 @@ fn word_pieces_are_those_of_bert() {
     let cased = word_pieces(&["\u{2581}The"]);
     assert_eq!(tokens(&cased, "The the"), ["The", "the"], "a vocabulary with capitals is for text with capitals");
 }
+
+#[test]
+fn the_chat_template_of_a_file_is_that_of_its_folder() {
+    let path = tempfile::tempdir().expect("a folder");
+    let file = path.path().join("model.gguf");
+    let mut writer = GgufWriter::of_folder(&folder("qwen2-mha-f32"));
+    writer.set("tokenizer.chat_template", Value::String("{{ bos_token }}{{ messages[0].content }}".to_owned()));
+    writer.set("tokenizer.ggml.bos_token_id", Value::U32(1));
+    writer.write(&file, candle_core::quantized::GgmlDType::F32);
+    let checkpoint = Checkpoint::file(&file).expect("a checkpoint");
+    let config = checkpoint.read_other_file("tokenizer_config.json").expect("what is known of it");
+    let config: Json = serde_json::from_slice(&config).expect("JSON");
+    assert_eq!(config["chat_template"], "{{ bos_token }}{{ messages[0].content }}");
+    let tokenizer: Json = serde_json::from_slice(&checkpoint.tokenizer).expect("JSON");
+    let id = &tokenizer["model"]["vocab"][config["bos_token"].as_str().expect("a token")];
+    assert_eq!(id, &Json::from(1));
+    assert_eq!(config["eos_token"], Json::Null);
+    assert_eq!(checkpoint.read_other_file("chat_template.jinja"), None);
+}

@@ -213,6 +213,18 @@ def yes_no_prompts(tokens: Tokens, query: str, documents: list[str], instruction
     return prompts
 
 
+def logit_score_prompts(tokens: Tokens, query: str, documents: list[str], instruction: str | None) -> list[Prompt]:
+    """The messages that sentence-transformers makes of a pair, with the prompt as the system message."""
+    system = [{"role": "system", "content": instruction}] if instruction else []
+    prompts = []
+    for place, text in enumerate(documents):
+        messages = [*system, {"role": "query", "content": query}, {"role": "document", "content": text}]
+        rendered = tokens.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = tokens.ids(rendered)
+        prompts.append(Prompt([place], ids, [len(ids) - 1]))
+    return prompts
+
+
 def first_prompt(tokens: Tokens, query: str, documents: list[str], places: list[int]) -> Prompt:
     """One window, in the chat format, up to and with the `[` that the first identifier follows."""
     listed = "".join(f"[{chr(ord('A') + at)}] {documents[place]}\n" for at, place in enumerate(places))

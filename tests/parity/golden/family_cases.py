@@ -8,7 +8,7 @@ import torch
 from . import families
 from .checkpoints import Reference, Shape, make
 from .families import Prompt, Tokens
-from .family_tokenizer import LLAMA_CHAT, load, train
+from .family_tokenizer import LLAMA_CHAT, PAIR_CHAT, load, train
 from .reference import Pass, hidden_states, next_token_logits, rounded
 from .texts import CASES, written_out
 
@@ -33,6 +33,8 @@ SHAPES = {
     # A checkpoint with a chat template of its own.
     "first-chat": Shape("Qwen2ForCausalLM", 48, 2, 3, 3, 16, 33, VOCABULARY, False, "BF16", max_positions=32_768),
     "yes-no": Shape("Qwen2ForCausalLM", 48, 2, 3, 3, 16, 33, VOCABULARY, True, "BF16", max_positions=32_768),
+    # A CrossEncoder of sentence-transformers on a language model, with a chat template for pairs.
+    "logit-score": Shape("Qwen3ForCausalLM", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=40_960),
 }
 CHATS = ("first-chat", "yes-no")
 FULL_PROMPT = 400  # longer ones are written as count, ends and hash
@@ -128,6 +130,11 @@ def yes_no(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> di
     return pointwise(reference, tokens, prompts, ["Yes", "No"], lambda row: row[:, 0] - row[:, 1])
 
 
+def logit_score(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    prompts = families.logit_score_prompts(tokens, *texts)
+    return pointwise(reference, tokens, prompts, ["Yes", "No"], lambda row: row[:, 0] - row[:, 1])
+
+
 def first(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
     """Windows from the back to the front; each reorders its stretch of the list for the next.
 
@@ -162,6 +169,7 @@ SCORERS = {
     "first": first,
     "first-chat": first,
     "yes-no": yes_no,
+    "logit-score": logit_score,
 }
 
 
@@ -177,6 +185,23 @@ def write_chat(folder: Path, tokens: Tokens) -> None:
     tokens.tokenizer.bos_token = "<|begin_of_text|>"
 
 
+def write_modules(folder: Path, tokens: Tokens) -> None:
+    """What sentence-transformers saves for a CrossEncoder that ends in LogitScore."""
+    modules = [("", "base.modules.transformer.Transformer"), ("1_LogitScore", "cross_encoder.modules.logit_score.LogitScore")]
+    listed = [
+        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.{kind}"}
+        for at, (path, kind) in enumerate(modules)
+    ]
+    answers = {"true_token_id": tokens.id("Yes"), "false_token_id": tokens.id("No"), "module_input_name": "causal_logits"}
+    (folder / "1_LogitScore").mkdir(exist_ok=True)
+    (folder / "modules.json").write_text(json.dumps(listed, indent=2) + "\n")
+    (folder / "1_LogitScore" / "config.json").write_text(json.dumps(answers, indent=2) + "\n")
+    settings = {"transformer_task": "text-generation", "processing_kwargs": {"chat_template": {"add_generation_prompt": True}}}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (folder / "chat_template.jinja").write_text(PAIR_CHAT)
+    tokens.tokenizer.chat_template = PAIR_CHAT
+
+
 def make_family_case(fixtures: Path, name: str) -> None:
     fixtures.mkdir(parents=True, exist_ok=True)
     tokenizer = fixtures / "family-tokenizer.json"
@@ -187,6 +212,8 @@ def make_family_case(fixtures: Path, name: str) -> None:
     tokens = Tokens(load(fixtures / name / "tokenizer.json"))
     if name in CHATS:
         write_chat(fixtures / name, tokens)
+    if name == "logit-score":
+        write_modules(fixtures / name, tokens)
     made = []
     for case in CASES[name]:
         query, documents = written_out(case["query"]), [written_out(text) for text in case["documents"]]

@@ -51,6 +51,21 @@ LLAMA_CHAT = """{{- bos_token }}
 {%- endif %}
 """
 
+# A chat template for a pair of texts, as sentence-transformers' rerankers have.
+PAIR_CHAT = """{%- for message in messages %}
+    {%- if message.role == 'system' %}
+        {{- '<|im_start|>system\n' + message.content + '<|im_end|>\n' }}
+    {%- elif message.role == 'query' %}
+        {{- '<|im_start|>user\nQuery: ' + message.content }}
+    {%- elif message.role == 'document' %}
+        {{- '\nDocument: ' + message.content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
+
 
 def train(path: Path, thinks: bool, llama: bool = False) -> None:
     """`thinks`: with the added tokens of Qwen3's tokenizer; without, as Qwen2.5's. `llama`: with Llama 3's."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from . import gte
 from .checkpoints import STORED, write_tensors
 from .reference import rounded
 from .runtime_cases import byte_tokenizer
@@ -113,13 +114,19 @@ SHAPES = {
         | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 80}},
     ),
     "qwen3-classifier": Shape("Qwen3" + CLASSIFIER, DECODER, "BF16"),
+    "gte-classifier": Shape(
+        "New" + CLASSIFIER,
+        ENCODER
+        | {"type_vocab_size": 1, "layer_norm_eps": 1e-12, "hidden_act": "gelu", "position_embedding_type": "rope"}
+        | {"rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": 8.0}, "pack_qkv": True},
+    ),
 }
 
 
 def random_weight(name: str, like: torch.Tensor, dice: torch.Generator) -> torch.Tensor:
     """Scaled so that a wrong norm, bias, rotation or mask moves the results by far more than the tolerance."""
     noise = torch.randn(like.shape, generator=dice)
-    if "norm" in name.lower() and name.endswith("weight"):
+    if ("norm" in name.lower() or "_ln." in name) and name.endswith("weight"):
         return (1.8 if "q_norm" in name or "k_norm" in name else 1.0) + 0.25 * noise
     if like.dim() == 1:
         return 0.3 * noise
@@ -153,7 +160,7 @@ def as_jina(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def make(folder: Path, shape: Shape, seed: int, tokenizer: Path) -> torch.nn.Module:
     folder.mkdir(parents=True, exist_ok=True)
     dice = torch.Generator().manual_seed(seed)
-    kind = getattr(transformers, shape.base)
+    kind = getattr(gte if shape.base.startswith("New") else transformers, shape.base)
     more = {"reference_compile": False} if "ModernBert" in shape.base else {}
     config = kind.config_class(**shape.config, **more)
     config._attn_implementation = "sdpa"

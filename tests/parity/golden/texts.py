@@ -86,7 +86,7 @@ CASES = {
     ]
     + [{"name": "windows of four", "query": QUERY, "documents": PLAIN, "window": 4, "stride": 2}],
 }
-CASES |= {"first-chat": CASES["first"], "yes-no": EVERYWHERE}
+CASES |= {"first-chat": CASES["first"], "yes-no": EVERYWHERE, "logit-score": EVERYWHERE}
 
 
 def written_out(text: str | list) -> str:

@@ -7,8 +7,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::http::dialects::PassageReply;
 use crate::http::dialects::documents::SentDocuments;
-use crate::rerank::{BudgetReport, CascadeReport, Mode, RankedDocument, Ranking, SkipReason};
+use crate::rerank::{BudgetReport, CascadeReport, MinScoreReport, Mode, RankedDocument, Ranking, SkipReason};
 
 /// The number of documents that Cohere bills as one search.
 const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
@@ -106,6 +107,9 @@ struct DocumentScores {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     spread: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    passage: Option<PassageReply>,
 }
 
 #[derive(Debug, Serialize)]
@@ -139,6 +143,9 @@ struct Meta<'a> {
     warnings: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline, nullable = false)]
+    min_score: Option<MinScoreUsed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline, nullable = false)]
     budget: Option<BudgetUsed<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline, nullable = false)]
@@ -152,6 +159,16 @@ struct Meta<'a> {
 enum ModeUsed {
     Listwise,
     Pointwise,
+}
+
+/// What the minimum score left out; only if the request has one.
+#[derive(Debug, Serialize, ToSchema)]
+struct MinScoreUsed {
+    /// The least relevance of a result: the request's number, or the one that `auto` chose.
+    #[schema(minimum = 0, maximum = 1)]
+    min_score: f32,
+    /// The documents with a lower score.
+    left_out: usize,
 }
 
 /// What was left out to keep to the request's budget; only if it has one.
@@ -267,6 +284,7 @@ impl From<&RankedDocument> for DocumentScores {
             truncated: row.truncated(),
             stage: row.stage,
             spread: row.spread,
+            passage: PassageReply::of(row),
         }
     }
 }
@@ -281,6 +299,9 @@ impl<'a> Meta<'a> {
             slates: ranking.slates,
             profile: ranking.profile.as_deref(),
             warnings: &ranking.warnings,
+            min_score: ranking
+                .min_score
+                .map(|MinScoreReport { min_score, left_out }| MinScoreUsed { min_score, left_out }),
             budget: ranking.budget.as_ref().map(BudgetUsed::from),
             cascade: ranking.cascade.as_ref().map(CascadeUsed::from),
             timing_ms: Timing {
@@ -336,6 +357,7 @@ mod tests {
             tokens_read: 2,
             stage: None,
             spread: None,
+            passage: None,
         };
         let row = RerankResult { scores: (&row).into(), document: None };
         let json = serde_json::to_string(&row).unwrap();

@@ -9,6 +9,8 @@ impl Run {
     /// Puts the ranking together. Scores fall along it.
     pub(super) fn into_ranking(mut self, context: &RequestContext) -> (Ranking, CascadeReport) {
         scale_down_earlier_stages(&mut self.order);
+        let last = self.ranked_by.and_then(|index| self.stages[index].ready.as_ref().ok());
+        let relevant_from = last.and_then(|ready| ready.reranker.relevant_from());
         let count = self.documents.len();
         let read = self.order.iter().filter(|document| document.stage != Some(0)).count();
         let truncated = |document: &&RankedDocument| document.tokens_read > 0 && document.truncated();
@@ -26,22 +28,23 @@ impl Run {
             self.warnings.push(format!("budget: nothing was left for stage {}", skipped.join(", ")));
         }
         let report = CascadeReport { tokens_saved: self.tokens_saved(), name: self.name, stages: self.reports };
-        let mut results = self.order;
-        results.truncate(self.request.top_n.unwrap_or(usize::MAX));
         let timing = context.timeline.timing(context.received_at.elapsed());
-        let ranking = Ranking {
-            results,
+        let mut ranking = Ranking {
+            results: self.order,
             documents: count,
             model: self.request.model.as_deref().unwrap_or_default().to_owned(),
             profile: self.profile,
             mode: self.mode,
             slates: self.slates,
+            passages: self.passages,
             usage,
             warnings: self.warnings,
+            min_score: None,
             budget,
             cascade: Some(report.clone()),
             timing,
         };
+        ranking.select(self.min_score, relevant_from, self.request.top_n);
         (ranking, report)
     }
 

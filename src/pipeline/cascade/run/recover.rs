@@ -64,6 +64,7 @@ fn is_stage_failure(error: &RerankError) -> bool {
         RerankError::InvalidField { .. }
         | RerankError::NoDocuments { .. }
         | RerankError::TooManyDocuments { .. }
+        | RerankError::TooManyPassages { .. }
         | RerankError::TextTooLong { .. }
         | RerankError::UnknownModel { .. }
         | RerankError::UnsupportedMode { .. }

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::super::cpu::{Attention, Heads};
+use super::super::cpu::{Attention, Heads, PanelMemory};
 use super::super::span::Span;
 use super::Scores;
 
@@ -51,7 +51,7 @@ impl CustomOp3 for PackedAttention<'_> {
             soft_cap: self.scores.soft_cap,
         };
         let mut output = vec![0f32; queries * heads * dim];
-        attention.run(self.spans, self.in_bf16, &mut output);
+        attention.run(self.spans, self.in_bf16, &mut PanelMemory::default(), &mut output);
         Ok((CpuStorage::F32(output), (queries, heads * dim).into()))
     }
 }

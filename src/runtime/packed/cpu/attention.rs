@@ -23,9 +23,10 @@ use rayon::prelude::*;
 
 use self::operand::Operand;
 use super::super::span::Span;
+use super::at_least;
 use super::gemm::instructions::arch;
 use super::gemm::instructions::multiplies_bf16;
-use super::gemm::{COLUMNS, Epilogue, Lhs, OutputTile, ROWS, TileProduct, start_in_blocks};
+use super::gemm::{COLUMNS, Epilogue, Lhs, OutputTile, ROWS, TileProduct};
 use super::rows;
 use super::rows::{LANES, across, dot, exp, vectorised};
 
@@ -69,11 +70,25 @@ pub(in crate::runtime::packed) struct Attention<'a> {
     pub soft_cap: Option<f32>,
 }
 
+/// The memory of the panels, kept from one layer to the next: a new vector of this size would cost a page fault per page.
+#[derive(Default)]
+pub(in crate::runtime::packed) struct PanelMemory {
+    f32: Panels<f32>,
+    bf16: Panels<bf16>,
+}
+
 /// Keys and values in panels. A [`KeyRun`] has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
-/// length rounded up to a multiple of 32 in both.
+/// length rounded up to a multiple of 32 in both. What lies beyond its length is left of earlier use and meets no weight.
+#[derive(Default)]
 struct Panels<E> {
     keys: Vec<E>,
     values: Vec<E>,
+}
+
+impl PanelMemory {
+    pub fn bytes(&self) -> usize {
+        (self.f32.keys.len() + self.f32.values.len()) * 4 + (self.bf16.keys.len() + self.bf16.values.len()) * 2
+    }
 }
 
 /// Keys that lie one after the other in panels, as one span sees them.
@@ -113,18 +128,18 @@ impl Attention<'_> {
 
     /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order. With `in_bf16`, products are of bf16,
     /// where the processor has them.
-    pub fn run(&self, spans: &[Span], in_bf16: bool, output: &mut [f32]) {
+    pub fn run(&self, spans: &[Span], in_bf16: bool, memory: &mut PanelMemory, output: &mut [f32]) {
         if in_bf16 && multiplies_bf16() {
-            self.run_in::<bf16>(spans, output);
+            self.run_in(spans, &mut memory.bf16, output);
         } else {
-            self.run_in::<f32>(spans, output);
+            self.run_in(spans, &mut memory.f32, output);
         }
     }
 
-    fn run_in<E: Operand>(&self, spans: &[Span], output: &mut [f32]) {
+    fn run_in<E: Operand>(&self, spans: &[Span], panels: &mut Panels<E>, output: &mut [f32]) {
         let group = self.heads / self.kv_heads;
         let (runs, ranges) = self.key_runs(spans);
-        let panels: Panels<E> = self.lay_out(&ranges);
+        self.lay_out(&ranges, panels);
         let tile_rows = (QUERY_TILE / group).max(1);
         let width = self.heads * self.dim;
         let mut tiles = Vec::new();
@@ -152,7 +167,7 @@ impl Attention<'_> {
                 return self.few(tile.span, tile.output);
             }
             for kv_head in 0..self.kv_heads {
-                self.tile(&mut tile, kv_head, &panels, scratch);
+                self.tile(&mut tile, kv_head, panels, scratch);
             }
         });
     }
@@ -193,12 +208,12 @@ impl Attention<'_> {
     }
 
     /// Keys and values in panels, a run for each list of ranges.
-    fn lay_out<E: Operand>(&self, runs: &[Vec<Range<usize>>]) -> Panels<E> {
+    fn lay_out<E: Operand>(&self, runs: &[Vec<Range<usize>>], panels: &mut Panels<E>) {
         let rows = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
         let padded = runs.iter().map(|ranges| rows(ranges).next_multiple_of(COLUMNS)).sum::<usize>();
         let length = padded * self.dim * self.kv_heads;
-        let (mut keys, mut values) = (vec![E::default(); length], vec![E::default(); length]);
-        let (mut keys_left, mut values_left) = (keys.as_mut_slice(), values.as_mut_slice());
+        let mut keys_left = at_least(&mut panels.keys, length);
+        let mut values_left = at_least(&mut panels.values, length);
         let mut tasks = Vec::new();
         for ranges in runs {
             let of_head = rows(ranges).next_multiple_of(COLUMNS) * self.dim;
@@ -213,12 +228,8 @@ impl Attention<'_> {
             let rows: Vec<usize> = ranges.iter().cloned().flatten().collect();
             let panels = keys.par_chunks_mut(COLUMNS * self.dim).zip(rows.par_chunks(COLUMNS));
             panels.for_each(|(panel, rows)| {
-                vectorised!({
-                    for (column, &row) in rows.iter().enumerate() {
-                        let key = &self.k.from(row, head)[..self.dim];
-                        E::scatter(key, 1., &mut panel[column * E::UNIT..], COLUMNS);
-                    }
-                });
+                let key = |column: usize| &self.k.from(rows[column], head)[..self.dim];
+                vectorised!(operand::fill_key_panel(rows.len(), key, panel));
             });
             let panels = values.par_chunks_mut(rows.len().next_multiple_of(COLUMNS) * COLUMNS);
             panels.enumerate().for_each(|(number, panel)| {
@@ -230,7 +241,6 @@ impl Attention<'_> {
                 });
             });
         });
-        Panels { keys, values }
     }
 
     /// One tile of queries for the heads that read `kv_head`.
@@ -281,7 +291,7 @@ impl Attention<'_> {
             let source = &self.q[(first + row) * width + kv_head * of_group..][..of_group];
             for (head, source) in source.chunks_exact(self.dim).enumerate() {
                 let line = row * of_group / self.dim + head;
-                E::scatter(source, self.scale, &mut scratch.queries[start_in_blocks::<E>(line, self.dim)..], ROWS);
+                E::scaled(source, self.scale, &mut scratch.queries[line * self.dim..][..self.dim]);
             }
         }
         scratch.output.fill(0.);
@@ -363,7 +373,7 @@ impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
         for (number, right) in panels.enumerate() {
             let product = TileProduct {
                 depth: self.dim,
-                left: Lhs::Blocks { values: queries },
+                left: Lhs { values: queries, distance: self.dim },
                 right,
                 target: OutputTile::new(&mut scores[number * COLUMNS..], lines, COLUMNS, KEY_TILE),
                 epilogue: Epilogue::None,
@@ -393,7 +403,7 @@ impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
         for (number, right) in self.value_panels.chunks(self.value_panel_distance).enumerate() {
             let product = TileProduct {
                 depth,
-                left: Lhs::Rows { values: weights, distance: KEY_TILE },
+                left: Lhs { values: weights, distance: KEY_TILE },
                 right,
                 target: OutputTile::new(&mut output[number * COLUMNS..], lines, COLUMNS, self.dim),
                 epilogue: Epilogue::Rescale(rescale),

@@ -12,6 +12,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(super) mod instructions;
+mod micro_kernel;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use half::bf16;
 use pulp::Simd;
 
 use self::instructions::{Bf16Path, Int8Path};
+use self::micro_kernel::{F32Kernel, MicroKernel};
 
 /// Columns of the right side and of the target.
 pub(super) const COLUMNS: usize = 32;
@@ -62,22 +64,15 @@ pub(super) struct Scales<'a> {
     pub rows: &'a [f32],
     /// `[groups, 32]`.
     pub columns: &'a [f32],
-    /// 128 times the sum of each column of the right side, `[groups, 32]`.
+    /// -128 times the sum of each column of the right side, `[groups, 32]`: what makes up for the 128.
     pub offsets: &'a [i32],
 }
 
-/// The left side of a product.
+/// The left side of a product: rows that are `distance` elements apart.
 #[derive(Clone, Copy)]
-pub(super) enum Lhs<'a, E> {
-    /// Rows that are `distance` elements apart.
-    Rows { values: &'a [E], distance: usize },
-    /// `[rows / 12, depth, 12]`: units of the same place in 12 rows lie side by side.
-    Blocks { values: &'a [E] },
-}
-
-/// Where a row starts in [`Lhs::Blocks`]; its units follow 12 units apart.
-pub(super) fn start_in_blocks<E: Element>(row: usize, depth: usize) -> usize {
-    row / ROWS * ROWS * depth + row % ROWS * E::UNIT
+pub(super) struct Lhs<'a, E> {
+    pub values: &'a [E],
+    pub distance: usize,
 }
 
 /// A rectangle of a matrix, borrowed for writing. Its rows are `distance` elements apart.
@@ -257,12 +252,8 @@ impl<E: Element> TileProduct<'_, E> {
     fn check(&self) {
         let OutputTile { rows, columns, .. } = self.target;
         assert!(columns == COLUMNS && self.depth.is_multiple_of(E::UNIT));
-        assert!(match self.left {
-            Lhs::Rows { values, distance } => {
-                distance.is_multiple_of(E::UNIT) && (rows == 0 || (rows - 1) * distance + self.depth <= values.len())
-            }
-            Lhs::Blocks { values } => rows.next_multiple_of(ROWS) * self.depth <= values.len(),
-        });
+        let Lhs { values, distance } = self.left;
+        assert!(distance.is_multiple_of(E::UNIT) && (rows == 0 || (rows - 1) * distance + self.depth <= values.len()));
         assert!(self.depth * COLUMNS <= self.right.len());
     }
 
@@ -292,49 +283,75 @@ impl<E: Element> TileProduct<'_, E> {
     }
 
     /// # Safety
-    /// As for [`Self::run`]; `HEIGHT` rows from `first` on are there, and in one block where there are blocks.
+    /// As for [`Self::run`]; `HEIGHT` rows from `first` on are there.
     #[inline(always)]
     unsafe fn step<R: MicroKernel, const HEIGHT: usize, const VECTORS: usize>(&self, kernel: R, first: usize) {
+        let units = self.depth / E::UNIT;
+        let mut totals = [[kernel.no_total(); VECTORS]; HEIGHT];
+        // SAFETY: the caller's.
+        unsafe {
+            match kernel.group() {
+                None => self.add_group(kernel, &mut totals, first, 0, 0..units),
+                Some(size) => {
+                    for (group, start) in (0..units.max(1)).step_by(size).enumerate() {
+                        let range = start..units.min(start + size);
+                        self.add_group(kernel, &mut totals, first, group, range);
+                    }
+                }
+            }
+        }
+        for (row, totals) in totals.iter().enumerate() {
+            for (vector, total) in totals.iter().enumerate() {
+                // SAFETY: what the check has found: every row lies inside its slice.
+                unsafe { kernel.store(*total, self.place(first + row, vector * COLUMNS / VECTORS)) }
+            }
+        }
+    }
+
+    /// Where an element of the output lies.
+    ///
+    /// # Safety
+    /// [`Self::check`] has passed, and the element is inside.
+    #[inline(always)]
+    unsafe fn place(&self, row: usize, column: usize) -> *mut f32 {
+        // SAFETY: the caller's.
+        unsafe { self.target.first.add(row * self.target.distance + column) }
+    }
+
+    /// Adds the products of a group of units to `totals`.
+    ///
+    /// # Safety
+    /// As for [`Self::step`].
+    #[inline(always)]
+    unsafe fn add_group<R: MicroKernel, const HEIGHT: usize, const VECTORS: usize>(
+        &self,
+        kernel: R,
+        totals: &mut [[R::Total; VECTORS]; HEIGHT],
+        first: usize,
+        group: usize,
+        units: Range<usize>,
+    ) {
         // SAFETY: what the check has found: every row lies inside its slice.
         unsafe {
-            let target = self.target.first.add(first * self.target.distance);
-            let place = |row: usize, vector: usize| target.add(row * self.target.distance + vector * COLUMNS / VECTORS);
-            let units = self.depth / E::UNIT;
-            for (group, first_unit) in (0..units.max(1)).step_by(kernel.group()).enumerate() {
-                let range = first_unit..units.min(first_unit.saturating_add(kernel.group()));
-                let mut sums = [[kernel.zero(); VECTORS]; HEIGHT];
-                if kernel.rescales() {
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        for (vector, sum) in sums.iter_mut().enumerate() {
-                            *sum = kernel.rescale(first + row, place(row, vector));
-                        }
-                    }
+            // Loops, because closures of the library's functions would not have the kernel's instructions.
+            let mut sums = [[kernel.zero(); VECTORS]; HEIGHT];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                for (vector, sum) in sums.iter_mut().enumerate() {
+                    let column = vector * COLUMNS / VECTORS;
+                    *sum = kernel.start(group, first + row, column, self.place(first + row, column));
                 }
-                // One loop for each, so that distances are known where they can be.
-                match self.left {
-                    Lhs::Rows { values, distance } => {
-                        let left = values.as_ptr().add(first * distance).cast::<R::Unit>();
-                        let distance = distance / E::UNIT;
-                        let left = |row: usize, unit: usize| left.add(row * distance + unit).read_unaligned();
-                        self.sum(kernel, &mut sums, range, left);
-                    }
-                    Lhs::Blocks { values } => {
-                        let block = values.as_ptr().add(first / ROWS * ROWS * self.depth).cast::<R::Unit>();
-                        let left = block.add(first % ROWS);
-                        let left = |row: usize, unit: usize| left.add(unit * ROWS + row).read_unaligned();
-                        self.sum(kernel, &mut sums, range, left);
-                    }
-                }
-                for (row, sums) in sums.iter().enumerate() {
-                    for (vector, sum) in sums.iter().enumerate() {
-                        kernel.end(*sum, group, first + row, vector * COLUMNS / VECTORS, place(row, vector));
-                    }
+            }
+            self.sum(kernel, &mut sums, first, units);
+            for (row, sums) in sums.iter().enumerate() {
+                for (vector, sum) in sums.iter().enumerate() {
+                    let total = &mut totals[row][vector];
+                    *total = kernel.end(*sum, *total, group, first + row, vector * COLUMNS / VECTORS);
                 }
             }
         }
     }
 
-    /// Adds the products of some units to `sums`; `left` gives a unit of the left side by row and place.
+    /// Adds the products of some units to `sums`, whose first row is `first`.
     ///
     /// # Safety
     /// As for [`Self::run`].
@@ -343,103 +360,27 @@ impl<E: Element> TileProduct<'_, E> {
         &self,
         kernel: R,
         sums: &mut [[R::Sum; VECTORS]; HEIGHT],
+        first: usize,
         units: Range<usize>,
-        left: impl Fn(usize, usize) -> R::Unit,
     ) {
         let right = self.right.as_ptr().cast::<R::Unit>();
+        let distance = self.left.distance / E::UNIT;
+        // SAFETY: the check has found the rows of the left side.
+        let left = unsafe { self.left.values.as_ptr().add(first * self.left.distance).cast::<R::Unit>() };
         for unit in units {
             // SAFETY: the check has found `depth` rows of COLUMNS elements on the right side.
-            let vectors: [R::Right; VECTORS] = std::array::from_fn(|vector| unsafe {
-                kernel.read(right.add(unit * COLUMNS + vector * COLUMNS / VECTORS))
-            });
+            let mut vectors = [unsafe { kernel.read(right.add(unit * COLUMNS)) }; VECTORS];
+            for (vector, read) in vectors.iter_mut().enumerate().skip(1) {
+                // SAFETY: as above.
+                *read = unsafe { kernel.read(right.add(unit * COLUMNS + vector * COLUMNS / VECTORS)) };
+            }
             for (row, sums) in sums.iter_mut().enumerate() {
-                let value = left(row, unit);
+                // SAFETY: as above.
+                let value = unsafe { left.add(row * distance + unit).read_unaligned() };
                 for (sum, vector) in sums.iter_mut().zip(vectors) {
                     *sum = kernel.add_product(*sum, value, vector);
                 }
             }
         }
-    }
-}
-
-/// How a processor multiplies units. Pointers need no alignment; [`TileProduct::check`] has checked them.
-trait MicroKernel: Copy {
-    type Unit: Copy;
-    /// Several sums.
-    type Sum: Copy;
-    /// As many units of the right side.
-    type Right: Copy;
-
-    fn zero(self) -> Self::Sum;
-
-    /// Units along the depth after which the sums are written.
-    #[inline(always)]
-    fn group(self) -> usize {
-        usize::MAX
-    }
-
-    /// Whether the output's rows are rescaled and added to.
-    #[inline(always)]
-    fn rescales(self) -> bool {
-        false
-    }
-
-    /// A row of the output times its factor; zeros if rows are not rescaled.
-    #[inline(always)]
-    unsafe fn rescale(self, _row: usize, _from: *const f32) -> Self::Sum {
-        self.zero()
-    }
-
-    unsafe fn read(self, from: *const Self::Unit) -> Self::Right;
-    fn add_product(self, sum: Self::Sum, left: Self::Unit, right: Self::Right) -> Self::Sum;
-    /// Writes the sums of a row, from a column on: those of the first group, or adds those of a later one.
-    unsafe fn end(self, sum: Self::Sum, group: usize, row: usize, column: usize, to: *mut f32);
-}
-
-/// f32, a unit of one element.
-#[derive(Clone, Copy)]
-struct F32Kernel<S> {
-    simd: S,
-    rescale: Option<*const f32>,
-}
-
-impl<S: Simd> MicroKernel for F32Kernel<S> {
-    type Unit = f32;
-    type Sum = S::f32s;
-    type Right = S::f32s;
-
-    #[inline(always)]
-    fn zero(self) -> S::f32s {
-        self.simd.splat_f32s(0.)
-    }
-
-    #[inline(always)]
-    fn rescales(self) -> bool {
-        self.rescale.is_some()
-    }
-
-    #[inline(always)]
-    unsafe fn rescale(self, row: usize, from: *const f32) -> S::f32s {
-        let Some(rescale) = self.rescale else { return self.zero() };
-        // SAFETY: the caller's.
-        let (factor, sum) = unsafe { (*rescale.add(row), from.cast::<S::f32s>().read_unaligned()) };
-        self.simd.mul_f32s(sum, self.simd.splat_f32s(factor))
-    }
-
-    #[inline(always)]
-    unsafe fn read(self, from: *const f32) -> S::f32s {
-        // SAFETY: the caller's.
-        unsafe { from.cast::<S::f32s>().read_unaligned() }
-    }
-
-    #[inline(always)]
-    fn add_product(self, sum: S::f32s, left: f32, right: S::f32s) -> S::f32s {
-        self.simd.mul_add_e_f32s(self.simd.splat_f32s(left), right, sum)
-    }
-
-    #[inline(always)]
-    unsafe fn end(self, sum: S::f32s, _: usize, _: usize, _: usize, to: *mut f32) {
-        // SAFETY: the caller's.
-        unsafe { to.cast::<S::f32s>().write_unaligned(sum) }
     }
 }

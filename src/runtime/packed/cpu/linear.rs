@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::at_least;
 use super::gemm::instructions::arch;
 use super::gemm::{COLUMNS, Element, Epilogue, Lhs, OutputTile, ROWS, Scales, TileProduct};
+use super::quantise::{quantise_biased, quantise_signed};
 use super::rows::{self, vectorised};
 
 /// Rows that one task prepares or copies at a time.
@@ -162,7 +163,7 @@ impl Linear {
                     for (row, (target, scales)) in rows.enumerate() {
                         make(task * TASK_ROWS + row, wide);
                         // What lies beyond the width meets weights of zero.
-                        vectorised!(quantise_groups(wide, target, scales, groups.size, biased));
+                        quantise_biased(wide, target, scales, groups.size);
                     }
                 });
             }
@@ -218,7 +219,7 @@ impl Linear {
                 let output = first + column + inner;
                 arch().dispatch(Run(TileProduct {
                     depth,
-                    left: Lhs::Rows { values: &left[row * depth..], distance: depth },
+                    left: Lhs { values: &left[row * depth..], distance: depth },
                     right: &panels[output * depth..][..COLUMNS * depth],
                     target,
                     epilogue: epilogue(row, output),
@@ -250,34 +251,14 @@ fn int8(rows: &[f32], inputs: usize, groups: Groups) -> Weights {
     let scratch = || vec![0f32; groups.count];
     tasks.for_each_init(scratch, |of_row, ((rows, integers), (scales, offsets))| {
         for (column, (row, integers)) in rows.chunks_exact(inputs).zip(integers.chunks_exact_mut(inputs)).enumerate() {
-            vectorised!(quantise_groups(row, integers, of_row, groups.size, |value| value as i8));
+            quantise_signed(row, integers, of_row, groups.size);
             for (group, integers) in integers.chunks(groups.size).enumerate() {
                 scales[group * COLUMNS + column] = of_row[group];
-                offsets[group * COLUMNS + column] = 128 * integers.iter().map(|value| i32::from(*value)).sum::<i32>();
+                offsets[group * COLUMNS + column] = -128 * integers.iter().map(|value| i32::from(*value)).sum::<i32>();
             }
         }
     });
     Weights::Int8 { panels: in_panels(&integers, inputs), scales, offsets, groups }
-}
-
-/// The integers of a row, and the scale of each group of it. To be called where loops are vectorised.
-#[inline(always)]
-fn quantise_groups<T>(
-    row: &[f32],
-    integers: &mut [T],
-    scales: &mut [f32],
-    group: usize,
-    stored: impl Fn(i32) -> T + Copy,
-) {
-    for ((row, integers), scale) in row.chunks(group).zip(integers.chunks_mut(group)).zip(scales) {
-        *scale = rows::quantise(row, &mut integers[..row.len()], stored);
-    }
-}
-
-/// An integer as left sides store it.
-#[inline(always)]
-fn biased(value: i32) -> u8 {
-    (value + 128) as u8
 }
 
 /// Rows of weights, `[outputs, inputs]`, in panels.

@@ -13,7 +13,9 @@ mod gemm;
 mod large_product;
 mod layer;
 mod linear;
+mod quantise;
 mod rows;
+mod transpose;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +23,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::Result;
 use rayon::prelude::*;
 
-pub(super) use self::attention::{Attention, Heads};
+pub(super) use self::attention::{Attention, Heads, PanelMemory};
 use self::blocks::Blocks;
 pub(super) use self::embeddings::CpuEmbeddings;
 pub(super) use self::gemm::instructions::{multiplies_bf16, multiplies_i8};
@@ -37,7 +39,7 @@ use crate::runtime::spec::{LayerSpec, ModelSpec, NormPlacement, RotarySpec};
 use crate::runtime::tensors::TensorTable;
 
 /// Rows that go through products together: enough for them, few enough for a cache.
-const BLOCK_ROWS: usize = 768;
+pub(super) const BLOCK_ROWS: usize = 768;
 /// The same where one thread runs alone: what the widest product of a block makes stays in this many bytes of its own cache.
 const LANE_BYTES: usize = 768 << 10;
 /// Fewest rows of such a block.
@@ -78,6 +80,7 @@ struct Workspace {
     /// `[kv_heads, key rows, dim]` each: a head's rows lie together, as its tiles read them.
     k: Vec<f32>,
     v: Vec<f32>,
+    panels: PanelMemory,
     /// `[rows, heads * dim]`.
     attended: Vec<f32>,
 }
@@ -187,7 +190,7 @@ impl CpuLayers {
         let attention = &self.spec.attention;
         let (heads, kv_heads, dim) = (attention.heads, attention.kv_heads, attention.head_dim);
         let key_rows = rows.positions.len() + blocks.cached_rows();
-        let Workspace { input, output, q, k, v, attended, .. } = workspace;
+        let Workspace { input, output, q, k, v, panels, attended, .. } = workspace;
         let k = at_least(k, key_rows * kv_heads * dim);
         let v = at_least(v, key_rows * kv_heads * dim);
         blocks.exchange(rows.positions.len(), k, v);
@@ -195,7 +198,7 @@ impl CpuLayers {
         let (scale, soft_cap) = (attention.scale, attention.soft_cap);
         let attention = Attention { q, k: heads_of(k), v: heads_of(v), heads, kv_heads, dim, scale, soft_cap };
         let attended = at_least(attended, x.len() / hidden * query_width);
-        attention.run(rows.spans, self.attention_in_bf16, attended);
+        attention.run(rows.spans, self.attention_in_bf16, panels, attended);
         let block_rows = self.block_rows();
         for (attended, x) in attended.chunks(block_rows * query_width).zip(x.chunks_mut(block_rows * hidden)) {
             layer.output.prepare(x.len() / hidden, input, |row, target| {
@@ -387,6 +390,6 @@ fn at_least<T: Copy + Default>(memory: &mut Vec<T>, length: usize) -> &mut [T] {
 impl Workspace {
     fn bytes(&self) -> usize {
         let floats = [&self.output, &self.q, &self.k, &self.v, &self.attended].map(Vec::len).iter().sum::<usize>() * 4;
-        floats + self.input.bytes() + self.inner.bytes()
+        floats + self.input.bytes() + self.inner.bytes() + self.panels.bytes()
     }
 }

@@ -273,34 +273,6 @@ pub(super) fn to_bf16(source: &[f32], target: &mut [bf16]) {
     }
 }
 
-/// The nearest multiples of a scale, which is returned: the largest magnitude over 127. NaN and infinities give a scale
-/// that is not finite, so that nothing hides them.
-#[inline(always)]
-pub(super) fn quantise<T>(source: &[f32], target: &mut [T], stored: impl Fn(i32) -> T) -> f32 {
-    let mut largest = [0f32; LANES];
-    let (chunks, rest) = source.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (largest, value) in largest.iter_mut().zip(chunk) {
-            let magnitude = value.abs();
-            *largest = if magnitude <= *largest { *largest } else { magnitude };
-        }
-    }
-    let larger = |a: f32, b: f32| if a >= b || a.is_nan() { a } else { b };
-    let largest = rest.iter().map(|value| value.abs()).fold(across(largest, larger), larger);
-    let inverse = if largest > 0. { 127. / largest } else { 0. };
-    for (target, value) in target.iter_mut().zip(source) {
-        *target = stored(round(value * inverse));
-    }
-    largest / 127.
-}
-
-/// The nearest integer of a number whose magnitude is below 2^22.
-#[inline(always)]
-fn round(x: f32) -> i32 {
-    const ROUND: f32 = 12_582_912.;
-    (x + ROUND).to_bits().cast_signed().wrapping_sub(ROUND.to_bits().cast_signed())
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -352,15 +324,6 @@ mod tests {
         }
 
         #[test]
-        fn integers_are_off_by_half_a_step_at_most(values in prop::collection::vec(-1e3f32..1e3, 1..100)) {
-            let mut integers = vec![0; values.len()];
-            let scale = vectorised!(quantise(&values, &mut integers, |value| value as i8));
-            for (value, integer) in values.iter().zip(&integers) {
-                prop_assert!((f32::from(*integer) * scale - value).abs() <= scale * 0.501, "{value} {integer} {scale}");
-            }
-        }
-
-        #[test]
         fn a_norm_is_its_formula(row in prop::collection::vec(-1e2f32..1e2, 1..80)) {
             let weight: Vec<f32> = (0..row.len()).map(|n| n as f32 * 0.1 - 1.).collect();
             let mean = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / row.len() as f64;
@@ -387,16 +350,13 @@ mod tests {
 
     #[test]
     fn nan_and_infinity_survive() {
-        let mut integers = [0i8; 20];
         for value in [f32::NAN, f32::INFINITY] {
             let mut row = [1f32; 20];
             row[3] = value;
-            assert!(!quantise(&row, &mut integers, |value| value as i8).is_finite());
             let mut gated = [0.; 20];
             super::gated(Activation::Silu, &row, &[1.; 20], &mut gated);
             assert!(!gated[3].is_finite());
         }
-        assert!(quantise(&[0.; 20], &mut integers, |value| value as i8).abs() < f32::MIN_POSITIVE);
         for function in [exp, erf, tanh, relu, gelu_erf, gelu_tanh] {
             assert!(function(f32::NAN).is_nan());
         }

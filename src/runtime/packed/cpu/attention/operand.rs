@@ -6,11 +6,15 @@ use half::bf16;
 
 use crate::runtime::packed::cpu::gemm::{COLUMNS, Element};
 use crate::runtime::packed::cpu::rows;
+use crate::runtime::packed::cpu::transpose::{SIDE, Square, transpose};
 
-/// The type that attention multiplies.
+/// The type that attention multiplies. A unit has 32 bits: one f32, or two neighbours along the depth in bf16.
 pub(super) trait Operand: Element<Lhs = Self> {
-    /// Writes the units of a row, scaled, `distance` units apart.
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize);
+    /// A row in this type, scaled.
+    fn scaled(row: &[f32], scale: f32, target: &mut [Self]);
+
+    /// As many units as a [`Square`] is wide, as they lie in memory. `row` has the elements of so many.
+    fn units(row: &[f32]) -> [u32; SIDE];
 
     /// Writes two neighbours along the depth as units; the first alone where there is no second one or no room for it.
     fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]);
@@ -19,12 +23,36 @@ pub(super) trait Operand: Element<Lhs = Self> {
     fn as_operand<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self];
 }
 
+/// Writes `count` keys, at most 32, as a panel, `[dim, 32]` in units; the other columns get what never meets a weight.
+#[inline(always)]
+pub(super) fn fill_key_panel<'a, E: Operand>(count: usize, key: impl Fn(usize) -> &'a [f32], panel: &mut [E]) {
+    let mut square: Square = [[0; SIDE]; SIDE];
+    let width = SIDE * E::UNIT;
+    for first in (0..count).step_by(SIDE) {
+        for (part, target) in panel.chunks_exact_mut(width * COLUMNS).enumerate() {
+            for (row, units) in square.iter_mut().enumerate().take(count - first) {
+                *units = E::units(&key(first + row)[part * width..][..width]);
+            }
+            transpose(&square, &mut target[first * E::UNIT..], COLUMNS * E::UNIT);
+        }
+    }
+}
+
 impl Operand for f32 {
     #[inline(always)]
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
-        for (target, value) in target.iter_mut().step_by(distance).zip(row) {
+    fn scaled(row: &[f32], scale: f32, target: &mut [Self]) {
+        for (target, value) in target.iter_mut().zip(row) {
             *target = value * scale;
         }
+    }
+
+    #[inline(always)]
+    fn units(row: &[f32]) -> [u32; SIDE] {
+        let mut units = [0; SIDE];
+        for (unit, value) in units.iter_mut().zip(row) {
+            *unit = value.to_bits();
+        }
+        units
     }
 
     #[inline(always)]
@@ -40,20 +68,25 @@ impl Operand for f32 {
 
 impl Operand for bf16 {
     #[inline(always)]
-    fn scatter(row: &[f32], scale: f32, target: &mut [Self], distance: usize) {
-        // Narrowed in vectors, then moved a unit at a time.
-        let (mut scaled, mut rounded) = ([0.; COLUMNS], [Self::ZERO; COLUMNS]);
-        let targets = target.chunks_mut(COLUMNS * distance);
-        for (source, target) in row.chunks(COLUMNS).zip(targets) {
+    fn scaled(row: &[f32], scale: f32, target: &mut [Self]) {
+        let mut scaled = [0.; COLUMNS];
+        for (source, target) in row.chunks(COLUMNS).zip(target.chunks_mut(COLUMNS)) {
             for (scaled, value) in scaled.iter_mut().zip(source) {
                 *scaled = value * scale;
             }
-            rows::to_bf16(&scaled, &mut rounded);
-            let units = rounded[..source.len()].chunks_exact(Self::UNIT);
-            for (target, unit) in target.chunks_mut(Self::UNIT * distance).zip(units) {
-                target[..Self::UNIT].copy_from_slice(unit);
-            }
+            rows::to_bf16(&scaled, target);
         }
+    }
+
+    #[inline(always)]
+    fn units(row: &[f32]) -> [u32; SIDE] {
+        let mut narrow = [Self::ZERO; 2 * SIDE];
+        rows::to_bf16(row, &mut narrow);
+        let mut units = [0; SIDE];
+        for (unit, [first, second]) in units.iter_mut().zip(narrow.as_chunks::<2>().0) {
+            *unit = u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16;
+        }
+        units.map(u32::to_le)
     }
 
     #[inline(always)]
@@ -63,8 +96,9 @@ impl Operand for bf16 {
         if let Some(second) = second {
             rows::to_bf16(second, &mut second_bf16);
         }
-        for ((unit, first), second) in target.chunks_exact_mut(Self::UNIT).zip(first_bf16).zip(second_bf16) {
-            unit.copy_from_slice(&[first, second]);
+        let (units, _) = target.as_chunks_mut::<2>();
+        for ((unit, first), second) in units.iter_mut().zip(first_bf16).zip(second_bf16) {
+            *unit = [first, second];
         }
     }
 

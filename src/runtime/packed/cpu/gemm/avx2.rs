@@ -6,7 +6,7 @@ use std::arch::x86_64::{
     __m256, __m256i, _mm256_abs_epi8, _mm256_add_epi32, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps,
     _mm256_dpbusd_avx_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
     _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_sub_epi32, _mm256_xor_si256,
+    _mm256_setzero_si256, _mm256_sign_epi8, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_xor_si256,
 };
 
 use half::bf16;
@@ -56,6 +56,7 @@ fn widen(pairs: __m256i) -> [__m256; 2] {
 impl MicroKernel for Bf16Kernel {
     type Unit = i32;
     type Sum = __m256;
+    type Total = __m256;
     type Right = __m256i;
 
     #[inline(always)]
@@ -65,12 +66,12 @@ impl MicroKernel for Bf16Kernel {
     }
 
     #[inline(always)]
-    fn rescales(self) -> bool {
-        self.rescale.is_some()
+    fn no_total(self) -> __m256 {
+        self.zero()
     }
 
     #[inline(always)]
-    unsafe fn rescale(self, row: usize, from: *const f32) -> __m256 {
+    unsafe fn start(self, _: usize, row: usize, _: usize, from: *const f32) -> __m256 {
         let Some(rescale) = self.rescale else { return self.zero() };
         // SAFETY: the caller's, and as above.
         unsafe { _mm256_mul_ps(_mm256_loadu_ps(from), _mm256_set1_ps(*rescale.add(row))) }
@@ -93,26 +94,35 @@ impl MicroKernel for Bf16Kernel {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: __m256, _: usize, _: usize, _: usize, to: *mut f32) {
+    unsafe fn end(self, sum: __m256, _: __m256, _: usize, _: usize, _: usize) -> __m256 {
+        sum
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, total: __m256, to: *mut f32) {
         // SAFETY: the caller's, and as above.
-        unsafe { _mm256_storeu_ps(to, sum) }
+        unsafe { _mm256_storeu_ps(to, total) }
     }
 }
 
-/// Writes sums of a group of integers, which are exact, as numbers.
+/// Adds the sums of a group of integers, which are exact, to a total.
 ///
 /// # Safety
 /// As for [`MicroKernel::end`]; the processor has AVX2 and FMA.
 #[inline(always)]
-unsafe fn store(sum: __m256i, scales: &Scales<'_>, group: usize, row: usize, column: usize, to: *mut f32) {
+unsafe fn add_scaled(
+    sum: __m256i,
+    total: __m256,
+    scales: &Scales<'_>,
+    group: usize,
+    row: usize,
+    column: usize,
+) -> __m256 {
     // SAFETY: the caller's.
     unsafe {
         let columns = _mm256_loadu_ps(scales.columns.as_ptr().add(group * COLUMNS + column));
         let row = _mm256_set1_ps(*scales.rows.as_ptr().add(row * scales.groups + group));
-        let numbers = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), columns);
-        let total =
-            if group == 0 { _mm256_mul_ps(numbers, row) } else { _mm256_fmadd_ps(numbers, row, _mm256_loadu_ps(to)) };
-        _mm256_storeu_ps(to, total);
+        _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), columns), row, total)
     }
 }
 
@@ -128,7 +138,13 @@ struct Int8Kernel<'a> {
 impl MicroKernel for Int8Kernel<'_> {
     type Unit = i32;
     type Sum = __m256i;
+    type Total = __m256;
     type Right = __m256i;
+
+    #[inline(always)]
+    fn group(self) -> Option<usize> {
+        Some(self.scales.group)
+    }
 
     #[inline(always)]
     fn zero(self) -> __m256i {
@@ -137,8 +153,14 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    fn group(self) -> usize {
-        self.scales.group
+    fn no_total(self) -> __m256 {
+        // SAFETY: the processor has AVX2, or nobody holds an `Int8Kernel`.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn start(self, _: usize, _: usize, _: usize, _: *const f32) -> __m256i {
+        self.zero()
     }
 
     #[inline(always)]
@@ -159,9 +181,15 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: __m256i, group: usize, row: usize, column: usize, to: *mut f32) {
+    unsafe fn end(self, sum: __m256i, total: __m256, group: usize, row: usize, column: usize) -> __m256 {
         // SAFETY: the caller's, and as above.
-        unsafe { store(sum, &self.scales, group, row, column, to) }
+        unsafe { add_scaled(sum, total, &self.scales, group, row, column) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, total: __m256, to: *mut f32) {
+        // SAFETY: the caller's, and as above.
+        unsafe { _mm256_storeu_ps(to, total) }
     }
 }
 
@@ -174,7 +202,13 @@ struct VnniKernel<'a> {
 impl MicroKernel for VnniKernel<'_> {
     type Unit = i32;
     type Sum = __m256i;
+    type Total = __m256;
     type Right = __m256i;
+
+    #[inline(always)]
+    fn group(self) -> Option<usize> {
+        Some(self.scales.group)
+    }
 
     #[inline(always)]
     fn zero(self) -> __m256i {
@@ -183,8 +217,15 @@ impl MicroKernel for VnniKernel<'_> {
     }
 
     #[inline(always)]
-    fn group(self) -> usize {
-        self.scales.group
+    fn no_total(self) -> __m256 {
+        // SAFETY: the processor has AVX-VNNI, or nobody holds a `VnniKernel`.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn start(self, group: usize, _: usize, column: usize, _: *const f32) -> __m256i {
+        // SAFETY: the caller's, and as above.
+        unsafe { _mm256_loadu_si256(self.scales.offsets.as_ptr().add(group * COLUMNS + column).cast()) }
     }
 
     #[inline(always)]
@@ -200,11 +241,14 @@ impl MicroKernel for VnniKernel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: __m256i, group: usize, row: usize, column: usize, to: *mut f32) {
+    unsafe fn end(self, sum: __m256i, total: __m256, group: usize, row: usize, column: usize) -> __m256 {
         // SAFETY: the caller's, and as above.
-        unsafe {
-            let offsets = _mm256_loadu_si256(self.scales.offsets.as_ptr().add(group * COLUMNS + column).cast());
-            store(_mm256_sub_epi32(sum, offsets), &self.scales, group, row, column, to);
-        }
+        unsafe { add_scaled(sum, total, &self.scales, group, row, column) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, total: __m256, to: *mut f32) {
+        // SAFETY: the caller's, and as above.
+        unsafe { _mm256_storeu_ps(to, total) }
     }
 }

@@ -5,7 +5,7 @@
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
     _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_storeu_ps, _mm512_sub_epi32,
+    _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
 use half::bf16;
@@ -25,7 +25,14 @@ pub(super) unsafe fn multiply_bf16(product: &TileProduct<'_, bf16>, rescale: Opt
 #[target_feature(enable = "avx512f,avx512vnni")]
 pub(super) unsafe fn multiply_int8(product: &TileProduct<'_, i8>, scales: Scales<'_>) {
     // SAFETY: the caller's.
-    unsafe { product.run::<_, 12, 2>(Int8Kernel { scales }) }
+    unsafe {
+        if scales.groups == 1 {
+            product.run::<_, 12, 2>(Int8Kernel::<false> { scales });
+        } else {
+            // The totals of the groups take as many registers as the sums.
+            product.run::<_, 6, 2>(Int8Kernel::<true> { scales });
+        }
+    }
 }
 
 /// Two numbers in bf16 at a time. Only to be used where the processor has the instruction.
@@ -37,6 +44,7 @@ struct Bf16Kernel {
 impl MicroKernel for Bf16Kernel {
     type Unit = i32;
     type Sum = __m512;
+    type Total = __m512;
     type Right = __m512bh;
 
     #[inline(always)]
@@ -46,12 +54,12 @@ impl MicroKernel for Bf16Kernel {
     }
 
     #[inline(always)]
-    fn rescales(self) -> bool {
-        self.rescale.is_some()
+    fn no_total(self) -> __m512 {
+        self.zero()
     }
 
     #[inline(always)]
-    unsafe fn rescale(self, row: usize, from: *const f32) -> __m512 {
+    unsafe fn start(self, _: usize, row: usize, _: usize, from: *const f32) -> __m512 {
         let Some(rescale) = self.rescale else { return self.zero() };
         // SAFETY: the caller's, and as above.
         unsafe { _mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(*rescale.add(row))) }
@@ -73,22 +81,33 @@ impl MicroKernel for Bf16Kernel {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: __m512, _: usize, _: usize, _: usize, to: *mut f32) {
+    unsafe fn end(self, sum: __m512, _: __m512, _: usize, _: usize, _: usize) -> __m512 {
+        sum
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, total: __m512, to: *mut f32) {
         // SAFETY: the caller's, and as above.
-        unsafe { _mm512_storeu_ps(to, sum) }
+        unsafe { _mm512_storeu_ps(to, total) }
     }
 }
 
 /// Four 8-bit integers at a time. Only to be used where the processor has the instruction.
 #[derive(Clone, Copy)]
-struct Int8Kernel<'a> {
+struct Int8Kernel<'a, const GROUPED: bool> {
     scales: Scales<'a>,
 }
 
-impl MicroKernel for Int8Kernel<'_> {
+impl<const GROUPED: bool> MicroKernel for Int8Kernel<'_, GROUPED> {
     type Unit = i32;
     type Sum = __m512i;
+    type Total = __m512;
     type Right = __m512i;
+
+    #[inline(always)]
+    fn group(self) -> Option<usize> {
+        GROUPED.then_some(self.scales.group)
+    }
 
     #[inline(always)]
     fn zero(self) -> __m512i {
@@ -97,8 +116,15 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    fn group(self) -> usize {
-        self.scales.group
+    fn no_total(self) -> __m512 {
+        // SAFETY: the processor has it, or nobody holds a `Int8Kernel`.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn start(self, group: usize, _: usize, column: usize, _: *const f32) -> __m512i {
+        // SAFETY: the caller's, and as above.
+        unsafe { _mm512_loadu_si512(self.scales.offsets.as_ptr().add(group * COLUMNS + column).cast()) }
     }
 
     #[inline(always)]
@@ -114,20 +140,20 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: __m512i, group: usize, row: usize, column: usize, to: *mut f32) {
-        let Scales { groups, rows, columns, offsets, .. } = self.scales;
+    unsafe fn end(self, sum: __m512i, total: __m512, group: usize, row: usize, column: usize) -> __m512 {
+        let Scales { groups, rows, columns, .. } = self.scales;
         // SAFETY: the caller's, and as above.
         unsafe {
-            let offsets = _mm512_loadu_si512(offsets.as_ptr().add(group * COLUMNS + column).cast());
             let columns = _mm512_loadu_ps(columns.as_ptr().add(group * COLUMNS + column));
             let row = _mm512_set1_ps(*rows.as_ptr().add(row * groups + group));
-            let numbers = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sum, offsets)), columns);
-            let total = if group == 0 {
-                _mm512_mul_ps(numbers, row)
-            } else {
-                _mm512_fmadd_ps(numbers, row, _mm512_loadu_ps(to))
-            };
-            _mm512_storeu_ps(to, total);
+            let numbers = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), columns);
+            if GROUPED { _mm512_fmadd_ps(numbers, row, total) } else { _mm512_mul_ps(numbers, row) }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, total: __m512, to: *mut f32) {
+        // SAFETY: the caller's, and as above.
+        unsafe { _mm512_storeu_ps(to, total) }
     }
 }

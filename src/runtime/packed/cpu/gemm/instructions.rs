@@ -65,6 +65,12 @@ pub(in crate::runtime::packed::cpu) fn arch() -> Arch {
     *ARCH
 }
 
+/// Whether [`arch`] has AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub(in crate::runtime::packed::cpu) fn has_avx512() -> bool {
+    matches!(*ARCH, Arch::V4(_))
+}
+
 pub(super) fn for_bf16() -> Bf16Path {
     *BF16
 }

@@ -14,6 +14,7 @@ pub(super) struct Bf16Kernel {
 impl MicroKernel for Bf16Kernel {
     type Unit = [bf16; 2];
     type Sum = [f32; 8];
+    type Total = [f32; 8];
     type Right = [[bf16; 2]; 8];
 
     #[inline(always)]
@@ -22,12 +23,12 @@ impl MicroKernel for Bf16Kernel {
     }
 
     #[inline(always)]
-    fn rescales(self) -> bool {
-        self.rescale.is_some()
+    fn no_total(self) -> [f32; 8] {
+        self.zero()
     }
 
     #[inline(always)]
-    unsafe fn rescale(self, row: usize, from: *const f32) -> [f32; 8] {
+    unsafe fn start(self, _: usize, row: usize, _: usize, from: *const f32) -> [f32; 8] {
         let Some(rescale) = self.rescale else { return self.zero() };
         // SAFETY: the caller's.
         unsafe { from.cast::<[f32; 8]>().read_unaligned().map(|value| value * *rescale.add(row)) }
@@ -50,9 +51,14 @@ impl MicroKernel for Bf16Kernel {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: [f32; 8], _: usize, _: usize, _: usize, to: *mut f32) {
+    unsafe fn end(self, sum: [f32; 8], _: [f32; 8], _: usize, _: usize, _: usize) -> [f32; 8] {
+        sum
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, total: [f32; 8], to: *mut f32) {
         // SAFETY: the caller's.
-        unsafe { to.cast::<[f32; 8]>().write_unaligned(sum) }
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(total) }
     }
 }
 
@@ -64,7 +70,13 @@ pub(super) struct Int8Kernel<'a> {
 impl MicroKernel for Int8Kernel<'_> {
     type Unit = [u8; 4];
     type Sum = [i32; 8];
+    type Total = [f32; 8];
     type Right = [[i8; 4]; 8];
+
+    #[inline(always)]
+    fn group(self) -> Option<usize> {
+        Some(self.scales.group)
+    }
 
     #[inline(always)]
     fn zero(self) -> [i32; 8] {
@@ -72,8 +84,15 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    fn group(self) -> usize {
-        self.scales.group
+    fn no_total(self) -> [f32; 8] {
+        [0.; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn start(self, group: usize, _: usize, column: usize, _: *const f32) -> [i32; 8] {
+        let mut sums = [0; 8];
+        sums.copy_from_slice(&self.scales.offsets[group * COLUMNS + column..][..8]);
+        sums
     }
 
     #[inline(always)]
@@ -91,14 +110,15 @@ impl MicroKernel for Int8Kernel<'_> {
     }
 
     #[inline(always)]
-    unsafe fn end(self, sum: [i32; 8], group: usize, row: usize, column: usize, to: *mut f32) {
-        let Scales { groups, rows, columns, offsets, .. } = self.scales;
+    unsafe fn end(self, sum: [i32; 8], total: [f32; 8], group: usize, row: usize, column: usize) -> [f32; 8] {
+        let Scales { groups, rows, columns, .. } = self.scales;
         let (row, first) = (rows[row * groups + group], group * COLUMNS + column);
-        let numbers = |n: usize| (sum[n] - offsets[first + n]) as f32 * columns[first + n] * row;
+        std::array::from_fn(|n| total[n] + sum[n] as f32 * columns[first + n] * row)
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, total: [f32; 8], to: *mut f32) {
         // SAFETY: the caller's.
-        unsafe {
-            let before = if group == 0 { [0.; 8] } else { to.cast::<[f32; 8]>().read_unaligned() };
-            to.cast::<[f32; 8]>().write_unaligned(std::array::from_fn(|n| before[n] + numbers(n)));
-        }
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(total) }
     }
 }
