@@ -110,7 +110,8 @@ impl Schemas {
         }
         let requests = self.aliases.iter().map(|(name, _)| name.clone()).collect();
         for name in reachable(&complete, requests) {
-            if let Some(properties) = complete[&name]["properties"].as_object_mut() {
+            let properties = complete.get_mut(&name).and_then(|schema| schema.get_mut("properties"));
+            if let Some(Value::Object(properties)) = properties {
                 properties.values_mut().for_each(also_as_string);
             }
         }

@@ -378,7 +378,7 @@ async fn an_invalid_priority_timeout_or_budget_is_named() {
         ("timeout_ms", json!(0), "timeout_ms: is 0; it must be at least 1"),
         ("max_latency_ms", json!(0), "max_latency_ms: is 0; it must be at least 1"),
         ("max_total_tokens", json!("few"), "max_total_tokens: expected a whole number, found the string \"few\""),
-        ("strict", json!(1), "strict: expected true or false, found the number 1"),
+        ("strict", json!(2), "strict: expected true or false, found the number 2"),
     ] {
         let answer = server.rerank(&with(words(1), &json!({field: value}))).await;
         answer.assert_failure(422, "invalid_value", Some(field), message);

@@ -149,6 +149,8 @@ enum Document {}
 
 impl PartialSchema for Document {
     fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        let part = ObjectBuilder::new().property("text", text).required("text");
         AnyOfBuilder::new()
             .description(Some(
                 "A text; an object with its text in `text` or `content`; a list of text parts; or a record, of which \
@@ -156,7 +158,7 @@ impl PartialSchema for Document {
             ))
             .item(ObjectBuilder::new().schema_type(Type::String))
             .item(ObjectBuilder::new().min_properties(Some(1)))
-            .item(ArrayBuilder::new().items(ObjectBuilder::new().required("text")).min_items(Some(1)))
+            .item(ArrayBuilder::new().items(part).min_items(Some(1)))
             .into()
     }
 }

@@ -110,9 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn no_type_is_listed_twice() {
+    fn no_type_is_listed_twice_and_no_properties_are_null() {
         let mut rest = vec![&*DOCUMENT];
         while let Some(value) = rest.pop() {
+            assert!(!value.get("properties").is_some_and(Value::is_null), "{value}");
             if let Some(types) = value.get("type").and_then(Value::as_array) {
                 let once: BTreeSet<_> = types.iter().filter_map(Value::as_str).collect();
                 assert_eq!(once.len(), types.len(), "{types:?}");
