@@ -2,7 +2,7 @@
 //!
 //! mistral.rs gives linear layers and their quantised forms, candle tensors and devices. Written here: the packing of passes
 //! ([`layout`], [`span`]), the prefix cache ([`prefix_cache`]), attention over packed rows ([`attention`]), the layers for CPUs
-//! ([`cpu`]) and on candle ([`candle_layers`]), the model that ties them together ([`model`], [`heads`], [`readers`]), precision
+//! ([`cpu`]) and on candle ([`candle_layers`], [`fused`]), the model that ties them together ([`model`], [`heads`], [`readers`]), precision
 //! and device ([`compute`]; `cuda` finds the GPU, `capability` checks that it fits the build), and checks of weight files ([`weights`]).
 
 mod attention;
@@ -13,6 +13,7 @@ mod compute;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod fused;
 mod heads;
 mod lanes;
 mod layout;
@@ -29,7 +30,7 @@ use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, DeviceLocation, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::compute::ComputeSettings;
@@ -137,16 +138,17 @@ fn weight_bytes(parameters: usize, spec: &ModelSpec, precision: Precision) -> u6
 
 fn facts(model: &Model, precision: Precision, parameters: usize) -> ModelFacts {
     let spec = model.spec();
-    let device = match model.device() {
-        Device::Cpu => "cpu",
-        Device::Cuda(_) => "cuda",
-        Device::Metal(_) => "metal",
+    let device = match model.device().location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id: 0 } => "cuda".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { .. } => "metal".to_owned(),
     };
     let classifier =
         spec.classifier.as_ref().map(|spec| ClassifierFacts { labels: spec.labels, pooling: spec.pooling });
     ModelFacts {
         architecture: spec.architecture.clone(),
-        device: device.to_owned(),
+        device,
         dtype: precision.name(),
         parameters,
         weight_bytes: weight_bytes(parameters, spec, precision),
