@@ -23,6 +23,7 @@ mod product;
 mod readers;
 mod span;
 mod table;
+mod warm_up;
 pub(super) mod weights;
 
 use std::collections::BTreeMap;
@@ -75,7 +76,17 @@ impl PackedRuntime {
         let facts = facts(&model, precision, parameters);
         let prefix_cache = PrefixCache::new(0, model.block_bytes());
         let lanes = (!facts.causal && model.runs_on_cpu_kernels()).then(Lanes::new);
-        Ok(Self { model, prefix_cache, lanes, facts })
+        let runtime = Self { model, prefix_cache, lanes, facts };
+        if !device.is_cpu() {
+            runtime.warm_up().map_err(|error| LoadError::Device(error.to_string()))?;
+        }
+        Ok(runtime)
+    }
+
+    /// Runs one pass of each shape.
+    fn warm_up(&self) -> Result<(), RuntimeError> {
+        let batches = warm_up::batches(self.model.spec(), self.model.heads());
+        batches.iter().try_for_each(|batch| self.run_checked(batch).map(drop))
     }
 
     /// Adds a prefix cache of at most `max_bytes`. A bidirectional model has no use for one.
@@ -351,4 +362,17 @@ fn progress_bar(layers: usize, name: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("loading {msg} {bar:32} {pos}/{len} layers")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(layers as u64).with_style(style).with_message(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_warm_up_of_a_decoder_and_of_an_encoder_runs() {
+        for checkpoint in [Checkpoint::podium_nano(), Checkpoint::podium_mini()] {
+            let runtime = PackedRuntime::load(&checkpoint, &ComputeSettings::reference()).unwrap();
+            runtime.warm_up().unwrap_or_else(|error| panic!("{}: {error}", checkpoint.name));
+        }
+    }
 }

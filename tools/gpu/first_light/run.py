@@ -97,7 +97,7 @@ def cuda_folders():
     found = []
     for base in nvidia.__path__:
         for folder, _, files in os.walk(base):
-            if any(re.match(r"lib(cudart|cublas|curand|nvrtc)\.so", name) for name in files):
+            if any(re.match(r"lib(cudart|cublas|cupti|curand|nvrtc)\.so", name) for name in files):
                 found.append(folder)
     return sorted(set(found))
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr};
 use candle_core::cuda_backend::{CudaDType, CudaStorage};
 use candle_core::op::BackpropOp;
-use candle_core::{DType, Device, Layout, Result, Storage, Tensor, bail};
+use candle_core::{DType, Device, Layout, Result, Storage, Tensor, WithDType, bail};
 use candle_flash_attn as _;
 use half::{bf16, f16};
 
@@ -178,7 +178,7 @@ impl Call {
         }
     }
 
-    fn launch<T: CudaDType + DeviceRepr>(
+    fn launch<T: CudaDType + DeviceRepr + WithDType>(
         &self,
         q: &Tensor,
         k: &Tensor,

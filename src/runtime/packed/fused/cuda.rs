@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 use std::sync::OnceLock;
 
+use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
@@ -55,7 +56,7 @@ impl Number for bf16 {
 /// Calls a function of a [`Number`] for the type of some storage.
 macro_rules! for_type {
     ($storage:expr, $function:ident($($argument:expr),*)) => {
-        match $storage.slice.dtype() {
+        match $storage.dtype() {
             DType::F32 => $function::<f32>($($argument),*),
             DType::BF16 => $function::<bf16>($($argument),*),
             other => bail!("the fused kernels have no {other:?}"),
