@@ -39,9 +39,11 @@ class Checkpoint:
         with torch.device(run.torch_device):
             torch.set_default_dtype(torch.bfloat16)
             try:
-                self.model = model_class(config).eval()
+                self.model = model_class(config).eval().requires_grad_(False)
             finally:
                 torch.set_default_dtype(torch.float32)
+            # Angles are computed in f32, as after from_pretrained.
+            self.model.rotary_emb = type(self.model.rotary_emb)(config)
         with torch.no_grad():
             for key, weight in self.model.named_parameters():
                 # Matrices at the usual deviation of an untrained decoder; norms near 1, and each different.
@@ -50,15 +52,16 @@ class Checkpoint:
 
     def save(self, architecture):
         self.folder.mkdir()
-        tensors = {f"model.{key}": value.to("cpu").contiguous() for key, value in self.model.state_dict().items()}
+        tensors = {f"model.{key}": value.to("cpu").contiguous() for key, value in self.model.named_parameters()}
         # Passes are token ids; the tokenizer is only there because a checkpoint has one.
         shutil.copy(self.run.root / "tests/parity/fixtures/qwen3-window/tokenizer.json", self.folder)
         save_file(tensors, self.folder / "model.safetensors", metadata={"format": "pt"})
         (self.folder / "config.json").write_text(json.dumps(dict(self.config.to_dict(), architectures=[architecture])))
 
     def to(self, dtype):
-        self.model = self.model.to(dtype)
-        return self
+        """Changes the type of the weights, and not that of the rotary frequencies."""
+        for weight in self.model.parameters():
+            weight.data = weight.data.to(dtype)
 
     def use(self, attention):
         """Chooses torch's attention: `sdpa` or `flash_attention_2`."""

@@ -85,10 +85,9 @@ pub(super) fn split(spans: &[Span], max_keys: usize) -> Option<Split> {
     }
     own.keys = own_rows.into_iter().collect();
     shared.keys = joined(shared_rows.into_iter());
-    let gathered = |group: &Group| group.keys.iter().map(ExactSizeIterator::len).sum::<usize>();
-    let apart: usize = spans.iter().map(Span::key_count).sum();
-    let fits = own.sequences().max(shared.sequences()) <= MAX_SEQUENCES && gathered(&shared) <= max_keys;
-    (fits && gathered(&own) + gathered(&shared) < apart).then_some(Split { own, shared })
+    let gathered: usize = shared.keys.iter().map(ExactSizeIterator::len).sum();
+    let fits = own.sequences().max(shared.sequences()) <= MAX_SEQUENCES && gathered <= max_keys;
+    (fits && gathered < spans.iter().map(Span::key_count).sum()).then_some(Split { own, shared })
 }
 
 impl Group {
