@@ -148,12 +148,22 @@ template <typename T> void run(const char *type) {
   }
 
   Numbers<T> own(rows * heads * dim), other(rows * heads * dim, 4), merged(rows * heads * dim);
-  std::vector<float> own_lse(rows * heads), other_lse(rows * heads);
+  // The sums of a row's heads are 5 apart in one and 4 in the other, from its place on.
+  std::vector<float> own_lse(rows * heads), other_lse(rows * heads), own_spread(99), other_spread(99);
+  std::vector<unsigned> own_places = {40, 1, 20}, other_places = {0, 1, 2};
   for (int i = 0; i < rows * heads; i++) {
     own_lse[i] = i == 4 ? INFINITY : i * 3 % 7 - 3.0f;
     other_lse[i] = i == 2 ? INFINITY : i * 5 % 6 - 2.0f;
   }
-  launch(2, [&] { merge(own.data(), other.data(), own_lse.data(), other_lse.data(), merged.data(), rows, heads, dim); });
+  for (int row = 0; row < rows; row++)
+    for (int head = 0; head < heads; head++) {
+      own_spread[own_places[row] + head * 5] = own_lse[head * rows + row];
+      other_spread[other_places[row] + head * 4] = other_lse[head * rows + row];
+    }
+  launch(2, [&] {
+    merge(own.data(), other.data(), own_spread.data(), other_spread.data(), own_places.data(), other_places.data(),
+          merged.data(), rows, heads, dim, 5, 4);
+  });
   std::vector<double> expected;
   for (int place = 0; place < rows * heads * dim; place++) {
     int head = place / dim % heads, row = place / dim / heads, at = head * rows + row;

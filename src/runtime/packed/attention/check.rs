@@ -121,7 +121,7 @@ pub(super) fn error_of(spans: &Arc<[Span]>, spec: &AttentionSpec, dtype: DType, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::fused::merge;
+    use super::super::super::fused::{LogSums, merge};
     use super::super::sequences;
     use super::*;
 
@@ -164,9 +164,9 @@ mod tests {
         (q, k, v): (&Tensor, &Tensor, &Tensor),
         scores: Scores,
     ) -> Result<Tensor> {
-        let (own, own_lse) = attend_group(&split.own, (q, k, v), scores)?;
-        let (shared, shared_lse) = attend_group(&split.shared, (q, k, v), scores)?;
-        merge(&own, &shared, &own_lse, &shared_lse)?.flatten_from(1)
+        let (own, own_sums) = attend_group(&split.own, (q, k, v), scores)?;
+        let (shared, shared_sums) = attend_group(&split.shared, (q, k, v), scores)?;
+        merge((&own, &own_sums), (&shared, &shared_sums))?.flatten_from(1)
     }
 
     /// What the variable-length kernel computes for a group: results of 0 and sums of infinity for queries without keys.
@@ -174,14 +174,14 @@ mod tests {
         group: &sequences::Group,
         (q, k, v): (&Tensor, &Tensor, &Tensor),
         scores: Scores,
-    ) -> Result<(Tensor, Tensor)> {
+    ) -> Result<(Tensor, LogSums)> {
         let (queries, heads, dim) = q.dims3()?;
         let kv_heads = k.dims3()?.1;
         let rows: Vec<usize> = group.keys.iter().cloned().flatten().collect();
         let list = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
         let (q, k, v) = (list(q)?, list(k)?, list(v)?);
         let mut output = vec![0f32; queries * heads * dim];
-        let mut lse = vec![f32::INFINITY; heads * queries];
+        let mut lse = vec![f32::INFINITY; group.padded_queries(heads)];
         for sequence in 0..group.query_ends.len() - 1 {
             let own = group.query_ends[sequence] as usize..group.query_ends[sequence + 1] as usize;
             let keys = &rows[group.key_ends[sequence] as usize..group.key_ends[sequence + 1] as usize];
@@ -200,7 +200,7 @@ mod tests {
                     if weights.is_empty() {
                         continue;
                     }
-                    lse[head * queries + query] = total.ln();
+                    lse[(sequence * heads + head) * group.longest_queries + place] = total.ln();
                     for (row, weight) in keys.iter().zip(&weights) {
                         let output = &mut output[(query * heads + head) * dim..][..dim];
                         output.iter_mut().zip(&v[at(*row)..]).for_each(|(output, v)| *output += weight / total * v);
@@ -208,8 +208,12 @@ mod tests {
                 }
             }
         }
-        let lse = Tensor::from_vec(lse, (heads, queries), &Device::Cpu)?;
-        Ok((Tensor::from_vec(output, (queries, heads, dim), &Device::Cpu)?, lse))
+        let sums = LogSums {
+            values: Tensor::new(lse, &Device::Cpu)?,
+            places: Tensor::new(group.padded_places(heads), &Device::Cpu)?,
+            head_distance: group.longest_queries,
+        };
+        Ok((Tensor::from_vec(output, (queries, heads, dim), &Device::Cpu)?, sums))
     }
 
     #[test]
@@ -218,7 +222,7 @@ mod tests {
         let scores = Scores { scale: spec.scale, soft_cap: None };
         let mut splits = Vec::new();
         for (name, spans) in cases() {
-            let Some(split) = sequences::split(&spans, usize::MAX) else { continue };
+            let Some(split) = sequences::split(&spans, 4, usize::MAX) else { continue };
             splits.push(name);
             let queries = spans.last().unwrap().queries.end;
             let values = |rows: usize, heads: usize, seed: usize| {

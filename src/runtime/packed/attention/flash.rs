@@ -15,10 +15,11 @@ use candle_core::{DType, Device, Layout, Result, Storage, Tensor, WithDType, bai
 use candle_flash_attn as _;
 use half::{bf16, f16};
 
-use super::super::fused;
+use super::super::fused::{self, LogSums};
 use super::super::span::{Mask, Span};
 use super::Scores;
 use super::sequences::{Group, Split, groups, split};
+use crate::runtime::spec::AttentionSpec;
 
 /// Numbers that one call may gather of the keys, and again of the values: 256 MiB each in 16 bits. Behind 2^32 candle's
 /// gathering kernel would not end.
@@ -72,8 +73,8 @@ unsafe extern "C" {
 pub(super) enum Calls {
     /// The queries of each call, end to end.
     Grouped(Vec<Call>),
-    /// Both over all queries; their results are merged.
-    Split { own: Call, shared: Call },
+    /// Both over all queries, with the places of their sums; their results are merged.
+    Split { own: (Call, Tensor), shared: (Call, Tensor) },
 }
 
 pub(super) struct Call {
@@ -101,11 +102,14 @@ pub(super) fn supports(dim: usize) -> bool {
 }
 
 impl Calls {
-    /// `key_width` is that of a row of the key matrix.
-    pub fn new(spans: &[Span], key_width: usize, device: &Device) -> Result<Self> {
-        let max_keys = MAX_GATHERED / key_width;
-        if let Some(Split { own, shared }) = split(spans, max_keys) {
-            return Ok(Self::Split { own: Call::new(own, device)?, shared: Call::new(shared, device)? });
+    pub fn new(spans: &[Span], spec: &AttentionSpec, device: &Device) -> Result<Self> {
+        let max_keys = MAX_GATHERED / (spec.kv_heads * spec.head_dim);
+        if let Some(Split { own, shared }) = split(spans, spec.heads, max_keys) {
+            let call = |group: Group| {
+                let places = Tensor::new(group.padded_places(spec.heads), device)?;
+                Ok::<_, candle_core::Error>((Call::new(group, device)?, places))
+            };
+            return Ok(Self::Split { own: call(own)?, shared: call(shared)? });
         }
         let calls = groups(spans, max_keys).into_iter().map(|group| Call::new(group, device));
         Ok(Self::Grouped(calls.collect::<Result<_>>()?))
@@ -115,16 +119,20 @@ impl Calls {
         match self {
             Self::Grouped(calls) => {
                 let outputs: Vec<Tensor> =
-                    calls.iter().map(|call| Ok(call.attend(q, k, v, scores)?.0)).collect::<Result<_>>()?;
+                    calls.iter().map(|call| Ok(call.attend((q, k, v), scores, false)?.0)).collect::<Result<_>>()?;
                 match outputs.as_slice() {
                     [output] => output.flatten_from(1),
                     outputs => Tensor::cat(outputs, 0)?.flatten_from(1),
                 }
             }
             Self::Split { own, shared } => {
-                let (own, own_lse) = own.attend(q, k, v, scores)?;
-                let (shared, shared_lse) = shared.attend(q, k, v, scores)?;
-                fused::merge(&own, &shared, &own_lse, &shared_lse)?.flatten_from(1)
+                let run = |(call, places): &(Call, Tensor)| {
+                    let (output, values) = call.attend((q, k, v), scores, true)?;
+                    let (places, head_distance) = (places.clone(), call.longest_queries);
+                    Ok::<_, candle_core::Error>((output, LogSums { values, places, head_distance }))
+                };
+                let (own, shared) = (run(own)?, run(shared)?);
+                fused::merge((&own.0, &own.1), (&shared.0, &shared.1))?.flatten_from(1)
             }
         }
     }
@@ -132,6 +140,7 @@ impl Calls {
 
 impl Call {
     fn new(group: Group, device: &Device) -> Result<Self> {
+        let sequences = group.sequences();
         let keys = match group.keys.as_slice() {
             [rows] => Keys::Together(rows.clone()),
             ranges => {
@@ -143,7 +152,7 @@ impl Call {
             mask: group.mask,
             queries: group.queries,
             keys,
-            sequences: group.query_ends.len() - 1,
+            sequences,
             query_ends: Tensor::new(group.query_ends, device)?,
             key_ends: Tensor::new(group.key_ends, device)?,
             longest_queries: group.longest_queries,
@@ -151,8 +160,9 @@ impl Call {
         })
     }
 
-    /// The result, `[queries, heads, dim]`, and the logarithms of the sums of exponentials, `[heads, queries]` in f32.
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<(Tensor, Tensor)> {
+    /// The result, `[queries, heads, dim]`, and the logarithms of the sums of exponentials, if they are to be kept:
+    /// `longest_queries` of each head of each sequence.
+    fn attend(&self, (q, k, v): (&Tensor, &Tensor, &Tensor), scores: Scores, keep: bool) -> Result<(Tensor, Tensor)> {
         let q = q.narrow(0, self.queries.start, self.queries.len())?;
         let rows = |x: &Tensor| match &self.keys {
             Keys::Together(rows) => x.narrow(0, rows.start, rows.len()),
@@ -160,8 +170,8 @@ impl Call {
         };
         let (k, v) = (rows(k)?, rows(v)?);
         match q.dtype() {
-            DType::BF16 => self.launch::<bf16>(&q, &k, &v, scores),
-            DType::F16 => self.launch::<f16>(&q, &k, &v, scores),
+            DType::BF16 => self.launch::<bf16>((&q, &k, &v), scores, keep),
+            DType::F16 => self.launch::<f16>((&q, &k, &v), scores, keep),
             other => bail!("FlashAttention has no {other:?}"),
         }
     }
@@ -180,10 +190,9 @@ impl Call {
 
     fn launch<T: CudaDType + DeviceRepr + WithDType>(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
         scores: Scores,
+        keep: bool,
     ) -> Result<(Tensor, Tensor)> {
         let (queries, heads, dim) = q.dims3()?;
         let (keys, kv_heads, _) = k.dims3()?;
@@ -197,7 +206,10 @@ impl Call {
         let stream = device.cuda_stream();
         // SAFETY: the kernel writes every query of every sequence, and the sequences cover the queries.
         let output = unsafe { device.alloc::<T>(queries * heads * dim)? };
-        let lse = device.alloc_zeros::<f32>(heads * queries)?;
+        // Without padding the kernel needs the number of all queries, which the crate does not tell it: the sums of all heads
+        // are then written over each other, within the first `queries`.
+        let sums = if keep { self.sequences * heads * self.longest_queries } else { queries };
+        let lse = device.alloc_zeros::<f32>(sums)?;
         let (q_storage, q_layout) = q.storage_and_layout();
         let (k_storage, k_layout) = k.storage_and_layout();
         let (v_storage, v_layout) = v.storage_and_layout();
@@ -259,7 +271,7 @@ impl Call {
                     self.longest_keys.next_multiple_of(128) as u32,
                     c_int::from(T::DTYPE == DType::BF16),
                     c_int::from((before, after) == (-1, 0)),
-                    1,
+                    c_int::from(!keep),
                     before,
                     after,
                     scores.soft_cap.unwrap_or(0.),
@@ -267,7 +279,7 @@ impl Call {
             }
         }
         let output = tensor(T::wrap_cuda_slice(output, device.clone()), (queries, heads, dim));
-        Ok((output, tensor(f32::wrap_cuda_slice(lse, device), (heads, queries))))
+        Ok((output, tensor(f32::wrap_cuda_slice(lse, device), sums)))
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) fn gathers_more_than(
         return false;
     }
     #[cfg(feature = "flash-attn")]
-    if sequences::split(spans, usize::MAX).is_some() {
+    if sequences::split(spans, spec.heads, usize::MAX).is_some() {
         return false;
     }
     spans.iter().map(Span::key_count).sum::<usize>() > rows
@@ -74,7 +74,7 @@ impl AttentionPlan {
             _ if is_cpu_kernel(spec, dtype, device) => Kernel::Cpu,
             #[cfg(feature = "flash-attn")]
             (Device::Cuda(_), DType::BF16 | DType::F16) if flash::supports(spec.head_dim) => {
-                Kernel::Flash(flash::Calls::new(&spans, spec.kv_heads * spec.head_dim, device)?)
+                Kernel::Flash(flash::Calls::new(&spans, spec, device)?)
             }
             _ => Kernel::Tiles(tiles::Plan::new(&spans, spec, device)?),
         };

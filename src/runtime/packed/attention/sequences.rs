@@ -7,6 +7,9 @@ use super::super::span::{Mask, Span, joined};
 /// Sequences that one call takes: the kernel's grid has one dimension over them, and CUDA ends it there.
 const MAX_SEQUENCES: usize = 65_535;
 
+/// Sums of exponentials that a call of a split may write, padding included: 256 MiB.
+const MAX_SUMS: usize = 1 << 26;
+
 /// What one call is told: sequences end to end, each a span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
@@ -54,7 +57,7 @@ pub(super) struct Split {
 }
 
 /// Splits spans, where that gathers less than a call over each group of them and at most `max_keys` keys.
-pub(super) fn split(spans: &[Span], max_keys: usize) -> Option<Split> {
+pub(super) fn split(spans: &[Span], heads: usize, max_keys: usize) -> Option<Split> {
     let mask = spans.first()?.mask;
     let is_whole = |span: &Span| span.mask == mask && span.mask.before == usize::MAX;
     if !spans.iter().all(is_whole) || spans.iter().all(|span| span.keys.len() < 2) {
@@ -86,7 +89,8 @@ pub(super) fn split(spans: &[Span], max_keys: usize) -> Option<Split> {
     own.keys = own_rows.into_iter().collect();
     shared.keys = joined(shared_rows.into_iter());
     let gathered: usize = shared.keys.iter().map(ExactSizeIterator::len).sum();
-    let fits = own.sequences().max(shared.sequences()) <= MAX_SEQUENCES && gathered <= max_keys;
+    let is_small = |group: &Group| group.sequences() <= MAX_SEQUENCES && group.padded_queries(heads) <= MAX_SUMS;
+    let fits = is_small(&own) && is_small(&shared) && gathered <= max_keys;
     (fits && gathered < spans.iter().map(Span::key_count).sum()).then_some(Split { own, shared })
 }
 
@@ -103,7 +107,21 @@ impl Group {
         }
     }
 
-    fn sequences(&self) -> usize {
+    /// Values of one head of each query, where each sequence has room for the longest one: those of all heads.
+    pub fn padded_queries(&self, heads: usize) -> usize {
+        self.sequences() * heads * self.longest_queries
+    }
+
+    /// The place of each query's first head among them. The next head's is `longest_queries` further on.
+    pub fn padded_places(&self, heads: usize) -> Vec<u32> {
+        let of_sequence = |(number, ends): (usize, &[u32])| {
+            let start = (number * heads * self.longest_queries) as u32;
+            start..start + ends[1] - ends[0]
+        };
+        self.query_ends.windows(2).enumerate().flat_map(of_sequence).collect()
+    }
+
+    pub fn sequences(&self) -> usize {
         self.query_ends.len() - 1
     }
 
@@ -209,8 +227,8 @@ mod tests {
     #[test]
     fn keys_that_runs_share_are_read_once() {
         // The keys of the prefix would be gathered four times; the mark's own rows are the second suffix again.
-        assert_eq!(split(&spans(), 100), None);
-        let found = split(&spans()[..3], 100).unwrap();
+        assert_eq!(split(&spans(), 4, 100), None);
+        let found = split(&spans()[..3], 4, 100).unwrap();
         let own = Group {
             mask: Mask::CAUSAL,
             queries: 0..9,
@@ -229,6 +247,8 @@ mod tests {
             longest_queries: 5,
             longest_keys: 4,
         };
+        assert_eq!(shared.padded_queries(2), 2 * 2 * 5);
+        assert_eq!(shared.padded_places(2), [0, 1, 2, 3, 10, 11, 12, 13, 14]);
         assert_eq!(found, Split { own, shared });
     }
 
@@ -240,23 +260,23 @@ mod tests {
             Span::single(1, vec![0..4, 7..9]),
             Span::single(2, vec![9..13, 13..15]),
         ];
-        let Split { own, shared } = split(&read, 100).unwrap();
+        let Split { own, shared } = split(&read, 4, 100).unwrap();
         assert_eq!((own.keys, own.query_ends, own.key_ends), (vec![4..15], vec![0, 1, 2, 2, 3], vec![0, 3, 5, 9, 11]));
         assert_eq!(
             (shared.keys, shared.query_ends, shared.key_ends),
             (vec![0..4, 9..13], vec![0, 2, 3], vec![0, 4, 8])
         );
-        assert_eq!(split(&read, 7), None, "more shared keys than may be gathered");
+        assert_eq!(split(&read, 4, 7), None, "more shared keys than may be gathered");
     }
 
     #[test]
     fn a_split_that_gathers_nothing_less_or_changes_a_window_is_none() {
         let plain = [0..4, 4..9].map(|rows| Span { queries: rows.clone(), keys: vec![rows], mask: Mask::CAUSAL });
-        assert_eq!(split(&plain, 100), None);
+        assert_eq!(split(&plain, 4, 100), None);
         let window = Mask { before: 2, after: 0 };
         let windows: Vec<Span> = spans().into_iter().take(3).map(|span| Span { mask: window, ..span }).collect();
-        assert_eq!(split(&windows, 100), None);
-        assert_eq!(split(&[], 100), None);
+        assert_eq!(split(&windows, 4, 100), None);
+        assert_eq!(split(&[], 4, 100), None);
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl Plan {
             groups.push(Group::new(group, queries, device)?);
             rest = others;
         }
-        let places = Tensor::from_vec(places, (), device)?;
+        let places = Tensor::new(places, device)?;
         Ok(Self { groups, places })
     }
 
@@ -148,8 +148,8 @@ impl Group {
             tiles: tiles.len(),
             queries,
             keys,
-            query_rows: Tensor::from_vec(query_rows, (), device)?,
-            key_rows: Tensor::from_vec(key_rows, (), device)?,
+            query_rows: Tensor::new(query_rows, device)?,
+            key_rows: Tensor::new(key_rows, device)?,
             visible: if sees_all { None } else { Some((tensor(starts, of_queries)?, tensor(ends, of_queries)?)) },
             key_places: tensor((0..keys as u32).collect(), (1, 1, 1, keys))?,
         })

@@ -10,7 +10,7 @@ use candle_core::cuda_backend::{CudaDType, CudaDevice, WrapErr};
 use candle_core::{CudaStorage, DType, Result, Storage, Tensor, bail};
 use half::bf16;
 
-use super::{NormRope, Rows};
+use super::{LogSums, NormRope, Rows};
 use crate::runtime::spec::Activation;
 
 const SOURCE: &str = include_str!("kernels.cu");
@@ -203,15 +203,13 @@ pub(super) fn gated(x: &CudaStorage, rows: Rows, activation: Activation) -> Resu
 }
 
 pub(super) fn merge(
-    own: Matrix<'_>,
-    other: Matrix<'_>,
-    lse: (&Tensor, &Tensor),
+    own: (Matrix<'_>, &LogSums),
+    other: (Matrix<'_>, &LogSums),
     heads: (usize, usize),
 ) -> Result<CudaStorage> {
     fn typed<T: Number>(
-        own: Matrix<'_>,
-        other: Matrix<'_>,
-        (own_lse, other_lse): (&Tensor, &Tensor),
+        (own, own_sums): (Matrix<'_>, &LogSums),
+        (other, other_sums): (Matrix<'_>, &LogSums),
         (heads, dim): (usize, usize),
     ) -> Result<CudaStorage> {
         let (device, rows) = (own.0.device.clone(), own.1);
@@ -225,18 +223,26 @@ pub(super) fn merge(
             let function = device.get_or_load_custom_func(&format!("merge_{}", T::NAME), MODULE, ptx()?)?;
             let (own_view, other_view) = (view::<T>(own)?, view::<T>(other)?);
             let (count, heads, dim) = (rows.count as i64, int(heads)?, int(dim)?);
-            with_slice::<f32, ()>(own_lse, |own_lse| {
-                with_slice::<f32, ()>(other_lse, |other_lse| {
+            let (own_distance, other_distance) = (int(own_sums.head_distance)?, int(other_sums.head_distance)?);
+            let blocks = blocks_for(rows.count * rows.width / pack::<T>());
+            with_sums(own_sums, |own_lse, own_places| {
+                with_sums(other_sums, |other_lse, other_places| {
                     let mut launch = function.builder();
-                    launch.arg(&own_view).arg(&other_view).arg(&own_lse).arg(&other_lse).arg(&mut output);
-                    launch.arg(&count).arg(&heads).arg(&dim);
-                    let blocks = blocks_for(rows.count * rows.width / pack::<T>());
-                    // SAFETY: both are contiguous and of the output's size; the sums are [heads, rows].
+                    launch.arg(&own_view).arg(&other_view).arg(&own_lse).arg(&other_lse);
+                    launch.arg(&own_places).arg(&other_places).arg(&mut output);
+                    launch.arg(&count).arg(&heads).arg(&dim).arg(&own_distance).arg(&other_distance);
+                    // SAFETY: both are contiguous and of the output's size; attention has written a value for each head at
+                    // each row's place.
                     unsafe { launch.launch(config(blocks)) }.w().map(drop)
                 })
             })?;
         }
         Ok(T::wrap_cuda_slice(output, device))
     }
-    for_type!(own.0, typed(own, other, lse, heads))
+    for_type!(own.0.0, typed(own, other, heads))
+}
+
+/// Reads the values and the places of sums.
+fn with_sums(sums: &LogSums, mut read: impl FnMut(CudaView<'_, f32>, CudaView<'_, u32>) -> Result<()>) -> Result<()> {
+    with_slice::<f32, ()>(&sums.values, |values| with_slice::<u32, ()>(&sums.places, |places| read(values, places)))
 }

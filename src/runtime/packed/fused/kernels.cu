@@ -132,20 +132,21 @@ __device__ void gated(const T *gate_up, T *output, long long rows, int width, in
   }
 }
 
-// Attention over two sets of keys as one: weighted by the sums of exponentials that `own_lse` and `other_lse`, [heads, rows],
-// hold as logarithms. FlashAttention writes infinity where a query has no key.
+// Attention over two sets of keys as one: weighted by the sums of exponentials that `own_lse` and `other_lse` hold as
+// logarithms, infinity where a query has no key. That of a row's head is at the row's place + head * distance.
 template <typename T>
-__device__ void merge(const T *own, const T *other, const float *own_lse, const float *other_lse, T *output,
-                      long long rows, int heads, int dim) {
+__device__ void merge(const T *own, const T *other, const float *own_lse, const float *other_lse,
+                      const unsigned int *own_places, const unsigned int *other_places, T *output, long long rows, int heads,
+                      int dim, int own_distance, int other_distance) {
   typedef Pack<T> P;
   int packs = dim / P::COUNT;
   long long count = rows * heads * packs, step = (long long)gridDim.x * blockDim.x;
   for (long long place = (long long)blockIdx.x * blockDim.x + threadIdx.x; place < count; place += step) {
     long long head = place / packs, row = head / heads;
-    long long at = (head % heads) * rows + row;
-    float difference = other_lse[at] - own_lse[at];
-    bool has_other = other_lse[at] < 1e30f, has_own = own_lse[at] < 1e30f;
-    float share = !has_other ? 0.0f : !has_own ? 1.0f : 1.0f / (1.0f + expf(-difference));
+    float own_sum = own_lse[own_places[row] + (head % heads) * own_distance];
+    float other_sum = other_lse[other_places[row] + (head % heads) * other_distance];
+    bool has_other = other_sum < 1e30f, has_own = own_sum < 1e30f;
+    float share = !has_other ? 0.0f : !has_own ? 1.0f : 1.0f / (1.0f + expf(own_sum - other_sum));
     P a = ((const P *)own)[place], b = ((const P *)other)[place];
     for (int i = 0; i < P::COUNT; i++) {
       float x = load(a.values[i]), y = load(b.values[i]);
@@ -170,8 +171,11 @@ __device__ void merge(const T *own, const T *other, const float *own_lse, const 
     gated(gate_up, output, rows, width, stride, activation);                                                               \
   }                                                                                                                        \
   extern "C" __global__ void merge_##NAME(const T *own, const T *other, const float *own_lse, const float *other_lse,      \
-                                          T *output, long long rows, int heads, int dim) {                                 \
-    merge(own, other, own_lse, other_lse, output, rows, heads, dim);                                                       \
+                                          const unsigned int *own_places, const unsigned int *other_places, T *output,     \
+                                          long long rows, int heads, int dim, int own_distance,                            \
+                                          int other_distance) {                                                            \
+    merge(own, other, own_lse, other_lse, own_places, other_places, output, rows, heads, dim, own_distance,                \
+          other_distance);                                                                                                 \
   }
 
 FOR_TYPE(float, f32)

@@ -66,15 +66,24 @@ pub(super) fn gated(gate_up: &Tensor, activation: Activation) -> Result<Tensor> 
 
 struct Gated(Activation);
 
-/// Attention over two sets of keys as one, `[rows, heads, dim]`: `own_lse` and `other_lse`, `[heads, rows]` in f32, are the
-/// logarithms of the sums of exponentials, infinity where a query has no key.
-pub(super) fn merge(own: &Tensor, other: &Tensor, own_lse: &Tensor, other_lse: &Tensor) -> Result<Tensor> {
-    own.apply_op2_no_bwd(other, &Merge { own_lse, other_lse })
+/// The logarithms of attention's sums of exponentials; infinity where a query has no key.
+pub(super) struct LogSums {
+    /// In f32, one dimension.
+    pub values: Tensor,
+    /// For each row, the place of its first head's value.
+    pub places: Tensor,
+    /// From one head's value to the next.
+    pub head_distance: usize,
+}
+
+/// Attention over two sets of keys as one, `[rows, heads, dim]`.
+pub(super) fn merge(own: (&Tensor, &LogSums), other: (&Tensor, &LogSums)) -> Result<Tensor> {
+    own.0.apply_op2_no_bwd(other.0, &Merge { own: own.1, other: other.1 })
 }
 
 struct Merge<'a> {
-    own_lse: &'a Tensor,
-    other_lse: &'a Tensor,
+    own: &'a LogSums,
+    other: &'a LogSums,
 }
 
 /// Rows of a matrix, and the distance of two of them in numbers. The numbers of a row lie side by side.
@@ -181,11 +190,8 @@ impl CustomOp2 for Merge<'_> {
 
     fn cpu_fwd(&self, own: &CpuStorage, ol: &Layout, other: &CpuStorage, tl: &Layout) -> Result<(CpuStorage, Shape)> {
         let heads = ol.shape().dims3()?.1;
-        let lse = |lse: &Tensor| lse.flatten_all()?.to_vec1::<f32>();
-        let (own_lse, other_lse) = (lse(self.own_lse)?, lse(self.other_lse)?);
         let (own, other) = ((own.as_slice()?, Rows::new(ol)?), (other.as_slice()?, Rows::new(tl)?));
-        let output = on_cpu::merge(own, other, &own_lse, &other_lse, heads);
-        Ok((CpuStorage::F32(output), ol.shape().clone()))
+        Ok((CpuStorage::F32(on_cpu::merge((own, self.own), (other, self.other), heads)?), ol.shape().clone()))
     }
 
     #[cfg(feature = "cuda")]
@@ -198,6 +204,6 @@ impl CustomOp2 for Merge<'_> {
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let (_, heads, dim) = own_layout.shape().dims3()?;
         let (own, other) = ((own, Rows::new(own_layout)?), (other, Rows::new(other_layout)?));
-        Ok((cuda::merge(own, other, (self.own_lse, self.other_lse), (heads, dim))?, own_layout.shape().clone()))
+        Ok((cuda::merge((own, self.own), (other, self.other), (heads, dim))?, own_layout.shape().clone()))
     }
 }

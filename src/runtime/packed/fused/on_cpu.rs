@@ -4,7 +4,7 @@ use candle_core::cpu::erf::erf_f64;
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{NormRope, Rows};
+use super::{LogSums, NormRope, Rows};
 use crate::runtime::spec::Activation;
 
 type Matrix<'a> = (&'a [f32], Rows);
@@ -95,22 +95,33 @@ fn activate(activation: Activation, x: f32) -> f32 {
     }
 }
 
-pub(super) fn merge(own: Matrix<'_>, other: Matrix<'_>, own_lse: &[f32], other_lse: &[f32], heads: usize) -> Vec<f32> {
+pub(super) fn merge(
+    (own, own_sums): (Matrix<'_>, &LogSums),
+    (other, other_sums): (Matrix<'_>, &LogSums),
+    heads: usize,
+) -> Result<Vec<f32>> {
     let (count, width) = (own.1.count, own.1.width);
     let dim = width / heads;
+    let lists =
+        |sums: &LogSums| Ok::<_, candle_core::Error>((sums.values.to_vec1::<f32>()?, sums.places.to_vec1::<u32>()?));
+    let (own_lists, other_lists) = (lists(own_sums)?, lists(other_sums)?);
+    let value = |(values, places): &(Vec<f32>, Vec<u32>), sums: &LogSums, row: usize, head: usize| {
+        values[places[row] as usize + head * sums.head_distance]
+    };
     let mut output = vec![0f32; count * width];
     output.par_chunks_mut(width).enumerate().for_each(|(number, output)| {
         let (own, other) = (row(own, number), row(other, number));
         for (head, output) in output.chunks_mut(dim).enumerate() {
-            let at = head * count + number;
-            let share = match (own_lse[at].is_finite(), other_lse[at].is_finite()) {
+            let own_sum = value(&own_lists, own_sums, number, head);
+            let other_sum = value(&other_lists, other_sums, number, head);
+            let share = match (own_sum.is_finite(), other_sum.is_finite()) {
                 (_, false) => 0.,
                 (false, true) => 1.,
-                (true, true) => (1. + (own_lse[at] - other_lse[at]).exp()).recip(),
+                (true, true) => (1. + (own_sum - other_sum).exp()).recip(),
             };
             let pairs = own[head * dim..].iter().zip(&other[head * dim..]);
             output.iter_mut().zip(pairs).for_each(|(output, (own, other))| *output = own + share * (other - own));
         }
     });
-    output
+    Ok(output)
 }

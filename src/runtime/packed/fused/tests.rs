@@ -1,7 +1,7 @@
 use candle_core::{D, Device, Result, Tensor};
 
 use super::check::relative_error;
-use super::{Angles, NormRope, add_rms_norm, gated, merge};
+use super::{Angles, LogSums, NormRope, add_rms_norm, gated, merge};
 use crate::runtime::packed::candle_layers::activate;
 use crate::runtime::spec::Activation;
 
@@ -74,10 +74,16 @@ fn a_gate_is_the_activation_of_one_half_times_the_other() {
 #[test]
 fn attention_over_two_sets_of_keys_is_weighted_by_their_sums() {
     let (own, other) = (numbers(&[3, 2, 4], 0), numbers(&[3, 2, 4], 9));
-    let tensor = |values: [f32; 6]| Tensor::from_slice(&values, (2, 3), &Device::Cpu).unwrap();
+    // [heads, rows]
+    let sums = |values: [f32; 6]| LogSums {
+        values: Tensor::from_slice(&values, 6, &Device::Cpu).unwrap(),
+        places: Tensor::new(&[0u32, 1, 2], &Device::Cpu).unwrap(),
+        head_distance: 3,
+    };
     let none = f32::INFINITY;
-    // [heads, rows]: a query without keys has the other's values.
-    let merged = merge(&own, &other, &tensor([0., none, 1., 2., 0., 0.]), &tensor([3f32.ln(), 0., none, 2., 0., none]));
+    // A query without keys has the other's values.
+    let own_sums = sums([0., none, 1., 2., 0., 0.]);
+    let merged = merge((&own, &own_sums), (&other, &sums([3f32.ln(), 0., none, 2., 0., none])));
     let (merged, own, other) = (list(&merged.unwrap()), list(&own), list(&other));
     let shares = [[0.75, 0.5], [1., 0.5], [0., 0.]];
     for (place, found) in merged.iter().enumerate() {
