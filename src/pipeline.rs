@@ -2,28 +2,33 @@
 //!
 //! Tokenizing and scoring run in `cpu_pool`, passes on the scheduler's device. [`cost`]
 //! estimates a request's tokens, `budget` fits it into its budget, and `rank` takes admitted
-//! requests to their rankings.
+//! requests to their rankings. `cascade` ranks on several models in turn.
 
 mod budget;
 mod canary;
+mod cascade;
 mod cost;
 mod cpu_pool;
 mod drift;
 mod explain;
 mod profiles;
 mod rank;
+mod stability;
+mod time_limit;
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use self::drift::DriftSampler;
+use self::time_limit::TimeLimit;
 use crate::context::RequestContext;
 use crate::prompt::Prompter;
-use crate::rerank::{Instructions, JoinedText, LimitSettings, Ranking, RerankError, RerankRequest};
+use crate::rerank::{Instructions, JoinedText, LimitSettings, MAX_STABILITY, Ranking, RerankError, RerankRequest};
 use crate::runtime::{ModelFacts, Runtime};
 use crate::schedule::{AdmissionControl, BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
 
 pub use canary::{CanaryError, CanaryReport};
+pub use cascade::{Cascade, CascadeStage, StageModel};
 pub use drift::{DriftSample, InstructionSource};
 pub use explain::{ExplainedPass, Explanation};
 pub use profiles::{InstructionSettings, ProfileError, load_instructions};
@@ -88,6 +93,9 @@ impl Reranker {
     /// Every [`RerankError`]: an unknown model, bad input, overload, a missed deadline.
     pub async fn rerank(&self, mut request: RerankRequest) -> Result<Ranking, RerankError> {
         request.resolve_model(&self.names)?;
+        if request.cascade.is_set() {
+            return Err(RerankError::invalid("cascade", "stages and the caller's scores need a server"));
+        }
         let (_context, mut rankings) = self.rerank_all(vec![request], RequestContext::internal()).await?;
         Ok(rankings.swap_remove(0))
     }
@@ -108,22 +116,10 @@ impl Reranker {
         let policy = self.policy();
         prepare(&mut requests, &policy)?;
         let constraints = requests.first().map(|request| request.constraints).unwrap_or_default();
-        let server_limit = self.scheduler.settings().timeout();
-        let limit = [constraints.timeout, server_limit].into_iter().flatten().min();
-        let is_own = server_limit.is_none_or(|server_limit| constraints.timeout.is_some_and(|own| own < server_limit));
-        if let Some(limit) = limit {
-            context.set_time_limit(limit);
-        }
-        context.priority = crate::context::Priority(constraints.priority);
-        let (timeline, deadline) = (context.timeline.clone(), context.deadline);
+        let limit = TimeLimit::begin(&constraints, &self.scheduler.settings(), &mut context);
         let documents = requests.iter().map(|request| request.documents.len()).sum();
-        timeline.update_progress(|progress| progress.of_documents = documents);
-
-        let ranked = self.admit_and_rank(requests, &policy.limits, context);
-        let (Some(limit), Some(deadline)) = (limit, deadline) else { return ranked.await };
-        let ranked = tokio::time::timeout_at(deadline.into(), ranked).await;
-        ranked
-            .unwrap_or_else(|_elapsed| Err(RerankError::DeadlineExceeded { limit, done: timeline.progress(), is_own }))
+        context.timeline.update_progress(|progress| progress.of_documents = documents);
+        TimeLimit::run(limit, self.admit_and_rank(requests, &policy.limits, context)).await
     }
 
     /// The names that this model answers to; the first is its own.
@@ -154,6 +150,12 @@ impl Reranker {
     #[must_use]
     pub fn document_tokens(&self) -> usize {
         self.prompter.facts().limits.document
+    }
+
+    /// Whether relevance scores are estimates of the probability that a document is relevant.
+    #[must_use]
+    pub fn has_probabilities(&self) -> bool {
+        self.prompter.has_probabilities()
     }
 
     /// The prompt family's name.
@@ -238,6 +240,14 @@ fn validate(request: &RerankRequest, limits: &LimitSettings) -> Result<(), Reran
     let (count, limit) = (request.documents.len(), limits.max_documents);
     if count > limit {
         return Err(RerankError::TooManyDocuments { field: "documents".to_owned(), count, limit });
+    }
+    if let Some(scores) = request.cascade.scores.as_ref().filter(|scores| scores.len() != count) {
+        let problem = format!("has {} entries for {count} documents; give one for each", scores.len());
+        return Err(RerankError::invalid("scores", problem));
+    }
+    if let Some(orders) = request.stability.filter(|orders| !(1..=MAX_STABILITY).contains(orders)) {
+        let problem = format!("is {orders}; it lies between 1 and {MAX_STABILITY}");
+        return Err(RerankError::invalid("stability", problem));
     }
     let constraints = &request.constraints;
     let milliseconds = |time: Option<Duration>| time.map(|time| time.as_millis() as usize);

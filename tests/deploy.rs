@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use podium::context::{RankingSummary, RequestTimeline};
 use podium::pipeline::{DriftSample, InstructionSource};
-use podium::rerank::{Mode, Timing, Usage};
+use podium::rerank::agreement::{Comparison, RankingCost, ShadowOutcome, ShadowSample};
+use podium::rerank::{CascadeReport, Mode, SkipReason, StageReport, Timing, Usage};
 use podium::runtime::ModelFacts;
 use podium::schedule::{BatchStatistics, QueueStatus};
 use podium::telemetry::{ModelReport, RequestRecord, Route, Telemetry};
@@ -60,6 +61,16 @@ fn exported() -> String {
         usage: Usage { prompt_tokens: 100, truncated_documents: 1 },
         timing: Timing::default(),
     };
+    let timeline = RequestTimeline::new(tracing::Span::none());
+    let stage = |stage, skipped| {
+        let model = Some("a-model".to_owned());
+        StageReport { stage, model, documents: 3, tokens: 100, skipped }
+    };
+    timeline.note_cascade(CascadeReport {
+        name: "a-cascade".to_owned(),
+        stages: vec![stage(1, None), stage(2, Some(SkipReason::Sure))],
+        tokens_saved: 10,
+    });
     telemetry.record(&RequestRecord {
         id: "an-id",
         key: None,
@@ -69,7 +80,7 @@ fn exported() -> String {
         elapsed: Duration::from_millis(5),
         ranking: Some(&ranking),
         failure: None,
-        timeline: &RequestTimeline::new(tracing::Span::none()),
+        timeline: &timeline,
         span: &tracing::Span::none(),
     });
     telemetry.expect(&[], &["overloaded"]);
@@ -80,6 +91,13 @@ fn exported() -> String {
         input_agreement: Some(0.5),
         lexical_agreement: Some(0.5),
         truncated: 0.0,
+    });
+    let cost = RankingCost { tokens: 100, forward: Duration::from_millis(5) };
+    let comparison = Comparison { agreement: Some(0.9), is_top_changed: true, sent: cost, shadow: cost };
+    telemetry.record_shadow(&ShadowSample {
+        model: "a-model".to_owned(),
+        shadow: "a-shadow".to_owned(),
+        outcome: ShadowOutcome::Compared(comparison),
     });
     telemetry.set_model_memory("a-model", facts.weight_bytes);
     let model = ModelReport {

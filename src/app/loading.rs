@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::settings::{check, families, policy, prompter_of};
 use crate::config::{ConfigError, Settings};
-use crate::models::{ModelLoader, ModelSet, NamedModel};
+use crate::models::{ModelLoader, ModelSet, ModelsSettings, NamedModel};
 use crate::pipeline::{Policy, Reranker};
 use crate::prompt::PromptSettings;
 use crate::runtime::packed::{ComputeSettings, PackedRuntime};
@@ -49,6 +49,7 @@ pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     let runtime = load_runtime(&checkpoint, &settings.model)?;
     let names = default_names(&checkpoint, &settings.model);
     check_names_unique(&names, settings)?;
+    check_stages_and_shadows(&names, &settings.models)?;
     let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
     let default = assemble(names, &checkpoint, runtime, &settings.model.family, environment)?;
     let loader = PackedLoader { prompts: settings.prompts.clone(), admission };
@@ -101,13 +102,40 @@ fn add_served_names(names: &mut Vec<String>, model: &ModelSettings) {
 /// Refuses a name that two models answer to.
 fn check_names_unique(default: &[String], settings: &Settings) -> Result<(), ConfigError> {
     let mut owners: BTreeMap<&str, &str> = default.iter().map(|name| (name.as_str(), "the default model")).collect();
-    for (own, named) in &settings.models.named {
-        for name in std::iter::once(own.as_str()).chain(named.model.served().filter(|name| name != own)) {
+    let models = &settings.models;
+    let named = models.named.iter().map(|(own, named)| (own, named.model.served().collect::<Vec<_>>()));
+    let cascades = models.cascades.iter().map(|(own, cascade)| (own, cascade.served().collect::<Vec<_>>()));
+    for (own, served) in named.chain(cascades) {
+        for name in std::iter::once(own.as_str()).chain(served.into_iter().filter(|name| name != own)) {
             if let Some(other) = owners.insert(name, own) {
                 let problem = format!("the name `{name}` is taken by {other}");
                 return Err(ConfigError::Unusable { key: format!("models.{own}"), problem });
             }
         }
+    }
+    Ok(())
+}
+
+/// Refuses a stage of a cascade, or a shadow, that names no model of this server.
+fn check_stages_and_shadows(default: &[String], models: &ModelsSettings) -> Result<(), ConfigError> {
+    let served = models.named.iter().flat_map(|(own, named)| std::iter::once(own.as_str()).chain(named.model.served()));
+    let models_by_name: Vec<&str> = default.iter().map(String::as_str).chain(served).collect();
+    let check = |key: String, name: &str, known: &[&str]| {
+        if known.contains(&name) {
+            return Ok(());
+        }
+        let problem = format!("there is no model `{name}`; there are {}", known.join(", "));
+        Err(ConfigError::Unusable { key, problem })
+    };
+    for (name, cascade) in &models.cascades {
+        for stage in cascade.models() {
+            check(format!("models.{name}.cascade"), stage, &models_by_name)?;
+        }
+    }
+    let cascades = models.cascades.keys().map(String::as_str);
+    let all: Vec<&str> = models_by_name.iter().copied().chain(cascades).collect();
+    for (name, shadow) in &models.shadows {
+        check(format!("models.{name}.shadow_of"), &shadow.of, &all)?;
     }
     Ok(())
 }

@@ -108,6 +108,8 @@ pub async fn serve(
     let set_models = |models: &ModelSet| {
         let sampled = Arc::clone(&telemetry);
         models.sample_drift(plan.drift_sample, move |sample| sampled.record_drift(sample));
+        let sampled = Arc::clone(&telemetry);
+        models.record_shadows(move |sample| sampled.record_shadow(sample));
         service.set_models(models.clone());
     };
     let address = listener.local_addr()?;

@@ -13,6 +13,7 @@ mod output_file;
 mod passes;
 mod rerank;
 mod serve;
+mod tips;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -155,7 +156,8 @@ impl std::error::Error for UsageError {}
 /// lost device (a new process may find it again); 1 for every other error.
 #[must_use]
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    let cli = Cli::try_parse().unwrap_or_else(|error| tips::with_tip(error).exit());
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output has closed the pipe, as `head` does.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(is_broken_pipe) => ExitCode::SUCCESS,

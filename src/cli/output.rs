@@ -109,6 +109,8 @@ mod tests {
             raw_score: 0.0,
             tokens: 9,
             tokens_read,
+            stage: None,
+            spread: None,
         };
         let ranking = Ranking {
             results: vec![row(1, 0.91, 9), row(0, 0.2, 4)],
@@ -120,6 +122,7 @@ mod tests {
             usage: Usage { prompt_tokens: 40, truncated_documents: 1 },
             warnings: Vec::new(),
             budget: None,
+            cascade: None,
             timing: Timing { total: Duration::from_millis(12), ..Timing::default() },
         };
         let mut printed = Vec::new();

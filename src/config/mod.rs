@@ -6,6 +6,7 @@
 //! one struct per section, defined in the module that uses it.
 
 mod bounds;
+mod cascades;
 mod environment;
 mod error;
 mod limits;

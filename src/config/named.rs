@@ -2,16 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use toml::Table;
+use toml::{Table, Value};
 
+use super::cascades::{flatten, parse_cascade};
 use super::error::ConfigError;
+pub(super) use super::source::MODELS_SECTION as SECTION;
 use super::source::Values;
-use crate::models::{LoadWhen, ModelsSettings, NamedModel};
+use crate::models::{LoadWhen, ModelsSettings, NamedModel, ShadowSettings};
 
-/// Prefix of the keys of named models.
-pub(super) const SECTION: &str = "models.";
-/// The key that only named models have, as [`pattern`] returns it.
+/// Keys that only named models have, as [`pattern`] returns them.
 pub(super) const LOAD: &str = "models.NAME.load";
+pub(super) const CASCADE: &str = "models.NAME.cascade";
+pub(super) const STOP_WHEN_SURE: &str = "models.NAME.stop_when_sure";
+pub(super) const SHADOW_OF: &str = "models.NAME.shadow_of";
+pub(super) const SHARE: &str = "models.NAME.share";
+pub(super) const OWN_KEYS: [&str; 5] = [LOAD, CASCADE, STOP_WHEN_SURE, SHADOW_OF, SHARE];
+
+/// A value of the type that a key of [`OWN_KEYS`] has.
+pub(super) fn example_value(pattern: &str) -> Option<Value> {
+    match pattern {
+        LOAD => Some(Value::from(LoadWhen::Start.as_str())),
+        CASCADE => Some(Value::Array(Vec::new())),
+        STOP_WHEN_SURE | SHARE => Some(Value::from(0.0)),
+        SHADOW_OF => Some(Value::from("")),
+        _ => None,
+    }
+}
 /// Fields that a named model takes from `[model]` unless it sets them; other fields take the
 /// defaults.
 const SHARED: [&str; 3] = ["device", "cache", "offline"];
@@ -26,8 +42,10 @@ pub(super) fn split(key: &str) -> Option<(&str, &str)> {
 /// The key that defines type and range of `key`: for a named model, the key of the default model.
 pub(super) fn pattern(key: &str) -> String {
     match split(key) {
-        Some((_, "load")) => LOAD.to_owned(),
-        Some((_, field)) => format!("model.{field}"),
+        Some((_, field)) => {
+            let own = OWN_KEYS.iter().find(|key| key.strip_prefix("models.NAME.") == Some(field));
+            own.map_or_else(|| format!("model.{field}"), |key| (*key).to_owned())
+        }
         None => key.to_owned(),
     }
 }
@@ -53,10 +71,21 @@ pub(super) fn parse_models(values: &Values, defaults: &Values) -> Result<ModelsS
         }
     }
     let invalid = |error: toml::de::Error| ConfigError::Settings(error.to_string());
-    let mut named = BTreeMap::new();
+    let (mut named, mut cascades, mut shadows) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (name, mut table) in tables {
+        if let Some(shadow) = take_shadow(name, &mut table)? {
+            shadows.insert(name.to_owned(), shadow);
+        }
+        if table.contains_key("cascade") {
+            cascades.insert(name.to_owned(), parse_cascade(name, &table)?);
+            continue;
+        }
         if !table.contains_key("source") {
             return Err(missing_source(&format!("{SECTION}{name}")));
+        }
+        if table.contains_key("stop_when_sure") {
+            let key = format!("{SECTION}{name}.stop_when_sure");
+            return Err(ConfigError::Unusable { key, problem: "is for cascades; this model is none".to_owned() });
         }
         let load = table.remove("load").map_or(Ok(LoadWhen::Start), LoadWhen::try_from).map_err(invalid)?;
         for (key, (value, _)) in defaults {
@@ -68,10 +97,31 @@ pub(super) fn parse_models(values: &Values, defaults: &Values) -> Result<ModelsS
         named.insert(name.to_owned(), NamedModel { load, model: table.try_into().map_err(invalid)? });
     }
     let limit = values.get("models.max_memory_bytes").and_then(|(value, _)| value.as_integer()).unwrap_or_default();
-    Ok(ModelsSettings { max_memory_bytes: u64::try_from(limit).unwrap_or_default(), named })
+    let max_memory_bytes = u64::try_from(limit).unwrap_or_default();
+    Ok(ModelsSettings { max_memory_bytes, named, cascades: flatten(&cascades)?, shadows })
+}
+
+/// Takes out of a table what makes the model a shadow of another one.
+fn take_shadow(name: &str, table: &mut Table) -> Result<Option<ShadowSettings>, ConfigError> {
+    let of = table.remove("shadow_of").and_then(|of| of.as_str().map(str::to_owned)).filter(|of| !of.is_empty());
+    let share = table.remove("share").and_then(|share| share.as_float());
+    match (of, share) {
+        (None, None) => Ok(None),
+        (Some(of), Some(share)) if of != name => Ok(Some(ShadowSettings { of, share })),
+        (Some(_), Some(_)) => {
+            let problem = "a model cannot be its own shadow".to_owned();
+            Err(ConfigError::Unusable { key: format!("{SECTION}{name}.shadow_of"), problem })
+        }
+        (of, _) => {
+            let missing = if of.is_some() { "share" } else { "shadow_of" };
+            let problem = "is missing; a shadow has `shadow_of`, a model's name, and `share`, from 0 to 1".to_owned();
+            Err(ConfigError::Unusable { key: format!("{SECTION}{name}.{missing}"), problem })
+        }
+    }
 }
 
 /// The error for a table `models.NAME` without a source.
 pub(super) fn missing_source(table: &str) -> ConfigError {
-    ConfigError::Settings(format!("`{table}.source` is missing; set it to a folder with a checkpoint or a hub id"))
+    let problem = "is missing; set it to a folder with a checkpoint or a hub id, or make the model a cascade";
+    ConfigError::Settings(format!("`{table}.source` {problem}"))
 }

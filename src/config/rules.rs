@@ -3,7 +3,7 @@
 use toml::Value;
 
 use super::named::{self, pattern};
-use crate::http::cors_layer;
+use crate::http::{cors_layer, is_path_prefix};
 use crate::runtime::ModelSettings;
 
 /// A constraint on a key's value.
@@ -24,9 +24,11 @@ enum Allowed {
     Url,
     /// CORS origins.
     Origins,
+    /// Empty, or the prefix of a path.
+    Prefix,
 }
 
-use Allowed::{Address, Anything, Between, Device, OneOf, Origins, Share, Text, Url};
+use Allowed::{Address, Anything, Between, Device, OneOf, Origins, Prefix, Share, Text, Url};
 
 const DAY: i64 = 86_400;
 
@@ -42,6 +44,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("server.drain_delay_seconds", Between(0, DAY)),
     ("server.shutdown_seconds", Between(0, DAY)),
     ("server.refuse_unknown_fields", Anything),
+    ("server.path_prefix", Prefix),
     ("server.cors_origins", Origins),
     ("auth.keys_file", Anything),
     ("auth.requests_per_minute", Between(0, 1_000_000)),
@@ -59,6 +62,11 @@ const RULES: &[(&str, Allowed)] = &[
     ("model.offline", Anything),
     ("models.max_memory_bytes", Between(0, i64::MAX)),
     (named::LOAD, OneOf(&["start", "on_demand", "off"])),
+    // `cascades` checks the stages.
+    (named::CASCADE, Anything),
+    (named::STOP_WHEN_SURE, Share),
+    (named::SHADOW_OF, Text),
+    (named::SHARE, Share),
     ("prompts.folder", Anything),
     ("limits.max_documents", Between(1, 100_000)),
     ("limits.max_slate_documents", Between(2, 1024)),
@@ -108,6 +116,8 @@ pub(super) fn violated_rule(key: &str, value: &Value) -> Option<String> {
             (!fits).then(|| "empty, or a URL such as http://localhost:4318".to_owned())
         }
         Origins => cors_layer(text).err(),
+        Prefix => (!is_path_prefix(text))
+            .then(|| "empty, or a path without a slash at its end, such as /rerankers".to_owned()),
     }
 }
 
@@ -122,7 +132,7 @@ mod tests {
             assert!(RULES.iter().any(|(ruled, _)| ruled == key), "no rule for {key}");
             assert_eq!(violated_rule(key, value), None, "{key}");
         }
-        // `load` of named models has a rule and no default.
-        assert_eq!(RULES.len(), defaults.len() + 1);
+        // Keys that only named models have have no default.
+        assert_eq!(RULES.len(), defaults.len() + named::OWN_KEYS.len());
     }
 }

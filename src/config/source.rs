@@ -9,6 +9,9 @@ use toml::Value;
 /// Prefix of the environment variables that set keys: `PODIUM__SECTION__KEY`.
 pub const ENVIRONMENT_PREFIX: &str = "PODIUM__";
 
+/// Prefix of the keys of named models.
+pub(super) const MODELS_SECTION: &str = "models.";
+
 /// Every key with its value and where the value came from.
 pub(super) type Values = BTreeMap<String, (Value, Origin)>;
 

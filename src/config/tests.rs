@@ -4,7 +4,8 @@ use std::fmt;
 use std::io::Write;
 
 use super::*;
-use crate::models::{LoadWhen, NamedModel};
+use crate::models::{LoadWhen, NamedModel, ShadowSettings};
+use crate::rerank::Keep;
 
 fn load_file(text: &str) -> Result<Configuration, ConfigError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -157,6 +158,114 @@ fn an_error_in_a_named_model_names_the_key() {
         ("[models]\nmax_memory_bytes = -1\n", "`models.max_memory_bytes` must be between 0"),
     ] {
         let message = message(load_file(text));
+        assert!(message.contains(words), "{words:?} is not in {message:?}");
+    }
+}
+
+#[test]
+fn a_cascade_has_stages_that_keep_numbers_or_shares() {
+    let configuration = load_file(
+        "[models.large]\nsource = \"a/large\"\n\
+         [models.careful]\nstop_when_sure = 0.95\nserved_names = \"vendor/careful\"\n\
+         cascade = [ { model = \"podium-mini\", keep = 32 }, { model = \"large\", keep = 0.5 }, { model = \"large\" } ]\n\
+         [models.scored]\ncascade = [ { scores = true, keep = 100 }, { model = \"careful\", keep = 5 }, { model = \"large\" } ]\n",
+    );
+    let models = configuration.unwrap().settings.models;
+    let stages = |name: &str| {
+        let stages = models.cascades[name].stages.iter();
+        stages.map(|stage| (stage.model.clone().unwrap_or_default(), stage.keep)).collect::<Vec<_>>()
+    };
+    let large = |keep| ("large".to_owned(), keep);
+    let mini = ("podium-mini".to_owned(), Keep::Count(32));
+    let careful = [mini.clone(), large(Keep::Share(0.5)), large(Keep::Share(1.0))];
+    assert_eq!(stages("careful"), careful);
+    // A cascade in a cascade: its last stage keeps what the outer one says.
+    let scores = (String::new(), Keep::Count(100));
+    let scored = [scores, mini, large(Keep::Share(0.5)), large(Keep::Count(5)), large(Keep::Share(1.0))];
+    assert_eq!(stages("scored"), scored);
+    assert!((models.cascades["careful"].stop_when_sure - 0.95).abs() < 1e-9);
+    assert_eq!(models.cascades["careful"].served().collect::<Vec<_>>(), ["vendor/careful"]);
+    assert_eq!(models.named.keys().collect::<Vec<_>>(), ["large"]);
+}
+
+#[test]
+fn an_error_in_a_cascade_names_key_and_value() {
+    let two = "{ model = \"b\" }";
+    for (stages, more, words) in [
+        ("", "", "`models.a.cascade`: has 0 stages; a cascade has at least 2"),
+        (two, "", "`models.a.cascade`: has 1 stages; a cascade has at least 2"),
+        (
+            format!("{{ model = \"b\", keep = 0 }}, {two}").as_str(),
+            "",
+            "`models.a.cascade[0].keep`: is 0; give a whole number of at least 1, or a share",
+        ),
+        (format!("{{ model = \"b\", keep = 1.5 }}, {two}").as_str(), "", "`models.a.cascade[0].keep`: is 1.5; give"),
+        (format!("{{ model = \"b\" }}, {two}").as_str(), "", "`models.a.cascade[0].keep`: is missing"),
+        (format!("{two}, {{ model = \"b\", keep = 3 }}").as_str(), "", "`models.a.cascade[0].keep`: is missing"),
+        (
+            "{ model = \"b\", keep = 3 }, { model = \"b\", keep = 3 }",
+            "",
+            "`models.a.cascade[1].keep`: has no effect, because the last stage passes nothing on",
+        ),
+        (
+            format!("{{ modl = \"b\", keep = 3 }}, {two}").as_str(),
+            "",
+            "`models.a.cascade[0].modl`: is unknown; a stage has model",
+        ),
+        (
+            format!("{{ keep = 3 }}, {two}").as_str(),
+            "",
+            "`models.a.cascade[0]`: needs `model` with the name of a model",
+        ),
+        (format!("3, {two}").as_str(), "", "`models.a.cascade[0]`: is 3; give a table"),
+        (
+            format!("{{ model = \"b\", keep = 3 }}, {{ scores = true, keep = 2 }}, {two}").as_str(),
+            "",
+            "`models.a.cascade[1].scores`: the caller's scores can only be the first of several stages",
+        ),
+        (
+            format!("{{ model = \"a\", keep = 3 }}, {two}").as_str(),
+            "",
+            "`models.a.cascade[0].model`: is a cycle: a > a",
+        ),
+        (
+            format!("{{ model = \"c\", keep = 3 }}, {two}").as_str(),
+            "[models.c]\ncascade = [ { model = \"b\", keep = 1 }, { model = \"a\" } ]\n",
+            "`models.c.cascade[1].model`: is a cycle: a > c > a",
+        ),
+        (
+            format!("{{ model = \"b\", keep = 3 }}, {two}").as_str(),
+            "stop_when_sure = 1.5\n",
+            "`models.a.stop_when_sure` must be a number between 0 and 1, not 1.5",
+        ),
+        (
+            format!("{{ model = \"b\", keep = 3 }}, {two}").as_str(),
+            "source = \"x/y\"\n",
+            "`models.a.source`: a cascade has no source: set it in the tables of its models",
+        ),
+    ] {
+        let (own, others) = if more.starts_with('[') { ("", more) } else { (more, "") };
+        let text = format!("[models.b]\nsource = \"x/b\"\n[models.a]\ncascade = [ {stages} ]\n{own}{others}");
+        let message = message(load_file(&text));
+        assert!(message.contains(words), "{words:?} is not in {message:?}");
+    }
+    let message = message(load_file("[models.a]\ncascade = 3\n"));
+    assert!(message.starts_with("`models.a.cascade` must be an array, not 3"), "{message}");
+}
+
+#[test]
+fn a_shadow_has_a_model_and_a_share() {
+    let configuration = load_file("[models.b]\nsource = \"x/b\"\nshadow_of = \"podium-mini\"\nshare = 0.05\n");
+    let models = configuration.unwrap().settings.models;
+    assert_eq!(models.shadows["b"], ShadowSettings { of: "podium-mini".to_owned(), share: 0.05 });
+    for (more, words) in [
+        ("shadow_of = \"podium-mini\"\n", "`models.b.share`: is missing"),
+        ("share = 0.5\n", "`models.b.shadow_of`: is missing"),
+        ("shadow_of = \"b\"\nshare = 0.5\n", "`models.b.shadow_of`: a model cannot be its own shadow"),
+        ("shadow_of = \"m\"\nshare = 2.0\n", "`models.b.share` must be a number between 0 and 1, not 2.0"),
+        ("stop_when_sure = 0.5\n", "`models.b.stop_when_sure`: is for cascades; this model is none"),
+    ] {
+        let message = message(load_file(&format!("[models.b]\nsource = \"x/b\"\n{more}")));
         assert!(message.contains(words), "{words:?} is not in {message:?}");
     }
 }

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::error::ConfigError;
-use super::named::{self, LOAD, pattern};
+use super::named::{self, pattern};
 use super::rules::violated_rule;
 use super::source::{ENVIRONMENT_PREFIX, Origin, Sources, Values};
 use super::suggest::suggest_key;
-use crate::models::LoadWhen;
 use crate::telemetry::mask_url_secrets;
 
 /// Every key with its comment and default: the operator's reference.
@@ -124,10 +123,7 @@ fn is_empty_setting(value: &Value, origin: &Origin) -> bool {
 /// A value of the type that `key` has, if the key exists.
 fn example_value(key: &str, values: &Values) -> Option<Value> {
     let pattern = pattern(key);
-    if pattern == LOAD {
-        return Some(Value::from(LoadWhen::Start.as_str()));
-    }
-    values.get(&pattern).map(|(value, _)| value.clone())
+    named::example_value(&pattern).or_else(|| values.get(&pattern).map(|(value, _)| value.clone()))
 }
 
 /// Reads the text of an environment variable as a value of the type that `example` has.

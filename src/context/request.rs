@@ -62,7 +62,7 @@ pub struct RequestContext {
     /// request has ended.
     pub timeline: RequestTimeline,
     /// The bytes that the body, its parsed values and the echoed documents occupy.
-    body_memory: Option<MemoryPermit>,
+    body_memory: Option<Arc<MemoryPermit>>,
     /// Counts the request and its tokens as in flight.
     admission: Option<AdmissionPermit>,
 }
@@ -90,6 +90,23 @@ impl RequestContext {
         Self::new(RequestId::new("internal"), Span::none())
     }
 
+    /// The same request for one stage of its work, after whose failure the request goes on. Both
+    /// keep what the request holds until the later of them is dropped.
+    #[must_use]
+    pub fn for_stage(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            client: self.client.clone(),
+            received_at: self.received_at,
+            deadline: self.deadline,
+            priority: self.priority,
+            span: self.span.clone(),
+            timeline: self.timeline.clone(),
+            body_memory: self.body_memory.clone(),
+            admission: self.admission.clone(),
+        }
+    }
+
     /// Sets the client, in the timeline too.
     pub fn set_client(&mut self, client: Client) {
         self.timeline.note_client(&client);
@@ -105,7 +122,7 @@ impl RequestContext {
     /// Keeps `permit` until the context is dropped or the permit released. It replaces an earlier
     /// one.
     pub fn hold_body_memory(&mut self, permit: MemoryPermit) {
-        self.body_memory = Some(permit);
+        self.body_memory = Some(Arc::new(permit));
     }
 
     /// Releases the body's memory. Call it once only the texts are left of the body: admission

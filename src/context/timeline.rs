@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use crate::rerank::{Mode, Progress, Timing, Usage};
+use crate::rerank::{CascadeReport, Mode, Progress, Timing, Usage};
 use crate::schedule::{Client, DeviceInterval};
 
 /// A request of many pairs or rounds has many stages; later ones count in the sums only.
@@ -93,6 +93,7 @@ struct Record {
     sums: Timing,
     progress: Progress,
     ranking: Option<RankingSummary>,
+    cascade: Option<Arc<CascadeReport>>,
 }
 
 /// A running stage. It ends when this is dropped, also if its request fails or its client leaves.
@@ -162,6 +163,17 @@ impl RequestTimeline {
     #[must_use]
     pub fn ranking(&self) -> Option<RankingSummary> {
         self.record().ranking
+    }
+
+    /// Notes what the stages of a cascade did.
+    pub fn note_cascade(&self, report: CascadeReport) {
+        self.record().cascade = Some(Arc::new(report));
+    }
+
+    /// What the stages of a cascade did, if one ranked.
+    #[must_use]
+    pub fn cascade(&self) -> Option<Arc<CascadeReport>> {
+        self.record().cascade.clone()
     }
 
     /// The stages that have ended, in the order of their ends; at most 64.

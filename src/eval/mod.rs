@@ -6,7 +6,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`settings`] | the settings of a run |
-//! | [`datasets`] | reads BEIR folders, TREC files and slates; samples queries |
+//! | [`datasets`] | reads the layouts of BEIR, MTEB and ir_datasets, TREC files and slates; samples queries |
 //! | [`first_stage`] | BM25: retrieves candidates, and ranks them as the baseline |
 //! | [`system`], [`answer`] | the system (a model here or an [`endpoint`]) and its reply |
 //! | [`query_run`] | the rankings of one query |

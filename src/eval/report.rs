@@ -153,7 +153,10 @@ pub struct SetReport {
     /// The results of every query.
     pub per_query: Vec<QueryReport>,
     /// The queries with the largest losses against BM25.
-    pub worst: Vec<WorstQuery>,
+    pub worst: Vec<ExampleQuery>,
+    /// The queries with the largest gains over BM25. Earlier reports lack it.
+    #[serde(default)]
+    pub best: Vec<ExampleQuery>,
 }
 
 /// The effect of the input order on scores and ranks.
@@ -313,24 +316,24 @@ pub struct QueryReport {
     pub scores: Systems<ByMeasure<f64>>,
 }
 
-/// A query with a loss against BM25, and the documents that explain it.
+/// A query with a loss or a gain against BM25, and the documents that explain it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WorstQuery {
+pub struct ExampleQuery {
     /// Its id.
     pub id: String,
     /// Its text.
     pub query: String,
     /// Its instruction.
     pub instruction: Option<String>,
-    /// The primary measure minus that of BM25; negative.
+    /// The primary measure minus that of BM25; not 0.
     pub gain: f64,
     /// The top documents and the relevant candidates, ranked as in the first input order.
-    pub documents: Vec<WorstDocument>,
+    pub documents: Vec<ExampleDocument>,
 }
 
-/// A document of a [`WorstQuery`]. Ranks are from 1.
+/// A document of an [`ExampleQuery`]. Ranks are from 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WorstDocument {
+pub struct ExampleDocument {
     /// Its id.
     pub id: String,
     /// The first characters of its text.

@@ -14,7 +14,8 @@ use super::error::ApiError;
 use super::route_table::{ADMIN_ROUTES, no_such_route_error};
 use super::schemas::{ListObject, ModelObject, model_state};
 use super::service::Service;
-use crate::models::ModelStatus;
+use crate::models::{ModelStatus, ShadowReport};
+use crate::rerank::agreement::RankingCost;
 use crate::telemetry::mask_url_secrets;
 
 #[derive(Serialize, ToSchema)]
@@ -48,6 +49,60 @@ pub struct Model {
     /// Why it could not be loaded.
     #[schema(required = true)]
     error: Option<String>,
+    /// The names of its models, if it is a cascade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    stages: Option<Vec<String>>,
+    /// What it has shown so far, if it is the shadow of another model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    shadow: Option<Shadow>,
+}
+
+/// A shadow's rankings beside those that were sent.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ShadowReport)]
+pub struct Shadow {
+    /// The model whose requests it ranks.
+    of: String,
+    /// The share of requests that it ranks.
+    share: f64,
+    /// Requests that both have ranked.
+    compared: u64,
+    /// Requests that were drawn and not ranked: the shadow was busy or not loaded, or failed.
+    skipped: u64,
+    /// Rankings of which another document is first.
+    top_changed: u64,
+    /// The mean of Kendall's tau over the documents that were sent: 1 is the same order, -1 the
+    /// reverse.
+    #[schema(required = true)]
+    kendall_tau: Option<f64>,
+    /// Tokens that the model read for the compared requests.
+    tokens: usize,
+    /// Tokens that the shadow read for them.
+    shadow_tokens: usize,
+    /// Device time of the model for them.
+    forward_ms: u64,
+    /// Device time of the shadow for them.
+    shadow_forward_ms: u64,
+}
+
+impl From<ShadowReport> for Shadow {
+    fn from(report: ShadowReport) -> Self {
+        let milliseconds = |cost: &RankingCost| u64::try_from(cost.forward.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            kendall_tau: report.kendall_tau(),
+            tokens: report.sent.tokens,
+            shadow_tokens: report.shadow.tokens,
+            forward_ms: milliseconds(&report.sent),
+            shadow_forward_ms: milliseconds(&report.shadow),
+            of: report.of,
+            share: report.share,
+            compared: report.compared,
+            skipped: report.skipped,
+            top_changed: report.top_changed,
+        }
+    }
 }
 
 impl From<ModelStatus> for Model {
@@ -61,6 +116,8 @@ impl From<ModelStatus> for Model {
             memory_bytes: status.memory_bytes,
             dtype: status.dtype,
             error: status.error.map(|error| mask_url_secrets(&error).into_owned()),
+            stages: status.stages,
+            shadow: status.shadow.map(Shadow::from),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Reading a JSON body: its content type, its length, the time it takes, and memory for it.
+//! Reading a JSON body: its content type and encoding, its length, the time it takes, and memory for
+//! it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -9,6 +10,8 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 
 use super::body_memory::{ReceivingPermit, count_values};
+use super::connections::BodyReceived;
+use super::decompress::{Encoding, decompress};
 use super::error::ApiError;
 use super::fields::Fields;
 use super::off_thread::run_blocking;
@@ -30,17 +33,28 @@ const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Its `received_at` is the time at which the whole body had arrived.
 ///
 /// # Errors
-/// The content type or the body is not JSON, the body is too long or too slow, or there is no
-/// memory for it.
+/// The content type or the body is not JSON, the body is too long or too slow, it cannot be
+/// decompressed, or there is no memory for it.
 pub async fn read_json<T: Send + 'static>(
     request: Request,
     service: &Service,
     mut context: RequestContext,
     parse: impl FnOnce(Fields) -> T + Send + 'static,
 ) -> Result<(RequestContext, T), ApiError> {
-    check_headers(request.headers())?;
-    let (body, receiving) = receive(request, service).await?;
+    check_content_type(request.headers())?;
+    let encoding = Encoding::from_headers(request.headers())?;
+    let received = request.extensions().get::<BodyReceived>().cloned();
+    let (mut body, mut receiving) = receive(request, service).await?;
     context.received_at = Instant::now();
+    received.iter().for_each(BodyReceived::notify);
+    if let Some(encoding) = encoding {
+        let limit = service.settings().max_body_bytes;
+        (body, receiving) = run_blocking(move || {
+            let decompressed = decompress(encoding, &body, limit, &mut receiving);
+            decompressed.map(|decompressed| (decompressed, receiving))
+        })
+        .await??;
+    }
     if body.len() <= LONG_BODY_BYTES {
         return Ok((context, parse(Fields::parse(&body)?)));
     }
@@ -65,19 +79,14 @@ pub async fn read_json<T: Send + 'static>(
 
 /// Refuses anything but JSON before it is read: also because a page in a browser can send a form to
 /// any server, but JSON only where CORS allows it.
-fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
+fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let content_type = headers.get(header::CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
     let essence = content_type.as_deref().and_then(|value| value.split(';').next()).unwrap_or_default().trim();
     let subtype = essence.to_ascii_lowercase().strip_prefix("application/").map(ToOwned::to_owned);
     if !subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json")) {
         return Err(ApiError::NotJson { found: content_type.map(|value| super::fields::quoted(&value)) });
     }
-    match headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(ApiError::EncodedBody { found: super::fields::quoted(&String::from_utf8_lossy(encoding.as_bytes())) })
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 async fn receive(request: Request, service: &Service) -> Result<(Vec<u8>, ReceivingPermit), ApiError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
-use tower_http_cors::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tower_http_7::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::access_log::REQUEST_ID;
 use super::auth::{LIMIT, REMAINING, RESET};

@@ -12,6 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::Level;
 
+use super::decompress::ACCEPTED;
 use super::fields::{ParseError, quoted};
 use crate::models::ModelError;
 use crate::rerank::RerankError;
@@ -46,8 +47,8 @@ pub enum ApiError {
         /// The header's value.
         found: Option<String>,
     },
-    /// The body is compressed.
-    #[error("content-encoding {found} is not supported; send the body as it is")]
+    /// The body is compressed in another way than those that are read.
+    #[error("content-encoding {found} is not supported; send the body as it is, or as one of {ACCEPTED}")]
     EncodedBody {
         /// The header's value.
         found: String,
@@ -57,6 +58,20 @@ pub enum ApiError {
     BodyTooLarge {
         /// `server.max_body_bytes`.
         limit: usize,
+    },
+    /// The decompressed body is over the limit on its length.
+    #[error("the body is over the limit of {limit} bytes when it is decompressed")]
+    DecompressedBodyTooLarge {
+        /// `server.max_body_bytes`.
+        limit: usize,
+    },
+    /// The body cannot be decompressed.
+    #[error("the body is not valid {encoding}: {problem}")]
+    InvalidEncoding {
+        /// The encoding that the headers name.
+        encoding: &'static str,
+        /// The decoder's words.
+        problem: String,
     },
     /// The body has so many values that parsing it would take more memory than all bodies may.
     #[error("the body holds {values} values; parsing it would take {bytes} bytes, over the limit of {limit}")]
@@ -202,6 +217,7 @@ error_codes! {
     BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE INVALID INFO;
     BodyTooComplex "body_too_complex" PAYLOAD_TOO_LARGE INVALID INFO;
     MalformedJson "malformed_json" BAD_REQUEST INVALID INFO;
+    InvalidEncoding "invalid_encoding" BAD_REQUEST INVALID INFO;
     IncompleteBody "incomplete_body" BAD_REQUEST INVALID INFO;
     UnsupportedMediaType "unsupported_media_type" UNSUPPORTED_MEDIA_TYPE INVALID INFO;
     BodyTimeout "body_timeout" REQUEST_TIMEOUT INVALID INFO;
@@ -213,6 +229,7 @@ error_codes! {
     RateLimitExceeded "rate_limit_exceeded" TOO_MANY_REQUESTS RATE_LIMIT INFO;
     Overloaded "overloaded" TOO_MANY_REQUESTS RATE_LIMIT WARN;
     DefaultModel "default_model" CONFLICT INVALID INFO;
+    IsCascade "is_cascade" CONFLICT INVALID INFO;
     ModelBusy "model_busy" CONFLICT INVALID INFO;
     OverMemoryLimit "over_memory_limit" CONFLICT INVALID INFO;
     ModelUnavailable "model_unavailable" SERVICE_UNAVAILABLE UNAVAILABLE INFO;
@@ -271,13 +288,15 @@ impl ApiError {
             Self::Rerank(error) => rerank_spec(error),
             Self::Model(ModelError::Unknown { .. }) => Code::ModelNotFound.spec(),
             Self::Model(ModelError::Default { .. }) => Code::DefaultModel.spec(),
+            Self::Model(ModelError::Cascade { .. }) => Code::IsCascade.spec(),
             Self::Model(ModelError::Busy { .. }) => Code::ModelBusy.spec(),
             Self::Model(ModelError::NoRoom { .. }) => Code::OverMemoryLimit.spec(),
             Self::Model(ModelError::Failed { .. }) => Code::ModelNotLoaded.spec(),
             Self::MalformedJson { .. } => Code::MalformedJson.spec(),
             Self::BodyIncomplete => Code::IncompleteBody.spec(),
             Self::NotJson { .. } | Self::EncodedBody { .. } => Code::UnsupportedMediaType.spec(),
-            Self::BodyTooLarge { .. } => Code::BodyTooLarge.spec(),
+            Self::BodyTooLarge { .. } | Self::DecompressedBodyTooLarge { .. } => Code::BodyTooLarge.spec(),
+            Self::InvalidEncoding { .. } => Code::InvalidEncoding.spec(),
             Self::BodyTooComplex { .. } => Code::BodyTooComplex.spec(),
             Self::BodyMemoryFull { .. } => Code::Overloaded.spec().with_retry_after(RETRY_AFTER_BODY_MEMORY),
             Self::BodyTimeout { .. } => Code::BodyTimeout.spec(),
@@ -346,6 +365,9 @@ impl IntoResponse for ApiError {
         let mut response = spec.status.into_response();
         if let Some(wait) = spec.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if matches!(self, Self::EncodedBody { .. }) {
+            response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
         }
         if spec.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -12,7 +12,7 @@ use crate::telemetry::{Outcomes, Route, RouteKind};
 pub const ADMIN_ROUTES: [&str; 3] = ["/admin/models", "/admin/models/{model}/load", "/admin/models/{model}/unload"];
 
 /// All routes but the administrators' and the ranking ones, which are [`dialects::ROUTES`].
-pub const OTHER_ROUTES: [&str; 20] = [
+pub const OTHER_ROUTES: [&str; 23] = [
     "/v1/instructions",
     "/v1/models",
     "/v1/models/{*model}",
@@ -28,6 +28,9 @@ pub const OTHER_ROUTES: [&str; 20] = [
     "/ready",
     "/readyz",
     "/v1/health/ready",
+    "/weaviate/.well-known/live",
+    "/weaviate/.well-known/ready",
+    "/weaviate/meta",
     "/version",
     "/metrics",
     "/openapi.json",
@@ -36,17 +39,17 @@ pub const OTHER_ROUTES: [&str; 20] = [
 ];
 
 /// Every status of a request that ranks; 499 is a client that disconnected.
-const RANKING_STATUSES: [u16; 14] = [200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503, 504];
+const RANKING_STATUSES: [u16; 15] = [200, 204, 400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503, 504];
 
 /// Statuses of every other request.
-const OTHER_STATUSES: [u16; 4] = [200, 405, 499, 500];
+const OTHER_STATUSES: [u16; 5] = [200, 204, 405, 499, 500];
 
 /// The statuses of each route, so that their metrics start at 0.
 pub fn outcomes() -> Vec<Outcomes> {
     let ranking = dialects::ROUTES.iter().map(|route| (telemetry_route(route), RANKING_STATUSES.to_vec()));
     let other = OTHER_ROUTES.iter().map(|route| {
         let more: &[u16] = match *route {
-            "/ready" | "/readyz" | "/v1/health/ready" | "/openapi.json" => &[503],
+            "/ready" | "/readyz" | "/v1/health/ready" | "/weaviate/.well-known/ready" | "/openapi.json" => &[503],
             "/docs/{file}" => &[404],
             "/v1/models/{*model}" => &[401, 404, 429, 503],
             "/metrics" => &[401, 429],

@@ -4,13 +4,21 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware;
 use axum::routing::{get, post};
-use tower::util::option_layer;
+use tower::Layer;
+use tower::util::{MapRequestLayer, option_layer};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http_7::CompressionLevel;
+use tower_http_7::compression::CompressionLayer;
+use tower_http_7::compression::predicate::SizeAbove;
 
 use super::cors::cors_layer;
+use super::path_prefix::remove_prefix;
 use super::service::Service;
 use super::{access_log, admin, auth, dialects, openapi, rank, routes};
+
+/// Shorter responses are not compressed.
+const MIN_COMPRESSED_BYTES: u64 = 1024;
 
 /// All routes of a service, with the middleware around them.
 pub fn router(service: Service) -> Router {
@@ -39,6 +47,9 @@ pub fn router(service: Service) -> Router {
         .route("/v1/health/live", get(routes::health))
         .route("/readyz", get(routes::ready))
         .route("/v1/health/ready", get(routes::ready))
+        .route("/weaviate/.well-known/live", get(routes::health))
+        .route("/weaviate/.well-known/ready", get(routes::ready))
+        .route("/weaviate/meta", get(routes::version))
         .route("/version", get(routes::version))
         .route("/ready", get(routes::ready))
         .route("/metrics", get(routes::metrics))
@@ -55,9 +66,10 @@ pub fn router(service: Service) -> Router {
 
 /// The middleware around every route, the innermost first.
 fn with_middleware(router: Router<Service>, service: Service) -> Router {
+    let prefix = service.settings().path_prefix.clone();
     // The origins were checked when the settings were read.
     let cors = cors_layer(&service.settings().cors_origins).unwrap_or_default();
-    router
+    let router = router
         .layer(middleware::from_fn_with_state(service.clone(), auth::authenticate))
         .layer(option_layer(cors))
         .layer(CatchPanicLayer::custom(access_log::respond_to_panic))
@@ -65,7 +77,15 @@ fn with_middleware(router: Router<Service>, service: Service) -> Router {
         .layer(PropagateRequestIdLayer::new(access_log::REQUEST_ID))
         .layer(SetRequestIdLayer::new(access_log::REQUEST_ID, MakeRequestUuid))
         .layer(middleware::map_request(access_log::remove_unsafe_request_id))
-        .with_state(service)
+        .layer(
+            CompressionLayer::new()
+                .quality(CompressionLevel::Fastest)
+                .compress_when(SizeAbove::new(MIN_COMPRESSED_BYTES)),
+        )
+        .with_state(service);
+    // Before the routes are chosen.
+    let without_prefix = MapRequestLayer::new(move |request| remove_prefix(&prefix, request));
+    Router::new().fallback_service(without_prefix.layer(router))
 }
 
 #[cfg(test)]

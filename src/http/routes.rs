@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -70,6 +70,10 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     max_tokens_per_doc: Option<usize>,
+    /// The names of its models, if it is a cascade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    stages: Option<Vec<String>>,
     /// How it answered a few simple questions when it was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -105,6 +109,7 @@ impl Model {
             state: status.state,
             memory_bytes: status.memory_bytes,
             max_tokens_per_doc: status.document_tokens,
+            stages: status.stages.clone(),
             canary: status.canary.as_ref().map(Canary::from),
         }
     }
@@ -274,6 +279,11 @@ pub async fn no_such_route(uri: Uri) -> ApiError {
     no_such_route_error(&uri)
 }
 
-pub async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
-    ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }
+/// A method that the path does not have. `OPTIONS` asks which it has: the router lists them in
+/// `Allow`.
+pub async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+    if method == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }.into_response()
 }

@@ -100,18 +100,54 @@ impl Schemas {
         }
         let mut complete: Map<String, Value> =
             schemas.iter().map(|(name, schema)| (name.clone(), merged(schema, &schemas))).collect();
-        for (name, aliases) in self.aliases {
-            let Some(properties) = complete[&name]["properties"].as_object_mut() else { continue };
+        for (name, aliases) in &self.aliases {
+            let Some(properties) = complete[name]["properties"].as_object_mut() else { continue };
             for (field, alias) in aliases {
-                let Some(mut property) = properties.get(field).cloned() else { continue };
+                let Some(mut property) = properties.get(*field).cloned() else { continue };
                 property["description"] = json!(format!("The same as `{field}`."));
-                properties.insert(alias.to_owned(), property);
+                properties.insert((*alias).to_owned(), property);
+            }
+        }
+        let requests = self.aliases.iter().map(|(name, _)| name.clone()).collect();
+        for name in reachable(&complete, requests) {
+            if let Some(properties) = complete[&name]["properties"].as_object_mut() {
+                properties.values_mut().for_each(also_as_string);
             }
         }
         let references = json!(complete).to_string();
         let is_used = |name: &String| references.contains(&format!("schemas/{name}\""));
         complete.retain(|name, _| self.roots.contains(name) || is_used(name));
         complete
+    }
+}
+
+/// The names of these schemas and of all that they refer to.
+fn reachable(all: &Map<String, Value>, mut names: Vec<String>) -> Vec<String> {
+    let mut next = 0;
+    while let Some(name) = names.get(next) {
+        let text = all.get(name).map(Value::to_string).unwrap_or_default();
+        let is_new = |other: &&String| text.contains(&format!("schemas/{other}\"")) && !names.contains(other);
+        let new: Vec<String> = all.keys().filter(is_new).cloned().collect();
+        names.extend(new);
+        next += 1;
+    }
+    names
+}
+
+/// Describes that a number may be sent as a string, and a list of one text as that text.
+fn also_as_string(property: &mut Value) {
+    let types: Vec<String> = match &property["type"] {
+        Value::String(one) => vec![one.clone()],
+        Value::Array(several) => several.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => return,
+    };
+    let has = |name: &str| types.iter().any(|found| found == name);
+    let is_list_of_texts = has("array") && property["items"]["type"] == "string";
+    if has("integer") {
+        property["pattern"] = json!("^[1-9][0-9]{0,2}$");
+    }
+    if has("integer") || is_list_of_texts {
+        property["type"] = json!(types.into_iter().chain(["string".to_owned()]).collect::<Vec<_>>());
     }
 }
 

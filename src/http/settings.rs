@@ -29,6 +29,8 @@ pub struct ServerSettings {
     pub shutdown_seconds: u64,
     /// Whether an unknown field in a request is an error; otherwise it is a warning.
     pub refuse_unknown_fields: bool,
+    /// The path under which a proxy shows the server, such as `/rerankers`; empty is none.
+    pub path_prefix: String,
     /// Origins whose pages may call the server, separated by commas; `*` is any, empty is none.
     pub cors_origins: String,
 }

@@ -61,6 +61,9 @@ impl ModelSet {
     /// [`ModelError`]: an unknown name, the default model, or a model that is unloading, does not
     /// fit the memory limit or cannot be loaded.
     pub async fn load(&self, name: &str) -> Result<ModelStatus, ModelError> {
+        if let Some(cascade) = self.inner.settings.cascades.get(name) {
+            return self.load_cascade(name, cascade).await;
+        }
         let model = self.find(name)?;
         let mut before = State::Unloaded;
         self.inner.states.send_if_modified(|states| {
@@ -157,6 +160,10 @@ impl ModelSet {
     /// # Errors
     /// [`ModelError`]: an unknown name, the default model, a model that is loading.
     pub async fn unload(&self, name: &str) -> Result<ModelStatus, ModelError> {
+        if let Some(cascade) = self.inner.settings.cascades.get(name) {
+            let models = cascade.models().map(str::to_owned).collect();
+            return Err(ModelError::Cascade { name: name.to_owned(), models });
+        }
         self.find(name)?;
         let mut before = State::Unloaded;
         self.inner.states.send_if_modified(|states| {
@@ -196,7 +203,8 @@ impl ModelSet {
         if self.inner.default.names().iter().any(|known| known == name) {
             return Err(ModelError::Default { name: name.to_owned() });
         }
-        let available = || self.inner.settings.named.keys().cloned().collect();
+        let settings = &self.inner.settings;
+        let available = || settings.named.keys().chain(settings.cascades.keys()).cloned().collect();
         let found = self.inner.settings.named.get(name);
         found.ok_or_else(|| ModelError::unknown(name, available()))
     }

@@ -14,19 +14,33 @@ impl ServedNames {
     pub fn new(default: &[String], settings: &ModelsSettings) -> Self {
         let mut names = Self { all: default.to_vec(), configured: vec![None; default.len()] };
         for (own, named) in &settings.named {
-            for name in std::iter::once(own.as_str()).chain(named.model.served()) {
-                if !names.all.iter().any(|known| known == name) {
-                    names.all.push(name.to_owned());
-                    names.configured.push(Some(own.clone()));
-                }
-            }
+            names.add(own, named.model.served());
+        }
+        for (own, cascade) in &settings.cascades {
+            names.add(own, cascade.served());
         }
         names
+    }
+
+    fn add<'a>(&mut self, own: &'a str, served: impl Iterator<Item = &'a str>) {
+        for name in std::iter::once(own).chain(served) {
+            if !self.all.iter().any(|known| known == name) {
+                self.all.push(name.to_owned());
+                self.configured.push(Some(own.to_owned()));
+            }
+        }
     }
 
     /// Every name that a request may use, those of the default model first.
     pub fn all(&self) -> &[String] {
         &self.all
+    }
+
+    /// The own name of the model served as `name`, which is `default` for the default model; `None`
+    /// for an unknown name.
+    pub fn own_name<'a>(&'a self, name: &str, default: &'a str) -> Option<&'a str> {
+        let index = self.all.iter().position(|known| known == name)?;
+        Some(self.configured[index].as_deref().unwrap_or(default))
     }
 
     /// The key in `[models]` of the model served as `name`. `None` for the default model and for an

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::names::ServedNames;
 use super::settings::{ModelsSettings, NamedModel};
+use super::shadows::Shadows;
 use super::state::{ModelStatus, State, States};
 use crate::context::RequestContext;
 use crate::pipeline::{DriftSample, Policy, Reranker};
@@ -55,6 +56,7 @@ pub(super) struct Inner {
     /// Why a device is lost, if one is.
     pub lost: watch::Sender<Option<String>>,
     pub drift: OnceLock<DriftSampling>,
+    pub shadows: Shadows,
     /// Set by [`ModelSet::drain`]: no model is loaded any more.
     pub draining: AtomicBool,
 }
@@ -96,6 +98,7 @@ impl ModelSet {
     }
 
     fn build(default: Arc<Reranker>, settings: ModelsSettings, loader: Option<Arc<dyn ModelLoader>>) -> Self {
+        let shadows = Shadows::new(&settings);
         let states = settings.named.keys().map(|name| (name.clone(), State::Unloaded)).collect();
         let inner = Inner {
             names: ServedNames::new(default.names(), &settings),
@@ -105,6 +108,7 @@ impl ModelSet {
             states: watch::Sender::new(states),
             lost: watch::Sender::default(),
             drift: OnceLock::new(),
+            shadows,
             draining: AtomicBool::new(false),
         };
         let set = Self { inner: Arc::new(inner) };
@@ -140,11 +144,25 @@ impl ModelSet {
         for request in &mut requests {
             request.resolve_model(self.inner.names.all())?;
         }
-        let model = requests.first().and_then(|request| request.model.as_deref());
-        let name = model.and_then(|model| self.inner.names.configured_name(model));
-        context.timeline.note_model(name.unwrap_or_else(|| self.inner.default.name()));
-        let Some(name) = name else { return self.inner.default.rerank_all(requests, context).await };
-        let ranked = self.loaded(name)?.rerank_all(requests, context).await;
+        let first = requests.first();
+        let model = first.and_then(|request| request.model.as_deref());
+        let configured = model.and_then(|model| self.inner.names.configured_name(model));
+        let name = configured.unwrap_or_else(|| self.inner.default.name());
+        context.timeline.note_model(name);
+        let drawn = self.draw_for_shadows(name, &requests);
+        let ranked = match (self.inner.settings.cascades.get(name), configured) {
+            (Some(cascade), Some(_)) => self.cascade(name, cascade).rerank_all(requests, context).await,
+            _ if first.is_some_and(|request| request.cascade.is_set()) => {
+                self.cascade_of_one(name).rerank_all(requests, context).await
+            }
+            (_, Some(name)) => self.loaded(name)?.rerank_all(requests, context).await,
+            (_, None) => self.inner.default.rerank_all(requests, context).await,
+        };
+        if let Ok((_, rankings)) = &ranked {
+            for (drawn, ranking) in drawn.into_iter().zip(rankings.iter().cycle()) {
+                self.rank_on_shadow(drawn, ranking.clone());
+            }
+        }
         match ranked {
             // The model was unloaded after it was found.
             Err(RerankError::Draining) if !self.inner.default.queue().draining => {
@@ -154,14 +172,24 @@ impl ModelSet {
         }
     }
 
-    /// The status of every model, the default model first.
+    /// The status of every model, the default model first, and of every cascade.
     #[must_use]
     pub fn statuses(&self) -> Vec<ModelStatus> {
         let states = self.inner.states.borrow();
         let named = self.inner.settings.named.iter();
         let named = named
             .map(|(name, model)| ModelStatus::of_named(name, model, &states.get(name).cloned().unwrap_or_default()));
-        std::iter::once(ModelStatus::of_default(&self.inner.default)).chain(named).collect()
+        let mut statuses: Vec<ModelStatus> =
+            std::iter::once(ModelStatus::of_default(&self.inner.default)).chain(named).collect();
+        drop(states);
+        let cascades = self.inner.settings.cascades.iter();
+        let cascades: Vec<ModelStatus> =
+            cascades.map(|(name, cascade)| self.cascade_status(name, cascade, &statuses)).collect();
+        statuses.extend(cascades);
+        for status in &mut statuses {
+            status.shadow = status.names.first().and_then(|name| self.inner.shadows.report(name));
+        }
+        statuses
     }
 
     /// Bytes of all models that are loaded, loading or unloading, and the limit (0: no limit).

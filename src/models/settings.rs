@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rerank::Keep;
 use crate::runtime::ModelSettings;
 
 /// When a named model is loaded.
@@ -47,11 +48,56 @@ pub struct NamedModel {
     pub model: ModelSettings,
 }
 
+/// A name that stands for several models in turn (`[models.NAME] cascade = [...]`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct CascadeSettings {
+    /// At least two. Cascades in it are replaced by their own stages.
+    pub stages: Vec<StageSettings>,
+    /// Later stages are skipped if the order is right with this probability; 0 skips none.
+    pub stop_when_sure: f64,
+    /// Additional names, separated by commas.
+    pub served_names: String,
+}
+
+impl CascadeSettings {
+    /// [`CascadeSettings::served_names`], one by one.
+    pub fn served(&self) -> impl Iterator<Item = &str> {
+        self.served_names.split(',').map(str::trim).filter(|name| !name.is_empty())
+    }
+
+    /// The names of its models, in order.
+    pub fn models(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().filter_map(|stage| stage.model.as_deref())
+    }
+}
+
+/// One stage of a cascade.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageSettings {
+    /// The name of its model; `None` is the caller's own scores.
+    pub model: Option<String>,
+    /// What it passes on. The last stage keeps everything.
+    pub keep: Keep,
+}
+
+/// A model or cascade that ranks a share of another one's requests, for comparison.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShadowSettings {
+    /// The name of the model whose requests it ranks.
+    pub of: String,
+    /// The share of requests, in [0, 1].
+    pub share: f64,
+}
+
 /// The models beside the default one (`[models]` in the configuration).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelsSettings {
     /// Bytes that all loaded models may take, weights and prefix caches; 0 is no limit.
     pub max_memory_bytes: u64,
     /// The models, by name.
     pub named: BTreeMap<String, NamedModel>,
+    /// The cascades, by name.
+    pub cascades: BTreeMap<String, CascadeSettings>,
+    /// The shadows, by the name of the model or cascade that is one.
+    pub shadows: BTreeMap<String, ShadowSettings>,
 }

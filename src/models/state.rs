@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::settings::{LoadWhen, NamedModel};
+use super::shadows::ShadowReport;
 use crate::pipeline::{CanaryReport, Reranker};
 use crate::rerank::shortened;
 
@@ -96,6 +97,14 @@ pub enum ModelError {
         /// Its name.
         name: String,
     },
+    /// A cascade is not unloaded: its models may serve others.
+    #[error("model: `{name}` is a cascade; unload its models: {}", models.join(", "))]
+    Cascade {
+        /// Its name.
+        name: String,
+        /// The names of its models.
+        models: Vec<String>,
+    },
     /// The model is loading or unloading.
     #[error("model: `{name}` is being loaded or unloaded; try again when that is done")]
     Busy {
@@ -133,7 +142,7 @@ impl ModelError {
 }
 
 /// A model in the lists that clients and administrators see.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelStatus {
     /// The names that it answers to, its own first.
     pub names: Vec<String>,
@@ -151,6 +160,10 @@ pub struct ModelStatus {
     pub canary: Option<CanaryReport>,
     /// Why it could not be loaded. Only for administrators: it names files.
     pub error: Option<String>,
+    /// The names of its models, if it is a cascade.
+    pub stages: Option<Vec<String>>,
+    /// What it has shown so far, if it is the shadow of another model.
+    pub shadow: Option<ShadowReport>,
 }
 
 impl ModelStatus {
@@ -164,6 +177,8 @@ impl ModelStatus {
             document_tokens: Some(reranker.document_tokens()),
             canary: reranker.canary().cloned(),
             error: None,
+            stages: None,
+            shadow: None,
         }
     }
 
@@ -183,6 +198,8 @@ impl ModelStatus {
             document_tokens: reranker.map(|reranker| reranker.document_tokens()),
             canary: reranker.and_then(|reranker| reranker.canary().cloned()),
             error,
+            stages: None,
+            shadow: None,
         }
     }
 }

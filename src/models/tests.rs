@@ -90,7 +90,7 @@ fn model_set(others: &[(&str, LoadWhen)], max_memory_bytes: u64) -> (ModelSet, A
     let model = settings().model;
     let named =
         others.iter().map(|(name, load)| ((*name).to_owned(), NamedModel { load: *load, model: model.clone() }));
-    let settings = ModelsSettings { max_memory_bytes, named: named.collect() };
+    let settings = ModelsSettings { max_memory_bytes, named: named.collect(), ..ModelsSettings::default() };
     let gate = Arc::new(LoadGate::default());
     (ModelSet::new(reranker("main").0, settings, Loader(Arc::clone(&gate))), gate)
 }
@@ -121,7 +121,7 @@ async fn a_request_gets_the_model_that_it_names_and_the_default_one_otherwise() 
     assert_eq!(ask(&set, Some("legal@brief")).await.unwrap(), "legal");
     assert_unavailable(&ask(&set, Some("other")).await, "is not loaded");
     let unknown = ask(&set, Some("nobody")).await.unwrap_err();
-    let expected = "model: `nobody` is not served here; available: main, legal, other";
+    let expected = "model: `nobody` is not served here; available: main, legal, other; `podium serve --served-model-name` adds a name";
     assert_eq!(unknown.to_string(), expected);
 }
 

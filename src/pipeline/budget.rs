@@ -72,7 +72,7 @@ impl BudgetedPlan {
 impl TokenBudget {
     /// The budget of a request; `None` where it has none.
     pub fn new(budget: &RequestBudget, forecast: Option<Forecast>) -> Option<Self> {
-        let RequestBudget { max_latency, max_total_tokens, strict } = *budget;
+        let RequestBudget { max_latency, max_total_tokens, strict, .. } = *budget;
         budget.is_set().then_some(Self { max_total_tokens, max_latency, forecast, strict })
     }
 
@@ -110,6 +110,28 @@ impl TokenBudget {
             latency.as_millis()
         );
         Available { tokens: Some(tokens), field, reason }
+    }
+
+    /// How many of several plans of one request, with so many tokens each, fit together, from the
+    /// start.
+    ///
+    /// # Errors
+    /// [`RerankError::OverBudget`] where a strict budget does not suffice for all.
+    pub fn count_fitting(&self, plans: impl Iterator<Item = usize>, elapsed: Duration) -> Result<usize, RerankError> {
+        let plans: Vec<usize> = plans.collect();
+        let available = self.available(elapsed);
+        let Some(tokens) = available.tokens else { return Ok(plans.len()) };
+        let sums = plans.iter().scan(0, |sum, plan| {
+            *sum += plan;
+            Some(*sum)
+        });
+        let fitting = sums.take_while(|sum| *sum <= tokens).count();
+        if self.strict && fitting < plans.len() {
+            let reason =
+                format!("{} orders would be {} tokens; {}", plans.len(), plans.iter().sum::<usize>(), available.reason);
+            return Err(self.refusal(available.field, plans.iter().sum(), &reason, elapsed));
+        }
+        Ok(fitting)
     }
 
     /// Reduces a planned request to what its budget allows. `elapsed` returns the time since the
@@ -283,7 +305,11 @@ mod tests {
     }
 
     fn budget(max_latency_ms: Option<u64>, max_total_tokens: Option<usize>) -> RequestBudget {
-        RequestBudget { max_latency: max_latency_ms.map(Duration::from_millis), max_total_tokens, strict: false }
+        RequestBudget {
+            max_latency: max_latency_ms.map(Duration::from_millis),
+            max_total_tokens,
+            ..RequestBudget::default()
+        }
     }
 
     fn twenty_documents() -> RerankRequest {

@@ -17,20 +17,51 @@ const HELD_TOKEN_BYTES: usize = 16;
 
 /// Estimates how many tokens the model reads for a request that has not been tokenized.
 pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &LimitSettings) -> usize {
-    let facts = &prompter.facts().limits;
-    let typical = |text: &str, limit: usize| (text.len() / TYPICAL_TOKEN_BYTES + 1).min(limit);
-    let document_limit = request.max_tokens_per_doc.unwrap_or(facts.document).min(prompter.context());
-    let documents = request.documents.iter().map(|text| typical(text, document_limit)).sum::<usize>();
-    let query = typical(&request.query, facts.query)
-        + request.instruction.as_deref().map_or(0, |text| typical(text, facts.instruction));
-    // How often the query is read: with every document where prompts share no prefix.
-    let queries = if prompter.is_bidirectional() {
-        request.documents.len()
-    } else {
-        request.documents.len().div_ceil(limits.max_slate_documents.max(1))
-    };
-    let tokens = (documents + query * queries).min(request.constraints.budget.max_total_tokens.unwrap_or(usize::MAX));
-    tokens.max(text_bytes(request) / HELD_TOKEN_BYTES)
+    let typical = TypicalTokens::new(request, prompter, limits);
+    let documents = request.documents.iter().map(|text| typical.of_document(text)).sum::<usize>();
+    let tokens = documents + typical.of_queries(request.documents.len());
+    let tokens = tokens.min(request.constraints.budget.max_total_tokens.unwrap_or(usize::MAX));
+    tokens.max(held_tokens(text_bytes(request)))
+}
+
+/// The tokens that a request counts for the memory of `bytes` bytes of text.
+pub(super) const fn held_tokens(bytes: usize) -> usize {
+    bytes / HELD_TOKEN_BYTES
+}
+
+/// Estimates of what one model reads for a request.
+pub(super) struct TypicalTokens {
+    document_limit: usize,
+    /// Query and instruction.
+    query: usize,
+    /// Documents for which the query is read once: 1 where prompts share no prefix.
+    documents_per_query: usize,
+}
+
+impl TypicalTokens {
+    pub fn new(request: &RerankRequest, prompter: &Prompter, limits: &LimitSettings) -> Self {
+        let facts = &prompter.facts().limits;
+        let instruction = request.instruction.as_deref();
+        Self {
+            document_limit: request.max_tokens_per_doc.unwrap_or(facts.document).min(prompter.context()),
+            query: typical(&request.query, facts.query)
+                + instruction.map_or(0, |text| typical(text, facts.instruction)),
+            documents_per_query: if prompter.is_bidirectional() { 1 } else { limits.max_slate_documents.max(1) },
+        }
+    }
+
+    pub fn of_document(&self, text: &str) -> usize {
+        typical(text, self.document_limit)
+    }
+
+    /// Tokens of the queries that are read with so many documents.
+    pub fn of_queries(&self, documents: usize) -> usize {
+        self.query * documents.div_ceil(self.documents_per_query)
+    }
+}
+
+fn typical(text: &str, limit: usize) -> usize {
+    (text.len() / TYPICAL_TOKEN_BYTES + 1).min(limit)
 }
 
 /// Bytes of all texts of a request.

@@ -3,16 +3,13 @@
 //!
 //! If these numbers drift over weeks, the requests have changed, or the model no longer suits them.
 
-use std::cmp::Ordering;
 use std::sync::atomic::{self, AtomicBool};
 use std::sync::{Arc, OnceLock};
 
 use super::Reranker;
 use crate::prompt::{PreparedTexts, lexical_scores};
 use crate::rerank::RankedDocument;
-
-/// Longer lists are compared by their first documents: the pairs grow with the square.
-const MAX_COMPARED_DOCUMENTS: usize = 512;
+use crate::rerank::agreement::order_agreement;
 
 /// Where a request's instruction came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,58 +141,5 @@ fn measure(
         input_agreement: order_agreement(&relevance, &input),
         lexical_agreement: order_agreement(&relevance, &lexical_scores(&prepared.query, &texts)),
         truncated: truncated as f64 / count.max(1) as f64,
-    }
-}
-
-/// Kendall's tau-b of two scorings of the same documents, scaled to [0, 1]: 1 is the same order, 0
-/// the reverse, one half no relation. `None` if one of them is all ties.
-fn order_agreement(left: &[f64], right: &[f64]) -> Option<f64> {
-    let count = left.len().min(right.len()).min(MAX_COMPARED_DOCUMENTS);
-    let (mut balance, mut left_pairs, mut right_pairs) = (0_i64, 0_i64, 0_i64);
-    for first in 0..count {
-        for second in first + 1..count {
-            let (a, b) = (sign(left[first], left[second]), sign(right[first], right[second]));
-            balance += a * b;
-            left_pairs += a.abs();
-            right_pairs += b.abs();
-        }
-    }
-    let scale = (left_pairs as f64 * right_pairs as f64).sqrt();
-    (scale > 0.0).then(|| f64::midpoint(1.0, balance as f64 / scale).clamp(0.0, 1.0))
-}
-
-fn sign(first: f64, second: f64) -> i64 {
-    match first.partial_cmp(&second) {
-        Some(Ordering::Less) => -1,
-        Some(Ordering::Greater) => 1,
-        Some(Ordering::Equal) | None => 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_same_order_agrees_wholly_and_its_reverse_not_at_all() {
-        let up = [1.0, 2.0, 3.0, 4.0];
-        assert_eq!(order_agreement(&up, &[10.0, 20.0, 30.0, 40.0]), Some(1.0));
-        assert_eq!(order_agreement(&up, &[4.0, 3.0, 2.0, 1.0]), Some(0.0));
-        assert_eq!(order_agreement(&up, &[2.0, 1.0, 4.0, 3.0]), Some(f64::midpoint(1.0, 2.0 / 6.0)));
-    }
-
-    #[test]
-    fn ties_count_as_in_tau_b() {
-        // By hand: 4 of 5 pairs agree, one is a tie on the left, one disagrees.
-        let tau: f64 = 3.0 / (5.0_f64 * 6.0).sqrt();
-        let found = order_agreement(&[1.0, 1.0, 2.0, 3.0], &[1.0, 2.0, 4.0, 3.0]).unwrap();
-        assert!((found - f64::midpoint(1.0, tau)).abs() < 1e-12, "{found}");
-    }
-
-    #[test]
-    fn one_document_or_only_ties_have_no_agreement() {
-        assert_eq!(order_agreement(&[1.0], &[1.0]), None);
-        assert_eq!(order_agreement(&[1.0, 1.0], &[1.0, 2.0]), None);
-        assert_eq!(order_agreement(&[], &[]), None);
     }
 }

@@ -11,7 +11,7 @@ use super::cpu_pool::{CpuPool, Job};
 use super::drift::InstructionSource;
 use super::{Reranker, error_of_request};
 use crate::context::{RankingSummary, RequestContext, Stage};
-use crate::prompt::{IsCancelled, PreparedTexts};
+use crate::prompt::{DocumentText, IsCancelled, PreparedTexts};
 use crate::rerank::{
     BudgetReport, LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
 };
@@ -25,6 +25,8 @@ struct ResponseOptions {
     profile: Option<String>,
     instruction: InstructionSource,
     top_n: usize,
+    /// Whether its documents may stand in another order than the client's.
+    is_shuffled: bool,
 }
 
 /// A request whose passes are running.
@@ -50,7 +52,8 @@ impl ResponseOptions {
             (None, None) => InstructionSource::None,
         };
         let model = request.model.as_deref().unwrap_or(default_model).to_owned();
-        Self { model, profile, instruction, top_n: request.top_n.unwrap_or(usize::MAX) }
+        let top_n = request.top_n.unwrap_or(usize::MAX);
+        Self { model, profile, instruction, top_n, is_shuffled: request.stability.is_some() }
     }
 }
 
@@ -62,16 +65,20 @@ impl Reranker {
         limits: &LimitSettings,
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
-        let permit = self.scheduler.try_admit(&AdmissionRequest {
-            client: context.client.clone(),
-            priority: context.priority.0,
-            tokens: requests.iter().map(|request| estimate(request, &self.prompter, limits)).sum(),
-            deadline: context.deadline,
-        })?;
-        self.rank(requests, limits, permit, context).await
+        let estimate_all = |request| estimate(request, &self.prompter, limits) * self.orders(request);
+        let permit = self.try_admit(requests.iter().map(estimate_all).sum(), &context)?;
+        let (context, rankings) = self.rank_in_orders(requests, limits, permit, context).await?;
+        note_rankings(&context, &rankings);
+        Ok((context, rankings))
     }
 
-    /// Ranks admitted requests.
+    /// Asks for admission of a request of about this many tokens.
+    pub(super) fn try_admit(&self, tokens: usize, context: &RequestContext) -> Result<AdmissionPermit, RerankError> {
+        let (client, priority, deadline) = (context.client.clone(), context.priority.0, context.deadline);
+        self.scheduler.try_admit(&AdmissionRequest { client, priority, tokens, deadline })
+    }
+
+    /// Ranks admitted requests. The caller notes the rankings in the timeline.
     pub(super) async fn rank(
         &self,
         requests: Vec<RerankRequest>,
@@ -104,7 +111,6 @@ impl Reranker {
             .zip(rest)
             .map(|(options, (skipped, budget))| self.make_ranking(options, skipped, budget, scored.next(), timing))
             .collect();
-        note_rankings(&context, &rankings, timing);
         Ok((context, rankings))
     }
 
@@ -118,11 +124,21 @@ impl Reranker {
     ) -> Result<(RequestContext, Vec<BudgetedPlan>), RerankError> {
         let (budget, may_truncate) =
             requests.first().map(|request| (request.constraints.budget, request.truncation)).unwrap_or_default();
+        let may_truncate = may_truncate && !budget.leaves_documents_out;
         let bytes = requests.iter().map(text_bytes).sum();
         let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
         let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
             return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
         };
+        if prepared.len() > 1 {
+            // One list in several orders of its documents: as many as fit, at least the first.
+            let tokens = prepared.iter().map(|prepared| prepared.tokens);
+            let fitting = budget.count_fitting(tokens, context.received_at.elapsed())?;
+            if fitting > 1 {
+                prepared.truncate(fitting);
+                return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
+            }
+        }
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
         let prepared = prepared.swap_remove(0);
         let enforce = move |context: &RequestContext, _: IsCancelled| {
@@ -183,7 +199,8 @@ impl Reranker {
                 let new = documents.iter().filter(first_time).count();
                 timeline.update_progress(|progress| {
                     progress.passes += 1;
-                    progress.documents += new;
+                    // Later stages of a cascade read documents again.
+                    progress.documents = (progress.documents + new).min(progress.of_documents);
                 });
             };
             let waiting = timeline.begin(Stage::Queue, Some(tokens));
@@ -215,10 +232,11 @@ impl Reranker {
         timing: Timing,
     ) -> Ranking {
         let (mut mode, mut slates, mut warnings) = (skipped.mode, 0, skipped.warnings);
-        let (mut results, mut usage) = (Vec::new(), Usage::default());
+        let (mut results, mut usage, mut blank) = (Vec::new(), Usage::default(), 0);
         if let Some(Scored { texts, scores, prompt_tokens }) = scored {
             results = sort_by_relevance(&texts, &scores);
-            if skipped.documents.is_empty() {
+            blank = put_blank_last(&texts, &mut results, &mut warnings);
+            if skipped.documents.is_empty() && !options.is_shuffled {
                 self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
             }
             let truncated_documents = results.iter().filter(|result| result.truncated()).count();
@@ -227,17 +245,21 @@ impl Reranker {
             warnings.extend(texts.warnings.iter().cloned());
         }
         let lowest = results.iter().map(|result| result.raw_score).fold(0.0, f32::min);
+        let first_blank = results.len() - blank;
         results.extend(skipped.documents.into_iter().map(|(index, tokens)| RankedDocument {
             index,
             relevance_score: 0.0,
             raw_score: lowest,
             tokens,
             tokens_read: 0,
+            stage: None,
+            spread: None,
         }));
+        results[first_blank..].rotate_left(blank);
         let documents = results.len();
         results.truncate(options.top_n);
         let ResponseOptions { model, profile, .. } = options;
-        Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, timing }
+        Ranking { results, documents, model, profile, mode, slates, usage, warnings, budget, cascade: None, timing }
     }
 }
 
@@ -255,7 +277,8 @@ impl RunState {
 }
 
 /// Sums up all rankings of a call in the timeline, for the log and the metrics.
-fn note_rankings(context: &RequestContext, rankings: &[Ranking], timing: Timing) {
+pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
+    let timing = rankings.first().map_or_else(Timing::default, |ranking| ranking.timing);
     let mut summary = RankingSummary {
         mode: rankings.first().map_or(Mode::Auto, |ranking| ranking.mode),
         documents: 0,
@@ -272,6 +295,23 @@ fn note_rankings(context: &RequestContext, rankings: &[Ranking], timing: Timing)
     context.timeline.note_ranking(summary);
 }
 
+/// Moves documents without text to the end, with a score of 0: there is nothing in them that could
+/// be relevant, whatever the model makes of their prompts. Returns their number.
+fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warnings: &mut Vec<String>) -> usize {
+    let is_blank = |result: &RankedDocument| prepared.documents.get(result.index).is_some_and(DocumentText::is_blank);
+    let lowest = results.iter().map(|result| result.raw_score).fold(f32::INFINITY, f32::min);
+    let mut blank: Vec<usize> = Vec::new();
+    for result in results.iter_mut().filter(|result| is_blank(result)) {
+        (result.relevance_score, result.raw_score) = (0.0, lowest);
+        blank.push(result.index);
+    }
+    let Some(first) = blank.iter().min() else { return 0 };
+    results.sort_by_key(|result| blank.contains(&result.index).then_some(result.index));
+    let more = if blank.len() > 1 { format!(" and {} more", blank.len() - 1) } else { String::new() };
+    warnings.push(format!("documents[{first}]{more}: without text, so last, with a score of 0"));
+    blank.len()
+}
+
 /// The documents that were read, best first; equal scores keep the request's order.
 fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
     let texts = prepared.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
@@ -283,6 +323,8 @@ fn sort_by_relevance(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDoc
             raw_score,
             tokens: document.tokens,
             tokens_read: document.tokens_read,
+            stage: None,
+            spread: None,
         })
         .collect();
     // Scores are finite. If relevances round to the same number, the raw scores still differ. The

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::clean::is_space;
 use super::frame::Run;
 use crate::evidence::Counted;
 use crate::rerank::slates::Window;
@@ -66,6 +67,19 @@ pub struct DocumentText {
     /// The document's token ids. In a causal slate: its text. In an isolated slate: its suffix,
     /// which ends with its mark. Pointwise and bi-encoder: the whole sequence, prompt included.
     pub(super) ids: Vec<u32>,
+}
+
+impl DocumentText {
+    /// Whether there is nothing to read: white space and invisible characters only.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        let is_invisible = |character: char| {
+            is_space(character)
+                || character.is_control()
+                || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+        };
+        self.text.chars().all(is_invisible)
+    }
 }
 
 /// Which documents share a pass, and in which order the passes run.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::PromptError;
 use super::bi_encoder::{self, BiEncoder};
-use super::bind::{Listwise, Pointwise, PointwiseScore, SlateScore, TokenLookup};
+use super::bind::{Listwise, Pointwise, PointwiseScore, Relevance, SlateScore, TokenLookup};
 use super::detect::{Calibration, PodiumConfig};
 use super::family::{BiEncoderReadout, Family, FamilyFacts};
 use super::lexical::LexicalTable;
@@ -130,6 +130,17 @@ impl Prompter {
         match self.pointwise_score() {
             Some(PointwiseScore::Answers(answers)) => Some(answers),
             Some(PointwiseScore::Classifier { .. }) | None => None,
+        }
+    }
+
+    /// Whether relevance scores are estimates of a probability: a calibrated sigmoid of the raw
+    /// score, and not a cosine that was moved to [0, 1] or a share within a window.
+    #[must_use]
+    pub fn has_probabilities(&self) -> bool {
+        match self.slate_score() {
+            Some(SlateScore::LateInteraction { relevance, .. }) => matches!(relevance, Relevance::Sigmoid(_)),
+            Some(SlateScore::FirstToken { .. }) => false,
+            None => self.bi_encoder.is_none() && (self.rows.is_some() || self.pointwise.is_some()),
         }
     }
 

@@ -18,6 +18,9 @@ use super::truncate::{DocumentOptions, IsCancelled, truncation_warnings, warn_of
 use crate::rerank::budget::ReadLimit;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 
+/// How many characters of a document are looked at to find its script.
+const SCRIPT_CHARACTERS: usize = 200;
+
 /// How the request's documents are read.
 enum Reader<'a> {
     Listwise(&'a Listwise),
@@ -47,6 +50,7 @@ impl Prompter {
         let mut warnings = Vec::new();
         let reader = self.choose_reader(request, &mut warnings)?;
         let (query, instruction) = self.tokenize_short_texts(request, is_cancelled, &mut warnings)?;
+        self.warn_of_other_scripts(&request.documents, &mut warnings);
         let mut prepared = PreparedTexts::new(request, query, instruction, warnings);
         match reader {
             Reader::Listwise(listwise) => {
@@ -197,6 +201,21 @@ impl Prompter {
         }
         warn_of_removed(field, removed, warnings);
         Ok(text.text)
+    }
+
+    /// Warns of documents in a script that the model does not read, once for all of them.
+    fn warn_of_other_scripts(&self, documents: &[String], warnings: &mut Vec<String>) {
+        let Some(language) = &self.facts.reads_only else { return };
+        let beginning = |text: &String| text.chars().take(SCRIPT_CHARACTERS).collect::<String>();
+        let is_other = |(_, text): &(usize, &String)| is_in_another_script(&beginning(text));
+        let others: Vec<usize> = documents.iter().enumerate().filter(is_other).map(|(index, _)| index).collect();
+        if let [first, more @ ..] = others.as_slice() {
+            let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+            let family = &self.facts.name;
+            warnings.push(format!(
+                "documents[{first}]{more}: {family} reads {language}; most letters are of another script"
+            ));
+        }
     }
 
     /// Cleans, tokenizes and truncates all documents, on several threads where that is faster.

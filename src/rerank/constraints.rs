@@ -23,8 +23,12 @@ pub struct RequestBudget {
     pub max_latency: Option<Duration>,
     /// The most tokens that go through the model.
     pub max_total_tokens: Option<usize>,
-    /// Whether a budget that is not enough to read everything is an error.
+    /// Whether a budget that is not enough to read everything is an error, and so is a stage of a
+    /// cascade that cannot rank.
     pub strict: bool,
+    /// Whether a small budget leaves documents out rather than cut them. Later stages of a cascade
+    /// do: documents that are left out keep the place that the stage before gave them.
+    pub leaves_documents_out: bool,
 }
 
 impl RequestBudget {

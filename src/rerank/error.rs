@@ -158,7 +158,7 @@ fn unknown_model_message(name: &str, available: &[String]) -> String {
     if name.trim().is_empty() {
         return format!("is empty; leave it out for the default, or give one of {available}");
     }
-    format!("`{name}` is not served here; available: {available}")
+    format!("`{name}` is not served here; available: {available}; `podium serve --served-model-name` adds a name")
 }
 
 /// The limit of the queue that is reached.
@@ -250,6 +250,15 @@ impl RerankError {
         self
     }
 
+    /// The same error of a field inside the field `outer`.
+    #[must_use]
+    pub fn inside(mut self, outer: &str) -> Self {
+        if let Some(field) = self.field_mut() {
+            *field = format!("{outer}.{field}");
+        }
+        self
+    }
+
     /// The same error for a client that calls the field `from` by another name.
     #[must_use]
     pub fn with_field_named(mut self, from: &str, to: &str) -> Self {
@@ -268,6 +277,18 @@ impl RerankError {
                 "documents[0]" => *field = format!("documents[{index}]"),
                 _ => {}
             }
+        }
+        self
+    }
+
+    /// The same error for a list whose document `i` is at `places[i]` in the client's list.
+    #[must_use]
+    pub fn with_documents_at(mut self, places: &[usize]) -> Self {
+        if let Some(field) = self.field_mut()
+            && let Some((index, rest)) = field.strip_prefix("documents[").and_then(|rest| rest.split_once(']'))
+            && let Some(place) = index.parse::<usize>().ok().and_then(|index| places.get(index))
+        {
+            *field = format!("documents[{place}]{rest}");
         }
         self
     }

@@ -3,7 +3,9 @@
 //! Pure: no I/O, no `async`, no clocks, and no import of another module. How a client writes a
 //! request lives in `http`, and what a model reads in `prompt`.
 
+pub mod agreement;
 pub mod budget;
+pub mod cascade;
 mod constraints;
 mod error;
 mod instructions;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use budget::BudgetReport;
+pub use cascade::{CascadeOptions, CascadeReport, Keep, SkipReason, StageReport};
 pub use constraints::{MAX_PRIORITY, Progress, RequestBudget, RequestConstraints};
 pub use error::{Full, RerankError, shortened};
 pub use instructions::{Instructions, JoinedText};
@@ -76,7 +79,15 @@ pub struct RerankRequest {
     pub mode: Mode,
     /// Its priority, its time limit and its budget.
     pub constraints: RequestConstraints,
+    /// What it asks of a cascade.
+    pub cascade: CascadeOptions,
+    /// In how many orders of the documents a family that depends on it ranks them, from 1 to
+    /// [`MAX_STABILITY`]; `None` is 1.
+    pub stability: Option<usize>,
 }
+
+/// The most orders that a list is ranked in.
+pub const MAX_STABILITY: usize = 16;
 
 impl RerankRequest {
     /// A request with every option at its default.
@@ -93,12 +104,14 @@ impl RerankRequest {
             truncation: true,
             mode: Mode::Auto,
             constraints: RequestConstraints::default(),
+            cascade: CascadeOptions::default(),
+            stability: None,
         }
     }
 }
 
 /// One document of a [`Ranking`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct RankedDocument {
     /// The document's index in the request, from 0.
     pub index: usize,
@@ -111,6 +124,12 @@ pub struct RankedDocument {
     pub tokens: usize,
     /// Tokens of it that the model read; fewer than `tokens` exactly if it was truncated.
     pub tokens_read: usize,
+    /// The stage of a cascade that ranked it last: 0 is the caller's own scores, 1 the first model.
+    /// `None` without a cascade.
+    pub stage: Option<usize>,
+    /// The standard deviation of its relevance over several orders of the documents, if it was ranked
+    /// in several.
+    pub spread: Option<f32>,
 }
 
 impl RankedDocument {
@@ -164,6 +183,8 @@ pub struct Ranking {
     pub warnings: Vec<String>,
     /// What was left out for the request's budget, if it has one.
     pub budget: Option<BudgetReport>,
+    /// What each stage did, if a cascade ranked.
+    pub cascade: Option<CascadeReport>,
     /// Where the time of the whole call went, from the request's timeline.
     pub timing: Timing,
 }

@@ -61,7 +61,10 @@ mod tests {
     #[test]
     fn an_unknown_model_and_two_profiles_are_refused() {
         let unknown = resolved("other@legal", None).unwrap_err();
-        assert_eq!(unknown, "model: `other@legal` is not served here; available: nano, me@home");
+        assert_eq!(
+            unknown,
+            "model: `other@legal` is not served here; available: nano, me@home; `podium serve --served-model-name` adds a name"
+        );
         let two = resolved("nano@legal", Some("house")).unwrap_err();
         assert_eq!(two, "profile: differs from the one behind the model's name, `legal`; give one of them");
     }

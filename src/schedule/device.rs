@@ -56,6 +56,12 @@ impl Device {
         DeviceLease { acquired_at: Instant::now(), _permit: permit }
     }
 
+    /// Exclusive use, if the device is free.
+    pub fn try_lease(&self) -> Option<DeviceLease> {
+        let permit = Arc::clone(&self.lease).try_acquire_owned().ok()?;
+        Some(DeviceLease { acquired_at: Instant::now(), _permit: Some(permit) })
+    }
+
     /// Marks the device as lost, for good. The first reason stays.
     pub fn mark_lost(&self, reason: &str) {
         let is_news = self.lost.send_if_modified(|lost| {

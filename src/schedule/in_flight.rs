@@ -90,6 +90,11 @@ impl InFlight {
         urgent + own + others.map(|(_, theirs)| (*theirs).min(own + tokens)).sum::<usize>()
     }
 
+    /// Whether no request has tokens left for a device.
+    pub fn is_idle(&self, device: &str) -> bool {
+        self.devices.get(device).is_none_or(BTreeMap::is_empty)
+    }
+
     /// Tokens of all devices, to check that the counts agree.
     #[cfg(test)]
     pub fn device_tokens(&self) -> usize {

@@ -58,7 +58,7 @@ struct RemoveOnDrop<'a> {
 
 impl Drop for RemoveOnDrop<'_> {
     fn drop(&mut self) {
-        let removed = self.shared.queue().remove(self.reservation.sequence());
+        let removed = self.shared.queue_for(self.reservation).remove(self.reservation.sequence());
         if !removed.is_empty() {
             let tokens: usize = removed.iter().map(|queued| queued.tokens).sum();
             self.reservation.update_tokens(|held| held.saturating_sub(tokens));
@@ -122,6 +122,45 @@ impl Scheduler {
         Ok(permit)
     }
 
+    /// A permit for a later stage of the request that `first` admitted. No limit rejects it: `first`
+    /// counts the tokens of all stages until [`AdmissionPermit::begin_stage`]. Unloading the model
+    /// waits for it.
+    ///
+    /// # Errors
+    /// [`RerankError::Draining`] and [`RerankError::DeviceLost`].
+    pub fn try_admit_stage(&self, first: &AdmissionPermit) -> Result<AdmissionPermit, RerankError> {
+        let shared = &self.shared;
+        self.check_device()?;
+        // Locked until the permit exists, as in `try_admit`.
+        let state = shared.requests.admission.state();
+        if shared.draining.load(Ordering::Acquire) {
+            return Err(RerankError::Draining);
+        }
+        let permit = Reservation::for_stage(&shared.requests, &shared.device.name, first.reservation()).into_permit();
+        drop(state);
+        Ok(permit)
+    }
+
+    /// A permit for work that runs only while the device has no other work. No limit counts it, and
+    /// neither unloading nor a shutdown waits for it.
+    ///
+    /// # Errors
+    /// [`RerankError::Draining`] and [`RerankError::DeviceLost`].
+    pub fn admit_in_background(&self) -> Result<AdmissionPermit, RerankError> {
+        self.check_device()?;
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(RerankError::Draining);
+        }
+        let account = self.account(&AdmissionRequest::anonymous(0));
+        Ok(Reservation::in_background(&self.shared.requests, account).into_permit())
+    }
+
+    /// Throughput of the model in tokens a second; `None` before its first batch.
+    #[must_use]
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        self.shared.throughput.get()
+    }
+
     /// A permit for the warm-up of the model, which no limit rejects and which leaves the measured
     /// throughput as it is: the first batch of a model is slower than all others.
     #[must_use]
@@ -174,7 +213,7 @@ impl Scheduler {
     }
 
     fn push(&self, reservation: &Reservation, passes: Vec<(usize, QueuedPass)>) -> Result<(), RerankError> {
-        let mut queue = self.shared.queue();
+        let mut queue = self.shared.queue_for(reservation);
         // Under the lock: a worker that ends sets `closed` before it empties the queue.
         if self.shared.closed.load(Ordering::Acquire) {
             drop(queue);

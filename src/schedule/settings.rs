@@ -51,7 +51,7 @@ impl ScheduleSettings {
 
     /// Eight requests, 100 000 tokens, batches of 100 tokens, and no time limits.
     #[cfg(test)]
-    pub(super) fn for_tests() -> Self {
+    pub(crate) fn for_tests() -> Self {
         Self {
             max_queued_requests: 8,
             max_queued_tokens: 100_000,

@@ -2,18 +2,27 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::batch_runner::BatchRunner;
 use super::shared::Shared;
+
+/// Time between two looks whether the device is free for background passes.
+const BACKGROUND_WAIT: Duration = Duration::from_millis(5);
 
 /// Runs until the scheduler is closed. `_ended` is dropped last, after the runtime.
 pub(super) async fn run(_ended: watch::Sender<()>, mut runner: BatchRunner, shared: Arc<Shared>) {
     let _guard = CloseOnExit(&shared);
     while !shared.closed.load(Ordering::Acquire) {
         if shared.queue().passes() == 0 {
-            shared.work_available.notified().await;
+            if shared.background_queue().passes() == 0 {
+                shared.work_available.notified().await;
+            } else {
+                run_in_background(&mut runner, &shared).await;
+            }
             continue;
         }
         // Passes stay in the queue until the device is free: there, others may overtake them and
@@ -22,6 +31,19 @@ pub(super) async fn run(_ended: watch::Sender<()>, mut runner: BatchRunner, shar
         let batch = shared.queue().take_batch(runner.max_tokens());
         runner.run(batch, lease).await;
     }
+}
+
+/// Runs one background pass if the device has no other work, or waits a little.
+async fn run_in_background(runner: &mut BatchRunner, shared: &Shared) {
+    let lease = if shared.is_device_idle() { shared.device.try_lease() } else { None };
+    let Some(lease) = lease else {
+        // Requests of other models on the device end without a notice.
+        let _waited = timeout(BACKGROUND_WAIT, shared.work_available.notified()).await;
+        return;
+    };
+    // One token, so that the batch is a single pass: a request that arrives now waits for no more.
+    let batch = shared.background_queue().take_batch(1);
+    runner.run(batch, lease).await;
 }
 
 /// On exit the worker fails all queued passes; on panic it also marks the device lost.
@@ -34,6 +56,8 @@ impl Drop for CloseOnExit<'_> {
         }
         self.0.closed.store(true, Ordering::Release);
         let failed = self.0.queue().take_batch(usize::MAX);
+        drop(failed);
+        let failed = self.0.background_queue().take_batch(usize::MAX);
         drop(failed);
     }
 }

@@ -16,7 +16,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use super::exposition::{Exposition, Labels};
 use super::{ModelReport, Outcomes, RequestRecord, RouteKind, process};
 use crate::pipeline::DriftSample;
-use crate::rerank::Mode;
+use crate::rerank::agreement::{ShadowOutcome, ShadowSample};
+use crate::rerank::{CascadeReport, Mode};
 
 const REQUESTS: &str = "podium_requests_total";
 const ERRORS: &str = "podium_errors_total";
@@ -45,6 +46,15 @@ const PREFIX_FOUND: &str = "podium_prefix_cache_found_tokens_total";
 const PREFIX_BYTES: &str = "podium_prefix_cache_bytes";
 const PREFIX_EVICTED: &str = "podium_prefix_cache_evicted_blocks_total";
 const TRACE_SPANS: &str = "podium_trace_spans_total";
+const STAGE_DOCUMENTS: &str = "podium_cascade_documents_total";
+const STAGE_TOKENS: &str = "podium_cascade_tokens_total";
+const STAGES_SKIPPED: &str = "podium_cascade_stages_skipped_total";
+const TOKENS_SAVED: &str = "podium_cascade_tokens_saved_total";
+const SHADOW_RANKINGS: &str = "podium_shadow_rankings_total";
+const SHADOW_TOP_CHANGED: &str = "podium_shadow_top_changed_total";
+const SHADOW_AGREEMENT: &str = "podium_shadow_order_agreement";
+const SHADOW_TOKENS: &str = "podium_shadow_tokens_total";
+const SHADOW_MILLISECONDS: &str = "podium_shadow_forward_milliseconds_total";
 const DRIFT_RELEVANCE: &str = "podium_drift_relevance";
 const DRIFT_TOP: &str = "podium_drift_top_relevance";
 const DRIFT_LEAD: &str = "podium_drift_top_lead";
@@ -59,7 +69,8 @@ const LEADS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 const CUT_SHARES: [f64; 8] = [0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0];
 
 /// Histograms of other things than seconds.
-const BUCKETS: [(&str, &[f64]); 6] = [
+const BUCKETS: [(&str, &[f64]); 7] = [
+    (SHADOW_AGREEMENT, &SHARES),
     (LIST_LENGTH, &LIST_LENGTHS),
     (DRIFT_RELEVANCE, &SHARES),
     (DRIFT_TOP, &SHARES),
@@ -126,7 +137,37 @@ impl Metrics {
             describe_gauge!(BUILD, "Always 1; the labels describe the build.");
             describe_counter!(TRACE_SPANS, "Spans of traces that were sent to the receiver, or dropped.");
         });
+        self.describe_cascades();
+        self.describe_shadows();
         self.describe_drift();
+    }
+
+    fn describe_shadows(&self) {
+        with_local_recorder(&self.recorder, || {
+            describe_counter!(SHADOW_RANKINGS, "Requests that a shadow was to rank, by what became of them.");
+            describe_counter!(SHADOW_TOP_CHANGED, "Shadow rankings of which another document is first.");
+            describe_histogram!(
+                SHADOW_AGREEMENT,
+                "Agreement of a shadow's order with the one that was sent (Kendall's tau as a share: 1 same, 0 reversed)."
+            );
+            describe_counter!(SHADOW_TOKENS, "Tokens of compared rankings, by who read them: the model or its shadow.");
+            describe_counter!(
+                SHADOW_MILLISECONDS,
+                "Device time of compared rankings, by who took it: the model or its shadow."
+            );
+        });
+    }
+
+    fn describe_cascades(&self) {
+        with_local_recorder(&self.recorder, || {
+            describe_counter!(STAGE_DOCUMENTS, "Documents that a stage of a cascade ranked.");
+            describe_counter!(STAGE_TOKENS, "Tokens that a stage of a cascade read.");
+            describe_counter!(STAGES_SKIPPED, "Stages of cascades that did not run, by reason.");
+            describe_counter!(
+                TOKENS_SAVED,
+                "Estimate of the tokens that the last models of cascades alone would have read in addition."
+            );
+        });
     }
 
     fn describe_drift(&self) {
@@ -207,6 +248,9 @@ impl Metrics {
             counter!(TOKENS).increment(ranking.usage.prompt_tokens as u64);
             counter!(TRUNCATED).increment(ranking.usage.truncated_documents as u64);
             histogram!(LIST_LENGTH).record(ranking.documents as f64);
+            if let Some(cascade) = request.timeline.cascade() {
+                record_cascade(&cascade);
+            }
         });
     }
 
@@ -228,6 +272,26 @@ impl Metrics {
                     let [model, instruction] = labels.clone();
                     histogram!(DRIFT_AGREEMENT, &[model, instruction, ("with", with.to_owned())]).record(agreement);
                 }
+            }
+        });
+    }
+
+    pub(super) fn record_shadow(&self, sample: &ShadowSample) {
+        with_local_recorder(&self.recorder, || {
+            let labels = [("model", sample.model.clone()), ("shadow", sample.shadow.clone())];
+            let [model, shadow] = labels.clone();
+            let outcome = ("outcome", sample.outcome.as_str().to_owned());
+            counter!(SHADOW_RANKINGS, &[model, shadow, outcome]).increment(1);
+            let ShadowOutcome::Compared(comparison) = &sample.outcome else { return };
+            counter!(SHADOW_TOP_CHANGED, &labels).increment(u64::from(comparison.is_top_changed));
+            if let Some(agreement) = comparison.agreement {
+                histogram!(SHADOW_AGREEMENT, &labels).record(agreement);
+            }
+            for (by, cost) in [("model", comparison.sent), ("shadow", comparison.shadow)] {
+                let [model, shadow] = labels.clone();
+                let labels = [model, shadow, ("by", by.to_owned())];
+                counter!(SHADOW_TOKENS, &labels).increment(cost.tokens as u64);
+                counter!(SHADOW_MILLISECONDS, &labels).increment(cost.forward.as_millis() as u64);
             }
         });
     }
@@ -261,6 +325,25 @@ impl Metrics {
 
     pub(super) fn fold(&self) {
         self.handle.run_upkeep();
+    }
+}
+
+/// Counts what the stages of a cascade did. Call it with the recorder in place.
+fn record_cascade(report: &CascadeReport) {
+    counter!(TOKENS_SAVED, "cascade" => report.name.clone()).increment(report.tokens_saved as u64);
+    for stage in report.stages.iter().filter(|stage| stage.stage > 0) {
+        let labels = [
+            ("cascade", report.name.clone()),
+            ("stage", stage.stage.to_string()),
+            ("model", stage.model.clone().unwrap_or_default()),
+        ];
+        counter!(STAGE_DOCUMENTS, &labels).increment(stage.documents as u64);
+        counter!(STAGE_TOKENS, &labels).increment(stage.tokens as u64);
+        if let Some(reason) = stage.skipped {
+            let [cascade, number, model] = labels;
+            let labels = [cascade, number, model, ("reason", reason.as_str().to_owned())];
+            counter!(STAGES_SKIPPED, &labels).increment(1);
+        }
     }
 }
 

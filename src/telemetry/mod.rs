@@ -23,6 +23,7 @@ pub use traces::{TraceError, TraceTarget, Traces, request_span};
 
 use crate::context::{RankingSummary, RequestTimeline};
 use crate::pipeline::DriftSample;
+use crate::rerank::agreement::ShadowSample;
 use crate::runtime::ModelFacts;
 use crate::schedule::{BatchStatistics, QueueStatus};
 use metrics::Metrics;
@@ -166,6 +167,11 @@ impl Telemetry {
     /// Records a ranking that was measured for drift.
     pub fn record_drift(&self, sample: &DriftSample) {
         self.metrics.record_drift(sample);
+    }
+
+    /// Records a request that a shadow was to rank.
+    pub fn record_shadow(&self, sample: &ShadowSample) {
+        self.metrics.record_shadow(sample);
     }
 
     /// Records a request: exactly once, whatever became of it.

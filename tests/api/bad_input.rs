@@ -82,7 +82,7 @@ async fn a_field_of_the_wrong_type_is_422_and_named() {
         ),
         (with("instruction", json!(["i"])), "instruction", "expected a string, found an array of 1 item"),
         (with("model", json!(true)), "model", "expected a string, found true"),
-        (with("documents", json!("one")), "documents", "expected an array, found the string \"one\""),
+        (with("documents", json!(true)), "documents", "expected an array, found true"),
         (with("documents", json!({"0": "a"})), "documents", "expected an array, found an object of 1 field"),
         (
             with("documents", json!(["a", "b", 3])),
@@ -91,13 +91,13 @@ async fn a_field_of_the_wrong_type_is_422_and_named() {
         ),
         (with("documents", json!([null])), "documents[0]", "expected a string, or an object with a `text`, found null"),
         (with("documents", json!([{}])), "documents[0]", "an object with no field that could be read"),
-        (with("rank_fields", json!("title")), "rank_fields", "expected an array, found the string \"title\""),
+        (with("rank_fields", json!(1)), "rank_fields", "expected an array, found the number 1"),
         (with("profile", json!(7)), "profile", "expected a string, found the number 7"),
         (with("documents", json!([{"text": 1}])), "documents[0].text", "expected a string, found the number 1"),
         (with("top_n", json!(-1)), "top_n", "-1 is negative; the least value is 1"),
         (with("top_n", json!(-1e300)), "top_n", "-1e+300 is negative; the least value is 1"),
         (with("top_n", json!(1.5)), "top_n", "1.5 is not a whole number"),
-        (with("top_n", json!("3")), "top_n", "expected a whole number, found the string \"3\""),
+        (with("top_n", json!("3a")), "top_n", "expected a whole number, found the string \"3a\""),
         (with("top_k", json!(-2)), "top_k", "-2 is negative; the least value is 1"),
         (
             with("max_tokens_per_doc", json!("many")),
@@ -105,7 +105,7 @@ async fn a_field_of_the_wrong_type_is_422_and_named() {
             "expected a whole number, found the string \"many\"",
         ),
         (with("truncation", json!("maybe")), "truncation", "expected true or false, found the string \"maybe\""),
-        (with("return_documents", json!(1)), "return_documents", "expected true or false, found the number 1"),
+        (with("return_documents", json!(2)), "return_documents", "expected true or false, found the number 2"),
         (with("mode", json!("both")), "mode", "\"both\" is none of auto, listwise, pointwise"),
         (with("mode", json!(1)), "mode", "expected a string, found the number 1"),
     ] {
@@ -160,7 +160,7 @@ async fn a_text_that_is_too_long_is_422_if_truncation_is_off() {
 #[tokio::test]
 async fn a_model_that_is_not_served_is_404() {
     let server = Server::start().await;
-    let message = "model: `gpt` is not served here; available: podium-nano, vendor/rerank";
+    let message = "model: `gpt` is not served here; available: podium-nano, vendor/rerank; `podium serve --served-model-name` adds a name";
     server.rerank(&with("model", json!("gpt"))).await.assert_failure(404, "model_not_found", Some("model"), message);
 }
 
@@ -200,12 +200,16 @@ async fn a_body_that_is_not_declared_as_json_is_415() {
 }
 
 #[tokio::test]
-async fn a_compressed_body_is_415() {
+async fn another_encoding_of_the_body_is_415_and_lists_those_that_are_read() {
     let server = Server::start().await;
-    let request = server.request(Method::POST, "/v1/rerank").header("content-encoding", "gzip");
-    let message = "content-encoding \"gzip\" is not supported; send the body as it is";
-    let answer = Answer::of(request.json(&json!({}))).await;
-    answer.assert_failure(415, "unsupported_media_type", None, message);
+    for encoding in ["br", "gzip, zstd"] {
+        let request = server.request(Method::POST, "/v1/rerank").header("content-encoding", encoding);
+        let message =
+            format!("content-encoding {encoding:?} is not supported; send the body as it is, or as one of gzip, zstd");
+        let answer = Answer::of(request.json(&json!({}))).await;
+        answer.assert_failure(415, "unsupported_media_type", None, &message);
+        assert_eq!(answer.header("accept-encoding"), "gzip, zstd");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use podium::app::ShutdownOutcome;
 use podium::runtime::RuntimeError;
 use serde_json::{Value, json};
 
-use crate::support::Server;
+use crate::support::{Server, hang_up};
 
 fn body() -> Value {
     json!({"query": "q", "documents": ["one", "two"]})
@@ -47,7 +47,7 @@ async fn a_disconnect_is_499_and_the_request_counts_until_the_device_has_finishe
     server.controls.hold();
     let request = server.rerank_later(&body());
     server.controls.held(1).await;
-    request.abort();
+    hang_up(&request).await;
     server.until_metrics_say(r#"podium_requests_total{kind="rank",route="/v1/rerank",status="499"} 1"#).await;
     server.until_metrics_say(r#"podium_queue_requests{model="podium-nano"} 1"#).await;
     server.controls.release();

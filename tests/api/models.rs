@@ -41,7 +41,7 @@ async fn start(change: impl FnOnce(&mut Settings)) -> (Server, NamedTempFile) {
     "vendor/legal".clone_into(&mut legal.model.served_names);
     let broken = named(LoadWhen::Off, "broken");
     let named = [("legal".to_owned(), legal), ("broken".to_owned(), broken)].into();
-    settings.models = ModelsSettings { max_memory_bytes: 0, named };
+    settings.models = ModelsSettings { named, ..ModelsSettings::default() };
     change(&mut settings);
     let (default, controls) = fake_reranker(&["podium-nano"], &settings);
     let models = ModelSet::new(default, settings.models.clone(), Loader(settings.clone()));

@@ -6,7 +6,7 @@ use podium::runtime::RuntimeError;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Answer, Server};
+use crate::support::{Answer, Server, hang_up};
 
 #[tokio::test]
 async fn every_response_has_its_own_request_id() {
@@ -199,7 +199,7 @@ async fn batches_count_even_if_the_client_has_left() {
     server.controls.hold();
     let request = server.rerank_later(&json!({"query": "q", "documents": ["one", "two"]}));
     server.controls.held(1).await;
-    request.abort();
+    hang_up(&request).await;
     server.until_metrics_say(r#"podium_requests_total{kind="rank",route="/v1/rerank",status="499"} 1"#).await;
     server.controls.release();
     server.until_metrics_say(r#"podium_batch_passes_count{model="podium-nano"} 1"#).await;

@@ -27,13 +27,24 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The way of a request over a fake runtime.
 pub fn fake_reranker(names: &[&str], settings: &Settings) -> (Reranker, FakeControls) {
+    fake_reranker_in(names, settings, &AdmissionControl::new(&settings.schedule))
+}
+
+/// As [`fake_reranker`], with the limits and the device that other models share.
+pub fn fake_reranker_in(names: &[&str], settings: &Settings, admission: &AdmissionControl) -> (Reranker, FakeControls) {
     let runtime = FakeRuntime::new();
     let controls = runtime.controls();
     let prompter = app::prompter(&Checkpoint::podium_nano(), runtime.facts(), "podium-nano").unwrap();
     let names = names.iter().map(|name| (*name).to_owned()).collect();
     let policy = app::policy(settings).unwrap();
-    let admission = AdmissionControl::new(&settings.schedule);
-    (Reranker::new(names, prompter, runtime, policy, &admission), controls)
+    (Reranker::new(names, prompter, runtime, policy, admission), controls)
+}
+
+/// Closes the connection of a request that has been sent. A client that closes it at once could be
+/// one that only has nothing more to send.
+pub async fn hang_up(request: &JoinHandle<Answer>) {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    request.abort();
 }
 
 /// A running server.

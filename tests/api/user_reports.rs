@@ -142,6 +142,29 @@ async fn a_byte_order_mark_is_skipped_and_utf_16_is_read() {
     odd.assert_failure(400, "malformed_json", None, message);
 }
 
+#[tokio::test]
+async fn surrogates_in_utf_8_and_in_the_names_of_fields_are_read() {
+    let server = Server::start().await;
+    for (body, place) in [
+        (&b"{\"query\":\"q\",\"documents\":[\"a\",\"cut \xed\xa0\xbd\"]}"[..], "documents[1]"),
+        (b"{\"query\":\"q\",\"documents\":[\"a\"],\"user\":\"\xed\xb1\x8b\"}", "user"),
+        (br#"{"query":"q","documents":["a"],"user":{"\ud83d":1}}"#, "user.\u{fffd}"),
+    ] {
+        let answer = post_bytes(&server, RERANK, body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let expected = format!("{place}: half of a surrogate pair was replaced by U+FFFD");
+        assert_eq!(warnings(&answer)[0].replace("%EF%BF%BD", "\u{fffd}"), expected);
+    }
+    let name = post_bytes(&server, RERANK, &br#"{"query":"q","documents":["a"],"x\ud83d":1}"#[..]).await;
+    assert_eq!(name.status, 200, "{}", name.text);
+    assert!(warnings(&name)[0].starts_with("the name of the field \"x%EF%BF%BD\": half of"), "{:?}", warnings(&name));
+    // A whole pair in this encoding is a character.
+    let body = b"{\"query\":\"q\",\"documents\":[\"\xed\xa0\xbd\xed\xb8\x80\"],\"return_documents\":true}";
+    let answer = post_bytes(&server, RERANK, &body[..]).await;
+    assert_eq!(answer.json()["results"][0]["document"]["text"], "\u{1f600}");
+    assert_eq!(warnings(&answer), [""; 0]);
+}
+
 /// Kind G.
 #[tokio::test]
 async fn joined_addresses_work_or_name_the_right_one() {
@@ -155,7 +178,6 @@ async fn joined_addresses_work_or_name_the_right_one() {
         ("/v1/v1/rerank", "/v1/rerank"),
         ("/v1/rerank/v1/rerank", "/v1/rerank"),
         ("/rerank/rerank", "/rerank"),
-        ("/v1/reranks", "/v1/rerank"),
         ("/reranks", "/rerank"),
         ("/v3/rerank", "/rerank"),
         ("/api/v1/rerank/", "/v1/rerank"),
@@ -174,6 +196,46 @@ async fn the_health_paths_of_nim_and_kubernetes_answer() {
         assert_eq!(server.get(path).await.status, 200, "{path}");
         assert_eq!(Answer::of(server.request(Method::HEAD, path)).await.status, 200, "{path}");
     }
+}
+
+#[tokio::test]
+async fn options_lists_the_methods_and_head_answers() {
+    let server = Server::start().await;
+    for (path, allow) in [(RERANK, "POST"), ("/health", "GET,HEAD"), ("/", "GET,HEAD,POST")] {
+        let answer = Answer::of(server.request(Method::OPTIONS, path)).await;
+        let mut methods: Vec<&str> = answer.header("allow").split(',').collect();
+        methods.sort_unstable();
+        assert_eq!((answer.status, methods.join(",").as_str()), (204, allow), "{path}");
+        assert_eq!(answer.text, "");
+    }
+    assert_eq!(Answer::of(server.request(Method::OPTIONS, "/zebra")).await.status, 404);
+    for (path, status) in [("/", 200), ("/v1/models", 200), (RERANK, 405)] {
+        let answer = Answer::of(server.request(Method::HEAD, path)).await;
+        assert_eq!((answer.status, answer.text.as_str()), (status, ""), "{path}");
+    }
+}
+
+/// Kind G.
+#[tokio::test]
+async fn a_prefix_of_the_proxy_is_removed() {
+    let server = Server::start_with(|settings| settings.server.path_prefix = "/rerankers".to_owned()).await;
+    for path in ["/rerankers/v1/rerank", "/rerankers/rerank/", RERANK] {
+        assert_eq!(server.post(path, &with(&json!({}))).await.status, 200, "{path}");
+    }
+    assert_eq!(server.get("/rerankers").await.json()["name"], "podium");
+    assert!(server.get("/rerankers/docs").await.text.contains("\"/rerankers/docs/swagger-ui.css\""));
+    assert_eq!(server.get("/rerankers/openapi.json").await.json()["servers"], json!([{"url": "/rerankers"}]));
+    assert_eq!(server.get("/other/health").await.status, 404);
+
+    let server = Server::start().await;
+    let get =
+        |path: &str, prefix: &str| Answer::of(server.request(Method::GET, path).header("x-forwarded-prefix", prefix));
+    for (path, prefix) in [("/p/health", "/p"), ("/health", "/p"), ("/p/q/health", "/p/q/")] {
+        assert_eq!(get(path, prefix).await.status, 200, "{path} {prefix}");
+    }
+    assert!(get("/docs", "/p").await.text.contains("\"/p/docs/swagger-ui.css\""));
+    // A prefix with other characters is none: it would be part of a page.
+    assert!(get("/docs", "/\"><script>").await.text.contains("\"/docs/swagger-ui.css\""));
 }
 
 /// Kind H.
@@ -229,10 +291,9 @@ async fn a_missing_field_is_an_error_that_names_the_unknown_field_that_was_sent(
         let answer = server.rerank(&json!({sent: "q", "documents": ["a"]})).await;
         answer.assert_failure(422, "invalid_value", Some("query"), &message);
     }
-    // DashScope's nesting.
-    let body = json!({"model": "gte-rerank", "input": {"query": "q", "documents": ["a"]}, "parameters": {"top_n": 1}});
+    let body = json!({"request": {"query": "q", "documents": ["a"]}});
     let message =
-        "query: this field is required; it is inside \"input\", and is read only at the top level of the body";
+        "query: this field is required; it is inside \"request\", and is read only at the top level of the body";
     server.rerank(&body).await.assert_failure(422, "invalid_value", Some("query"), message);
 }
 
@@ -261,4 +322,81 @@ async fn warnings_reach_the_caller_in_every_dialect() {
     let answer = server.rerank(&with(&Value::Object(many))).await;
     let sizes: usize = warnings(&answer).iter().map(String::len).sum();
     assert!(answer.status == 200 && sizes < 5_000, "{sizes} bytes of warnings in the headers");
+}
+
+/// Kind I.
+#[tokio::test]
+async fn numbers_and_flags_may_be_strings_with_a_warning() {
+    let server = Server::start().await;
+    for (path, more, warning) in [
+        (RERANK, json!({"top_n": "2"}), "top_n: the string \"2\" was read as 2"),
+        ("/rerank", json!({"top_k": "1"}), "top_k: the string \"1\" was read as 1"),
+        (RERANK, json!({"max_tokens_per_doc": "512"}), "max_tokens_per_doc: the string \"512\" was read as 512"),
+        ("/infinity/rerank", json!({"timeout_ms": "60000"}), "timeout_ms: the string \"60000\" was read as 60000"),
+        ("/v1/models/rerank", json!({"priority": "3"}), "priority: the string \"3\" was read as 3"),
+        (RERANK, json!({"return_documents": 1}), "return_documents: 1 was read as true"),
+        ("/v2/rerank", json!({"strict": "off"}), "strict: the string \"off\" was read as false"),
+        ("/v2/rerank", json!({"top_n": "0"}), "top_n: the string \"0\" was read as all results"),
+        (RERANK, json!({"documents": "one"}), "documents: the string \"one\" was read as a list of 1 item"),
+        (RERANK, json!({"documents": {"text": "one"}}), "documents: an object of 1 field was read as a list of 1 item"),
+        (
+            RERANK,
+            json!({"documents": {"content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}}),
+            "documents: an object of 1 field was read as a list of 2 items",
+        ),
+    ] {
+        let answer = server.post(path, &with(&more)).await;
+        assert_eq!(answer.status, 200, "{path} {more}: {}", answer.text);
+        assert_eq!(warnings(&answer), [warning], "{path} {more}");
+    }
+    assert_eq!(server.rerank(&with(&json!({"top_n": "1"}))).await.json()["results"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn parts_of_a_message_are_a_query_or_a_document() {
+    let server = Server::start().await;
+    let parts = |text: &str| json!([{"type": "text", "text": text}, {"type": "text", "text": "more"}]);
+    let sent =
+        json!({"query": parts("q"), "documents": [parts("a"), {"content": parts("b")}], "return_documents": true});
+    let reply = server.rerank(&sent).await.json();
+    let plain = json!({"query": "q\nmore", "documents": ["a\nmore", "b\nmore"]});
+    let expected = server.rerank(&plain).await.json();
+    let scores = |reply: &Value| {
+        reply["data"].as_array().unwrap().iter().map(|row| row["raw_score"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(scores(&reply), scores(&expected), "{reply}");
+    let image = json!({"query": "q", "documents": {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}});
+    let message = "documents[0].image_url: only text can be read here; leave it out, or, where the API has \
+                   rank_fields, name others in it";
+    server.rerank(&image).await.assert_failure(422, "invalid_value", Some("documents[0].image_url"), message);
+}
+
+#[tokio::test]
+async fn documents_without_text_come_last() {
+    let server = Server::start().await;
+    let body = json!({"query": "q", "documents": ["", "one", " \n", "two", "\u{200b}", "three", "four"]});
+    for (path, mode) in [(RERANK, "auto"), (RERANK, "pointwise"), ("/rerank", "auto")] {
+        let mut body = body.clone();
+        body["mode"] = json!(mode);
+        let answer = server.post(path, &body).await;
+        let rows = answer.json()["results"].clone();
+        let last: Vec<_> =
+            rows.as_array().unwrap()[4..].iter().map(|row| (&row["index"], &row["relevance_score"])).collect();
+        assert_eq!(last, [(&json!(0), &json!(0.0)), (&json!(2), &json!(0.0)), (&json!(4), &json!(0.0))], "{mode}");
+        let raw: Vec<f64> = rows.as_array().unwrap().iter().map(|row| row["raw_score"].as_f64().unwrap()).collect();
+        assert!(raw.windows(2).all(|pair| pair[0] >= pair[1]), "{raw:?}");
+        let found = warnings(&answer);
+        let expected = "documents[0] and 2 more: without text, so last, with a score of 0";
+        assert!(found.iter().any(|text| text == expected), "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_the_model_does_not_read_is_warned_of() {
+    let server = Server::start().await;
+    let answer = server.rerank(&json!({"query": "q", "documents": ["one", "日本語の文", "Привет"]})).await;
+    let expected = "documents[1] and 1 more: podium-nano reads English; most letters are of another script";
+    assert_eq!(warnings(&answer), [expected]);
+    let answer = server.rerank(&json!({"query": "睡眠", "documents": ["one"]})).await;
+    assert!(warnings(&answer)[0].starts_with("query: podium-nano reads English"), "{:?}", warnings(&answer));
 }

@@ -35,12 +35,15 @@ GROUPS = [
     ("pinecone_sdk", "sdks"),
     ("rerankers_lib", "sdks"),
     ("xinference_sdk", "sdks"),
+    ("cloud_sdks", "clouds"),
     ("products", None),
+    ("databases", None),
     ("routes", None),
     ("pages", "litellm"),
     ("pages", "frameworks"),
     ("pages", "older"),
     ("pages", "sdks"),
+    ("pages", "clouds"),
 ]
 
 # Model names that clients send: defaults of their vendors, or names that they require.

@@ -3,6 +3,7 @@
 The table of results has the path that a client called; a failed case has its requests and replies.
 """
 
+import gzip
 import json
 import socket
 import threading
@@ -48,9 +49,22 @@ class Connection:
             exchange = Exchange(method, path, headers, body)
             if position < len(replies):
                 exchange.status = int(replies[position][0].split(" ")[1])
-                exchange.received = replies[position][2]
+                exchange.received = decompressed(*replies[position][1:])
             found.append(exchange)
         return found
+
+
+def decompressed(headers, body):
+    """The body of a reply, as a client reads it."""
+    match headers.get("content-encoding"):
+        case "gzip" if body:
+            return gzip.decompress(body)
+        case "zstd" if body:
+            # A client that accepts zstd has this package.
+            import zstandard
+
+            return zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    return body
 
 
 class Wiretap:

@@ -49,7 +49,7 @@ fn invalid_flags_exit_with_2() {
         ),
         (
             &["slates.jsonl", "--run", "first.trec"],
-            "--run and --split work only with BEIR folders; slates.jsonl is a file of slates, which has its own order",
+            "--run and --split work only with folders; slates.jsonl is a file of slates, which has its own order",
         ),
         (&["small", "small"], "the set small is given twice"),
         (

@@ -3,7 +3,7 @@
     podium eval SET... --write-runs runs --json report.json
     python tests/eval/recheck.py report.json runs
 
-Needs `pip install ir-measures cwl-eval`. Exits with 1 if a figure differs by more than 1e-6 (ERR:
+Needs Perl and `pip install -r tests/eval/requirements.txt`. Exits with 1 if a figure differs by more than 1e-6 (ERR:
 5e-5, because gdeval.pl prints five decimals).
 """
 
@@ -27,6 +27,11 @@ def measure(name):
     return ir_measures.parse_measure(f"{NAMES[kind]}@{cutoff}")
 
 
+def renumber(records, numbers):
+    """The records with numbers in place of the queries' ids, because gdeval.pl reads no others."""
+    return [record._replace(query_id=numbers.setdefault(record.query_id, str(len(numbers)))) for record in records]
+
+
 def mean(measure, qrels, run):
     """The mean over the judged queries; a query that the run lacks has 0."""
     values = {value.query_id: value.value for value in ir_measures.iter_calc([measure], qrels, run)}
@@ -39,12 +44,15 @@ def main():
     worst = failures = 0
     for found in report["sets"]:
         name = found["name"].replace("/", "_")
-        qrels = list(ir_measures.read_trec_qrels(str(folder / f"{name}.qrels")))
+        numbers = {}
+        qrels = renumber(ir_measures.read_trec_qrels(str(folder / f"{name}.qrels")), numbers)
+        read_run = lambda file: renumber(ir_measures.read_trec_run(str(file)), numbers)  # noqa: E731
         orders = sorted(folder.glob(f"{name}.[0-9]*.run"))
         runs = {"reranked": orders, "input": [folder / f"{name}.input.run"], "bm25": [folder / f"{name}.bm25.run"]}
         for system, files in runs.items():
+            runs_of_orders = [read_run(file) for file in files]  # noqa: B023
             for label in report["metrics"]:
-                values = [mean(measure(label), qrels, list(ir_measures.read_trec_run(str(file)))) for file in files]
+                values = [mean(measure(label), qrels, run) for run in runs_of_orders]
                 expected, printed = sum(values) / len(values), found["systems"][system][label]["mean"]
                 difference = abs(expected - printed)
                 worst = max(worst, difference)

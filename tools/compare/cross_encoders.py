@@ -14,123 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compare import Podium, format_spread, generate_text, time_ms
+from compare import generate_text
+from runtimes import OnnxRuntime, OpenVino, SentenceTransformers, export
+from server import Podium, format_spread, time_ms
 from tokenizers import Tokenizer
-
-
-def pairs_by_length(folder: Path, query: str, documents: list[str]):
-    """A function that tokenizes the pairs, and yields padded batches with the places of their documents."""
-    import numpy
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.enable_padding()
-
-    def batches(size: int):
-        tokenizer.no_padding()
-        encoded = tokenizer.encode_batch([(query, document) for document in documents])
-        order = sorted(range(len(encoded)), key=lambda at: len(encoded[at].ids))
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            width = max(len(encoded[at].ids) for at in part)
-            fill = lambda values: values + [0] * (width - len(values))  # noqa: E731
-            rows = {
-                "input_ids": [fill(encoded[at].ids) for at in part],
-                "attention_mask": [fill(encoded[at].attention_mask) for at in part],
-                "token_type_ids": [fill(encoded[at].type_ids) for at in part],
-            }
-            yield part, {name: numpy.array(values, dtype=numpy.int64) for name, values in rows.items()}
-
-    return batches
-
-
-class SentenceTransformers:
-    def __init__(self, folder: Path, dtype: str, threads: int):
-        import torch
-        from sentence_transformers import CrossEncoder
-
-        torch.set_num_threads(threads)
-        kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
-        self.model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": kind})
-        self.identity = torch.nn.Identity()
-
-    def scores(self, query: str, documents: list[str], batch: int) -> list[float]:
-        pairs = [(query, document) for document in documents]
-        options = {"batch_size": batch, "show_progress_bar": False, "convert_to_tensor": True}
-        # `predict` pads in the order of the list.
-        order = sorted(range(len(pairs)), key=lambda at: len(documents[at]))
-        found = self.model.predict([pairs[at] for at in order], activation_fn=self.identity, **options).tolist()
-        return [score for _, score in sorted(zip(order, found, strict=True))]
-
-
-def export(folder: Path, scratch: Path) -> Path:
-    """The checkpoint as ONNX, in f32."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    file = scratch / "model.onnx"
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
-    types = getattr(model.config, "type_vocab_size", 0) > 1
-    names = ["input_ids", "attention_mask", *(["token_type_ids"] if types else [])]
-    example = {name: torch.ones(2, 16, dtype=torch.long) for name in names}
-    batch, length = torch.export.Dim("batch", min=1, max=512), torch.export.Dim("length", min=2, max=500)
-    torch.onnx.export(
-        model,
-        (),
-        file,
-        kwargs=example,
-        input_names=names,
-        output_names=["logits"],
-        dynamic_shapes={name: {0: batch, 1: length} for name in names},
-        dynamo=True,
-    )
-    return file
-
-
-class OnnxRuntime:
-    def __init__(self, folder: Path, onnx: Path, dtype: str, threads: int, scratch: Path):
-        import onnxruntime
-
-        if dtype == "int8":
-            from onnxruntime.quantization import QuantType, quantize_dynamic
-
-            quantised = scratch / "int8.onnx"
-            quantize_dynamic(onnx, quantised, per_channel=True, weight_type=QuantType.QInt8)
-            onnx = quantised
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
-        self.names = {given.name for given in self.session.get_inputs()}
-        self.folder = folder
-
-    def scores(self, query: str, documents: list[str], batch: int) -> list[float]:
-        scores = [0.0] * len(documents)
-        for places, rows in pairs_by_length(self.folder, query, documents)(batch):
-            logits = self.session.run(["logits"], {name: rows[name] for name in self.names})[0]
-            for place, logit in zip(places, logits[:, 0], strict=True):
-                scores[place] = float(logit)
-        return scores
-
-
-class OpenVino:
-    def __init__(self, folder: Path, onnx: Path, dtype: str, threads: int):
-        import openvino
-
-        core = openvino.Core()
-        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": dtype, "PERFORMANCE_HINT": "LATENCY"}
-        self.model = core.compile_model(core.read_model(onnx), "CPU", options)
-        self.names = {given.get_any_name() for given in self.model.inputs}
-        self.folder = folder
-
-    def scores(self, query: str, documents: list[str], batch: int) -> list[float]:
-        scores = [0.0] * len(documents)
-        for places, rows in pairs_by_length(self.folder, query, documents)(batch):
-            logits = self.model({name: rows[name] for name in self.names})["logits"]
-            for place, logit in zip(places, logits[:, 0], strict=True):
-                scores[place] = float(logit)
-        return scores
 
 
 class PodiumScores:
@@ -197,10 +84,9 @@ def peers(arguments: argparse.Namespace, scratch: Path) -> dict:
         runtime, dtype = name.split()
         if runtime == "torch":
             made[name] = SentenceTransformers(arguments.model, dtype, arguments.threads)
-        elif runtime == "onnxruntime":
-            made[name] = OnnxRuntime(arguments.model, onnx, dtype, arguments.threads, scratch)
         else:
-            made[name] = OpenVino(arguments.model, onnx, dtype, arguments.threads)
+            kind = OnnxRuntime if runtime == "onnxruntime" else OpenVino
+            made[name] = kind(arguments.model, dtype, arguments.threads, onnx)
     return made
 
 

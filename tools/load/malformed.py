@@ -1,6 +1,7 @@
 """Malformed requests: none of them may end in a 5xx."""
 
 import asyncio
+import gzip
 import json
 import random
 from collections import Counter, defaultdict
@@ -9,7 +10,9 @@ from http_client import Connection, request_bytes
 from report import print_table, read_metrics, resident_mib
 
 RANKING = """/v1/rerank /v2/rerank /rerank /v1/reranking /reranking / /invocations /score /v1/score /v1/ranking /ranking
-/v1/models/rerank /models/rerank /infinity/rerank /infinity/v1/rerank /pinecone/rerank""".split()
+/v1/models/rerank /models/rerank /infinity/rerank /infinity/v1/rerank /pinecone/rerank /v1/reranks
+/api/v1/services/rerank/text-rerank/text-rerank /v1/projects/p/locations/l/rankingConfigs/c:rank /compatible-api/v1/reranks
+/_inference/rerank/x /sglang/v1/rerank /weaviate/rerank""".split()
 OTHER = """/v1/instructions /v1/models /v1/models/x /models /v1/cluster/auth /infinity/models /info /health /ping /ready
 /version /openapi.json /docs /docs/x /nowhere /v1 // /%00 /v1/models/%ff%fe /../etc/passwd /v1/rerank/""".split()
 BODIES = {
@@ -21,6 +24,16 @@ BODIES = {
     "pairs": {"queries": ["q", "r"], "documents": ["a", "b"]},
     "nim": {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}], "model": "podium-nano"},
     "pinecone": {"query": "q", "documents": [{"id": "1", "text": "a"}], "parameters": {"truncate": "END"}},
+    "dashscope": {"input": {"query": "q", "documents": ["a", "b"]}, "parameters": {"top_n": 1, "instruct": "i"}},
+    "bedrock": {
+        "queries": [{"type": "TEXT", "textQuery": {"text": "q"}}],
+        "sources": [{"type": "INLINE", "inlineDocumentSource": {"type": "TEXT", "textDocument": {"text": "a"}}}],
+        "rerankingConfiguration": {"bedrockRerankingConfiguration": {"numberOfResults": 1}},
+    },
+    "vertex": {"query": "q", "records": [{"id": "1", "title": "t", "content": "c"}], "topN": 1},
+    "elastic": {"query": "q", "input": ["a", "b"], "task_settings": {"top_n": 1}},
+    "parts": {"query": {"content": [{"text": "q"}]}, "documents": {"content": [{"type": "text", "text": "a"}]}},
+    "strings": {"query": "q", "documents": "a", "top_n": "1", "return_documents": "yes", "timeout_ms": "60000"},
     "options": {
         "query": "q", "documents": ["a"], "instruction": "i", "profile": "legal", "mode": "auto",
         "max_tokens_per_doc": 5, "truncation": True, "metadata": ["m"], "chat_template_kwargs": {"instruction": "i"},
@@ -63,6 +76,30 @@ class Generator:
 
     def make_noise(self):
         return self.post(self.random.randbytes(self.random.randrange(1, 400)))
+
+    def make_compressed(self):
+        text = json.dumps(self.body()).encode()
+        packed = gzip.compress(self.random.choice([text, text[:-2], b" " * 30_000_000, b""]), 1)
+        packed = self.random.choice([packed, packed[: self.random.randrange(len(packed))], packed + b"x", packed * 2, text])
+        return self.post(packed, content_encoding=self.random.choice(["gzip", "x-gzip", "zstd"]))
+
+    def make_nested(self):
+        """One value anywhere in the body is replaced or removed."""
+        place = body = self.body()
+        while True:
+            key = self.random.choice(list(place)) if isinstance(place, dict) else self.random.randrange(len(place))
+            if isinstance(place[key], dict | list) and place[key] and self.random.random() < 0.8:
+                place = place[key]
+                continue
+            if self.random.random() < 0.3:
+                del place[key]
+            else:
+                place[key] = self.value()
+            return self.post(json.dumps(body).encode())
+
+    def make_prefix(self):
+        prefix = self.random.choice(["/", "/p", "//", "x", "/a b", "/" + "a" * 5000, "/v1", "/v1/rerank", "\"><script>"])
+        return self.post(json.dumps(self.body()).encode(), x_forwarded_prefix=prefix)
 
     def make_cut_json(self):
         text = json.dumps(self.body()).encode()

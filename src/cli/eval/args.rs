@@ -9,7 +9,7 @@ use clap::Args;
 use super::super::endpoint::EndpointArgs;
 use super::super::rerank::mode_parser;
 use super::super::{SettingsArgs, UsageError};
-use crate::eval::datasets::{CollectionFiles, Dataset, set_name, slates};
+use crate::eval::datasets::{CollectionFiles, Dataset, TableFiles, set_name, slates};
 use crate::eval::endpoint::Endpoint;
 use crate::eval::gate::Gate;
 use crate::eval::measures::Measure;
@@ -18,12 +18,16 @@ use crate::rerank::Mode;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A SET is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/*.tsv), or a JSONL file of slates, each also with .gz:
+A SET is a folder or a file of slates. A folder is one of BEIR (corpus.jsonl, queries.jsonl, qrels/*.tsv), a dataset of \
+MTEB (corpus/, queries/, qrels/ or data/, top_ranked/, instruction/ with Parquet files) or an export of ir_datasets \
+(docs.tsv, queries.tsv, qrels.trec, scoreddocs.trec). Every file may be JSONL, TSV, TREC's columns, Parquet, or .gz of these. \
+Slates are JSONL or Parquet:
   {\"query\": \"...\", \"documents\": [\"...\", \"...\"], \"relevance\": [0, 1]}
   {\"query\": \"...\", \"positive\": \"...\", \"negative\": [\"...\", \"...\"]}
-Both may have an \"instruction\". Objects with \"title\" and \"text\" may replace texts.
+Both may have an \"instruction\", and queries.jsonl too. Objects with \"title\", \"text\" and \"grade\" may replace texts.
 
-Documents are reranked in the order of the first stage: a run, the order in a slate, or BM25 over the corpus.
+Documents are reranked in the order of the first stage: a run, the set's own (top_ranked, scoreddocs), the order in a \
+slate, or BM25 over the corpus.
 
 Examples:
   podium eval slates.jsonl
@@ -44,14 +48,14 @@ Measures are those of trec_eval, ERR and RBP those of ir_measures; a grade of 1 
 and with BM25 on the same documents. Exit codes: 0; 1 if a set fails the gate or a system fails; 2 if the data or the \
 command line is invalid.")]
 pub(in crate::cli) struct EvalArgs {
-    /// BEIR folders and JSONL files of labelled slates
+    /// Folders of BEIR, MTEB or ir_datasets, and files of labelled slates
     #[arg(value_name = "SET", required_unless_present_any = ["corpus", "compare"], conflicts_with = "corpus")]
     sets: Vec<PathBuf>,
 
-    /// Judgements of a BEIR folder: qrels/NAME.tsv [default: test, or the only one]
+    /// Judgements of a folder: qrels/NAME.tsv, or data/NAME-*.parquet [default: test, or the only one]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     split: Option<String>,
-    /// Documents, as JSONL or as lines of id, tab, text (instead of a SET)
+    /// Documents: a file of JSONL, Parquet or lines of id, tab, text, or a folder of shards (instead of a SET)
     #[arg(long, value_name = "FILE", requires_all = ["topics", "qrels"], help_heading = "Data")]
     corpus: Option<PathBuf>,
     /// Queries, in the formats of the corpus
@@ -60,8 +64,8 @@ pub(in crate::cli) struct EvalArgs {
     /// Judgements, in TREC's four columns or BEIR's three
     #[arg(long, value_name = "FILE", requires = "corpus", help_heading = "Data")]
     qrels: Option<PathBuf>,
-    /// First-stage run in TREC's six columns; a file in the set's folder takes precedence [default:
-    /// BM25]
+    /// First-stage run in TREC's six columns; a file in the set's folder takes precedence [default: the set's
+    /// own, or BM25]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     run: Option<PathBuf>,
     /// Evaluate N queries of each set, chosen by the seed [default: all]
@@ -204,11 +208,12 @@ impl EvalArgs {
     pub(super) fn read_sets(&self, settings: &EvalSettings, before: impl Fn(&str)) -> anyhow::Result<Vec<Dataset>> {
         let mut sets = Vec::new();
         if let (Some(corpus), Some(queries), Some(qrels)) = (&self.corpus, &self.topics, &self.qrels) {
-            let run = self.run.as_ref().map(|run| (run.clone(), run.display().to_string()));
+            let run = self.run.as_ref().map(|run| (run.clone().into(), run.display().to_string()));
             let (name, source) = (set_name(qrels), qrels.clone());
-            let (corpus, queries, qrels) = (corpus.clone(), queries.clone(), qrels.clone());
+            let table = |path: &PathBuf| TableFiles::at(path, self.split.as_deref());
+            let (corpus, queries, qrels) = (table(corpus)?, table(queries)?, table(qrels)?);
             before(&name);
-            let files = CollectionFiles { name, source, corpus, queries, qrels, run };
+            let files = CollectionFiles { name, source, corpus, queries, instructions: None, qrels, run };
             sets.push(files.read(settings)?);
         }
         let mut seen = HashSet::new();
@@ -225,13 +230,13 @@ impl EvalArgs {
 
     fn read_set(&self, path: &Path, settings: &EvalSettings) -> anyhow::Result<Dataset> {
         if path.is_dir() {
-            let files = CollectionFiles::beir(path, self.split.as_deref(), self.run.as_deref())?;
+            let files = CollectionFiles::find(path, self.split.as_deref(), self.run.as_deref())?;
             return Ok(files.read(settings)?);
         }
         if self.run.is_some() || self.split.is_some() {
             let file = path.display();
             let problem = format!(
-                "--run and --split work only with BEIR folders; {file} is a file of slates, which has its own order"
+                "--run and --split work only with folders; {file} is a file of slates, which has its own order"
             );
             return Err(UsageError(problem).into());
         }

@@ -360,6 +360,7 @@ mod tests {
             tokens: None,
             per_query: Vec::new(),
             worst: Vec::new(),
+            best: Vec::new(),
         };
         Report {
             schema: 2,

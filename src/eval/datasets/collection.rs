@@ -1,11 +1,11 @@
-//! Reads sets that have a corpus, queries, relevance judgements and optionally a run: BEIR folders,
-//! or files given one by one.
+//! Reads sets that have a corpus, queries, relevance judgements and optionally a run.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::records::{Place, TableFiles};
 use super::texts::{Texts, for_each_text};
-use super::{DataError, Dataset, Document, FirstStage, Grades, Query, set_name, trec};
+use super::{DataError, Dataset, Document, FirstStage, Grades, Query, trec};
 use crate::eval::settings::EvalSettings;
 
 /// The files of a set.
@@ -15,61 +15,29 @@ pub struct CollectionFiles {
     pub name: String,
     /// The path that reports show for the set.
     pub source: PathBuf,
-    /// The documents, as JSONL or as `id<TAB>text`.
-    pub corpus: PathBuf,
+    /// The documents, as JSONL, Parquet or `id<TAB>text`.
+    pub corpus: TableFiles,
     /// The queries, in the same formats.
-    pub queries: PathBuf,
-    /// The relevance judgements, in BEIR's three columns or TREC's four.
-    pub qrels: PathBuf,
+    pub queries: TableFiles,
+    /// The queries' instructions, if they have a table of their own.
+    pub instructions: Option<TableFiles>,
+    /// The relevance judgements, in BEIR's three columns or TREC's four, JSONL or Parquet.
+    pub qrels: TableFiles,
     /// The first stage's run and its name; `None` for BM25.
-    pub run: Option<(PathBuf, String)>,
+    pub run: Option<(TableFiles, String)>,
 }
 
 impl CollectionFiles {
-    /// Finds the files of a BEIR folder: `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv`,
-    /// each also with `.gz`. The default `split` is `test`, or the only split of the folder. A relative `run` is looked
-    /// for in the folder first.
-    ///
-    /// # Errors
-    /// [`DataError`] if a file is missing.
-    pub fn beir(folder: &Path, split: Option<&str>, run: Option<&Path>) -> Result<Self, DataError> {
-        let invalid = |problem| DataError::Set { place: folder.to_owned(), problem };
-        let part = |name: &str| {
-            let paths = [folder.join(name), folder.join(format!("{name}.gz"))];
-            let expected =
-                || invalid(format!("{name} is missing; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/"));
-            paths.into_iter().find(|path| path.is_file()).ok_or_else(expected)
-        };
-        let (corpus, queries) = (part("corpus.jsonl")?, part("queries.jsonl")?);
-        let splits = list_splits(&folder.join("qrels"))?;
-        let find_split = |name: &str| splits.iter().find(|path| stem(path) == Some(name));
-        let qrels = match (split, &splits[..]) {
-            (Some(split), _) => find_split(split),
-            (None, [only]) => Some(only),
-            (None, _) => find_split("test"),
-        };
-        let Some(qrels) = qrels.cloned() else {
-            let available: Vec<&str> = splits.iter().filter_map(|path| stem(path)).collect();
-            let available = if available.is_empty() { "none".to_owned() } else { available.join(", ") };
-            let wanted = split.unwrap_or("test");
-            let problem =
-                format!("qrels/{wanted}.tsv is missing; choose a split with --split (available: {available})");
-            return Err(invalid(problem));
-        };
-        let run = run.map(|run| {
-            let inside = folder.join(run);
-            (if inside.is_file() { inside } else { run.to_owned() }, run.display().to_string())
-        });
-        Ok(Self { name: set_name(folder), source: folder.to_owned(), corpus, queries, qrels, run })
-    }
-
     /// Reads the set with at most `settings.queries` queries. With a run, only the texts of the
     /// documents to rerank are kept, so that the corpus may be larger than the memory.
     ///
     /// # Errors
     /// [`DataError`] for an unreadable file, an invalid line, or a set without relevant documents.
     pub fn read(&self, settings: &EvalSettings) -> Result<Dataset, DataError> {
-        let queries = Texts::read(&self.queries)?;
+        let mut queries = Texts::read(&self.queries)?;
+        if let Some(instructions) = &self.instructions {
+            queries.read_instructions(instructions)?;
+        }
         let Some((run, name)) = &self.run else {
             let documents = Texts::read(&self.corpus)?;
             let grades = trec::read_grades(&self.qrels, &queries, &mut |_, id| documents.find("document", id))?;
@@ -77,9 +45,8 @@ impl CollectionFiles {
             return self.dataset(queries, (grades, candidates), documents.items, FirstStage::Bm25, settings);
         };
         let mut named = NamedDocuments::default();
-        let grades =
-            trec::read_grades(&self.qrels, &queries, &mut |line, id| Ok(named.index(id, (&self.qrels, line))))?;
-        let scores = trec::read_run(run, &queries, &mut |line, id| Ok(named.index(id, (run, line))))?;
+        let grades = trec::read_grades(&self.qrels, &queries, &mut |place, id| Ok(named.index(id, place)))?;
+        let scores = trec::read_run(run, &queries, &mut |place, id| Ok(named.index(id, place)))?;
         let candidates = trec::rank(scores, &named.documents);
         let first_stage = FirstStage::Run(name.clone());
         let documents = std::mem::take(&mut named.documents);
@@ -91,20 +58,21 @@ impl CollectionFiles {
     /// Makes the set of these queries, each with its grades and candidates.
     fn dataset(
         &self,
-        queries: Texts,
+        mut queries: Texts,
         (grades, candidates): (Vec<Grades>, Vec<Vec<usize>>),
         documents: Vec<Document>,
         first_stage: FirstStage,
         settings: &EvalSettings,
     ) -> Result<Dataset, DataError> {
-        let queries = queries.items.into_iter().zip(grades).zip(candidates);
-        let queries = queries
-            .map(|((query, grades), candidates)| {
+        let rows = queries.items.into_iter().zip(grades).zip(candidates).enumerate();
+        let queries = rows
+            .map(|(index, ((query, grades), candidates))| {
                 if query.text.trim().is_empty() && !grades.is_empty() {
                     let problem = format!("the query {:?} is blank", query.id);
-                    return Err(DataError::Set { place: self.queries.clone(), problem });
+                    return Err(DataError::Set { place: self.queries.path().to_owned(), problem });
                 }
-                Ok(Query { id: query.id, text: query.text, instruction: None, grades, candidates })
+                let instruction = queries.instructions.remove(&index);
+                Ok(Query { id: query.id, text: query.text, instruction, grades, candidates })
             })
             .collect::<Result<Vec<Query>, DataError>>()?;
         let sample = (settings.queries, settings.seed);
@@ -118,7 +86,8 @@ impl CollectionFiles {
         let reranked: HashSet<usize> =
             set.queries.iter().flat_map(|query| query.candidates.iter().take(top)).copied().collect();
         let mut is_there = vec![false; set.documents.len()];
-        set.corpus_size = for_each_text(&self.corpus, |document| {
+        set.corpus_size = for_each_text(&self.corpus, |_, text| {
+            let document = text.document;
             let Some(index) = named.indices.get(&document.id).copied() else { return Ok(()) };
             if std::mem::replace(&mut is_there[index], true) {
                 return Err(format!("the id {:?} is already used on an earlier line", document.id));
@@ -132,8 +101,7 @@ impl CollectionFiles {
             None => Ok(()),
             Some(missing) => {
                 let (file, line) = named.first_mentions[missing].clone();
-                let problem =
-                    format!("the document {:?} is not in {}", set.documents[missing].id, self.corpus.display());
+                let problem = format!("the document {:?} is not in {}", set.documents[missing].id, self.corpus);
                 Err(DataError::Line { file, line, problem })
             }
         }
@@ -151,42 +119,24 @@ struct NamedDocuments {
 
 impl NamedDocuments {
     /// The index of an id; a new one is added.
-    fn index(&mut self, id: &str, (file, line): (&Path, usize)) -> usize {
+    fn index(&mut self, id: &str, place: Place) -> usize {
         if let Some(index) = self.indices.get(id) {
             return *index;
         }
         self.documents.push(Document { id: id.to_owned(), text: String::new() });
-        self.first_mentions.push((file.to_owned(), line));
+        self.first_mentions.push((place.file.to_owned(), place.number));
         self.indices.insert(id.to_owned(), self.documents.len() - 1);
         self.documents.len() - 1
     }
 }
 
-/// The file's name without `.gz`, and without its extension.
-fn stem(path: &Path) -> Option<&str> {
-    let name = path.file_name()?.to_str()?;
-    name.strip_suffix(".gz").unwrap_or(name).strip_suffix(".tsv")
-}
-
-/// Lists the `.tsv` and `.tsv.gz` files of a folder, sorted by name.
-fn list_splits(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let unreadable = |cause| DataError::Unreadable { path: folder.to_owned(), cause };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        if stem(&path).is_some() {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
+    use crate::eval::datasets::set_name;
     use crate::eval::testing::settings;
 
     const CORPUS: &str = "{\"_id\": \"a\", \"title\": \"\", \"text\": \"one\"}\n{\"_id\": \"b\", \"text\": \"two\"}\n";
@@ -207,7 +157,7 @@ mod tests {
     }
 
     fn read(folder: &Path, split: Option<&str>, run: Option<&str>) -> Result<Dataset, String> {
-        let files = CollectionFiles::beir(folder, split, run.map(Path::new)).map_err(|error| error.to_string())?;
+        let files = CollectionFiles::find(folder, split, run.map(Path::new)).map_err(|error| error.to_string())?;
         files.read(&settings()).map_err(|error| error.to_string())
     }
 
@@ -237,7 +187,7 @@ mod tests {
     fn with_a_run_only_the_texts_to_rerank_are_kept_and_a_missing_document_is_an_error() {
         let long = "q Q0 a 1 9 t\n".to_owned() + "q Q0 b 2 8 t\n";
         let folder = complete_folder(&[("first.trec", &long)]);
-        let files = CollectionFiles::beir(folder.path(), None, Some(Path::new("first.trec"))).unwrap();
+        let files = CollectionFiles::find(folder.path(), None, Some(Path::new("first.trec"))).unwrap();
         let set = files.read(&EvalSettings { top: 1, ..settings() }).unwrap();
         let text = |id: &str| set.documents.iter().find(|document| document.id == id).unwrap().text.as_str();
         assert_eq!((text("a"), text("b"), set.corpus_size), ("one", "", 2));

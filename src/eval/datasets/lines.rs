@@ -33,6 +33,11 @@ pub(super) fn for_each_line(
     Ok(())
 }
 
+/// Whether the file begins with these bytes.
+pub(super) fn starts_with(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    Ok(BufReader::new(File::open(path)?).fill_buf()?.starts_with(bytes))
+}
+
 /// Opens a file, and decompresses it if it begins as gzip does.
 fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     let mut file = BufReader::new(File::open(path)?);

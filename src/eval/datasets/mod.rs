@@ -1,12 +1,15 @@
 //! Data sets: documents, queries, grades, and the candidates to rerank.
 //!
-//! [`collection`] reads BEIR folders and TREC files, [`slates`] reads labelled slates. This file
-//! has their common types and selects the queries to evaluate. Where a set has no candidates,
+//! [`layout`] finds the files of a folder, [`collection`] reads them, [`slates`] reads labelled
+//! slates. This file has their common types and selects the queries to evaluate. Where a set has no candidates,
 //! `first_stage` retrieves them with BM25.
 
 pub mod collection;
+pub mod layout;
 mod lines;
 mod object;
+mod parquet;
+mod records;
 pub mod slates;
 mod texts;
 mod trec;
@@ -21,6 +24,7 @@ use rand::seq::index;
 use serde::{Deserialize, Serialize};
 
 pub use collection::CollectionFiles;
+pub use records::TableFiles;
 
 /// The lowest grade that counts as relevant for MRR, Hit, Recall and MAP: `trec_eval`'s default.
 pub const RELEVANT_FROM: f64 = 1.0;
@@ -203,12 +207,12 @@ pub enum DataError {
         #[source]
         cause: io::Error,
     },
-    /// A line of a file is invalid.
-    #[error("{} line {line}: {problem}", file.display())]
+    /// A line of a file, or a row of a Parquet file, is invalid.
+    #[error("{} {} {line}: {problem}", file.display(), record_word(file))]
     Line {
         /// The file.
         file: PathBuf,
-        /// The line number, from 1.
+        /// The number of the line or row, from 1.
         line: usize,
         /// The problem, with field and value.
         problem: String,
@@ -221,6 +225,11 @@ pub enum DataError {
         /// The problem.
         problem: String,
     },
+}
+
+/// The name of a record of this file in errors.
+fn record_word(file: &Path) -> &'static str {
+    if file.extension().is_some_and(|extension| extension == "parquet") { "row" } else { "line" }
 }
 
 #[cfg(test)]

@@ -64,6 +64,18 @@ impl Object {
         Ok(None)
     }
 
+    /// Takes a required id from the first of `names` that is present.
+    pub(super) fn required_id(&mut self, names: &[&str]) -> Result<String, String> {
+        self.id(names)?.ok_or_else(|| self.missing(names[0]))
+    }
+
+    /// Takes a required number from the first of `names` that is present.
+    pub(super) fn required_number(&mut self, names: &[&str]) -> Result<f64, String> {
+        let found = names.iter().find_map(|name| Some((name, self.fields.remove(*name)?)));
+        let (name, value) = found.ok_or_else(|| self.missing(names[0]))?;
+        value.as_f64().ok_or_else(|| self.expected(name, "a number", &value))
+    }
+
     /// Takes a required array field.
     pub(super) fn list(&mut self, name: &str) -> Result<Vec<Value>, String> {
         match self.fields.remove(name) {

@@ -1,7 +1,9 @@
-//! Reads labelled slates: JSONL with a query, its documents and their grades on each line.
+//! Reads labelled slates: JSONL or Parquet with a query, its documents and their grades in each
+//! record.
 //!
-//! A line has either `documents` in the first stage's order and `relevance` with one number for
-//! each, or `positive` and `negative` documents, which are shuffled because they have no order.
+//! A record has either `documents` in the first stage's order, with a `grade` in each or `relevance`
+//! with one number for each, or `positive` and `negative` documents (MTEB's reranking tasks), which
+//! are shuffled because they have no order.
 //! Documents with the same id and text on several lines are one document of the set.
 
 use std::collections::{HashMap, HashSet};
@@ -12,8 +14,8 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use serde_json::Value;
 
-use super::lines::for_each_line;
 use super::object::{Object, describe_value, join_title};
+use super::records::{Record, TableFiles};
 use super::{DataError, Dataset, Document, FirstStage, Grades, Query, set_name};
 
 /// Reads a file of slates, with at most `sample` of its queries, chosen by `seed`.
@@ -26,9 +28,13 @@ pub fn read(path: &Path, sample: Option<usize>, seed: u64) -> Result<Dataset, Da
     let mut ids = HashSet::new();
     let mut shuffled = false;
     let mut generator = Xoshiro256PlusPlus::seed_from_u64(seed);
-    for_each_line(path, |number, line| {
-        let mut slate = Slate::parse(line)?;
-        let id = slate.id.take().unwrap_or_else(|| number.to_string());
+    TableFiles::from(path.to_owned()).for_each_record(|place, record| {
+        let fields = match record {
+            Record::Fields(fields) => fields,
+            Record::Line(line) => Object::parse(line)?,
+        };
+        let mut slate = Slate::parse(fields)?;
+        let id = slate.id.take().unwrap_or_else(|| place.number.to_string());
         if !ids.insert(id.clone()) {
             return Err(format!("id: {id:?} is already used on an earlier line"));
         }
@@ -64,8 +70,7 @@ struct Slate {
 }
 
 impl Slate {
-    fn parse(line: &str) -> Result<Self, String> {
-        let mut fields = Object::parse(line)?;
+    fn parse(mut fields: Object) -> Result<Self, String> {
         let id = fields.id(&["id", "_id"])?;
         let query = fields.required_text("query")?;
         if query.trim().is_empty() {
@@ -76,21 +81,7 @@ impl Slate {
         if has_sides && (fields.has("documents") || fields.has("relevance")) {
             return Err("documents and positive/negative cannot be combined; give documents with relevance, or positive with negative".to_owned());
         }
-        let documents = if has_sides {
-            let positive = parse_documents("positive", fields.list_or_string("positive")?)?;
-            let negative = parse_documents("negative", fields.list_or_string("negative")?)?;
-            let graded =
-                |documents: Vec<SlateDocument>, grade| documents.into_iter().map(move |document| (document, grade));
-            graded(positive, 1.0).chain(graded(negative, 0.0)).collect()
-        } else {
-            let documents = parse_documents("documents", fields.list("documents")?)?;
-            let grades = parse_grades(fields.list("relevance")?)?;
-            if documents.len() != grades.len() {
-                let (documents, grades) = (documents.len(), grades.len());
-                return Err(format!("relevance: has {grades} numbers for {documents} documents; give one for each"));
-            }
-            documents.into_iter().zip(grades).collect::<Vec<_>>()
-        };
+        let documents = if has_sides { parse_sides(&mut fields)? } else { parse_graded(&mut fields)? };
         if documents.is_empty() {
             return Err("documents: must not be empty".to_owned());
         }
@@ -98,14 +89,43 @@ impl Slate {
     }
 }
 
-fn parse_documents(name: &str, items: Vec<Value>) -> Result<Vec<SlateDocument>, String> {
+/// `positive` documents with grade 1, and `negative` ones with grade 0.
+fn parse_sides(fields: &mut Object) -> Result<Vec<(SlateDocument, f64)>, String> {
+    let mut documents = Vec::new();
+    for (name, grade) in [("positive", 1.0), ("negative", 0.0)] {
+        let side = parse_documents(name, fields.list_or_string(name)?)?;
+        documents.extend(side.into_iter().map(|(document, _)| (document, grade)));
+    }
+    Ok(documents)
+}
+
+/// `documents` with the grades of `relevance`, or each with its own `grade`.
+fn parse_graded(fields: &mut Object) -> Result<Vec<(SlateDocument, f64)>, String> {
+    let documents = parse_documents("documents", fields.list("documents")?)?;
+    if !fields.has("relevance") {
+        let graded = documents.into_iter().map(|(document, grade)| Some((document, grade?)));
+        return graded
+            .collect::<Option<_>>()
+            .ok_or_else(|| "relevance: this field is required, or a grade in each of documents".to_owned());
+    }
+    let grades = parse_grades(fields.list("relevance")?)?;
+    if documents.len() != grades.len() {
+        let (documents, grades) = (documents.len(), grades.len());
+        return Err(format!("relevance: has {grades} numbers for {documents} documents; give one for each"));
+    }
+    Ok(documents.into_iter().map(|(document, _)| document).zip(grades).collect())
+}
+
+/// Documents, each with its `grade` if it has one.
+fn parse_documents(name: &str, items: Vec<Value>) -> Result<Vec<(SlateDocument, Option<f64>)>, String> {
     let document = |(index, item)| match item {
-        Value::String(text) => Ok((None, text)),
+        Value::String(text) => Ok(((None, text), None)),
         Value::Object(fields) => {
             let mut fields = Object::nested(fields, format!("{name}[{index}]."));
             let id = fields.id(&["id", "_id"])?;
             let title = fields.text("title")?;
-            Ok((id, join_title(title, fields.required_text("text")?)))
+            let grade = if fields.has("grade") { Some(fields.required_number(&["grade"])?) } else { None };
+            Ok(((id, join_title(title, fields.required_text("text")?)), grade))
         }
         other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_)) => Err(format!(
             "{name}[{index}]: expected a string, or an object with a `text`, found {}",
@@ -147,6 +167,7 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parquet::tests::{Column, write};
     use super::super::tests::file;
     use super::*;
 
@@ -179,6 +200,31 @@ mod tests {
     }
 
     #[test]
+    fn documents_may_have_grades_of_their_own() {
+        let set = read_text(r#"{"query": "q", "documents": [{"text": "x", "grade": 0}, {"text": "y", "grade": 2}]}"#);
+        let set = set.unwrap();
+        assert_eq!(set.queries[0].grades, Grades::from([(0, 0.0), (1, 2.0)]));
+        assert_eq!(set.first_stage, FirstStage::FileOrder);
+        let missing = problem(r#"{"query": "q", "documents": [{"text": "x", "grade": 0}, {"text": "y"}]}"#);
+        assert_eq!(missing, "relevance: this field is required, or a grade in each of documents");
+    }
+
+    #[test]
+    fn a_parquet_file_of_slates_is_read_as_lines_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.parquet");
+        let columns = [
+            Column::Texts("query", &["one?", "two?"]),
+            Column::Lists("positive", &[&["one"], &["two"]]),
+            Column::Lists("negative", &[&["three", "four"], &["five"]]),
+        ];
+        write(&path, &columns, parquet::basic::Compression::SNAPPY);
+        let set = read(&path, None, 1).unwrap();
+        assert_eq!((set.name.as_str(), set.queries.len(), set.documents.len()), ("test", 2, 5));
+        assert_eq!(set.first_stage, FirstStage::Shuffled);
+    }
+
+    #[test]
     fn positives_and_negatives_are_shuffled_by_the_seed() {
         let line = r#"{"query": "q", "positive": "p", "negative": ["a", "b", "c", "d", "e", "f", "g"]}"#;
         let file = file(&[line, &line.replace("\"p\"", "\"o\"")].join("\n"));
@@ -205,7 +251,10 @@ mod tests {
         for (line, message) in [
             (r#"{"documents": ["a"], "relevance": [1]}"#, "query: this field is required"),
             (r#"{"query": " ", "documents": ["a"], "relevance": [1]}"#, "query: must not be blank"),
-            (r#"{"query": "q", "documents": ["a"]}"#, "relevance: this field is required"),
+            (
+                r#"{"query": "q", "documents": ["a"]}"#,
+                "relevance: this field is required, or a grade in each of documents",
+            ),
             (r#"{"query": "q", "relevance": [1]}"#, "documents: this field is required"),
             (r#"{"query": "q", "documents": [], "relevance": []}"#, "documents: must not be empty"),
             (

@@ -1,11 +1,11 @@
 //! Computes the report of a set from the results of its queries: means, intervals and comparisons.
-//! The effect of the input order, the cost of requests and the worst queries have files of their
-//! own.
+//! The effect of the input order, the cost of requests and the largest losses and gains have
+//! files of their own.
 
 mod cost;
+mod examples;
 mod instructions;
 mod order;
-mod worst;
 
 use crate::eval::calibration::Calibration;
 use crate::eval::datasets::{Dataset, Query, RELEVANT_FROM, is_relevant};
@@ -16,9 +16,9 @@ use crate::eval::settings::EvalSettings;
 use crate::eval::statistics::{bootstrap_interval, mean, sign_flip_test};
 
 use self::cost::{latency_ms, summarize_latency, summarize_tokens, truncated_share};
+use self::examples::find_examples;
 use self::instructions::instruction_effect;
 use self::order::order_effect;
-use self::worst::find_worst;
 
 /// Tolerance for rounding: measures that differ by less are equal.
 const ROUNDING: f64 = 1e-9;
@@ -47,6 +47,7 @@ pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings
     let gains = Gains { input: gains_over(input), bm25: gains_over(by_bm25) };
     let primary = measures[0].name();
     let passes: Vec<&Pass> = runs.iter().flat_map(|run| &run.orders).collect();
+    let (worst, best) = find_examples(set, &cases, &per_query, &primary);
     SetReport {
         name: set.name.clone(),
         source: set.source.clone(),
@@ -64,7 +65,8 @@ pub fn summarize(set: &Dataset, runs: &[QueryRun], bm25: &[Vec<usize>], settings
         truncated_share: truncated_share(&passes),
         latency_ms: summarize_latency(&passes),
         tokens: summarize_tokens(&passes),
-        worst: find_worst(set, &cases, &per_query, &primary),
+        worst,
+        best,
         per_query,
     }
 }
@@ -259,6 +261,8 @@ mod tests {
         let [worst] = &report.worst[..] else { panic!("one query lost: {:?}", report.worst) };
         assert_eq!(worst.id, "q1");
         assert!(worst.gain < 0.0);
+        let best: Vec<(&str, bool)> = report.best.iter().map(|query| (query.id.as_str(), query.gain > 0.0)).collect();
+        assert_eq!(best, [("q0", true)]);
         let shown: Vec<(&str, usize, usize, usize, Option<f64>)> = worst
             .documents
             .iter()

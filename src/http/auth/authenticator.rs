@@ -12,7 +12,7 @@ use super::settings::AuthSettings;
 
 /// Routes that never need a key. [`Authenticator::needs_key`] decides `/`, `/docs/…` and
 /// `/metrics`.
-const OPEN_ROUTES: [&str; 12] = [
+const OPEN_ROUTES: [&str; 15] = [
     "/v1/cluster/auth",
     "/health",
     "/ready",
@@ -25,6 +25,9 @@ const OPEN_ROUTES: [&str; 12] = [
     "/readyz",
     "/v1/health/live",
     "/v1/health/ready",
+    "/weaviate/.well-known/live",
+    "/weaviate/.well-known/ready",
+    "/weaviate/meta",
 ];
 
 /// Prefix of the routes for administrators.

@@ -1,7 +1,7 @@
 //! Queries and documents in every form that clients send.
 //!
 //! A document is a string; an object with its text in `text`; an object with `content`, a string or
-//! a list of text parts; or a record of any fields, which the model reads as one `name: value` line
+//! a list of text parts; such a list itself; or a record of any fields, which the model reads as one `name: value` line
 //! for each. `rank_fields` names the fields of a record to read; without it the model reads the
 //! record's `text`, or every field of a record that has none.
 
@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 use utoipa::openapi::extensions::Extensions;
-use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder, Type};
+use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -33,6 +33,7 @@ impl Field for Query {
             Value::Object(ref record) if record.contains_key("text") || record.contains_key("content") => {
                 text_of(name, &value, None).map(Self)
             }
+            Value::Array(ref parts) if is_parts(parts) => text_of_content(name, &value).map(Self),
             other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
                 Err(expected(name, "a string, or an object with a `text`", &other))
             }
@@ -45,16 +46,17 @@ impl PartialSchema for Query {
         let with =
             |name: &str, schema: RefOr<Schema>| ObjectBuilder::new().property(name, schema).required(name).build();
         let part = with("text", not_blank().into());
-        let parts = ArrayBuilder::new().items(part.clone()).min_items(Some(1));
-        let content = AnyOfBuilder::new().item(not_blank()).item(parts);
+        let parts = || ArrayBuilder::new().items(part.clone()).min_items(Some(1));
+        let content = AnyOfBuilder::new().item(not_blank()).item(parts());
         let mut content = with("content", content.into());
         // The reader prefers `text`, which may then have the wrong type.
         content.extensions = Some(Extensions::from_iter([("not", serde_json::json!({"required": ["text"]}))]));
         AnyOfBuilder::new()
             .description(Some("What to search for: a text that is not blank, or an object with one."))
             .item(not_blank())
-            .item(part)
+            .item(part.clone())
             .item(content)
+            .item(parts())
             .into()
     }
 }
@@ -92,6 +94,7 @@ impl Documents {
     ) -> Result<(Vec<String>, SentDocuments), RerankError> {
         let rank_fields = rank_fields.filter(|names| !names.is_empty());
         let sent = returned.then(|| self.0.clone());
+        let scores = self.0.iter().map(|item| item.get("score")?.as_f64()).collect();
         let texts = self.0.into_iter().enumerate().map(|(index, item)| match item {
             Value::String(text) => Ok(text),
             record @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
@@ -99,7 +102,7 @@ impl Documents {
             }
         });
         let texts = texts.collect::<Result<_, _>>()?;
-        Ok((texts, SentDocuments { sent, rank_fields }))
+        Ok((texts, SentDocuments { sent, rank_fields, scores }))
     }
 }
 
@@ -107,12 +110,28 @@ impl Field for Documents {
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
         list(name, value).map(Self)
     }
+
+    /// One document is a list of one. vLLM's object has its documents as the parts of `content`.
+    fn converted(value: &Value) -> Option<Value> {
+        match value {
+            Value::String(_) => Some(Value::Array(vec![value.clone()])),
+            Value::Object(record) => match (record.get("content"), record.get("text")) {
+                (Some(Value::Array(parts)), _) => Some(Value::Array(parts.clone())),
+                (Some(Value::String(_)), _) | (_, Some(Value::String(_))) => Some(Value::Array(vec![value.clone()])),
+                _ => None,
+            },
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
+        }
+    }
 }
 
 impl PartialSchema for Documents {
     fn schema() -> RefOr<Schema> {
         ArrayBuilder::new()
-            .description(Some("The documents to rank."))
+            .description(Some(
+                "The documents to rank; a text, or an object with a `text` or `content`, is a list of one.",
+            ))
+            .schema_type(SchemaType::from_iter([Type::Array, Type::String, Type::Object]))
             .items(Ref::from_schema_name(Document::name()))
             .min_items(Some(1))
             .into()
@@ -132,11 +151,12 @@ impl PartialSchema for Document {
     fn schema() -> RefOr<Schema> {
         AnyOfBuilder::new()
             .description(Some(
-                "A text; an object with its text in `text` or `content`; or a record, of which the model reads every \
-                 field, or those that `rank_fields` names, as `name: value` lines.",
+                "A text; an object with its text in `text` or `content`; a list of text parts; or a record, of which \
+                 the model reads every field, or those that `rank_fields` names, as `name: value` lines.",
             ))
             .item(ObjectBuilder::new().schema_type(Type::String))
             .item(ObjectBuilder::new().min_properties(Some(1)))
+            .item(ArrayBuilder::new().items(ObjectBuilder::new().required("text")).min_items(Some(1)))
             .into()
     }
 }
@@ -148,9 +168,16 @@ impl ToSchema for Document {}
 pub struct SentDocuments {
     sent: Option<Vec<Value>>,
     rank_fields: Option<Vec<String>>,
+    /// The documents' own scores, if each of them is a record with a `score`.
+    scores: Option<Vec<f64>>,
 }
 
 impl SentDocuments {
+    /// Takes the documents' own scores, if each of them is a record with a `score`.
+    pub(super) fn take_scores(&mut self) -> Option<Vec<f64>> {
+        self.scores.take()
+    }
+
     /// Whether the reply returns documents.
     #[must_use]
     pub fn is_returned(&self) -> bool {
@@ -178,7 +205,11 @@ impl SentDocuments {
 /// Documents that were plain texts.
 impl From<&[String]> for SentDocuments {
     fn from(texts: &[String]) -> Self {
-        Self { sent: Some(texts.iter().map(|text| Value::from(text.as_str())).collect()), rank_fields: None }
+        Self {
+            sent: Some(texts.iter().map(|text| Value::from(text.as_str())).collect()),
+            rank_fields: None,
+            scores: None,
+        }
     }
 }
 
@@ -190,10 +221,16 @@ fn text_of(field: &str, item: &Value, rank_fields: Option<&[String]>) -> Result<
             Some(names) => text_of_fields(field, record, names),
             None => text_of_record(field, record),
         },
+        Value::Array(parts) if is_parts(parts) => text_of_content(field, item),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
             Err(expected(field, "a string, or an object with a `text`", item))
         }
     }
+}
+
+/// Whether a list holds parts of one text, as chat messages do.
+fn is_parts(items: &[Value]) -> bool {
+    !items.is_empty() && items.iter().all(Value::is_object)
 }
 
 /// The text of a record's fields that `rank_fields` names.

@@ -69,7 +69,7 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     if fields.has("texts") && !fields.has("documents") {
         fields.rename("texts", "documents");
     }
-    let means_all = |value: &Value| value.as_i64().is_some_and(|number| number == 0 || number == -1);
+    let means_all = |value: &Value| super::number(value).is_some_and(|number| number == 0.0 || number == -1.0);
     fields.drop_if("top_n", means_all, "all results");
     // Infinity's clients send this name where the caller gives none.
     if fields.is("model", UNSPECIFIED_MODEL) {

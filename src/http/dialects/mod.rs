@@ -5,7 +5,11 @@
 //! defaults and statuses are the same for all dialects and live elsewhere. The path decides the
 //! dialect; on the shared paths (`/rerank` and the like) the fields of the body do.
 
+mod bedrock;
+mod cascade;
+mod dashscope;
 pub mod documents;
+mod elastic;
 mod infinity;
 mod mixedbread;
 mod nim;
@@ -14,7 +18,10 @@ mod other_fields;
 mod pinecone;
 pub mod podium;
 mod score;
+mod sglang;
 mod tei;
+mod vertex;
+mod weaviate;
 mod zeroentropy;
 
 use axum::http::HeaderMap;
@@ -62,7 +69,7 @@ pub struct Route {
 }
 
 /// Every path that ranks.
-pub static ROUTES: [Route; 16] = [
+pub static ROUTES: [Route; 23] = [
     Route { path: "/v1/rerank", dialect: &podium::DIALECT },
     Route { path: "/v2/rerank", dialect: &podium::DIALECT },
     Route { path: "/rerank", dialect: &podium::DIALECT },
@@ -79,10 +86,18 @@ pub static ROUTES: [Route; 16] = [
     Route { path: "/infinity/rerank", dialect: &infinity::DIALECT },
     Route { path: "/infinity/v1/rerank", dialect: &infinity::DIALECT },
     Route { path: "/pinecone/rerank", dialect: &pinecone::DIALECT },
+    Route { path: "/v1/reranks", dialect: &podium::DIALECT },
+    Route { path: "/compatible-api/v1/reranks", dialect: &podium::DIALECT },
+    Route { path: "/api/v1/services/rerank/text-rerank/text-rerank", dialect: &dashscope::DIALECT },
+    Route { path: "/v1/projects/{project}/locations/{location}/rankingConfigs/{config}", dialect: &vertex::DIALECT },
+    Route { path: "/_inference/rerank/{id}", dialect: &elastic::DIALECT },
+    Route { path: "/sglang/v1/rerank", dialect: &sglang::DIALECT },
+    Route { path: "/weaviate/rerank", dialect: &weaviate::DIALECT },
 ];
 
 /// The dialects that a body on a shared path may be in.
-static SHARED: [&Dialect; 4] = [&podium::DIALECT, &podium::VOYAGE, &tei::DIALECT, &mixedbread::DIALECT];
+static SHARED: [&Dialect; 6] =
+    [&podium::DIALECT, &podium::VOYAGE, &tei::DIALECT, &mixedbread::DIALECT, &dashscope::DIALECT, &bedrock::DIALECT];
 
 impl Dialect {
     /// Reads a call from the fields of a body. Values that mean "none" to the API's own server are
@@ -93,9 +108,14 @@ impl Dialect {
     }
 }
 
-/// Whether a value is the number 0.
+/// Whether a value is the number 0, also in a string.
 fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
+    number(value) == Some(0.0)
+}
+
+/// A number, also in a string.
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
 impl Route {
@@ -130,17 +150,24 @@ impl Route {
 }
 
 /// The dialect of a body on a shared path, by the name of its documents: text-embeddings-inference
-/// calls them `texts`, mixedbread `input`. Voyage's clients send `top_k` and `truncation`; they
+/// calls them `texts`, mixedbread `input`, Bedrock `sources`; `DashScope` has an object in `input`.
+/// Voyage's clients send `top_k` and `truncation`; they
 /// cannot read an error that is an object.
 fn dialect_by_fields(fields: &Fields) -> &'static Dialect {
     if fields.has("documents") {
         let is_voyage = fields.names("top_k") && fields.names("truncation") && !fields.names("top_n");
         return if is_voyage { &podium::VOYAGE } else { &podium::DIALECT };
     }
-    match (fields.has("texts"), fields.has("input")) {
-        (true, _) => &tei::DIALECT,
-        (false, true) => &mixedbread::DIALECT,
-        (false, false) => &podium::DIALECT,
+    if fields.has("texts") {
+        &tei::DIALECT
+    } else if fields.has_object("input") {
+        &dashscope::DIALECT
+    } else if fields.has("input") {
+        &mixedbread::DIALECT
+    } else if fields.has("sources") && fields.has("queries") {
+        &bedrock::DIALECT
+    } else {
+        &podium::DIALECT
     }
 }
 
@@ -161,11 +188,12 @@ type WriteReply = Box<dyn FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Sen
 impl Call {
     /// A call for one ranking, by a client that calls the documents `documents`.
     fn new(
-        request: RerankRequest,
+        mut request: RerankRequest,
         documents: &'static str,
-        sent: SentDocuments,
+        mut sent: SentDocuments,
         write: impl FnOnce(&Answer<'_>) -> serde_json::Result<Reply> + Send + 'static,
     ) -> Self {
+        request.cascade.document_scores = sent.take_scores();
         Self { requests: vec![request], field_names: ("query", documents), sent, write: Box::new(write) }
     }
 }

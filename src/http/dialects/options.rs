@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::cascade::{CascadeFields, Scores};
 use super::request;
 use crate::http::fields::{Field, Flag, flag_or, none_of, text};
 use crate::rerank::{MAX_PRIORITY, Mode, RequestBudget, RequestConstraints, RerankError, RerankRequest};
@@ -43,9 +44,16 @@ request! {
         #[schema(minimum = 1)]
         max_total_tokens: Option<usize>,
         /// True: a budget that does not allow everything to be read is an error: 422, or 429 if it
-        /// would be enough without the requests of others.
+        /// would be enough without the requests of others. So is a stage of a cascade that cannot
+        /// rank.
         #[schema(default = false)]
         strict: Option<Flag>,
+        cascade: Option<CascadeFields>,
+        scores: Option<Scores>,
+        /// In how many orders of the documents to rank them, for families whose scores depend on it
+        /// (jina-v3, first, e2rank). The rankings are merged, and each result has its `spread`.
+        #[schema(minimum = 1, maximum = 16, default = 1)]
+        stability: Option<usize>,
     }
 }
 
@@ -61,6 +69,8 @@ impl RequestOptions {
             max_tokens_per_doc: self.max_tokens_per_doc,
             mode: self.mode.map_or(Mode::Auto, Into::into),
             constraints,
+            stability: self.stability,
+            cascade: self.cascade.unwrap_or_default().into_options(self.scores),
             ..RerankRequest::new(query, documents)
         }
     }
@@ -79,6 +89,7 @@ impl RequestOptions {
                 max_latency: milliseconds(self.max_latency_ms),
                 max_total_tokens: self.max_total_tokens,
                 strict: flag_or(self.strict, false),
+                leaves_documents_out: false,
             },
         }
     }
@@ -108,6 +119,10 @@ impl Field for Priority {
             let problem = format!("is {shown}; it lies between 0, the most urgent, and {MAX_PRIORITY}");
             RerankError::invalid(name, problem)
         })
+    }
+
+    fn converted(value: &Value) -> Option<Value> {
+        usize::converted(value)
     }
 }
 

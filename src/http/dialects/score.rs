@@ -97,6 +97,7 @@ struct Texts(Vec<String>);
 
 impl Field for Texts {
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
+        let value = Documents::converted(&value).filter(|_| value.is_object()).unwrap_or(value);
         match value {
             Value::Array(items) if items.is_empty() => Err(RerankError::invalid(name, "must hold at least one text")),
             Value::Array(items) => Documents(items).into_parts(name, None, false).map(|(texts, _)| Self(texts)),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::ParseError;
+use super::{ParseError, quoted};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -22,15 +22,50 @@ const MAX_NAMED_PLACES: usize = 5;
 /// # Errors
 /// The body is neither UTF-8 nor UTF-16. The message names the first field with an invalid byte.
 pub(super) fn to_utf8(body: &[u8]) -> Result<(Cow<'_, [u8]>, Option<String>), ParseError> {
+    if let [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [1..=u8::MAX, 0, 0, 0, ..] | [0, 0, 0, 1..=u8::MAX, ..] =
+        body
+    {
+        let problem = "it is UTF-32; send it encoded as UTF-8".to_owned();
+        return Err(ParseError::MalformedJson { problem });
+    }
     if let Some(decoded) = decode_utf16(body) {
         let warning = "the body is UTF-16 and was read as such; JSON is sent as UTF-8".to_owned();
         return Ok((Cow::Owned(decoded?.into_bytes()), Some(warning)));
     }
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-    match std::str::from_utf8(body) {
-        Ok(_) => Ok((Cow::Borrowed(body), None)),
-        Err(error) => Err(not_utf8(body, error.valid_up_to())),
+    if std::str::from_utf8(body).is_ok() {
+        return Ok((Cow::Borrowed(body), None));
     }
+    let body = escape_encoded_surrogates(body);
+    match std::str::from_utf8(&body) {
+        Ok(_) => Ok((body, None)),
+        Err(error) => Err(not_utf8(&body, error.valid_up_to())),
+    }
+}
+
+/// Writes surrogates that are encoded as if they were characters (three bytes, as Python's
+/// `surrogatepass` and old Java libraries do) as escapes: pairs of them are characters.
+fn escape_encoded_surrogates(body: &[u8]) -> Cow<'_, [u8]> {
+    let is_surrogate = |bytes: &[u8]| matches!(bytes, [0xed, 0xa0..=0xbf, 0x80..=0xbf]);
+    if !body.windows(3).any(is_surrogate) {
+        return Cow::Borrowed(body);
+    }
+    let mut escaped = Vec::with_capacity(body.len() + body.len() / 8);
+    let mut at = 0;
+    while at < body.len() {
+        match body.get(at..at + 3).filter(|bytes| is_surrogate(bytes)) {
+            Some(bytes) => {
+                let unit = 0xd000 | (u16::from(bytes[1] & 0x3f) << 6) | u16::from(bytes[2] & 0x3f);
+                escaped.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
+                at += 3;
+            }
+            None => {
+                escaped.push(body[at]);
+                at += 1;
+            }
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 /// Reads a unit of UTF-16.
@@ -111,8 +146,13 @@ fn escaped_unit(body: &[u8], at: usize) -> Option<u16> {
 /// Replaces the placeholders in all fields by U+FFFD, and warns of each place.
 pub(super) fn replace_in_fields(values: &mut Map<String, Value>) -> Vec<String> {
     let mut places = Vec::new();
-    for (name, value) in values.iter_mut() {
-        replace_placeholders(name, value, &mut places);
+    for (name, mut value) in std::mem::take(values) {
+        let readable = name.replace(PLACEHOLDER, "\u{fffd}");
+        if readable != name {
+            places.push(format!("the name of the field {}", quoted(&readable)));
+        }
+        replace_placeholders(&readable, &mut value, &mut places);
+        values.insert(readable, value);
     }
     let named = places.iter().take(MAX_NAMED_PLACES);
     let mut warnings: Vec<String> =
@@ -138,9 +178,13 @@ fn replace_placeholders(place: &str, value: &mut Value, places: &mut Vec<String>
         }
         Value::Object(record) => {
             for (name, mut value) in std::mem::take(record) {
-                let place = format!("{place}.{}", name.replace(PLACEHOLDER, "\u{fffd}"));
+                let readable = name.replace(PLACEHOLDER, "\u{fffd}");
+                let place = format!("{place}.{readable}");
+                if readable != name {
+                    places.push(place.clone());
+                }
                 replace_placeholders(&place, &mut value, places);
-                record.insert(name.replace(PLACEHOLDER, "\u{fffd}"), value);
+                record.insert(readable, value);
             }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}

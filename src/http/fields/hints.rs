@@ -9,7 +9,8 @@ use crate::spelling::nearest;
 /// Other servers' and libraries' names for the query.
 const QUERY_NAMES: [&str; 7] = ["q", "question", "search_query", "query_text", "search", "prompt", "queries"];
 /// Other servers' and libraries' names for the documents.
-const DOCUMENT_NAMES: [&str; 14] = [
+const DOCUMENT_NAMES: [&str; 15] = [
+    "documents",
     "passages",
     "candidates",
     "docs",
@@ -25,7 +26,7 @@ const DOCUMENT_NAMES: [&str; 14] = [
     "records",
     "data",
 ];
-const DOCUMENT_FIELDS: [&str; 4] = ["documents", "texts", "input", "passages"];
+const DOCUMENT_FIELDS: [&str; 6] = ["documents", "texts", "input", "passages", "records", "sources"];
 
 impl Fields {
     /// The error of the missing field `name`, with the field that was probably meant, if one was

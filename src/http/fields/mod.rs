@@ -10,10 +10,12 @@
 
 mod encoding;
 mod hints;
+mod part;
 mod request;
 #[cfg(test)]
 mod tests;
 
+pub use part::Part;
 pub(crate) use request::request;
 pub use request::{Field, Flag, Reader, flag_or, list};
 
@@ -55,6 +57,8 @@ pub struct Fields {
     repeated: HashSet<String>,
     /// Names that a reader has asked for.
     known: Vec<String>,
+    /// The same for fields inside others, as paths.
+    known_in_parts: Vec<String>,
     /// Fields that came under a second name: the first name, and the one that was sent.
     second_names: Vec<(String, String)>,
     /// What the reply should say of how the fields were read.
@@ -97,6 +101,13 @@ impl Fields {
         let name = names.first().copied().unwrap_or_default();
         match self.take_named(names)? {
             Some((sent, value)) => {
+                let value = match T::converted(&value) {
+                    Some(meant) => {
+                        self.warnings.push(format!("{sent}: {} was read as {}", shown(&value), shown(&meant)));
+                        meant
+                    }
+                    None => value,
+                };
                 let value = T::from_value(sent, value)?;
                 if sent != name {
                     self.second_names.push((name.to_owned(), sent.to_owned()));
@@ -142,7 +153,7 @@ impl Fields {
     /// Drops the field if its value means "not given" to the API's own server, and warns of it.
     pub fn drop_if(&mut self, name: &str, means_none: impl Fn(&Value) -> bool, meaning: &str) {
         let Some(value) = self.values.get(name).filter(|value| means_none(value)) else { return };
-        self.warnings.push(format!("{name}: {value} was read as {meaning}"));
+        self.warnings.push(format!("{name}: {} was read as {meaning}", shown(value)));
         self.values.swap_remove(name);
     }
 
@@ -171,6 +182,12 @@ impl Fields {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.values.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether the field is an object, and has not been taken.
+    #[must_use]
+    pub fn has_object(&self, name: &str) -> bool {
+        self.values.get(name).is_some_and(Value::is_object)
     }
 
     /// Whether the body names this field, also where its value is `null`.
@@ -215,7 +232,7 @@ impl Fields {
     /// The field most similar to `name` among those that a reader has asked for, if one is similar.
     #[must_use]
     pub fn nearest_known(&self, name: &str) -> Option<&str> {
-        nearest(name, self.known.iter().map(String::as_str))
+        nearest(name, self.known.iter().chain(&self.known_in_parts).map(String::as_str))
     }
 
     /// The names that a reader has asked for, in that order.
@@ -265,6 +282,16 @@ pub fn quoted(text: &str) -> String {
     match text.char_indices().nth(MAX_QUOTED_CHARACTERS) {
         None => format!("{text:?}"),
         Some((end, _)) => format!("{:?} and {} bytes more", &text[..end], text.len() - end),
+    }
+}
+
+/// A client's value for a message: cut if it is long.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("the string {}", quoted(text)),
+        Value::Array(items) => format!("a list of {}", counted(items.len(), "item")),
+        Value::Object(fields) => format!("an object of {}", counted(fields.len(), "field")),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
     }
 }
 

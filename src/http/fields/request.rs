@@ -16,6 +16,12 @@ pub trait Field: Sized {
     /// The value has the wrong type, or is out of range.
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError>;
 
+    /// The value that is meant by one of another type, as servers that convert types read it.
+    #[must_use]
+    fn converted(_value: &Value) -> Option<Value> {
+        None
+    }
+
     /// The value of a field that is absent.
     ///
     /// # Errors
@@ -28,6 +34,10 @@ pub trait Field: Sized {
 impl<T: Field> Field for Option<T> {
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
         T::from_value(name, value).map(Some)
+    }
+
+    fn converted(value: &Value) -> Option<Value> {
+        T::converted(value)
     }
 
     fn if_absent(_: &str) -> Result<Self, RerankError> {
@@ -47,6 +57,11 @@ impl Field for Vec<String> {
         let items = list(name, value)?;
         items.into_iter().enumerate().map(|(index, item)| text(&format!("{name}[{index}]"), item)).collect()
     }
+
+    /// One text is a list of one.
+    fn converted(value: &Value) -> Option<Value> {
+        value.is_string().then(|| Value::Array(vec![value.clone()]))
+    }
 }
 
 /// A count: a whole number, 0 or more, also written as `3.0`. A number that is too large for
@@ -60,9 +75,18 @@ impl Field for usize {
             }
         }
     }
+
+    /// A number in a string.
+    fn converted(value: &Value) -> Option<Value> {
+        let number: Number = serde_json::from_str(value.as_str()?.trim()).ok()?;
+        Some(Value::Number(number))
+    }
 }
 
-/// True or false, also as the string that some clients send.
+/// Strings that are read as true or false, in the API description.
+const FLAG_WORDS: [&str; 8] = ["true", "false", "1", "0", "yes", "no", "on", "off"];
+
+/// True or false, also as the string or number that some clients send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flag(pub bool);
 
@@ -77,13 +101,28 @@ impl Field for Flag {
             }
         }
     }
+
+    /// 0 and 1, and the words that pydantic reads so.
+    fn converted(value: &Value) -> Option<Value> {
+        let word = match value {
+            Value::Number(number) => number.to_string(),
+            Value::String(word) => word.trim().to_lowercase(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+        };
+        match word.as_str() {
+            "1" | "1.0" | "yes" | "y" | "on" | "t" => Some(Value::Bool(true)),
+            "0" | "0.0" | "no" | "n" | "off" | "f" => Some(Value::Bool(false)),
+            _ => None,
+        }
+    }
 }
 
 impl PartialSchema for Flag {
     fn schema() -> RefOr<Schema> {
-        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true", "false"]));
-        let flag = AnyOfBuilder::new().item(ObjectBuilder::new().schema_type(Type::Boolean)).item(word);
-        flag.description(Some("True or false, also as a string.")).into()
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(FLAG_WORDS));
+        let number = ObjectBuilder::new().schema_type(Type::Integer).enum_values(Some([0, 1]));
+        let flag = AnyOfBuilder::new().item(ObjectBuilder::new().schema_type(Type::Boolean)).item(word).item(number);
+        flag.description(Some("True or false, also as a string, or as 1 or 0.")).into()
     }
 }
 

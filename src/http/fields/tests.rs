@@ -37,7 +37,8 @@ fn every_other_value_of_a_count_is_an_error_that_names_the_field() {
         ("-1", "top_n: -1 is negative; the least value is 1"),
         ("-0.5", "top_n: -0.5 is negative; the least value is 1"),
         ("2.5", "top_n: 2.5 is not a whole number"),
-        ("\"3\"", "top_n: expected a whole number, found the string \"3\""),
+        ("\"x\"", "top_n: expected a whole number, found the string \"x\""),
+        ("\"-3\"", "top_n: -3 is negative; the least value is 1"),
         ("true", "top_n: expected a whole number, found true"),
         ("[1]", "top_n: expected a whole number, found an array of 1 item"),
         ("{}", "top_n: expected a whole number, found an object of 0 fields"),
@@ -53,9 +54,43 @@ fn flags_may_be_written_as_strings() {
         assert_eq!(flag_or(found, true), flag, "{json}");
     }
     assert_eq!(
-        problem(fields(r#"{"truncation":1}"#).read::<Flag>(&["truncation"])),
-        "truncation: expected true or false, found the number 1"
+        problem(fields(r#"{"truncation":2}"#).read::<Flag>(&["truncation"])),
+        "truncation: expected true or false, found the number 2"
     );
+}
+
+#[test]
+fn a_value_of_another_type_is_converted_with_a_warning() {
+    let mut fields = fields(r#"{"top_n":" 3 ","flag":0,"other":"yes","names":"title"}"#);
+    assert_eq!(fields.read::<Option<usize>>(&["top_n"]).unwrap(), Some(3));
+    assert_eq!(fields.read::<Option<Flag>>(&["flag"]).unwrap(), Some(Flag(false)));
+    assert_eq!(fields.read::<Option<Flag>>(&["other"]).unwrap(), Some(Flag(true)));
+    assert_eq!(fields.read::<Vec<String>>(&["names"]).unwrap(), ["title"]);
+    let expected = [
+        "top_n: the string \" 3 \" was read as 3",
+        "flag: 0 was read as false",
+        "other: the string \"yes\" was read as true",
+        "names: the string \"title\" was read as a list of 1 item",
+    ];
+    assert_eq!(fields.take_warnings(), expected);
+}
+
+#[test]
+fn a_part_has_fields_of_its_own_and_gives_the_rest_to_the_body() {
+    request! {
+        struct Inner {
+            count | number: Option<usize>,
+        }
+    }
+    let mut body = fields(r#"{"inner":{"number":"2","cuont":1}}"#);
+    let inner = body.read::<Part<Inner>>(&["inner"]).unwrap().take(&mut body);
+    assert_eq!(inner.count, Some(2));
+    assert_eq!(body.take_warnings(), ["inner.number: the string \"2\" was read as 2"]);
+    assert_eq!(body.unread().collect::<Vec<_>>(), ["inner.cuont"]);
+    assert_eq!(body.nearest_known("inner.cuont"), Some("inner.count"));
+    let mut wrong = fields(r#"{"inner":{"count":"x"}}"#);
+    let found = problem(wrong.read::<Part<Inner>>(&["inner"]));
+    assert_eq!(found, "inner.count: expected a whole number, found the string \"x\"");
 }
 
 #[test]

@@ -82,10 +82,10 @@ fn ranking_operation(route: &Route, schemas: &mut Schemas) -> Operation {
     let tag = if dialects.len() > 1 { "Rerank" } else { "Other servers' dialects" };
     let mut operation = OperationBuilder::new()
         .tag(tag)
-        .operation_id(Some(format!("{name}{}", route.path.replace(['/', '.'], "_"))))
+        .operation_id(Some(format!("{name}{}", route.path.replace(['/', '.'], "_").replace(['{', '}'], ""))))
         .summary(Some(summary))
         .description(Some(format!("{description} {HEADERS_NOTE}")))
-        .parameters(Some(ranking_parameters()))
+        .parameters(Some(path_parameters(route.path).into_iter().chain(ranking_parameters())))
         .request_body(Some(request_body(body, request.example())))
         .response("200", parts::ranking(result, reply.example()))
         .securities(Some(parts::key_or_none()));
@@ -114,6 +114,16 @@ fn any_of(all: &[SchemaOf], schemas: &mut Schemas) -> RefOr<Schema> {
 fn request_body(schema: RefOr<Schema>, example: Option<Value>) -> RequestBody {
     let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
     RequestBodyBuilder::new().required(Some(Required::True)).content("application/json", content).build()
+}
+
+/// The variable parts of a path. The server reads none of them.
+fn path_parameters(path: &str) -> Vec<Parameter> {
+    let names = path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
+    let any = || ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[A-Za-z0-9_.:-]{1,64}$"));
+    let parameters = names.map(|name| {
+        parts::parameter(name, ParameterIn::Path, any()).example(Some("any".into())).description(Some("Any text."))
+    });
+    parameters.map(ParameterBuilder::build).collect()
 }
 
 fn ranking_parameters() -> Vec<Parameter> {

@@ -9,23 +9,24 @@ mod server_routes;
 
 use std::sync::LazyLock;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use super::path_prefix::PathPrefix;
 use super::route_table::{ADMIN_ROUTES, no_such_route_error};
 use super::service::Service;
 
-/// The page: Swagger UI, from this server's own files.
+/// The page: Swagger UI, from this server's own files. `{prefix}` is the prefix of their paths.
 const PAGE: &str = r##"<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Podium: the API</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="stylesheet" href="/docs/swagger-ui.css"></head>
-<body><div id="ui"></div><script src="/docs/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null});</script></body></html>
+<link rel="stylesheet" href="{prefix}/docs/swagger-ui.css"></head>
+<body><div id="ui"></div><script src="{prefix}/docs/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "{prefix}/openapi.json", dom_id: "#ui", deepLinking: true, validatorUrl: null});</script></body></html>
 "##;
 
 /// Only this server's own files. Swagger UI writes styles into the page and embeds its images.
@@ -41,13 +42,22 @@ const FILES: [(&str, &str, &[u8]); 2] = [
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document::build);
 
 /// `GET /openapi.json`
-pub async fn document(State(service): State<Service>) -> Result<Json<Value>, ApiError> {
-    describe(&service).map(Json)
+pub async fn document(
+    State(service): State<Service>,
+    prefix: Option<Extension<PathPrefix>>,
+) -> Result<Json<Value>, ApiError> {
+    let mut document = describe(&service)?;
+    if let Some(Extension(PathPrefix(prefix))) = prefix {
+        document["servers"] = json!([{ "url": prefix }]);
+    }
+    Ok(Json(document))
 }
 
 /// `GET /docs`
-pub async fn page() -> impl IntoResponse {
-    ([(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY))], Html(PAGE))
+pub async fn page(prefix: Option<Extension<PathPrefix>>) -> impl IntoResponse {
+    let prefix = prefix.map_or_else(String::new, |Extension(PathPrefix(prefix))| prefix);
+    let page = PAGE.replace("{prefix}", &prefix);
+    ([(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY))], Html(page))
 }
 
 /// `GET /docs/{file}`

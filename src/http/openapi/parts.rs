@@ -11,7 +11,7 @@ use utoipa::openapi::{ContentBuilder, Header, RefOr, Required};
 
 /// What each status of a ranking route means.
 pub const RANKING_ERRORS: [(&str, &str); 11] = [
-    ("400", "The body is not JSON, or it ended early."),
+    ("400", "The body is not JSON, it ended early, or it cannot be decompressed."),
     ("401", "A key is missing or wrong."),
     ("404", "The model is not served here."),
     ("408", "The body did not arrive in time."),
@@ -20,7 +20,7 @@ pub const RANKING_ERRORS: [(&str, &str); 11] = [
         "The body is over the limit, has so many values that parsing it would be, has more tokens than the queue \
          takes, or has documents that do not fit into the device's memory together.",
     ),
-    ("415", "The body is not declared as application/json, or it is compressed."),
+    ("415", "The body is not declared as application/json, or it is compressed with neither gzip nor zstd."),
     (
         "422",
         "A field is missing, of the wrong type or out of range; a text is too long and may not be cut; or a strict \

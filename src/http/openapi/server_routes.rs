@@ -116,14 +116,17 @@ fn server_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
         ("/ping", get(describe.operation("The same as /health", alive.clone(), &[]))),
         ("/healthz", get(describe.operation("The same as /health", alive.clone(), &[]))),
         ("/livez", get(describe.operation("The same as /health", alive.clone(), &[]))),
-        ("/v1/health/live", get(describe.operation("The same as /health", alive, &[]))),
+        ("/v1/health/live", get(describe.operation("The same as /health", alive.clone(), &[]))),
+        ("/weaviate/.well-known/live", get(describe.operation("The same as /health", alive, &[]))),
         ("/ready", get(describe.operation("New requests are accepted, or why not", ready.clone(), &[NOT_READY]))),
         ("/readyz", get(describe.operation("The same as /ready", ready.clone(), &[NOT_READY]))),
-        ("/v1/health/ready", get(describe.operation("The same as /ready", ready, &[NOT_READY]))),
+        ("/v1/health/ready", get(describe.operation("The same as /ready", ready.clone(), &[NOT_READY]))),
+        ("/weaviate/.well-known/ready", get(describe.operation("The same as /ready", ready, &[NOT_READY]))),
         ("/v1/cluster/auth", get(describe.operation("Whether requests need a key", needs_key, &[]))),
         ("/openapi.json", get(describe.operation("This description", reply(JSON, object), &[LOADING]))),
         ("/docs", get(describe.operation("This description as a page", reply("text/html", string()), &[]))),
-        ("/version", get(describe.operation("The server's version", version, &[]))),
+        ("/version", get(describe.operation("The server's version", version.clone(), &[]))),
+        ("/weaviate/meta", get(describe.operation("The same as /version", version, &[]))),
         ("/metrics", get(describe.protected(metrics, reply("text/plain", string()), &[]))),
     ]
 }
@@ -146,7 +149,7 @@ fn admin_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
     let unload = describe.administration(
         "Unload a model. The answer comes when the requests that it had accepted are answered",
         unloaded,
-        &[UNKNOWN_SETTING, ("409", "It is the default model, or it is being loaded.")],
+        &[UNKNOWN_SETTING, ("409", "It is the default model or a cascade, or it is being loaded.")],
     );
     let named = |operation: OperationBuilder| {
         let name = parameter("model", ParameterIn::Path, ObjectBuilder::new().schema_type(Type::String));

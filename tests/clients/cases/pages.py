@@ -32,6 +32,7 @@ ENVIRONMENTS = {
     "llama-index": "frameworks",
     "haystack": "frameworks",
     "servers": "sdks",
+    "clouds": "clouds",
 }
 
 # Every snippet sends this query, and prints the index or the text of the best document and its

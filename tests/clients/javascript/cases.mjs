@@ -5,6 +5,11 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { createCohere } from "@ai-sdk/cohere";
 import { rerank } from "ai";
 import { CohereClient, CohereClientV2 } from "cohere-ai";
+import { CohereRerank as LangChainCohere } from "@langchain/cohere";
+import { MixedbreadAIReranker as LangChainMixedbread } from "@langchain/mixedbread-ai";
+import { CohereRerank as LlamaIndexCohere } from "@llamaindex/cohere";
+import { TextNode } from "@llamaindex/core/schema";
+import { MixedbreadAIReranker as LlamaIndexMixedbread } from "@llamaindex/mixedbread";
 import Mixedbread from "@mixedbread/sdk";
 import OpenAI from "openai";
 import Together from "together-ai";
@@ -25,6 +30,8 @@ const topN = 3;
 const quick = { apiKey: "any", maxRetries: 0 };
 
 const cohere = { token: "any", environment: url };
+const nodes = () => documents.map((text) => ({ node: new TextNode({ text }), score: 0 }));
+const rowsOf = (ranked) => ranked.map(({ node, score }) => ({ index: documents.indexOf(node.text), score }));
 const clients = {
   "cohere-ai": {
     "CohereClientV2.rerank": async (model) =>
@@ -43,6 +50,32 @@ const clients = {
     "VoyageAIClient.rerank": async (model) => {
       const client = new VoyageAIClient({ apiKey: "any", environment: `${url}/v1` });
       return (await client.rerank({ model, query, documents, topK: topN }, { maxRetries: 0 })).data;
+    },
+  },
+  "@langchain/cohere": {
+    "CohereRerank.rerank": async (model) => {
+      const client = new CohereClient(cohere);
+      const quiet = { rerank: (body) => client.rerank(body, { maxRetries: 0 }) };
+      return new LangChainCohere({ client: quiet, model, topN }).rerank(documents, query);
+    },
+  },
+  "@langchain/mixedbread-ai": {
+    "MixedbreadAIReranker.rerank": async (model) =>
+      (
+        await new LangChainMixedbread({ apiKey: "any", baseUrl: url, model, topK: topN, maxRetries: 0 }).rerank(
+          documents,
+          query,
+        )
+      ),
+  },
+  "@llamaindex/cohere": {
+    "CohereRerank.postprocessNodes": async (model) =>
+      rowsOf(await new LlamaIndexCohere({ apiKey: "any", baseUrl: url, model, topN }).postprocessNodes(nodes(), query)),
+  },
+  "@llamaindex/mixedbread": {
+    "MixedbreadAIReranker.postprocessNodes": async (model) => {
+      const reranker = new LlamaIndexMixedbread({ apiKey: "any", baseUrl: url, model, topK: topN, maxRetries: 0 });
+      return rowsOf(await reranker.postprocessNodes(nodes(), query));
     },
   },
   "together-ai": {
@@ -111,7 +144,7 @@ async function report(client, version, name, run) {
     (error) => `FAILED ${error.message}`,
   );
   failures += result === "ok" ? 0 : 1;
-  console.log(client.padEnd(16), version.padEnd(15), name.padEnd(42), result);
+  console.log(client.padEnd(25), version.padEnd(15), name.padEnd(42), result);
 }
 
 for (const [client, calls] of Object.entries(clients)) {

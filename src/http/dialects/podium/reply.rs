@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::http::dialects::documents::SentDocuments;
-use crate::rerank::{BudgetReport, Mode, RankedDocument, Ranking};
+use crate::rerank::{BudgetReport, CascadeReport, Mode, RankedDocument, Ranking, SkipReason};
 
 /// The number of documents that Cohere bills as one search.
 const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
@@ -96,6 +96,16 @@ struct DocumentScores {
     tokens_read: usize,
     /// Whether the end of the document was cut off.
     truncated: bool,
+    /// The stage of a cascade that ranked the document last: 0 is the caller's own scores or order, 1
+    /// the first model. Only from a cascade.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    stage: Option<usize>,
+    /// The standard deviation of its relevance over several orders of the documents. Only with
+    /// `stability`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    spread: Option<f32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -130,6 +140,9 @@ struct Meta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline, nullable = false)]
     budget: Option<BudgetUsed<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline, nullable = false)]
+    cascade: Option<CascadeUsed<'a>>,
     timing_ms: Timing,
 }
 
@@ -152,6 +165,33 @@ struct BudgetUsed<'a> {
     /// `tokens_read` 0.
     documents_left_in_input_order: usize,
     reason: &'a str,
+}
+
+/// What the stages of a cascade did; only if one ranked.
+#[derive(Debug, Serialize, ToSchema)]
+struct CascadeUsed<'a> {
+    #[schema(inline)]
+    stages: Vec<StageUsed<'a>>,
+    /// Estimate of the tokens that the last model alone would have read in addition.
+    tokens_saved: usize,
+}
+
+/// What one stage did.
+#[derive(Debug, Serialize, ToSchema)]
+struct StageUsed<'a> {
+    /// 0 is the caller's own scores, 1 the first model.
+    stage: usize,
+    /// The model's name; `null` for the caller's scores.
+    #[schema(required = true)]
+    model: Option<&'a str>,
+    /// The documents that it ranked.
+    documents: usize,
+    /// The tokens that its model read.
+    tokens: usize,
+    /// Why it did not run, if it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, pattern = "^(keeps_all|sure|budget|not_loaded|failed)$")]
+    skipped: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -225,6 +265,8 @@ impl From<&RankedDocument> for DocumentScores {
             tokens: row.tokens,
             tokens_read: row.tokens_read,
             truncated: row.truncated(),
+            stage: row.stage,
+            spread: row.spread,
         }
     }
 }
@@ -240,6 +282,7 @@ impl<'a> Meta<'a> {
             profile: ranking.profile.as_deref(),
             warnings: &ranking.warnings,
             budget: ranking.budget.as_ref().map(BudgetUsed::from),
+            cascade: ranking.cascade.as_ref().map(CascadeUsed::from),
             timing_ms: Timing {
                 queue: milliseconds(timing.queue),
                 tokenize: milliseconds(timing.tokenize),
@@ -261,6 +304,19 @@ impl<'a> From<&'a BudgetReport> for BudgetUsed<'a> {
     }
 }
 
+impl<'a> From<&'a CascadeReport> for CascadeUsed<'a> {
+    fn from(report: &'a CascadeReport) -> Self {
+        let stages = report.stages.iter().map(|stage| StageUsed {
+            stage: stage.stage,
+            model: stage.model.as_deref(),
+            documents: stage.documents,
+            tokens: stage.tokens,
+            skipped: stage.skipped.map(SkipReason::as_str),
+        });
+        Self { stages: stages.collect(), tokens_saved: report.tokens_saved }
+    }
+}
+
 /// Milliseconds with three decimals.
 fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
@@ -272,7 +328,15 @@ mod tests {
 
     #[test]
     fn a_score_is_written_as_the_shortest_decimal_of_its_f32() {
-        let row = RankedDocument { index: 0, relevance_score: 0.34, raw_score: -1.0e-7, tokens: 3, tokens_read: 2 };
+        let row = RankedDocument {
+            index: 0,
+            relevance_score: 0.34,
+            raw_score: -1.0e-7,
+            tokens: 3,
+            tokens_read: 2,
+            stage: None,
+            spread: None,
+        };
         let row = RerankResult { scores: (&row).into(), document: None };
         let json = serde_json::to_string(&row).unwrap();
         assert_eq!(

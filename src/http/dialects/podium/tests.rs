@@ -40,6 +40,7 @@ fn every_field_arrives() {
                 max_latency: Some(Duration::from_millis(300)),
                 max_total_tokens: Some(4000),
                 strict: true,
+                ..RequestBudget::default()
             },
         },
         ..RerankRequest::new("q", vec!["a".to_owned(), "b".to_owned()])
@@ -75,7 +76,7 @@ fn an_error_names_the_field_by_its_path() {
             "query: expected a string, or an object with a `text`, found an array of 1 item",
         ),
         (r#"{"query":"q"}"#, "documents: this field is required"),
-        (r#"{"query":"q","documents":"a"}"#, "documents: expected an array, found the string \"a\""),
+        (r#"{"query":"q","documents":3}"#, "documents: expected an array, found the number 3"),
         (
             r#"{"query":"q","documents":["a","b",3]}"#,
             "documents[2]: expected a string, or an object with a `text`, found the number 3",

@@ -1,10 +1,10 @@
-//! The queries with the largest losses, and the documents that explain them.
+//! The queries with the largest losses and gains, and the documents that explain them.
 
 use super::{Case, ROUNDING};
 use crate::eval::datasets::{Dataset, Query, is_relevant};
-use crate::eval::report::{QueryReport, WorstDocument, WorstQuery};
+use crate::eval::report::{ExampleDocument, ExampleQuery, QueryReport};
 
-/// Maximum number of queries.
+/// Maximum number of queries with losses, and with gains.
 const MAX_QUERIES: usize = 8;
 
 /// Number of top-ranked documents to include for each query.
@@ -15,23 +15,31 @@ const MAX_DOCUMENTS: usize = 12;
 /// Maximum length of a document's text, in characters.
 const TEXT_CHARACTERS: usize = 400;
 
-/// Finds the queries with the largest losses against BM25.
-pub(super) fn find_worst(set: &Dataset, cases: &[Case], per_query: &[QueryReport], primary: &str) -> Vec<WorstQuery> {
+/// Finds the queries with the largest losses against BM25, and those with the largest gains, each the
+/// largest first.
+pub(super) fn find_examples(
+    set: &Dataset,
+    cases: &[Case],
+    per_query: &[QueryReport],
+    primary: &str,
+) -> (Vec<ExampleQuery>, Vec<ExampleQuery>) {
     let gain = |query: &QueryReport| query.scores.reranked[primary] - query.scores.bm25[primary];
-    let mut losses: Vec<(f64, &Case)> =
-        per_query.iter().map(gain).zip(cases).filter(|(gain, _)| *gain < -ROUNDING).collect();
-    losses.sort_by(|(left, _), (right, _)| left.total_cmp(right));
-    let shown = losses.into_iter().take(MAX_QUERIES).map(|(gain, case)| WorstQuery {
+    let mut gains: Vec<(f64, &Case)> =
+        per_query.iter().map(gain).zip(cases).filter(|(gain, _)| gain.abs() > ROUNDING).collect();
+    gains.sort_by(|(left, _), (right, _)| left.total_cmp(right));
+    let example = |(gain, case): &(f64, &Case)| ExampleQuery {
         id: case.query.id.clone(),
         query: case.query.text.clone(),
         instruction: case.run.instruction.clone(),
-        gain,
-        documents: worst_documents(set, case),
-    });
-    shown.collect()
+        gain: *gain,
+        documents: example_documents(set, case),
+    };
+    let losses = gains.iter().take_while(|(gain, _)| *gain < 0.0).take(MAX_QUERIES).map(example).collect();
+    let wins = gains.iter().rev().take_while(|(gain, _)| *gain > 0.0).take(MAX_QUERIES).map(example).collect();
+    (losses, wins)
 }
 
-fn worst_documents(set: &Dataset, case: &Case) -> Vec<WorstDocument> {
+fn example_documents(set: &Dataset, case: &Case) -> Vec<ExampleDocument> {
     let Some(pass) = case.run.orders.first() else { return Vec::new() };
     let Query { candidates, grades, .. } = case.query;
     let bm25_rank = |place: usize| case.bm25.iter().position(|other| *other == place).map_or(0, |index| index + 1);
@@ -41,7 +49,7 @@ fn worst_documents(set: &Dataset, case: &Case) -> Vec<WorstDocument> {
     let document = |(rank, candidate): (usize, usize)| {
         let place = candidates[candidate];
         let document = &set.documents[place];
-        WorstDocument {
+        ExampleDocument {
             id: document.id.clone(),
             text: excerpt(&document.text),
             grade: grades.get(&place).copied(),

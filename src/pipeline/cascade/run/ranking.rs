@@ -1,0 +1,57 @@
+//! The ranking of all stages together.
+
+use super::Run;
+use crate::context::RequestContext;
+use crate::rerank::cascade::scale_down_earlier_stages;
+use crate::rerank::{BudgetReport, CascadeReport, RankedDocument, Ranking, SkipReason, Usage};
+
+impl Run {
+    /// Puts the ranking together. Scores fall along it.
+    pub(super) fn into_ranking(mut self, context: &RequestContext) -> (Ranking, CascadeReport) {
+        scale_down_earlier_stages(&mut self.order);
+        let count = self.documents.len();
+        let read = self.order.iter().filter(|document| document.stage != Some(0)).count();
+        let truncated = |document: &&RankedDocument| document.tokens_read > 0 && document.truncated();
+        let usage =
+            Usage { prompt_tokens: self.tokens, truncated_documents: self.order.iter().filter(truncated).count() };
+        let budget = self.request.constraints.budget.is_set().then(|| BudgetReport {
+            tokens_per_document: self.tokens_per_document,
+            documents_read: read,
+            documents_left_in_input_order: count - read,
+            reason: self.budget_reasons.join("; "),
+        });
+        if budget.is_some() && self.reports.iter().any(|report| report.skipped == Some(SkipReason::Budget)) {
+            let skipped = self.reports.iter().filter(|report| report.skipped == Some(SkipReason::Budget));
+            let skipped: Vec<String> = skipped.map(|report| report.stage.to_string()).collect();
+            self.warnings.push(format!("budget: nothing was left for stage {}", skipped.join(", ")));
+        }
+        let report = CascadeReport { tokens_saved: self.tokens_saved(), name: self.name, stages: self.reports };
+        let mut results = self.order;
+        results.truncate(self.request.top_n.unwrap_or(usize::MAX));
+        let timing = context.timeline.timing(context.received_at.elapsed());
+        let ranking = Ranking {
+            results,
+            documents: count,
+            model: self.request.model.as_deref().unwrap_or_default().to_owned(),
+            profile: self.profile,
+            mode: self.mode,
+            slates: self.slates,
+            usage,
+            warnings: self.warnings,
+            budget,
+            cascade: Some(report.clone()),
+            timing,
+        };
+        (ranking, report)
+    }
+
+    /// Estimate of what the last model would have read alone, less what all stages read.
+    fn tokens_saved(&self) -> usize {
+        let last = self.reports.last().filter(|report| report.documents > 0);
+        let alone = last.map_or_else(
+            || self.tokens_of(self.stages.len() - 1, self.documents.len()),
+            |report| report.tokens * self.documents.len() / report.documents,
+        );
+        alone.saturating_sub(self.tokens)
+    }
+}
