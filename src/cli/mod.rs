@@ -1,4 +1,4 @@
-//! The command line: `serve`, `rerank`, `eval`, `bench`, `check`.
+//! The command line: `serve`, `rerank`, `eval`, `bench`, `check`, `passes`.
 //!
 //! Results go to standard output; logs and errors go to standard error.
 
@@ -10,6 +10,7 @@ mod input;
 mod keys;
 mod output;
 mod output_file;
+mod passes;
 mod rerank;
 mod serve;
 mod tips;
@@ -72,6 +73,8 @@ enum Command {
     Bench(Box<bench::BenchArgs>),
     /// Check settings and model, and print the values in effect
     Check(check::CheckArgs),
+    /// Run forward passes given as token ids, to compare a device with a reference
+    Passes(passes::PassesArgs),
 }
 
 /// Flags that every command with a model takes.
@@ -90,7 +93,7 @@ struct SettingsArgs {
     /// Prompt family; auto detects it from the checkpoint [default: auto]
     #[arg(long, value_name = "FAMILY", help_heading = "Settings")]
     family: Option<String>,
-    /// Device: auto, cpu, cuda or metal [default: auto]
+    /// Device: auto, cpu, cuda, cuda:N or metal [default: auto]
     #[arg(long, value_name = "DEVICE", help_heading = "Settings")]
     device: Option<String>,
     /// Data type of the computation: auto, f32 or bf16 [default: auto]
@@ -173,6 +176,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Passes(args) => passes::run(&args),
     }
 }
 

@@ -14,6 +14,8 @@ enum Allowed {
     /// Host and port.
     Address,
     OneOf(&'static [&'static str]),
+    /// A device that models run on.
+    Device,
     /// Minimum and maximum, both allowed.
     Between(i64, i64),
     /// A number between 0 and 1.
@@ -26,7 +28,7 @@ enum Allowed {
     Prefix,
 }
 
-use Allowed::{Address, Anything, Between, OneOf, Origins, Prefix, Share, Text, Url};
+use Allowed::{Address, Anything, Between, Device, OneOf, Origins, Prefix, Share, Text, Url};
 
 const DAY: i64 = 86_400;
 
@@ -51,7 +53,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("model.source", Text),
     ("model.revision", Text),
     ("model.family", Text),
-    ("model.device", OneOf(&["auto", "cpu", "cuda", "metal"])),
+    ("model.device", Device),
     ("model.dtype", OneOf(&["auto", "f32", "bf16"])),
     ("model.quantize", OneOf(ModelSettings::QUANTISED)),
     ("model.served_names", Anything),
@@ -106,6 +108,7 @@ pub(super) fn violated_rule(key: &str, value: &Value) -> Option<String> {
             (!matches!(port, Some(Ok(_)))).then(|| "an address with a port, such as 127.0.0.1:8080".to_owned())
         }
         OneOf(words) => (!words.contains(&text)).then(|| format!("one of {}", words.join(", "))),
+        Device => (!ModelSettings::is_device(text)).then(|| "one of auto, cpu, cuda, cuda:N, metal".to_owned()),
         Between(min, max) => {
             let fits = value.as_integer().is_some_and(|number| (*min..=*max).contains(&number));
             (!fits).then(|| format!("between {min} and {max}"))

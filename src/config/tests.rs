@@ -95,7 +95,8 @@ fn a_value_out_of_range_is_refused_with_the_range() {
     for (name, value, allowed) in [
         ("PODIUM__LIMITS__MAX_DOCUMENTS", "0", "between 1 and 100000, not 0"),
         ("PODIUM__SCHEDULE__TIMEOUT_SECONDS", "-1", "between 0 and 86400, not -1"),
-        ("PODIUM__MODEL__DEVICE", "tpu", "one of auto, cpu, cuda, metal, not \"tpu\""),
+        ("PODIUM__MODEL__DEVICE", "tpu", "one of auto, cpu, cuda, cuda:N, metal, not \"tpu\""),
+        ("PODIUM__MODEL__DEVICE", "cuda:", "one of auto, cpu, cuda, cuda:N, metal, not \"cuda:\""),
         ("PODIUM__MODEL__SOURCE", " ", "a text that is not empty, not \" \""),
         ("PODIUM__SERVER__LISTEN", "8080", "an address with a port, such as 127.0.0.1:8080, not \"8080\""),
         ("PODIUM__SERVER__LISTEN", "localhost:port", "an address with a port"),

@@ -31,7 +31,7 @@ pub use settings::ModelSettings;
 pub struct ModelFacts {
     /// The checkpoint's architecture, as its configuration names it.
     pub architecture: String,
-    /// `cpu`, `cuda` or `metal`.
+    /// `cpu`, `cuda`, `cuda:N` or `metal`.
     pub device: String,
     /// The number format that the layers compute in: `f32`, `bf16`, `int8`, `q4k`, ...
     pub dtype: String,

@@ -16,8 +16,8 @@ pub struct ModelSettings {
     pub revision: String,
     /// The prompt family; `auto` finds it from the checkpoint.
     pub family: String,
-    /// `auto` (in a build for GPUs the GPU, if there is one; else the CPU), `cpu`, `cuda` or
-    /// `metal`.
+    /// `auto` (in a build for GPUs the first GPU, if there is one; else the CPU), `cpu`, `cuda` (the
+    /// first GPU), `cuda:N` (GPU number N, from 0) or `metal`.
     pub device: String,
     /// The type that the model computes in: `auto`, `f32` or `bf16`.
     pub dtype: String,
@@ -36,8 +36,34 @@ impl ModelSettings {
     pub const QUANTISED: &[&str] =
         &["none", "int8", "q8_0", "q6k", "q5k", "q4k", "q3k", "q2k", "q5_0", "q4_0", "fp8", "hqq8", "hqq4"];
 
+    /// Whether `name` is the name of a device.
+    #[must_use]
+    pub fn is_device(name: &str) -> bool {
+        matches!(name, "auto" | "cpu" | "cuda" | "metal") || Self::gpu_number(name).is_some()
+    }
+
+    /// N of the device `cuda:N`.
+    #[must_use]
+    pub fn gpu_number(name: &str) -> Option<usize> {
+        name.strip_prefix("cuda:").filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+    }
+
     /// [`ModelSettings::served_names`], one by one.
     pub fn served(&self) -> impl Iterator<Item = &str> {
         self.served_names.split(',').map(str::trim).filter(|name| !name.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_may_have_a_number() {
+        assert_eq!(["cuda:0", "cuda:12"].map(ModelSettings::gpu_number), [Some(0), Some(12)]);
+        for name in ["cuda:", "cuda:+1", "cuda:-1", "cuda:x", "cuda1", "metal:1"] {
+            assert!(!ModelSettings::is_device(name), "{name}");
+        }
+        assert!(["auto", "cpu", "cuda", "cuda:3", "metal"].into_iter().all(ModelSettings::is_device));
     }
 }

@@ -2,6 +2,7 @@
 //! on every device.
 
 mod blocks;
+mod products;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -12,7 +13,9 @@ use mistralrs_quant::cublaslt::CUBLASLT_CONTROLLER;
 use mistralrs_quant::{IsqType, QuantMethod, QuantMethodConfig, QuantizeOntoGuard, UnquantLinear};
 
 use self::blocks::Blocks;
+use self::products::{Products, product};
 use super::attention::{self, AttentionPlan};
+use super::fused::{self, Angles, NormRope};
 use super::layout::Packed;
 use super::weights::WeightFiles;
 use crate::runtime::spec::{Activation, EmbeddingSpec, ModelSpec, NormKind, NormPlacement, NormSpec, RotarySpec};
@@ -35,17 +38,19 @@ struct Embeddings {
     norm: Option<Norm>,
 }
 
+/// Rows of which the MLP computes the wide inner states at once: at 4B sizes 600 MiB of them.
+const MLP_ROWS: usize = 16_384;
+
 struct Layer {
     attention_norm: Option<Norm>,
-    query: Arc<dyn QuantMethod>,
-    key: Arc<dyn QuantMethod>,
-    value: Arc<dyn QuantMethod>,
+    /// Query, key and value.
+    qkv: Products,
     output: Arc<dyn QuantMethod>,
     query_norm: Option<Norm>,
     key_norm: Option<Norm>,
     mlp_norm: Norm,
-    gate: Option<Arc<dyn QuantMethod>>,
-    up: Arc<dyn QuantMethod>,
+    /// The gate, if there is one, and the inner states.
+    gate_up: Products,
     down: Arc<dyn QuantMethod>,
 }
 
@@ -68,11 +73,28 @@ pub(super) struct Loader<'a> {
 
 /// What a layer is told of the batch's rows.
 struct LayerRows<'a> {
-    /// The rows that are read; all, if `None`.
-    read: Option<&'a Tensor>,
-    /// Cosines and sines of all rows.
+    read: Reads<'a>,
+    /// Cosines and sines of all positions.
     rotary: Option<&'a (Tensor, Tensor)>,
+    /// The position of each row.
+    positions: &'a Tensor,
     plan: &'a AttentionPlan,
+}
+
+/// Which rows a layer computes beyond keys and values.
+#[derive(Clone, Copy)]
+enum Reads<'a> {
+    All,
+    /// Only these, which attend alone.
+    Before(&'a Tensor),
+    /// Only these, of the attention of all rows.
+    After(&'a Tensor),
+}
+
+/// The states of rows, and what is still to be added to them: the next norm adds it in one go.
+struct Sum {
+    x: Tensor,
+    delta: Option<Tensor>,
 }
 
 impl CandleLayers {
@@ -95,6 +117,7 @@ impl CandleLayers {
             };
             Ok((tensor(cos)?, tensor(sin)?))
         };
+        fused::check(loader.device, loader.dtype)?;
         attention::check(&spec.attention, loader.dtype, loader.device)?;
         Ok(Self {
             embeddings: Embeddings::load(spec, tensors, loader)?,
@@ -119,37 +142,58 @@ impl CandleLayers {
         kept: &mut [(usize, Option<Tensor>)],
     ) -> Result<(Tensor, Vec<Tensor>)> {
         let device = words.device().clone();
-        let mut x = self.embeddings.embed(words, packed)?;
+        let mut sum = Sum { x: self.embeddings.embed(words, packed)?, delta: None };
+        let dtype = sum.x.dtype();
         let positions = Tensor::new(packed.positions.as_slice(), &device)?;
-        let select =
-            |(cos, sin): &(Tensor, Tensor)| Ok((cos.index_select(&positions, 0)?, sin.index_select(&positions, 0)?));
-        let rotary: Vec<(Tensor, Tensor)> = self.rotary.iter().map(select).collect::<Result<_>>()?;
         let read = if packed.reads_all_rows() { None } else { Some(Tensor::new(packed.read_rows(), &device)?) };
         let mut blocks = Blocks::new(packed, cached, &device)?;
         let specs = &self.spec.layers[..depth];
         let mut plans: Vec<AttentionPlan> = Vec::new();
-        for (number, (layer, spans)) in self.layers.iter().zip(packed.layers(specs)).enumerate() {
+        for (number, (layer, mut spans)) in self.layers.iter().zip(packed.layers(specs)).enumerate() {
+            let mut reads = Reads::All;
+            if let Some(read) = read.as_ref().filter(|_| number + 1 == depth) {
+                reads = Reads::Before(read);
+                if attention::gathers_more_than(&spans, packed.tokens.len(), &self.spec.attention, (dtype, &device)) {
+                    reads = Reads::After(read);
+                    spans = packed.spans(number, specs).into();
+                }
+            }
             let known = plans.iter().position(|plan| plan.is_of(&spans));
             let plan = known.unwrap_or(plans.len());
             if known.is_none() {
-                plans.push(AttentionPlan::new(spans, &self.spec.attention, x.dtype(), &device)?);
+                plans.push(AttentionPlan::new(spans, &self.spec.attention, dtype, &device)?);
             }
-            let rows = LayerRows {
-                read: read.as_ref().filter(|_| number + 1 == depth),
-                rotary: specs[number].rotary.map(|table| &rotary[table]),
-                plan: &plans[plan],
-            };
-            x = layer.run(&self.spec, &x, &rows, &mut blocks)?;
+            let rotary = specs[number].rotary.map(|table| &self.rotary[table]);
+            let rows = LayerRows { read: reads, rotary, positions: &positions, plan: &plans[plan] };
+            sum = layer.run(&self.spec, sum, &rows, &mut blocks)?;
             if let Some((_, states)) = kept.iter_mut().find(|(after, _)| *after == number + 1) {
-                *states = Some(self.finish(&x)?);
+                *states = Some(self.finish(&sum)?);
             }
         }
-        Ok((self.finish(&x)?, blocks.into_stored()?))
+        Ok((self.finish(&sum)?, blocks.into_stored()?))
     }
 
     /// States after the final norm, in f32.
-    fn finish(&self, x: &Tensor) -> Result<Tensor> {
-        self.final_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))?.to_dtype(DType::F32)
+    fn finish(&self, sum: &Sum) -> Result<Tensor> {
+        let states = match &self.final_norm {
+            Some(norm) => sum.normed(norm)?.1,
+            None => sum.added()?,
+        };
+        states.to_dtype(DType::F32)
+    }
+}
+
+impl Sum {
+    fn added(&self) -> Result<Tensor> {
+        self.delta.as_ref().map_or_else(|| Ok(self.x.clone()), |delta| &self.x + delta)
+    }
+
+    /// The sum, and the norm of it.
+    fn normed(&self, norm: &Norm) -> Result<(Tensor, Tensor)> {
+        match &self.delta {
+            Some(delta) => norm.add(&self.x, delta),
+            None => Ok((self.x.clone(), norm.forward(&self.x)?)),
+        }
     }
 }
 
@@ -184,73 +228,140 @@ impl Embeddings {
 
 impl Layer {
     fn load(spec: &ModelSpec, tensors: &LayerTensors, loader: Loader<'_>) -> Result<Self> {
-        let linear = |tensors: &LinearTensors| linear(tensors, loader);
+        let gate_up: Vec<&LinearTensors> = tensors.gate.iter().chain([&tensors.up]).collect();
         Ok(Self {
             attention_norm: Norm::load_if(tensors.attention_norm.as_ref(), Some(spec.norm), loader)?,
-            query: linear(&tensors.query)?,
-            key: linear(&tensors.key)?,
-            value: linear(&tensors.value)?,
-            output: linear(&tensors.output)?,
+            qkv: Products::load(&[&tensors.query, &tensors.key, &tensors.value], loader)?,
+            output: linear(&tensors.output, loader)?,
             query_norm: Norm::load_if(tensors.query_norm.as_ref(), spec.attention.qk_norm, loader)?,
             key_norm: Norm::load_if(tensors.key_norm.as_ref(), spec.attention.qk_norm, loader)?,
             mlp_norm: Norm::load(&tensors.mlp_norm, spec.norm, loader)?,
-            gate: tensors.gate.as_ref().map(linear).transpose()?,
-            up: linear(&tensors.up)?,
-            down: linear(&tensors.down)?,
+            gate_up: Products::load(&gate_up, loader)?,
+            down: linear(&tensors.down, loader)?,
         })
     }
 
     /// The layer's output for the rows that are read.
-    fn run(&self, spec: &ModelSpec, x: &Tensor, rows: &LayerRows<'_>, blocks: &mut Blocks) -> Result<Tensor> {
+    fn run(&self, spec: &ModelSpec, sum: Sum, rows: &LayerRows<'_>, blocks: &mut Blocks) -> Result<Sum> {
         let is_pre = spec.placement == NormPlacement::Pre;
-        let normed = match self.attention_norm.as_ref().filter(|_| is_pre) {
-            Some(norm) => norm.forward(x)?,
-            None => x.clone(),
+        let (x, normed) = match self.attention_norm.as_ref().filter(|_| is_pre) {
+            Some(norm) => sum.normed(norm)?,
+            None => {
+                let x = sum.added()?;
+                (x.clone(), x)
+            }
         };
         let attended = self.attend(spec, &normed, rows, blocks)?;
-        let x = rows.read.map_or_else(|| Ok(x.clone()), |read| x.index_select(read, 0))?;
-        let mut x = (x + attended)?;
-        if let Some(norm) = self.attention_norm.as_ref().filter(|_| !is_pre) {
-            x = norm.forward(&x)?;
+        drop(normed);
+        let x = match rows.read {
+            Reads::All => x,
+            Reads::Before(read) | Reads::After(read) => x.index_select(read, 0)?,
+        };
+        if is_pre {
+            let (x, inner) = self.mlp_norm.add(&x, &attended)?;
+            let delta = self.mlp_in_blocks(spec.mlp.activation, &inner)?;
+            return Ok(Sum { x, delta: Some(delta) });
         }
-        let inner = if is_pre { self.mlp_norm.forward(&x)? } else { x.clone() };
-        let x = (&x + self.mlp(spec.mlp.activation, inner)?.to_dtype(x.dtype())?)?;
-        if is_pre { Ok(x) } else { self.mlp_norm.forward(&x) }
+        let x = match &self.attention_norm {
+            Some(norm) => norm.add(&x, &attended)?.1,
+            None => (x + attended)?,
+        };
+        let delta = self.mlp_in_blocks(spec.mlp.activation, &x)?;
+        Ok(Sum { x: self.mlp_norm.add(&x, &delta)?.1, delta: None })
     }
 
     /// Attention of the rows that are read over the keys of all rows and of the cached ones.
     fn attend(&self, spec: &ModelSpec, normed: &Tensor, rows: &LayerRows<'_>, blocks: &mut Blocks) -> Result<Tensor> {
-        let attention = &spec.attention;
-        let select = |x: &Tensor| rows.read.map_or_else(|| Ok(x.clone()), |read| x.index_select(read, 0));
-        let transform = |x: Tensor, heads: usize, norm: &Option<Norm>, angles: Option<(Tensor, Tensor)>| {
-            let x = x.reshape(((), heads, attention.head_dim))?;
-            let x = norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.forward(&x))?;
-            match angles {
-                Some((cos, sin)) => candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?, &cos, &sin)?.squeeze(0),
-                None => Ok(x),
+        let dim = spec.attention.head_dim;
+        let (q, k, v) = match rows.read {
+            Reads::Before(read) => {
+                let [k, v] = parts(self.qkv.heads(normed, 1..3, dim)?)?;
+                let [q] = parts(self.qkv.heads(&normed.index_select(read, 0)?, 0..1, dim)?)?;
+                (q, k, v)
             }
+            Reads::All | Reads::After(_) => parts(self.qkv.heads(normed, 0..3, dim)?).map(|[q, k, v]| (q, k, v))?,
         };
-        let k =
-            transform(self.key.forward_autocast(normed)?, attention.kv_heads, &self.key_norm, rows.rotary.cloned())?;
-        let v = self.value.forward_autocast(normed)?.reshape(((), attention.kv_heads, attention.head_dim))?;
-        let (k, v) = (blocks.exchange(k)?, blocks.exchange(v)?);
-        let angles =
-            rows.rotary.map(|(cos, sin)| Ok::<_, candle_core::Error>((select(cos)?, select(sin)?))).transpose()?;
-        let q = transform(self.query.forward_autocast(&select(normed)?)?, attention.heads, &self.query_norm, angles)?;
-        self.output.forward_autocast(&rows.plan.attend(&q, &k, &v)?)
+        let query_positions = match rows.read {
+            Reads::Before(read) => rows.positions.index_select(read, 0)?,
+            Reads::All | Reads::After(_) => rows.positions.clone(),
+        };
+        let k = rotated(&k, self.key_norm.as_ref(), (rows.rotary, rows.positions), blocks.room()?)?;
+        blocks.exchange(&k)?;
+        let v = blocks.exchange_in_copy(v)?;
+        let q = rotated(&q, self.query_norm.as_ref(), (rows.rotary, &query_positions), 0)?;
+        let mut attended = rows.plan.attend(&q, &k, &v)?;
+        if let Reads::After(read) = rows.read {
+            attended = attended.index_select(read, 0)?;
+        }
+        self.output.forward_autocast(&attended)
     }
 
-    /// The gate is two kernels: mistral.rs's single one ends the process where the device fails.
-    fn mlp(&self, activation: Activation, mut x: Tensor) -> Result<Tensor> {
-        if let Some(dtype) = self.up.quantized_act_type() {
-            x = x.to_dtype(dtype)?;
+    /// The MLP, some rows at a time: its inner states are several times as wide as its outer ones.
+    fn mlp_in_blocks(&self, activation: Activation, x: &Tensor) -> Result<Tensor> {
+        let rows = x.dim(0)?;
+        if rows <= MLP_ROWS {
+            return self.mlp(activation, x);
         }
-        let inner = match &self.gate {
-            Some(gate) => (activate(activation, &gate.forward(&x)?)? * self.up.forward(&x)?)?,
-            None => activate(activation, &self.up.forward(&x)?)?,
-        };
-        self.down.forward(&inner)
+        let block = |start: usize| self.mlp(activation, &x.narrow(0, start, MLP_ROWS.min(rows - start))?);
+        let blocks: Vec<Tensor> = (0..rows).step_by(MLP_ROWS).map(block).collect::<Result<_>>()?;
+        Tensor::cat(&blocks, 0)
     }
+
+    fn mlp(&self, activation: Activation, x: &Tensor) -> Result<Tensor> {
+        let layers = match &self.gate_up {
+            Products::Joined { weight, bias, widths } => {
+                let inner = product(x, weight, bias.as_ref())?;
+                let inner = match widths.as_slice() {
+                    [_] => activate(activation, &inner)?,
+                    [gate, ..] if fused::has_kernels(x.device(), x.dtype(), *gate) => fused::gated(&inner, activation)?,
+                    widths => {
+                        let half = widths[0];
+                        (activate(activation, &inner.narrow(1, 0, half)?)? * inner.narrow(1, half, half)?)?
+                    }
+                };
+                return self.down.forward_autocast(&inner);
+            }
+            Products::Apart(layers) => layers,
+        };
+        let dtype = x.dtype();
+        let x = layers[0].quantized_act_type().map_or_else(|| Ok(x.clone()), |act_type| x.to_dtype(act_type))?;
+        // The gate is two kernels: mistral.rs's single one ends the process where the device fails.
+        let inner = match layers.as_slice() {
+            [gate, up] => (activate(activation, &gate.forward(&x)?)? * up.forward(&x)?)?,
+            layers => activate(activation, &layers[0].forward(&x)?)?,
+        };
+        self.down.forward(&inner)?.to_dtype(dtype)
+    }
+}
+
+/// As many parts as there are.
+fn parts<const COUNT: usize>(parts: Vec<Tensor>) -> Result<[Tensor; COUNT]> {
+    parts.try_into().map_err(|parts: Vec<Tensor>| candle_core::Error::Msg(format!("{} products", parts.len())))
+}
+
+/// Heads, `[rows, heads, dim]`, normalised and rotated by the angles of their rows' positions, with room for more rows behind
+/// them.
+fn rotated(
+    x: &Tensor,
+    norm: Option<&Norm>,
+    (rotary, positions): (Option<&(Tensor, Tensor)>, &Tensor),
+    room: usize,
+) -> Result<Tensor> {
+    let (_, heads, dim) = x.dims3()?;
+    if dim.is_multiple_of(2) && fused::has_kernels(x.device(), x.dtype(), dim) {
+        let angles = rotary.map(|(cosines, sines)| Angles { cosines, sines, positions });
+        let norm = norm.map(|norm| (&norm.weight, norm.spec.eps));
+        return NormRope { heads, dim, norm, angles, room }.apply(x);
+    }
+    let mut x = norm.map_or_else(|| x.contiguous(), |norm| norm.forward(x))?;
+    if let Some((cos, sin)) = rotary {
+        let (cos, sin) = (cos.index_select(positions, 0)?, sin.index_select(positions, 0)?);
+        x = candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?, &cos, &sin)?.squeeze(0)?;
+    }
+    if room == 0 {
+        return Ok(x);
+    }
+    Tensor::cat(&[&x, &Tensor::zeros((room, heads, dim), x.dtype(), x.device())?], 0)
 }
 
 impl Norm {
@@ -263,6 +374,17 @@ impl Norm {
 
     pub fn load_if(tensors: Option<&NormTensors>, spec: Option<NormSpec>, loader: Loader<'_>) -> Result<Option<Self>> {
         tensors.zip(spec).map(|(tensors, spec)| Self::load(tensors, spec, loader)).transpose()
+    }
+
+    /// `x + y`, and the norm of it.
+    fn add(&self, x: &Tensor, y: &Tensor) -> Result<(Tensor, Tensor)> {
+        let is_fused = self.spec.kind == NormKind::Rms && x.dtype() == y.dtype();
+        if is_fused && fused::has_kernels(x.device(), x.dtype(), self.weight.dim(0)?) {
+            return fused::add_rms_norm(x, y, &self.weight, self.spec.eps);
+        }
+        let sum = (x + y)?;
+        let normed = self.forward(&sum)?;
+        Ok((sum, normed))
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -13,7 +13,7 @@ static REPORT_ONCE: std::sync::Once = std::sync::Once::new();
 /// Device and precision as a configuration asks for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComputeSettings {
-    /// `auto`, `cpu`, `cuda` or `metal`.
+    /// `auto`, `cpu`, `cuda`, `cuda:N` or `metal`.
     pub device: String,
     /// `auto`, `f32` or `bf16`.
     pub dtype: String,
@@ -152,21 +152,22 @@ fn isq_type(name: &str) -> Option<IsqType> {
     })
 }
 
+/// The device with this name.
+///
+/// # Errors
+/// [`LoadError::Device`] for a name that is none, and a device that this build or this machine does not have.
 pub(super) fn find_device(name: &str) -> Result<Device, LoadError> {
+    if let Some(number) = ModelSettings::gpu_number(name) {
+        return gpu(number);
+    }
     match name {
         "cpu" => Ok(Device::Cpu),
         #[cfg(feature = "cuda")]
-        "auto" => Ok(super::cuda::device()?.unwrap_or_else(|| {
+        "auto" => Ok(super::cuda::device(0)?.unwrap_or_else(|| {
             REPORT_ONCE.call_once(|| tracing::warn!("the driver shows no GPU: models run on the CPU"));
             Device::Cpu
         })),
-        #[cfg(feature = "cuda")]
-        "cuda" => super::cuda::device()?.ok_or_else(|| LoadError::Device("the driver shows no CUDA GPU".to_owned())),
-        #[cfg(not(feature = "cuda"))]
-        "cuda" => Err(LoadError::Device(
-            "this podium was built without CUDA: build it with `--features cuda,flash-attn`, or use the CUDA image"
-                .to_owned(),
-        )),
+        "cuda" => gpu(0),
         #[cfg(not(feature = "cuda"))]
         "auto" => mistralrs::best_device(false).map_err(|error| LoadError::Device(error.to_string())),
         #[cfg(feature = "metal")]
@@ -175,8 +176,22 @@ pub(super) fn find_device(name: &str) -> Result<Device, LoadError> {
         "metal" => {
             Err(LoadError::Device("this podium was built without Metal: build it with `--features metal`".to_owned()))
         }
-        other => Err(LoadError::Device(format!("`{other}` is none of auto, cpu, cuda, metal"))),
+        other => Err(LoadError::Device(format!("`{other}` is none of auto, cpu, cuda, cuda:N, metal"))),
     }
+}
+
+/// The GPU with this number.
+#[cfg(feature = "cuda")]
+fn gpu(number: usize) -> Result<Device, LoadError> {
+    super::cuda::device(number)?.ok_or_else(|| LoadError::Device("the driver shows no CUDA GPU".to_owned()))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu(_: usize) -> Result<Device, LoadError> {
+    Err(LoadError::Device(
+        "this podium was built without CUDA: build it with `--features cuda,flash-attn`, or use the CUDA image"
+            .to_owned(),
+    ))
 }
 
 #[cfg(test)]
@@ -225,8 +240,9 @@ mod tests {
             refused("cuda"),
             "device: this podium was built without CUDA: build it with `--features cuda,flash-attn`, or use the CUDA image"
         );
+        assert_eq!(refused("cuda:1"), refused("cuda"));
         assert!(refused("metal").contains("built without Metal"));
-        assert!(refused("tpu").contains("`tpu` is none of auto, cpu, cuda, metal"));
+        assert!(refused("tpu").contains("`tpu` is none of auto, cpu, cuda, cuda:N, metal"));
         assert!(find_device("auto").unwrap().is_cpu());
     }
 

@@ -1,5 +1,6 @@
-//! The GPU of a CUDA build: found once, checked against the kernels' compute capability, and prepared.
+//! The GPUs of a CUDA build: each found once, checked against the kernels' compute capability, and prepared.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Device;
@@ -9,22 +10,31 @@ use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result
 use super::capability;
 use crate::runtime::LoadError;
 
-/// The device, once found. Tensors can only be combined on the same one.
-static FOUND: Mutex<Option<Device>> = Mutex::new(None);
+/// The devices that were asked for, by number. Tensors can only be combined on the same one.
+static FOUND: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
 
-/// The first GPU that the driver shows; none if it shows none.
+/// GPU number `number` of those that the driver shows; none if it shows none at all.
 ///
 /// # Errors
-/// [`LoadError::Device`] for a driver or a GPU that fails, and a GPU that the kernels were not compiled for.
-pub(super) fn device() -> Result<Option<Device>, LoadError> {
+/// [`LoadError::Device`] for a driver or a GPU that fails, a number that is too high, and a GPU that the kernels were not
+/// compiled for.
+pub(super) fn device(number: usize) -> Result<Option<Device>, LoadError> {
     let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    if found.is_none() && count().map_err(driver)? > 0 {
-        let device = Device::new_cuda(0).map_err(failed)?;
-        prepare(device.as_cuda_device().map_err(failed)?)?;
-        *found = Some(device);
+    if let Some(device) = found.get(&number) {
+        return Ok(Some(device.clone()));
     }
-    Ok(found.clone())
+    let count = usize::try_from(count().map_err(driver)?).unwrap_or_default();
+    if count == 0 {
+        return Ok(None);
+    }
+    if number >= count {
+        return Err(LoadError::Device(format!("cuda:{number}: the driver shows {count} GPUs, numbered from 0")));
+    }
+    let device = Device::new_cuda(number).map_err(failed)?;
+    prepare(device.as_cuda_device().map_err(failed)?)?;
+    found.insert(number, device.clone());
+    Ok(Some(device))
 }
 
 fn count() -> Result<i32, DriverError> {

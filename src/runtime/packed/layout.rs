@@ -142,8 +142,8 @@ impl Packed {
         })
     }
 
-    /// Spans over all rows.
-    fn spans(&self, layer: usize, layers: &[LayerSpec]) -> Vec<Span> {
+    /// Spans of one of the layers over all rows.
+    pub fn spans(&self, layer: usize, layers: &[LayerSpec]) -> Vec<Span> {
         let window = layers[layer].window;
         let mask = Mask::new(self.causal, window);
         let mut spans = Vec::new();

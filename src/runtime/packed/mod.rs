@@ -2,7 +2,7 @@
 //!
 //! mistral.rs gives linear layers and their quantised forms, candle tensors and devices. Written here: the packing of passes
 //! ([`layout`], [`span`]), the prefix cache ([`prefix_cache`]), attention over packed rows ([`attention`]), the layers for CPUs
-//! ([`cpu`]) and on candle ([`candle_layers`]), the model that ties them together ([`model`], [`heads`], [`readers`]), precision
+//! ([`cpu`]) and on candle ([`candle_layers`], [`fused`]), the model that ties them together ([`model`], [`heads`], [`readers`]), precision
 //! and device ([`compute`]; `cuda` finds the GPU, `capability` checks that it fits the build), and checks of weight files ([`weights`]).
 
 mod attention;
@@ -13,6 +13,7 @@ mod compute;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod fused;
 mod heads;
 mod lanes;
 mod layout;
@@ -23,6 +24,7 @@ mod product;
 mod readers;
 mod span;
 mod table;
+mod warm_up;
 pub(super) mod weights;
 
 use std::collections::BTreeMap;
@@ -30,7 +32,7 @@ use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, DeviceLocation, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
 pub use self::compute::ComputeSettings;
@@ -74,7 +76,17 @@ impl PackedRuntime {
         bar.finish_and_clear();
         let prefix_cache = PrefixCache::new(0, model.block_bytes());
         let lanes = (!facts.causal && model.runs_on_cpu_kernels()).then(Lanes::new);
-        Ok(Self { model, prefix_cache, lanes, facts })
+        let runtime = Self { model, prefix_cache, lanes, facts };
+        if !device.is_cpu() {
+            runtime.warm_up().map_err(|error| LoadError::Device(error.to_string()))?;
+        }
+        Ok(runtime)
+    }
+
+    /// Runs one pass of each shape.
+    fn warm_up(&self) -> Result<(), RuntimeError> {
+        let batches = warm_up::batches(self.model.spec(), self.model.heads());
+        batches.iter().try_for_each(|batch| self.run_checked(batch).map(drop))
     }
 
     /// The facts of the model that [`PackedRuntime::load`] would load, without a prefix cache. Reads
@@ -133,16 +145,17 @@ fn precision(
 fn facts(spec: &ModelSpec, weights: &weights::WeightFiles, device: &Device, precision: Precision) -> ModelFacts {
     let tensors = TensorTable::new(spec, &|name| weights.shape(name));
     let parameters = weights.parameters();
-    let device = match device {
-        Device::Cpu => "cpu",
-        Device::Cuda(_) => "cuda",
-        Device::Metal(_) => "metal",
+    let device = match device.location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id: 0 } => "cuda".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { .. } => "metal".to_owned(),
     };
     let classifier =
         spec.classifier.as_ref().map(|spec| ClassifierFacts { labels: spec.labels, pooling: spec.pooling });
     ModelFacts {
         architecture: spec.architecture.clone(),
-        device: device.to_owned(),
+        device,
         dtype: precision.name(),
         parameters,
         weight_bytes: memory::weight_bytes(parameters, spec, precision),
@@ -350,4 +363,17 @@ fn progress_bar(layers: usize, name: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("loading {msg} {bar:32} {pos}/{len} layers")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(layers as u64).with_style(style).with_message(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_warm_up_of_a_decoder_and_of_an_encoder_runs() {
+        for checkpoint in [Checkpoint::podium_nano(), Checkpoint::podium_mini()] {
+            let runtime = PackedRuntime::load(&checkpoint, &ComputeSettings::reference()).unwrap();
+            runtime.warm_up().unwrap_or_else(|error| panic!("{}: {error}", checkpoint.name));
+        }
+    }
 }

@@ -1,28 +1,89 @@
 //! FlashAttention's variable-length kernel on CUDA: each span is one sequence.
 //!
-//! The kernel's mask is aligned to the end of the keys, which is where a span's own keys are.
+//! The kernel's mask is aligned to the end of the keys, which is where a span's own keys are. It is called here rather than
+//! through its crate's functions, because those keep the sums of exponentials to themselves: with them, attention over keys
+//! that many runs share is computed apart and merged, and no run's keys are copied.
 
+use std::ffi::{c_int, c_void};
 use std::ops::Range;
 
-use candle_core::{Device, Result, Tensor};
+// The crate brings the kernels, which are declared below.
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr};
+use candle_core::cuda_backend::{CudaDType, CudaStorage};
+use candle_core::op::BackpropOp;
+use candle_core::{DType, Device, Layout, Result, Storage, Tensor, WithDType, bail};
+use candle_flash_attn as _;
+use half::{bf16, f16};
 
+use super::super::fused::{self, LogSums};
 use super::super::span::{Mask, Span};
 use super::Scores;
-use super::sequences::{Group, groups};
+use super::sequences::{Group, Split, groups, split};
+use crate::runtime::spec::AttentionSpec;
 
 /// Numbers that one call may gather of the keys, and again of the values: 256 MiB each in 16 bits. Behind 2^32 candle's
 /// gathering kernel would not end.
 const MAX_GATHERED: usize = 1 << 27;
 
-/// The calls that attention over some spans takes, with what they read of the spans on the device.
-pub(super) struct Calls(Vec<Call>);
+unsafe extern "C" {
+    /// The entry of candle-flash-attn's kernels. Strides are distances in numbers; ends are those of the sequences, after a 0;
+    /// a window of -1 keys is none.
+    fn run_mha(
+        q: *const c_void,
+        k: *const c_void,
+        v: *const c_void,
+        output: *const c_void,
+        lse: *const c_void,
+        alibi_slopes: *const c_void,
+        query_ends: *const i32,
+        key_ends: *const i32,
+        q_batch_stride: u32,
+        k_batch_stride: u32,
+        v_batch_stride: u32,
+        o_batch_stride: u32,
+        alibi_slopes_batch_stride: u32,
+        q_row_stride: u32,
+        k_row_stride: u32,
+        v_row_stride: u32,
+        o_row_stride: u32,
+        q_head_stride: u32,
+        k_head_stride: u32,
+        v_head_stride: u32,
+        o_head_stride: u32,
+        sequences: u32,
+        heads: u32,
+        kv_heads: u32,
+        dim: u32,
+        dim_rounded: u32,
+        scale: f32,
+        longest_queries: u32,
+        longest_keys: u32,
+        longest_queries_rounded: u32,
+        longest_keys_rounded: u32,
+        is_bf16: c_int,
+        is_causal: c_int,
+        unpadded_lse: c_int,
+        window_before: c_int,
+        window_after: c_int,
+        soft_cap: f32,
+    );
+}
 
-struct Call {
+/// The calls that attention over some spans takes, with what they read of the spans on the device.
+pub(super) enum Calls {
+    /// The queries of each call, end to end.
+    Grouped(Vec<Call>),
+    /// Both over all queries, with the places of their sums; their results are merged.
+    Split { own: (Call, Tensor), shared: (Call, Tensor) },
+}
+
+pub(super) struct Call {
     mask: Mask,
     queries: Range<usize>,
     keys: Keys,
     query_ends: Tensor,
     key_ends: Tensor,
+    sequences: usize,
     longest_queries: usize,
     longest_keys: usize,
 }
@@ -41,20 +102,45 @@ pub(super) fn supports(dim: usize) -> bool {
 }
 
 impl Calls {
-    /// `key_width` is that of a row of the key matrix.
-    pub fn new(spans: &[Span], key_width: usize, device: &Device) -> Result<Self> {
-        let groups = groups(spans, MAX_GATHERED / key_width);
-        Ok(Self(groups.into_iter().map(|group| Call::new(group, device)).collect::<Result<_>>()?))
+    pub fn new(spans: &[Span], spec: &AttentionSpec, device: &Device) -> Result<Self> {
+        let max_keys = MAX_GATHERED / (spec.kv_heads * spec.head_dim);
+        if let Some(Split { own, shared }) = split(spans, spec.heads, max_keys) {
+            let call = |group: Group| {
+                let places = Tensor::new(group.padded_places(spec.heads), device)?;
+                Ok::<_, candle_core::Error>((Call::new(group, device)?, places))
+            };
+            return Ok(Self::Split { own: call(own)?, shared: call(shared)? });
+        }
+        let calls = groups(spans, max_keys).into_iter().map(|group| Call::new(group, device));
+        Ok(Self::Grouped(calls.collect::<Result<_>>()?))
     }
 
     pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tensor> {
-        let outputs = self.0.iter().map(|call| call.attend(q, k, v, scores)).collect::<Result<Vec<_>>>()?;
-        Tensor::cat(&outputs, 0)?.flatten_from(1)
+        match self {
+            Self::Grouped(calls) => {
+                let outputs: Vec<Tensor> =
+                    calls.iter().map(|call| Ok(call.attend((q, k, v), scores, false)?.0)).collect::<Result<_>>()?;
+                match outputs.as_slice() {
+                    [output] => output.flatten_from(1),
+                    outputs => Tensor::cat(outputs, 0)?.flatten_from(1),
+                }
+            }
+            Self::Split { own, shared } => {
+                let run = |(call, places): &(Call, Tensor)| {
+                    let (output, values) = call.attend((q, k, v), scores, true)?;
+                    let (places, head_distance) = (places.clone(), call.longest_queries);
+                    Ok::<_, candle_core::Error>((output, LogSums { values, places, head_distance }))
+                };
+                let (own, shared) = (run(own)?, run(shared)?);
+                fused::merge((&own.0, &own.1), (&shared.0, &shared.1))?.flatten_from(1)
+            }
+        }
     }
 }
 
 impl Call {
     fn new(group: Group, device: &Device) -> Result<Self> {
+        let sequences = group.sequences();
         let keys = match group.keys.as_slice() {
             [rows] => Keys::Together(rows.clone()),
             ranges => {
@@ -66,6 +152,7 @@ impl Call {
             mask: group.mask,
             queries: group.queries,
             keys,
+            sequences,
             query_ends: Tensor::new(group.query_ends, device)?,
             key_ends: Tensor::new(group.key_ends, device)?,
             longest_queries: group.longest_queries,
@@ -73,28 +160,144 @@ impl Call {
         })
     }
 
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tensor> {
+    /// The result, `[queries, heads, dim]`, and the logarithms of the sums of exponentials, if they are to be kept:
+    /// `longest_queries` of each head of each sequence.
+    fn attend(&self, (q, k, v): (&Tensor, &Tensor, &Tensor), scores: Scores, keep: bool) -> Result<(Tensor, Tensor)> {
         let q = q.narrow(0, self.queries.start, self.queries.len())?;
         let rows = |x: &Tensor| match &self.keys {
             Keys::Together(rows) => x.narrow(0, rows.start, rows.len()),
-            Keys::Apart(rows) => x.index_select(rows, 0),
+            Keys::Apart(rows) => x.contiguous()?.index_select(rows, 0),
         };
         let (k, v) = (rows(k)?, rows(v)?);
-        // The kernel has no limit where there is none, and a window of 0 keys behind a query is causal.
-        let limit = |keys: usize| (keys < self.longest_keys).then_some(keys);
-        candle_flash_attn::flash_attn_varlen_alibi_windowed_softcap(
-            &q,
-            &k,
-            &v,
-            None,
-            &self.query_ends,
-            &self.key_ends,
-            self.longest_queries,
-            self.longest_keys,
-            scores.scale,
-            limit(self.mask.before),
-            limit(self.mask.after),
-            scores.soft_cap.unwrap_or(0.),
-        )
+        match q.dtype() {
+            DType::BF16 => self.launch::<bf16>((&q, &k, &v), scores, keep),
+            DType::F16 => self.launch::<f16>((&q, &k, &v), scores, keep),
+            other => bail!("FlashAttention has no {other:?}"),
+        }
+    }
+
+    /// The kernel's window: -1 is no limit, and one that no sequence reaches is none.
+    fn window(&self) -> (c_int, c_int) {
+        let limit = |keys: usize| c_int::try_from(keys).ok().filter(|_| keys < self.longest_keys);
+        let everything = self.longest_keys as c_int;
+        match (limit(self.mask.before), limit(self.mask.after)) {
+            (None, None) => (-1, -1),
+            // The causal kernel.
+            (None, Some(0)) => (-1, 0),
+            (before, after) => (before.unwrap_or(everything), after.unwrap_or(everything)),
+        }
+    }
+
+    fn launch<T: CudaDType + DeviceRepr + WithDType>(
+        &self,
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
+        scores: Scores,
+        keep: bool,
+    ) -> Result<(Tensor, Tensor)> {
+        let (queries, heads, dim) = q.dims3()?;
+        let (keys, kv_heads, _) = k.dims3()?;
+        if v.dims() != k.dims() || k.dim(2)? != dim || !heads.is_multiple_of(kv_heads.max(1)) || !supports(dim) {
+            bail!("FlashAttention: q {:?}, k {:?}, v {:?}", q.shape(), k.shape(), v.shape());
+        }
+        if queries == 0 || keys == 0 {
+            bail!("FlashAttention: {queries} queries and {keys} keys");
+        }
+        let device = q.device().as_cuda_device()?.clone();
+        let stream = device.cuda_stream();
+        // SAFETY: the kernel writes every query of every sequence, and the sequences cover the queries.
+        let output = unsafe { device.alloc::<T>(queries * heads * dim)? };
+        // Without padding the kernel needs the number of all queries, which the crate does not tell it: the sums of all heads
+        // are then written over each other, within the first `queries`.
+        let sums = if keep { self.sequences * heads * self.longest_queries } else { queries };
+        let lse = device.alloc_zeros::<f32>(sums)?;
+        let (q_storage, q_layout) = q.storage_and_layout();
+        let (k_storage, k_layout) = k.storage_and_layout();
+        let (v_storage, v_layout) = v.storage_and_layout();
+        let (query_ends, _) = self.query_ends.storage_and_layout();
+        let (key_ends, _) = self.key_ends.storage_and_layout();
+        let (q, k, v) = (on_gpu(&q_storage)?, on_gpu(&k_storage)?, on_gpu(&v_storage)?);
+        let strides = [strides(q_layout)?, strides(k_layout)?, strides(v_layout)?];
+        let (q, k, v) = (q.as_cuda_slice::<T>()?, k.as_cuda_slice::<T>()?, v.as_cuda_slice::<T>()?);
+        let ends = (on_gpu(&query_ends)?.as_cuda_slice::<u32>()?, on_gpu(&key_ends)?.as_cuda_slice::<u32>()?);
+        let (before, after) = self.window();
+        let row = (heads * dim) as u32;
+        {
+            let (q, k, v) = (
+                q.slice(q_layout.start_offset()..),
+                k.slice(k_layout.start_offset()..),
+                v.slice(v_layout.start_offset()..),
+            );
+            let (q, _q) = q.device_ptr(&stream);
+            let (k, _k) = k.device_ptr(&stream);
+            let (v, _v) = v.device_ptr(&stream);
+            let (output, _output) = output.device_ptr(&stream);
+            let (lse, _lse) = lse.device_ptr(&stream);
+            let (query_ends, _query_ends) = ends.0.device_ptr(&stream);
+            let (key_ends, _key_ends) = ends.1.device_ptr(&stream);
+            // SAFETY: the pointers are those of live allocations on the device, the ends are within queries and keys, and
+            // strides and dimensions are those of the tensors. Launches are in the order of the device's one stream.
+            unsafe {
+                run_mha(
+                    q as *const c_void,
+                    k as *const c_void,
+                    v as *const c_void,
+                    output as *const c_void,
+                    lse as *const c_void,
+                    std::ptr::null(),
+                    query_ends as *const i32,
+                    key_ends as *const i32,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    strides[0].0,
+                    strides[1].0,
+                    strides[2].0,
+                    row,
+                    strides[0].1,
+                    strides[1].1,
+                    strides[2].1,
+                    dim as u32,
+                    self.sequences as u32,
+                    heads as u32,
+                    kv_heads as u32,
+                    dim as u32,
+                    dim.next_multiple_of(32) as u32,
+                    scores.scale,
+                    self.longest_queries as u32,
+                    self.longest_keys as u32,
+                    self.longest_queries.next_multiple_of(128) as u32,
+                    self.longest_keys.next_multiple_of(128) as u32,
+                    c_int::from(T::DTYPE == DType::BF16),
+                    c_int::from((before, after) == (-1, 0)),
+                    c_int::from(!keep),
+                    before,
+                    after,
+                    scores.soft_cap.unwrap_or(0.),
+                );
+            }
+        }
+        let output = tensor(T::wrap_cuda_slice(output, device.clone()), (queries, heads, dim));
+        Ok((output, tensor(f32::wrap_cuda_slice(lse, device), sums)))
+    }
+}
+
+fn tensor<S: Into<candle_core::Shape>>(storage: CudaStorage, shape: S) -> Tensor {
+    Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
+}
+
+fn on_gpu(storage: &Storage) -> Result<&CudaStorage> {
+    match storage {
+        Storage::Cuda(storage) => Ok(storage),
+        Storage::Cpu(_) | Storage::Metal(_) => bail!("FlashAttention: a tensor is not on the GPU"),
+    }
+}
+
+/// The distances of rows and of heads.
+fn strides(layout: &Layout) -> Result<(u32, u32)> {
+    match layout.stride() {
+        [row, head, 1] => Ok((*row as u32, *head as u32)),
+        other => bail!("FlashAttention: the numbers of a head do not lie side by side: {other:?}"),
     }
 }

@@ -7,6 +7,9 @@ use super::super::span::{Mask, Span, joined};
 /// Sequences that one call takes: the kernel's grid has one dimension over them, and CUDA ends it there.
 const MAX_SEQUENCES: usize = 65_535;
 
+/// Sums of exponentials that a call of a split may write, padding included: 256 MiB.
+const MAX_SUMS: usize = 1 << 26;
+
 /// What one call is told: sequences end to end, each a span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
@@ -44,28 +47,108 @@ pub(super) fn groups(spans: &[Span], max_keys: usize) -> Vec<Group> {
     groups
 }
 
+/// Two calls whose results are merged: every run of queries with its own rows as keys, read as they lie; and with the keys
+/// before them, which are gathered once for all runs that share them. One call for both would gather both for each run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Split {
+    pub own: Group,
+    /// Runs that see no keys but their own are sequences without keys.
+    pub shared: Group,
+}
+
+/// Splits spans, where that gathers less than a call over each group of them and at most `max_keys` keys.
+pub(super) fn split(spans: &[Span], heads: usize, max_keys: usize) -> Option<Split> {
+    let mask = spans.first()?.mask;
+    let is_whole = |span: &Span| span.mask == mask && span.mask.before == usize::MAX;
+    if !spans.iter().all(is_whole) || spans.iter().all(|span| span.keys.len() < 2) {
+        return None;
+    }
+    let mut own = Group::empty(mask, spans[0].queries.start);
+    let mut shared = Group::empty(Mask::NONE, spans[0].queries.start);
+    let mut own_rows: Option<Range<usize>> = None;
+    let mut shared_rows = Vec::new();
+    for (number, span) in spans.iter().enumerate() {
+        let (last, before) = span.keys.split_last()?;
+        let end = own_rows.as_ref().map_or(last.start, |rows| rows.end);
+        // Own rows go forward. Those between two runs belong to a sequence without queries.
+        let gap = last.start.checked_sub(end)?;
+        if gap > 0 {
+            own.push(0, gap);
+        }
+        own.push(span.queries.len(), last.len());
+        own_rows = Some(own_rows.map_or(last.start, |rows| rows.start)..last.end);
+        let is_continued = number > 0 && spans[number - 1].keys.split_last().is_some_and(|(_, known)| known == before);
+        if is_continued {
+            shared.extend_last(span.queries.len());
+        } else {
+            let count = before.iter().map(ExactSizeIterator::len).sum();
+            shared.push(span.queries.len(), count);
+            shared_rows.extend(before.iter().filter(|rows| !rows.is_empty()).cloned());
+        }
+    }
+    own.keys = own_rows.into_iter().collect();
+    shared.keys = joined(shared_rows.into_iter());
+    let gathered: usize = shared.keys.iter().map(ExactSizeIterator::len).sum();
+    let is_small = |group: &Group| group.sequences() <= MAX_SEQUENCES && group.padded_queries(heads) <= MAX_SUMS;
+    let fits = is_small(&own) && is_small(&shared) && gathered <= max_keys;
+    (fits && gathered < spans.iter().map(Span::key_count).sum()).then_some(Split { own, shared })
+}
+
 impl Group {
-    /// Spans whose queries lie end to end, as those of a layer do.
-    fn new(mask: Mask, spans: &[Span]) -> Self {
-        let start = spans.first().map_or(0, |span| span.queries.start);
-        let rows = spans.iter().flat_map(|span| &span.keys).filter(|rows| !rows.is_empty());
-        let mut group = Self {
+    fn empty(mask: Mask, start: usize) -> Self {
+        Self {
             mask,
             queries: start..start,
-            keys: joined(rows.cloned()),
+            keys: Vec::new(),
             query_ends: vec![0],
             key_ends: vec![0],
             longest_queries: 0,
             longest_keys: 0,
+        }
+    }
+
+    /// Values of one head of each query, where each sequence has room for the longest one: those of all heads.
+    pub fn padded_queries(&self, heads: usize) -> usize {
+        self.sequences() * heads * self.longest_queries
+    }
+
+    /// The place of each query's first head among them. The next head's is `longest_queries` further on.
+    pub fn padded_places(&self, heads: usize) -> Vec<u32> {
+        let of_sequence = |(number, ends): (usize, &[u32])| {
+            let start = (number * heads * self.longest_queries) as u32;
+            start..start + ends[1] - ends[0]
         };
-        let mut keys = 0;
+        self.query_ends.windows(2).enumerate().flat_map(of_sequence).collect()
+    }
+
+    pub fn sequences(&self) -> usize {
+        self.query_ends.len() - 1
+    }
+
+    /// Adds a sequence of so many queries and keys, behind those so far.
+    fn push(&mut self, queries: usize, keys: usize) {
+        self.key_ends.push(self.key_ends.last().copied().unwrap_or(0) + keys as u32);
+        self.query_ends.push(self.query_ends.last().copied().unwrap_or(0));
+        self.longest_keys = self.longest_keys.max(keys);
+        self.extend_last(queries);
+    }
+
+    /// Adds queries to the last sequence.
+    fn extend_last(&mut self, queries: usize) {
+        self.queries.end += queries;
+        if let [.., start, end] = self.query_ends.as_mut_slice() {
+            *end += queries as u32;
+            self.longest_queries = self.longest_queries.max((*end - *start) as usize);
+        }
+    }
+
+    /// Spans whose queries lie end to end, as those of a layer do.
+    fn new(mask: Mask, spans: &[Span]) -> Self {
+        let mut group = Self::empty(mask, spans.first().map_or(0, |span| span.queries.start));
+        let rows = spans.iter().flat_map(|span| &span.keys).filter(|rows| !rows.is_empty());
+        group.keys = joined(rows.cloned());
         for span in spans {
-            keys += span.key_count();
-            group.queries.end = span.queries.end;
-            group.query_ends.push((span.queries.end - start) as u32);
-            group.key_ends.push(keys as u32);
-            group.longest_queries = group.longest_queries.max(span.queries.len());
-            group.longest_keys = group.longest_keys.max(span.key_count());
+            group.push(span.queries.len(), span.key_count());
         }
         group
     }
@@ -139,6 +222,61 @@ mod tests {
         let groups = groups(&spans, 24);
         assert_eq!(groups.iter().map(|group| group.queries.clone()).collect::<Vec<_>>(), [0..4, 4..7, 7..10]);
         assert_eq!(groups[1].mask, spans[1].mask);
+    }
+
+    #[test]
+    fn keys_that_runs_share_are_read_once() {
+        // The keys of the prefix would be gathered four times; the mark's own rows are the second suffix again.
+        assert_eq!(split(&spans(), 4, 100), None);
+        let found = split(&spans()[..3], 4, 100).unwrap();
+        let own = Group {
+            mask: Mask::CAUSAL,
+            queries: 0..9,
+            keys: vec![0..9],
+            query_ends: vec![0, 4, 7, 9],
+            key_ends: vec![0, 4, 7, 9],
+            longest_queries: 4,
+            longest_keys: 4,
+        };
+        let shared = Group {
+            mask: Mask::NONE,
+            queries: 0..9,
+            keys: vec![0..4],
+            query_ends: vec![0, 4, 9],
+            key_ends: vec![0, 0, 4],
+            longest_queries: 5,
+            longest_keys: 4,
+        };
+        assert_eq!(shared.padded_queries(2), 2 * 2 * 5);
+        assert_eq!(shared.padded_places(2), [0, 1, 2, 3, 10, 11, 12, 13, 14]);
+        assert_eq!(found, Split { own, shared });
+    }
+
+    #[test]
+    fn rows_that_nobody_attends_to_are_a_sequence_without_queries() {
+        // What is read of two passes: the last rows of their suffixes, whose prefixes are rows 0 to 3 and 9 to 12.
+        let read = [
+            Span::single(0, vec![0..4, 4..7]),
+            Span::single(1, vec![0..4, 7..9]),
+            Span::single(2, vec![9..13, 13..15]),
+        ];
+        let Split { own, shared } = split(&read, 4, 100).unwrap();
+        assert_eq!((own.keys, own.query_ends, own.key_ends), (vec![4..15], vec![0, 1, 2, 2, 3], vec![0, 3, 5, 9, 11]));
+        assert_eq!(
+            (shared.keys, shared.query_ends, shared.key_ends),
+            (vec![0..4, 9..13], vec![0, 2, 3], vec![0, 4, 8])
+        );
+        assert_eq!(split(&read, 4, 7), None, "more shared keys than may be gathered");
+    }
+
+    #[test]
+    fn a_split_that_gathers_nothing_less_or_changes_a_window_is_none() {
+        let plain = [0..4, 4..9].map(|rows| Span { queries: rows.clone(), keys: vec![rows], mask: Mask::CAUSAL });
+        assert_eq!(split(&plain, 4, 100), None);
+        let window = Mask { before: 2, after: 0 };
+        let windows: Vec<Span> = spans().into_iter().take(3).map(|span| Span { mask: window, ..span }).collect();
+        assert_eq!(split(&windows, 4, 100), None);
+        assert_eq!(split(&[], 4, 100), None);
     }
 
     #[test]
