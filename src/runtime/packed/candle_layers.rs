@@ -165,7 +165,7 @@ impl CandleLayers {
             }
             let rotary = specs[number].rotary.map(|table| &self.rotary[table]);
             let rows = LayerRows { read: reads, rotary, positions: &positions, plan: &plans[plan] };
-            sum = layer.run(&self.spec, sum, &rows, &mut blocks)?;
+            sum = layer.run(&self.spec, &sum, &rows, &mut blocks)?;
             if let Some((_, states)) = kept.iter_mut().find(|(after, _)| *after == number + 1) {
                 *states = Some(self.finish(&sum)?);
             }
@@ -242,14 +242,13 @@ impl Layer {
     }
 
     /// The layer's output for the rows that are read.
-    fn run(&self, spec: &ModelSpec, sum: Sum, rows: &LayerRows<'_>, blocks: &mut Blocks) -> Result<Sum> {
+    fn run(&self, spec: &ModelSpec, sum: &Sum, rows: &LayerRows<'_>, blocks: &mut Blocks) -> Result<Sum> {
         let is_pre = spec.placement == NormPlacement::Pre;
-        let (x, normed) = match self.attention_norm.as_ref().filter(|_| is_pre) {
-            Some(norm) => sum.normed(norm)?,
-            None => {
-                let x = sum.added()?;
-                (x.clone(), x)
-            }
+        let (x, normed) = if let Some(norm) = self.attention_norm.as_ref().filter(|_| is_pre) {
+            sum.normed(norm)?
+        } else {
+            let x = sum.added()?;
+            (x.clone(), x)
         };
         let attended = self.attend(spec, &normed, rows, blocks)?;
         drop(normed);

@@ -1,5 +1,6 @@
 //! Compares attention on a device with tensor products on a CPU, when a model is loaded.
 
+use std::iter::once;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ pub(super) fn cases() -> Vec<(&'static str, Vec<Span>)> {
             vec![alone(0..70, Mask::CAUSAL), alone(70..71, Mask::CAUSAL), alone(71..330, Mask::CAUSAL)],
         ),
         ("bidirectional", vec![alone(0..129, Mask::NONE), alone(129..300, Mask::NONE)]),
-        ("windows", vec![alone(0..200, window), run(200..260, vec![0..200], window)]),
+        ("windows", vec![alone(0..200, window), run(200..260, once(0..200).collect(), window)]),
         (
             "windows to both sides",
             vec![alone(0..200, Mask { before: 9, after: 4 }), alone(200..230, Mask { before: 9, after: 4 })],
@@ -67,7 +68,7 @@ pub(super) fn cases() -> Vec<(&'static str, Vec<Span>)> {
                 Span::single(0, vec![0..70, 70..100]),
                 Span::single(1, vec![0..70, 100..101]),
                 Span::single(2, vec![101..300, 300..310]),
-                Span::single(3, vec![0..310]),
+                Span::single(3, once(0..310).collect()),
             ],
         ),
         (
@@ -186,7 +187,7 @@ mod tests {
             let own = group.query_ends[sequence] as usize..group.query_ends[sequence + 1] as usize;
             let keys = &rows[group.key_ends[sequence] as usize..group.key_ends[sequence + 1] as usize];
             for (place, query) in own.clone().enumerate() {
-                let last = if group.mask == Mask::NONE { keys.len() } else { keys.len() + place + 1 - own.len() };
+                let visible = if group.mask == Mask::NONE { keys.len() } else { keys.len() + place + 1 - own.len() };
                 let query = group.queries.start + query;
                 for head in 0..heads {
                     let kv_head = head / (heads / kv_heads);
@@ -195,7 +196,7 @@ mod tests {
                     let score = |row: &usize| -> f32 {
                         scores.scale * q.iter().zip(&k[at(*row)..]).map(|(q, k)| q * k).sum::<f32>()
                     };
-                    let weights: Vec<f32> = keys[..last].iter().map(|row| score(row).exp()).collect();
+                    let weights: Vec<f32> = keys[..visible].iter().map(|row| score(row).exp()).collect();
                     let total: f32 = weights.iter().sum();
                     if weights.is_empty() {
                         continue;
