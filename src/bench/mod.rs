@@ -22,6 +22,7 @@ pub mod measure;
 pub mod memory;
 pub mod open_loop;
 pub mod operations;
+pub mod passes;
 pub mod plot;
 pub mod report;
 pub mod shape;

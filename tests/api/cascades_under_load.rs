@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::cascaded::{ADMIN, Cascaded, body, reports, stages, warnings, with};
-use crate::support::Answer;
+use crate::support::{Answer, hang_up};
 
 #[tokio::test]
 async fn a_stage_that_is_not_loaded_leaves_the_order_before_it_or_is_503_if_strict() {
@@ -82,7 +82,7 @@ async fn a_client_that_disconnects_in_a_later_stage_frees_everything() {
     cascaded.large().hold();
     let request = cascaded.server.rerank_later(&body("careful", 6));
     cascaded.large().held(1).await;
-    request.abort();
+    hang_up(&request).await;
     cascaded.server.until_metrics_say(r#"podium_requests_total{kind="rank",route="/v1/rerank",status="499"} 1"#).await;
     cascaded.large().release();
     cascaded.until_idle().await;

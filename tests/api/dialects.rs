@@ -293,11 +293,9 @@ async fn a_field_without_effect_is_warned_of_with_the_reason_or_a_suggestion() {
     let many = warnings(Value::Object(many)).await;
     assert_eq!(many.as_array().unwrap().len(), 6);
     assert_eq!(many[5], "5 more fields are not known and were ignored");
-    for (field, value, without) in [
-        ("max_chunks_per_doc", json!(10), Value::Null),
-        ("truncate_prompt_tokens", json!(512), json!(-1)),
-        ("return_embeddings", json!(true), json!(false)),
-    ] {
+    for (field, value, without) in
+        [("truncate_prompt_tokens", json!(512), json!(-1)), ("return_embeddings", json!(true), json!(false))]
+    {
         let found = warnings(json!({field: value})).await;
         let [warning] = found.as_array().unwrap().as_slice() else { panic!("{found}") };
         let expected = format!("\"{field}\" has no effect here: ");

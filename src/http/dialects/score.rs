@@ -149,15 +149,12 @@ enum ScoreObject {
 }
 
 fn read(fields: &mut Fields) -> Result<Call, RerankError> {
-    let mut request = Request::read(fields)?;
-    for name in ["top_n", "top_k"] {
+    for name in ["top_n", "top_k", "min_score", "score_threshold", "relevance_threshold"] {
         if let Some(value) = fields.take(&[name])? {
             fields.warn(format!("{name}: {} has no effect here: every score comes back", quoted(&value.to_string())));
         }
     }
-    if request.options.min_score.take().is_some() {
-        fields.warn("min_score: has no effect here: every score comes back".to_owned());
-    }
+    let request = Request::read(fields)?;
     podium::ignore_fields(fields);
     let is_pointwise = !request.options.has_mode();
     let raw_scores = !flag_or(request.use_activation, true);

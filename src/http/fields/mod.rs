@@ -17,7 +17,7 @@ mod tests;
 
 pub use part::Part;
 pub(crate) use request::request;
-pub use request::{Field, Flag, Reader, flag_or, list};
+pub use request::{FLAG_WORDS, Field, Flag, Reader, flag_or, list};
 
 use std::collections::HashSet;
 use std::fmt;

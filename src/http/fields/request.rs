@@ -84,7 +84,7 @@ impl Field for usize {
 }
 
 /// Strings that are read as true or false, in the API description.
-const FLAG_WORDS: [&str; 8] = ["true", "false", "1", "0", "yes", "no", "on", "off"];
+pub const FLAG_WORDS: [&str; 8] = ["true", "false", "1", "0", "yes", "no", "on", "off"];
 
 /// True or false, also as the string or number that some clients send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use utoipa::openapi::{
 };
 
 use super::super::dialects::{self, Dialect, Route};
+use super::super::fields::FLAG_WORDS;
 use super::super::schemas::{SchemaOf, Schemas};
 use super::{parts, server_routes};
 
@@ -131,7 +132,7 @@ fn ranking_parameters() -> Vec<Parameter> {
         parts::parameter(name, ParameterIn::Header, ObjectBuilder::new().schema_type(kind))
             .description(Some(description))
     });
-    let strict = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true", "false"]));
+    let strict = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(FLAG_WORDS));
     let strict =
         parts::parameter("podium-strict", ParameterIn::Header, strict).description(Some("`strict`, likewise."));
     headers.into_iter().chain([strict]).map(ParameterBuilder::build).collect()

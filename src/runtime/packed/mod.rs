@@ -90,14 +90,15 @@ impl PackedRuntime {
     }
 
     /// The facts of the model that [`PackedRuntime::load`] would load, without a prefix cache. Reads
-    /// headers only.
+    /// headers only, and checks that every tensor is there.
     ///
     /// # Errors
-    /// A device or precision that is not available, a configuration or weights file that cannot be read.
+    /// As [`PackedRuntime::load`].
     pub fn read_facts(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<ModelFacts, LoadError> {
         let device = settings.device()?;
         let spec = parse_spec(checkpoint)?;
         let weights = weights::open(checkpoint)?;
+        weights.check_all(&TensorTable::new(&spec, &|name| weights.shape(name)), &spec)?;
         let precision = precision(settings, &device, &spec, &weights)?;
         Ok(facts(&spec, &weights, &device, precision))
     }
