@@ -134,7 +134,7 @@ async fn scores_of_pairs_all_come_back() {
     let body = json!({"text_1": "q", "text_2": DOCUMENTS, "score_threshold": 1});
     let answer = server.post("/v1/score", &body).await;
     assert_eq!(rows(&answer, "/data").len(), 5);
-    assert_eq!(answer.header("podium-warning"), "min_score: has no effect here: every score comes back");
+    assert_eq!(answer.header("podium-warning"), "score_threshold: \"1\" has no effect here: every score comes back");
 }
 
 #[tokio::test]
