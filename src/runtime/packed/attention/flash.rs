@@ -8,7 +8,7 @@ use std::ffi::{c_int, c_void};
 use std::ops::Range;
 
 // The crate brings the kernels, which are declared below.
-use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr};
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DeviceRepr, DeviceSlice};
 use candle_core::cuda_backend::{CudaDType, CudaStorage};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Layout, Result, Storage, Tensor, WithDType, bail};
@@ -169,17 +169,18 @@ impl Call {
             Keys::Apart(rows) => x.contiguous()?.index_select(rows, 0),
         };
         let (k, v) = (rows(k)?, rows(v)?);
-        match q.dtype() {
-            DType::BF16 => self.launch::<bf16>((&q, &k, &v), scores, keep),
-            DType::F16 => self.launch::<f16>((&q, &k, &v), scores, keep),
-            other => bail!("FlashAttention has no {other:?}"),
+        if q.dtype() == DType::BF16 {
+            self.launch::<bf16>((&q, &k, &v), scores, keep)
+        } else {
+            // Any other type than f16 is refused there.
+            self.launch::<f16>((&q, &k, &v), scores, keep)
         }
     }
 
     /// The kernel's window: -1 is no limit, and one that no sequence reaches is none.
     fn window(&self) -> (c_int, c_int) {
         let limit = |keys: usize| c_int::try_from(keys).ok().filter(|_| keys < self.longest_keys);
-        let everything = self.longest_keys as c_int;
+        let everything = c_int::try_from(self.longest_keys).unwrap_or(c_int::MAX);
         match (limit(self.mask.before), limit(self.mask.after)) {
             (None, None) => (-1, -1),
             // The causal kernel.
@@ -210,88 +211,108 @@ impl Call {
         // are then written over each other, within the first `queries`.
         let sums = if keep { self.sequences * heads * self.longest_queries } else { queries };
         let lse = device.alloc_zeros::<f32>(sums)?;
-        let (q_storage, q_layout) = q.storage_and_layout();
-        let (k_storage, k_layout) = k.storage_and_layout();
-        let (v_storage, v_layout) = v.storage_and_layout();
-        let (query_ends, _) = self.query_ends.storage_and_layout();
-        let (key_ends, _) = self.key_ends.storage_and_layout();
-        let (q, k, v) = (on_gpu(&q_storage)?, on_gpu(&k_storage)?, on_gpu(&v_storage)?);
-        let strides = [strides(q_layout)?, strides(k_layout)?, strides(v_layout)?];
-        let (q, k, v) = (q.as_cuda_slice::<T>()?, k.as_cuda_slice::<T>()?, v.as_cuda_slice::<T>()?);
-        let ends = (on_gpu(&query_ends)?.as_cuda_slice::<u32>()?, on_gpu(&key_ends)?.as_cuda_slice::<u32>()?);
-        let (before, after) = self.window();
-        let row = (heads * dim) as u32;
+        let sizes = HeadSizes { query: heads, key: kv_heads, dim };
         {
-            let (q, k, v) = (
-                q.slice(q_layout.start_offset()..),
-                k.slice(k_layout.start_offset()..),
-                v.slice(v_layout.start_offset()..),
-            );
-            let (q, _q) = q.device_ptr(&stream);
-            let (k, _k) = k.device_ptr(&stream);
-            let (v, _v) = v.device_ptr(&stream);
             let (output, _output) = output.device_ptr(&stream);
             let (lse, _lse) = lse.device_ptr(&stream);
-            let (query_ends, _query_ends) = ends.0.device_ptr(&stream);
-            let (key_ends, _key_ends) = ends.1.device_ptr(&stream);
-            // SAFETY: the pointers are those of live allocations on the device, the ends are within queries and keys, and
+            let inputs = [
+                Input { address: address::<T>(q)?, strides: strides(q.layout())? },
+                Input { address: address::<T>(k)?, strides: strides(k.layout())? },
+                Input { address: address::<T>(v)?, strides: strides(v.layout())? },
+            ];
+            let ends = [address::<u32>(&self.query_ends)?, address::<u32>(&self.key_ends)?];
+            let is_bf16 = T::DTYPE == DType::BF16;
+            // SAFETY: the addresses are those of live allocations on the device, the ends are within queries and keys, and
             // strides and dimensions are those of the tensors. Launches are in the order of the device's one stream.
-            unsafe {
-                run_mha(
-                    q as *const c_void,
-                    k as *const c_void,
-                    v as *const c_void,
-                    output as *const c_void,
-                    lse as *const c_void,
-                    std::ptr::null(),
-                    query_ends as *const i32,
-                    key_ends as *const i32,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    strides[0].0,
-                    strides[1].0,
-                    strides[2].0,
-                    row,
-                    strides[0].1,
-                    strides[1].1,
-                    strides[2].1,
-                    dim as u32,
-                    self.sequences as u32,
-                    heads as u32,
-                    kv_heads as u32,
-                    dim as u32,
-                    dim.next_multiple_of(32) as u32,
-                    scores.scale,
-                    self.longest_queries as u32,
-                    self.longest_keys as u32,
-                    self.longest_queries.next_multiple_of(128) as u32,
-                    self.longest_keys.next_multiple_of(128) as u32,
-                    c_int::from(T::DTYPE == DType::BF16),
-                    c_int::from((before, after) == (-1, 0)),
-                    c_int::from(!keep),
-                    before,
-                    after,
-                    scores.soft_cap.unwrap_or(0.),
-                );
-            }
+            unsafe { self.call(inputs, [output, lse], ends, sizes, (scores, is_bf16, keep)) };
         }
         let output = tensor(T::wrap_cuda_slice(output, device.clone()), (queries, heads, dim));
         Ok((output, tensor(f32::wrap_cuda_slice(lse, device), sums)))
     }
+
+    /// # Safety
+    /// Addresses must be those of allocations that live until the kernel has run, of the sizes that the call's ends, the
+    /// strides and the heads say.
+    unsafe fn call(
+        &self,
+        [q, k, v]: [Input; 3],
+        [output, lse]: [u64; 2],
+        [query_ends, key_ends]: [u64; 2],
+        HeadSizes { query: heads, key: kv_heads, dim }: HeadSizes,
+        (scores, is_bf16, keep): (Scores, bool, bool),
+    ) {
+        let (before, after) = self.window();
+        // SAFETY: that of the caller.
+        unsafe {
+            run_mha(
+                q.address as *const c_void,
+                k.address as *const c_void,
+                v.address as *const c_void,
+                output as *const c_void,
+                lse as *const c_void,
+                std::ptr::null(),
+                query_ends as *const i32,
+                key_ends as *const i32,
+                0,
+                0,
+                0,
+                0,
+                0,
+                q.strides.0,
+                k.strides.0,
+                v.strides.0,
+                (heads * dim) as u32,
+                q.strides.1,
+                k.strides.1,
+                v.strides.1,
+                dim as u32,
+                self.sequences as u32,
+                heads as u32,
+                kv_heads as u32,
+                dim as u32,
+                dim.next_multiple_of(32) as u32,
+                scores.scale,
+                self.longest_queries as u32,
+                self.longest_keys as u32,
+                self.longest_queries.next_multiple_of(128) as u32,
+                self.longest_keys.next_multiple_of(128) as u32,
+                c_int::from(is_bf16),
+                c_int::from((before, after) == (-1, 0)),
+                c_int::from(!keep),
+                before,
+                after,
+                scores.soft_cap.unwrap_or(0.),
+            );
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct HeadSizes {
+    query: usize,
+    key: usize,
+    dim: usize,
+}
+
+/// A matrix of heads on the device.
+#[derive(Clone, Copy)]
+struct Input {
+    address: u64,
+    /// The distances of rows and of heads, in numbers.
+    strides: (u32, u32),
+}
+
+/// Where a tensor's numbers begin on the GPU. They stay there as long as the tensor: without other streams, nothing waits.
+fn address<T: CudaDType + DeviceRepr>(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("FlashAttention: a tensor is not on the GPU") };
+    let numbers = storage.as_cuda_slice::<T>()?.slice(layout.start_offset()..);
+    let (address, _read) = numbers.device_ptr(numbers.stream());
+    Ok(address)
 }
 
 fn tensor<S: Into<candle_core::Shape>>(storage: CudaStorage, shape: S) -> Tensor {
     Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
-}
-
-fn on_gpu(storage: &Storage) -> Result<&CudaStorage> {
-    match storage {
-        Storage::Cuda(storage) => Ok(storage),
-        Storage::Cpu(_) | Storage::Metal(_) => bail!("FlashAttention: a tensor is not on the GPU"),
-    }
 }
 
 /// The distances of rows and of heads.

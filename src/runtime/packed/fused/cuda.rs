@@ -64,7 +64,7 @@ macro_rules! for_type {
     };
 }
 
-fn view<'a, T: Number>((storage, rows): Matrix<'a>) -> Result<CudaView<'a, T>> {
+fn view<T: Number>((storage, rows): Matrix<'_>) -> Result<CudaView<'_, T>> {
     Ok(storage.as_cuda_slice::<T>()?.slice(rows.start..))
 }
 
@@ -81,6 +81,10 @@ fn with_slice<T: CudaDType + DeviceRepr, R>(
 
 fn int(value: usize) -> Result<c_int> {
     c_int::try_from(value).map_err(|_| candle_core::Error::Msg(format!("{value} is too large for a fused kernel")))
+}
+
+fn long(value: usize) -> Result<i64> {
+    i64::try_from(value).map_err(|_| candle_core::Error::Msg(format!("{value} is too large for a fused kernel")))
 }
 
 /// As many blocks as it takes, one dimension.
@@ -184,7 +188,7 @@ pub(super) fn gated(x: &CudaStorage, rows: Rows, activation: Activation) -> Resu
         if rows.count > 0 {
             let function = device.get_or_load_custom_func(&format!("gated_{}", T::NAME), MODULE, ptx()?)?;
             let gate_up = view::<T>((x, rows))?;
-            let (count, stride, columns) = (rows.count as i64, int(rows.stride)?, int(width)?);
+            let (count, stride, columns) = (long(rows.count)?, int(rows.stride)?, int(width)?);
             let mut launch = function.builder();
             launch.arg(&gate_up).arg(&mut output).arg(&count).arg(&columns).arg(&stride).arg(&activation);
             // SAFETY: every pack of the output is written once; rows and stride are those of the view.
@@ -222,7 +226,7 @@ pub(super) fn merge(
         if rows.count > 0 {
             let function = device.get_or_load_custom_func(&format!("merge_{}", T::NAME), MODULE, ptx()?)?;
             let (own_view, other_view) = (view::<T>(own)?, view::<T>(other)?);
-            let (count, heads, dim) = (rows.count as i64, int(heads)?, int(dim)?);
+            let (count, heads, dim) = (long(rows.count)?, int(heads)?, int(dim)?);
             let (own_distance, other_distance) = (int(own_sums.head_distance)?, int(other_sums.head_distance)?);
             let blocks = blocks_for(rows.count * rows.width / pack::<T>());
             with_sums(own_sums, |own_lse, own_places| {
