@@ -10,6 +10,9 @@ from .run import Passes, Server
 F32_LIMIT = 2e-3
 BF16_LIMIT = 0.06
 
+# Families whose vendors give the sigmoid of a logit rather than the logit.
+SIGMOID = ("qwen3-reranker", "zerank")
+
 # Families that neither the numbers nor the checkpoint name.
 FAMILIES = {"first-chat": "first", "qwen3-reranker-seq-cls": "qwen3-reranker"}
 
@@ -107,6 +110,8 @@ def compare_requests(run, model, dtype, golden):
     cases = [case for case in golden["cases"] if plain_request(case)]
     family = FAMILIES.get(getattr(model, "name", ""), golden.get("family", "auto"))
     server = Server(run, model, dtype, "--family", family, PODIUM__LIMITS__MAX_SLATE_DOCUMENTS=125)
+    # A cross-encoder's expected numbers are logits, of whatever family it is.
+    score = "relevance_score" if golden["kind"] == "family" and family in SIGMOID else "raw_score"
     pairs = []
     for case in cases:
         body = {"query": text(case["query"]), "documents": [text(document) for document in case["documents"]]}
@@ -118,7 +123,7 @@ def compare_requests(run, model, dtype, golden):
             found = [result["index"] for result in reply["results"]]
             pairs += zip(found, case["order"], strict=True) if dtype == "f32" else []
             continue
-        found = {result["index"]: result["raw_score"] for result in reply["results"]}
+        found = {result["index"]: result[score] for result in reply["results"]}
         pairs += [(found[place], expected) for place, expected in enumerate(case.get("raw") or case["scores"])]
     server.close()
     return pairs
