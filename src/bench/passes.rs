@@ -108,7 +108,7 @@ enum HeadInput {
     Vocabulary(Vec<u32>),
 }
 
-/// What `podium passes` writes about the model.
+/// The line of `podium passes` about the model.
 #[derive(Debug, Serialize)]
 pub struct ModelLine<'a> {
     device: &'a str,
@@ -119,7 +119,7 @@ pub struct ModelLine<'a> {
     load_ms: f64,
 }
 
-/// What `podium passes` writes about a batch.
+/// The line of `podium passes` about a batch.
 #[derive(Debug, Serialize)]
 pub struct BatchLine {
     outputs: Vec<Output>,

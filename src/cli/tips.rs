@@ -1,4 +1,4 @@
-//! What to say of flags that other servers have and Podium does not.
+//! Hints for flags that other servers have and Podium does not.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};

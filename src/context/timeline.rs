@@ -174,7 +174,7 @@ impl RequestTimeline {
         self.record().cascade = Some(Arc::new(report));
     }
 
-    /// What the stages of a cascade did, if one ranked.
+    /// Reports of the stages of a cascade, if one ranked.
     #[must_use]
     pub fn cascade(&self) -> Option<Arc<CascadeReport>> {
         self.record().cascade.clone()

@@ -14,7 +14,7 @@ const TOLERANCE: f64 = 0.01;
 /// Quality and cost of several systems on the same sets.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PriceTable {
-    /// What costs are compared by.
+    /// The measure by which costs are compared.
     pub cost: Cost,
     /// The systems, in the order of the reports.
     pub points: Vec<PricePoint>,

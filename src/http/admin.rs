@@ -53,7 +53,7 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     stages: Option<Vec<String>>,
-    /// What it has shown so far, if it is the shadow of another model.
+    /// Its results so far, if it is the shadow of another model.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     shadow: Option<Comparison>,

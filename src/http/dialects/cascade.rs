@@ -11,7 +11,7 @@ use crate::rerank::{CascadeOptions, Keep, RerankError};
 /// The fields of a `cascade`.
 const FIELDS: [&str; 2] = ["keep", "stop_when_sure"];
 
-/// What a request asks of the stages.
+/// The wishes of a request for the stages.
 #[derive(Debug, Default)]
 pub(super) struct CascadeFields(CascadeOptions);
 
