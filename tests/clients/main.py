@@ -36,6 +36,8 @@ GROUPS = [
     ("rerankers_lib", "sdks"),
     ("xinference_sdk", "sdks"),
     ("cloud_sdks", "clouds"),
+    ("agents", "integrations"),
+    ("vector_databases", "integrations"),
     ("products", None),
     ("databases", None),
     ("routes", None),
@@ -44,6 +46,7 @@ GROUPS = [
     ("pages", "older"),
     ("pages", "sdks"),
     ("pages", "clouds"),
+    ("pages", "integrations"),
 ]
 
 # Model names that clients send: defaults of their vendors, or names that they require.
