@@ -100,7 +100,7 @@ fn a_cross_encoder_with_robertas_classifier_scores_as_its_folder_does() {
     let path = tempfile::tempdir().expect("a folder");
     let file = path.path().join("model.gguf");
     GgufWriter::of_folder(&folder(case)).write(&file, GgmlDType::F32);
-    let documents = ["Mars is called the Red Planet.", "  Two   spaces\nand a line. ", "Zürich, 5,678 people", ""];
+    let documents = ["Mars is called the Red Planet.", "Two   spaces\nand a line.", "Zürich, 5,678 people", ""];
     let request = RerankRequest::new("Which planet is red?", documents.map(str::to_owned).to_vec());
     let [found, expected] = [Checkpoint::file(&file), Checkpoint::folder(&folder(case))].map(|checkpoint| {
         let loaded = Loaded::new(&checkpoint.expect("a checkpoint"), "auto");
