@@ -129,7 +129,7 @@ def environment_for(urls):
     kept = {
         name: os.environ[name]
         for name in os.environ
-        if name in ("PATH", "HOME", "LANG", "PYTHONDONTWRITEBYTECODE", "TMPDIR") or name.startswith("PODIUM_")
+        if name in ("PATH", "HOME", "LANG", "PYTHONPYCACHEPREFIX", "TMPDIR") or name.startswith("PODIUM_")
     }
     quiet = {
         "NO_PROXY": "*",

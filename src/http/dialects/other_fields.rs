@@ -1,5 +1,7 @@
 //! The fields that a body and its headers have beside a dialect's own.
 
+use std::collections::BTreeSet;
+
 use axum::http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -92,8 +94,8 @@ pub(in crate::http) fn check_unread(
         let more = names.len() - MAX_NAMED_FIELDS;
         warnings.push(format!("{more} more fields are not known and were ignored"));
     }
-    let parameters = query.split('&').map(|pair| pair.split('=').next().unwrap_or_default());
-    for name in parameters.filter(|name| fields.is_known(name)).take(MAX_NAMED_FIELDS) {
+    let parameters: BTreeSet<&str> = query.split('&').filter_map(|pair| pair.split('=').next()).collect();
+    for name in parameters.into_iter().filter(|name| fields.is_known(name)).take(MAX_NAMED_FIELDS) {
         let problem = format!("{name:?} in the address has no effect; send it as a field of the body");
         if refuse_unknown {
             return Err(RerankError::invalid(name, problem));

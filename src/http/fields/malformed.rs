@@ -46,6 +46,8 @@ fn hint(error: &serde_json::Error, problem: &str, body: &[u8]) -> Option<&'stati
         Some("JSON has no comments")
     } else if problem.starts_with("key must be a string") {
         Some("names are in quotation marks")
+    } else if body.starts_with(b"[object ") {
+        Some("it is JavaScript's name of an object; send JSON.stringify(object)")
     } else if rest.len() == body.len() && rest.contains('=') {
         Some("it looks like a form")
     } else {

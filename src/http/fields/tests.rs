@@ -136,6 +136,10 @@ fn an_unknown_field_is_matched_to_the_most_similar_known_field() {
 fn malformed_json_is_an_error_that_says_what_to_change() {
     for (body, expected) in [
         (r#"{"documents":["a"],"x":True}"#, "expected value at line 1 column 24; JSON writes true, false and null"),
+        (
+            "[object Object]",
+            "expected value at line 1 column 2; it is JavaScript's name of an object; send JSON.stringify(object)",
+        ),
         (r#"{"x":None}"#, "expected value at line 1 column 6; JSON writes true, false and null"),
         ("{\n  // a comment\n}", "key must be a string at line 2 column 3; JSON has no comments"),
         ("{“query”:1}", "key must be a string at line 1 column 2; JSON quotes names and texts with \""),

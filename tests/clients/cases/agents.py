@@ -110,6 +110,7 @@ error_cases(
     jina,
     kinds=(404, 422, 401),
     raises=RuntimeError,
+    loses={401: "it has words of its own for a wrong key"},
 )
 
 

@@ -112,4 +112,10 @@ def google_rank(servers):
     check_ranking(servers, rows, top_n=3, documents=[f"content: {text}" for text in DOCUMENTS])
 
 
-error_cases("google-cloud-discoveryengine", "RankServiceClient.rank", "google-cloud-discoveryengine", google)
+error_cases(
+    "google-cloud-discoveryengine",
+    "RankServiceClient.rank",
+    "google-cloud-discoveryengine",
+    google,
+    loses={401: "it tries to refresh its credentials, of which there are none"},
+)

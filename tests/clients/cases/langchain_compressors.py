@@ -12,6 +12,7 @@ from langchain_nvidia_ai_endpoints import NVIDIARerank
 from langchain_reranker.rerankers import init_reranker
 from langchain_voyageai import VoyageAIRerank
 from langchain_zerank import ZeroEntropyRerank
+from pydantic import SecretStr
 from zeroentropy import ZeroEntropy
 
 from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, PROFILE, QUERY, check_instruction, check_ranking, check_steered
@@ -109,10 +110,10 @@ def bedrock(servers):
 def bedrock_call(url, _, model, query):
     compressor = BedrockRerank(
         model_arn=f"arn:aws:bedrock:us-west-2::foundation-model/{model}",
-        base_url=url,
+        endpoint_url=url,
         region_name="us-west-2",
-        aws_access_key_id="any",
-        aws_secret_access_key="any",
+        aws_access_key_id=SecretStr("any"),
+        aws_secret_access_key=SecretStr("any"),
         top_n=3,
     )
     return compressor.compress_documents(PASSAGES, query)

@@ -204,11 +204,18 @@ const checks = {
       assert.ok(Math.abs(score - expected[place].relevance_score) < 1e-4, `score ${score} of document ${row.index}`);
     });
   },
-  "unknown model": async (call) => {
-    await assert.rejects(call("no-such-model"), (error) =>
-      `${error.message} ${error.detail ?? ""}`.includes("no-such-model"),
-    );
+  "unknown model": async (call, client) => {
+    const shown = (error) => `${error.message} ${error.detail ?? ""}`.includes("no-such-model");
+    await assert.rejects(call("no-such-model"), (error) => shown(error) === !(client in losses));
   },
+};
+// Elasticsearch's inference id may be any text.
+const anyModel = ["@elastic/elasticsearch"];
+// Why a client does not show the message of any server.
+const losses = {
+  "@openrouter/sdk": "it requires a number in `error.code`",
+  "@pinecone-database/pinecone": "it shows the status only",
+  "voyage-ai-provider": "it reads `error`, which Voyage does not send",
 };
 
 let failures = 0;
@@ -218,13 +225,14 @@ async function report(client, version, name, run) {
     (error) => `FAILED ${error.message}`,
   );
   failures += result === "ok" ? 0 : 1;
-  console.log(client.padEnd(25), version.padEnd(15), name.padEnd(42), result);
+  console.log(client.padEnd(38), version.padEnd(15), name.padEnd(42), result);
 }
 
 for (const [client, calls] of Object.entries(clients)) {
   for (const [name, call] of Object.entries(calls)) {
     for (const [description, check] of Object.entries(checks)) {
-      await report(client, versions[client], `${name}: ${description}`, () => check(call));
+      if (description === "unknown model" && anyModel.includes(client)) continue;
+      await report(client, versions[client], `${name}: ${description}`, () => check(call, client));
     }
   }
 }
