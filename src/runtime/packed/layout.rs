@@ -167,7 +167,8 @@ impl Packed {
     /// A window, or none where it hides no key of the longest sequence: without a mask, keys that runs share are read once.
     fn effective(&self, window: Window) -> Window {
         let limit = |keys: usize| if keys.saturating_add(1) < self.longest { keys } else { usize::MAX };
-        Window { before: limit(window.before), after: limit(window.after) }
+        let after = if self.causal { usize::MAX } else { limit(window.after) };
+        Window { before: limit(window.before), after }
     }
 
     /// Spans of one of the layers over all rows.
