@@ -82,7 +82,11 @@ async fn a_client_that_disconnects_frees_everything() {
 async fn an_overloaded_server_rejects_by_what_will_be_read() {
     for (family, request) in costly() {
         let tokens = tokens_of(family, &request).await;
-        let limit = tokens + 50;
+        let orders = request["stability"].as_u64().map_or(1, |orders| usize::try_from(orders).unwrap());
+        let texts: usize =
+            request["documents"].as_array().unwrap().iter().map(|text| text.as_str().unwrap().len()).sum();
+        // Room for one of two such requests.
+        let limit = tokens + orders * texts / 8;
         let server = server(family, |settings| settings.schedule.max_queued_tokens = limit).await;
         server.controls.hold();
         let running = server.rerank_later(&request);
@@ -90,9 +94,6 @@ async fn an_overloaded_server_rejects_by_what_will_be_read() {
         // The running request counts what its passes hold; the rejected one is estimated from its texts, four
         // bytes a token.
         let estimate = rejected_estimate(&server, &request, tokens, limit).await;
-        let orders = request["stability"].as_u64().map_or(1, |orders| usize::try_from(orders).unwrap());
-        let texts: usize =
-            request["documents"].as_array().unwrap().iter().map(|text| text.as_str().unwrap().len()).sum();
         let ratio = estimate as f64 / (orders * texts / 4) as f64;
         assert!((1.0..1.2).contains(&ratio), "{family}: {estimate} for {orders} orders of {texts} bytes");
         server.controls.release();
@@ -110,11 +111,13 @@ async fn a_budget_counts_once_in_whichever_orders_it_is_spent() {
     let tokens = tokens_of("jina-v3", &request).await;
     let limit = tokens + tokens / 2;
     let server = server("jina-v3", |settings| settings.schedule.max_queued_tokens = limit).await;
-    let more = with(request.clone(), &json!({"stability": 16, "max_total_tokens": tokens / 4}));
+    let whole = with(request.clone(), &json!({"stability": 4}));
+    let more = with(whole.clone(), &json!({"max_total_tokens": tokens / 4}));
     server.controls.hold();
     let running = server.rerank_later(&request);
     server.controls.held(1).await;
-    // Sixteen orders would be far over the limit; the budget is not.
+    // Four orders are over the limit; the budget is not.
+    assert_eq!(server.rerank(&whole).await.status, 429);
     let second = server.rerank_later(&more);
     server.until_metrics_say(r#"podium_queue_requests{model="jina-v3"} 2"#).await;
     server.controls.release();
@@ -181,11 +184,13 @@ async fn admission_counts_the_passages_and_the_orders_of_every_stage() {
 async fn the_passages_of_one_stage_are_bounded() {
     let cascaded =
         Cascaded::start_with(podium::models::LoadWhen::Start, |settings| settings.limits.max_passages = 39).await;
+    // The canary has run on the loaded model.
+    let calls = cascaded.server.controls.calls() + cascaded.large().calls();
     let refused = cascaded.rerank(&chunked("careful", 4)).await;
     let message = "documents: 40 passages of 4 documents are over the limit of 39 in one request (limits.max_passages); \
                    send fewer or shorter documents, or set max_chunks_per_doc";
     refused.assert_failure(422, "too_many_documents", Some("documents"), message);
-    assert_eq!(cascaded.server.controls.calls() + cascaded.large().calls(), 0);
+    assert_eq!(cascaded.server.controls.calls() + cascaded.large().calls(), calls);
     let fewer = with(chunked("careful", 4), &json!({"max_chunks_per_doc": 9}));
     assert_eq!(cascaded.rerank(&fewer).await.status, 200);
     cascaded.until_idle().await;

@@ -213,6 +213,8 @@ impl Run {
         let ready = stage.ready.as_ref().map_err(|_| RerankError::internal("a stage that cannot rank"))?;
         let (started, span) = (Instant::now(), stage.span(count, context));
         let ranked = ready.rank(request, &self.limits, context.for_stage(span.clone())).await;
+        // An exported span ends where it was left for the last time, which is now.
+        span.in_scope(|| ());
         let ranking =
             ranked.map_err(|error| error.with_document_index(|index| places.get(index).copied().unwrap_or(index)))?;
         let is_decided = |scores: &[f32], top_n| {
