@@ -78,6 +78,17 @@ impl<'a> Metadata<'a> {
         self.list(key, "a list of whole numbers", read)
     }
 
+    /// A list of bytes, with or without signs.
+    pub fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, String> {
+        let read = |value: &Value| match value {
+            Value::U8(byte) => Some(*byte),
+            Value::I8(byte) => Some(byte.cast_unsigned()),
+            Value::U16(_) | Value::I16(_) | Value::U32(_) | Value::I32(_) | Value::U64(_) | Value::I64(_) => None,
+            Value::F32(_) | Value::F64(_) | Value::Bool(_) | Value::String(_) | Value::Array(_) => None,
+        };
+        self.list(key, "a list of bytes", read)
+    }
+
     fn list<T>(&self, key: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<Vec<T>>, String> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let items: Option<Vec<T>> = value.to_vec().ok().and_then(|values| values.iter().map(read).collect());
