@@ -107,12 +107,12 @@ async fn an_overloaded_server_rejects_by_what_will_be_read() {
 
 #[tokio::test]
 async fn a_budget_counts_once_in_whichever_orders_it_is_spent() {
-    let request = body("jina-v3", 20);
+    let request = body("jina-v3", 60);
     let tokens = tokens_of("jina-v3", &request).await;
     let limit = tokens + tokens / 2;
     let server = server("jina-v3", |settings| settings.schedule.max_queued_tokens = limit).await;
     let whole = with(request.clone(), &json!({"stability": 4}));
-    let more = with(whole.clone(), &json!({"max_total_tokens": tokens / 4}));
+    let more = with(whole.clone(), &json!({"max_total_tokens": tokens / 3}));
     server.controls.hold();
     let running = server.rerank_later(&request);
     server.controls.held(1).await;
@@ -125,7 +125,7 @@ async fn a_budget_counts_once_in_whichever_orders_it_is_spent() {
     let answer = second.await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text);
     let used = answer.json()["usage"]["prompt_tokens"].as_u64().unwrap();
-    assert!(used > 0 && used <= tokens as u64 / 4, "{used} of {tokens}");
+    assert!(used > 0 && used <= tokens as u64 / 3, "{used} of {tokens}");
 }
 
 #[tokio::test]
