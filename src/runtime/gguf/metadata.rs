@@ -80,12 +80,7 @@ impl<'a> Metadata<'a> {
 
     /// A list of bytes, with or without signs.
     pub fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, String> {
-        let read = |value: &Value| match value {
-            Value::U8(byte) => Some(*byte),
-            Value::I8(byte) => Some(byte.cast_unsigned()),
-            Value::U16(_) | Value::I16(_) | Value::U32(_) | Value::I32(_) | Value::U64(_) | Value::I64(_) => None,
-            Value::F32(_) | Value::F64(_) | Value::Bool(_) | Value::String(_) | Value::Array(_) => None,
-        };
+        let read = |value: &Value| value.to_u8().or_else(|_| value.to_i8().map(i8::cast_unsigned)).ok();
         self.list(key, "a list of bytes", read)
     }
 
