@@ -1,6 +1,7 @@
 """LangChain's document compressors."""
 
 import asyncio
+import os
 from urllib.parse import quote
 
 import cohere
@@ -108,9 +109,10 @@ def bedrock(servers):
 
 
 def bedrock_call(url, _, model, query):
+    # Its argument for the URL does not reach boto3, which reads this variable.
+    os.environ["AWS_ENDPOINT_URL_BEDROCK_AGENT_RUNTIME"] = url
     compressor = BedrockRerank(
         model_arn=f"arn:aws:bedrock:us-west-2::foundation-model/{model}",
-        endpoint_url=url,
         region_name="us-west-2",
         aws_access_key_id=SecretStr("any"),
         aws_secret_access_key=SecretStr("any"),
