@@ -108,6 +108,18 @@ impl Packed {
         self.passes.iter().flat_map(|pass| pass.read.iter().map(|&(_, row)| row as u32)).collect()
     }
 
+    /// The rows of the prefixes and of the suffixes that go on, in the order in which
+    /// [`ForwardPass::without_left`] packs them.
+    pub fn rows_without_left(&self, goes_on: &[Vec<bool>]) -> Vec<u32> {
+        let mut rows = Vec::with_capacity(self.tokens.len());
+        for (pass, goes_on) in self.passes.iter().zip(goes_on) {
+            let suffixes = pass.segments[1..].iter().zip(goes_on).filter(|(_, goes_on)| **goes_on);
+            let segments = std::iter::once(&pass.segments[0]).chain(suffixes.map(|(segment, _)| segment));
+            rows.extend(segments.flat_map(|segment| segment.start as u32..segment.end as u32));
+        }
+        rows
+    }
+
     /// The rows of each segment of a pass that is not empty, and the first row of the pass. The prefix cache holds none.
     pub fn segments_of(&self, pass: usize) -> (Vec<Range<usize>>, usize) {
         let segments = &self.passes[pass].segments;

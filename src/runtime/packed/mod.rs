@@ -13,6 +13,7 @@ mod compute;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod exit;
 mod fused;
 mod heads;
 mod lanes;
@@ -201,20 +202,24 @@ impl PackedRuntime {
     fn run_checked(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
         layout::check(batch, self.model.spec(), &|head| self.model.heads().has_projection(head))?;
         let layers = self.model.spec().layers.len();
-        // Passes that read after the same layer run together; those with a reader by themselves.
-        let mut by_depth: BTreeMap<(usize, bool), Vec<usize>> = BTreeMap::new();
+        let exit_of = |pass: &ForwardPass| pass.output.exit.map(|exit| usize::from(exit.layer));
+        let first_exit = batch.iter().find_map(exit_of);
+        // Passes that read after the same layer run together; those with a reader by themselves. Passes without an exit run
+        // with those that have one.
+        let mut groups: BTreeMap<(usize, bool, Option<usize>), Vec<usize>> = BTreeMap::new();
         for (number, pass) in batch.iter().enumerate().filter(|(_, pass)| pass.output_rows() > 0) {
             let depth = pass.output.layer.map_or(layers, usize::from);
             let is_reader = matches!(pass.output.head, Head::Reader(_));
-            by_depth.entry((depth, is_reader)).or_default().push(number);
+            let exit = exit_of(pass).or(first_exit.filter(|_| depth == layers && !is_reader));
+            groups.entry((depth, is_reader, exit)).or_default().push(number);
         }
         let mut outputs = vec![Vec::new(); batch.len()];
-        for ((depth, _), numbers) in by_depth {
+        for ((depth, _, exit), numbers) in groups {
             let read = if numbers.len() == batch.len() {
-                self.run_to(depth, batch)
+                self.run_to(depth, exit, batch)
             } else {
                 let passes: Vec<ForwardPass> = numbers.iter().map(|&number| batch[number].clone()).collect();
-                self.run_to(depth, &passes)
+                self.run_to(depth, exit, &passes)
             };
             let read = read.map_err(|error| error.in_batch(&numbers))?;
             for (number, output) in numbers.into_iter().zip(read) {
@@ -224,12 +229,15 @@ impl PackedRuntime {
         Ok(outputs)
     }
 
-    /// Runs passes that read after `depth` layers. The prefix cache holds keys and values of all layers, so only full runs
-    /// use it.
-    fn run_to(&self, depth: usize, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
+    /// Runs passes that read after `depth` layers, some of whose suffixes leave after the layer `exit`. The prefix cache holds
+    /// keys and values of all layers, so only full runs use it.
+    fn run_to(&self, depth: usize, exit: Option<usize>, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
         let run = |lookup: &CacheLookup| {
-            read(&self.model, lookup, batch, depth)
-                .map_err(|error| RuntimeError::from_device_message(error.to_string()))
+            let read = match exit {
+                Some(layer) => exit::read(&self.model, lookup, batch, (layer, depth)),
+                None => read(&self.model, lookup, batch, depth),
+            };
+            read.map_err(|error| RuntimeError::from_device_message(error.to_string()))
         };
         let is_full = depth == self.model.spec().layers.len();
         let parts = self.lanes.as_ref().and_then(|lanes| Some((lanes, lanes.split(batch)?)));
@@ -290,10 +298,25 @@ fn read(
         return Ok((readers::read(model, &packed, batch, depth)?, Vec::new()));
     }
     let (states, new_blocks) = model.states(&packed, &lookup.blocks, depth)?;
+    Ok((apply_heads(model, batch, &states, |_| true)?, new_blocks))
+}
+
+/// The output of each pass from the states of the rows that it reads; empty for passes that are not asked for.
+fn apply_heads(
+    model: &Model,
+    batch: &[ForwardPass],
+    states: &Tensor,
+    is_asked_for: impl Fn(&ForwardPass) -> bool,
+) -> candle_core::Result<Vec<Output>> {
     let mut start = 0;
     let mut outputs = Vec::with_capacity(batch.len());
     for passes in read_together(batch, states.device()) {
         let count = passes.iter().map(|pass| pass.read_positions().len()).sum();
+        if !passes.iter().any(&is_asked_for) {
+            start += count;
+            outputs.extend(passes.iter().map(|_| Output::new()));
+            continue;
+        }
         let own = pooled(passes, states.narrow(0, start, count)?)?;
         start += count;
         let mut read = model.heads().apply(&passes[0].output.head, &own)?;
@@ -301,9 +324,9 @@ fn read(
             read = max_sim(passes, &read)?;
         }
         let mut rows = read.to_vec2()?.into_iter();
-        outputs.extend(passes.iter().map(|pass| rows.by_ref().take(pass.output_rows()).collect()));
+        outputs.extend(passes.iter().map(|pass| rows.by_ref().take(pass.output_rows()).collect::<Output>()));
     }
-    Ok((outputs, new_blocks))
+    Ok(outputs)
 }
 
 /// One row per output row of the passes, from a row per position that they read.
