@@ -12,8 +12,8 @@ use super::{Reranker, error_of_request};
 use crate::context::{RankingSummary, RequestContext, Stage};
 use crate::prompt::{IsCancelled, PreparedTexts};
 use crate::rerank::{
-    BudgetReport, LimitSettings, MinScore, Mode, RankedDocument, Ranking, RerankError, RerankRequest, Timing, Usage,
-    sort_by_relevance,
+    BudgetReport, EarlyExitReport, LimitSettings, MinScore, Mode, RankedDocument, Ranking, RerankError, RerankRequest,
+    Timing, Usage, scale_down_early_exits, sort_by_relevance,
 };
 use crate::runtime::ForwardPass;
 use crate::schedule::{AdmissionPermit, AdmissionRequest};
@@ -240,12 +240,17 @@ impl Reranker {
     ) -> Ranking {
         let (mut mode, mut slates, mut warnings) = (skipped.mode, 0, skipped.warnings);
         let (mut results, mut usage, mut passages, mut blank) = (Vec::new(), Usage::default(), 0, 0);
+        let mut early_exit = None;
         if let Some(Scored { texts, scores, prompt_tokens }) = scored {
             results = sort_documents(&texts, &scores);
             if let Some(split) = &texts.passages {
                 passages = results.len();
                 results = split.merge(&results);
+                scale_down_early_exits(&mut results);
             }
+            let left_early = results.iter().filter(|result| result.exit_layer.is_some()).count();
+            let exits = scores.early_exit.as_ref();
+            early_exit = exits.map(|exits| EarlyExitReport { left_early, tokens_saved: exits.tokens_saved });
             blank = put_blank_last(&texts, &mut results, &mut warnings);
             if skipped.documents.is_empty() && !options.is_shuffled {
                 self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
@@ -265,6 +270,7 @@ impl Reranker {
             tokens_read: 0,
             passage: None,
             stage: None,
+            exit_layer: None,
             spread: None,
         }));
         results[first_blank..].rotate_left(blank);
@@ -286,6 +292,7 @@ impl Reranker {
             warnings,
             min_score: None,
             budget,
+            early_exit,
             cascade: None,
             timing,
         };
@@ -316,6 +323,7 @@ pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
         slates: 0,
         passages: 0,
         left_out: 0,
+        early_exit: EarlyExitReport::default(),
         usage: Usage::default(),
         timing,
     };
@@ -324,6 +332,7 @@ pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
         summary.slates += ranking.slates;
         summary.passages += ranking.passages;
         summary.left_out += ranking.min_score.map_or(0, |report| report.left_out);
+        summary.early_exit.add(ranking.early_exit.unwrap_or_default());
         summary.usage.prompt_tokens += ranking.usage.prompt_tokens;
         summary.usage.truncated_documents += ranking.usage.truncated_documents;
     }
@@ -360,8 +369,11 @@ fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warn
     blank.len()
 }
 
-/// The documents or passages that were read, best first; equal scores keep their order.
+/// The documents or passages that were read, best first, those that left early behind the others; equal
+/// scores keep their order.
 fn sort_documents(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
+    let exit_layer =
+        |index: usize| scores.early_exit.as_ref().and_then(|exits| exits.left[index].then_some(exits.layer));
     let texts = prepared.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
     let mut results: Vec<RankedDocument> = texts
         .enumerate()
@@ -372,10 +384,12 @@ fn sort_documents(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocume
             tokens: document.tokens,
             tokens_read: document.tokens_read,
             stage: None,
+            exit_layer: exit_layer(index),
             spread: None,
             passage: None,
         })
         .collect();
     sort_by_relevance(&mut results);
+    scale_down_early_exits(&mut results);
     results
 }

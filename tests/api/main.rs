@@ -16,6 +16,7 @@ mod command_line;
 mod connections;
 mod contract;
 mod dialects;
+mod early_exit;
 mod keys_of_a_process;
 mod long_texts;
 mod min_score;
