@@ -13,7 +13,7 @@
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
 //! | `passages` | splits long documents into passages |
 //! | `slates`, `slate_prompt`, `pairs`, `apart`, `rows` | groups documents into slates, pointwise prompts or sequences of their own |
-//! | `early_exit` | where documents leave the model before its last layer |
+//! | `early_exit`, `choose_exit` | where documents leave the model before its last layer |
 //! | `render` | renders chosen documents as the token sequences of one pass |
 //! | `lexical` | scores documents by the query's words (BM25) |
 //!
@@ -25,6 +25,7 @@ mod bi_encoder;
 mod bind;
 mod chat;
 mod check_templates;
+mod choose_exit;
 mod classifier;
 mod clean;
 mod colbert;
