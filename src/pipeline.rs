@@ -1,8 +1,9 @@
 //! One request from validation to ranking: validate, admit, tokenize, schedule, score, order.
 //!
 //! Tokenizing and scoring run in `cpu_pool`, passes on the scheduler's device. [`cost`]
-//! estimates a request's tokens, `budget` fits it into its budget, and `rank` takes admitted
-//! requests to their rankings. `cascade` ranks on several models in turn.
+//! estimates a request's tokens, and `budget` fits it into its budget. `rank` admits and tokenizes
+//! requests, `rounds` runs their passes, `ranking` orders their documents. `cascade` ranks on several
+//! models in turn.
 
 mod budget;
 mod canary;
@@ -13,6 +14,8 @@ mod drift;
 mod explain;
 mod profiles;
 mod rank;
+mod ranking;
+mod rounds;
 mod stability;
 #[cfg(test)]
 mod tests;

@@ -177,7 +177,7 @@ impl RateReport {
 /// wait for their responses.
 #[must_use]
 pub fn rates_around(throughput: f64) -> Vec<f64> {
-    [0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2].map(|share| (share * throughput * 100.0).round() / 100.0).to_vec()
+    [0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0, 1.2].map(|share| (share * throughput * 100.0).round() / 100.0).to_vec()
 }
 
 /// The capacity of every case, in the order of the reports. `target` is the rate to serve.

@@ -97,7 +97,7 @@ def write_gguf(folder: str, file: str) -> None:
     writer.add_token_type_count(config["type_vocab_size"])
     writer.add_pad_token_id(vocabulary["[PAD]"])
     writer.add_unk_token_id(vocabulary["[UNK]"])
-    writer.add_cls_token_id(vocabulary["[CLS]"])
+    writer.add_bos_token_id(vocabulary["[CLS]"])
     writer.add_sep_token_id(vocabulary["[SEP]"])
     for name, tensor in load_file(Path(folder) / "model.safetensors").items():
         if known := gguf_name(name):

@@ -66,11 +66,31 @@ def environment(name: str) -> Path:
     return python
 
 
+def node_modules(packages: Path) -> Path:
+    """Installs npm packages beside a peer's environment unless they are there; returns the folder."""
+    npm = shutil.which("npm")
+    if not (npm and shutil.which("node")):
+        raise Unavailable("needs node and npm")
+    folder = packages / "node"
+    if not (folder / "complete").exists():
+        print(f"installing npm packages into {folder}", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        shutil.copy(HERE / "requirements" / "llama.cpp.json", folder / "package.json")
+        run([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder], "npm install")
+        (folder / "complete").touch()
+    return folder
+
+
 class Peer:
     """A process in the peer's environment that answers one request a line."""
 
     def __init__(self, python: Path, name: str, dtype: str, arguments: argparse.Namespace, model_file: Path | None):
+        folder = None
         command = [python, HERE / "peer.py", "score", name, dtype, arguments.model, arguments.threads, model_file or ""]
+        if name == "llama.cpp":
+            folder = node_modules(python.parent.parent)
+            command = ["node", HERE / "llama.mjs", "score", model_file.resolve(), arguments.threads]
         threads = {"OMP_NUM_THREADS": str(arguments.threads), "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
@@ -79,6 +99,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
+            cwd=folder,
             env={**os.environ, **threads},
         )
         try:

@@ -4,7 +4,6 @@ A class imports its packages when it is made, so that each can run in an environ
 """
 
 import asyncio
-import ctypes
 import tempfile
 from pathlib import Path
 
@@ -196,58 +195,10 @@ class Infinity:
         return [float(one.relevance_score) for one in sorted(found, key=lambda one: one.index)]
 
 
-class LlamaCpp:
-    """llama.cpp with rank pooling, over the low-level functions of llama-cpp-python.
-
-    It has one token type, so a BERT checkpoint that uses two gets other scores.
-    """
-
-    packages = ("llama-cpp-python",)
-
-    def __init__(self, folder: Path, _dtype: str, threads: int, model_file: Path):
-        import llama_cpp
-
-        self.api, self.folder = llama_cpp, folder
-        llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(
-            str(model_file).encode(), llama_cpp.llama_model_default_params()
-        )
-        if not self.model:
-            raise RuntimeError(f"llama.cpp cannot load {model_file}")
-        parameters = llama_cpp.llama_context_default_params()
-        parameters.embeddings = True
-        parameters.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_RANK
-        parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = self.capacity = 32 * 512
-        parameters.n_seq_max = 32
-        parameters.n_threads = parameters.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, parameters)
-        self.batch = llama_cpp.llama_batch_init(self.capacity, 0, 1)
-
-    def scores(self, query: str, documents: list[str], batch: int) -> list[float]:
-        scores = [0.0] * len(documents)
-        for places, rows in pairs_by_length(self.folder, query, documents)(min(batch, 32)):
-            at = 0
-            for sequence, (ids, mask) in enumerate(zip(rows["input_ids"], rows["attention_mask"], strict=True)):
-                # llama.cpp packs sequences, so padding is left out.
-                for position, token in enumerate(ids[: mask.sum()]):
-                    self.batch.token[at], self.batch.pos[at] = int(token), position
-                    self.batch.n_seq_id[at], self.batch.logits[at] = 1, True
-                    self.batch.seq_id[at][0] = sequence
-                    at += 1
-            self.batch.n_tokens = at
-            if status := self.api.llama_encode(self.context, self.batch):
-                raise RuntimeError(f"llama_encode returned {status}")
-            for sequence, place in enumerate(places):
-                found = self.api.llama_get_embeddings_seq(self.context, sequence)
-                scores[place] = float(ctypes.cast(found, ctypes.POINTER(ctypes.c_float))[0])
-        return scores
-
-
 RUNTIMES = {
     "transformers": Transformers,
     "sentence-transformers": SentenceTransformers,
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
     "infinity-emb": Infinity,
-    "llama.cpp": LlamaCpp,
 }

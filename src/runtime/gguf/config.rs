@@ -186,9 +186,20 @@ fn llama3_scaling(factors: &[f32], config: &Map<String, Value>) -> Result<Value,
     }))
 }
 
+/// BERT, and RoBERTa, whose positions the converter cut to those that are used. llama.cpp's converter leaves out the
+/// pooler of a BERT cross-encoder, without which its classifier means nothing.
 fn bert(metadata: &Metadata<'_>, tensors: &HashMap<String, GgufTensor>) -> Result<Map<String, Value>, String> {
+    let classes = rows(tensors, "classifier.weight");
+    if classes.is_some() && !tensors.contains_key("pooler.dense.weight") {
+        return Err(
+            "has a classifier (`cls.output.weight`) and not the dense layer before it (`cls.weight`), so its scores \
+                    would be wrong; use the folder that the file was made from"
+                .to_owned(),
+        );
+    }
     let mut config = json!({
-        "architectures": ["BertModel"],
+        "architectures": [if classes.is_some() { "BertForSequenceClassification" } else { "BertModel" }],
+        "num_labels": classes.unwrap_or_default(),
         "hidden_size": needed(metadata, "embedding_length")?,
         "intermediate_size": needed(metadata, "feed_forward_length")?,
         "num_hidden_layers": needed(metadata, "block_count")?,

@@ -78,6 +78,12 @@ impl<'a> Metadata<'a> {
         self.list(key, "a list of whole numbers", read)
     }
 
+    /// A list of bytes, with or without signs.
+    pub fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, String> {
+        let read = |value: &Value| value.to_u8().or_else(|_| value.to_i8().map(i8::cast_unsigned)).ok();
+        self.list(key, "a list of bytes", read)
+    }
+
     fn list<T>(&self, key: &str, kind: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<Vec<T>>, String> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let items: Option<Vec<T>> = value.to_vec().ok().and_then(|values| values.iter().map(read).collect());

@@ -93,6 +93,11 @@ fn folder_name(architecture: &str, name: &str) -> Option<String> {
         "token_embd.weight" => "model.embed_tokens.weight",
         "output_norm.weight" => "model.norm.weight",
         "output.weight" => "lm_head.weight",
+        // RoBERTa's classifier computes what BERT's pooler and classifier compute.
+        "cls.weight" if bert => "pooler.dense.weight",
+        "cls.bias" if bert => "pooler.dense.bias",
+        "cls.output.weight" if bert => "classifier.weight",
+        "cls.output.bias" if bert => "classifier.bias",
         _ => "",
     };
     if !fixed.is_empty() {

@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::metadata::Metadata;
@@ -33,7 +35,8 @@ pub(super) fn of(metadata: &Metadata<'_>) -> Result<Value, String> {
         "gpt2" => byte_level_bpe(metadata, &vocabulary),
         "llama" => sentence_piece(metadata, &vocabulary),
         "bert" => word_piece(metadata, &vocabulary),
-        other => Err(format!("{MODEL} is `{other}`; gpt2, llama and bert are supported")),
+        "t5" => unigram(metadata, &vocabulary),
+        other => Err(format!("{MODEL} is `{other}`; gpt2, llama, bert and t5 are supported")),
     }
 }
 
@@ -133,14 +136,7 @@ fn byte_level_bpe(metadata: &Metadata<'_>, vocabulary: &Vocabulary<'_>) -> Resul
 
 /// SentencePiece's BPE: a pair of tokens is merged if together they are a token, those of the highest score first.
 fn sentence_piece(metadata: &Metadata<'_>, vocabulary: &Vocabulary<'_>) -> Result<Value, String> {
-    let scores = metadata.numbers("tokenizer.ggml.scores")?.ok_or("has no tokenizer.ggml.scores")?;
-    if scores.len() != vocabulary.tokens.len() {
-        return Err(format!(
-            "tokenizer.ggml.scores has {} entries for {} tokens",
-            scores.len(),
-            vocabulary.tokens.len()
-        ));
-    }
+    let scores = scores(metadata, vocabulary)?;
     let ids = vocabulary.ids(|id| !vocabulary.is_padding(id));
     let mut merges = Vec::new();
     for (id, token) in vocabulary.tokens.iter().enumerate().filter(|(id, _)| vocabulary.types[*id] == 1) {
@@ -172,6 +168,61 @@ fn sentence_piece(metadata: &Metadata<'_>, vocabulary: &Vocabulary<'_>) -> Resul
             "vocab": ids, "merges": merges,
         },
     }))
+}
+
+/// SentencePiece's unigrams, with the special tokens that XLM-RoBERTa puts around texts.
+fn unigram(metadata: &Metadata<'_>, vocabulary: &Vocabulary<'_>) -> Result<Value, String> {
+    let scores = scores(metadata, vocabulary)?;
+    let token = |key: &str, default: &str| -> Result<(usize, &str), String> {
+        let key = format!("tokenizer.ggml.{key}_token_id");
+        let id = metadata.whole(&key)?.map(|id| id as usize);
+        let id = id.or_else(|| vocabulary.tokens.iter().position(|token| *token == default));
+        let found = id.and_then(|id| Some((id, *vocabulary.tokens.get(id)?)));
+        found.ok_or_else(|| format!("has no token {default}, or {key} is not a token"))
+    };
+    let ((start_id, start), (end_id, end)) = (token("bos", "<s>")?, token("eos", "</s>")?);
+    let (unknown_id, _) = token("unknown", "<unk>")?;
+    let pieces: Vec<(&str, f32)> = vocabulary.tokens.iter().copied().zip(scores).collect();
+    let mut normalizers = Vec::new();
+    if let Some(map) = metadata.bytes("tokenizer.ggml.precompiled_charsmap")? {
+        normalizers.push(json!({"type": "Precompiled", "precompiled_charsmap": BASE64_STANDARD.encode(map)}));
+    }
+    if metadata.flag("tokenizer.ggml.remove_extra_whitespaces")?.unwrap_or(true) {
+        normalizers.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
+        normalizers.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
+    }
+    let add_space = metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let metaspace = json!({"type": "Metaspace", "replacement": WORD_START, "split": true,
+        "prepend_scheme": if add_space { "always" } else { "never" }});
+    let special = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
+    let text = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
+    Ok(json!({
+        "version": "1.0",
+        "added_tokens": vocabulary.added(),
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": metaspace,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [special(start), text("A"), special(end)],
+            "pair": [special(start), text("A"), special(end), special(end), text("B"), special(end)],
+            "special_tokens": {
+                start: {"id": start, "ids": [start_id], "tokens": [start]},
+                end: {"id": end, "ids": [end_id], "tokens": [end]},
+            },
+        },
+        "decoder": metaspace,
+        "model": {"type": "Unigram", "unk_id": unknown_id, "vocab": pieces, "byte_fallback": false},
+    }))
+}
+
+/// Of each token, its score.
+fn scores(metadata: &Metadata<'_>, vocabulary: &Vocabulary<'_>) -> Result<Vec<f32>, String> {
+    let scores = metadata.numbers("tokenizer.ggml.scores")?.ok_or("has no tokenizer.ggml.scores")?;
+    if scores.len() != vocabulary.tokens.len() {
+        let (scores, tokens) = (scores.len(), vocabulary.tokens.len());
+        return Err(format!("tokenizer.ggml.scores has {scores} entries for {tokens} tokens"));
+    }
+    Ok(scores)
 }
 
 /// WordPiece. llama.cpp stores `word` as `▁word`, and `##piece` as `piece`.

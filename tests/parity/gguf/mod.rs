@@ -9,12 +9,14 @@ mod write;
 use candle_core::quantized::GgmlDType;
 use podium::bench::checkpoint::{Recipe, Stored, create};
 use podium::bench::shape::Shape;
+use podium::rerank::RerankRequest;
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{Checkpoint, ForwardPass, Head, OutputSpec, Runtime, TokenPosition};
 
 use self::write::{GgufWriter, dequantised_folder};
 use crate::deviation::largest;
 use crate::fixtures::{RuntimeGolden, folder, golden, run_alone};
+use crate::requests::{Loaded, usual_limits};
 
 /// Every type that candle reads.
 const TYPES: [GgmlDType; 14] = [
@@ -90,6 +92,24 @@ fn a_bert_gives_what_its_folder_gives() {
         run_alone(&load(path, &ComputeSettings::reference()), ForwardPass::sequence(tokens, output))
     });
     assert!(largest(&found, &expected) < 1e-5);
+}
+
+#[test]
+fn a_cross_encoder_with_robertas_classifier_scores_as_its_folder_does() {
+    let case = "cross-encoder-xlm-roberta";
+    let path = tempfile::tempdir().expect("a folder");
+    let file = path.path().join("model.gguf");
+    GgufWriter::of_folder(&folder(case)).write(&file, GgmlDType::F32);
+    let documents = ["Mars is called the Red Planet.", "Two   spaces\nand a line.", "Zürich, 5,678 people", ""];
+    let request = RerankRequest::new("Which planet is red?", documents.map(str::to_owned).to_vec());
+    let [found, expected] = [Checkpoint::file(&file), Checkpoint::folder(&folder(case))].map(|checkpoint| {
+        let loaded = Loaded::new(&checkpoint.expect("a checkpoint"), "auto");
+        let (ran, scores) = loaded.run(&request, &usual_limits());
+        let pairs: Vec<_> = ran.into_iter().map(|(planned, _)| (planned.pass.prefix, planned.pass.suffixes)).collect();
+        (pairs, vec![scores.raw])
+    });
+    assert_eq!(found.0, expected.0, "token ids");
+    assert!(largest(&found.1, &expected.1) < 1e-5, "{found:?} {expected:?}");
 }
 
 #[test]

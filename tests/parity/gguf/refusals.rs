@@ -55,8 +55,8 @@ fn metadata_whose_meaning_is_not_implemented_is_named() {
         ("qwen2.context_length", Value::String("long".to_owned()), "qwen2.context_length is not a whole number"),
         (
             "tokenizer.ggml.model",
-            Value::String("t5".to_owned()),
-            "tokenizer.ggml.model is `t5`; gpt2, llama and bert are supported",
+            Value::String("rwkv".to_owned()),
+            "tokenizer.ggml.model is `rwkv`; gpt2, llama, bert and t5 are supported",
         ),
         (
             "tokenizer.ggml.pre",
@@ -75,6 +75,12 @@ fn a_missing_tensor_and_one_that_nothing_reads_are_named() {
     assert!(text.contains("tensor `blk.0.attn_sinks.weight` is not part of a Qwen2ForCausalLM"), "{text}");
     let text = refusal(CASE, |writer| writer.set("qwen2.block_count", Value::U32(3)));
     assert!(text.contains("tensor `model.layers.2.input_layernorm.weight` is missing"), "{text}");
+}
+
+#[test]
+fn a_bert_whose_classifier_lost_its_dense_layer_is_refused() {
+    let text = refusal("bert-bare-bf16", |writer| writer.add("cls.output.weight", &[1.; 64]));
+    assert!(text.contains("has a classifier (`cls.output.weight`) and not the dense layer before it"), "{text}");
 }
 
 #[test]

@@ -22,8 +22,36 @@ fn strings<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
     Value::Array(texts.into_iter().map(|text| Value::String(text.to_owned())).collect())
 }
 
-/// The metadata of a tokenizer of byte-level BPE with Qwen's rules.
+/// The metadata of a tokenizer: unigrams as XLM-RoBERTa's, or byte-level BPE with Qwen's rules.
 pub fn metadata_of(tokenizer: &Json) -> Vec<(String, Value)> {
+    if tokenizer["model"]["type"] == "Unigram" { unigrams(tokenizer) } else { byte_level_bpe(tokenizer) }
+}
+
+fn unigrams(tokenizer: &Json) -> Vec<(String, Value)> {
+    let pieces = tokenizer["model"]["vocab"].as_array().expect("a vocabulary");
+    let texts = pieces.iter().map(|piece| piece[0].as_str().expect("a text"));
+    let scores = pieces.iter().map(|piece| Value::F32(piece[1].as_f64().expect("a score") as f32)).collect();
+    let mut types = vec![1; pieces.len()];
+    for token in tokenizer["added_tokens"].as_array().into_iter().flatten() {
+        types[token["id"].as_u64().expect("an id") as usize] = if token["content"] == "<unk>" { 2 } else { 3 };
+    }
+    [
+        ("model", Value::String("t5".to_owned())),
+        ("pre", Value::String("default".to_owned())),
+        ("tokens", strings(texts)),
+        ("scores", Value::Array(scores)),
+        ("token_type", Value::Array(types.into_iter().map(Value::I32).collect())),
+        ("bos_token_id", Value::U32(0)),
+        ("eos_token_id", Value::U32(2)),
+        ("unknown_token_id", Value::U32(3)),
+        ("add_space_prefix", Value::Bool(true)),
+        ("remove_extra_whitespaces", Value::Bool(true)),
+    ]
+    .map(|(key, value)| (format!("tokenizer.ggml.{key}"), value))
+    .into()
+}
+
+fn byte_level_bpe(tokenizer: &Json) -> Vec<(String, Value)> {
     let mut tokens = Vec::new();
     let mut put = |id: u64, text: &str, kind: i32| {
         let id = id as usize;
@@ -144,6 +172,30 @@ fn word_pieces_are_those_of_bert() {
     assert_eq!(pair.get_type_ids(), [0, 0, 0, 1, 1, 1]);
     let cased = word_pieces(&["\u{2581}The"]);
     assert_eq!(tokens(&cased, "The the"), ["The", "the"], "a vocabulary with capitals is for text with capitals");
+}
+
+#[test]
+fn unigrams_are_the_likeliest_pieces_of_text_that_the_files_map_has_normalised() {
+    let pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u{2581}", "f", "i", "n", "d", "\u{2581}fi", "nd", "\u{2581}find"];
+    let types = [3, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1, 1];
+    let scores = [0., 0., 0., 0., -3., -5., -5., -5., -5., -4., -4., -6.];
+    // Made by SentencePiece from one rule: the ligature U+FB01 becomes "fi".
+    let map = include_bytes!("ligature.charsmap");
+    let bytes: [fn(u8) -> Value; 2] = [Value::U8, |byte| Value::I8(byte.cast_signed())];
+    for byte in bytes {
+        let tokenizer = tokenizer_of(vec![
+            ("model", Value::String("t5".to_owned())),
+            ("tokens", strings(pieces)),
+            ("token_type", Value::Array(types.map(Value::I32).to_vec())),
+            ("scores", Value::Array(scores.map(Value::F32).to_vec())),
+            ("precompiled_charsmap", Value::Array(map.iter().copied().map(byte).collect())),
+        ]);
+        assert_eq!(tokens(&tokenizer, "\u{fb01}nd"), ["\u{2581}find"]);
+        assert_eq!(tokens(&tokenizer, "  find   fi "), ["\u{2581}find", "\u{2581}fi"]);
+        assert_eq!(tokens(&tokenizer, "dx"), ["\u{2581}", "d", "x"]);
+        let pair = tokenizer.encode(("find", "nd"), true).expect("tokens");
+        assert_eq!(pair.get_ids(), [0, 11, 2, 2, 4, 10, 2]);
+    }
 }
 
 #[test]

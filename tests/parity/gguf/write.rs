@@ -22,7 +22,7 @@ impl GgufWriter {
     pub fn of_folder(folder: &Path) -> Self {
         let config: Json = json(&folder.join("config.json"));
         let tokenizer: Json = json(&folder.join("tokenizer.json"));
-        let kind = config["model_type"].as_str().expect("a model type").to_owned();
+        let kind = config["model_type"].as_str().expect("a model type").replace("xlm-roberta", "bert");
         let mut metadata = vec![("general.architecture".to_owned(), Value::String(kind.clone()))];
         let mut own = |key: &str, value: Value| metadata.push((format!("{kind}.{key}"), value));
         for (key, name) in [
@@ -38,6 +38,9 @@ impl GgufWriter {
                 own(key, Value::U32(number as u32));
             }
         }
+        if let Some(epsilon) = config["layer_norm_eps"].as_f64() {
+            own("attention.layer_norm_epsilon", Value::F32(epsilon as f32));
+        }
         own("attention.layer_norm_rms_epsilon", Value::F32(config["rms_norm_eps"].as_f64().unwrap_or(1e-6) as f32));
         let theta = config["rope_theta"].as_f64().or(config["rope_parameters"]["rope_theta"].as_f64());
         own("rope.freq_base", Value::F32(theta.unwrap_or(1e4) as f32));
@@ -52,6 +55,15 @@ impl GgufWriter {
             let tensor = tensor.to_dtype(DType::F32).expect("f32");
             let name = file_name(&name)?;
             let heads = if name.contains("attn_q.") { heads[0] } else { heads[1] } as usize;
+            // RoBERTa's positions begin behind that of the padding token.
+            let skipped = config["pad_token_id"].as_u64().map_or(0, |id| id as usize + 1);
+            if name == "position_embd.weight" && config["model_type"] == "xlm-roberta" {
+                let used = tensor.dim(0).expect("rows") - skipped;
+                return Some((
+                    name,
+                    tensor.narrow(0, skipped, used).and_then(|rows| rows.force_contiguous()).expect("the other rows"),
+                ));
+            }
             let is_turned = kind == "llama" && (name.contains("attn_q.") || name.contains("attn_k."));
             Some((name, if is_turned { interleave(&tensor, heads) } else { tensor }))
         });
@@ -121,12 +133,14 @@ fn interleave(tensor: &Tensor, heads: usize) -> Tensor {
 
 /// llama.cpp's name of a tensor; none for one that its converter leaves out.
 fn file_name(name: &str) -> Option<String> {
-    let name = name.strip_prefix("model.").or(name.strip_prefix("bert.")).unwrap_or(name);
+    let name = ["model.", "bert.", "roberta."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
     if name.contains("pooler") || name.contains("position_ids") {
         return None;
     }
     let mut name = name.replace("encoder.layer.", "blk.").replace("layers.", "blk.");
     for (from, to) in [
+        ("classifier.dense", "cls"),
+        ("classifier.out_proj", "cls.output"),
         ("embeddings.word_embeddings", "token_embd"),
         ("embeddings.position_embeddings", "position_embd"),
         ("embeddings.token_type_embeddings", "token_types"),
