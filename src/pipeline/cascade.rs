@@ -84,9 +84,9 @@ impl Cascade {
 
     /// Rejects a request for an early exit that no model has. Each stage uses its own.
     fn check_early_exit(&self, choice: Option<EarlyExitChoice>) -> Result<(), RerankError> {
-        let rerankers = self.stages.iter().filter_map(|stage| stage.model.as_ref()?.reranker.as_ref().ok());
+        let mut rerankers = self.stages.iter().filter_map(|stage| stage.model.as_ref()?.reranker.as_ref().ok());
         let is_declared = |reranker: &Arc<Reranker>| reranker.prompter.declared_early_exit().is_ok();
-        if choice == Some(EarlyExitChoice::On) && !rerankers.map(is_declared).any(|is_declared| is_declared) {
+        if choice == Some(EarlyExitChoice::On) && !rerankers.any(is_declared) {
             let problem = format!("no model of `{}` declares an early exit", self.name);
             return Err(RerankError::invalid("early_exit", problem));
         }

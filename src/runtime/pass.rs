@@ -321,7 +321,7 @@ impl ForwardPass {
         let stays = |suffix: usize| segments.get(suffix + 1).is_some_and(Option::is_some);
         let at = match &self.output.at {
             Positions::Listed(positions) => Positions::Listed(positions.iter().filter_map(moved).collect()),
-            other => other.clone(),
+            at @ (Positions::Pooled(_) | Positions::All) => at.clone(),
         };
         let suffixes = self.suffixes.iter().enumerate().filter(|(suffix, _)| stays(*suffix));
         let token_types = match &self.token_types {
@@ -329,7 +329,7 @@ impl ForwardPass {
                 let starts = starts.iter().enumerate().filter(|(suffix, _)| stays(*suffix));
                 TokenTypes::Pairs(starts.map(|(_, start)| *start).collect())
             }
-            other => other.clone(),
+            types @ (TokenTypes::Zero | TokenTypes::Pairs(_)) => types.clone(),
         };
         Self {
             prefix: self.prefix.clone(),

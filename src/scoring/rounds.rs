@@ -146,7 +146,7 @@ impl Rounds {
             };
             let rendering = self.prompter.render(&self.texts, &documents)?;
             let pass = self.scorer.pass(rendering, documents.len(), self.texts.early_exit);
-            passes.push(PlannedPass { pass, documents });
+            passes.push(PlannedPass { documents, pass });
         }
         let in_flight = |PlannedPass { documents, pass }: &PlannedPass| PassInFlight {
             documents: documents.clone(),

@@ -19,7 +19,7 @@ pub(super) use args::EvalArgs;
 use super::output_file::OutputFile;
 use super::{UsageError, start_quiet_logs};
 use crate::app;
-use crate::config::Settings;
+use crate::config::{Configuration, Settings};
 use crate::eval::comparison::{SystemComparison, compare_reports};
 use crate::eval::datasets::Dataset;
 use crate::eval::endpoint::Endpoint;
@@ -37,11 +37,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if !args.compare.is_empty() {
         return compare(args);
     }
-    let mut configuration = args.settings.configuration(Vec::new())?;
-    if !args.early_exit.is_empty() {
-        // Only the measured exits.
-        configuration.settings.model.early_exit = false;
-    }
+    let configuration = configuration(args)?;
     start_quiet_logs(&configuration)?;
     let (settings, endpoint) = (args.eval_settings(), args.endpoint()?);
     let bar = ProgressBar::new_spinner();
@@ -100,6 +96,13 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         writeln!(stdout)?;
     }
     compared.map_or(Ok(()), |compared| fail_if_worse(&compared, args.max_drop))
+}
+
+/// The settings of the model; without its own exit where exits are measured.
+fn configuration(args: &EvalArgs) -> anyhow::Result<Configuration> {
+    let mut configuration = args.settings.configuration(Vec::new())?;
+    configuration.settings.model.early_exit &= args.early_exit.is_empty();
+    Ok(configuration)
 }
 
 /// The system to evaluate: the endpoint if given, otherwise the model of the settings.

@@ -1,8 +1,8 @@
 //! Passes of which some suffixes leave before the last layer.
 //!
 //! After the exit's layer the heads are applied to the rows that are read; then the batch is packed again without the suffixes
-//! that left, and goes through the other layers. A row's numbers do not depend on other rows, so those that go on are the same
-//! as without an exit.
+//! that left, and goes through the other layers. A row's numbers do not depend on other rows but for rounding, so those that go
+//! on are the same as without an exit.
 
 use candle_core::{Result, Tensor};
 
