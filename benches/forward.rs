@@ -1,6 +1,6 @@
 //! The forward pass: one listwise pass of the embedded model over documents of arbitrary tokens.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{
     Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, Runtime, TokenPosition, TokenTypes,
@@ -46,5 +46,22 @@ fn forward(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, forward);
+/// What a GPU would wait for before each batch if nothing were prepared.
+fn prepare(criterion: &mut Criterion) {
+    let runtime = PackedRuntime::load(&Checkpoint::podium_nano(), &ComputeSettings::reference())
+        .expect("the embedded model loads")
+        .with_prefix_cache(1 << 28);
+    let vocabulary = runtime.facts().vocabulary as u32;
+    let mut group = criterion.benchmark_group("prepare");
+    for (passes, documents, tokens) in [(1, 64, 100), (1, 64, 400), (64, 1, 400), (256, 1, 100)] {
+        let batch = vec![isolated(documents, tokens, vocabulary); passes];
+        group.throughput(Throughput::Elements(batch.iter().map(|pass| pass.tokens() as u64).sum()));
+        group.bench_function(BenchmarkId::new("podium-nano", format!("{passes}x{documents}x{tokens}")), |bencher| {
+            bencher.iter_batched(|| batch.clone(), |batch| runtime.prepare(batch), BatchSize::LargeInput);
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, forward, prepare);
 criterion_main!(benches);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::shape::Shape;
 use crate::runtime::{
-    Checkpoint, ForwardPass, LoadError, ModelFacts, Output, PrefixCacheStatistics, Runtime, RuntimeError,
+    Checkpoint, ForwardPass, LoadError, ModelFacts, Output, PrefixCacheStatistics, PreparedBatch, Runtime, RuntimeError,
 };
 
 /// Counts the floating-point operations of a pass. A multiply-add is two operations.
@@ -82,6 +82,12 @@ impl<R: Runtime> CountingRuntime<R> {
     }
 }
 
+impl<R> CountingRuntime<R> {
+    fn count(&self, batch: &[ForwardPass]) -> u64 {
+        batch.iter().map(|pass| count_operations(&self.shape, pass)).sum()
+    }
+}
+
 impl<R: Runtime> Runtime for CountingRuntime<R> {
     fn facts(&self) -> &ModelFacts {
         self.runtime.facts()
@@ -92,8 +98,19 @@ impl<R: Runtime> Runtime for CountingRuntime<R> {
     }
 
     fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
-        let operations: u64 = batch.iter().map(|pass| count_operations(&self.shape, pass)).sum();
+        let operations = self.count(batch);
         let outputs = self.runtime.run(batch)?;
+        self.operations.fetch_add(operations, Ordering::Relaxed);
+        Ok(outputs)
+    }
+
+    fn prepare(&self, passes: Vec<ForwardPass>) -> PreparedBatch {
+        self.runtime.prepare(passes)
+    }
+
+    fn run_prepared(&self, batch: PreparedBatch) -> Result<Vec<Output>, RuntimeError> {
+        let operations = self.count(batch.passes());
+        let outputs = self.runtime.run_prepared(batch)?;
         self.operations.fetch_add(operations, Ordering::Relaxed);
         Ok(outputs)
     }

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use self::controls::{Failure, Shared};
 pub use self::controls::{FakeControls, Fault};
 use super::{
-    ClassifierFacts, ForwardPass, Head, ModelFacts, Output, Pooling, Positions, ReadStates, Runtime, RuntimeError,
-    TokenPosition, TokenStates, WorkspaceSize,
+    ClassifierFacts, ForwardPass, Head, ModelFacts, Output, Pooling, Positions, PreparedBatch, ReadStates, Runtime,
+    RuntimeError, TokenPosition, TokenStates, WorkspaceSize,
 };
 
 /// A deterministic stand-in for a model.
@@ -205,7 +205,23 @@ impl Runtime for FakeRuntime {
         };
         batch.iter().enumerate().map(run).collect()
     }
+
+    fn prepare(&self, passes: Vec<ForwardPass>) -> PreparedBatch {
+        self.shared.prepare(passes.iter().map(ForwardPass::tokens).sum());
+        PreparedBatch::with_layout(passes, LaidOut)
+    }
+
+    fn run_prepared(&self, batch: PreparedBatch) -> Result<Vec<Output>, RuntimeError> {
+        if let (passes, Some(LaidOut)) = batch.into_parts() {
+            self.shared.count_prepared_run();
+            return self.run(&passes);
+        }
+        Err(RuntimeError::Device("another runtime prepared the batch".to_owned()))
+    }
 }
+
+/// What preparing a batch makes.
+struct LaidOut;
 
 fn tokens_of(pass: &ForwardPass) -> impl Iterator<Item = &u32> {
     pass.prefix.iter().chain(pass.suffixes.iter().flatten())

@@ -11,6 +11,7 @@ pub mod fake;
 mod gguf;
 pub mod packed;
 mod pass;
+mod prepared;
 mod settings;
 mod spec;
 mod tensors;
@@ -23,6 +24,7 @@ pub use pass::{
     CrossDocumentLayers, EarlyExit, ForwardPass, Head, Output, OutputSpec, Pooling, Positions, ReadStates, StateReader,
     TokenPosition, TokenStates, TokenTypes,
 };
+pub use prepared::PreparedBatch;
 pub use settings::ModelSettings;
 
 /// Properties of a loaded model: for display, and for the limits of other modules.
@@ -138,6 +140,20 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`RuntimeError`] for the whole batch: an invalid pass, a device that fails, a number that is
     /// not finite.
     fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError>;
+
+    /// Computes ahead of a batch's run what needs no device: the layout of its rows. Another batch
+    /// may run meanwhile. [`Self::run_prepared`] reports what is wrong with a batch.
+    fn prepare(&self, passes: Vec<ForwardPass>) -> PreparedBatch {
+        PreparedBatch::new(passes)
+    }
+
+    /// Runs a batch that this runtime prepared.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    fn run_prepared(&self, batch: PreparedBatch) -> Result<Vec<Output>, RuntimeError> {
+        self.run(batch.passes())
+    }
 }
 
 impl<R: Runtime + ?Sized> Runtime for Arc<R> {
@@ -151,5 +167,13 @@ impl<R: Runtime + ?Sized> Runtime for Arc<R> {
 
     fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
         (**self).run(batch)
+    }
+
+    fn prepare(&self, passes: Vec<ForwardPass>) -> PreparedBatch {
+        (**self).prepare(passes)
+    }
+
+    fn run_prepared(&self, batch: PreparedBatch) -> Result<Vec<Output>, RuntimeError> {
+        (**self).run_prepared(batch)
     }
 }

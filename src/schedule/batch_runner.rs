@@ -13,7 +13,7 @@ use super::queued_pass::QueuedPass;
 use super::settings::ScheduleSettings;
 use super::shared::Shared;
 use super::submission::{DeviceInterval, Submission};
-use crate::runtime::{ForwardPass, Output, Runtime, RuntimeError};
+use crate::runtime::{ForwardPass, Output, PreparedBatch, Runtime, RuntimeError};
 
 type BatchResult = Result<Vec<Output>, RuntimeError>;
 
@@ -34,12 +34,13 @@ impl BatchRunner {
         self.limit.tokens(self.shared.settings().max_batch_tokens)
     }
 
-    /// Runs a batch under a lease of the device, until each of its passes has a result.
+    /// Runs a batch under a lease of the device, until each of its passes has a result. `prepared`
+    /// is the same batch, if it was prepared.
     ///
     /// A batch that fails runs again in two halves, without the pass that the error names. Finding
     /// several culprits among `n` passes costs at most `n log n` passes, and a single one about a
     /// second run of the batch.
-    pub async fn run(&mut self, batch: Vec<QueuedPass>, lease: DeviceLease) {
+    pub async fn run(&mut self, batch: Vec<QueuedPass>, mut prepared: Option<PreparedBatch>, lease: DeviceLease) {
         let mut groups = vec![batch];
         let mut started = lease.acquired_at;
         while let Some(mut group) = groups.pop() {
@@ -52,7 +53,9 @@ impl BatchRunner {
                 continue;
             }
             let tokens = group.iter().map(|pass| pass.tokens).sum();
-            match self.run_group(&group, tokens).await {
+            // Without the passes that are abandoned by now it is another batch, as are its halves.
+            let prepared = prepared.take().filter(|prepared| prepared.passes().len() == group.len());
+            match self.run_group(&group, prepared, tokens).await {
                 Ok(outputs) => {
                     self.record_success(&group, tokens, started.elapsed());
                     for (pass, output) in group.into_iter().zip(outputs) {
@@ -111,14 +114,15 @@ impl BatchRunner {
     }
 
     /// Runs a group once, with the spans and the times of its submissions.
-    async fn run_group(&self, group: &[QueuedPass], tokens: usize) -> BatchResult {
-        let span = tracing::debug_span!(parent: None, "batch", passes = group.len(), tokens);
+    async fn run_group(&self, group: &[QueuedPass], prepared: Option<PreparedBatch>, tokens: usize) -> BatchResult {
+        let is_prepared = prepared.is_some();
+        let span = tracing::debug_span!(parent: None, "batch", passes = group.len(), tokens, is_prepared);
         let submissions = by_submission(group);
         for (submission, passes, tokens) in submissions.values() {
             submission.start_forward(&span, *passes, *tokens);
         }
         let started = Instant::now();
-        let result = self.forward(group).instrument(span.clone()).await;
+        let result = self.forward(group, prepared).instrument(span.clone()).await;
         let ended = Instant::now();
         let time = ended - started;
         self.shared.batches.record(group.len(), tokens, time, self.runtime.prefix_cache());
@@ -137,11 +141,15 @@ impl BatchRunner {
     /// Runs a group on a blocking thread. A panic fails the group and not the worker; its message
     /// may hold a request's text and stays with the panic hook. The group keeps its passes, to run
     /// again.
-    async fn forward(&self, group: &[QueuedPass]) -> BatchResult {
-        let passes: Vec<ForwardPass> = group.iter().map(|queued| queued.pass.clone()).collect();
-        let count = passes.len();
+    async fn forward(&self, group: &[QueuedPass], prepared: Option<PreparedBatch>) -> BatchResult {
+        let count = group.len();
         let runtime = Arc::clone(&self.runtime);
-        let task = tokio::task::spawn_blocking(move || runtime.run(&passes));
+        let task = if let Some(prepared) = prepared {
+            tokio::task::spawn_blocking(move || runtime.run_prepared(prepared))
+        } else {
+            let passes: Vec<ForwardPass> = group.iter().map(|queued| ForwardPass::clone(&queued.pass)).collect();
+            tokio::task::spawn_blocking(move || runtime.run(&passes))
+        };
         match self.join_within_limits(task).await? {
             Ok(Ok(outputs)) if outputs.len() == count => Ok(outputs),
             Ok(Ok(outputs)) => {

@@ -56,7 +56,7 @@ struct PendingRequest<T> {
 }
 
 /// The clients of one priority.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct PriorityClass {
     /// The least that a waiting client had been served when the last pass ran: the start of clients
     /// that were idle.
@@ -65,7 +65,7 @@ struct PriorityClass {
 }
 
 /// The waiting requests of one client in one priority class.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct ClientFlow {
     /// Tokens served to the client, or the virtual time at which it came back from being idle plus
     /// the tokens served since: when its last pass finishes in virtual time.
@@ -139,6 +139,19 @@ impl<T> FairQueue<T> {
         batch
     }
 
+    /// The passes that [`Self::take_batch`] would remove now.
+    pub fn peek_batch(&self, max_tokens: usize) -> Vec<&T> {
+        let requests = self.requests.iter().map(|(sequence, request)| (*sequence, request.beginning(max_tokens)));
+        let mut copy = FairQueue {
+            requests: requests.collect(),
+            classes: self.classes.clone(),
+            overtaken_tokens: self.overtaken_tokens,
+            passes: self.passes,
+            tokens: self.tokens,
+        };
+        copy.take_batch(max_tokens)
+    }
+
     /// The request whose pass runs next, where a batch has `batch_tokens` tokens.
     fn next_request(&self, batch_tokens: usize) -> Option<u64> {
         let (oldest, _) = self.requests.first_key_value()?;
@@ -187,6 +200,20 @@ impl<T> FairQueue<T> {
         if self.requests.is_empty() {
             self.overtaken_tokens = 0;
         }
+    }
+}
+
+impl<T> PendingRequest<T> {
+    /// The request with its first passes: more than a batch takes, or all.
+    fn beginning(&self, batch_tokens: usize) -> PendingRequest<&T> {
+        let mut before = 0;
+        let is_needed = |(tokens, _): &&(usize, T)| {
+            let is_needed = before <= batch_tokens;
+            before += tokens;
+            is_needed
+        };
+        let passes = self.passes.iter().take_while(is_needed).map(|(tokens, pass)| (*tokens, pass));
+        PendingRequest { tag: self.tag.clone(), finish_tag: self.finish_tag, passes: passes.collect() }
     }
 }
 

@@ -7,7 +7,8 @@
 //!    orders them by priority, fairly between clients, and short before long.
 //! 3. The scheduler's `worker` waits for the device, takes passes of all requests up to the limit
 //!    on a batch's tokens, and runs them (`batch_runner`). A batch is never delayed to fill up.
-//!    Passes of cancelled requests leave the queue immediately.
+//!    Passes of cancelled requests leave the queue immediately. While a GPU is busy, the CPU
+//!    prepares the batch that would run next (`next_batch`).
 
 mod admission;
 mod batch_limit;
@@ -17,6 +18,7 @@ mod client;
 mod device;
 mod fair_queue;
 mod in_flight;
+mod next_batch;
 mod permit;
 mod queued_pass;
 mod retry_pacing;

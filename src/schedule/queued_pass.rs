@@ -13,7 +13,7 @@ pub(super) type PassResult = Result<Output, RuntimeError>;
 /// A pass in the queue or on the device.
 #[derive(Debug)]
 pub(super) struct QueuedPass {
-    pub pass: ForwardPass,
+    pub pass: Arc<ForwardPass>,
     pub tokens: usize,
     pub submission: Arc<Submission>,
     pub reply: oneshot::Sender<PassResult>,

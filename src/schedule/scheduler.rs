@@ -10,6 +10,7 @@ use super::admission::{AdmissionControl, Applicant};
 use super::batch_runner::BatchRunner;
 use super::batch_statistics::BatchStatistics;
 use super::in_flight::Account;
+use super::next_batch::NextBatch;
 use super::permit::{AdmissionPermit, AdmissionRequest, ModelRequests, Reservation};
 use super::queued_pass::QueuedPass;
 use super::settings::ScheduleSettings;
@@ -76,9 +77,11 @@ impl Scheduler {
     pub fn start(runtime: impl Runtime, admission: &AdmissionControl) -> Self {
         let device = admission.device(&runtime.facts().device);
         let shared = Arc::new(Shared::new(Arc::new(ModelRequests::new(admission.clone())), device));
-        let runner = BatchRunner::new(Arc::new(runtime), Arc::clone(&shared));
+        let runtime: Arc<dyn Runtime> = Arc::new(runtime);
+        let next = NextBatch::new(Arc::clone(&runtime), Arc::clone(&shared));
+        let runner = BatchRunner::new(runtime, Arc::clone(&shared));
         let (ended, worker) = watch::channel(());
-        tokio::spawn(worker::run(ended, runner, Arc::clone(&shared)));
+        tokio::spawn(worker::run(ended, runner, next, Arc::clone(&shared)));
         Self { shared, worker }
     }
 
@@ -198,7 +201,7 @@ impl Scheduler {
             let (reply, result) = oneshot::channel();
             let (tokens, submission) = (pass.tokens(), Arc::clone(&submission));
             results.push((tokens, result));
-            queued_passes.push((tokens, QueuedPass { pass, tokens, submission, reply }));
+            queued_passes.push((tokens, QueuedPass { pass: Arc::new(pass), tokens, submission, reply }));
         }
         let _remove_on_drop = RemoveOnDrop { shared: &self.shared, reservation };
         self.push(reservation, queued_passes)?;

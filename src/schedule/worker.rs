@@ -8,33 +8,38 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::batch_runner::BatchRunner;
+use super::next_batch::NextBatch;
 use super::shared::Shared;
 
 /// Time between two looks whether the device is free for background passes.
 const BACKGROUND_WAIT: Duration = Duration::from_millis(5);
 
 /// Runs until the scheduler is closed. `_ended` is dropped last, after the runtime.
-pub(super) async fn run(_ended: watch::Sender<()>, mut runner: BatchRunner, shared: Arc<Shared>) {
+pub(super) async fn run(_ended: watch::Sender<()>, mut runner: BatchRunner, mut next: NextBatch, shared: Arc<Shared>) {
     let _guard = CloseOnExit(&shared);
     while !shared.closed.load(Ordering::Acquire) {
         if shared.queue().passes() == 0 {
             if shared.background_queue().passes() == 0 {
                 shared.work_available.notified().await;
             } else {
-                run_in_background(&mut runner, &shared).await;
+                run_in_background(&mut runner, &mut next, &shared).await;
             }
             continue;
         }
         // Passes stay in the queue until the device is free: there, others may overtake them and
         // their request may remove them.
-        let lease = shared.device.lease().await;
-        let batch = shared.queue().take_batch(runner.max_tokens());
-        runner.run(batch, lease).await;
+        let lease = next.prepare_while(shared.device.lease(), runner.max_tokens()).await;
+        let max_tokens = runner.max_tokens();
+        let batch = shared.queue().take_batch(max_tokens);
+        let prepared = next.take(&batch).await;
+        next.prepare_while(runner.run(batch, prepared, lease), max_tokens).await;
     }
+    // Its thread holds the runtime.
+    next.finish().await;
 }
 
 /// Runs one background pass if the device has no other work, or waits a little.
-async fn run_in_background(runner: &mut BatchRunner, shared: &Shared) {
+async fn run_in_background(runner: &mut BatchRunner, next: &mut NextBatch, shared: &Shared) {
     let lease = if shared.is_device_idle() { shared.device.try_lease() } else { None };
     let Some(lease) = lease else {
         // Requests of other models on the device end without a notice.
@@ -43,7 +48,8 @@ async fn run_in_background(runner: &mut BatchRunner, shared: &Shared) {
     };
     // One token, so that the batch is a single pass: a request that arrives now waits for no more.
     let batch = shared.background_queue().take_batch(1);
-    runner.run(batch, lease).await;
+    let max_tokens = runner.max_tokens();
+    next.prepare_while(runner.run(batch, None, lease), max_tokens).await;
 }
 
 /// On exit the worker fails all queued passes; on panic it also marks the device lost.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use podium::rerank::{Mode, RerankRequest};
 use podium::runtime::packed::{ComputeSettings, PackedRuntime};
 use podium::runtime::{
-    Checkpoint, CrossDocumentLayers, ForwardPass, PrefixCacheStatistics, Runtime, TokenPosition, TokenTypes,
+    Checkpoint, CrossDocumentLayers, ForwardPass, Output, PrefixCacheStatistics, Runtime, TokenPosition, TokenTypes,
 };
 
 use crate::deviation::{Table, largest_relative, largest_relative_of_row};
@@ -111,6 +111,39 @@ fn a_batch_may_mix_passes_that_are_found_with_others() {
         assert!(cached.prefix_cache().hit_tokens > 0);
     }
     println!("\nlargest deviation of a pass in a batch with cached prefixes\n{}", table.to_text());
+    table.assert_within(TOLERANCE);
+}
+
+#[test]
+fn a_prepared_batch_gives_the_same_numbers_whatever_the_cache_did_since() {
+    let mut table = Table::default();
+    for case in RUNTIME_CASES {
+        let golden = golden::<RuntimeGolden>(case);
+        let (plain, cached) = (load(case), load(case).with_prefix_cache(PLENTY));
+        let passes = passes(&golden);
+        assert_eq!(plain.run_prepared(plain.prepare(passes.clone())).unwrap(), plain.run(&passes).unwrap());
+        let expected: Vec<_> = passes.iter().map(|pass| run_alone(&plain, pass.clone())).collect();
+        let mut check = |arrangement, outputs: Vec<Output>| {
+            for (output, expected) in outputs.iter().zip(&expected) {
+                table.note(case, &golden.shape, arrangement, largest_relative(output, expected));
+            }
+        };
+        // Twice, so that the cache stores the blocks.
+        let before = cached.prepare(passes.clone());
+        (0..2).for_each(|_| drop(run_alone(&cached, passes[0].clone())));
+        let block_bytes = cached.prefix_cache().bytes / SHAREABLE[0];
+        check("blocks came since", cached.run_prepared(before).unwrap());
+        let hits = cached.prefix_cache().hit_tokens;
+        check("blocks are the same", cached.run_prepared(cached.prepare(passes.clone())).unwrap());
+        assert!(cached.prefix_cache().hit_tokens > hits);
+        let tight = load(case).with_prefix_cache(SHAREABLE[0] * block_bytes);
+        (0..2).for_each(|_| drop(run_alone(&tight, passes[0].clone())));
+        let before = tight.prepare(passes.clone());
+        (0..2).for_each(|_| drop(run_alone(&tight, passes[4].clone())));
+        assert!(tight.prefix_cache().evicted_blocks > 0, "{case}");
+        check("blocks left since", tight.run_prepared(before).unwrap());
+    }
+    println!("\nlargest deviation of a pass in a prepared batch\n{}", table.to_text());
     table.assert_within(TOLERANCE);
 }
 

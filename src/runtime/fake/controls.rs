@@ -1,7 +1,7 @@
 //! How tests steer a [`super::FakeRuntime`]: a gate that blocks batches, injected faults, and counts.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -39,6 +39,11 @@ pub(super) struct Shared {
     memory_tokens: AtomicUsize,
     /// Passes and tokens of each batch so far.
     batches: Mutex<Vec<(usize, usize)>>,
+    /// Tokens of each batch whose preparation began so far.
+    preparations: Mutex<Vec<usize>>,
+    /// Batches so far that ran as they were prepared.
+    prepared_runs: AtomicUsize,
+    panics_in_prepare: AtomicBool,
 }
 
 /// Decides which batches may finish.
@@ -61,6 +66,9 @@ impl Default for Shared {
             poisons: Mutex::default(),
             memory_tokens: AtomicUsize::new(usize::MAX),
             batches: Mutex::default(),
+            preparations: Mutex::default(),
+            prepared_runs: AtomicUsize::new(0),
+            panics_in_prepare: AtomicBool::new(false),
         }
     }
 }
@@ -93,6 +101,17 @@ impl Shared {
 
     pub(super) fn memory_tokens(&self) -> usize {
         self.memory_tokens.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn prepare(&self, tokens: usize) {
+        lock(&self.preparations).push(tokens);
+        if self.panics_in_prepare.load(Ordering::Relaxed) {
+            std::panic::panic_any("prepared");
+        }
+    }
+
+    pub(super) fn count_prepared_run(&self) {
+        self.prepared_runs.fetch_add(1, Ordering::Relaxed);
     }
 
     fn change_gate(&self, change: impl FnOnce(&mut Gate)) {
@@ -166,6 +185,23 @@ impl FakeControls {
     /// From now on, batches of more tokens are out of memory.
     pub fn limit_memory(&self, tokens: usize) {
         self.shared.memory_tokens.store(tokens, Ordering::Relaxed);
+    }
+
+    /// From now on, preparing a batch panics.
+    pub fn panic_in_prepare(&self) {
+        self.shared.panics_in_prepare.store(true, Ordering::Relaxed);
+    }
+
+    /// Tokens of each batch whose preparation began so far.
+    #[must_use]
+    pub fn preparations(&self) -> Vec<usize> {
+        lock(&self.shared.preparations).clone()
+    }
+
+    /// Batches so far that ran as they were prepared.
+    #[must_use]
+    pub fn prepared_runs(&self) -> usize {
+        self.shared.prepared_runs.load(Ordering::Relaxed)
     }
 
     /// Batches started so far.

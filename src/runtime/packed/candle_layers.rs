@@ -39,7 +39,7 @@ struct Embeddings {
 }
 
 /// Rows of which the MLP computes the wide inner states at once: at 4B sizes 600 MiB of them.
-const MLP_ROWS: usize = 16_384;
+pub(super) const MLP_ROWS: usize = 16_384;
 
 struct Layer {
     attention_norm: Option<Norm>,
@@ -174,7 +174,7 @@ impl CandleLayers {
         let read = if packed.reads_all_rows() { None } else { Some(Tensor::new(packed.read_rows(), &device)?) };
         let specs = &self.spec.layers[..depth];
         let mut plans: Vec<AttentionPlan> = Vec::new();
-        for (number, mut spans) in packed.layers(specs).enumerate().take(layers.end).skip(layers.start) {
+        for (number, mut spans) in packed.layers(specs).into_iter().enumerate().take(layers.end).skip(layers.start) {
             let mut reads = Reads::All;
             if let Some(read) = read.as_ref().filter(|_| number + 1 == depth) {
                 reads = Reads::Before(read);
@@ -317,7 +317,9 @@ impl Layer {
         };
         let k = rotated(&k, self.key_norm.as_ref(), (rows.rotary, rows.positions), blocks.room()?)?;
         blocks.exchange(&k)?;
-        let v = blocks.exchange_in_copy(v)?;
+        // Values stay in the rows of the product, unless something is written behind them.
+        let v = if blocks.is_unused() { v } else { rotated(&v, None, (None, rows.positions), blocks.room()?)? };
+        blocks.exchange(&v)?;
         let q = rotated(&q, self.query_norm.as_ref(), (rows.rotary, &query_positions), 0)?;
         let mut attended = rows.plan.attend(&q, &k, &v)?;
         if let Reads::After(read) = rows.read {

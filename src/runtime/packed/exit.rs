@@ -25,16 +25,16 @@ pub(super) struct Exit<'a, States> {
 /// exit leave after `layer`.
 pub(super) fn read(
     model: &Model,
+    packed: &Packed,
     lookup: &CacheLookup,
     batch: &[ForwardPass],
     (layer, depth): (usize, usize),
 ) -> Result<(Vec<Output>, Vec<Tensor>)> {
     let causal = model.spec().causal;
-    let packed = Packed::new(batch, lookup, causal);
     let has_exit = |pass: &ForwardPass| pass.output.exit.is_some();
     if layer == depth {
         // Nothing is left to be computed for anyone.
-        let (states, new_blocks) = model.states(&packed, &lookup.blocks, depth)?;
+        let (states, new_blocks) = model.states(packed, &lookup.blocks, depth)?;
         let last = apply_heads(model, batch, &states, |_| true)?;
         let joined = batch.iter().zip(last).map(|(pass, last)| {
             let goes_on = suffixes_that_go_on(pass, &last);
@@ -53,7 +53,7 @@ pub(super) fn read(
         Ok((Packed::new(&rest, lookup, causal), packed.rows_without_left(&goes_on)))
     };
     let exit = Exit { layer, choose: &mut choose };
-    let (states, new_blocks) = model.states_with_exit(&packed, &lookup.blocks, depth, exit)?;
+    let (states, new_blocks) = model.states_with_exit(packed, &lookup.blocks, depth, exit)?;
     let last = apply_heads(model, &rest, &states, |_| true)?;
     let rows = batch.iter().zip(at_exit).zip(last.into_iter().zip(&goes_on));
     Ok((rows.map(|((pass, at_exit), (last, goes_on))| join(pass, at_exit, last, goes_on)).collect(), new_blocks))

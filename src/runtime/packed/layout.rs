@@ -48,7 +48,11 @@ pub(super) struct Packed {
     pub stored: Vec<Range<usize>>,
     /// Tokens see only those before them.
     causal: bool,
+    /// Tokens of the longest sequence, its prefix included.
+    longest: usize,
     passes: Vec<PackedPass>,
+    /// The spans of each layer, once they are laid out.
+    layers: Vec<Arc<[Span]>>,
 }
 
 impl Packed {
@@ -62,18 +66,26 @@ impl Packed {
             token_types: Vec::with_capacity(rows),
             stored: Vec::new(),
             causal,
+            longest: passes.iter().map(ForwardPass::depth).max().unwrap_or_default(),
             passes: Vec::with_capacity(passes.len()),
+            layers: Vec::new(),
         };
         for (pass, hits) in passes.iter().zip(&lookup.hits) {
             packed.push(pass, joined(hits.iter().map(|block| rows + block * BLOCK..rows + (block + 1) * BLOCK)));
         }
+        packed.set_stored(lookup);
+        packed
+    }
+
+    /// Sets the rows to store to those of a lookup with the hits that the passes were packed with.
+    pub fn set_stored(&mut self, lookup: &CacheLookup) {
+        self.stored.clear();
         for (pass, blocks) in &lookup.to_store {
-            let first = packed.passes[*pass].segments[0].start;
+            let first = self.passes[*pass].segments[0].start;
             let hits = lookup.hits[*pass].len();
             let rows = |block: usize| first + (block - hits) * BLOCK..first + (block - hits + 1) * BLOCK;
-            packed.stored.extend(blocks.clone().map(rows));
+            self.stored.extend(blocks.clone().map(rows));
         }
-        packed
     }
 
     fn push(&mut self, pass: &ForwardPass, cached: Vec<Range<usize>>) {
@@ -133,30 +145,47 @@ impl Packed {
         (0..self.tokens.len()).all(|row| read.next() == Some(row)) && read.next().is_none()
     }
 
+    /// Makes the spans of a run through these layers, which [`Self::layers`] then returns.
+    pub fn lay_out_layers(&mut self, layers: &[LayerSpec]) {
+        self.layers = self.layers(layers);
+    }
+
     /// The spans of each layer: over all rows, and in the last one over the rows that are read, unless those are all.
-    pub fn layers<'a>(&'a self, layers: &'a [LayerSpec]) -> impl Iterator<Item = Arc<[Span]>> + use<'a> {
+    pub fn layers(&self, layers: &[LayerSpec]) -> Vec<Arc<[Span]>> {
         let count = layers.len();
+        if self.layers.len() == count {
+            return self.layers.clone();
+        }
         // A pass with cross-document attention in one layer has it in all above: layers of equal counts and windows share
         // their spans.
-        let crossing = move |layer| self.passes.iter().filter(|pass| pass.is_crossing(layer, count)).count();
+        let crossing = |layer| self.passes.iter().filter(|pass| pass.is_crossing(layer, count)).count();
+        let is_short = !self.reads_all_rows();
         let mut made = Vec::<(_, Arc<[Span]>)>::new();
-        layers.iter().enumerate().map(move |(number, layer)| {
-            if number + 1 == count && !self.reads_all_rows() {
+        let spans = |(number, layer): (usize, &LayerSpec)| {
+            if number + 1 == count && is_short {
                 return self.read_spans(layers).into();
             }
-            let key = (crossing(number), layer.window);
+            let key = (crossing(number), self.effective(layer.window));
             if let Some((_, spans)) = made.iter().find(|(made_key, _)| *made_key == key) {
                 return Arc::clone(spans);
             }
             let spans: Arc<[Span]> = self.spans(number, layers).into();
             made.push((key, Arc::clone(&spans)));
             spans
-        })
+        };
+        layers.iter().enumerate().map(spans).collect()
+    }
+
+    /// A window, or none where it hides no key of the longest sequence: without a mask, keys that runs share are read once.
+    fn effective(&self, window: Window) -> Window {
+        let limit = |keys: usize| if keys.saturating_add(1) < self.longest { keys } else { usize::MAX };
+        let after = if self.causal { usize::MAX } else { limit(window.after) };
+        Window { before: limit(window.before), after }
     }
 
     /// Spans of one of the layers over all rows.
     pub fn spans(&self, layer: usize, layers: &[LayerSpec]) -> Vec<Span> {
-        let window = layers[layer].window;
+        let window = self.effective(layers[layer].window);
         let mask = Mask::new(self.causal, window);
         let mut spans = Vec::new();
         for pass in &self.passes {
@@ -183,11 +212,12 @@ impl Packed {
     /// Spans whose queries are only the rows that are read: all that the last layer needs.
     fn read_spans(&self, layers: &[LayerSpec]) -> Vec<Span> {
         let last = layers.len() - 1;
+        let window = self.effective(layers[last].window);
         let mut spans = Vec::new();
         for pass in &self.passes {
             let is_crossing = pass.is_crossing(last, layers.len());
             for &(segment, row) in &pass.read {
-                let keys = self.keys_of_row(pass, segment, row, layers[last].window, is_crossing);
+                let keys = self.keys_of_row(pass, segment, row, window, is_crossing);
                 spans.push(Span::single(spans.len(), keys));
             }
         }

@@ -1,5 +1,6 @@
 //! How much memory a model takes: its weights, and what a forward pass needs beside them.
 
+use super::candle_layers::MLP_ROWS;
 use super::compute::{Backend, Precision};
 use super::cpu::{self, CpuDtype};
 use crate::runtime::WorkspaceSize;
@@ -38,14 +39,15 @@ pub(super) fn workspace(spec: &ModelSpec, precision: Precision) -> WorkspaceSize
                 block_rows: cpu::BLOCK_ROWS,
             }
         }
-        // Every product is one tensor over all rows; attention gathers keys and values in f32.
+        // Every product but the MLP's is one tensor over all rows; without FlashAttention, keys and values are gathered in
+        // f32.
         Backend::Candle(_) => {
             let element = precision.dtype.size_in_bytes();
-            let rows = 4 * hidden + 3 * (query + 2 * key) + mlp + spec.mlp.intermediate;
+            let rows = 4 * hidden + 3 * (query + 2 * key);
             WorkspaceSize {
                 bytes_per_token: size(element * rows + 4 * (query + 2 * key)),
-                bytes_per_block_row: 0,
-                block_rows: 0,
+                bytes_per_block_row: size(element * (mlp + spec.mlp.intermediate)),
+                block_rows: MLP_ROWS,
             }
         }
     }

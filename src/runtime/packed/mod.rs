@@ -1,7 +1,7 @@
 //! The default runtime: decoders and encoders over packed passes, on parts of mistral.rs and candle.
 //!
 //! mistral.rs gives linear layers and their quantised forms, candle tensors and devices. Written here: the packing of passes
-//! ([`layout`], [`span`]), the prefix cache ([`prefix_cache`]), attention over packed rows ([`attention`]), the layers for CPUs
+//! ([`layout`], [`span`], [`groups`]), the prefix cache ([`prefix_cache`]), attention over packed rows ([`attention`]), the layers for CPUs
 //! ([`cpu`]) and on candle ([`candle_layers`], [`fused`]), the model that ties them together ([`model`], [`heads`], [`readers`]), precision
 //! and device ([`compute`]; `cuda` finds the GPU, `capability` checks that it fits the build), and checks of weight files ([`weights`]).
 
@@ -15,6 +15,7 @@ mod cpu;
 mod cuda;
 mod exit;
 mod fused;
+mod groups;
 mod heads;
 mod lanes;
 mod layout;
@@ -28,7 +29,6 @@ mod table;
 mod warm_up;
 pub(super) mod weights;
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -39,6 +39,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub use self::compute::ComputeSettings;
 use self::compute::{Backend, CpuFeatures, Precision};
 use self::cpu::{CpuDtype, CpuLayers, multiplies_bf16, multiplies_i8};
+use self::groups::{Group, Layout};
 use self::lanes::{Lanes, Part};
 use self::layout::Packed;
 use self::model::Model;
@@ -49,7 +50,7 @@ use super::spec::{ModelSpec, OutputMatrix};
 use super::tensors::TensorTable;
 use super::{
     ClassifierFacts, ForwardPass, Head, LoadError, ModelFacts, Output, Pooling, Positions, PrefixCacheStatistics,
-    Runtime, RuntimeError,
+    PreparedBatch, Runtime, RuntimeError,
 };
 
 /// Runs passes on a model in this process.
@@ -87,7 +88,7 @@ impl PackedRuntime {
     /// Runs one pass of each shape.
     fn warm_up(&self) -> Result<(), RuntimeError> {
         let batches = warm_up::batches(self.model.spec(), self.model.heads());
-        batches.iter().try_for_each(|batch| self.run_checked(batch).map(drop))
+        batches.iter().try_for_each(|batch| self.run_checked(batch, None).map(drop))
     }
 
     /// The facts of the model that [`PackedRuntime::load`] would load, without a prefix cache. Reads
@@ -186,8 +187,27 @@ impl Runtime for PackedRuntime {
     }
 
     fn run(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
+        self.run_guarded(batch, None)
+    }
+
+    fn prepare(&self, passes: Vec<ForwardPass>) -> PreparedBatch {
+        match self.lay_out(&passes) {
+            Ok(groups) => PreparedBatch::with_layout(passes, groups),
+            Err(_) => PreparedBatch::new(passes),
+        }
+    }
+
+    fn run_prepared(&self, batch: PreparedBatch) -> Result<Vec<Output>, RuntimeError> {
+        let (passes, groups) = batch.into_parts();
+        self.run_guarded(&passes, groups)
+    }
+}
+
+impl PackedRuntime {
+    /// Runs a batch, from its groups if it is laid out.
+    fn run_guarded(&self, batch: &[ForwardPass], groups: Option<Vec<Group>>) -> Result<Vec<Output>, RuntimeError> {
         // Driver bindings panic here and there where the device fails.
-        let ran = catch_unwind(AssertUnwindSafe(|| self.run_checked(batch)));
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run_checked(batch, groups)));
         ran.unwrap_or_else(|panic| {
             let error = RuntimeError::from_panic(&*panic);
             if matches!(error, RuntimeError::OutOfMemory(_)) {
@@ -196,58 +216,43 @@ impl Runtime for PackedRuntime {
             Err(error)
         })
     }
-}
 
-impl PackedRuntime {
-    fn run_checked(&self, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
-        layout::check(batch, self.model.spec(), &|head| self.model.heads().has_projection(head))?;
-        let layers = self.model.spec().layers.len();
-        let exit_of = |pass: &ForwardPass| pass.output.exit.map(|exit| usize::from(exit.layer));
-        let first_exit = batch.iter().find_map(exit_of);
-        // Passes that read after the same layer run together; those with a reader by themselves. Passes without an exit run
-        // with those that have one.
-        let mut groups: BTreeMap<(usize, bool, Option<usize>), Vec<usize>> = BTreeMap::new();
-        for (number, pass) in batch.iter().enumerate().filter(|(_, pass)| pass.output_rows() > 0) {
-            let depth = pass.output.layer.map_or(layers, usize::from);
-            let is_reader = matches!(pass.output.head, Head::Reader(_));
-            let exit = exit_of(pass).or(first_exit.filter(|_| depth == layers && !is_reader));
-            groups.entry((depth, is_reader, exit)).or_default().push(number);
-        }
+    fn run_checked(&self, batch: &[ForwardPass], groups: Option<Vec<Group>>) -> Result<Vec<Output>, RuntimeError> {
+        let groups = groups.map_or_else(|| self.lay_out(batch), Ok)?;
         let mut outputs = vec![Vec::new(); batch.len()];
-        for ((depth, _, exit), numbers) in groups {
-            let read = if numbers.len() == batch.len() {
-                self.run_to(depth, exit, batch)
-            } else {
-                let passes: Vec<ForwardPass> = numbers.iter().map(|&number| batch[number].clone()).collect();
-                self.run_to(depth, exit, &passes)
-            };
-            let read = read.map_err(|error| error.in_batch(&numbers))?;
-            for (number, output) in numbers.into_iter().zip(read) {
+        for group in groups {
+            let read = self.run_group(&group, batch).map_err(|error| error.in_batch(&group.numbers))?;
+            for (number, output) in group.numbers.into_iter().zip(read) {
                 outputs[number] = output;
             }
         }
         Ok(outputs)
     }
 
-    /// Runs passes that read after `depth` layers, some of whose suffixes leave after the layer `exit`. The prefix cache holds
-    /// keys and values of all layers, so only full runs use it.
-    fn run_to(&self, depth: usize, exit: Option<usize>, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
-        let run = |lookup: &CacheLookup| {
-            let read = match exit {
-                Some(layer) => exit::read(&self.model, lookup, batch, (layer, depth)),
-                None => read(&self.model, lookup, batch, depth),
-            };
-            read.map_err(|error| RuntimeError::from_device_message(error.to_string()))
-        };
-        let is_full = depth == self.model.spec().layers.len();
-        let parts = self.lanes.as_ref().and_then(|lanes| Some((lanes, lanes.split(batch)?)));
-        let ((outputs, new_blocks), lookup) = if let Some((lanes, parts)) = parts {
-            ((self.run_in_lanes(lanes, &parts, batch, depth)?, Vec::new()), CacheLookup::none(batch.len()))
-        } else if is_full {
-            self.prefix_cache.run_with(batch, run)?
-        } else {
-            let nothing = CacheLookup::none(batch.len());
-            (run(&nothing)?, nothing)
+    /// Runs a group of a batch. The prefix cache holds keys and values of all layers, so only full runs use it.
+    fn run_group(&self, group: &Group, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
+        let (batch, depth) = (group.passes(batch), group.depth);
+        let ((outputs, new_blocks), lookup) = match (&group.layout, &self.lanes) {
+            (Layout::Lanes(parts), Some(lanes)) => {
+                ((self.run_in_lanes(lanes, parts, batch, depth)?, Vec::new()), CacheLookup::none(batch.len()))
+            }
+            (Layout::Lanes(_), None) => return Err(RuntimeError::Device("parts of a batch without lanes".to_owned())),
+            (Layout::Rows(rows), _) => {
+                let run = |lookup: &CacheLookup| {
+                    let packed = rows.take(batch, lookup, self.model.spec().causal);
+                    let read = match group.exit {
+                        Some(layer) => exit::read(&self.model, &packed, lookup, batch, (layer, depth)),
+                        None => read(&self.model, &packed, lookup, batch, depth),
+                    };
+                    read.map_err(|error| RuntimeError::from_device_message(error.to_string()))
+                };
+                if depth == self.model.spec().layers.len() {
+                    self.prefix_cache.run_with(batch, run)?
+                } else {
+                    let nothing = CacheLookup::none(batch.len());
+                    (run(&nothing)?, nothing)
+                }
+            }
         };
         for (pass, rows) in outputs.iter().enumerate() {
             if let Some(row) = rows.iter().position(|row| row.iter().any(|value| !value.is_finite())) {
@@ -271,7 +276,10 @@ impl PackedRuntime {
             return readers::read_in_lanes(&self.model, lanes, parts, batch, depth).map_err(from_device);
         }
         let nothing = CacheLookup::none(1);
-        let results = lanes.run(parts, |part| read(&self.model, &nothing, std::slice::from_ref(&part.pass), depth));
+        let results = lanes.run(parts, |part| {
+            let pass = std::slice::from_ref(&part.pass);
+            read(&self.model, &Packed::new(pass, &nothing, self.model.spec().causal), &nothing, pass, depth)
+        });
         let mut rows = Vec::with_capacity(parts.len());
         for (part, result) in parts.iter().zip(results) {
             let (outputs, _) = result.map_err(from_device)?;
@@ -289,15 +297,15 @@ impl PackedRuntime {
 /// The outputs of the passes, and the blocks that the prefix cache stores.
 fn read(
     model: &Model,
+    packed: &Packed,
     lookup: &CacheLookup,
     batch: &[ForwardPass],
     depth: usize,
 ) -> candle_core::Result<(Vec<Output>, Vec<Tensor>)> {
-    let packed = Packed::new(batch, lookup, model.spec().causal);
     if batch.iter().any(|pass| matches!(pass.output.head, Head::Reader(_))) {
-        return Ok((readers::read(model, &packed, batch, depth)?, Vec::new()));
+        return Ok((readers::read(model, packed, batch, depth)?, Vec::new()));
     }
-    let (states, new_blocks) = model.states(&packed, &lookup.blocks, depth)?;
+    let (states, new_blocks) = model.states(packed, &lookup.blocks, depth)?;
     Ok((apply_heads(model, batch, &states, |_| true)?, new_blocks))
 }
 

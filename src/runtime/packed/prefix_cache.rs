@@ -86,6 +86,23 @@ impl PrefixCache {
         Self { block_bytes, max_blocks, inner: Mutex::default() }
     }
 
+    /// The hits that a lookup of a batch would have now. Counts nothing, and uses no block.
+    pub fn predict(&self, batch: &[ForwardPass]) -> CacheLookup {
+        if self.max_blocks == 0 {
+            return CacheLookup::none(batch.len());
+        }
+        let inner = self.lock();
+        let mut indices = HashMap::new();
+        let mut hits = |pass: &ForwardPass| {
+            let index = |id: u64| {
+                let next = indices.len();
+                *indices.entry(id).or_insert(next)
+            };
+            inner.path(shareable(pass)).into_iter().map(index).collect()
+        };
+        CacheLookup { hits: batch.iter().map(&mut hits).collect(), ..CacheLookup::default() }
+    }
+
     /// Looks up the passes of a batch.
     pub fn look_up(&self, batch: &[ForwardPass]) -> CacheLookup {
         if self.max_blocks == 0 {

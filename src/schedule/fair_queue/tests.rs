@@ -118,7 +118,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     /// For every order of events: a batch is empty only if the queue is, batches keep to their
-    /// limit, every pass runs once and in its request's order or is removed with it, and the counts
+    /// limit, peeking shows the batch that is taken, every pass runs once and in its request's order or is removed with it, and the counts
     /// are right.
     #[test]
     fn no_pass_is_lost_and_no_batch_is_empty_while_passes_wait(events in prop::collection::vec(event(), 1..120)) {
@@ -133,7 +133,9 @@ proptest! {
                     left.insert(request, passes.into());
                 }
                 Event::Take(limit) => {
+                    let peeked: Vec<_> = queue.peek_batch(limit).into_iter().copied().collect();
                     let batch = queue.take_batch(limit);
+                    prop_assert_eq!(&peeked, &batch);
                     prop_assert_eq!(batch.is_empty(), left.is_empty());
                     let tokens: usize = batch.iter().map(|(_, tokens)| tokens).sum();
                     prop_assert!(tokens <= limit || batch.len() == 1);

@@ -4,6 +4,7 @@ mod admission;
 mod batches;
 mod devices;
 mod failures;
+mod next_batch;
 mod spans;
 
 use std::sync::Arc;

@@ -38,6 +38,11 @@ impl Blocks {
         self.cached.as_ref().map_or(Ok(0), |cached| cached.dim(1))
     }
 
+    /// Whether the batch neither uses nor stores blocks.
+    pub fn is_unused(&self) -> bool {
+        self.cached.is_none() && self.rows.is_none()
+    }
+
     /// Copies the rows to store out of the next matrix, and writes the cached ones into its room.
     pub fn exchange(&mut self, matrix: &Tensor) -> Result<()> {
         if let Some(rows) = &self.rows {
@@ -50,23 +55,6 @@ impl Blocks {
             matrix.slice_set(&cached, 0, matrix.dim(0)? - cached.dim(0)?)?;
         }
         Ok(())
-    }
-
-    /// As [`Self::exchange`], of a matrix without room: a copy with room, if there is anything to write into it.
-    pub fn exchange_in_copy(&mut self, matrix: Tensor) -> Result<Tensor> {
-        let room = self.room()?;
-        let matrix = match (room, &self.rows) {
-            (0, None) => matrix,
-            (0, Some(_)) => matrix.contiguous()?,
-            (room, _) => {
-                let (rows, heads, dim) = matrix.dims3()?;
-                let wider = Tensor::zeros((rows + room, heads, dim), matrix.dtype(), matrix.device())?;
-                wider.slice_set(&matrix.contiguous()?, 0, 0)?;
-                wider
-            }
-        };
-        self.exchange(&matrix)?;
-        Ok(matrix)
     }
 
     /// The blocks to store, each in memory of its own.

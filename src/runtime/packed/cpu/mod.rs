@@ -190,7 +190,7 @@ impl CpuLayers {
     ) {
         let specs = &self.spec.layers[..depth];
         let read = (!packed.reads_all_rows()).then(|| packed.read_rows());
-        for (number, spans) in packed.layers(specs).enumerate().take(layers.end).skip(layers.start) {
+        for (number, spans) in packed.layers(specs).into_iter().enumerate().take(layers.end).skip(layers.start) {
             let layer = &self.layers[number];
             let read = read.as_deref().filter(|_| number + 1 == depth);
             let rows = LayerRows { positions: &packed.positions, read, spans: &spans };

@@ -110,7 +110,10 @@ fn allocate<T: Number>(device: &CudaDevice, count: usize) -> Result<CudaSlice<T>
 pub(super) fn add_rms_norm(x: Matrix<'_>, y: Matrix<'_>, weight: &Tensor, eps: f32) -> Result<CudaStorage> {
     fn typed<T: Number>(x: Matrix<'_>, y: Matrix<'_>, weight: &Tensor, eps: f32) -> Result<CudaStorage> {
         let (device, rows) = (x.0.device.clone(), x.1);
-        if (y.1.count, y.1.width) != (rows.count, rows.width) || !rows.width.is_multiple_of(pack::<T>()) {
+        // The kernel reads packs of rows that begin at a pack.
+        let is_aligned =
+            |rows: Rows| [rows.start, rows.width, rows.stride].iter().all(|n| n.is_multiple_of(pack::<T>()));
+        if (y.1.count, y.1.width) != (rows.count, rows.width) || !is_aligned(rows) || !is_aligned(y.1) {
             bail!("add-rms-norm of {rows:?} and {:?}", y.1);
         }
         let mut output = allocate::<T>(&device, 2 * rows.count * rows.width)?;
@@ -149,7 +152,6 @@ fn launch_norm_rope<T: Number>(spec: &NormRope<'_>, x: Matrix<'_>, output: &mut 
     let function = device.get_or_load_custom_func(&format!("norm_rope_{}", T::NAME), MODULE, ptx()?)?;
     // What the kernel does not read is given as something that is there.
     let nothing = view::<T>(x)?;
-    let no_positions = device.alloc_zeros::<u32>(1)?;
     let (count, heads, dim) = (int(rows.count)?, int(spec.heads)?, int(spec.dim)?);
     let stride = int(rows.stride)?;
     let (has_norm, has_rope) = (c_int::from(spec.norm.is_some()), c_int::from(spec.angles.is_some()));
@@ -174,14 +176,14 @@ fn launch_norm_rope<T: Number>(spec: &NormRope<'_>, x: Matrix<'_>, output: &mut 
                 with_slice::<u32, ()>(angles.positions, |at| with_weight(&cosines, &sines, &at))
             })
         }),
-        None => with_weight(&nothing, &nothing, &no_positions.slice(..)),
+        None => with_weight(&nothing, &nothing, &device.alloc_zeros::<u32>(1)?.slice(..)),
     }
 }
 
 pub(super) fn gated(x: &CudaStorage, rows: Rows, activation: Activation) -> Result<CudaStorage> {
     fn typed<T: Number>(x: &CudaStorage, rows: Rows, activation: c_int) -> Result<CudaStorage> {
         let (device, width) = (x.device.clone(), rows.width / 2);
-        if !width.is_multiple_of(pack::<T>()) || !rows.stride.is_multiple_of(pack::<T>()) {
+        if ![rows.start, width, rows.stride].iter().all(|n| n.is_multiple_of(pack::<T>())) {
             bail!("gated rows of {rows:?}");
         }
         let mut output = allocate::<T>(&device, rows.count * width)?;

@@ -69,7 +69,7 @@ __device__ void add_rms_norm(const T *x, const T *y, const T *weight, T *sum, T 
   }
 }
 
-// One warp for each head of each row, four to a block: the RMS norm of a head where there is one, then its rotation by the
+// One warp for each head of each row: the RMS norm of a head where there is one, then its rotation by the
 // angles of the row's position where there are any. `cosines` and `sines` are [positions, dim / 2].
 template <typename T>
 __device__ void norm_rope(const T *x, const T *weight, const T *cosines, const T *sines, const unsigned int *positions,

@@ -70,12 +70,12 @@ fn in_cross_document_layers_read_positions_see_every_shared_one_once() {
 fn layers_share_their_spans_until_a_pass_crosses_documents() {
     let specs = layers(4, Window::NONE);
     let packed = packed(&[isolated()]);
-    let made: Vec<_> = packed.layers(&specs).collect();
+    let made = packed.layers(&specs);
     assert_eq!(made.len(), 4);
     assert!(Arc::ptr_eq(&made[0], &made[1]) && Arc::ptr_eq(&made[0], &made[2]));
     let cross_document = CrossDocumentLayers { count: 2, ..isolated().cross_document };
     let crossing = packed_crossing(cross_document);
-    let made: Vec<_> = crossing.layers(&specs).collect();
+    let made = crossing.layers(&specs);
     assert!(Arc::ptr_eq(&made[0], &made[1]));
     assert_eq!(*made[2], crossing.spans(2, &specs));
     assert_ne!(made[1], made[2]);
@@ -88,10 +88,26 @@ fn a_window_hides_what_is_before_it() {
     specs[1].window = Window::NONE;
     let pass = ForwardPass::sequence((0..6).collect(), OutputSpec::pooled(Pooling::Last, Head::Hidden));
     let packed = packed(&[pass]);
-    let made: Vec<_> = packed.layers(&specs).collect();
+    let made = packed.layers(&specs);
     assert_eq!(*made[0], [run(0..6, vec![], Mask { before: 2, after: 0 })]);
     assert_eq!(*made[1], [run(0..6, vec![], Mask::CAUSAL)]);
     assert_eq!(*made[2], [Span::single(0, vec![3..6])]);
+}
+
+#[test]
+fn a_window_over_the_longest_sequence_is_none() {
+    let mut specs = layers(4, Window::NONE);
+    let packed = packed(&[isolated()]);
+    let whole = packed.layers(&specs);
+    // The longest sequence has five tokens.
+    for (layer, before) in [(0, 4), (1, 100), (3, 4)] {
+        specs[layer].window = Window { before, after: 0 };
+    }
+    let made = packed.layers(&specs);
+    assert_eq!(made, whole);
+    assert!(Arc::ptr_eq(&made[0], &made[2]), "they share their spans with layers without a window");
+    specs[1].window.before = 3;
+    assert_ne!(packed.layers(&specs)[1], whole[1]);
 }
 
 #[test]
@@ -106,14 +122,14 @@ fn sequences_of_a_bidirectional_model_see_themselves_both_ways() {
     assert_eq!(first.positions, [0, 1, 2, 3, 0, 1]);
     assert_eq!(first.token_types, [0, 0, 0, 1, 0, 1]);
     let specs = layers(2, Window::NONE);
-    let made: Vec<_> = first.layers(&specs).collect();
+    let made = first.layers(&specs);
     assert_eq!(*made[0], [run(0..4, vec![], Mask::NONE), run(4..6, vec![], Mask::NONE)]);
     assert_eq!(*made[1], [Span::single(0, vec![0..4]), Span::single(1, vec![4..6])]);
     let local = layers(1, Window { before: 1, after: 1 });
-    assert_eq!(*first.layers(&local).next().unwrap(), [Span::single(0, vec![0..2]), Span::single(1, vec![4..6])]);
+    assert_eq!(*first.layers(&local)[0], [Span::single(0, vec![0..2]), Span::single(1, vec![4..6])]);
     let mean = pack(Pooling::Mean);
     assert!(mean.reads_all_rows(), "the last layer is computed for all rows");
-    let made: Vec<_> = mean.layers(&specs).collect();
+    let made = mean.layers(&specs);
     assert_eq!(made[0], made[1]);
 }
 
