@@ -92,6 +92,8 @@ fn other_passes_of_the_batch_are_untouched() {
         let mut batch = others.clone();
         batch.extend([single, pass(Some(exit(1, 2))), pass(None), pass(Some(exit(2, 4))), pass(Some(exit(1, 3)))]);
         let outputs = runtime.run(&batch).unwrap();
+        let prepared = runtime.prepare(batch.clone());
+        assert_eq!(runtime.run_prepared(prepared).unwrap(), outputs, "{case}: prepared before it runs");
         for (pass, output) in batch.iter().zip(&outputs).take(others.len() + 1) {
             table.note(case, &golden.shape, "others", largest_relative(output, &run_alone(&runtime, pass.clone())));
         }
@@ -164,7 +166,6 @@ fn passes_that_cannot_leave_early_are_refused() {
         change(&mut pass);
         runtime.run(&[pass]).unwrap_err().to_string()
     };
-    let crossing = CrossDocumentLayers { count: 1, shared: Vec::new() };
     let cases: [(&Change, &str); 6] = [
         (&|pass| pass.output.exit = Some(exit(0, 2)), "2 suffixes go on after layer 0"),
         (&|pass| pass.output.exit = Some(exit(99, 2)), "2 suffixes go on after layer 99"),
@@ -177,7 +178,7 @@ fn passes_that_cannot_leave_early_are_refused() {
         let error = refused(change);
         assert!(error.contains(problem), "{error}");
     }
-    let error = refused(&|pass| pass.cross_document = crossing.clone());
+    let error = refused(&|pass| pass.cross_document = CrossDocumentLayers { count: 1, shared: Vec::new() });
     assert!(error.contains("suffixes that leave early see no others"), "{error}");
     let encoder = PackedRuntime::load(&Checkpoint::podium_mini(), &ComputeSettings::reference()).unwrap();
     let output = OutputSpec::pooled(Pooling::First, Head::Classifier).with_exit(Some(exit(1, 1)));
