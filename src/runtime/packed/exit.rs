@@ -7,19 +7,10 @@
 use candle_core::{Result, Tensor};
 
 use super::apply_heads;
-use super::layout::Packed;
+use super::layout::{Exit, Packed};
 use super::model::Model;
 use super::prefix_cache::CacheLookup;
 use crate::runtime::{ForwardPass, Output};
-
-/// Where rows leave a forward pass.
-pub(super) struct Exit<'a, States> {
-    /// After how many layers.
-    pub layer: usize,
-    /// From the states of the rows that are read, after that layer and the final norm: the packing of what goes on, and its rows
-    /// in the packing before.
-    pub choose: &'a mut dyn FnMut(States) -> Result<(Packed, Vec<u32>)>,
-}
 
 /// The outputs of passes that read after `depth` layers, and the blocks that the prefix cache stores. Suffixes of passes with an
 /// exit leave after `layer`.

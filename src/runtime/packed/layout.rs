@@ -55,6 +55,15 @@ pub(super) struct Packed {
     layers: Vec<Arc<[Span]>>,
 }
 
+/// Where rows leave a forward pass.
+pub(super) struct Exit<'a, States> {
+    /// After how many layers.
+    pub layer: usize,
+    /// From the states of the rows that are read, after that layer and the final norm: the packing of what goes on, and its rows
+    /// in the packing before.
+    pub choose: &'a mut dyn FnMut(States) -> candle_core::Result<(Packed, Vec<u32>)>,
+}
+
 impl Packed {
     /// Packs valid passes, with the blocks of the prefix cache that they begin with and those that it wants of them.
     pub fn new(passes: &[ForwardPass], lookup: &CacheLookup, causal: bool) -> Self {
