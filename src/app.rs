@@ -1,6 +1,7 @@
 //! The composition root: settings to models to a running server.
 
 mod loading;
+mod model_names;
 mod reload;
 mod serve;
 mod settings;

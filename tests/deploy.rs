@@ -73,7 +73,7 @@ fn exported() -> String {
     let timeline = RequestTimeline::new(tracing::Span::none());
     let stage = |stage, skipped| {
         let model = Some("a-model".to_owned());
-        StageReport { stage, model, documents: 3, tokens: 100, skipped }
+        StageReport { stage, model, documents: 3, tokens: 100, time: None, skipped }
     };
     timeline.note_cascade(CascadeReport {
         name: "a-cascade".to_owned(),

@@ -1,11 +1,9 @@
 //! Loads models as the settings describe them.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use super::settings::{check, families, policy, prompter_of};
+use super::model_names::{add_served_names, default_names};
+use super::settings::{check, check_without_names, families, policy, prompter_of};
 use crate::config::{ConfigError, Settings};
-use crate::models::{ModelLoader, ModelSet, ModelsSettings, NamedModel};
+use crate::models::{ModelLoader, ModelSet, NamedModel};
 use crate::pipeline::{Policy, Reranker};
 use crate::prompt::{PromptSettings, Prompter};
 use crate::runtime::packed::{ComputeSettings, PackedRuntime};
@@ -28,9 +26,10 @@ pub fn load_reranker_with<R: Runtime>(
     settings: &Settings,
     wrap: impl FnOnce(&Checkpoint, PackedRuntime) -> anyhow::Result<R>,
 ) -> anyhow::Result<Reranker> {
-    check(settings)?;
+    // A configuration may be used with another default model than the one that its cascades name.
+    check_without_names(settings)?;
     let checkpoint = Checkpoint::open(&settings.model)?;
-    let names = default_names(&checkpoint, &settings.model);
+    let names = default_names(&checkpoint.name, &settings.model);
     let admission = AdmissionControl::new(&settings.schedule);
     let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
     let prompter = environment.prompter(&checkpoint, &settings.model)?;
@@ -42,7 +41,7 @@ pub fn load_reranker_with<R: Runtime>(
 /// tokio runtime.
 ///
 /// # Errors
-/// The errors of [`load_reranker`]; two models of one name; a default model that is larger than
+/// The errors of [`load_reranker`] and [`check`]; a default model that is larger than
 /// `models.max_memory_bytes`.
 pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     check(settings)?;
@@ -51,9 +50,7 @@ pub fn load_models(settings: &Settings) -> anyhow::Result<ModelSet> {
     let largest_batch = largest_batch(settings);
     let memory = Memory::measure(&checkpoint, &settings.model, largest_batch)?;
     memory.check(&checkpoint.name, settings.models.max_memory_bytes)?;
-    let names = default_names(&checkpoint, &settings.model);
-    check_names_unique(&names, settings)?;
-    check_stages_and_shadows(&names, &settings.models)?;
+    let names = default_names(&checkpoint.name, &settings.model);
     let environment = Environment { prompts: &settings.prompts, policy: policy(settings)?, admission: &admission };
     let default = environment.load(names, &checkpoint, &settings.model)?;
     let loader = PackedLoader { prompts: settings.prompts.clone(), admission, largest_batch };
@@ -130,65 +127,6 @@ impl Environment<'_> {
         }
         Ok(prompter)
     }
-}
-
-/// The names of the default model: its own, the hub's, and those of the settings.
-fn default_names(checkpoint: &Checkpoint, model: &ModelSettings) -> Vec<String> {
-    let mut names = vec![checkpoint.name.clone()];
-    if model.source.contains('/') && !Path::new(&model.source).exists() {
-        names.insert(0, model.source.clone());
-    }
-    add_served_names(&mut names, model);
-    names
-}
-
-fn add_served_names(names: &mut Vec<String>, model: &ModelSettings) {
-    for name in model.served().map(str::to_owned) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-}
-
-/// Refuses a name that two models answer to.
-fn check_names_unique(default: &[String], settings: &Settings) -> Result<(), ConfigError> {
-    let mut owners: BTreeMap<&str, &str> = default.iter().map(|name| (name.as_str(), "the default model")).collect();
-    let models = &settings.models;
-    let named = models.named.iter().map(|(own, named)| (own, named.model.served().collect::<Vec<_>>()));
-    let cascades = models.cascades.iter().map(|(own, cascade)| (own, cascade.served().collect::<Vec<_>>()));
-    for (own, served) in named.chain(cascades) {
-        for name in std::iter::once(own.as_str()).chain(served.into_iter().filter(|name| name != own)) {
-            if let Some(other) = owners.insert(name, own) {
-                let problem = format!("the name `{name}` is taken by {other}");
-                return Err(ConfigError::Unusable { key: format!("models.{own}"), problem });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Refuses a stage of a cascade, or a shadow, that names no model of this server.
-fn check_stages_and_shadows(default: &[String], models: &ModelsSettings) -> Result<(), ConfigError> {
-    let served = models.named.iter().flat_map(|(own, named)| std::iter::once(own.as_str()).chain(named.model.served()));
-    let models_by_name: Vec<&str> = default.iter().map(String::as_str).chain(served).collect();
-    let check = |key: String, name: &str, known: &[&str]| {
-        if known.contains(&name) {
-            return Ok(());
-        }
-        let problem = format!("there is no model `{name}`; there are {}", known.join(", "));
-        Err(ConfigError::Unusable { key, problem })
-    };
-    for (name, cascade) in &models.cascades {
-        for stage in cascade.models() {
-            check(format!("models.{name}.cascade"), stage, &models_by_name)?;
-        }
-    }
-    let cascades = models.cascades.keys().map(String::as_str);
-    let all: Vec<&str> = models_by_name.iter().copied().chain(cascades).collect();
-    for (name, shadow) in &models.shadows {
-        check(format!("models.{name}.shadow_of"), &shadow.of, &all)?;
-    }
-    Ok(())
 }
 
 /// Loads the named models of the settings.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use serde::Deserialize;
 
+use super::model_names::check_model_names;
 use crate::config::{ConfigError, Settings};
 use crate::evidence::{EvidenceConfig, EvidenceModel};
 use crate::pipeline::{InstructionSettings, Policy, ProfileError, load_instructions};
@@ -19,11 +20,21 @@ use crate::prompt::{
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ClassifierFacts, ModelFacts};
 
-/// Checks what settings name (profiles, prompt families), without loading a model.
+/// Checks what settings name (profiles, prompt families, the models of cascades and shadows), without
+/// loading a model.
 ///
 /// # Errors
 /// [`ConfigError::Unusable`], with the key.
 pub fn check(settings: &Settings) -> Result<(), ConfigError> {
+    check_without_names(settings)?;
+    check_model_names(settings)
+}
+
+/// As [`check`], apart from the names of models.
+///
+/// # Errors
+/// The errors of [`check`].
+pub(super) fn check_without_names(settings: &Settings) -> Result<(), ConfigError> {
     policy(settings)?;
     let families = families(&settings.prompts)?;
     let named = settings.models.named.iter().map(|(name, named)| (format!("models.{name}.family"), &named.model));

@@ -27,7 +27,7 @@ Examples:
   podium check --no-model
   podium check --config podium.toml --model Qwen/Qwen3-Reranker-0.6B")]
 pub(super) struct CheckArgs {
-    /// Check only the settings, and the profiles, prompt families and keys that they name
+    /// Check only the settings, and the profiles, prompt families, models of cascades and keys that they name
     #[arg(long)]
     no_model: bool,
     #[command(flatten)]

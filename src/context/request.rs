@@ -90,18 +90,19 @@ impl RequestContext {
         Self::new(RequestId::new("internal"), Span::none())
     }
 
-    /// The same request for one stage of its work, after whose failure the request goes on. Both
-    /// keep what the request holds until the later of them is dropped.
+    /// The same request for one stage of its work, after whose failure the request goes on. The spans
+    /// of its work become children of `span`. Both keep what the request holds until the later of them
+    /// is dropped.
     #[must_use]
-    pub fn for_stage(&self) -> Self {
+    pub fn for_stage(&self, span: Span) -> Self {
         Self {
             id: self.id.clone(),
             client: self.client.clone(),
             received_at: self.received_at,
             deadline: self.deadline,
             priority: self.priority,
-            span: self.span.clone(),
-            timeline: self.timeline.clone(),
+            timeline: self.timeline.in_span(span.clone()),
+            span,
             body_memory: self.body_memory.clone(),
             admission: self.admission.clone(),
         }

@@ -120,6 +120,12 @@ impl RequestTimeline {
         Self { span, record: Arc::default() }
     }
 
+    /// The same record; spans of stages that begin on it become children of `span`.
+    #[must_use]
+    pub fn in_span(&self, span: Span) -> Self {
+        Self { span, record: Arc::clone(&self.record) }
+    }
+
     /// Begins a stage; `tokens` is the size of its work, if it is known.
     #[must_use]
     pub fn begin(&self, stage: Stage, tokens: Option<usize>) -> StageTimer {

@@ -152,9 +152,10 @@ impl ModelSet {
         context.timeline.note_model(name);
         let drawn = self.draw_for_shadows(name, &requests);
         let ranked = match (self.inner.settings.cascades.get(name), configured) {
-            (Some(cascade), Some(_)) => self.cascade(name, cascade).rerank_all(requests, context).await,
+            // Boxed, so that requests without a cascade do not carry its state.
+            (Some(cascade), Some(_)) => Box::pin(self.cascade(name, cascade).rerank_all(requests, context)).await,
             _ if first.is_some_and(|request| request.cascade.is_set()) => {
-                self.cascade_of_one(name).rerank_all(requests, context).await
+                Box::pin(self.cascade_of_one(name).rerank_all(requests, context)).await
             }
             (_, Some(name)) => self.loaded(name)?.rerank_all(requests, context).await,
             (_, None) => self.inner.default.rerank_all(requests, context).await,

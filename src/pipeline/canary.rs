@@ -143,7 +143,7 @@ impl Reranker {
         let documents = question.documents.map(str::to_owned).to_vec();
         let request = RerankRequest { mode, ..RerankRequest::new(question.query, documents) };
         let limits = self.policy().limits.clone();
-        let permit = self.scheduler.admit_warm_up(estimate(&request, &self.prompter, &limits));
+        let permit = self.scheduler.admit_warm_up(estimate(&request, &self.prompter, &limits, 1));
         let (_context, rankings) = self.rank(vec![request], &limits, permit, RequestContext::internal()).await?;
         let mut results = rankings.into_iter().flat_map(|ranking| ranking.results).collect::<Vec<_>>();
         results.sort_by_key(|result| result.index);

@@ -15,14 +15,16 @@ const TYPICAL_TOKEN_BYTES: usize = 4;
 /// text. Texts wait in memory until they are tokenized, and the limit on tokens bounds them.
 const HELD_TOKEN_BYTES: usize = 16;
 
-/// Estimates how many tokens the model reads for a request that has not been tokenized.
-pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &LimitSettings) -> usize {
+/// Estimates how many tokens the model reads for a request that has not been tokenized, if it ranks
+/// the documents in so many orders.
+pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &LimitSettings, orders: usize) -> usize {
     let typical = TypicalTokens::new(request, prompter, limits);
     let documents = request.documents.iter().map(|text| typical.of_document(text));
     let (tokens, sequences) = documents.fold((0, 0), |sum, document| (sum.0 + document.0, sum.1 + document.1));
-    let tokens = tokens + typical.of_queries(sequences);
+    let tokens = (tokens + typical.of_queries(sequences)) * orders;
     let tokens = tokens.min(request.constraints.budget.max_total_tokens.unwrap_or(usize::MAX));
-    tokens.max(held_tokens(text_bytes(request)))
+    // Each order has a copy of the texts.
+    tokens.max(held_tokens(text_bytes(request)) * orders)
 }
 
 /// The tokens that a request counts for the memory of `bytes` bytes of text.

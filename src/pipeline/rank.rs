@@ -21,7 +21,7 @@ impl Reranker {
         limits: &LimitSettings,
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
-        let estimate_all = |request| estimate(request, &self.prompter, limits) * self.orders(request);
+        let estimate_all = |request| estimate(request, &self.prompter, limits, self.orders(request));
         let permit = self.try_admit(requests.iter().map(estimate_all).sum(), &context)?;
         let (context, rankings) = self.rank_in_orders(requests, limits, permit, context).await?;
         note_rankings(&context, &rankings);

@@ -82,10 +82,6 @@ impl Reranker {
         results[first_blank..].rotate_left(blank);
         let documents = results.len();
         let ResponseOptions { model, profile, top_n, min_score, .. } = options;
-        let relevant_from = self.relevant_from();
-        if min_score == Some(MinScore::Auto) && relevant_from.is_none() {
-            warnings.push(auto_without_calibration(self.family()));
-        }
         let mut ranking = Ranking {
             results,
             documents,
@@ -102,8 +98,17 @@ impl Reranker {
             cascade: None,
             timing,
         };
-        ranking.select(min_score, relevant_from, top_n);
+        self.select(&mut ranking, min_score, top_n);
         ranking
+    }
+
+    /// Leaves out the results below a minimum score, and keeps the best `top_n` of the others.
+    pub(super) fn select(&self, ranking: &mut Ranking, min_score: Option<MinScore>, top_n: Option<usize>) {
+        let relevant_from = self.relevant_from();
+        if min_score == Some(MinScore::Auto) && relevant_from.is_none() {
+            ranking.warnings.push(auto_without_calibration(self.family()));
+        }
+        ranking.select(min_score, relevant_from, top_n);
     }
 }
 

@@ -31,7 +31,9 @@ impl Reranker {
         permit: AdmissionPermit,
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
-        let asks_in_vain = |request: &RerankRequest| request.stability.is_some_and(|orders| orders > 1);
+        // One document has one order, whatever was asked.
+        let asks_in_vain =
+            |request: &RerankRequest| request.documents.len() > 1 && request.stability.is_some_and(|orders| orders > 1);
         let orders = if let [request] = &requests[..] { self.orders(request) } else { 1 };
         if orders == 1 {
             let warns = requests.first().is_some_and(asks_in_vain);
@@ -61,7 +63,7 @@ impl Reranker {
         }
         let votes = matches!(self.prompter.slate_score(), Some(SlateScore::FirstToken { .. }));
         let mut merged = merge(rankings, &places, votes).ok_or_else(|| RerankError::internal("no order was ranked"))?;
-        merged.select(min_score, self.relevant_from(), top_n);
+        self.select(&mut merged, min_score, top_n);
         Ok((context, vec![merged]))
     }
 }

@@ -3,6 +3,8 @@
 //! Pure arithmetic: how many documents each stage keeps, whether an order is decided, and scores
 //! that fall along the list although stages measure on different scales.
 
+use std::time::Duration;
+
 use super::RankedDocument;
 
 /// How many documents a stage passes on to the next one.
@@ -93,6 +95,8 @@ pub struct StageReport {
     pub documents: usize,
     /// Tokens that its model read.
     pub tokens: usize,
+    /// From its beginning to its ranking; `None` if it did not run, and for the caller's scores.
+    pub time: Option<Duration>,
     /// Why it did not run, if it did not.
     pub skipped: Option<SkipReason>,
 }
@@ -104,7 +108,7 @@ pub struct CascadeReport {
     pub name: String,
     /// Its stages, in order.
     pub stages: Vec<StageReport>,
-    /// Estimate of the tokens that the last model alone would have read in addition.
+    /// Estimate of the tokens of other documents, which the last model alone would have read.
     pub tokens_saved: usize,
 }
 
@@ -161,8 +165,9 @@ pub fn reduce_to_fit(counts: &[usize], fits: impl Fn(&[usize]) -> bool) -> Vec<u
 }
 
 /// Makes relevances fall along a list whose documents were ranked by different stages, the last
-/// stage's first. The scores of each earlier stage are scaled down until its best is at most the
-/// worst of the stage above; those of the last stage stay.
+/// stage's first. The scores of each earlier stage, with their spreads and those of their passages,
+/// are scaled down until its best is at most the worst of the stage above; those of the last stage
+/// stay.
 pub fn scale_down_earlier_stages(results: &mut [RankedDocument]) {
     scale_down_groups(results, |left, right| left.stage == right.stage);
 }
@@ -177,8 +182,14 @@ pub(super) fn scale_down_groups(
     for group in results.chunk_by_mut(is_same) {
         let best = group.iter().map(|result| result.relevance_score).fold(0.0, f32::max);
         let factor = if best > ceiling { ceiling / best } else { 1.0 };
+        // The quotient may be rounded up.
+        let factor = if best * factor > ceiling { factor.next_down() } else { factor };
         for result in group.iter_mut() {
-            result.relevance_score = (result.relevance_score * factor).min(ceiling);
+            result.relevance_score *= factor;
+            result.spread = result.spread.map(|spread| spread * factor);
+            if let Some(passage) = &mut result.passage {
+                passage.relevance_score *= factor;
+            }
         }
         ceiling = group.iter().map(|result| result.relevance_score).fold(ceiling, f32::min);
     }
@@ -189,6 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rerank::BestPassage;
 
     #[test]
     fn a_stage_keeps_a_number_or_a_share_and_at_least_one_document() {
@@ -230,6 +242,17 @@ mod tests {
 
     fn result(stage: usize, relevance_score: f32) -> RankedDocument {
         RankedDocument { relevance_score, stage: Some(stage), ..RankedDocument::default() }
+    }
+
+    #[test]
+    fn spreads_and_passages_are_scaled_with_their_documents() {
+        let passage = BestPassage { start: 3, end: 9, relevance_score: 0.8, count: 2 };
+        let earlier = RankedDocument { spread: Some(0.2), passage: Some(passage), ..result(1, 0.8) };
+        let mut results = [result(2, 0.4), earlier];
+        scale_down_earlier_stages(&mut results);
+        let scaled = results[1].passage.unwrap();
+        assert_eq!((results[1].relevance_score, scaled.relevance_score), (0.4, 0.4));
+        assert_eq!((results[1].spread, results[0].spread), (Some(0.1), None));
     }
 
     proptest! {

@@ -173,7 +173,7 @@ impl Metrics {
             describe_counter!(STAGES_SKIPPED, "Stages of cascades that did not run, by reason.");
             describe_counter!(
                 TOKENS_SAVED,
-                "Estimate of the tokens that the last models of cascades alone would have read in addition."
+                "Estimate of the tokens that the last models of cascades did not have to read."
             );
         });
     }

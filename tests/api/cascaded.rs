@@ -13,7 +13,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
-use crate::support::{Answer, Server, fake_reranker_in};
+use crate::support::{Answer, Server, fake_reranker_in, fake_reranker_of};
 
 pub const ADMIN: &str = "the-administrators-key";
 
@@ -29,8 +29,9 @@ impl ModelLoader for Loader {
         Ok(1000)
     }
 
-    fn load(&self, name: &str, _: &NamedModel, _: Policy) -> anyhow::Result<Reranker> {
-        let (reranker, controls) = fake_reranker_in(&[name], &self.settings, &self.admission);
+    fn load(&self, name: &str, NamedModel { model, .. }: &NamedModel, _: Policy) -> anyhow::Result<Reranker> {
+        let family = if model.family == "auto" { "podium-nano" } else { &model.family };
+        let (reranker, controls) = fake_reranker_of(family, &[name], &self.settings, &self.admission);
         self.controls.lock().unwrap().insert(name.to_owned(), controls);
         Ok(reranker)
     }
@@ -82,6 +83,16 @@ impl Cascaded {
         models.load_start_models().await.unwrap();
         let server = Server::over(models, default_controls, &settings).await;
         Self { server, controls, _keys: keys }
+    }
+
+    /// As [`Cascaded::start_with`], where `large` is of a family whose scores depend on the order of the
+    /// documents.
+    pub async fn start_in_order(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_with(LoadWhen::Start, |settings| {
+            settings.models.named.get_mut("large").unwrap().model.family = "jina-v3".to_owned();
+            change(settings);
+        })
+        .await
     }
 
     pub fn large(&self) -> FakeControls {

@@ -32,11 +32,14 @@ async fn documents_that_reach_a_later_stage_stand_before_the_others() {
     let used = &reply["meta"]["cascade"]["stages"];
     let tokens: Vec<u64> = used.as_array().unwrap().iter().map(|stage| stage["tokens"].as_u64().unwrap()).collect();
     assert_eq!(reply["usage"]["prompt_tokens"].as_u64().unwrap(), tokens.iter().sum::<u64>());
+    let times: Vec<f64> = used.as_array().unwrap().iter().map(|stage| stage["time_ms"].as_f64().unwrap()).collect();
     let expected = json!([
-        {"stage": 1, "model": "podium-nano", "documents": 6, "tokens": tokens[0]},
-        {"stage": 2, "model": "large", "documents": 2, "tokens": tokens[1]},
+        {"stage": 1, "model": "podium-nano", "documents": 6, "tokens": tokens[0], "time_ms": times[0]},
+        {"stage": 2, "model": "large", "documents": 2, "tokens": tokens[1], "time_ms": times[1]},
     ]);
     assert_eq!(used, &expected);
+    let total = reply["meta"]["timing_ms"]["total"].as_f64().unwrap();
+    assert!(times.iter().all(|time| *time > 0.0) && times.iter().sum::<f64>() <= total, "{times:?} of {total}");
     assert_eq!(reply["meta"]["warnings"], json!([]));
     for line in [
         r#"podium_cascade_documents_total{cascade="careful",stage="1",model="podium-nano"} 6"#.to_owned(),

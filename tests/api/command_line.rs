@@ -101,6 +101,48 @@ fn check_and_serve_both_refuse_a_setting_that_names_something_missing() {
 }
 
 #[test]
+fn check_and_serve_both_refuse_a_stage_or_a_shadow_of_an_unknown_model() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().display().to_string();
+    let large = "[models.large]\nsource = \"owner/large\"\nload = \"off\"\nserved_names = \"vendor/large\"\n";
+    let stages = |first: &str| {
+        format!("[models.careful]\ncascade = [ {{ model = \"{first}\", keep = 9 }}, {{ model = \"vendor/large\" }} ]\n")
+    };
+    let shadow = |of: &str| format!("shadow_of = \"{of}\"\nshare = 0.5\n");
+    for (models, problem) in [
+        (
+            format!("{large}{}", stages("podium-nimi")),
+            "`models.careful.cascade`: there is no model `podium-nimi`; did you mean `podium-mini`? There are \
+             podium-mini, large, vendor/large",
+        ),
+        (
+            format!("{large}{}", stages("zebra")),
+            "`models.careful.cascade`: there is no model `zebra`; there are podium-mini, large, vendor/large",
+        ),
+        (
+            format!("{large}{}{}", shadow("carefull"), stages("podium-mini")),
+            "`models.large.shadow_of`: there is no model `carefull`; did you mean `careful`? There are podium-mini, \
+             large, vendor/large, careful",
+        ),
+        (
+            "[models.podium-mini]\nsource = \"owner/other\"\n".to_owned(),
+            "`models.podium-mini`: the name `podium-mini` is taken by the default model",
+        ),
+    ] {
+        std::fs::write(&path, models).unwrap();
+        for command in [&["check", "--no-model"][..], &["check"], &["serve", "--listen", "127.0.0.1:0"]] {
+            let output = podium(&[command, &["--config", &path]].concat());
+            let printed = text(&output.stderr);
+            assert!(printed.contains(&format!("error: {problem}\n")), "{command:?}: {printed}");
+            assert_eq!(output.status.code(), Some(2), "{command:?}");
+        }
+    }
+    std::fs::write(&path, format!("{large}{}{}", shadow("careful"), stages("podium-mini"))).unwrap();
+    let output = podium(&["check", "--no-model", "--config", &path]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_family_from_a_folder_can_be_served() {
     let folder = tempfile::tempdir().unwrap();
     for file in ["podium-nano.toml", "podium-nano.jinja"] {

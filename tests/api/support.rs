@@ -1,5 +1,6 @@
 //! A server on a free port over a fake runtime, and a client for it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,9 +33,23 @@ pub fn fake_reranker(names: &[&str], settings: &Settings) -> (Reranker, FakeCont
 
 /// As [`fake_reranker`], with the limits and the device that other models share.
 pub fn fake_reranker_in(names: &[&str], settings: &Settings, admission: &AdmissionControl) -> (Reranker, FakeControls) {
+    fake_reranker_of("podium-nano", names, settings, admission)
+}
+
+/// As [`fake_reranker_in`], with the prompts and the read-out of another family.
+pub fn fake_reranker_of(
+    family: &str,
+    names: &[&str],
+    settings: &Settings,
+    admission: &AdmissionControl,
+) -> (Reranker, FakeControls) {
     let runtime = FakeRuntime::new();
     let controls = runtime.controls();
-    let prompter = app::prompter(&Checkpoint::podium_nano(), runtime.facts(), "podium-nano").unwrap();
+    let checkpoint = Checkpoint::embedded(family).unwrap_or_else(|| {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/fixtures");
+        Checkpoint::folder(&fixtures.join(family)).unwrap()
+    });
+    let prompter = app::prompter(&checkpoint, runtime.facts(), family).unwrap();
     let names = names.iter().map(|name| (*name).to_owned()).collect();
     let policy = app::policy(settings).unwrap();
     (Reranker::new(names, prompter, runtime, policy, admission), controls)
@@ -70,6 +85,15 @@ impl Server {
         let mut settings = Configuration::load(&Sources::default()).unwrap().settings;
         change(&mut settings);
         let (reranker, controls) = fake_reranker(&["podium-nano", "vendor/rerank"], &settings);
+        Self::over(reranker, controls, &settings).await
+    }
+
+    /// A server whose model is of this family.
+    pub async fn of_family(family: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Configuration::load(&Sources::default()).unwrap().settings;
+        change(&mut settings);
+        let admission = AdmissionControl::new(&settings.schedule);
+        let (reranker, controls) = fake_reranker_of(family, &[family], &settings, &admission);
         Self::over(reranker, controls, &settings).await
     }
 

@@ -15,12 +15,14 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use podium::app::ShutdownOutcome;
+use podium::models::LoadWhen;
 use podium::runtime::RuntimeError;
 use prost::Message;
 use reqwest::Method;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::cascaded::{Cascaded, body};
 use crate::support::{Answer, Server};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -170,6 +172,41 @@ async fn a_failed_request_has_its_code_in_its_span_and_the_stages_that_it_reache
         assert_eq!(span.status.clone().unwrap_or_default().code, if is_error { 2 } else { 0 });
     }
     assert!(!receiver.has_seen("gone") && !receiver.has_seen("okapimode"));
+}
+
+#[tokio::test]
+async fn each_stage_of_a_cascade_is_a_span_with_its_documents_and_tokens() {
+    let (receiver, url) = Receiver::start().await;
+    let mut cascaded = Cascaded::start_with(LoadWhen::Start, |settings| {
+        settings.telemetry.otlp_endpoint = url;
+        settings.telemetry.trace_sample = 1.0;
+    })
+    .await;
+    let answer = cascaded.rerank(&body("careful", 6)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    cascaded.server.stop();
+    assert_eq!(cascaded.server.outcome().await, ShutdownOutcome::Clean);
+
+    let spans = receiver.spans();
+    let names: Vec<&str> = spans.iter().map(|(_, span)| span.name.as_str()).collect();
+    let work = ["tokenize", "queue", "forward", "score"];
+    assert_eq!(names, [&["POST /v1/rerank", "stage"], &work[..], &["stage"], &work[..]].concat());
+    for (number, model, documents, place) in [("1", "podium-nano", "6", 1), ("2", "large", "2", 6)] {
+        let stage = &spans[place].1;
+        assert_eq!(stage.parent_span_id, spans[0].1.span_id);
+        let used = &answer.json()["meta"]["cascade"]["stages"][place / 6];
+        let expected = [
+            ("podium.stage", number),
+            ("podium.model", model),
+            ("podium.documents", documents),
+            ("podium.tokens", &used["tokens"].to_string()),
+        ];
+        let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(attributes(&stage.attributes), BTreeMap::from(expected));
+        let children = &spans[place + 1..place + 5];
+        assert!(children.iter().all(|(_, span)| span.parent_span_id == stage.span_id), "{names:?}");
+        assert!(children.iter().all(|(_, span)| span.end_time_unix_nano <= stage.end_time_unix_nano));
+    }
 }
 
 #[tokio::test]

@@ -45,6 +45,7 @@ const RULES: &[Rule] = &[
             "runtime",
             "schedule",
             "scoring",
+            "spelling",
             "telemetry",
         ],
     },

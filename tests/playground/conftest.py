@@ -19,6 +19,17 @@ document.addEventListener("securitypolicyviolation", event =>
   violations.push(`${event.violatedDirective} ${event.blockedURI}`));"""
 PATIENCE_SECONDS = 30
 
+# A cascade of the embedded models, and a small model whose scores depend on the order of the documents.
+ORDERED = Path(__file__).parents[1] / "parity" / "fixtures" / "jina-v3"
+MODELS = f"""
+[models.nano]
+source = "podium-nano"
+[models.careful]
+cascade = [ {{ model = "nano", keep = 3 }}, {{ model = "podium-mini" }} ]
+[models.ordered]
+source = {json.dumps(str(ORDERED))}
+"""
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "may_fail(*statuses): HTTP statuses, or a net:: error, that the test provokes")
@@ -29,12 +40,14 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(scope="session")
-def url():
+def url(tmp_path_factory):
     """Where the server is: one that runs, or a new one on a free port, stopped at the end."""
     if given := os.environ.get("PODIUM_URL"):
         yield given.rstrip("/") + "/"
         return
-    command = [os.environ["PODIUM_BIN"], "serve", "--listen", "127.0.0.1:0"]
+    configuration = tmp_path_factory.mktemp("server") / "podium.toml"
+    configuration.write_text(MODELS)
+    command = [os.environ["PODIUM_BIN"], "serve", "--listen", "127.0.0.1:0", "--config", str(configuration)]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     giving_up = threading.Timer(PATIENCE_SECONDS, server.kill)
     giving_up.start()

@@ -84,6 +84,8 @@ def test_every_option_is_sent(page):
     page.get_by_text("listwise", exact=True).click()
     page.get_by_label("Results (top_n)").fill("1")
     page.get_by_label("Tokens per document").fill("64")
+    page.get_by_label("Minimum score").fill(".001")
+    page.get_by_label("Orders (stability)").fill("2")
     page.get_by_label("Model").select_option(index=1)
     page.get_by_label("API key").fill("sesame-123")
     rank(page)
@@ -93,6 +95,8 @@ def test_every_option_is_sent(page):
         "documents": [{"text": "a", "title": "A", "price": 3}, "b"],
         "top_n": 1,
         "max_tokens_per_doc": 64,
+        "min_score": 0.001,
+        "stability": 2,
         "mode": "listwise",
         "model": model,
     }

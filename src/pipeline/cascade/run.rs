@@ -4,7 +4,7 @@ mod plan;
 mod ranking;
 mod recover;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::stage::Stage;
 use super::{Cascade, CascadeStage};
@@ -123,7 +123,7 @@ impl Run {
         }
         self.candidates = keep.apply(self.documents.len(), self.candidates);
         let documents = self.documents.len();
-        self.reports.push(StageReport { stage: 0, model: None, documents, tokens: 0, skipped: None });
+        self.reports.push(StageReport { stage: 0, model: None, documents, tokens: 0, time: None, skipped: None });
     }
 
     /// Admits the request with the tokens of all stages. The permit is that of the first stage that
@@ -213,7 +213,10 @@ impl Run {
         request.constraints.budget = budget;
         let stage = &self.stages[index];
         let ready = stage.ready.as_ref().map_err(|_| RerankError::internal("a stage that cannot rank"))?;
-        let ranked = ready.rank(request, &self.limits, context).await;
+        let (started, span) = (Instant::now(), stage.span(count, context));
+        let ranked = ready.rank(request, &self.limits, context.for_stage(span.clone())).await;
+        // An exported span ends where it was left for the last time, which is now.
+        span.in_scope(|| ());
         let ranking =
             ranked.map_err(|error| error.with_document_index(|index| places.get(index).copied().unwrap_or(index)))?;
         let is_decided = |scores: &[f32], top_n| {
@@ -224,7 +227,8 @@ impl Run {
         if is_decided(&scores, self.request.top_n.unwrap_or(usize::MAX)) {
             self.ended = Some(SkipReason::Sure);
         }
-        self.take_ranking(index, ranking, &places);
+        span.record("podium.tokens", i64::try_from(ranking.usage.prompt_tokens).unwrap_or(i64::MAX));
+        self.take_ranking(index, ranking, &places, started.elapsed());
         Ok(())
     }
 
@@ -242,8 +246,8 @@ impl Run {
         }
     }
 
-    /// Takes over what a stage found: its order, and what it read.
-    fn take_ranking(&mut self, index: usize, ranking: Ranking, places: &[usize]) {
+    /// Takes over what a stage found: its order, what it read, and how long it took.
+    fn take_ranking(&mut self, index: usize, ranking: Ranking, places: &[usize], time: Duration) {
         let number = self.stages[index].number;
         let unread = ranking.budget.as_ref().map_or(0, |budget| budget.documents_left_in_input_order);
         let read = ranking.results.len() - unread;
@@ -286,6 +290,7 @@ impl Run {
             model: Some(self.stages[index].name.clone()),
             documents: read,
             tokens: ranking.usage.prompt_tokens,
+            time: Some(time),
             skipped: None,
         });
     }
@@ -306,7 +311,7 @@ impl Run {
     fn skip(&mut self, index: usize, reason: SkipReason) {
         let Stage { number, name, .. } = &self.stages[index];
         let (stage, model) = (*number, Some(name.clone()));
-        self.reports.push(StageReport { stage, model, documents: 0, tokens: 0, skipped: Some(reason) });
+        self.reports.push(StageReport { stage, model, documents: 0, tokens: 0, time: None, skipped: Some(reason) });
     }
 }
 

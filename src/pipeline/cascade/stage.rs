@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Span;
+use tracing::field::Empty;
+
 use super::StageModel;
 use crate::context::RequestContext;
 use crate::pipeline::Reranker;
@@ -61,6 +64,21 @@ impl Stage {
         rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(tokens as f64 / rate))
     }
 
+    /// The stage's span in a trace, a child of the request's; its tokens are recorded when it has
+    /// ranked.
+    pub fn span(&self, documents: usize, context: &RequestContext) -> Span {
+        // Traces have signed integers only.
+        let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        tracing::info_span!(
+            parent: &context.span,
+            "stage",
+            podium.stage = signed(self.number),
+            podium.model = self.name,
+            podium.documents = signed(documents),
+            podium.tokens = Empty,
+        )
+    }
+
     /// The model's name, for messages.
     pub fn label(&self) -> String {
         format!("stage {} (`{}`)", self.number, self.name)
@@ -84,16 +102,15 @@ impl ReadyStage {
         Ok(permit)
     }
 
-    /// Ranks one list on this stage's model.
+    /// Ranks one list on this stage's model. `context` is the stage's own.
     pub async fn rank(
         &self,
         request: RerankRequest,
         limits: &LimitSettings,
-        context: &RequestContext,
+        context: RequestContext,
     ) -> Result<Ranking, RerankError> {
         let permit = self.permit.clone().ok_or_else(|| RerankError::internal("a stage without a permit"))?;
-        let (_context, mut rankings) =
-            self.reranker.rank_in_orders(vec![request], limits, permit, context.for_stage()).await?;
+        let (_context, mut rankings) = self.reranker.rank_in_orders(vec![request], limits, permit, context).await?;
         rankings.pop().ok_or_else(|| RerankError::internal("a stage without a ranking"))
     }
 }

@@ -105,6 +105,22 @@ impl Checkpoint {
         Ok(Self::folder(&fetched)?.with_hub_id(settings.source.clone()))
     }
 
+    /// The name that the model of this source has, found without reading its files or asking the hub.
+    #[must_use]
+    pub fn name_of(source: &str) -> String {
+        let path = Path::new(source);
+        if EMBEDDED.iter().any(|embedded| embedded.name == source) {
+            source.to_owned()
+        } else if path.is_dir() {
+            let canonical = canonical(path);
+            hub::id_of_snapshot(&canonical).map_or_else(|| folder_name(&canonical), |id| hub_name(&id).to_owned())
+        } else if path.is_file() {
+            file_name(path)
+        } else {
+            hub_name(source).to_owned()
+        }
+    }
+
     /// The model of this name that is compiled into the binary, if there is one.
     #[must_use]
     pub fn embedded(name: &str) -> Option<Self> {
@@ -152,7 +168,7 @@ impl Checkpoint {
         }
         let file = GgufFile::open(path)?;
         Ok(Self {
-            name: path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
+            name: file_name(path),
             hub_id: None,
             location: path.to_path_buf(),
             config: file.config.clone(),
@@ -189,9 +205,9 @@ impl Checkpoint {
             return Err(malformed(folder.to_path_buf(), problem));
         }
         let read_if_there = |name: &str| folder.join(name).exists().then(|| read(name)).transpose();
-        let canonical = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+        let canonical = canonical(folder);
         let checkpoint = Self {
-            name: canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned()),
+            name: folder_name(&canonical),
             hub_id: None,
             location: folder.to_path_buf(),
             config: read("config.json")?,
@@ -209,7 +225,7 @@ impl Checkpoint {
 
     /// The checkpoint under its name on the hub.
     fn with_hub_id(mut self, id: String) -> Self {
-        id.rsplit('/').next().unwrap_or_default().clone_into(&mut self.name);
+        hub_name(&id).clone_into(&mut self.name);
         self.hub_id = Some(id);
         self
     }
@@ -225,6 +241,25 @@ impl Checkpoint {
             Weights::Files(_) => fs::read(self.location.join(name)).ok(),
         }
     }
+}
+
+fn canonical(folder: &Path) -> PathBuf {
+    fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf())
+}
+
+/// The name of a checkpoint in a folder, whose path is canonical.
+fn folder_name(canonical: &Path) -> String {
+    canonical.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The name of a checkpoint in one file.
+fn file_name(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The name of a checkpoint of the hub: its id without the owner.
+fn hub_name(id: &str) -> &str {
+    id.rsplit('/').next().unwrap_or(id)
 }
 
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {

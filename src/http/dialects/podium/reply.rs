@@ -208,7 +208,7 @@ struct BudgetUsed<'a> {
 struct CascadeUsed<'a> {
     #[schema(inline)]
     stages: Vec<StageUsed<'a>>,
-    /// Estimate of the tokens that the last model alone would have read in addition.
+    /// Estimate of the tokens of other documents, which the last model alone would have read.
     tokens_saved: usize,
 }
 
@@ -224,6 +224,10 @@ struct StageUsed<'a> {
     documents: usize,
     /// The tokens that its model read.
     tokens: usize,
+    /// Milliseconds from its beginning to its ranking, if it ran on a model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    time_ms: Option<f64>,
     /// Why it did not run, if it did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, pattern = "^(keeps_all|sure|budget|not_loaded|failed)$")]
@@ -355,6 +359,7 @@ impl<'a> From<&'a CascadeReport> for CascadeUsed<'a> {
             model: stage.model.as_deref(),
             documents: stage.documents,
             tokens: stage.tokens,
+            time_ms: stage.time.map(milliseconds),
             skipped: stage.skipped.map(SkipReason::as_str),
         });
         Self { stages: stages.collect(), tokens_saved: report.tokens_saved }

@@ -1,5 +1,7 @@
 //! The ranking of all stages together.
 
+use std::sync::Arc;
+
 use super::Run;
 use crate::context::RequestContext;
 use crate::rerank::cascade::scale_down_earlier_stages;
@@ -10,7 +12,7 @@ impl Run {
     pub(super) fn into_ranking(mut self, context: &RequestContext) -> (Ranking, CascadeReport) {
         scale_down_earlier_stages(&mut self.order);
         let last = self.ranked_by.and_then(|index| self.stages[index].ready.as_ref().ok());
-        let relevant_from = last.and_then(|ready| ready.reranker.relevant_from());
+        let last = last.map(|ready| Arc::clone(&ready.reranker));
         let count = self.documents.len();
         let read = self.order.iter().filter(|document| document.stage != Some(0)).count();
         let truncated = |document: &&RankedDocument| document.tokens_read > 0 && document.truncated();
@@ -45,17 +47,23 @@ impl Run {
             cascade: Some(report.clone()),
             timing,
         };
-        ranking.select(self.min_score, relevant_from, self.request.top_n);
+        if let Some(last) = last {
+            last.select(&mut ranking, self.min_score, self.request.top_n);
+        }
         (ranking, report)
     }
 
-    /// Estimate of what the last model would have read alone, less what all stages read.
+    /// Estimate of the tokens of documents that the last model did not read, because the stages before
+    /// it chose others.
     fn tokens_saved(&self) -> usize {
-        let last = self.reports.last().filter(|report| report.documents > 0);
-        let alone = last.map_or_else(
-            || self.tokens_of(self.stages.len() - 1, self.documents.len()),
-            |report| report.tokens * self.documents.len() / report.documents,
-        );
-        alone.saturating_sub(self.tokens)
+        let all = self.documents.len();
+        let Some(last) = self.reports.last() else { return 0 };
+        match last.skipped {
+            None => last.tokens * (all - last.documents) / last.documents.max(1),
+            Some(SkipReason::NotLoaded | SkipReason::Failed) => 0,
+            Some(SkipReason::KeepsAll | SkipReason::Sure | SkipReason::Budget) => {
+                self.tokens_of(self.stages.len() - 1, all)
+            }
+        }
     }
 }
