@@ -89,7 +89,8 @@ impl Cascaded {
     /// documents.
     pub async fn start_in_order(change: impl FnOnce(&mut Settings)) -> Self {
         Self::start_with(LoadWhen::Start, |settings| {
-            settings.models.named.get_mut("large").unwrap().model.family = "jina-v3".to_owned();
+            let large = settings.models.named.get_mut("large").unwrap();
+            "jina-v3".clone_into(&mut large.model.family);
             change(settings);
         })
         .await
