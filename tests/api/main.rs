@@ -25,6 +25,7 @@ mod long_texts;
 mod min_score;
 mod models;
 mod more_dialects;
+mod newcomers;
 mod observing;
 mod passages;
 mod reload_of_a_process;

@@ -11,7 +11,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::cascade::{CascadeFields, Scores};
 use super::passages::PassageFields;
 use super::request;
-use crate::http::fields::{Field, Flag, flag_or, none_of, quoted, text};
+use crate::http::fields::{Field, Flag, expected, flag_or, none_of, text};
 use crate::rerank::{
     EarlyExitChoice, MAX_PRIORITY, MinScore, Mode, RequestBudget, RequestConstraints, RerankError, RerankRequest,
 };
@@ -115,7 +115,6 @@ impl RequestOptions {
 
 impl Field for MinScore {
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
-        let shown = quoted(&value.to_string());
         let in_range = |score: &f64| (0.0..=1.0).contains(score);
         match value {
             Value::Number(number) => {
@@ -125,9 +124,14 @@ impl Field for MinScore {
             }
             Value::String(word) if word == "auto" => Ok(Self::Auto),
             Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
-                Err(RerankError::invalid(name, format!("expected a number between 0 and 1 or \"auto\", found {shown}")))
+                Err(expected(name, "a number between 0 and 1 or \"auto\"", &value))
             }
         }
+    }
+
+    /// A number in a string.
+    fn converted(value: &Value) -> Option<Value> {
+        usize::converted(value)
     }
 }
 

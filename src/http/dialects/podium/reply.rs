@@ -31,7 +31,7 @@ const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
             {"index": 1, "relevance_score": 0.62, "raw_score": 0.71, "tokens": 9, "tokens_read": 9, "truncated": false},
             {"index": 0, "relevance_score": 0.04, "raw_score": 0.11, "tokens": 5, "tokens_read": 5, "truncated": false},
         ],
-        "usage": {"prompt_tokens": 52, "total_tokens": 52, "truncated_documents": 0},
+        "usage": {"prompt_tokens": 52, "completion_tokens": 0, "total_tokens": 52, "truncated_documents": 0},
         "meta": {
             "api_version": {"version": "2"},
             "billed_units": {"search_units": 1},
@@ -59,6 +59,8 @@ pub struct RerankReply<'a> {
 #[serde(rename_all = "lowercase")]
 pub(in crate::http::dialects) enum RerankObject {
     Rerank,
+    /// Voyage's, in replies to requests of Voyage's clients.
+    List,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -130,6 +132,8 @@ struct ReturnedDocument<'a> {
 #[derive(Debug, Serialize, ToSchema)]
 struct Usage {
     prompt_tokens: usize,
+    /// Always 0: nothing is generated. Together's clients require it.
+    completion_tokens: usize,
     total_tokens: usize,
     /// The documents whose end was cut off.
     truncated_documents: usize,
@@ -269,11 +273,17 @@ impl<'a> RerankReply<'a> {
             data: results.map(|row| RerankDatum { scores: row.into(), document: sent.text(row.index) }).collect(),
             usage: Usage {
                 prompt_tokens: ranking.usage.prompt_tokens,
+                completion_tokens: 0,
                 total_tokens: ranking.usage.prompt_tokens,
                 truncated_documents: ranking.usage.truncated_documents,
             },
             meta: Meta::new(ranking),
         }
+    }
+
+    /// The same reply with another `object`.
+    pub(super) fn with_object(self, object: RerankObject) -> Self {
+        Self { object, ..self }
     }
 }
 
