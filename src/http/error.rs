@@ -44,7 +44,7 @@ pub enum ApiError {
         problem: String,
     },
     /// The content type is not JSON.
-    #[error("content-type must be application/json, not {}", found.as_deref().unwrap_or("missing"))]
+    #[error("{}", not_json(found.as_deref()))]
     NotJson {
         /// The header's value.
         found: Option<String>,
@@ -251,6 +251,18 @@ impl ErrorSpec {
 
     fn with_retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
+    }
+}
+
+fn not_json(found: Option<&str>) -> String {
+    match found {
+        None => "the content-type header is missing; send content-type: application/json".to_owned(),
+        Some(found) if found.contains("x-www-form-urlencoded") => {
+            format!(
+                "content-type must be application/json, not {found}; with curl, add -H 'content-type: application/json'"
+            )
+        }
+        Some(found) => format!("content-type must be application/json, not {found}"),
     }
 }
 

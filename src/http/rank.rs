@@ -48,7 +48,7 @@ struct PendingCall {
 /// Reads a call, ranks, and writes the response, in the dialect of its path or body.
 pub(super) async fn rank(route: &'static Route, service: Service, request: Request) -> Response {
     let mut shape = route.dialect.errors;
-    let ranked = rank_in_dialect(route, &service, request, &mut shape).await;
+    let ranked = Box::pin(rank_in_dialect(route, &service, request, &mut shape)).await;
     ranked.unwrap_or_else(|failure| (Extension(shape), failure).into_response())
 }
 
@@ -63,7 +63,8 @@ async fn rank_in_dialect(
     let context = request.extensions().get::<ContextSlot>().and_then(ContextSlot::take);
     let context = context.ok_or_else(|| RerankError::internal("the request has no context"))?;
     let (headers, strict) = (request.headers().clone(), service.settings().refuse_unknown_fields);
-    let parse = move |fields| parse_call(route, fields, &headers, strict);
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let parse = move |fields| parse_call(route, fields, &headers, &query, strict);
     let (mut context, (dialect, parsed)) = read_json(request, service, context, parse).await?;
     *shape = dialect.errors;
     let mut pending = parsed?;
@@ -94,12 +95,13 @@ fn parse_call(
     route: &'static Route,
     mut fields: Fields,
     headers: &HeaderMap,
+    query: &str,
     refuse_unknown_fields: bool,
 ) -> (&'static Dialect, Result<PendingCall, RerankError>) {
     let dialect = route.dialect_of(&fields);
     let parsed = take_headers(headers, &mut fields).and_then(|()| {
         let call = dialect.read_call(&mut fields)?;
-        let warnings = check_unread(&mut fields, refuse_unknown_fields)?;
+        let warnings = check_unread(&mut fields, query, refuse_unknown_fields)?;
         Ok(PendingCall { call, warnings, second_names: fields.take_second_names() })
     });
     (dialect, parsed)

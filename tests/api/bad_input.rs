@@ -21,13 +21,16 @@ async fn a_body_that_is_not_json_is_400() {
     for (body, problem) in [
         ("", "it is empty; expected an object"),
         ("  \n", "it is empty; expected an object"),
-        ("{", "EOF while parsing an object at line 1 column 1"),
-        ("{\"query\": NaN}", "expected value at line 1 column 11"),
-        ("{\"query\": \"q\", \"top_n\": Infinity}", "expected value at line 1 column 25"),
+        ("{", "EOF while parsing an object at line 1 column 1; the body ends before its JSON does"),
+        ("{\"query\": NaN}", "expected value at line 1 column 11; JSON has no NaN and no infinity"),
+        (
+            "{\"query\": \"q\", \"top_n\": Infinity}",
+            "expected value at line 1 column 25; JSON has no NaN and no infinity",
+        ),
         ("{\"query\": \"q\", \"top_n\": 1e999}", "number out of range at line 1 column 29"),
-        ("{'query': 'q'}", "key must be a string at line 1 column 2"),
-        ("{} {}", "trailing characters at line 1 column 4"),
-        ("query=q", "expected value at line 1 column 1"),
+        ("{'query': 'q'}", "key must be a string at line 1 column 2; JSON quotes names and texts with \""),
+        ("{} {}", "trailing characters at line 1 column 4; a request has one object"),
+        ("query=q", "expected value at line 1 column 1; it looks like a form"),
     ] {
         let message = format!("the body is not valid JSON: {problem}");
         server.post_text(body).await.assert_failure(400, "malformed_json", None, &message);
@@ -47,7 +50,8 @@ async fn invalid_utf8_is_400() {
 async fn endless_nesting_is_400_and_the_server_goes_on() {
     let server = Server::start().await;
     let deep = format!("{{\"query\": \"q\", \"x\": {}{}}}", "[".repeat(1_000_000), "]".repeat(1_000_000));
-    let message = "the body is not valid JSON: recursion limit exceeded at line 1 column 147";
+    let message = "the body is not valid JSON: recursion limit exceeded at line 1 column 147; values are \
+                   nested at most 128 deep";
     server.post_text(deep).await.assert_failure(400, "malformed_json", None, message);
     assert_eq!(server.get("/health").await.status, 200);
 }
@@ -180,18 +184,21 @@ async fn control_tokens_in_a_text_are_text() {
 async fn a_body_that_is_not_declared_as_json_is_415() {
     let server = Server::start().await;
     let body = with("query", json!("q")).to_string();
-    for (content_type, found) in [
-        (None, "missing"),
-        (Some("text/plain"), "\"text/plain\""),
-        (Some("application/x-www-form-urlencoded"), "\"application/x-www-form-urlencoded\""),
-        (Some("application/jsonp"), "\"application/jsonp\""),
+    for (content_type, message) in [
+        (None, "the content-type header is missing; send content-type: application/json"),
+        (Some("text/plain"), "content-type must be application/json, not \"text/plain\""),
+        (
+            Some("application/x-www-form-urlencoded"),
+            "content-type must be application/json, not \"application/x-www-form-urlencoded\"; with curl, add -H \
+             'content-type: application/json'",
+        ),
+        (Some("application/jsonp"), "content-type must be application/json, not \"application/jsonp\""),
     ] {
         let mut request = server.request(Method::POST, "/v1/rerank").body(body.clone());
         if let Some(content_type) = content_type {
             request = request.header("content-type", content_type);
         }
-        let message = format!("content-type must be application/json, not {found}");
-        Answer::of(request).await.assert_failure(415, "unsupported_media_type", None, &message);
+        Answer::of(request).await.assert_failure(415, "unsupported_media_type", None, message);
     }
     for content_type in ["application/json", "Application/JSON; charset=utf-8", "application/problem+json"] {
         let request = server.request(Method::POST, "/v1/rerank").header("content-type", content_type);

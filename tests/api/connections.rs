@@ -171,3 +171,29 @@ async fn a_client_that_closes_its_sending_side_gets_its_answer() {
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.contains("relevance_score"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_reset_drops_the_request_at_once_even_after_a_half_close() {
+    let server = Server::start().await;
+    server.controls.hold();
+    let body = json!({"query": "q", "documents": ["one", "two"]}).to_string();
+    let head = format!(
+        "POST /v1/rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    for (count, closes_first) in [(1, false), (2, true)] {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        stream.set_zero_linger().unwrap();
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        server.controls.held(1).await;
+        if closes_first {
+            stream.shutdown().await.unwrap();
+            // Long after the end of the client's bytes was seen.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(stream);
+        let line = format!(r#"podium_requests_total{{kind="rank",route="/v1/rerank",status="499"}} {count}"#);
+        server.until_metrics_say(&line).await;
+    }
+    server.controls.release();
+}

@@ -68,7 +68,7 @@ async fn a_ranking_has_every_field_and_nothing_else() {
             "model": "podium-nano",
             "results": rows,
             "data": rows,
-            "usage": {"prompt_tokens": null, "total_tokens": null, "truncated_documents": 0},
+            "usage": {"prompt_tokens": null, "completion_tokens": 0, "total_tokens": null, "truncated_documents": 0},
             "meta": {
                 "api_version": {"version": "2"},
                 "billed_units": {"search_units": 1},

@@ -81,7 +81,7 @@ async fn other_servers_names_for_the_minimum_mean_the_same() {
         answer.assert_failure(422, "invalid_value", Some(name), &message);
     }
     let word = server.rerank(&with(&body, "score_threshold", "high")).await;
-    let message = r#"score_threshold: expected a number between 0 and 1 or "auto", found "\"high\"""#;
+    let message = r#"score_threshold: expected a number between 0 and 1 or "auto", found the string "high""#;
     word.assert_failure(422, "invalid_value", Some("score_threshold"), message);
     let two = server.rerank(&with(&with(&body, "min_score", 0.1), "score_threshold", 0.2)).await;
     assert_eq!(two.status, 422, "{}", two.text);

@@ -36,6 +36,8 @@ GROUPS = [
     ("rerankers_lib", "sdks"),
     ("xinference_sdk", "sdks"),
     ("cloud_sdks", "clouds"),
+    ("agents", "integrations"),
+    ("vector_databases", "integrations"),
     ("products", None),
     ("databases", None),
     ("routes", None),
@@ -44,6 +46,7 @@ GROUPS = [
     ("pages", "older"),
     ("pages", "sdks"),
     ("pages", "clouds"),
+    ("pages", "integrations"),
 ]
 
 # Model names that clients send: defaults of their vendors, or names that they require.
@@ -126,7 +129,7 @@ def environment_for(urls):
     kept = {
         name: os.environ[name]
         for name in os.environ
-        if name in ("PATH", "HOME", "LANG", "PYTHONDONTWRITEBYTECODE", "TMPDIR") or name.startswith("PODIUM_")
+        if name in ("PATH", "HOME", "LANG", "PYTHONPYCACHEPREFIX", "TMPDIR") or name.startswith("PODIUM_")
     }
     quiet = {
         "NO_PROXY": "*",

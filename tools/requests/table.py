@@ -3,17 +3,20 @@
     podium serve &
     python3 tools/requests/table.py http://127.0.0.1:8080 [target/release/podium]
 
-The first part has the requests of public reports, by kind; the second has variations of them. With the path of a
-program, its command line is tried too. Exits with 1 if an answer is not the expected one. Needs Python 3.10 or newer
+The first part has the requests of public reports, by kind; the second has variations of them; the third has what is
+tried first by hand or from another library, and unusual HTTP. With the path of a program, its command line is tried
+too. Exits with 1 if an answer is not the expected one. Needs Python 3.10 or newer
 and no packages.
 """
 
 import gzip
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -157,6 +160,84 @@ VARIATIONS = [
     ("-", "Bedrock on /rerank", "/rerank", {"queries": [{"textQuery": {"text": "q"}}], "sources": [{"inlineDocumentSource": {"textDocument": {"text": "a"}}}]}, 200, "relevanceScore", {}),
 ]
 
+LANGCHAIN = {"page_content": "a", "metadata": {"source": "x.pdf"}, "id": "1", "type": "Document"}
+FORM = "application/x-www-form-urlencoded"
+NUMBERS = [f"document {number}" for number in range(1001)]
+
+# What is tried first, by hand or from another library: content types, addresses, JSON that is almost right,
+# documents of every shape, parameters of another name or type, models, other dialects.
+NEWCOMERS = [
+    ("HTTP", "curl -d without a header", RERANK, with_(), 415, "with curl, add -H", {"content-type": FORM}),
+    ("HTTP", "a form", RERANK, raw("query=q&documents=a"), 400, "it looks like a form", {}),
+    ("HTTP", "a multipart form", RERANK, raw("--x\r\n\r\nq\r\n--x--\r\n"), 415, "must be application/json", {"content-type": "multipart/form-data; boundary=x"}),
+    ("HTTP", "charset=utf-8", RERANK, with_(), 200, "", {"content-type": "application/json; charset=utf-8"}),
+    ("HTTP", "charset=iso-8859-1, and bytes of it", RERANK, b'{"query":"caf\xe9","documents":["a"]}', 400, "send it encoded as UTF-8", {"content-type": "application/json; charset=iso-8859-1"}),
+    ("HTTP", "a vendor's JSON type", RERANK, with_(), 200, "", {"content-type": "application/vnd.api+json"}),
+    ("HTTP", "top_n in the address", RERANK + "?top_n=1", with_(), 200, "in the address has no effect", {}),
+    ("HTTP", "Azure's api-version in the address", RERANK + "?api-version=2024-05-01", with_(), 200, "", {}),
+    ("HTTP", "GET with a query string", "GET /v1/rerank?query=q&documents=a", None, 405, "allow header", {}),
+    ("HTTP", "PUT", "PUT /v1/rerank", with_(), 405, "allow header", {}),
+    ("HTTP", "a browser's accept header", RERANK, with_(), 200, "", {"accept": "text/html"}),
+    ("HTTP", "return documents by a header", RERANK, with_(), 200, '"document":', {"podium-return-documents": "true"}),
+    ("JSON", "a body that was encoded twice", RERANK, json.dumps(json.dumps(with_())).encode(), 422, "encoded twice", {}),
+    ("JSON", "a list of requests", RERANK, [with_(), with_()], 422, "send each object by itself", {}),
+    ("JSON", "two requests in lines", RERANK, raw('{"query":"q"}\n{"query":"q"}'), 400, "a request has one object", {}),
+    ("JSON", "a Python dictionary", RERANK, raw("{'query': 'q', 'documents': ['a']}"), 400, "quotes names and texts", {}),
+    ("JSON", "an object in JavaScript's words", RERANK, raw("[object Object]"), 400, "JSON.stringify", {}),
+    ("JSON", "True", RERANK, raw('{"query":"q","documents":["a"],"return_documents":True}'), 400, "writes true, false and null", {}),
+    ("JSON", "NaN", RERANK, raw('{"query":"q","documents":[{"text":"a","price":NaN}]}'), 400, "no NaN", {}),
+    ("JSON", "a comment", RERANK, raw('{"query":"q", // the query\n"documents":["a"]}'), 400, "no comments", {}),
+    ("JSON", "a trailing comma", RERANK, raw('{"query":"q","documents":["a",]}'), 400, "trailing comma", {}),
+    ("JSON", "names without quotes", RERANK, raw('{query:"q",documents:["a"]}'), 400, "in quotation marks", {}),
+    ("JSON", "a word processor's quotes", RERANK, raw("{“query”:“q”}"), 400, "quotes names and texts", {}),
+    ("JSON", "a line break in a text", RERANK, raw('{"query":"q","documents":["a\nb"]}'), 400, "a line break is written", {}),
+    ("JSON", "a Windows path", RERANK, raw(r'{"query":"C:\Users","documents":["a"]}'), 400, "a backslash is written", {}),
+    ("JSON", "a body that is cut off", RERANK, raw('{"query":"q","documents":["a"'), 400, "ends before its JSON does", {}),
+    ("JSON", "a field twice", RERANK, raw('{"query":"q","query":"r","documents":["a"]}'), 422, "given more than once", {}),
+    ("JSON", "200 levels", RERANK, raw('{"query":"q","documents":["a"],"x":' + "[" * 200 + "]" * 200 + "}"), 400, "nested at most 128", {}),
+    ("JSON", "a number of 23 digits", RERANK, raw('{"query":"q","documents":["a"],"top_n":99999999999999999999999}'), 200, "", {}),
+    ("JSON", "1e1", RERANK, raw('{"query":"q","documents":["a"],"top_n":1e1}'), 200, "", {}),
+    ("docs", "LangChain's documents", RERANK, {"query": "q", "documents": [LANGCHAIN], "return_documents": True}, 200, '"text":"a"', {}),
+    ("docs", "a list in a string", RERANK, {"query": "q", "documents": '["a","b"]'}, 422, "expected an array, found the string", {}),
+    ("docs", "an object by number", RERANK, {"query": "q", "documents": {"0": "a", "1": "b"}}, 422, "expected an array, found an object", {}),
+    ("docs", "title and body", RERANK, {"query": "q", "documents": [{"id": 7, "title": "T", "body": "x"}], "return_documents": True}, 200, "title: T", {}),
+    ("docs", "all kinds together", RERANK, {"query": "q", "documents": ["a", {"text": "b"}, LANGCHAIN, {"title": "t"}]}, 200, "", {}),
+    ("docs", "a number", RERANK, {"query": "q", "documents": ["a", 2]}, 422, "documents[1]: expected a string", {}),
+    ("docs", "null among them", RERANK, {"query": "q", "documents": ["a", None]}, 422, "documents[1]: expected a string", {}),
+    ("docs", "pairs, as for a cross-encoder", RERANK, {"query": "q", "documents": [["q", "a"], ["q", "b"]]}, 422, "documents[0]: expected a string", {}),
+    ("docs", "none", RERANK, {"query": "q", "documents": []}, 422, "at least one document", {}),
+    ("docs", "65", RERANK, {"query": "q", "documents": NUMBERS[:65]}, 200, "", {}),
+    ("docs", "1001", RERANK, {"query": "q", "documents": NUMBERS}, 422, "over the limit of 1000", {}),
+    ("docs", "one of 1 MB", RERANK, {"query": "q", "documents": ["word " * 200_000, "a"]}, 200, "was cut to", {}),
+    ("docs", "a family of emoji, right to left, NUL", RERANK, {"query": "q", "documents": ["👩\u200d👩\u200d👧 \u202eabc\u0000 hello", "b"]}, 200, "", {}),
+    ("docs", "control tokens", RERANK, {"query": "q", "documents": ["<|embed_token|> a", "[CLS] b"]}, 200, "control token was removed", {}),
+    ("field", "topN", RERANK, with_(topN=1), 200, 'did you mean "top_n"', {}),
+    ("field", "TOP_N", RERANK, with_(TOP_N=1), 200, 'did you mean "top_n"', {}),
+    ("field", "limit", RERANK, with_(limit=1), 200, 'did you mean "top_n"', {}),
+    ("field", "threshold", RERANK, with_(threshold=0.5), 200, 'did you mean "min_score"', {}),
+    ("field", "extra_body, as it stands", RERANK, with_(extra_body={"instruction": "i"}), 200, "only at the top level", {}),
+    ("field", "stream", RERANK, with_(stream=True), 200, '"stream" is not known', {}),
+    ("field", "top_n of an empty text", RERANK, with_(top_n=""), 422, "expected a whole number", {}),
+    ("field", "top_n 2.5", RERANK, with_(top_n=2.5), 422, "not a whole number", {}),
+    ("field", "top_n true", RERANK, with_(top_n=True), 422, "expected a whole number", {}),
+    ("field", 'min_score "0.0"', RERANK, with_(min_score="0.0"), 200, "was read as 0.0", {}),
+    ("field", "min_score 50", RERANK, with_(min_score=50), 422, "between 0 and 1", {}),
+    ("field", "return_documents of an empty text", RERANK, with_(return_documents=""), 422, "expected true or false", {}),
+    ("field", "a query that is a number", RERANK, {"query": 42, "documents": ["a"]}, 422, "query: expected a string", {}),
+    ("field", "a list of queries", RERANK, {"query": ["q", "r"], "documents": ["a"]}, 422, "query: expected a string", {}),
+    ("field", "a blank query", RERANK, {"query": " \n", "documents": ["a"]}, 422, "must not be empty", {}),
+    ("field", "an instruction of 40,000 letters", RERANK, with_(instruction="x " * 20_000), 200, "instruction: cut from", {}),
+    ("model", "a vendor's model", RERANK, with_(model="rerank-v3.5"), 404, "--served-model-name", {}),
+    ("model", "a number", RERANK, with_(model=123), 422, "model: expected a string", {}),
+    ("model", "spaces around it", RERANK, with_(model=" podium-mini "), 404, "available: podium-mini", {}),
+    ("API", "NIM with plain texts", "/v1/ranking", {"query": "q", "passages": ["a"]}, 200, "rankings", {}),
+    ("API", "TEI, parameters in inputs", "/invocations", {"inputs": {"query": "q", "texts": ["a"]}}, 422, 'it is inside', {}),
+    ("API", "scores of lists that do not pair", "/score", {"text_1": ["a", "b", "c"], "text_2": ["d", "e"]}, 422, "do not pair", {}),
+    ("API", "ZeroEntropy's latency", "/v1/models/rerank", with_(latency="medium"), 422, "none of fast, slow", {}),
+    ("API", "embeddings", "/v1/embeddings", {"input": "a", "model": "m"}, 404, "there is no route", {}),
+    ("API", "mixedbread, top_n", "/v1/reranking", {"query": "q", "input": ["a", "b"], "topK": 1}, 200, 'did you mean "top_k"', {}),
+]
+
 # Arguments of `podium serve`, more environment, and part of the expected message on standard error.
 COMMANDS = [
     ("--port 8080", ["--port", "8080"], {}, "--listen 0.0.0.0:8080"),
@@ -186,15 +267,51 @@ def ask(url, place, body, headers):
         return reply.status, reply.headers.get_all("podium-warning") or [], reply.read().decode()
 
 
-def half_closed(url):
-    """The first line of the answer to a client that closes its sending side after its request."""
+BODY = json.dumps(with_())
+FIELDS = "host: x\r\ncontent-type: application/json\r\n"
+LENGTH = f"content-length: {len(BODY)}\r\n"
+CLOSE = "connection: close\r\n"
+POST = f"POST {RERANK} HTTP/1.1\r\n{FIELDS}"
+CHUNKS = f"5\r\n{BODY[:5]}\r\n{len(BODY) - 5:x};a=b\r\n{BODY[5:]}\r\n0\r\nx-trailer: 1\r\n\r\n"
+
+# Requests byte by byte, in the parts that are sent with a pause between them, how many answers 200 are expected, and
+# whether the client closes its sending side.
+CONNECTIONS = [
+    ("a half-closed connection", [f"{POST}{LENGTH}\r\n{BODY}"], 1, True),
+    ("chunks, with an extension and a trailer", [f"{POST}{CLOSE}transfer-encoding: chunked\r\n\r\n{CHUNKS}"], 1, False),
+    ("a wait for 100 Continue", [f"{POST}{CLOSE}{LENGTH}expect: 100-continue\r\n\r\n", BODY], 1, False),
+    ("three requests in one write", [f"{POST}{LENGTH}\r\n{BODY}" * 2 + f"{POST}{CLOSE}{LENGTH}\r\n{BODY}"], 3, False),
+    ("HTTP/1.0", [f"POST {RERANK} HTTP/1.0\r\n{FIELDS}{LENGTH}\r\n{BODY}"], 1, False),
+    ("HTTP/1.0, keep-alive", [f"POST {RERANK} HTTP/1.0\r\n{FIELDS}{LENGTH}connection: keep-alive\r\n\r\n{BODY}"] * 2, 2, True),
+    ("header names in capitals", [f"POST {RERANK} HTTP/1.1\r\n{FIELDS.upper()}{CLOSE.upper()}{LENGTH.upper()}\r\n{BODY}"], 1, False),
+    ("a whole address", [f"POST http://x{RERANK} HTTP/1.1\r\n{FIELDS}{CLOSE}{LENGTH}\r\n{BODY}"], 1, False),
+    ("an offer of HTTP/2, as Java sends it", [f"{POST}{LENGTH}connection: close, Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+        f"http2-settings: AAMAAABk\r\n\r\n{BODY}"], 1, False),
+    ("no host", [f"{POST}{CLOSE}{LENGTH}\r\n{BODY}".replace("host: x\r\n", "")], 1, False),
+    ("slowly, in small parts", [*f"{POST}{CLOSE}{LENGTH}\r\n{BODY}"[:40], f"{POST}{CLOSE}{LENGTH}\r\n{BODY}"[40:]], 1, False),
+]
+
+
+def converse(url, parts, half_closes):
+    """The first lines of the answers to a request that is sent as it is."""
     host, port = url.removeprefix("http://").split(":")
-    body = json.dumps(with_()).encode()
-    head = f"POST /v1/rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port)), timeout=60) as stream:
-        stream.sendall(head.encode() + body)
-        stream.shutdown(socket.SHUT_WR)
-        return stream.makefile("rb").readline().decode().strip()
+        for part in parts:
+            stream.sendall(part.encode())
+            time.sleep(0.01)
+        if half_closes:
+            stream.shutdown(socket.SHUT_WR)
+        received = stream.makefile("rb").read().decode()
+    return re.findall(r"HTTP/1\.[01] \d{3} [A-Za-z ]+", received)
+
+
+def run_connections(url):
+    right = 0
+    for what, parts, count, half_closes in CONNECTIONS:
+        lines = converse(url, parts, half_closes)
+        is_right = sum(" 200 " in first for first in lines) == count
+        right += line("TCP", what, ", ".join(lines), is_right)
+    return right
 
 
 def message(body):
@@ -209,7 +326,7 @@ def message(body):
 
 
 def line(kind, what, answer, is_right):
-    print(f"{'ok' if is_right else 'WRONG':<6} {kind:<2} {what:<45} {answer}"[:230])
+    print(f"{'ok' if is_right else 'WRONG':<6} {kind:<5} {what:<45} {answer}"[:230])
     return is_right
 
 
@@ -237,11 +354,11 @@ def run_commands(podium):
 def main():
     url = sys.argv[1].rstrip("/")
     wrong = 0
-    for title, rows in (("Reports", REPORTS), ("Variations", VARIATIONS)):
+    for title, rows in (("Reports", REPORTS), ("Variations", VARIATIONS), ("Newcomers", NEWCOMERS)):
         print(f"== {title}: {len(rows)}")
         wrong += len(rows) - run_requests(url, rows)
-    first = half_closed(url)
-    wrong += not line("-", "a half-closed connection", first, first.startswith("HTTP/1.1 200"))
+    print(f"== Connections: {len(CONNECTIONS)}")
+    wrong += len(CONNECTIONS) - run_connections(url)
     if len(sys.argv) > 2:
         print(f"== Command line: {len(COMMANDS)}")
         wrong += len(COMMANDS) - run_commands(sys.argv[2])

@@ -1,7 +1,7 @@
 //! Queries and documents in every form that clients send.
 //!
-//! A document is a string; an object with its text in `text`; an object with `content`, a string or
-//! a list of text parts; such a list itself; or a record of any fields, which the model reads as one `name: value` line
+//! A document is a string; an object with its text in `text`, or in `page_content` (`LangChain`'s
+//! documents); an object with `content`, a string or a list of text parts; such a list itself; or a record of any fields, which the model reads as one `name: value` line
 //! for each. `rank_fields` names the fields of a record to read; without it the model reads the
 //! record's `text`, or every field of a record that has none.
 
@@ -114,7 +114,7 @@ impl Field for Documents {
     /// One document is a list of one. vLLM's object has its documents as the parts of `content`.
     fn converted(value: &Value) -> Option<Value> {
         match value {
-            Value::String(_) => Some(Value::Array(vec![value.clone()])),
+            Value::String(_) => Vec::<String>::converted(value),
             Value::Object(record) => match (record.get("content"), record.get("text")) {
                 (Some(Value::Array(parts)), _) => Some(Value::Array(parts.clone())),
                 (Some(Value::String(_)), _) | (_, Some(Value::String(_))) => Some(Value::Array(vec![value.clone()])),
@@ -153,8 +153,9 @@ impl PartialSchema for Document {
         let part = ObjectBuilder::new().property("text", text).required("text");
         AnyOfBuilder::new()
             .description(Some(
-                "A text; an object with its text in `text` or `content`; a list of text parts; or a record, of which \
-                 the model reads every field, or those that `rank_fields` names, as `name: value` lines.",
+                "A text; an object with its text in `text`, `content` or `page_content`; a list of text parts; or a \
+                 record, of which the model reads every field, or those that `rank_fields` names, as `name: value` \
+                 lines.",
             ))
             .item(ObjectBuilder::new().schema_type(Type::String))
             .item(ObjectBuilder::new().min_properties(Some(1)))
@@ -266,6 +267,9 @@ fn text_of_record(field: &str, record: &Map<String, Value>) -> Result<String, Re
     }
     if let Some(value) = given("content") {
         return text_of_content(&format!("{field}.content"), value);
+    }
+    if let Some(Value::String(text)) = given("page_content") {
+        return Ok(text.clone());
     }
     // The image fields that are left are empty.
     let fields = record.iter().filter(|(name, _)| !IMAGE_FIELDS.contains(&name.as_str()));

@@ -1,5 +1,7 @@
 //! The fields that a body and its headers have beside a dialect's own.
 
+use std::collections::BTreeSet;
+
 use axum::http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
@@ -9,8 +11,12 @@ use crate::rerank::RerankError;
 
 /// Headers for clients that cannot add a field to the body, and the fields they set. Their values
 /// are UTF-8, percent-encoded where it is not plain ASCII.
-const TEXT_HEADERS: [(&str, &str); 3] =
-    [("podium-instruction", "instruction"), ("podium-profile", "profile"), ("podium-strict", "strict")];
+const TEXT_HEADERS: [(&str, &str); 4] = [
+    ("podium-instruction", "instruction"),
+    ("podium-profile", "profile"),
+    ("podium-return-documents", "return_documents"),
+    ("podium-strict", "strict"),
+];
 /// The same, for fields that are numbers.
 const NUMBER_HEADERS: [(&str, &str); 4] = [
     ("podium-priority", "priority"),
@@ -59,11 +65,16 @@ pub(in crate::http) fn take_headers(headers: &HeaderMap, fields: &mut Fields) ->
     Ok(())
 }
 
-/// A warning for each field that the dialect has not read.
+/// A warning for each field that the dialect has not read, and for each parameter of the address
+/// (`query`) that has the name of a field: fields are read from the body only.
 ///
 /// # Errors
-/// An unknown field, if `refuse_unknown` is set.
-pub(in crate::http) fn check_unread(fields: &mut Fields, refuse_unknown: bool) -> Result<Vec<String>, RerankError> {
+/// An unknown field or such a parameter, if `refuse_unknown` is set.
+pub(in crate::http) fn check_unread(
+    fields: &mut Fields,
+    query: &str,
+    refuse_unknown: bool,
+) -> Result<Vec<String>, RerankError> {
     let mut warnings = fields.take_warnings();
     for (name, why) in WITHOUT_EFFECT {
         // false, vLLM's -1 and 0, and the right side ask for what happens anyway.
@@ -71,21 +82,25 @@ pub(in crate::http) fn check_unread(fields: &mut Fields, refuse_unknown: bool) -
             warnings.push(format!("\"{name}\" has no effect here: {why}"));
         }
     }
-    let suggestion = |name| {
-        let nearest = fields.nearest_known(name);
-        nearest.map_or_else(String::new, |nearest| format!("; did you mean \"{nearest}\"?"))
-    };
     let names: Vec<&str> = fields.unread().collect();
     if let Some(first) = names.first().filter(|_| refuse_unknown) {
-        let problem = format!("the field {} is not known here{}", quoted(first), suggestion(first));
+        let problem = format!("the field {} is not known here{}", quoted(first), fields.suggestion(first));
         return Err(RerankError::invalid("body", problem));
     }
     for name in names.iter().take(MAX_NAMED_FIELDS) {
-        warnings.push(format!("{} is not known and was ignored{}", quoted(name), suggestion(name)));
+        warnings.push(format!("{} is not known and was ignored{}", quoted(name), fields.suggestion(name)));
     }
     if names.len() > MAX_NAMED_FIELDS {
         let more = names.len() - MAX_NAMED_FIELDS;
         warnings.push(format!("{more} more fields are not known and were ignored"));
+    }
+    let parameters: BTreeSet<&str> = query.split('&').filter_map(|pair| pair.split('=').next()).collect();
+    for name in parameters.into_iter().filter(|name| fields.is_known(name)).take(MAX_NAMED_FIELDS) {
+        let problem = format!("{name:?} in the address has no effect; send it as a field of the body");
+        if refuse_unknown {
+            return Err(RerankError::invalid(name, problem));
+        }
+        warnings.push(problem);
     }
     Ok(warnings)
 }

@@ -5,11 +5,12 @@
 //!
 //! Error messages name the field, the value found and what was expected: serde's derived readers
 //! cannot say as much. `null` counts as absent. A field that is given twice is an error. Fields
-//! that no reader takes stay in [`Fields`], and [`Fields::nearest_known`] suggests which field the
-//! client may have meant.
+//! that no reader takes stay in [`Fields`], and [`Fields::suggestion`] says which field the client may
+//! have meant.
 
 mod encoding;
 mod hints;
+mod malformed;
 mod part;
 mod request;
 #[cfg(test)]
@@ -27,7 +28,6 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::rerank::RerankError;
-use crate::spelling::nearest;
 
 /// The longest part of a client's value that a message repeats, in characters.
 const MAX_QUOTED_CHARACTERS: usize = 40;
@@ -79,10 +79,11 @@ impl Fields {
         let (body, recoded) = encoding::to_utf8(body)?;
         let is_recoded = recoded.is_some();
         let (body, has_placeholders) = encoding::replace_unpaired_surrogates(body);
+        let malformed = |error| ParseError::MalformedJson { problem: malformed::problem(&error, &body) };
         let parsed = serde_json::from_slice(&body).map_err(|error| match serde_json::from_slice::<Value>(&body) {
-            Ok(other) if error.is_data() => ParseError::NotAnObject(expected("body", "an object", &other)),
-            Ok(_) => ParseError::MalformedJson { problem: error.to_string() },
-            Err(error) => ParseError::MalformedJson { problem: error.to_string() },
+            Ok(other) if error.is_data() => ParseError::NotAnObject(malformed::not_an_object(&other)),
+            Ok(_) => malformed(error),
+            Err(error) => malformed(error),
         });
         let mut fields: Self = parsed?;
         fields.warnings.extend(recoded);
@@ -229,10 +230,10 @@ impl Fields {
         self.values.iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name.as_str())
     }
 
-    /// The field most similar to `name` among those that a reader has asked for, if one is similar.
+    /// Whether a reader has asked for the field.
     #[must_use]
-    pub fn nearest_known(&self, name: &str) -> Option<&str> {
-        nearest(name, self.known.iter().chain(&self.known_in_parts).map(String::as_str))
+    pub fn is_known(&self, name: &str) -> bool {
+        self.known.iter().any(|known| known == name)
     }
 
     /// The names that a reader has asked for, in that order.

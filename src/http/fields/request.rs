@@ -5,6 +5,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::malformed::holds_list;
 use super::{Fields, expected, text};
 use crate::rerank::RerankError;
 
@@ -58,9 +59,10 @@ impl Field for Vec<String> {
         items.into_iter().enumerate().map(|(index, item)| text(&format!("{name}[{index}]"), item)).collect()
     }
 
-    /// One text is a list of one.
+    /// One text is a list of one, unless it is a list that was encoded twice.
     fn converted(value: &Value) -> Option<Value> {
-        value.is_string().then(|| Value::Array(vec![value.clone()]))
+        let text = value.as_str().filter(|text| !holds_list(text))?;
+        Some(Value::Array(vec![Value::from(text)]))
     }
 }
 

@@ -87,7 +87,7 @@ fn a_part_has_fields_of_its_own_and_gives_the_rest_to_the_body() {
     assert_eq!(inner.count, Some(2));
     assert_eq!(body.take_warnings(), ["inner.number: the string \"2\" was read as 2"]);
     assert_eq!(body.unread().collect::<Vec<_>>(), ["inner.cuont"]);
-    assert_eq!(body.nearest_known("inner.cuont"), Some("inner.count"));
+    assert_eq!(body.suggestion("inner.cuont"), "; did you mean \"inner.count\"?");
     let mut wrong = fields(r#"{"inner":{"count":"x"}}"#);
     let found = problem(wrong.read::<Part<Inner>>(&["inner"]));
     assert_eq!(found, "inner.count: expected a whole number, found the string \"x\"");
@@ -113,11 +113,76 @@ fn a_field_given_twice_is_an_error_if_it_is_read() {
 
 #[test]
 fn an_unknown_field_is_matched_to_the_most_similar_known_field() {
-    let mut fields = fields(r#"{"instructions":"i","zebra":1}"#);
+    let mut fields = fields(r#"{"instructions":"i","zebra":1,"extra_body":{"x":1,"top_n":2},"options":{"x":1}}"#);
     fields.read::<Option<String>>(&["instruction", "instruct"]).unwrap();
-    assert_eq!(fields.nearest_known("instructions"), Some("instruction"));
-    assert_eq!(fields.nearest_known("zebra"), None);
-    assert_eq!(fields.nearest_known("querry"), None);
+    fields.read::<Option<usize>>(&["top_n", "top_k"]).unwrap();
+    for (name, meant) in [
+        ("instructions", "instruction"),
+        ("topN", "top_n"),
+        ("topK", "top_k"),
+        ("top-n", "top_n"),
+        ("TOP_N", "top_n"),
+        ("limit", "top_n"),
+    ] {
+        assert_eq!(fields.suggestion(name), format!("; did you mean {meant:?}?"), "{name}");
+    }
+    assert_eq!(fields.suggestion("extra_body"), "; \"top_n\" is read only at the top level of the body");
+    for name in ["zebra", "querry", "options", "threshold"] {
+        assert_eq!(fields.suggestion(name), "", "{name}");
+    }
+}
+
+#[test]
+fn malformed_json_is_an_error_that_says_what_to_change() {
+    for (body, expected) in [
+        (r#"{"documents":["a"],"x":True}"#, "expected value at line 1 column 24; JSON writes true, false and null"),
+        (
+            "[object Object]",
+            "expected value at line 1 column 2; it is JavaScript's name of an object; send JSON.stringify(object)",
+        ),
+        (r#"{"x":None}"#, "expected value at line 1 column 6; JSON writes true, false and null"),
+        ("{\n  // a comment\n}", "key must be a string at line 2 column 3; JSON has no comments"),
+        ("{“query”:1}", "key must be a string at line 1 column 2; JSON quotes names and texts with \""),
+        ("{query:1}", "key must be a string at line 1 column 2; names are in quotation marks"),
+        (r#"{"path":"C:\Users"}"#, r"invalid escape at line 1 column 13; a backslash is written as \\"),
+        (r#"{"a":[1,]}"#, "trailing comma at line 1 column 9"),
+        ("{\"a\":1}\n{\"a\":2}", "trailing characters at line 2 column 1; a request has one object"),
+        (
+            "{\"a\":\"one\ntwo\"}",
+            "control character (\\u0000-\\u001F) found while parsing a string at line 2 column 0; inside a text, a line \
+             break is written as \\n and a tab as \\t",
+        ),
+    ] {
+        match Fields::parse(body.as_bytes()) {
+            Err(ParseError::MalformedJson { problem }) => assert_eq!(problem, expected, "{body}"),
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn json_that_is_no_object_is_an_error_that_says_what_to_change() {
+    for (body, expected) in [
+        (r#""{\"query\":1}""#, "found the string \"{\\\"query\\\":1}\"; it holds an object that was encoded twice"),
+        (r#"[{"query":1}]"#, "found an array of 1 item; send each object by itself"),
+        (r#"["q",["a"]]"#, "found an array of 2 items"),
+        ("[]", "found an array of 0 items"),
+    ] {
+        match Fields::parse(body.as_bytes()) {
+            Err(ParseError::NotAnObject(error)) => {
+                assert_eq!(error.to_string(), format!("body: expected an object, {expected}"));
+            }
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_list_that_was_encoded_twice_is_not_a_list_of_one_text() {
+    let mut fields = fields(r#"{"texts":" [\"a\",\"b\"]","other":"[a link](x)"}"#);
+    let expected = "texts: expected an array, found the string \" [\\\"a\\\",\\\"b\\\"]\"";
+    assert_eq!(problem(fields.read::<Vec<String>>(&["texts"])), expected);
+    assert_eq!(fields.read::<Vec<String>>(&["other"]).unwrap(), ["[a link](x)"]);
 }
 
 #[test]
@@ -140,7 +205,6 @@ fn a_body_that_is_not_json_and_one_that_is_not_an_object_are_different_errors() 
     assert!(matches!(Fields::parse(deep.as_bytes()), Err(ParseError::MalformedJson { .. })));
     for (other, found) in [
         ("[]", "an array of 0 items"),
-        ("[{}]", "an array of 1 item"),
         ("null", "null"),
         ("3", "the number 3"),
         ("\"text\"", "the string \"text\""),

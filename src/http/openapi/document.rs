@@ -132,8 +132,13 @@ fn ranking_parameters() -> Vec<Parameter> {
         parts::parameter(name, ParameterIn::Header, ObjectBuilder::new().schema_type(kind))
             .description(Some(description))
     });
-    let strict = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(FLAG_WORDS));
-    let strict =
-        parts::parameter("podium-strict", ParameterIn::Header, strict).description(Some("`strict`, likewise."));
-    headers.into_iter().chain([strict]).map(ParameterBuilder::build).collect()
+    let flags = [
+        ("podium-return-documents", "`return_documents`, for clients that read documents and cannot ask for them."),
+        ("podium-strict", "`strict`, likewise."),
+    ];
+    let flags = flags.map(|(name, description)| {
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(FLAG_WORDS));
+        parts::parameter(name, ParameterIn::Header, word).description(Some(description))
+    });
+    headers.into_iter().chain(flags).map(ParameterBuilder::build).collect()
 }

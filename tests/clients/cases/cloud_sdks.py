@@ -1,9 +1,12 @@
-"""The SDKs of clouds and databases: boto3 for AWS Bedrock, DashScope, Elasticsearch."""
+"""The SDKs of clouds and databases: boto3 for AWS Bedrock, DashScope, Elasticsearch, Google's ranking API."""
 
 import boto3
 import dashscope
 from botocore.config import Config
 from elasticsearch import Elasticsearch
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import discoveryengine_v1 as discoveryengine
+from google.cloud.discoveryengine_v1.services.rank_service.transports import RankServiceRestTransport
 
 from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, QUERY, check_instruction, check_ranking, ensure
 from harness import case, error_cases
@@ -85,3 +88,34 @@ def elastic(servers):
     ensure(len(rows) == 2, f"{len(rows)} rows")
     rows_of = [(row["index"], row["relevance_score"]) for row in rows]
     check_ranking(servers, rows_of, top_n=2, texts=[row["text"] for row in rows])
+
+
+def google(url, key, model, query):
+    """Google's client over REST; without TLS if its transport is told so."""
+    host = url.removeprefix("http://")
+    transport = RankServiceRestTransport(host=host, url_scheme="http", credentials=AnonymousCredentials())
+    client = discoveryengine.RankServiceClient(transport=transport)
+    records = [discoveryengine.RankingRecord(id=str(place), content=text) for place, text in enumerate(DOCUMENTS)]
+    request = discoveryengine.RankRequest(
+        ranking_config="projects/p/locations/global/rankingConfigs/default_ranking_config",
+        model=model,
+        query=query,
+        records=records,
+        top_n=3,
+    )
+    return client.rank(request=request, retry=None, metadata=[("authorization", f"Bearer {key}")]).records
+
+
+@case("google-cloud-discoveryengine", "RankServiceClient.rank, REST", "google-cloud-discoveryengine")
+def google_rank(servers):
+    rows = [(int(row.id), row.score) for row in google(servers.url, GOOD_KEY, "podium-mini", QUERY)]
+    check_ranking(servers, rows, top_n=3, documents=[f"content: {text}" for text in DOCUMENTS])
+
+
+error_cases(
+    "google-cloud-discoveryengine",
+    "RankServiceClient.rank",
+    "google-cloud-discoveryengine",
+    google,
+    loses={401: "it tries to refresh its credentials, of which there are none"},
+)

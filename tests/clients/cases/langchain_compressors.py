@@ -4,11 +4,16 @@ import asyncio
 from urllib.parse import quote
 
 import cohere
+from langchain_aws import BedrockRerank
 from langchain_cohere import CohereRerank
 from langchain_community.document_compressors import jina_rerank
 from langchain_core.documents import Document
 from langchain_nvidia_ai_endpoints import NVIDIARerank
+from langchain_reranker.rerankers import init_reranker
 from langchain_voyageai import VoyageAIRerank
+from langchain_zerank import ZeroEntropyRerank
+from pydantic import SecretStr
+from zeroentropy import ZeroEntropy
 
 from checks import DOCUMENTS, GOOD_KEY, INSTRUCTION, PROFILE, QUERY, check_instruction, check_ranking, check_steered
 from harness import case, error_cases, voyage_losses
@@ -97,6 +102,43 @@ def jina_call(url, key, model, query):
     return jina_rerank.JinaRerank(jina_api_key=key, model=model, top_n=3).compress_documents(PASSAGES, query)
 
 
+@case("langchain-aws", "BedrockRerank.compress_documents", "langchain-aws")
+def bedrock(servers):
+    check_ranking(servers, rows(bedrock_call(servers.url, None, "podium-mini", QUERY)), top_n=3)
+
+
+def bedrock_call(url, _, model, query):
+    compressor = BedrockRerank(
+        model_arn=f"arn:aws:bedrock:us-west-2::foundation-model/{model}",
+        endpoint_url=url,
+        region_name="us-west-2",
+        aws_access_key_id=SecretStr("any"),
+        aws_secret_access_key=SecretStr("any"),
+        top_n=3,
+    )
+    return compressor.compress_documents(PASSAGES, query)
+
+
+@case("langchain-reranker", "init_reranker, provider custom", "langchain-reranker")
+def http_reranker(servers):
+    check_ranking(servers, rows(http_call(servers.url, GOOD_KEY, "podium-mini", QUERY)), top_n=3)
+
+
+def http_call(url, key, model, query):
+    reranker = init_reranker(f"custom:{model}", base_url=url + "/v1", api_key=key, top_n=3)
+    return reranker.compress_documents(PASSAGES, query)
+
+
+@case("langchain-zerank", "ZeroEntropyRerank.compress_documents", "langchain-zerank")
+def zerank(servers):
+    check_ranking(servers, rows(zerank_call(servers.url, GOOD_KEY, "zerank-2", QUERY)), top_n=3)
+
+
+def zerank_call(url, key, model, query):
+    client = ZeroEntropy(api_key=key, base_url=url + "/v1", max_retries=0)
+    return ZeroEntropyRerank(client=client, model=model, top_n=3).compress_documents(PASSAGES, query)
+
+
 def cohere_call(url, key, model, query):
     return CohereRerank(cohere_api_key=key, base_url=url, model=model).compress_documents(PASSAGES, query)
 
@@ -124,3 +166,12 @@ error_cases("langchain-community", "JinaRerank", "langchain-community", jina_cal
 error_cases(
     "langchain-nvidia-ai-endpoints", "NVIDIARerank", "langchain-nvidia-ai-endpoints", nvidia_call, kinds=(422, 401, 429)
 )
+error_cases("langchain-aws", "BedrockRerank", "langchain-aws", bedrock_call, kinds=(404,))
+error_cases(
+    "langchain-reranker",
+    "HttpReranker",
+    "langchain-reranker",
+    http_call,
+    loses="httpx shows the status and not the body",
+)
+error_cases("langchain-zerank", "ZeroEntropyRerank", "langchain-zerank", zerank_call)

@@ -2,9 +2,14 @@
 
 import os
 
+import boto3
+import dashscope
 import httpx
+from botocore.config import Config
 from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.postprocessor.bedrock_rerank import BedrockRerank
 from llama_index.postprocessor.cohere_rerank import CohereRerank
+from llama_index.postprocessor.dashscope_rerank import DashScopeRerank
 from llama_index.postprocessor.jinaai_rerank import JinaRerank
 from llama_index.postprocessor.mixedbreadai_rerank import MixedbreadAIRerank
 from llama_index.postprocessor.nvidia_rerank import NVIDIARerank
@@ -65,6 +70,24 @@ def voyage_call(url, key, model, query):
     return ask(postprocessor, query)
 
 
+def bedrock_call(url, key, model, query):
+    client = boto3.client(
+        "bedrock-agent-runtime",
+        region_name="us-west-2",
+        endpoint_url=url,
+        aws_access_key_id="any",
+        aws_secret_access_key="any",
+        config=Config(retries={"max_attempts": 0}),
+    )
+    return ask(BedrockRerank(top_n=3, rerank_model_name=model, region_name="us-west-2", client=client), query)
+
+
+def dashscope_call(url, key, model, query):
+    # No argument sets the URL.
+    dashscope.base_http_api_url = url + "/api/v1"
+    return ask(DashScopeRerank(top_n=3, model=model, api_key=key), query)
+
+
 CALLS = {
     "cohere": (cohere_call, "rerank-v4.0-pro", "CohereRerank"),
     "jinaai": (jina_call, "jina-reranker-v3", "JinaRerank"),
@@ -74,6 +97,8 @@ CALLS = {
     "xinference": (xinference_call, "podium-mini", "XinferenceRerank"),
     "mixedbreadai": (mixedbread_call, "mixedbread-ai/mxbai-rerank-large-v2", "MixedbreadAIRerank"),
     "voyageai": (voyage_call, "rerank-2.5", "VoyageAIRerank"),
+    "bedrock": (bedrock_call, "podium-mini", "BedrockRerank"),
+    "dashscope": (dashscope_call, "podium-mini", "DashScopeRerank"),
 }
 
 
@@ -109,6 +134,8 @@ error_family("siliconflow", raises=RuntimeError)
 error_family("xinference", kinds=(404, 422))
 error_family("mixedbreadai")
 error_family("voyageai", kinds=(404, 422, 401), loses=voyage_losses())
+error_family("bedrock", kinds=(404,))
+error_family("dashscope", raises=AttributeError, loses="it parses the reply without checking the status")
 
 
 def nvidia_listed(url, key, _, query):

@@ -33,6 +33,8 @@ ENVIRONMENTS = {
     "haystack": "frameworks",
     "servers": "sdks",
     "clouds": "clouds",
+    "vector-databases": "integrations",
+    "agents": "integrations",
 }
 
 # Every snippet sends this query, and prints the index or the text of the best document and its
@@ -60,7 +62,7 @@ def run(servers, name, code):
     if ".models.list()" in code:
         ensure(lines[0] == "podium-mini", f"it printed {lines[0]!r}")
         return
-    best, relevance, raw = servers.ranking(query=QUERY, documents=DOCUMENTS, **steering(code))[0]
+    best, relevance, raw = servers.ranking(query=QUERY, **{"documents": DOCUMENTS, **steering(code)})[0]
     found = [start for start in (f"{best} ", f"{DOCUMENTS[best]} ") if lines[0].startswith(start)]
     ensure(found, f"it printed {lines[0]!r}; the best document is {best}, {DOCUMENTS[best]!r}")
     score = float(lines[0][len(found[0]) :].split()[0])
@@ -69,9 +71,11 @@ def run(servers, name, code):
 
 
 def steering(code):
-    """The instruction or profile of a snippet, as fields of the server's request."""
+    """What a snippet sends beside the query, as fields of the server's request."""
     if "/score" in code:
         return {"mode": "pointwise"}
+    if "RankingRecord" in code:
+        return {"documents": [f"content: {text}" for text in DOCUMENTS]}
     if INSTRUCTION in code:
         return {"instruction": INSTRUCTION}
     return {"profile": PROFILE} if f"@{PROFILE}" in code else {}

@@ -16,7 +16,7 @@ pub(super) use reply::RerankObject;
 pub use reply::RerankReply;
 
 use super::documents::{Documents, Query, SentDocuments};
-use super::{Call, Dialect, Reply, RequestOptions, is_zero, request};
+use super::{Answer, Call, Dialect, Reply, RequestOptions, is_zero, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, ParseError, Reader, expected, flag_or, text};
 use crate::http::schemas::SchemaOf;
@@ -37,8 +37,9 @@ pub(super) static DIALECT: Dialect = Dialect {
     read,
 };
 
-/// The same dialect for Voyage's clients, which cannot read its errors.
-pub(super) static VOYAGE: Dialect = Dialect { errors: ErrorShape::Voyage, ..DIALECT };
+/// The same dialect for Voyage's clients, which cannot read its errors, and of which one requires
+/// Voyage's `object`.
+pub(super) static VOYAGE: Dialect = Dialect { errors: ErrorShape::Voyage, read: read_for_voyage, ..DIALECT };
 
 request! {
     #[schema(
@@ -137,6 +138,13 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     Ok(Call::new(ranking, "documents", sent, |answer| {
         Reply::json(&RerankReply::new(answer.id, answer.ranking(), answer.sent))
     }))
+}
+
+fn read_for_voyage(fields: &mut Fields) -> Result<Call, RerankError> {
+    let write = |answer: &Answer<'_>| {
+        Reply::json(&RerankReply::new(answer.id, answer.ranking(), answer.sent).with_object(RerankObject::List))
+    };
+    Ok(Call { write: Box::new(write), ..read(fields)? })
 }
 
 /// Parses the body of a request, for callers that are not clients of the server.
