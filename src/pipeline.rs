@@ -17,6 +17,8 @@ mod rank;
 mod ranking;
 mod rounds;
 mod stability;
+#[cfg(test)]
+mod tests;
 mod time_limit;
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -27,7 +29,7 @@ use self::time_limit::TimeLimit;
 use crate::context::RequestContext;
 use crate::prompt::Prompter;
 use crate::rerank::{
-    Instructions, JoinedText, LimitSettings, MAX_STABILITY, PassageSettings, Ranking, RerankError, RerankRequest,
+    Instructions, JoinedText, LimitSettings, MAX_STABILITY, Mode, PassageSettings, Ranking, RerankError, RerankRequest,
 };
 use crate::runtime::{ModelFacts, Runtime};
 use crate::schedule::{AdmissionControl, BatchStatistics, QueueStatus, ScheduleSettings, Scheduler};
@@ -122,6 +124,10 @@ impl Reranker {
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
         let policy = self.policy();
         prepare(&mut requests, &policy)?;
+        for (index, request) in requests.iter().enumerate() {
+            let checked = self.prompter.check_choice_of_exit(request);
+            checked.map_err(|error| error_of_request(index, requests.len(), error))?;
+        }
         let constraints = requests.first().map(|request| request.constraints).unwrap_or_default();
         let limit = TimeLimit::begin(&constraints, &self.scheduler.settings(), &mut context);
         let documents = requests.iter().map(|request| request.documents.len()).sum();
@@ -170,6 +176,19 @@ impl Reranker {
     #[must_use]
     pub fn relevant_from(&self) -> Option<f32> {
         self.prompter.facts().relevant_from
+    }
+
+    /// Whether documents can leave the model after so many layers, in the mode of `mode`.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn check_early_exit(&self, layer: u16, mode: Mode) -> Result<(), String> {
+        self.prompter.check_early_exit(layer)?;
+        if mode != Mode::Pointwise && self.prompter.slate_score().is_some() {
+            let family = self.family();
+            return Err(format!("family `{family}` reads documents together; only mode pointwise has an early exit"));
+        }
+        Ok(())
     }
 
     /// The prompt family's name.

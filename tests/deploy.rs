@@ -11,7 +11,7 @@ use std::time::Duration;
 use podium::context::{RankingSummary, RequestTimeline};
 use podium::pipeline::{DriftSample, InstructionSource};
 use podium::rerank::agreement::{Comparison, RankingCost, ShadowOutcome, ShadowSample};
-use podium::rerank::{CascadeReport, Mode, SkipReason, StageReport, Timing, Usage};
+use podium::rerank::{CascadeReport, EarlyExitReport, Mode, SkipReason, StageReport, Timing, Usage};
 use podium::runtime::{ModelFacts, WorkspaceSize};
 use podium::schedule::{BatchStatistics, QueueStatus};
 use podium::telemetry::{ModelReport, RequestRecord, Route, Telemetry};
@@ -66,6 +66,7 @@ fn exported() -> String {
         slates: 1,
         passages: 0,
         left_out: 0,
+        early_exit: EarlyExitReport::default(),
         usage: Usage { prompt_tokens: 100, truncated_documents: 1 },
         timing: Timing::default(),
     };

@@ -119,7 +119,13 @@ impl Environment<'_> {
 
     fn prompter(&self, checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Result<Prompter> {
         let facts = PackedRuntime::read_facts(checkpoint, &ComputeSettings::of(model))?;
-        prompter_of(&families(self.prompts)?, checkpoint, &facts, &model.family)
+        let mut prompter = prompter_of(&families(self.prompts)?, checkpoint, &facts, &model.family)?;
+        if model.early_exit {
+            let key = "model.early_exit".to_owned();
+            let unusable = |problem| ConfigError::Unusable { key, problem: format!("{}: {problem}", checkpoint.name) };
+            prompter.exit_early_by_default().map_err(unusable)?;
+        }
+        Ok(prompter)
     }
 }
 

@@ -134,6 +134,7 @@ pub fn prompter_of(
     let limits = ModelLimits {
         name: names.join(" "),
         context: facts.max_positions,
+        layers: facts.layers,
         vocabulary: facts.vocabulary,
         bidirectional: !facts.causal,
         token_types: facts.token_types > 1,

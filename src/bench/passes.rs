@@ -148,7 +148,7 @@ impl From<PassInput> for ForwardPass {
                 count: input.cross_document_layers,
                 shared: positions(&input.shared),
             },
-            output: OutputSpec { at, head, layer: None },
+            output: OutputSpec { at, head, layer: None, exit: None },
         }
     }
 }

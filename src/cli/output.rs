@@ -110,6 +110,7 @@ mod tests {
             tokens: 9,
             tokens_read,
             stage: None,
+            exit_layer: None,
             spread: None,
             passage: None,
         };
@@ -125,6 +126,7 @@ mod tests {
             warnings: Vec::new(),
             min_score: None,
             budget: None,
+            early_exit: None,
             cascade: None,
             timing: Timing { total: Duration::from_millis(12), ..Timing::default() },
         };

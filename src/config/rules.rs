@@ -57,6 +57,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("model.dtype", OneOf(&["auto", "f32", "bf16"])),
     ("model.quantize", OneOf(ModelSettings::QUANTISED)),
     ("model.served_names", Anything),
+    ("model.early_exit", Anything),
     ("model.prefix_cache_bytes", Between(0, 1 << 40)),
     ("model.cache", Anything),
     ("model.offline", Anything),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use crate::rerank::{CascadeReport, Mode, Progress, Timing, Usage};
+use crate::rerank::{CascadeReport, EarlyExitReport, Mode, Progress, Timing, Usage};
 use crate::schedule::{Client, DeviceInterval};
 
 /// A request of many pairs or rounds has many stages; later ones count in the sums only.
@@ -75,6 +75,8 @@ pub struct RankingSummary {
     pub passages: usize,
     /// Documents below the request's minimum score.
     pub left_out: usize,
+    /// What left the model early.
+    pub early_exit: EarlyExitReport,
     /// Tokens that were read.
     pub usage: Usage,
     /// Where the time went.

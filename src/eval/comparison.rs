@@ -83,11 +83,18 @@ pub fn compare_reports(paths: &[PathBuf]) -> Result<SystemComparison, Comparison
         let problem = "at least one report is needed".to_owned();
         return Err(ComparisonError::Unusable { path: PathBuf::new(), problem });
     };
-    let measure = first.primary.clone();
     for (path, report) in paths.iter().skip(1).zip(others) {
         let unusable = |problem| ComparisonError::Unusable { path: path.clone(), problem };
-        check_same_queries(first, report, &measure).map_err(unusable)?;
+        check_same_queries(first, report, &first.primary).map_err(unusable)?;
     }
+    Ok(compare(names(paths, &reports), first, others))
+}
+
+/// Compares the report of a system with others on the same queries, by its primary measure. `systems`
+/// are the names of all.
+#[must_use]
+pub fn compare(systems: Vec<String>, first: &Report, others: &[Report]) -> SystemComparison {
+    let measure = first.primary.clone();
     let mut sets: Vec<SetComparison> =
         first.sets.iter().map(|set| compare_set(set, others, &measure, first.settings.seed)).collect();
     let p: Vec<f64> = sets.iter().flat_map(|set| set.differences.iter().map(|found| found.gain.p)).collect();
@@ -96,10 +103,9 @@ pub fn compare_reports(paths: &[PathBuf]) -> Result<SystemComparison, Comparison
         difference.p_corrected = corrected;
     }
     let over_sets = |system: usize| mean(&sets.iter().map(|set| set.estimates[system].mean).collect::<Vec<_>>());
-    let means: Vec<f64> = (0..reports.len()).map(over_sets).collect();
-    let systems = names(paths, &reports);
-    let prices = PriceTable::new(&systems, &means, &reports);
-    Ok(SystemComparison { measure, systems, sets, means, prices })
+    let means: Vec<f64> = (0..=others.len()).map(over_sets).collect();
+    let prices = PriceTable::new(&systems, &means, std::iter::once(first).chain(others));
+    SystemComparison { measure, systems, sets, means, prices }
 }
 
 fn read(path: &Path) -> Result<Report, ComparisonError> {

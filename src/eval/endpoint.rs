@@ -267,10 +267,12 @@ fn parse_reply(api: Api, bytes: &[u8], count: usize) -> Result<Answer, String> {
     // order.
     documents.sort_by(|left, right| right.score.total_cmp(&left.score));
     let usage = |name: &str| reply.get("usage").and_then(|usage| usage.get(name)).and_then(Value::as_u64);
+    let saved = reply.pointer("/meta/early_exit/tokens_saved").and_then(Value::as_u64).unwrap_or(0);
+    let tokens = usage("prompt_tokens").or_else(|| usage("total_tokens"));
     Ok(Answer {
         documents,
         model: reply.get("model").and_then(Value::as_str).map(str::to_owned),
-        prompt_tokens: usage("prompt_tokens").or_else(|| usage("total_tokens")).map(|tokens| tokens as usize),
+        prompt_tokens: tokens.map(|tokens| tokens.saturating_sub(saved) as usize),
         latency: Duration::ZERO,
         retries: 0,
         timing: reply.pointer("/meta/timing_ms").and_then(parse_timing),

@@ -39,7 +39,8 @@ pub struct PricePoint {
     pub system: String,
     /// The mean of the measure.
     pub quality: f64,
-    /// Tokens of a request; `None` if the system does not report them.
+    /// Tokens of a request through all layers; `None` if the system does not report them. Tokens that
+    /// left early count by the share of the layers that was computed for them.
     pub tokens: Option<f64>,
     /// Milliseconds of a request.
     pub milliseconds: f64,
@@ -59,7 +60,7 @@ impl PricePoint {
 impl PriceTable {
     /// The table of systems with these names and qualities.
     #[must_use]
-    pub fn new(systems: &[String], qualities: &[f64], reports: &[Report]) -> Self {
+    pub fn new<'a>(systems: &[String], qualities: &[f64], reports: impl IntoIterator<Item = &'a Report>) -> Self {
         let mut points: Vec<PricePoint> = systems
             .iter()
             .zip(qualities)

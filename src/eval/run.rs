@@ -15,7 +15,7 @@ use super::journal::{Journal, JournalError};
 pub use super::query_run::{Pass, QueryRun};
 use super::settings::EvalSettings;
 use super::system::{System, SystemError};
-use crate::rerank::RerankRequest;
+use crate::rerank::{EarlyExitChoice, RerankRequest};
 
 /// The reason why a run ended early.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +161,7 @@ fn build_request(
         instruction: instruction.map(Into::into),
         mode: settings.mode,
         max_tokens_per_doc: settings.max_tokens_per_doc,
+        early_exit: settings.early_exit.map(|exit| EarlyExitChoice::After { layer: exit.layer, keep: exit.keep }),
         ..RerankRequest::new(&query.text, order.iter().map(text).collect())
     }
 }

@@ -31,4 +31,16 @@ pub struct EvalSettings {
     pub concurrency: usize,
     /// Name of the first-stage run; `None` for BM25, or the order in a file of slates.
     pub run: Option<String>,
+    /// Where documents leave the model early; `None` for the model's own setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_exit: Option<ExitPoint>,
+}
+
+/// Where documents leave the model before its last layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitPoint {
+    /// After how many layers.
+    pub layer: u16,
+    /// How many documents of a pass go on.
+    pub keep: usize,
 }

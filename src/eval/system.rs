@@ -39,6 +39,7 @@ impl System {
                 let started = Instant::now();
                 let ranking = reranker.rerank(request).await?;
                 let latency = started.elapsed();
+                let saved = ranking.early_exit.map_or(0, |report| report.tokens_saved);
                 let documents = ranking.results.iter().map(|row| ScoredDocument {
                     index: row.index,
                     score: f64::from(row.relevance_score),
@@ -48,7 +49,7 @@ impl System {
                 Ok(Answer {
                     documents: documents.collect(),
                     model: Some(ranking.model),
-                    prompt_tokens: Some(ranking.usage.prompt_tokens),
+                    prompt_tokens: Some(ranking.usage.prompt_tokens.saturating_sub(saved)),
                     latency,
                     retries: 0,
                     timing: Some(ranking.timing),

@@ -25,6 +25,7 @@ pub(super) fn settings() -> EvalSettings {
         ignore_identical_ids: false,
         concurrency: 1,
         run: None,
+        early_exit: None,
     }
 }
 

@@ -48,7 +48,7 @@ struct PendingCall {
 /// Reads a call, ranks, and writes the response, in the dialect of its path or body.
 pub(super) async fn rank(route: &'static Route, service: Service, request: Request) -> Response {
     let mut shape = route.dialect.errors;
-    let ranked = rank_in_dialect(route, &service, request, &mut shape).await;
+    let ranked = Box::pin(rank_in_dialect(route, &service, request, &mut shape)).await;
     ranked.unwrap_or_else(|failure| (Extension(shape), failure).into_response())
 }
 

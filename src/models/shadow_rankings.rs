@@ -38,6 +38,7 @@ impl ModelSet {
             let request = RerankRequest {
                 model: None,
                 top_n: None,
+                early_exit: None,
                 constraints: RequestConstraints::default(),
                 ..request.clone()
             };

@@ -14,7 +14,7 @@ use self::run::Run;
 use super::time_limit::TimeLimit;
 use super::{Reranker, prepare};
 use crate::context::RequestContext;
-use crate::rerank::{CascadeOptions, Keep, LimitSettings, Ranking, RerankError, RerankRequest};
+use crate::rerank::{CascadeOptions, EarlyExitChoice, Keep, LimitSettings, Ranking, RerankError, RerankRequest};
 
 /// A list of stages, for one request.
 pub struct Cascade {
@@ -62,6 +62,7 @@ impl Cascade {
         let policy = reference.policy();
         prepare(&mut requests, &policy)?;
         let first = requests.first();
+        self.check_early_exit(first.and_then(|request| request.early_exit))?;
         if let Some(options) = first.map(|request| request.cascade.clone()) {
             self.apply(&options)?;
         }
@@ -79,6 +80,17 @@ impl Cascade {
             Ok((context, vec![ranking]))
         })
         .await
+    }
+
+    /// Rejects a request for an early exit that no model has. Each stage uses its own.
+    fn check_early_exit(&self, choice: Option<EarlyExitChoice>) -> Result<(), RerankError> {
+        let mut rerankers = self.stages.iter().filter_map(|stage| stage.model.as_ref()?.reranker.as_ref().ok());
+        let is_declared = |reranker: &Arc<Reranker>| reranker.prompter.declared_early_exit().is_ok();
+        if choice == Some(EarlyExitChoice::On) && !rerankers.any(is_declared) {
+            let problem = format!("no model of `{}` declares an early exit", self.name);
+            return Err(RerankError::invalid("early_exit", problem));
+        }
+        Ok(())
     }
 
     /// Puts a request's own wishes in place of the configured ones.

@@ -10,7 +10,7 @@ use super::ranking::ResponseOptions;
 use super::{Reranker, error_of_request};
 use crate::context::{RankingSummary, RequestContext, Stage};
 use crate::prompt::IsCancelled;
-use crate::rerank::{LimitSettings, Mode, Ranking, RerankError, RerankRequest, Timing, Usage};
+use crate::rerank::{EarlyExitReport, LimitSettings, Mode, Ranking, RerankError, RerankRequest, Timing, Usage};
 use crate::schedule::{AdmissionPermit, AdmissionRequest};
 
 impl Reranker {
@@ -139,6 +139,7 @@ pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
         slates: 0,
         passages: 0,
         left_out: 0,
+        early_exit: EarlyExitReport::default(),
         usage: Usage::default(),
         timing,
     };
@@ -147,6 +148,7 @@ pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
         summary.slates += ranking.slates;
         summary.passages += ranking.passages;
         summary.left_out += ranking.min_score.map_or(0, |report| report.left_out);
+        summary.early_exit.add(ranking.early_exit.unwrap_or_default());
         summary.usage.prompt_tokens += ranking.usage.prompt_tokens;
         summary.usage.truncated_documents += ranking.usage.truncated_documents;
     }

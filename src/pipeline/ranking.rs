@@ -5,7 +5,10 @@ use super::budget::Skipped;
 use super::drift::InstructionSource;
 use super::rounds::Scored;
 use crate::prompt::PreparedTexts;
-use crate::rerank::{BudgetReport, MinScore, RankedDocument, Ranking, RerankRequest, Timing, Usage, sort_by_relevance};
+use crate::rerank::{
+    BudgetReport, EarlyExitReport, MinScore, RankedDocument, Ranking, RerankRequest, Timing, Usage,
+    scale_down_early_exits, sort_by_relevance,
+};
 use crate::scoring::Scores;
 
 /// The parts of a request that its response needs.
@@ -45,12 +48,15 @@ impl Reranker {
     ) -> Ranking {
         let (mut mode, mut slates, mut warnings) = (skipped.mode, 0, skipped.warnings);
         let (mut results, mut usage, mut passages, mut blank) = (Vec::new(), Usage::default(), 0, 0);
+        let mut early_exit = None;
         if let Some(Scored { texts, scores, prompt_tokens }) = scored {
             results = sort_documents(&texts, &scores);
             if let Some(split) = &texts.passages {
                 passages = results.len();
                 results = split.merge(&results);
             }
+            scale_down_early_exits(&mut results);
+            early_exit = report_exits(&results, &scores);
             blank = put_blank_last(&texts, &mut results, &mut warnings);
             if skipped.documents.is_empty() && !options.is_shuffled {
                 self.drift.maybe_sample(self.name(), &options.instruction, &texts, &results);
@@ -70,6 +76,7 @@ impl Reranker {
             tokens_read: 0,
             passage: None,
             stage: None,
+            exit_layer: None,
             spread: None,
         }));
         results[first_blank..].rotate_left(blank);
@@ -87,6 +94,7 @@ impl Reranker {
             warnings,
             min_score: None,
             budget,
+            early_exit,
             cascade: None,
             timing,
         };
@@ -102,6 +110,15 @@ impl Reranker {
         }
         ranking.select(min_score, relevant_from, top_n);
     }
+}
+
+/// What the early exit did, where documents may leave.
+fn report_exits(results: &[RankedDocument], scores: &Scores) -> Option<EarlyExitReport> {
+    let tokens_saved = scores.early_exit.as_ref()?.tokens_saved;
+    Some(EarlyExitReport {
+        left_early: results.iter().filter(|result| result.exit_layer.is_some()).count(),
+        tokens_saved,
+    })
 }
 
 /// The warning of a minimum score of `auto` where the family's scores do not say what is relevant.
@@ -134,8 +151,11 @@ fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warn
     blank.len()
 }
 
-/// The documents or passages that were read, best first; equal scores keep their order.
+/// The documents or passages that were read, best first, those that left early behind the others; equal
+/// scores keep their order.
 fn sort_documents(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
+    let exit_layer =
+        |index: usize| scores.early_exit.as_ref().and_then(|exits| exits.left[index].then_some(exits.layer));
     let texts = prepared.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
     let mut results: Vec<RankedDocument> = texts
         .enumerate()
@@ -146,10 +166,13 @@ fn sort_documents(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocume
             tokens: document.tokens,
             tokens_read: document.tokens_read,
             stage: None,
+            exit_layer: exit_layer(index),
             spread: None,
             passage: None,
         })
         .collect();
     sort_by_relevance(&mut results);
+    // Also of passages, whose scores are merged.
+    scale_down_early_exits(&mut results);
     results
 }

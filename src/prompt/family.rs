@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use super::PromptError;
 use super::description::ModelKind;
+use super::early_exit::EarlyExitFacts;
 
 /// A trained prompt format and its read-out: declared facts, and the templates they name.
 #[derive(Debug, Clone, PartialEq)]
@@ -238,6 +239,9 @@ pub struct PointwiseFacts {
     /// output matrix, the classifier's number is the score; without either, the answers are those of
     /// the checkpoint's `LogitScore`.
     pub readout: Option<AnswerFacts>,
+    /// Where documents may leave the model early, for each depth of which that was measured.
+    #[serde(default)]
+    pub early_exit: Vec<EarlyExitFacts>,
 }
 
 /// How query and documents are encoded apart from each other.
@@ -374,6 +378,9 @@ impl FamilyFacts {
         let limits = &self.limits;
         if [limits.query, limits.instruction, limits.document].contains(&0) {
             return Err("limits must be at least 1");
+        }
+        if !self.pointwise.iter().flat_map(|pointwise| &pointwise.early_exit).all(EarlyExitFacts::is_valid) {
+            return Err("pointwise.early_exit needs a layer from 1 to below layers, and a keep of at least 1");
         }
         if let Some(evidence) = &self.evidence {
             let is_alone = self.listwise.is_none() && self.pointwise.is_none() && self.bi_encoder.is_none();

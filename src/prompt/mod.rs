@@ -13,6 +13,7 @@
 //! | `truncate`, `parallel` | cleans and truncates each text, on several threads |
 //! | `passages` | splits long documents into passages |
 //! | `slates`, `slate_prompt`, `pairs`, `apart`, `rows` | groups documents into slates, pointwise prompts or sequences of their own |
+//! | `early_exit`, `choose_exit` | where documents leave the model before its last layer |
 //! | `render` | renders chosen documents as the token sequences of one pass |
 //! | `lexical` | scores documents by the query's words (BM25) |
 //!
@@ -24,12 +25,14 @@ mod bi_encoder;
 mod bind;
 mod chat;
 mod check_templates;
+mod choose_exit;
 mod classifier;
 mod clean;
 mod colbert;
 mod cut;
 mod description;
 mod detect;
+mod early_exit;
 mod error;
 mod families;
 mod family;
@@ -64,6 +67,7 @@ pub use classifier::{ClassifierReadout, classifier_calibration};
 pub use colbert::ColbertSettings;
 pub use description::{Description, ModelKind, NamedOrigin};
 pub use detect::{ANY_FAMILY, Calibration, CheckpointFacts, PodiumConfig, Recognised};
+pub use early_exit::EarlyExitFacts;
 pub use error::PromptError;
 pub use families::Families;
 pub use family::{BiEncoderReadout, Family, FamilyFacts};

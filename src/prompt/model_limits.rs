@@ -25,6 +25,8 @@ pub struct ModelLimits {
     pub name: String,
     /// The model's context, in tokens.
     pub context: usize,
+    /// Its layers.
+    pub layers: usize,
     /// Rows of its embedding matrix.
     pub vocabulary: usize,
     /// Whether tokens see those after them.

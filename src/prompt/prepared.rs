@@ -8,6 +8,7 @@ use super::frame::Run;
 use crate::evidence::Counted;
 use crate::rerank::slates::Window;
 use crate::rerank::{Mode, Passages, RerankRequest};
+use crate::runtime::EarlyExit;
 
 /// A tokenized request.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +26,8 @@ pub struct PreparedTexts {
     pub passages: Option<Passages>,
     /// Which documents share a pass, and in which order the passes run.
     pub plan: Plan,
+    /// Where documents leave the model early, if they do.
+    pub early_exit: Option<EarlyExit>,
     /// Warnings for the caller: truncated texts, removed control tokens, a fallback.
     pub warnings: Vec<String>,
     /// How many of the last `warnings` are about truncated documents.
@@ -187,6 +190,7 @@ impl PreparedTexts {
             documents: Vec::new(),
             passages: None,
             plan: Plan::Slates(Vec::new()),
+            early_exit: None,
             warnings,
             truncation_warnings: 0,
             options: ReadOptions { mode, truncation, max_tokens_per_doc },
@@ -208,6 +212,7 @@ impl PreparedTexts {
             documents: self.documents[..count.min(self.documents.len())].to_vec(),
             passages: self.passages.clone(),
             plan: Plan::Slates(Vec::new()),
+            early_exit: self.early_exit,
             warnings: self.warnings[..self.warnings.len() - self.truncation_warnings].to_vec(),
             truncation_warnings: 0,
             options: self.options,

@@ -24,6 +24,10 @@ pub struct Prompter {
     pub(super) context: usize,
     /// Whether tokens see those after them: prompts share no prefix.
     pub(super) bidirectional: bool,
+    /// Layers of the model.
+    pub(super) layers: usize,
+    /// Whether documents leave early unless a request says otherwise.
+    pub(super) exits_early: bool,
     /// Whether the templates hold an instruction.
     pub(super) takes_instruction: bool,
     pub(super) listwise: Option<Listwise>,
@@ -96,6 +100,8 @@ impl Prompter {
             tokenizer,
             context,
             bidirectional,
+            layers: model.layers,
+            exits_early: false,
             takes_instruction: false,
             listwise,
             pointwise,

@@ -200,6 +200,7 @@ pub(crate) fn bind(
     let model = ModelLimits {
         name: format!("test/{family}"),
         context,
+        layers: 4,
         vocabulary,
         bidirectional: is_encoder,
         token_types: is_encoder,
@@ -232,6 +233,13 @@ pub(crate) fn prompter(family: &str) -> Prompter {
         return podium_mini();
     }
     bind(family, &tokenizer(), 32_768, 1024).unwrap()
+}
+
+/// `yes-no` with this exit, on a model of 4 layers.
+pub(crate) fn prompter_with_exit(exit: super::EarlyExitFacts) -> Prompter {
+    let mut prompter = prompter("yes-no");
+    prompter.facts.pointwise.as_mut().unwrap().early_exit.push(exit);
+    prompter
 }
 
 /// podium-mini on its own files.

@@ -169,8 +169,17 @@ pub fn reduce_to_fit(counts: &[usize], fits: impl Fn(&[usize]) -> bool) -> Vec<u
 /// are scaled down until its best is at most the worst of the stage above; those of the last stage
 /// stay.
 pub fn scale_down_earlier_stages(results: &mut [RankedDocument]) {
+    scale_down_groups(results, |left, right| left.stage == right.stage);
+}
+
+/// Scales the scores of each group of neighbours but the first down until its best is at most the
+/// worst of the group before.
+pub(super) fn scale_down_groups(
+    results: &mut [RankedDocument],
+    is_same: impl FnMut(&RankedDocument, &RankedDocument) -> bool,
+) {
     let mut ceiling = 1.0_f32;
-    for group in results.chunk_by_mut(|left, right| left.stage == right.stage) {
+    for group in results.chunk_by_mut(is_same) {
         let best = group.iter().map(|result| result.relevance_score).fold(0.0, f32::max);
         let factor = if best > ceiling { ceiling / best } else { 1.0 };
         // The quotient may be rounded up.

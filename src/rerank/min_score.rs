@@ -76,6 +76,7 @@ mod tests {
                 tokens_read: 3,
                 passage: None,
                 stage: None,
+                exit_layer: None,
                 spread: None,
             })
             .collect()

@@ -7,6 +7,7 @@ pub mod agreement;
 pub mod budget;
 pub mod cascade;
 mod constraints;
+mod early_exit;
 mod error;
 mod instructions;
 mod limits;
@@ -22,6 +23,7 @@ use std::time::Duration;
 pub use budget::BudgetReport;
 pub use cascade::{CascadeOptions, CascadeReport, Keep, SkipReason, StageReport};
 pub use constraints::{MAX_PRIORITY, Progress, RequestBudget, RequestConstraints};
+pub use early_exit::{EarlyExitChoice, EarlyExitReport, scale_down_early_exits};
 pub use error::{Full, RerankError, shortened};
 pub use instructions::{Instructions, JoinedText};
 pub use limits::LimitSettings;
@@ -95,6 +97,8 @@ pub struct RerankRequest {
     pub constraints: RequestConstraints,
     /// What it asks of a cascade.
     pub cascade: CascadeOptions,
+    /// Whether documents may leave the model early; `None` is the model's setting.
+    pub early_exit: Option<EarlyExitChoice>,
     /// In how many orders of the documents a family that depends on it ranks them, from 1 to
     /// [`MAX_STABILITY`]; `None` is 1.
     pub stability: Option<usize>,
@@ -122,6 +126,7 @@ impl RerankRequest {
             mode: Mode::Auto,
             constraints: RequestConstraints::default(),
             cascade: CascadeOptions::default(),
+            early_exit: None,
             stability: None,
         }
     }
@@ -144,6 +149,8 @@ pub struct RankedDocument {
     /// The stage of a cascade that ranked it last: 0 is the caller's own scores, 1 the first model.
     /// `None` without a cascade.
     pub stage: Option<usize>,
+    /// After how many layers its score was read, if it left the model early.
+    pub exit_layer: Option<u16>,
     /// The standard deviation of its relevance over several orders of the documents, if it was ranked
     /// in several.
     pub spread: Option<f32>,
@@ -212,6 +219,8 @@ pub struct Ranking {
     pub min_score: Option<MinScoreReport>,
     /// What was left out for the request's budget, if it has one.
     pub budget: Option<BudgetReport>,
+    /// What left early, where documents may.
+    pub early_exit: Option<EarlyExitReport>,
     /// What each stage did, if a cascade ranked.
     pub cascade: Option<CascadeReport>,
     /// Where the time of the whole call went, from the request's timeline.

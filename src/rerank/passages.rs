@@ -226,6 +226,7 @@ impl Passages {
             tokens_read: tokens_read.sum::<usize>().min(tokens),
             passage: Some(BestPassage { start, end, relevance_score: best.relevance_score, count: passages.len() }),
             stage: None,
+            exit_layer: best.exit_layer,
             spread: None,
         }
     }
@@ -236,10 +237,10 @@ pub fn sort_by_relevance(results: &mut [RankedDocument]) {
     results.sort_by(by_relevance);
 }
 
-/// The better of two comes first. Scores are finite; if relevances round to the same number, the raw
-/// scores still differ.
+/// The better of two comes first; one that left early comes behind one that did not. Scores are finite;
+/// if relevances round to the same number, the raw scores still differ.
 fn by_relevance(a: &RankedDocument, b: &RankedDocument) -> Ordering {
-    let key = |result: &RankedDocument| (result.relevance_score, result.raw_score);
+    let key = |result: &RankedDocument| (result.exit_layer.is_none(), result.relevance_score, result.raw_score);
     key(b).partial_cmp(&key(a)).unwrap_or(Ordering::Equal)
 }
 
@@ -256,6 +257,7 @@ mod tests {
             tokens_read: 10,
             passage: None,
             stage: None,
+            exit_layer: None,
             spread: None,
         }
     }

@@ -95,6 +95,16 @@ impl FakeRuntime {
     }
 
     fn read(&self, pass: &ForwardPass) -> Output {
+        let Some(exit) = pass.output.exit else { return self.read_after(pass, 0) };
+        let mut rows = self.read_after(pass, u64::from(exit.layer));
+        let goes_on = exit.choose(&rows);
+        let last = self.read_after(pass, 0).into_iter().zip(goes_on);
+        rows.extend(last.map(|(row, goes_on)| if goes_on { row } else { Vec::new() }));
+        rows
+    }
+
+    /// The rows read after a layer; 0 is the last one.
+    fn read_after(&self, pass: &ForwardPass, layer: u64) -> Output {
         if let Head::MaxSim { .. } = pass.output.head {
             // A hash of each document's whole sequence.
             let last = |tokens: &Vec<u32>| tokens.len().saturating_sub(1);
@@ -116,6 +126,7 @@ impl FakeRuntime {
                 sequences.map(|segment| seen(pass, TokenPosition { segment, offset: last(segment) })).collect()
             }
         };
+        let states = states.into_iter().map(|state| if layer == 0 { state } else { mix(state, layer << 32) });
         let row = |state: u64| match &pass.output.head {
             Head::Hidden => unit_vector(mix(state, 0), self.facts.hidden_size),
             Head::Projector => unit_vector(mix(state, 1), self.facts.hidden_size),
@@ -129,7 +140,7 @@ impl FakeRuntime {
             // Read above.
             Head::Reader(_) | Head::MaxSim { .. } => Vec::new(),
         };
-        states.into_iter().map(row).collect()
+        states.map(row).collect()
     }
 }
 

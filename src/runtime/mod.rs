@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub use checkpoint::{Checkpoint, EMBEDDED_MODEL};
 pub use error::{LoadError, RuntimeError};
 pub use pass::{
-    CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec, Pooling, Positions, ReadStates, StateReader,
+    CrossDocumentLayers, EarlyExit, ForwardPass, Head, Output, OutputSpec, Pooling, Positions, ReadStates, StateReader,
     TokenPosition, TokenStates, TokenTypes,
 };
 pub use prepared::PreparedBatch;

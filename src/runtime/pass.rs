@@ -141,30 +141,68 @@ pub struct OutputSpec {
     pub head: Head,
     /// Reads the state after this many layers, with the final norm applied. `None`: after the last.
     pub layer: Option<u16>,
+    /// Where suffixes leave before the last layer. `None`: nowhere.
+    pub exit: Option<EarlyExit>,
+}
+
+/// Where suffixes leave the model before its last layer.
+///
+/// The output spec is also read after `layer` layers, with the final norm applied, and only the
+/// `keep` best suffixes go through the other layers. A suffix is the better, the larger the first
+/// number of its row minus the second, or the only one. For causal models, and heads and positions
+/// that give each suffix one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EarlyExit {
+    /// After how many layers: at least 1.
+    pub layer: u16,
+    /// How many suffixes of the pass go on: at least 1.
+    pub keep: usize,
+}
+
+impl EarlyExit {
+    /// Which suffixes go on, by the rows that were read at the exit. Of equal ones the earlier does.
+    #[must_use]
+    pub fn choose(&self, rows: &[Vec<f32>]) -> Vec<bool> {
+        let score = |row: &Vec<f32>| row.first().map_or(f32::NAN, |first| first - row.get(1).unwrap_or(&0.0));
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by(|left, right| score(&rows[*right]).total_cmp(&score(&rows[*left])));
+        let mut goes_on = vec![false; rows.len()];
+        for suffix in order.into_iter().take(self.keep) {
+            goes_on[suffix] = true;
+        }
+        goes_on
+    }
 }
 
 impl OutputSpec {
     /// Reads `head` at these positions, after the last layer.
     #[must_use]
     pub const fn listed(at: Vec<TokenPosition>, head: Head) -> Self {
-        Self { at: Positions::Listed(at), head, layer: None }
+        Self { at: Positions::Listed(at), head, layer: None, exit: None }
     }
 
     /// Gives the states of all tokens to a reader.
     #[must_use]
     pub fn read_by(reader: Arc<dyn ReadStates>) -> Self {
-        Self { at: Positions::All, head: Head::Reader(StateReader(reader)), layer: None }
+        Self { at: Positions::All, head: Head::Reader(StateReader(reader)), layer: None, exit: None }
+    }
+
+    /// The same spec, with suffixes leaving early.
+    #[must_use]
+    pub fn with_exit(self, exit: Option<EarlyExit>) -> Self {
+        Self { exit, ..self }
     }
 
     /// Reads `head` once per sequence, after the last layer.
     #[must_use]
     pub const fn pooled(pooling: Pooling, head: Head) -> Self {
-        Self { at: Positions::Pooled(pooling), head, layer: None }
+        Self { at: Positions::Pooled(pooling), head, layer: None, exit: None }
     }
 }
 
 /// What was read: one row per position or sequence, in the order of [`OutputSpec::at`]; for
-/// [`Head::MaxSim`] one per document.
+/// [`Head::MaxSim`] one per document. With an [`EarlyExit`], first the rows that were read at the exit,
+/// then those after the last layer, which are empty for the suffixes that left.
 pub type Output = Vec<Vec<f32>>;
 
 /// Token sequences that go through the model together: a shared prefix and its suffixes.
@@ -222,7 +260,7 @@ impl ForwardPass {
         }
     }
 
-    /// Number of rows that the pass's [`Output`] has.
+    /// Number of rows that the pass's [`Output`] has; with an [`EarlyExit`], half of it.
     #[must_use]
     pub fn output_rows(&self) -> usize {
         match (&self.output.head, &self.output.at) {
@@ -264,6 +302,47 @@ impl ForwardPass {
         Cow::Owned(sequences.flat_map(|segment| self.pooled_positions(segment, pooling)).collect())
     }
 
+    /// The pass without the suffixes that do not go on, and without an exit.
+    #[must_use]
+    pub fn without_left(&self, goes_on: &[bool]) -> Self {
+        let mut next = 0;
+        // The new segment of each old one; segments that are not listed stay.
+        let segments: Vec<Option<usize>> = std::iter::once(Some(0))
+            .chain(self.suffixes.iter().enumerate().map(|(suffix, _)| {
+                let stays = goes_on.get(suffix).copied().unwrap_or(true);
+                next += usize::from(stays);
+                stays.then_some(next)
+            }))
+            .collect();
+        let moved = |position: &TokenPosition| {
+            let segment = segments.get(position.segment).copied().flatten()?;
+            Some(TokenPosition { segment, ..*position })
+        };
+        let stays = |suffix: usize| segments.get(suffix + 1).is_some_and(Option::is_some);
+        let at = match &self.output.at {
+            Positions::Listed(positions) => Positions::Listed(positions.iter().filter_map(moved).collect()),
+            at @ (Positions::Pooled(_) | Positions::All) => at.clone(),
+        };
+        let suffixes = self.suffixes.iter().enumerate().filter(|(suffix, _)| stays(*suffix));
+        let token_types = match &self.token_types {
+            TokenTypes::Pairs(starts) if !self.suffixes.is_empty() => {
+                let starts = starts.iter().enumerate().filter(|(suffix, _)| stays(*suffix));
+                TokenTypes::Pairs(starts.map(|(_, start)| *start).collect())
+            }
+            types @ (TokenTypes::Zero | TokenTypes::Pairs(_)) => types.clone(),
+        };
+        Self {
+            prefix: self.prefix.clone(),
+            suffixes: suffixes.map(|(_, suffix)| suffix.clone()).collect(),
+            token_types,
+            cross_document: CrossDocumentLayers {
+                count: self.cross_document.count,
+                shared: self.cross_document.shared.iter().filter_map(moved).collect(),
+            },
+            output: OutputSpec { at, head: self.output.head.clone(), layer: self.output.layer, exit: None },
+        }
+    }
+
     /// The positions that pooling takes from the sequence that ends with `segment`.
     fn pooled_positions(&self, segment: usize, pooling: Pooling) -> Vec<TokenPosition> {
         let length = self.segment(segment).map_or(0, <[u32]>::len);
@@ -285,8 +364,30 @@ mod tests {
     fn pass(prefix: &[u32], suffixes: &[&[u32]], at: Positions) -> ForwardPass {
         ForwardPass {
             suffixes: suffixes.iter().map(|suffix| suffix.to_vec()).collect(),
-            ..ForwardPass::sequence(prefix.to_vec(), OutputSpec { at, head: Head::Hidden, layer: None })
+            ..ForwardPass::sequence(prefix.to_vec(), OutputSpec { at, head: Head::Hidden, layer: None, exit: None })
         }
+    }
+
+    #[test]
+    fn an_exit_keeps_the_best_rows_and_the_earlier_of_equal_ones() {
+        let choose = |keep, rows: &[Vec<f32>]| EarlyExit { layer: 1, keep }.choose(rows);
+        let rows = [vec![1.0, 0.0], vec![9.0, 8.5], vec![3.0, 2.0], vec![0.0, -4.0]];
+        assert_eq!(choose(2, &rows), [true, false, false, true]);
+        assert_eq!(choose(1, &[vec![2.0], vec![2.0]]), [true, false]);
+        assert_eq!(choose(9, &rows), [true; 4]);
+    }
+
+    #[test]
+    fn a_pass_without_the_suffixes_that_left_reads_the_others_where_they_are_now() {
+        let ends = vec![TokenPosition::suffix(0, 1), TokenPosition::suffix(1, 0), TokenPosition::suffix(2, 1)];
+        let mut whole = pass(&[7], &[&[1, 2], &[3], &[4, 5]], Positions::Listed(ends));
+        whole.token_types = TokenTypes::Pairs(vec![1, 2, 3]);
+        whole.output.exit = Some(EarlyExit { layer: 1, keep: 2 });
+        let rest = whole.without_left(&[false, true, true]);
+        assert_eq!((rest.prefix, rest.suffixes), (vec![7], vec![vec![3], vec![4, 5]]));
+        assert_eq!(rest.token_types, TokenTypes::Pairs(vec![2, 3]));
+        let moved = vec![TokenPosition::suffix(0, 0), TokenPosition::suffix(1, 1)];
+        assert_eq!((rest.output.at, rest.output.exit), (Positions::Listed(moved), None));
     }
 
     #[test]

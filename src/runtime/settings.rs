@@ -23,6 +23,8 @@ pub struct ModelSettings {
     pub dtype: String,
     /// The form that weights are quantised to when they are loaded, or `none`.
     pub quantize: String,
+    /// Whether documents leave the model early, where the family declares an exit.
+    pub early_exit: bool,
     /// Most bytes of the prefix cache; 0 disables it.
     pub prefix_cache_bytes: u64,
     /// Folder of the hub's cache; empty is the hub's own default (`HF_HOME`).

@@ -29,6 +29,19 @@ pub struct Scores {
     pub slates: usize,
     /// The mode that ran: never [`Mode::Auto`].
     pub mode: Mode,
+    /// The documents that left early, where they may.
+    pub early_exit: Option<EarlyExits>,
+}
+
+/// The documents of a request that left the model early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EarlyExits {
+    /// After how many layers.
+    pub layer: u16,
+    /// Whether each document left, in the request's order.
+    pub left: Vec<bool>,
+    /// The layers that were not computed, counted as tokens through all layers.
+    pub tokens_saved: usize,
 }
 
 /// 1 / (1 + e^-x)

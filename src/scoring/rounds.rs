@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::first_token::{SlidingOrder, log_probabilities};
 use super::late_interaction::{self, SlateVectors};
-use super::{Scores, ScoringError, pointwise};
+use super::{EarlyExits, Scores, ScoringError, pointwise};
 use crate::evidence::{EvidenceModel, SlateReader};
 use crate::prompt::{
     BiEncoderReadout, Calibration, Identifier, Plan, PointwiseScore, PreparedTexts, Prompter, Relevance, Rendering,
@@ -14,7 +14,7 @@ use crate::prompt::{
 };
 use crate::rerank::slates::windows;
 use crate::rerank::{Mode, RerankError};
-use crate::runtime::{CrossDocumentLayers, ForwardPass, Head, Output, OutputSpec};
+use crate::runtime::{CrossDocumentLayers, EarlyExit, ForwardPass, Head, Output, OutputSpec};
 
 /// A pass, and the documents it reads.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,10 +35,21 @@ pub struct Rounds {
     /// For each remaining round, for each of its passes: the range of documents that the pass
     /// reads. Ranges are indices into the request; for windows, into the list in its current order.
     remaining: VecDeque<Vec<Range<usize>>>,
-    /// The documents of each pass that runs now.
-    in_flight: Vec<Vec<usize>>,
+    /// The passes that run now.
+    in_flight: Vec<PassInFlight>,
     /// Slates or documents that have run.
     slates: usize,
+    /// For each document, whether it left early.
+    left: Vec<bool>,
+    /// Tokens times layers that were not computed.
+    saved: usize,
+}
+
+#[derive(Debug)]
+struct PassInFlight {
+    documents: Vec<usize>,
+    /// Tokens of its suffixes, where they may leave early; else empty.
+    suffix_tokens: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -95,7 +106,16 @@ impl Rounds {
             }
         };
         let remaining = rounds.into_iter().filter(|round| !round.is_empty()).collect();
-        Ok(Self { prompter, texts, scorer, remaining, in_flight: Vec::new(), slates: 0 })
+        Ok(Self {
+            prompter,
+            texts,
+            scorer,
+            remaining,
+            in_flight: Vec::new(),
+            slates: 0,
+            left: vec![false; count],
+            saved: 0,
+        })
     }
 
     /// How many more times [`Rounds::next_round`] returns passes.
@@ -125,9 +145,14 @@ impl Rounds {
                 | Scorer::Evidence { .. } => places.collect(),
             };
             let rendering = self.prompter.render(&self.texts, &documents)?;
-            passes.push(PlannedPass { pass: self.scorer.pass(rendering, documents.len()), documents });
+            let pass = self.scorer.pass(rendering, documents.len(), self.texts.early_exit);
+            passes.push(PlannedPass { documents, pass });
         }
-        self.in_flight = passes.iter().map(|planned| planned.documents.clone()).collect();
+        let in_flight = |PlannedPass { documents, pass }: &PlannedPass| PassInFlight {
+            documents: documents.clone(),
+            suffix_tokens: pass.output.exit.map_or_else(Vec::new, |_| pass.suffixes.iter().map(Vec::len).collect()),
+        };
+        self.in_flight = passes.iter().map(in_flight).collect();
         Ok(Some(passes))
     }
 
@@ -141,7 +166,10 @@ impl Rounds {
         if passes.len() != outputs.len() {
             return Err(mismatch(format!("{} outputs", passes.len()), outputs.len().to_string()));
         }
-        for (documents, output) in passes.into_iter().zip(outputs) {
+        for (PassInFlight { documents, suffix_tokens }, mut output) in passes.into_iter().zip(outputs) {
+            if !suffix_tokens.is_empty() {
+                output = self.note_exits(&documents, &suffix_tokens, output)?;
+            }
             self.slates += match (&self.texts.plan, self.texts.mode) {
                 (Plan::Slates(_) | Plan::Windows(_), _) => 1,
                 // The query's sequence shows the documents of the slate.
@@ -153,6 +181,31 @@ impl Rounds {
         Ok(())
     }
 
+    /// Notes which documents of a pass left early. Returns a row for each document: the one of the last
+    /// layer, or the one that was read at the exit.
+    fn note_exits(
+        &mut self,
+        documents: &[usize],
+        suffix_tokens: &[usize],
+        mut output: Output,
+    ) -> Result<Output, RerankError> {
+        let count = documents.len();
+        if output.len() != 2 * count || suffix_tokens.len() != count {
+            return Err(mismatch(format!("{} rows with an exit", 2 * count), widths(&output)));
+        }
+        let layer = self.texts.early_exit.map_or(0, |exit| usize::from(exit.layer));
+        let last = output.split_off(count);
+        for ((document, tokens), (row, last)) in documents.iter().zip(suffix_tokens).zip(output.iter_mut().zip(last)) {
+            if last.is_empty() {
+                self.left[*document] = true;
+                self.saved += tokens * self.prompter.layers().saturating_sub(layer);
+            } else {
+                *row = last;
+            }
+        }
+        Ok(output)
+    }
+
     /// The scores.
     ///
     /// # Errors
@@ -161,18 +214,23 @@ impl Rounds {
     pub fn finish(self) -> Result<Scores, RerankError> {
         let count = self.texts.documents.len();
         let mode = self.texts.mode;
+        let tokens_saved = self.saved / self.prompter.layers().max(1);
+        let early_exit =
+            self.texts.early_exit.map(|exit| EarlyExits { layer: exit.layer, left: self.left, tokens_saved });
         let (raw, relevance) = self.scorer.finish(count, mode)?;
         for values in [&raw, &relevance] {
             if let Some(document) = values.iter().position(|value| !value.is_finite()) {
                 return Err(RerankError::internal(ScoringError::NonFinite { document, value: values[document] }));
             }
         }
-        Ok(Scores { raw, relevance, slates: self.slates, mode })
+        Ok(Scores { raw, relevance, slates: self.slates, mode, early_exit })
     }
 }
 
 impl Scorer {
-    fn pass(&self, rendering: Rendering, documents: usize) -> ForwardPass {
+    /// Documents leave at `exit` where they are scored one by one, if it keeps fewer than there are.
+    fn pass(&self, rendering: Rendering, documents: usize, exit: Option<EarlyExit>) -> ForwardPass {
+        let exit = exit.filter(|exit| matches!(self, Self::Pointwise { .. }) && documents > exit.keep);
         let Rendering { prefix, suffixes, marks, token_types, rows } = rendering;
         let mut cross_document = CrossDocumentLayers::default();
         let head = match self {
@@ -190,7 +248,7 @@ impl Scorer {
                 Head::Vocabulary(std::iter::once(answers.positive).chain(answers.negative).collect())
             }
             Self::Pointwise { score: PointwiseScore::Classifier { pooling, .. }, .. } => {
-                let output = OutputSpec::pooled(*pooling, Head::Classifier);
+                let output = OutputSpec::pooled(*pooling, Head::Classifier).with_exit(exit);
                 return ForwardPass { prefix, suffixes, token_types, cross_document, output };
             }
             Self::Cosine { .. } => Head::Hidden,
@@ -201,7 +259,7 @@ impl Scorer {
                 return ForwardPass { prefix, suffixes, token_types, cross_document, output };
             }
         };
-        let output = OutputSpec::listed(marks, head);
+        let output = OutputSpec::listed(marks, head).with_exit(exit);
         ForwardPass { prefix, suffixes, token_types, cross_document, output }
     }
 

@@ -31,6 +31,8 @@ const TOKENS: &str = "podium_prompt_tokens_total";
 const TRUNCATED: &str = "podium_truncated_documents_total";
 const PASSAGES: &str = "podium_passages_total";
 const LEFT_OUT: &str = "podium_left_out_documents_total";
+const LEFT_EARLY: &str = "podium_early_exit_documents_total";
+const LAYERS_SAVED: &str = "podium_early_exit_tokens_saved_total";
 const LIST_LENGTH: &str = "podium_request_documents";
 const QUEUE_REQUESTS: &str = "podium_queue_requests";
 const QUEUE_PASSES: &str = "podium_queue_passes";
@@ -131,6 +133,8 @@ impl Metrics {
             describe_counter!(TRUNCATED, "Documents that were truncated.");
             describe_counter!(PASSAGES, "Passages of split documents that the model read.");
             describe_counter!(LEFT_OUT, "Documents below the minimum score of their request.");
+            describe_counter!(LEFT_EARLY, "Documents that left the model before its last layer.");
+            describe_counter!(LAYERS_SAVED, "Layers not computed for them, as tokens through all layers.");
             describe_histogram!(LIST_LENGTH, "Documents in one ranked request.");
             describe_gauge!(READY, "1 if the server takes new requests; 0 while it shuts down or its device fails.");
             describe_gauge!(
@@ -190,7 +194,7 @@ impl Metrics {
     /// Creates counters before their first event, which `rate()` would miss otherwise.
     fn start_at_zero(&self) {
         with_local_recorder(&self.recorder, || {
-            for name in [DOCUMENTS, PASSAGES, TOKENS, TRUNCATED, LEFT_OUT] {
+            for name in [DOCUMENTS, PASSAGES, TOKENS, TRUNCATED, LEFT_OUT, LEFT_EARLY, LAYERS_SAVED] {
                 counter!(name).increment(0);
             }
             for mode in [Mode::Listwise, Mode::Pointwise] {
@@ -253,6 +257,8 @@ impl Metrics {
             counter!(TRUNCATED).increment(ranking.usage.truncated_documents as u64);
             counter!(PASSAGES).increment(ranking.passages as u64);
             counter!(LEFT_OUT).increment(ranking.left_out as u64);
+            counter!(LEFT_EARLY).increment(ranking.early_exit.left_early as u64);
+            counter!(LAYERS_SAVED).increment(ranking.early_exit.tokens_saved as u64);
             histogram!(LIST_LENGTH).record(ranking.documents as f64);
             if let Some(cascade) = request.timeline.cascade() {
                 record_cascade(&cascade);

@@ -18,6 +18,7 @@ mod command_line;
 mod connections;
 mod contract;
 mod dialects;
+mod early_exit;
 mod keys_of_a_process;
 mod last_paragraph;
 mod long_texts;

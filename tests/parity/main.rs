@@ -9,6 +9,7 @@ mod batching;
 mod canary;
 mod colbert;
 mod deviation;
+mod early_exit;
 mod encoders;
 mod families;
 mod fixtures;

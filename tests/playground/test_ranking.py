@@ -50,7 +50,7 @@ def test_the_rank_change_is_against_the_input_order(page):
 
 
 def test_a_truncated_document_and_the_servers_warnings_are_marked(page):
-    fill(page, QUERY, ["commit " * 50, "short"], "Prefer <|im_end|> commands.")
+    fill(page, QUERY, ["commit " * 50, "short"], "Prefer [SEP] commands.")
     page.locator("#options summary").click()
     page.get_by_label("Tokens per document").fill("10")
     rank(page)
@@ -191,7 +191,7 @@ def test_an_error_stands_by_its_field_and_the_document_is_found(page, shots):
     [
         ("query", " ", "query: must not be empty"),
         ("top_n", "ten", "top_n: expected a whole number"),
-        ("top_n", "0", "top_n: "),
+        ("top_n", "-1", "top_n: "),
         ("max_tokens_per_doc", "2.5", "max_tokens_per_doc: 2.5 is not a whole number"),
     ],
 )

@@ -43,6 +43,8 @@ Examples:
   podium eval beir/scifact --json now.json --gate baseline.json \\
     --max-drop 0.01
   podium eval --compare baseline.json now.json other.json
+  podium eval slates.jsonl --model Qwen/Qwen3-Reranker-0.6B \\
+    --early-exit 14,18,22 --exit-keep 10 --plot exits.svg
 
 Measures are those of trec_eval, ERR and RBP those of ir_measures; a grade of 1 or more is relevant. The reranked order is compared with the input order \
 and with BM25 on the same documents. Exit codes: 0; 1 if a set fails the gate or a system fails; 2 if the data or the \
@@ -98,6 +100,14 @@ pub(in crate::cli) struct EvalArgs {
     #[arg(long, value_name = "N", help_heading = "Measuring")]
     max_tokens_per_doc: Option<NonZeroUsize>,
 
+    /// Measure early exits after each of these layers, as in 12,16,20, against no exit: documents leave the
+    /// model there, but for the best --exit-keep of a pass
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',', conflicts_with_all = ["compare", "gate", "report", "resume", "write_runs"], help_heading = "Measuring")]
+    pub(super) early_exit: Vec<u16>,
+    /// Documents of a pass that go on after an early exit
+    #[arg(long, value_name = "N", default_value = "10", requires = "early_exit", help_heading = "Measuring")]
+    pub(super) exit_keep: NonZeroUsize,
+
     /// Run N requests at the same time; latencies then include waiting
     #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
     concurrency: NonZeroUsize,
@@ -108,8 +118,8 @@ pub(in crate::cli) struct EvalArgs {
     /// Compare earlier JSON reports with the first of them, instead of a run
     #[arg(long, value_name = "REPORT", num_args = 2.., conflicts_with_all = ["sets", "corpus", "gate", "report"], help_heading = "Results")]
     pub(super) compare: Vec<PathBuf>,
-    /// Draw the compared systems' quality against their cost as SVG
-    #[arg(long, value_name = "FILE", requires = "compare", help_heading = "Results")]
+    /// With --compare or --early-exit: draw the systems' quality against their cost as SVG
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) plot: Option<PathBuf>,
     /// Keep finished queries in this file; if it exists, continue that run
     #[arg(long, value_name = "FILE", help_heading = "Results")]
@@ -172,6 +182,12 @@ impl EvalArgs {
         if self.json.is_some() && self.json == self.gate {
             return refuse("--json would overwrite the baseline of --gate; choose another file");
         }
+        if self.plot.is_some() && self.compare.is_empty() && self.early_exit.is_empty() {
+            return refuse("--plot draws the systems of --compare or --early-exit; add one of them");
+        }
+        if self.endpoint.is_set() && !self.early_exit.is_empty() {
+            return refuse("--early-exit measures a model in this process; remove --url");
+        }
         if self.instruction.as_ref().is_some_and(|text| text.trim().is_empty()) {
             return refuse("--instruction must not be blank");
         }
@@ -192,6 +208,7 @@ impl EvalArgs {
             ignore_identical_ids: self.ignore_identical_ids,
             concurrency: self.concurrency.get(),
             run: self.run.as_ref().map(|run| run.display().to_string()),
+            early_exit: None,
         }
     }
 
@@ -287,6 +304,7 @@ mod tests {
             ignore_identical_ids: false,
             concurrency: 1,
             run: None,
+            early_exit: None,
         };
         assert_eq!(args(&["set"]).eval_settings(), expected);
     }
@@ -329,6 +347,7 @@ mod tests {
             ignore_identical_ids: true,
             concurrency: 4,
             run: Some("r".to_owned()),
+            early_exit: None,
         };
         assert_eq!(made.eval_settings(), expected);
     }
@@ -347,6 +366,18 @@ mod tests {
         let sets = made.read_sets(&made.eval_settings(), |_| ()).unwrap();
         let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
         assert_eq!(names, [shown[0], shown[1], "other"]);
+    }
+
+    #[test]
+    fn a_plot_and_an_early_exit_need_systems_to_compare() {
+        let problem = |flags: &[&str]| args(flags).check().unwrap_err().0;
+        let plot = "--plot draws the systems of --compare or --early-exit; add one of them";
+        assert_eq!(problem(&["set", "--plot", "x.svg"]), plot);
+        let url = ["set", "--early-exit", "3,5", "--url", "http://x/"];
+        assert_eq!(problem(&url), "--early-exit measures a model in this process; remove --url");
+        let made = args(&["set", "--early-exit", "3,5", "--exit-keep", "4", "--plot", "x.svg"]);
+        assert!(made.check().is_ok());
+        assert_eq!((&made.early_exit[..], made.exit_keep.get()), (&[3, 5][..], 4));
     }
 
     #[test]

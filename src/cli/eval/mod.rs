@@ -1,8 +1,9 @@
-//! `podium eval`. [`args`] parses the flags and reads the sets, [`table`] and [`comparison_table`]
-//! print the results.
+//! `podium eval`. [`args`] parses the flags and reads the sets, [`early_exit`] measures exits, [`table`]
+//! and [`comparison_table`] print the results.
 
 mod args;
 mod comparison_table;
+mod early_exit;
 mod table;
 
 use std::io::Write;
@@ -16,10 +17,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(super) use args::EvalArgs;
 
 use super::output_file::OutputFile;
-use super::start_quiet_logs;
+use super::{UsageError, start_quiet_logs};
 use crate::app;
-use crate::config::Settings;
-use crate::eval::comparison::compare_reports;
+use crate::config::{Configuration, Settings};
+use crate::eval::comparison::{SystemComparison, compare_reports};
 use crate::eval::datasets::Dataset;
 use crate::eval::endpoint::Endpoint;
 use crate::eval::gate::Comparison;
@@ -36,7 +37,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if !args.compare.is_empty() {
         return compare(args);
     }
-    let configuration = args.settings.configuration(Vec::new())?;
+    let configuration = configuration(args)?;
     start_quiet_logs(&configuration)?;
     let (settings, endpoint) = (args.eval_settings(), args.endpoint()?);
     let bar = ProgressBar::new_spinner();
@@ -59,6 +60,11 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let (system, facts) = load_system(endpoint, &configuration.settings)?;
+    if !args.early_exit.is_empty() {
+        let compared = early_exit::measure(args, &runtime, (&system, &facts), (&settings, &mut sets), &bar)?;
+        bar.finish_and_clear();
+        return write_comparison(args, &compared);
+    }
     let mut journal =
         args.resume.as_deref().map(|path| Journal::open(path, &facts.name, &settings, &sets)).transpose()?;
     let evaluation =
@@ -92,6 +98,13 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     compared.map_or(Ok(()), |compared| fail_if_worse(&compared, args.max_drop))
 }
 
+/// The settings of the model; without its own exit where exits are measured.
+fn configuration(args: &EvalArgs) -> anyhow::Result<Configuration> {
+    let mut configuration = args.settings.configuration(Vec::new())?;
+    configuration.settings.model.early_exit &= args.early_exit.is_empty();
+    Ok(configuration)
+}
+
 /// The system to evaluate: the endpoint if given, otherwise the model of the settings.
 fn load_system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Result<(System, SystemFacts)> {
     if let Some(endpoint) = endpoint {
@@ -112,7 +125,11 @@ fn load_system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Resul
 
 /// Compares earlier reports and prints the result.
 fn compare(args: &EvalArgs) -> anyhow::Result<()> {
-    let compared = compare_reports(&args.compare)?;
+    write_comparison(args, &compare_reports(&args.compare)?)
+}
+
+/// Prints a comparison, and writes the files that are asked for.
+fn write_comparison(args: &EvalArgs, compared: &SystemComparison) -> anyhow::Result<()> {
     if let Some(path) = &args.plot {
         let measure = table::display_name(&compared.measure);
         OutputFile::create(path)?.write(&render_svg(&compared.prices, &measure))?;
@@ -120,13 +137,13 @@ fn compare(args: &EvalArgs) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     match args.json.as_deref() {
         Some(path) if path == Path::new("-") => {
-            serde_json::to_writer_pretty(&mut stdout, &compared)?;
+            serde_json::to_writer_pretty(&mut stdout, compared)?;
             writeln!(stdout)?;
         }
         json => {
-            comparison_table::write(&mut stdout, &compared)?;
+            comparison_table::write(&mut stdout, compared)?;
             if let Some(path) = json {
-                OutputFile::create(path)?.write(&serde_json::to_string_pretty(&compared)?)?;
+                OutputFile::create(path)?.write(&serde_json::to_string_pretty(compared)?)?;
             }
             for path in json.into_iter().chain(args.plot.as_deref()) {
                 writeln!(stdout, "wrote {}", path.display())?;

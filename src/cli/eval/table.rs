@@ -380,6 +380,7 @@ mod tests {
                 ignore_identical_ids: false,
                 concurrency: 1,
                 run: Some("bm25.trec".to_owned()),
+                early_exit: None,
             },
             primary: "ndcg@10".to_owned(),
             metrics: vec!["ndcg@10".to_owned()],

@@ -1,6 +1,6 @@
 //! Queries and documents in every form that clients send.
 //!
-//! A document is a string; an object with its text in `text`, or in `page_content` (LangChain's
+//! A document is a string; an object with its text in `text`, or in `page_content` (`LangChain`'s
 //! documents); an object with `content`, a string or a list of text parts; such a list itself; or a record of any fields, which the model reads as one `name: value` line
 //! for each. `rank_fields` names the fields of a record to read; without it the model reads the
 //! record's `text`, or every field of a record that has none.

@@ -13,8 +13,8 @@ use crate::pipeline::cost::held_tokens;
 use crate::pipeline::rank::note_rankings;
 use crate::rerank::cascade::probability_of_order;
 use crate::rerank::{
-    Keep, LimitSettings, MinScore, Mode, RankedDocument, Ranking, RequestBudget, RerankError, RerankRequest,
-    SkipReason, StageReport,
+    EarlyExitReport, Keep, LimitSettings, MinScore, Mode, RankedDocument, Ranking, RequestBudget, RerankError,
+    RerankRequest, SkipReason, StageReport,
 };
 
 /// Bytes of a typical token, for documents that no model has read.
@@ -45,6 +45,7 @@ pub(super) struct Run {
     mode: Mode,
     slates: usize,
     passages: usize,
+    early_exit: Option<EarlyExitReport>,
     tokens: usize,
     profile: Option<String>,
     warnings: Vec<String>,
@@ -92,6 +93,7 @@ impl Run {
             mode: Mode::Auto,
             slates: 0,
             passages: 0,
+            early_exit: None,
             tokens: 0,
             profile: None,
             warnings: Vec::new(),
@@ -265,6 +267,9 @@ impl Run {
         self.tokens += ranking.usage.prompt_tokens;
         self.slates += ranking.slates;
         self.passages += ranking.passages;
+        if let Some(report) = ranking.early_exit {
+            self.early_exit.get_or_insert_default().add(report);
+        }
         self.profile = ranking.profile;
         let is_later = self.ranked_by.is_some();
         (self.mode, self.ranked_by) = (ranking.mode, Some(index));

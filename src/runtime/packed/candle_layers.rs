@@ -4,19 +4,18 @@
 mod blocks;
 mod products;
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use candle_core::{D, DType, Device, Result, Tensor};
-use candle_nn::Linear;
 use mistralrs_quant::cublaslt::CUBLASLT_CONTROLLER;
-use mistralrs_quant::{IsqType, QuantMethod, QuantMethodConfig, QuantizeOntoGuard, UnquantLinear};
+use mistralrs_quant::{IsqType, QuantMethod};
 
 use self::blocks::Blocks;
-use self::products::{Products, product};
+use self::products::{Products, linear, product};
 use super::attention::{self, AttentionPlan};
 use super::fused::{self, Angles, NormRope};
-use super::layout::Packed;
+use super::layout::{Exit, Packed};
 use super::weights::WeightFiles;
 use crate::runtime::spec::{Activation, EmbeddingSpec, ModelSpec, NormKind, NormPlacement, NormSpec, RotarySpec};
 use crate::runtime::tensors::{LayerTensors, LinearTensors, NormTensors, TensorTable};
@@ -132,7 +131,8 @@ impl CandleLayers {
     /// norm, from the word embeddings of all rows; and the blocks that the prefix cache stores. `cached` are the blocks that
     /// the batch uses.
     ///
-    /// The last layer computes keys and values for all rows, everything else only where it is read.
+    /// The last layer computes keys and values for all rows, everything else only where it is read. After the layer of `exit`,
+    /// which is below `depth`, some rows leave.
     pub fn states(
         &self,
         words: Tensor,
@@ -140,16 +140,40 @@ impl CandleLayers {
         cached: &[Tensor],
         depth: usize,
         kept: &mut [(usize, Option<Tensor>)],
+        exit: Option<Exit<'_, Tensor>>,
     ) -> Result<(Tensor, Vec<Tensor>)> {
         let device = words.device().clone();
         let mut sum = Sum { x: self.embeddings.embed(words, packed)?, delta: None };
-        let dtype = sum.x.dtype();
+        let mut blocks = Blocks::new(packed, cached, &device)?;
+        if let Some(Exit { layer, choose }) = exit {
+            sum = self.run_layers(0..layer, depth, packed, sum, &mut blocks, kept)?;
+            let read = sum.gather(&Tensor::new(packed.read_rows(), &device)?)?;
+            let (rest, rows) = choose(self.finish(&read)?)?;
+            sum = sum.gather(&Tensor::new(rows, &device)?)?;
+            blocks.move_rows(&rest, &device)?;
+            sum = self.run_layers(layer..depth, depth, &rest, sum, &mut blocks, kept)?;
+        } else {
+            sum = self.run_layers(0..depth, depth, packed, sum, &mut blocks, kept)?;
+        }
+        Ok((self.finish(&sum)?, blocks.into_stored()?))
+    }
+
+    /// Runs some of the first `depth` layers.
+    fn run_layers(
+        &self,
+        layers: Range<usize>,
+        depth: usize,
+        packed: &Packed,
+        mut sum: Sum,
+        blocks: &mut Blocks,
+        kept: &mut [(usize, Option<Tensor>)],
+    ) -> Result<Sum> {
+        let (device, dtype) = (sum.x.device().clone(), sum.x.dtype());
         let positions = Tensor::new(packed.positions.as_slice(), &device)?;
         let read = if packed.reads_all_rows() { None } else { Some(Tensor::new(packed.read_rows(), &device)?) };
-        let mut blocks = Blocks::new(packed, cached, &device)?;
         let specs = &self.spec.layers[..depth];
         let mut plans: Vec<AttentionPlan> = Vec::new();
-        for (number, (layer, mut spans)) in self.layers.iter().zip(packed.layers(specs)).enumerate() {
+        for (number, mut spans) in packed.layers(specs).into_iter().enumerate().take(layers.end).skip(layers.start) {
             let mut reads = Reads::All;
             if let Some(read) = read.as_ref().filter(|_| number + 1 == depth) {
                 reads = Reads::Before(read);
@@ -165,12 +189,12 @@ impl CandleLayers {
             }
             let rotary = specs[number].rotary.map(|table| &self.rotary[table]);
             let rows = LayerRows { read: reads, rotary, positions: &positions, plan: &plans[plan] };
-            sum = layer.run(&self.spec, &sum, &rows, &mut blocks)?;
+            sum = self.layers[number].run(&self.spec, &sum, &rows, blocks)?;
             if let Some((_, states)) = kept.iter_mut().find(|(after, _)| *after == number + 1) {
                 *states = Some(self.finish(&sum)?);
             }
         }
-        Ok((self.finish(&sum)?, blocks.into_stored()?))
+        Ok(sum)
     }
 
     /// States after the final norm, in f32.
@@ -184,6 +208,12 @@ impl CandleLayers {
 }
 
 impl Sum {
+    /// Some rows, in this order.
+    fn gather(&self, rows: &Tensor) -> Result<Self> {
+        let delta = self.delta.as_ref().map(|delta| delta.index_select(rows, 0)).transpose()?;
+        Ok(Self { x: self.x.index_select(rows, 0)?, delta })
+    }
+
     fn added(&self) -> Result<Tensor> {
         self.delta.as_ref().map_or_else(|| Ok(self.x.clone()), |delta| &self.x + delta)
     }
@@ -408,14 +438,4 @@ pub(super) fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
         Activation::Relu => x.relu(),
         Activation::Tanh => x.tanh(),
     }
-}
-
-/// A linear layer, in the quantised form that is asked for, made by mistral.rs.
-fn linear(tensors: &LinearTensors, loader: Loader<'_>) -> Result<Arc<dyn QuantMethod>> {
-    let load = |slice| loader.weights.load_slice(slice, Some(loader.dtype), loader.device);
-    let layer = Linear::new(load(&tensors.weight)?, tensors.bias.as_ref().map(load).transpose()?);
-    let layer: Arc<dyn QuantMethod> =
-        Arc::new(<UnquantLinear as QuantMethod>::new(QuantMethodConfig::Unquantized(layer))?);
-    let Some(isq) = loader.isq else { return Ok(layer) };
-    layer.apply_isq(Some(isq), loader.device.clone(), &AtomicUsize::new(0), None, QuantizeOntoGuard::new())
 }

@@ -9,10 +9,13 @@ use super::layout::{self, Packed};
 use super::prefix_cache::CacheLookup;
 use crate::runtime::{ForwardPass, Head, RuntimeError};
 
-/// Passes of a batch that read after the same layer. Those with a reader are a group of their own.
+/// Passes of a batch that read after the same layer. Those with a reader are a group of their own; those without an exit run with
+/// those that have one.
 pub(super) struct Group {
     /// Layers that the passes run through.
     pub depth: usize,
+    /// The layer after which some suffixes leave, if some do.
+    pub exit: Option<usize>,
     /// Their numbers in the batch.
     pub numbers: Vec<usize>,
     /// `None`: the group is the whole batch.
@@ -63,17 +66,20 @@ impl PackedRuntime {
         let spec = self.model.spec();
         layout::check(batch, spec, &|head| self.model.heads().has_projection(head))?;
         let layers = spec.layers.len();
-        let mut by_depth: BTreeMap<(usize, bool), Vec<usize>> = BTreeMap::new();
+        let exit_of = |pass: &ForwardPass| pass.output.exit.map(|exit| usize::from(exit.layer));
+        let first_exit = batch.iter().find_map(exit_of);
+        let mut by_depth: BTreeMap<(usize, bool, Option<usize>), Vec<usize>> = BTreeMap::new();
         for (number, pass) in batch.iter().enumerate().filter(|(_, pass)| pass.output_rows() > 0) {
             let depth = pass.output.layer.map_or(layers, usize::from);
             let is_reader = matches!(pass.output.head, Head::Reader(_));
-            by_depth.entry((depth, is_reader)).or_default().push(number);
+            let exit = exit_of(pass).or(first_exit.filter(|_| depth == layers && !is_reader));
+            by_depth.entry((depth, is_reader, exit)).or_default().push(number);
         }
-        let group = |((depth, is_reader), numbers): ((usize, bool), Vec<usize>)| {
+        let group = |((depth, is_reader, exit), numbers): ((usize, bool, Option<usize>), Vec<usize>)| {
             let is_whole = numbers.len() == batch.len();
             let passes = (!is_whole).then(|| numbers.iter().map(|&number| batch[number].clone()).collect::<Vec<_>>());
             let layout = self.layout(passes.as_deref().unwrap_or(batch), depth, is_reader);
-            Group { depth, numbers, passes, layout }
+            Group { depth, exit, numbers, passes, layout }
         };
         Ok(by_depth.into_iter().map(group).collect())
     }

@@ -55,6 +55,15 @@ pub(super) struct Packed {
     layers: Vec<Arc<[Span]>>,
 }
 
+/// Where rows leave a forward pass.
+pub(super) struct Exit<'a, States> {
+    /// After how many layers.
+    pub layer: usize,
+    /// From the states of the rows that are read, after that layer and the final norm: the packing of what goes on, and its rows
+    /// in the packing before.
+    pub choose: &'a mut dyn FnMut(States) -> candle_core::Result<(Packed, Vec<u32>)>,
+}
+
 impl Packed {
     /// Packs valid passes, with the blocks of the prefix cache that they begin with and those that it wants of them.
     pub fn new(passes: &[ForwardPass], lookup: &CacheLookup, causal: bool) -> Self {
@@ -118,6 +127,18 @@ impl Packed {
     /// The rows that are read, pass by pass in the order of each output.
     pub fn read_rows(&self) -> Vec<u32> {
         self.passes.iter().flat_map(|pass| pass.read.iter().map(|&(_, row)| row as u32)).collect()
+    }
+
+    /// The rows of the prefixes and of the suffixes that go on, in the order in which
+    /// [`ForwardPass::without_left`] packs them.
+    pub fn rows_without_left(&self, goes_on: &[Vec<bool>]) -> Vec<u32> {
+        let mut rows = Vec::with_capacity(self.tokens.len());
+        for (pass, goes_on) in self.passes.iter().zip(goes_on) {
+            let suffixes = pass.segments[1..].iter().zip(goes_on).filter(|(_, goes_on)| **goes_on);
+            let segments = std::iter::once(&pass.segments[0]).chain(suffixes.map(|(segment, _)| segment));
+            rows.extend(segments.flat_map(|segment| segment.start as u32..segment.end as u32));
+        }
+        rows
     }
 
     /// The rows of each segment of a pass that is not empty, and the first row of the pass. The prefix cache holds none.

@@ -13,6 +13,7 @@ mod compute;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod exit;
 mod fused;
 mod groups;
 mod heads;
@@ -239,8 +240,11 @@ impl PackedRuntime {
             (Layout::Rows(rows), _) => {
                 let run = |lookup: &CacheLookup| {
                     let packed = rows.take(batch, lookup, self.model.spec().causal);
-                    read(&self.model, &packed, lookup, batch, depth)
-                        .map_err(|error| RuntimeError::from_device_message(error.to_string()))
+                    let read = match group.exit {
+                        Some(layer) => exit::read(&self.model, &packed, lookup, batch, (layer, depth)),
+                        None => read(&self.model, &packed, lookup, batch, depth),
+                    };
+                    read.map_err(|error| RuntimeError::from_device_message(error.to_string()))
                 };
                 if depth == self.model.spec().layers.len() {
                     self.prefix_cache.run_with(batch, run)?
@@ -302,10 +306,25 @@ fn read(
         return Ok((readers::read(model, packed, batch, depth)?, Vec::new()));
     }
     let (states, new_blocks) = model.states(packed, &lookup.blocks, depth)?;
+    Ok((apply_heads(model, batch, &states, |_| true)?, new_blocks))
+}
+
+/// The output of each pass from the states of the rows that it reads; empty for passes that are not asked for.
+fn apply_heads(
+    model: &Model,
+    batch: &[ForwardPass],
+    states: &Tensor,
+    is_asked_for: impl Fn(&ForwardPass) -> bool,
+) -> candle_core::Result<Vec<Output>> {
     let mut start = 0;
     let mut outputs = Vec::with_capacity(batch.len());
     for passes in read_together(batch, states.device()) {
         let count = passes.iter().map(|pass| pass.read_positions().len()).sum();
+        if !passes.iter().any(&is_asked_for) {
+            start += count;
+            outputs.extend(passes.iter().map(|_| Output::new()));
+            continue;
+        }
         let own = pooled(passes, states.narrow(0, start, count)?)?;
         start += count;
         let mut read = model.heads().apply(&passes[0].output.head, &own)?;
@@ -313,9 +332,9 @@ fn read(
             read = max_sim(passes, &read)?;
         }
         let mut rows = read.to_vec2()?.into_iter();
-        outputs.extend(passes.iter().map(|pass| rows.by_ref().take(pass.output_rows()).collect()));
+        outputs.extend(passes.iter().map(|pass| rows.by_ref().take(pass.output_rows()).collect::<Output>()));
     }
-    Ok((outputs, new_blocks))
+    Ok(outputs)
 }
 
 /// One row per output row of the passes, from a row per position that they read.

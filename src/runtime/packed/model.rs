@@ -11,7 +11,7 @@ use super::candle_layers::{CandleLayers, Loader};
 use super::compute::{Backend, Precision};
 use super::cpu::{CpuEmbeddings, CpuLayers};
 use super::heads::Heads;
-use super::layout::Packed;
+use super::layout::{Exit, Packed};
 use super::prefix_cache::BLOCK;
 use super::table::Table;
 use super::weights::WeightFiles;
@@ -105,23 +105,42 @@ impl Model {
     /// The final states of the rows that are read, `[read rows of all passes, hidden]` in f32, after the first `depth` layers;
     /// and the blocks that the prefix cache stores. `cached` are the blocks that the batch uses of it.
     pub fn states(&self, packed: &Packed, cached: &[Tensor], depth: usize) -> Result<(Tensor, Vec<Tensor>)> {
-        let (states, _, stored) = self.states_after(packed, cached, depth, &[])?;
+        let (states, _, stored) = self.run(packed, cached, depth, &[], None)?;
         Ok((states, stored))
     }
 
-    /// As [`Self::states`], and the states of all rows after each of `earlier` layers, which are fewer than `depth`.
-    pub fn states_after(
+    /// As [`Self::states`], of the rows that go on after `exit`, whose layer is below `depth`.
+    pub fn states_with_exit(
+        &self,
+        packed: &Packed,
+        cached: &[Tensor],
+        depth: usize,
+        exit: Exit<'_, Tensor>,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        let (states, _, stored) = self.run(packed, cached, depth, &[], Some(exit))?;
+        Ok((states, stored))
+    }
+
+    /// The states of the rows that are read, and those of all rows after each of `earlier` layers, which are fewer than
+    /// `depth`.
+    pub fn states_after(&self, packed: &Packed, depth: usize, earlier: &[usize]) -> Result<(Tensor, Vec<Tensor>)> {
+        let (states, kept, _) = self.run(packed, &[], depth, earlier, None)?;
+        Ok((states, kept))
+    }
+
+    fn run(
         &self,
         packed: &Packed,
         cached: &[Tensor],
         depth: usize,
         earlier: &[usize],
+        exit: Option<Exit<'_, Tensor>>,
     ) -> Result<(Tensor, Vec<Tensor>, Vec<Tensor>)> {
         match &self.layers {
             Layers::Candle(layers) => {
                 let words = self.words.rows(&packed.tokens)?;
                 let mut kept: Vec<_> = earlier.iter().map(|layer| (*layer, None)).collect();
-                let (states, stored) = layers.states(words, packed, cached, depth, &mut kept)?;
+                let (states, stored) = layers.states(words, packed, cached, depth, &mut kept, exit)?;
                 Ok((states, kept.into_iter().filter_map(|(_, states)| states).collect(), stored))
             }
             Layers::Cpu(layers) => {
@@ -131,9 +150,17 @@ impl Model {
                 let cached: Vec<_> = cached.iter().map(|block| block.storage_and_layout().0).collect();
                 let cached: Vec<&[f32]> = cached.iter().map(|block| floats(block)).collect::<Result<_>>()?;
                 let mut kept: Vec<_> = earlier.iter().map(|layer| (*layer, Vec::new())).collect();
-                let (final_states, stored) = layers.states(rows, packed, &cached, depth, &mut kept);
-                let stored = stored.into_iter().map(|block| Tensor::from_vec(block, (), &Device::Cpu));
                 let states = |states| Tensor::from_vec(states, ((), self.spec.hidden_size), &Device::Cpu);
+                let mut choose_by_rows;
+                let exit = match exit {
+                    Some(Exit { layer, choose }) => {
+                        choose_by_rows = |read| choose(states(read)?);
+                        Some(Exit { layer, choose: &mut choose_by_rows })
+                    }
+                    None => None,
+                };
+                let (final_states, stored) = layers.states(rows, packed, &cached, depth, &mut kept, exit)?;
+                let stored = stored.into_iter().map(|block| Tensor::from_vec(block, (), &Device::Cpu));
                 let kept = kept.into_iter().map(|(_, rows)| states(rows)).collect::<Result<_>>()?;
                 Ok((states(final_states)?, kept, stored.collect::<Result<_>>()?))
             }

@@ -81,7 +81,7 @@ fn earlier_layers(batch: &[ForwardPass], depth: usize) -> Vec<usize> {
 
 /// The states of all rows after the earlier layers and after `depth`, on the CPU.
 fn states_after(model: &Model, packed: &Packed, depth: usize, earlier: &[usize]) -> Result<Vec<Tensor>> {
-    let (last, kept, _) = model.states_after(packed, &[], depth, earlier)?;
+    let (last, kept) = model.states_after(packed, depth, earlier)?;
     kept.iter().chain([&last]).map(|states| states.to_device(&Device::Cpu)).collect()
 }
 

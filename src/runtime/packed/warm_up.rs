@@ -26,7 +26,7 @@ pub(super) fn batches(spec: &ModelSpec, heads: &Heads) -> Vec<Vec<ForwardPass>> 
             suffixes: vec![tokens(count); suffixes],
             ..ForwardPass::sequence(
                 tokens(prefix),
-                OutputSpec { at: Positions::Listed(ends), head: Head::Hidden, layer: None },
+                OutputSpec { at: Positions::Listed(ends), head: Head::Hidden, layer: None, exit: None },
             )
         }
     };

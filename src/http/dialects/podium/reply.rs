@@ -9,7 +9,9 @@ use utoipa::ToSchema;
 
 use crate::http::dialects::PassageReply;
 use crate::http::dialects::documents::SentDocuments;
-use crate::rerank::{BudgetReport, CascadeReport, MinScoreReport, Mode, RankedDocument, Ranking, SkipReason};
+use crate::rerank::{
+    BudgetReport, CascadeReport, EarlyExitReport, MinScoreReport, Mode, RankedDocument, Ranking, SkipReason,
+};
 
 /// The number of documents that Cohere bills as one search.
 const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
@@ -104,6 +106,11 @@ struct DocumentScores {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     stage: Option<usize>,
+    /// After how many layers the score was read, of a document that left the model early. Only with
+    /// an early exit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    exit_layer: Option<u16>,
     /// The standard deviation of its relevance over several orders of the documents. Only with
     /// `stability`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +160,9 @@ struct Meta<'a> {
     budget: Option<BudgetUsed<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline, nullable = false)]
+    early_exit: Option<EarlyExitUsed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline, nullable = false)]
     cascade: Option<CascadeUsed<'a>>,
     timing_ms: Timing,
 }
@@ -173,6 +183,15 @@ struct MinScoreUsed {
     min_score: f32,
     /// The documents with a lower score.
     left_out: usize,
+}
+
+/// What left the model before its last layer; only where documents may.
+#[derive(Debug, Serialize, ToSchema)]
+struct EarlyExitUsed {
+    /// The documents that left early.
+    left_early: usize,
+    /// The layers that were not computed for them, counted as tokens through all layers.
+    tokens_saved: usize,
 }
 
 /// What was left out to keep to the request's budget; only if it has one.
@@ -297,6 +316,7 @@ impl From<&RankedDocument> for DocumentScores {
             tokens_read: row.tokens_read,
             truncated: row.truncated(),
             stage: row.stage,
+            exit_layer: row.exit_layer,
             spread: row.spread,
             passage: PassageReply::of(row),
         }
@@ -317,6 +337,9 @@ impl<'a> Meta<'a> {
                 .min_score
                 .map(|MinScoreReport { min_score, left_out }| MinScoreUsed { min_score, left_out }),
             budget: ranking.budget.as_ref().map(BudgetUsed::from),
+            early_exit: ranking
+                .early_exit
+                .map(|EarlyExitReport { left_early, tokens_saved }| EarlyExitUsed { left_early, tokens_saved }),
             cascade: ranking.cascade.as_ref().map(CascadeUsed::from),
             timing_ms: Timing {
                 queue: milliseconds(timing.queue),
@@ -371,6 +394,7 @@ mod tests {
             tokens: 3,
             tokens_read: 2,
             stage: None,
+            exit_layer: None,
             spread: None,
             passage: None,
         };

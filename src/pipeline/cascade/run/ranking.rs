@@ -43,6 +43,7 @@ impl Run {
             warnings: self.warnings,
             min_score: None,
             budget,
+            early_exit: self.early_exit,
             cascade: Some(report.clone()),
             timing,
         };

@@ -19,13 +19,18 @@ pub(super) struct Blocks {
 
 impl Blocks {
     pub fn new(packed: &Packed, cached: &[Tensor], device: &Device) -> Result<Self> {
-        let rows: Vec<u32> = packed.stored.iter().flat_map(|rows| rows.start as u32..rows.end as u32).collect();
         Ok(Self {
             cached: (!cached.is_empty()).then(|| Tensor::cat(cached, 1)).transpose()?,
-            rows: (!rows.is_empty()).then(|| Tensor::new(rows, device)).transpose()?,
+            rows: rows_to_store(packed, device)?,
             stored: Vec::new(),
             matrices: 0,
         })
+    }
+
+    /// From the next layer on, the rows to store are those of this packing.
+    pub fn move_rows(&mut self, packed: &Packed, device: &Device) -> Result<()> {
+        self.rows = rows_to_store(packed, device)?;
+        Ok(())
     }
 
     /// Rows of the cached blocks: each matrix has room for so many behind the batch's.
@@ -60,4 +65,9 @@ impl Blocks {
         let stored = Tensor::stack(&self.stored, 0)?;
         (0..stored.dim(1)? / BLOCK).map(|block| stored.narrow(1, block * BLOCK, BLOCK)?.force_contiguous()).collect()
     }
+}
+
+fn rows_to_store(packed: &Packed, device: &Device) -> Result<Option<Tensor>> {
+    let rows: Vec<u32> = packed.stored.iter().flat_map(|rows| rows.start as u32..rows.end as u32).collect();
+    (!rows.is_empty()).then(|| Tensor::new(rows, device)).transpose()
 }

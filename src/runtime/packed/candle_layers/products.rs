@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use candle_core::{Result, Tensor};
-use mistralrs_quant::QuantMethod;
+use candle_nn::Linear;
+use mistralrs_quant::{QuantMethod, QuantMethodConfig, QuantizeOntoGuard, UnquantLinear};
 
-use super::{Loader, linear};
+use super::Loader;
 use crate::runtime::tensors::{LinearTensors, TensorSlice};
 
 /// Products of the same rows with several matrices.
@@ -73,4 +75,14 @@ pub(super) fn product(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Res
         Some(bias) => product.broadcast_add(bias),
         None => Ok(product),
     }
+}
+
+/// A linear layer, in the quantised form that is asked for, made by mistral.rs.
+pub(super) fn linear(tensors: &LinearTensors, loader: Loader<'_>) -> Result<Arc<dyn QuantMethod>> {
+    let load = |slice| loader.weights.load_slice(slice, Some(loader.dtype), loader.device);
+    let layer = Linear::new(load(&tensors.weight)?, tensors.bias.as_ref().map(load).transpose()?);
+    let layer: Arc<dyn QuantMethod> =
+        Arc::new(<UnquantLinear as QuantMethod>::new(QuantMethodConfig::Unquantized(layer))?);
+    let Some(isq) = loader.isq else { return Ok(layer) };
+    layer.apply_isq(Some(isq), loader.device.clone(), &AtomicUsize::new(0), None, QuantizeOntoGuard::new())
 }

@@ -9,7 +9,7 @@ use super::super::prefix_cache::BLOCK;
 /// A block is `[layers, 2, kv_heads, BLOCK, dim]`: keys and values of each layer in turn.
 pub(super) struct Blocks<'a> {
     cached: &'a [&'a [f32]],
-    rows: &'a [Range<usize>],
+    rows: Vec<Range<usize>>,
     kv_heads: usize,
     dim: usize,
     stored: Vec<Vec<f32>>,
@@ -19,8 +19,13 @@ pub(super) struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     /// `cached` are the blocks that the batch uses, `rows` those that the cache stores of it.
-    pub(super) fn new(cached: &'a [&'a [f32]], rows: &'a [Range<usize>], (kv_heads, dim): (usize, usize)) -> Self {
-        Self { cached, rows, kv_heads, dim, stored: vec![Vec::new(); rows.len()], layers: 0 }
+    pub(super) fn new(cached: &'a [&'a [f32]], rows: &[Range<usize>], (kv_heads, dim): (usize, usize)) -> Self {
+        Self { cached, rows: rows.to_vec(), kv_heads, dim, stored: vec![Vec::new(); rows.len()], layers: 0 }
+    }
+
+    /// From the next layer on, the rows to store are these.
+    pub(super) fn move_rows(&mut self, rows: &[Range<usize>]) {
+        self.rows = rows.to_vec();
     }
 
     /// Rows that the blocks in use take in a layer's matrices.

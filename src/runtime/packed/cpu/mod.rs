@@ -32,7 +32,7 @@ use self::layer::{Layer, Norm};
 pub(super) use self::linear::CpuDtype;
 use self::linear::{Input, Linear, Products};
 use self::rows::vectorised;
-use super::layout::Packed;
+use super::layout::{Exit, Packed};
 use super::span::Span;
 use super::weights::WeightFiles;
 use crate::runtime::spec::{LayerSpec, ModelSpec, NormPlacement, RotarySpec};
@@ -85,6 +85,14 @@ struct Workspace {
     attended: Vec<f32>,
 }
 
+/// A forward pass between two layers.
+struct Run<'a> {
+    /// The states of all rows.
+    x: Vec<f32>,
+    blocks: Blocks<'a>,
+    workspace: Workspace,
+}
+
 /// What a layer is told of the batch's rows.
 struct LayerRows<'a> {
     positions: &'a [u32],
@@ -131,38 +139,73 @@ impl CpuLayers {
     /// The final states of the rows that are read, `[read rows, hidden]`, after the first `depth` layers and the final norm,
     /// from the embeddings of all rows, `[rows, hidden]`; and the blocks that the prefix cache stores. `cached` are the
     /// blocks that the batch uses. The last layer computes keys and values for all rows, everything else only where it is
-    /// read. `kept` gets the states of all rows after each of the layers of which it has the number, below `depth`.
+    /// read. `kept` gets the states of all rows after each of the layers of which it has the number, below `depth`. After the
+    /// layer of `exit`, which is below `depth`, some rows leave.
+    ///
+    /// # Errors
+    /// Those of `exit`.
     pub fn states(
         &self,
-        mut x: Vec<f32>,
+        x: Vec<f32>,
         packed: &Packed,
         cached: &[&[f32]],
         depth: usize,
         kept: &mut [(usize, Vec<f32>)],
-    ) -> (Vec<f32>, Vec<Vec<f32>>) {
+        exit: Option<Exit<'_, Vec<f32>>>,
+    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
         let workspaces = || self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut workspace = workspaces().pop().unwrap_or_default();
         let attention = &self.spec.attention;
-        let mut blocks = Blocks::new(cached, &packed.stored, (attention.kv_heads, attention.head_dim));
-        let specs = &self.spec.layers[..depth];
-        let read = (!packed.reads_all_rows()).then(|| packed.read_rows());
-        for (number, (layer, spans)) in self.layers.iter().zip(packed.layers(specs)).enumerate() {
-            let read = read.as_deref().filter(|_| number + 1 == depth);
-            let rows = LayerRows { positions: &packed.positions, read, spans: &spans };
-            self.attend(layer, &specs[number], &mut x, &rows, &mut blocks, &mut workspace);
-            self.mlp(layer, &mut x, &mut workspace);
-            if let Some((_, states)) = kept.iter_mut().find(|(after, _)| *after == number + 1) {
-                states.clone_from(&x);
-                self.final_norm.iter().for_each(|norm| self.normalise(norm, states));
-            }
+        let blocks = Blocks::new(cached, &packed.stored, (attention.kv_heads, attention.head_dim));
+        let mut run = Run { x, blocks, workspace: workspaces().pop().unwrap_or_default() };
+        if let Some(Exit { layer, choose }) = exit {
+            self.run_layers(0..layer, depth, packed, &mut run, kept);
+            let mut read = self.gather(&run.x, &packed.read_rows());
+            self.final_norm.iter().for_each(|norm| self.normalise(norm, &mut read));
+            let (rest, rows) = choose(read)?;
+            run.x = self.gather(&run.x, &rows);
+            run.blocks.move_rows(&rest.stored);
+            self.run_layers(layer..depth, depth, &rest, &mut run, kept);
+        } else {
+            self.run_layers(0..depth, depth, packed, &mut run, kept);
         }
+        let Run { mut x, blocks, workspace } = run;
         if let Some(norm) = &self.final_norm {
             self.normalise(norm, &mut x);
         }
         if workspace.bytes() <= KEPT_BYTES {
             workspaces().push(workspace);
         }
-        (x, blocks.into_stored())
+        Ok((x, blocks.into_stored()))
+    }
+
+    /// Runs some of the first `depth` layers.
+    fn run_layers(
+        &self,
+        layers: Range<usize>,
+        depth: usize,
+        packed: &Packed,
+        Run { x, blocks, workspace }: &mut Run<'_>,
+        kept: &mut [(usize, Vec<f32>)],
+    ) {
+        let specs = &self.spec.layers[..depth];
+        let read = (!packed.reads_all_rows()).then(|| packed.read_rows());
+        for (number, spans) in packed.layers(specs).into_iter().enumerate().take(layers.end).skip(layers.start) {
+            let layer = &self.layers[number];
+            let read = read.as_deref().filter(|_| number + 1 == depth);
+            let rows = LayerRows { positions: &packed.positions, read, spans: &spans };
+            self.attend(layer, &specs[number], x, &rows, blocks, workspace);
+            self.mlp(layer, x, workspace);
+            if let Some((_, states)) = kept.iter_mut().find(|(after, _)| *after == number + 1) {
+                states.clone_from(x);
+                self.final_norm.iter().for_each(|norm| self.normalise(norm, states));
+            }
+        }
+    }
+
+    /// Some rows of states, in this order.
+    fn gather(&self, x: &[f32], rows: &[u32]) -> Vec<f32> {
+        let hidden = self.spec.hidden_size;
+        rows.iter().flat_map(|&row| &x[row as usize * hidden..][..hidden]).copied().collect()
     }
 
     /// Rows that go through products together on the threads of this pool.
@@ -249,7 +292,7 @@ impl CpuLayers {
             }
         }
         if let Some(read) = read {
-            *x = read.iter().flat_map(|&row| &x[row as usize * hidden..][..hidden]).copied().collect();
+            *x = self.gather(x, read);
             let positions: Vec<u32> = read.iter().map(|&row| positions[row as usize]).collect();
             self.prepare(&layer.qkv, norm, x, input);
             let transform = HeadTransform { norm: layer.query_norm.as_ref(), rotary, positions: &positions };

@@ -1,7 +1,7 @@
 //! Which passes a model can run.
 
 use crate::runtime::spec::{ModelSpec, OutputMatrix};
-use crate::runtime::{ForwardPass, Head, Positions, ReadStates, RuntimeError, TokenTypes};
+use crate::runtime::{EarlyExit, ForwardPass, Head, Positions, ReadStates, RuntimeError, TokenTypes};
 
 /// Rejects a batch with a pass that this model cannot run. `has_projection` tells whether the checkpoint has the
 /// matrices of a head that the spec does not mention.
@@ -57,6 +57,7 @@ fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projection: &dyn Fn(&H
     {
         return Err(format!("it reads after layer {layer}, the model has {}", spec.layers.len()));
     }
+    check_exit(pass, spec)?;
     let has_head = match &pass.output.head {
         Head::Hidden => true,
         Head::Projector => has_projection(&pass.output.head),
@@ -74,6 +75,30 @@ fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projection: &dyn Fn(&H
         Head::Reader(reader) => return check_reader(pass, spec, &*reader.0),
     };
     if has_head { Ok(()) } else { Err(format!("the checkpoint has no {}", name(&pass.output.head))) }
+}
+
+/// Checks that suffixes can leave early.
+fn check_exit(pass: &ForwardPass, spec: &ModelSpec) -> Result<(), String> {
+    let Some(exit) = pass.output.exit else { return Ok(()) };
+    if !spec.causal {
+        return Err("suffixes leave early only from a causal model".into());
+    }
+    if pass.cross_document.count > 0 || pass.output.layer.is_some() {
+        return Err("suffixes that leave early see no others, and the others are read after the last layer".into());
+    }
+    if !matches!(pass.output.head, Head::Vocabulary(_) | Head::Classifier) {
+        return Err(format!("suffixes cannot leave early by their {}", name(&pass.output.head)));
+    }
+    if !(1..=spec.layers.len()).contains(&usize::from(exit.layer)) || exit.keep == 0 {
+        let (EarlyExit { layer, keep }, layers) = (exit, spec.layers.len());
+        return Err(format!("{keep} suffixes go on after layer {layer}, the model has {layers}"));
+    }
+    let last = pass.suffixes.len();
+    let sequences = if last == 0 { 0..=0 } else { 1..=last };
+    if !pass.read_positions().iter().map(|position| position.segment).eq(sequences) {
+        return Err("an early exit reads one position of each suffix, in order".into());
+    }
+    Ok(())
 }
 
 /// Checks the form that [`Head::MaxSim`] asks for.

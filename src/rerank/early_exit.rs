@@ -1,0 +1,44 @@
+//! Early exit: documents that leave the model before its last layer.
+
+use super::RankedDocument;
+use super::cascade::scale_down_groups;
+
+/// What a request asks of an early exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyExitChoice {
+    /// Every document goes through all layers.
+    Off,
+    /// Documents leave where the family declares it.
+    On,
+    /// After `layer` layers, all but the best `keep` documents of a pass leave, whatever the family
+    /// declares: to measure it.
+    After {
+        /// At least 1, and below the model's layers.
+        layer: u16,
+        /// At least 1.
+        keep: usize,
+    },
+}
+
+/// What an early exit did for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EarlyExitReport {
+    /// Documents whose score was read at the exit.
+    pub left_early: usize,
+    /// The layers that were not computed for them, counted as tokens through all layers.
+    pub tokens_saved: usize,
+}
+
+impl EarlyExitReport {
+    /// Adds another report.
+    pub fn add(&mut self, other: Self) {
+        self.left_early += other.left_early;
+        self.tokens_saved += other.tokens_saved;
+    }
+}
+
+/// Makes relevances fall along a list in which those that left early stand behind the others: scales
+/// their scores down until the best is at most the worst of the others.
+pub fn scale_down_early_exits(results: &mut [RankedDocument]) {
+    scale_down_groups(results, |left, right| left.exit_layer.is_some() == right.exit_layer.is_some());
+}
