@@ -55,13 +55,13 @@ async fn documents_come_back_if_a_header_asks_for_them() {
         assert_eq!(answer.json()["results"][0].get("document").is_some(), returned, "{path}: {}", answer.text);
         assert_eq!(warnings(&answer), [""; 0], "{path}");
     }
-    let message = "return_documents: expected true or false, found the string \"maybe\"";
-    ask(RERANK, "maybe", with(&json!({}))).await.assert_failure(
-        422,
-        "invalid_value",
-        Some("return_documents"),
-        message,
-    );
+    // Also where the API has no such field.
+    let message = "return_documents: the header podium-return-documents is not true or false";
+    let pairs = json!({"text_1": "q", "text_2": ["a"]});
+    for (path, body) in [(RERANK, with(&json!({}))), ("/score", pairs)] {
+        let answer = ask(path, "maybe", body).await;
+        answer.assert_failure(422, "invalid_value", Some("return_documents"), message);
+    }
     let both = ask(RERANK, "true", with(&json!({"return_documents": true}))).await;
     let message = "return_documents: given in the body and in the header podium-return-documents; give one of them";
     both.assert_failure(422, "invalid_value", Some("return_documents"), message);

@@ -6,17 +6,14 @@ use axum::http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
-use crate::http::fields::{Fields, quoted};
+use crate::http::fields::{Field, Fields, Flag, quoted};
 use crate::rerank::RerankError;
 
 /// Headers for clients that cannot add a field to the body, and the fields they set. Their values
 /// are UTF-8, percent-encoded where it is not plain ASCII.
-const TEXT_HEADERS: [(&str, &str); 4] = [
-    ("podium-instruction", "instruction"),
-    ("podium-profile", "profile"),
-    ("podium-return-documents", "return_documents"),
-    ("podium-strict", "strict"),
-];
+const TEXT_HEADERS: [(&str, &str); 2] = [("podium-instruction", "instruction"), ("podium-profile", "profile")];
+/// The same, for fields that are true or false.
+const FLAG_HEADERS: [(&str, &str); 2] = [("podium-return-documents", "return_documents"), ("podium-strict", "strict")];
 /// The same, for fields that are numbers.
 const NUMBER_HEADERS: [(&str, &str); 4] = [
     ("podium-priority", "priority"),
@@ -56,6 +53,13 @@ pub(in crate::http) fn take_headers(headers: &HeaderMap, fields: &mut Fields) ->
         let Some(value) = headers.get(header) else { continue };
         let text = value.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
         add(header, field, text.map(Value::from), "percent-encoded UTF-8")?;
+    }
+    for (header, field) in FLAG_HEADERS {
+        let Some(value) = headers.get(header) else { continue };
+        let word = value.to_str().ok().map(Value::from);
+        let flag = word.map(|word| Flag::converted(&word).unwrap_or(word)).map(|word| Flag::from_value(field, word));
+        let flag = flag.and_then(Result::ok).map(|Flag(flag)| Value::Bool(flag));
+        add(header, field, flag, "true or false")?;
     }
     for (header, field) in NUMBER_HEADERS {
         let Some(value) = headers.get(header) else { continue };
