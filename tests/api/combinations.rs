@@ -67,7 +67,8 @@ async fn every_stage_ranks_passages_and_the_last_one_says_which_won() {
     let expected = json!({
         "id": null, "object": "rerank", "model": "careful", "results": best, "data": best,
         "usage": {
-            "prompt_tokens": tokens(0) + tokens(1), "total_tokens": tokens(0) + tokens(1), "truncated_documents": 0
+            "prompt_tokens": tokens(0) + tokens(1), "completion_tokens": 0, "total_tokens": tokens(0) + tokens(1),
+            "truncated_documents": 0
         },
         "meta": {
             "api_version": {"version": "2"}, "billed_units": {"search_units": 1}, "mode": "listwise", "slates": 2,
