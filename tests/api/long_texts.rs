@@ -45,7 +45,11 @@ async fn a_document_of_15_mb_takes_no_longer_than_its_parsing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_give_up_on_a_long_text_keep_neither_memory_nor_threads() {
     // The batches of the fake device are too small to tell its speed, by which a long wait would be refused.
-    let server = Server::start_with(|settings| settings.schedule.max_wait_seconds = 0).await;
+    let server = Server::start_with(|settings| {
+        settings.schedule.max_wait_seconds = 0;
+        settings.schedule.timeout_seconds = 0;
+    })
+    .await;
     let document = long_document();
     let body = json!({"query": "q", "documents": [document], "timeout_ms": 1});
     // The first of them grows the heap for good.
