@@ -46,7 +46,7 @@ fn forward(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What a GPU would wait for before each batch if nothing were prepared.
+/// Laying out a batch on the CPU, for which a GPU would wait if it were not done ahead.
 fn prepare(criterion: &mut Criterion) {
     let runtime = PackedRuntime::load(&Checkpoint::podium_nano(), &ComputeSettings::reference())
         .expect("the embedded model loads")

@@ -75,7 +75,7 @@ pub struct RankingSummary {
     pub passages: usize,
     /// Documents below the request's minimum score.
     pub left_out: usize,
-    /// What left the model early.
+    /// Documents that left the model before its last layer, and the work that this saved.
     pub early_exit: EarlyExitReport,
     /// Tokens that were read.
     pub usage: Usage,

@@ -53,8 +53,8 @@ impl Fields {
         with_more(error, self.probably_meant(name).as_deref())
     }
 
-    /// What the client may have meant by a field that no reader has taken, as the end of a sentence;
-    /// empty if nothing is similar.
+    /// The known field that is most similar to an unknown one, as the end of a sentence; empty if none
+    /// is similar.
     #[must_use]
     pub fn suggestion(&self, name: &str) -> String {
         if let Some(meant) = self.nearest_known(name) {

@@ -175,7 +175,7 @@ enum ModeUsed {
     Pointwise,
 }
 
-/// What the minimum score left out; only if the request has one.
+/// The minimum score, and the number of results below it. Only if the request has one.
 #[derive(Debug, Serialize, ToSchema)]
 struct MinScoreUsed {
     /// The least relevance of a result: the request's number, or the one that `auto` chose.
@@ -185,7 +185,7 @@ struct MinScoreUsed {
     left_out: usize,
 }
 
-/// What left the model before its last layer; only where documents may.
+/// The documents that left the model before its last layer. Only if the request has an early exit.
 #[derive(Debug, Serialize, ToSchema)]
 struct EarlyExitUsed {
     /// The documents that left early.
