@@ -159,7 +159,7 @@ impl CpuPool {
             let (closed, client) = (Arc::clone(&closed), Arc::new(()));
             let waiting = Arc::downgrade(&client);
             let run = Box::new(move || {
-                drop(closed.lock().unwrap_or_else(PoisonError::into_inner).recv());
+                let _opened = closed.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 drop(client);
             });
             let job = Job::Tokenize { bytes: usize::MAX };
