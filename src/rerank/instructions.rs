@@ -111,7 +111,7 @@ fn parse_tags(text: &str) -> Option<(String, String)> {
     Some((text_in_tag(text, "query")?, instruction))
 }
 
-/// What stands between `<tag>` and `</tag>`, trimmed.
+/// The text between `<tag>` and `</tag>`, trimmed.
 fn text_in_tag(text: &str, tag: &str) -> Option<String> {
     let rest = text.split_once(&format!("<{tag}>"))?.1;
     let (inner, _) = rest.split_once(&format!("</{tag}>"))?;

@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(reference(&[2048; 150]), [63, 63, 24]);
         assert_eq!(reference(&[100; 150]), [125, 25]);
         assert!(reference(&[]).is_empty());
-        // What surrounds the texts does not fit: a block gives the document up to the next.
+        // The prompt around the texts does not fit: a block gives the document up to the next.
         let limits = SlateLimits { max_documents: 125, max_tokens: 62 * 2100 };
         assert_eq!(sizes(&blocks(&[2048; 150], rule, &[2100; 150], limits)), [62, 62, 26]);
     }

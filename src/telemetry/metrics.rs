@@ -140,7 +140,7 @@ impl Metrics {
             describe_gauge!(
                 MODEL_MEMORY,
                 Unit::Bytes,
-                "Weights and the limit of the prefix cache, by model; 0 if the model is not loaded."
+                "Weights, limit of the prefix cache and largest batch, by model; 0 if the model is not loaded."
             );
             describe_gauge!(BUILD, "Always 1; the labels describe the build.");
             describe_counter!(TRACE_SPANS, "Spans of traces that were sent to the receiver, or dropped.");

@@ -46,7 +46,7 @@ pub struct TelemetrySettings {
     pub service_name: String,
 }
 
-/// What a server measures besides its log and metrics.
+/// Measurements of a server besides its log and metrics.
 #[derive(Debug, Clone, Default)]
 pub struct TelemetryPlan {
     /// The share of rankings that are measured for drift.
@@ -108,7 +108,7 @@ pub struct RequestRecord<'a> {
     pub ranking: Option<&'a RankingSummary>,
     /// The failure, if there is one.
     pub failure: Option<&'a FailureFacts>,
-    /// What was done when, and for which model.
+    /// The stages with their times, and the model.
     pub timeline: &'a RequestTimeline,
     /// The span that [`request_span`] made.
     pub span: &'a Span,
@@ -193,8 +193,8 @@ impl Telemetry {
         self.metrics.render(models, spans.unwrap_or_default(), ready)
     }
 
-    /// Folds the samples that histograms have collected since the last call. Without it the memory of a
-    /// server that nobody scrapes grows.
+    /// Folds the samples that histograms have collected since the last call. Without it, memory grows
+    /// while Prometheus does not scrape the server.
     pub fn fold(&self) {
         self.metrics.fold();
     }

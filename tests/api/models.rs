@@ -101,7 +101,7 @@ async fn an_administrator_loads_a_model_and_unloads_it() {
     assert_eq!(server.rerank(&body("legal")).await.status, 503);
     assert_eq!(server.rerank(&body("podium-nano")).await.status, 200);
     let metrics = server.get("/metrics").await.text;
-    // What it ranked stays counted, also where the sample of rankings has some of it.
+    // Its rankings stay counted, also where the sample of rankings has some of them.
     let left: Vec<&str> =
         metrics.lines().filter(|line| line.contains("legal") && !line.starts_with("podium_drift_")).collect();
     assert_eq!(left, [r#"podium_model_memory_bytes{model="legal"} 0"#], "its queue and its batches went with it");

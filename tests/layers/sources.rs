@@ -17,7 +17,7 @@ pub struct Module {
     pub path: Names,
     /// The file that contains it, relative to `src`.
     pub file: String,
-    /// What `use` brings into scope: the local name and the full path.
+    /// A name that `use` brings into scope: the local name and the full path.
     pub imports: BTreeMap<String, Names>,
     /// Full paths that the module names, in `use` and in code.
     pub named: BTreeSet<Names>,

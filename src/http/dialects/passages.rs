@@ -20,7 +20,7 @@ request! {
         /// at most half of a passage.
         #[schema(minimum = 0)]
         chunk_overlap_tokens | overlap_tokens: Option<usize>,
-        /// The most passages of a document. What stands behind them is not read, and a warning says so.
+        /// The most passages of a document. The text behind them is not read, and a warning says so.
         #[schema(minimum = 0)]
         max_chunks_per_doc: Option<usize>,
         chunk_merge: Option<ChunkMergeField>,

@@ -61,7 +61,7 @@ pub struct Fields {
     known_in_parts: Vec<String>,
     /// Fields that came under a second name: the first name, and the one that was sent.
     second_names: Vec<(String, String)>,
-    /// What the reply should say of how the fields were read.
+    /// Warnings about how the fields were read, for the reply.
     warnings: Vec<String>,
 }
 

@@ -17,7 +17,7 @@ use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Span, Spa
 /// Spans that may wait to be sent or be on their way: some thousand requests.
 const MAX_SPANS_IN_FLIGHT: usize = 8192;
 
-/// What became of finished spans.
+/// Counts of finished spans: sent and dropped.
 #[derive(Debug, Default)]
 pub(in crate::telemetry) struct SpanCounts {
     in_flight: AtomicUsize,

@@ -2,7 +2,7 @@
 //! variables say.
 //!
 //! The SDK reads `OTEL_EXPORTER_OTLP_[TRACES_]HEADERS`, `…_TIMEOUT` and
-//! `OTEL_RESOURCE_ATTRIBUTES` itself. Values that it would ignore without a word are refused here.
+//! `OTEL_RESOURCE_ATTRIBUTES` itself. Values that it would ignore silently are refused here.
 
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ pub enum TraceError {
     Value {
         /// The setting or variable.
         name: String,
-        /// What the value has to be.
+        /// The valid values.
         expected: &'static str,
     },
     /// The exporter cannot be made.
@@ -66,7 +66,7 @@ impl ShouldSample for RequestSampler {
 }
 
 impl TraceTarget {
-    /// What settings and environment ask for; `None` if neither names a receiver.
+    /// The receiver that settings and environment name; `None` if neither names one.
     ///
     /// # Errors
     /// [`TraceError::Value`] for an unusable value.
