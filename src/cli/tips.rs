@@ -1,4 +1,5 @@
-//! Tips in errors of the command line, such as for flags that other servers have and Podium does not.
+//! Tips in errors of the command line, such as for flags that other servers have and Podium does
+//! not.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -37,7 +38,8 @@ const TIPS: [(&[&str], &str); 9] = [
     ),
 ];
 
-/// The same error, with a tip if its argument is one of another server, or a 0 where a count starts at 1.
+/// The same error, with a tip if its argument is one of another server, or a 0 where a count starts
+/// at 1.
 pub(super) fn with_tip(mut error: clap::Error) -> clap::Error {
     if error.kind() == ErrorKind::UnknownArgument
         && let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)

@@ -24,8 +24,8 @@ pub struct Models {
     #[schema(inline)]
     object: ListObject,
     data: Vec<Model>,
-    /// Bytes of all loaded models: their weights, the limits of their prefix caches, and their largest
-    /// batches.
+    /// Bytes of all loaded models: their weights, the limits of their prefix caches, and their
+    /// largest batches.
     memory_bytes: u64,
     /// `models.max_memory_bytes`; 0 is no limit.
     max_memory_bytes: u64,

@@ -146,7 +146,8 @@ pub fn probable_route(path: &str) -> Option<&'static str> {
     suffix.or_else(|| near().filter(|(distance, _)| *distance <= 2).map(|(_, route)| route))
 }
 
-/// A route that neither ranks nor administers. Probes and scrapers request some of them all day long.
+/// A route that neither ranks nor administers. Probes and scrapers request some of them all day
+/// long.
 fn other_route(path: &'static str) -> Route {
     let is_quiet = path == METRICS || HEALTH.contains(&path) || READY.contains(&path);
     if is_quiet { Route::quiet(path) } else { Route::other(path) }

@@ -64,7 +64,8 @@ pub struct Model {
     /// Whether the model takes requests now.
     #[schema(schema_with = model_state)]
     state: &'static str,
-    /// The bytes that it takes now: its weights, the limit of its prefix cache, and its largest batch.
+    /// The bytes that it takes now: its weights, the limit of its prefix cache, and its largest
+    /// batch.
     memory_bytes: u64,
     /// The tokens that are read of a document by default.
     #[serde(skip_serializing_if = "Option::is_none")]

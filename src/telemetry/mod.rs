@@ -78,8 +78,8 @@ pub struct Outcomes {
 /// A failure, without a caller's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureFacts {
-    /// The code by which logs, metrics and traces know it. It is the code of the reply, except that a
-    /// deadline which the request itself set is `own_deadline_exceeded`.
+    /// The code by which logs, metrics and traces know it. It is the code of the reply, except that
+    /// a deadline which the request itself set is `own_deadline_exceeded`.
     pub code: &'static str,
     /// The field at fault.
     pub param: Option<String>,
@@ -151,15 +151,16 @@ impl Telemetry {
         Self { metrics: Metrics::new(), traces }
     }
 
-    /// Sends the spans that are left, for a few seconds at most. The last call before the process ends.
+    /// Sends the spans that are left, for a few seconds at most. The last call before the process
+    /// ends.
     pub async fn flush(&self) {
         if let Some(traces) = &self.traces {
             traces.shutdown().await;
         }
     }
 
-    /// Starts the counters of these outcomes and error codes at 0: `rate()` misses the first event of a
-    /// counter that did not exist before.
+    /// Starts the counters of these outcomes and error codes at 0: `rate()` misses the first event
+    /// of a counter that did not exist before.
     pub fn expect(&self, outcomes: &[Outcomes], codes: &[&'static str]) {
         self.metrics.expect(outcomes, codes);
     }
@@ -181,7 +182,8 @@ impl Telemetry {
         logs::log(request);
     }
 
-    /// Sets the bytes that a model takes now. Names come from the configuration, and from nowhere else.
+    /// Sets the bytes that a model takes now. Names come from the configuration, and from nowhere
+    /// else.
     pub fn set_model_memory(&self, model: &str, bytes: u64) {
         self.metrics.set_model_memory(model, bytes);
     }
@@ -193,8 +195,8 @@ impl Telemetry {
         self.metrics.render(models, spans.unwrap_or_default(), ready)
     }
 
-    /// Folds the samples that histograms have collected since the last call. Without it, memory grows
-    /// while Prometheus does not scrape the server.
+    /// Folds the samples that histograms have collected since the last call. Without it, memory
+    /// grows while Prometheus does not scrape the server.
     pub fn fold(&self) {
         self.metrics.fold();
     }

@@ -42,8 +42,8 @@ impl Route {
         Self::new(path, RouteKind::Other)
     }
 
-    /// A route that probes and scrapers request all day long: its requests are logged at debug level
-    /// unless they fail, and never traced.
+    /// A route that probes and scrapers request all day long: its requests are logged at debug
+    /// level unless they fail, and never traced.
     #[must_use]
     pub const fn quiet(path: &'static str) -> Self {
         Self { path, kind: RouteKind::Other, is_quiet: true }

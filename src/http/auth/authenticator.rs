@@ -24,8 +24,8 @@ pub struct Authenticator {
     /// Keys from flags and the environment: they stay until the process ends.
     fixed_keys: Vec<Key>,
     table: RwLock<Arc<KeyTable>>,
-    /// The inputs that `table` was built from. The lock is held while the file is read, so that reloads happen
-    /// one by one.
+    /// The inputs that `table` was built from. The lock is held while the file is read, so that
+    /// reloads happen one by one.
     loaded: Mutex<LoadedFrom>,
     /// The administrators' keys, if `auth.admin_keys_file` is set.
     administrators: Option<Box<Authenticator>>,

@@ -5,8 +5,8 @@
 //!
 //! Error messages name the field, the value found and what was expected: serde's derived readers
 //! cannot say as much. `null` counts as absent. A field that is given twice is an error. Fields
-//! that no reader takes stay in [`Fields`], and [`Fields::suggestion`] says which field the client may
-//! have meant.
+//! that no reader takes stay in [`Fields`], and [`Fields::suggestion`] says which field the client
+//! may have meant.
 
 mod encoding;
 mod hints;

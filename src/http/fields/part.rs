@@ -7,7 +7,8 @@ use crate::rerank::RerankError;
 
 /// An object in a field, read as `T`, whose schema the field names (`#[schema(value_type = T)]`).
 ///
-/// The fields in it that `T` does not read stay with it, until [`Part::take`] gives them to the body.
+/// The fields in it that `T` does not read stay with it, until [`Part::take`] gives them to the
+/// body.
 #[derive(Debug)]
 pub struct Part<T> {
     name: String,

@@ -81,8 +81,8 @@ pub(super) fn of_folder(folder: &Path) -> String {
     of_names(&names).unwrap_or_else(|| format!("is not complete; {READABLE}"))
 }
 
-/// Parts that a folder, or a repository on the hub, with files of these names lacks, and what it has
-/// instead.
+/// Parts that a folder, or a repository on the hub, with files of these names lacks, and what it
+/// has instead.
 pub(super) fn of_names(names: &[String]) -> Option<String> {
     let has = |name: &str| names.iter().any(|known| known == name);
     let with = |extension: &str| names.iter().find(|name| has_extension(Path::new(name), extension));
