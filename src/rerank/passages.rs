@@ -313,7 +313,11 @@ mod tests {
         let expected = Chunking { tokens: None, overlap: 0, max_passages: 3, merge: ChunkMerge::Max };
         assert_eq!(resolve(options), Ok(Some(expected)));
         let truncate = PassageOptions { long_documents: Some(LongDocuments::Truncate), ..options };
-        assert!(resolve(truncate).unwrap_err().starts_with("max_chunks_per_doc: long_documents is \"truncate\""));
+        assert!(
+            resolve(truncate)
+                .unwrap_err()
+                .starts_with("max_chunks_per_doc: has no effect with long_documents \"truncate\"")
+        );
         let zero = PassageOptions { chunk_tokens: Some(0), ..PassageOptions::default() };
         assert_eq!(resolve(zero).unwrap_err(), "chunk_tokens: is 0; it must be at least 1");
         let wide =

@@ -152,7 +152,7 @@ async fn what_cannot_be_done_says_why() {
 }
 
 #[tokio::test]
-async fn only_administrators_enter_and_without_their_keys_there_is_no_door() {
+async fn admin_routes_need_an_administrators_key_and_do_not_exist_without_such_keys() {
     let (server, _keys) = start(|_| {}).await;
     assert_eq!(server.get("/admin/models").await.status, 401);
     let wrong = server.request(Method::POST, "/admin/models/legal/load").bearer_auth("another-key-of-a-client");
