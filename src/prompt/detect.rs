@@ -294,6 +294,7 @@ mod tests {
             ("ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b", "MistralForCausalLM", "contextual"),
             ("mixedbread-ai/mxbai-rerank-large-v2", "Qwen2ForCausalLM", "mxbai-v2"),
             ("zeroentropy/zerank-1-small", "Qwen3ForCausalLM", "zerank"),
+            ("BAAI/bge-reranker-v2-gemma", "GemmaForCausalLM", "bge-gemma"),
         ] {
             assert_eq!(detect(architecture, &named("the hub id", name)), format!("{family} by the hub id"), "{name}");
         }

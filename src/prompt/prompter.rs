@@ -26,8 +26,12 @@ pub struct Prompter {
     pub(super) bidirectional: bool,
     /// Layers of the model.
     pub(super) layers: usize,
+    /// The first layer with a head of its own, where each layer from it on has one.
+    pub(super) start_layer: Option<usize>,
     /// Whether documents leave early unless a request says otherwise.
     pub(super) exits_early: bool,
+    /// The layer that all documents are scored after, unless a request says otherwise; `None`: the last.
+    pub(super) cutoff_layer: Option<u16>,
     /// Whether the templates hold an instruction.
     pub(super) takes_instruction: bool,
     pub(super) listwise: Option<Listwise>,
@@ -101,7 +105,9 @@ impl Prompter {
             context,
             bidirectional,
             layers: model.layers,
+            start_layer: model.classifier.and_then(|classifier| classifier.start_layer),
             exits_early: false,
+            cutoff_layer: None,
             takes_instruction: false,
             listwise,
             pointwise,

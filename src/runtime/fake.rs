@@ -45,7 +45,7 @@ impl FakeRuntime {
             projector: true,
             token_projection: true,
             vocabulary_head: true,
-            classifier: Some(ClassifierFacts { labels: 1, pooling: Pooling::First }),
+            classifier: Some(ClassifierFacts { labels: 1, pooling: Pooling::First, start_layer: None }),
             prefix_cache_bytes: 0,
         })
     }
@@ -95,10 +95,11 @@ impl FakeRuntime {
     }
 
     fn read(&self, pass: &ForwardPass) -> Output {
-        let Some(exit) = pass.output.exit else { return self.read_after(pass, 0) };
+        let last = pass.output.layer.map_or(0, u64::from);
+        let Some(exit) = pass.output.exit else { return self.read_after(pass, last) };
         let mut rows = self.read_after(pass, u64::from(exit.layer));
         let goes_on = exit.choose(&rows);
-        let last = self.read_after(pass, 0).into_iter().zip(goes_on);
+        let last = self.read_after(pass, last).into_iter().zip(goes_on);
         rows.extend(last.map(|(row, goes_on)| if goes_on { row } else { Vec::new() }));
         rows
     }
