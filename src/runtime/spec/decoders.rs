@@ -49,8 +49,8 @@ pub(super) fn mistral(config: &mut Config, task: Task) -> Result<ModelSpec, Stri
     Ok(spec)
 }
 
-/// Gemma: scaled embeddings, norms whose weights are stored less 1, and GELU with a tanh. Its first configurations name another
-/// `hidden_act`, which transformers and vLLM ignore.
+/// Gemma: scaled embeddings, norms whose weights are stored less 1, and GELU with a tanh unless `hidden_activation` names another.
+/// Gemma's first configurations have a wrong `hidden_act`, `gelu`; it is not read, as in vLLM.
 pub(super) fn gemma(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
     let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 8192, tied: true })?;
     spec.mlp.activation = activation(config, "hidden_activation", Activation::GeluTanh)?;

@@ -120,7 +120,7 @@ SHAPES = {
         | {"type_vocab_size": 1, "layer_norm_eps": 1e-12, "hidden_act": "gelu", "position_embedding_type": "rope"}
         | {"rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": 8.0}, "pack_qkv": True},
     ),
-    "gemma": Shape("GemmaForCausalLM", DECODER | {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}),
+    "gemma": Shape("GemmaForCausalLM", DECODER | {"hidden_act": "gelu_pytorch_tanh"}),
     # The large eps shows whether it is scaled as the states are.
     "layer-wise-minicpm": Shape(
         "LayerWiseMiniCPMForCausalLM",
@@ -177,8 +177,11 @@ def make(folder: Path, shape: Shape, seed: int, tokenizer: Path) -> torch.nn.Mod
     config = kind.config_class(**shape.config, **more)
     config._attn_implementation = "sdpa"
     model = kind(config).eval().requires_grad_(False)
+    # Gemma stores the weights of norms less 1.
+    offset = lambda name: 1.0 if shape.base.startswith("Gemma") and "norm" in name else 0.0
     exact = {
-        name: random_weight(name, weight, dice).to(STORED[shape.stored]) for name, weight in model.named_parameters()
+        name: (random_weight(name, weight, dice) - offset(name)).to(STORED[shape.stored])
+        for name, weight in model.named_parameters()
     }
     model.load_state_dict({name: weight.float() for name, weight in exact.items()}, strict=False)
     if getattr(config, "tie_word_embeddings", False):
