@@ -255,7 +255,7 @@ fn every_supported_class_is_read() {
             name if name.starts_with("ModernBert") => modern_bert(),
             name if name.starts_with("Bert") || name.contains("oberta") || name.contains("XLM") => bert(name),
             name if name.starts_with("New") => gte(name),
-            "LayerWiseMiniCPMForCausalLM" => layer_wise_minicpm(),
+            name if name.starts_with("LayerWise") => layer_wise_minicpm(),
             name => of(name),
         };
         let spec = parse(json, |json| json["architectures"] = json!([architecture])).unwrap();
