@@ -98,12 +98,11 @@ impl Prompter {
             })
             .transpose()?;
         let context = facts.limits.context.map_or(model.context, |limit| limit.min(model.context));
-        let bidirectional = model.bidirectional;
         let mut prompter = Self {
             facts,
             tokenizer,
             context,
-            bidirectional,
+            bidirectional: model.bidirectional,
             layers: model.layers,
             start_layer: model.classifier.and_then(|classifier| classifier.start_layer),
             exits_early: false,

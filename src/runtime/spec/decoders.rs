@@ -1,4 +1,4 @@
-//! Decoders: Qwen2, Qwen3, Llama, Mistral, Gemma, layer-wise MiniCPM, and the bidirectional Llama.
+//! Decoders: Qwen2, Qwen3, Llama, Mistral, Gemma, layer-wise `MiniCPM`, and the bidirectional Llama.
 
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ pub(super) fn gemma(config: &mut Config, task: Task) -> Result<ModelSpec, String
     Ok(spec)
 }
 
-/// MiniCPM with a head after each layer from `start_layer` on (bge-reranker-v2-minicpm-layerwise).
+/// `MiniCPM` with a head after each layer from `start_layer` on (bge-reranker-v2-minicpm-layerwise).
 ///
 /// Its layers are Llama's, with a factor of what attention and MLP add: `x + s * f(norm(x))`, `s = scale_depth / sqrt(layers)`.
 /// In `y = x / s` this is Llama's own `y + f(norm(y))`, because an RMS norm does not depend on the length of its row but for

@@ -75,7 +75,9 @@ impl Norm {
     pub fn load(tensors: &NormTensors, spec: NormSpec, weights: &WeightFiles) -> Result<Self> {
         let load = |slice| weights.load_slice(slice, Some(DType::F32), &Device::Cpu)?.to_vec1();
         let mut weight: Vec<f32> = load(&tensors.weight)?;
-        weight.iter_mut().for_each(|weight| *weight += spec.weight_offset);
+        for weight in &mut weight {
+            *weight += spec.weight_offset;
+        }
         Ok(Self {
             kind: spec.kind,
             eps: spec.eps as f32,
