@@ -13,7 +13,8 @@ pub(super) struct EndpointArgs {
     /// Format of the endpoint's requests
     #[arg(long, value_name = "API", value_enum, default_value = "rerank", requires = "url", help_heading = "Endpoint")]
     api: ApiName,
-    /// Model to request from the endpoint; several, separated by commas, are compared by podium eval
+    /// Model to request from the endpoint; several, separated by commas, are compared by podium
+    /// eval
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "url", help_heading = "Endpoint")]
     url_model: Vec<String>,
     /// Environment variable with the endpoint's API key (sent as a bearer token)

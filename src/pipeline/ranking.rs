@@ -112,7 +112,7 @@ impl Reranker {
     }
 }
 
-/// What the early exit and the cutoff layer did, where there is one.
+/// The report of an early exit and of a cutoff layer, where there is one.
 fn report_exits(results: &[RankedDocument], scores: &Scores) -> Option<EarlyExitReport> {
     let tokens_saved = scores.early_exit.as_ref()?.tokens_saved;
     Some(EarlyExitReport {

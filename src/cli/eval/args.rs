@@ -109,13 +109,14 @@ pub(in crate::cli) struct EvalArgs {
     /// Ask for the best N results; the other documents follow in the order in which they were sent
     #[arg(long, value_name = "N", help_heading = "Measuring")]
     top_n: Option<NonZeroUsize>,
-    /// With --url: measure the last of --url-model, a cascade, also with each of these probabilities at which
-    /// later stages are skipped, as in 0.5,0.8,0.95. Whether a stage is sure depends on --top-n
+    /// With --url: measure the last of --url-model, a cascade, also with each of these
+    /// probabilities at which later stages are skipped, as in 0.5,0.8,0.95. Whether a stage is sure
+    /// depends on --top-n
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = probability_parser, requires_all = ["url", "top_n"], conflicts_with_all = ["compare", "early_exit"], help_heading = "Measuring")]
     pub(super) stop_when_sure: Vec<f64>,
 
-    /// Documents of a pass that go on after an early exit; 0: none, of a layer-wise checkpoint, whose layers have
-    /// heads of their own
+    /// Documents of a pass that go on after an early exit; 0: none, of a layer-wise checkpoint,
+    /// whose layers have heads of their own
     #[arg(long, value_name = "N", default_value = "10", requires = "early_exit", help_heading = "Measuring")]
     pub(super) exit_keep: usize,
 
