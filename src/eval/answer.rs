@@ -17,8 +17,8 @@ pub struct ScoredDocument {
     pub truncated: Option<bool>,
 }
 
-/// Appends the documents that a reply with fewer results lacks, in the request's order, with the lowest score
-/// of the others, or 0.
+/// Appends the documents that a reply with fewer results lacks, in the request's order, with the
+/// lowest score of the others, or 0.
 pub(super) fn append_missing(documents: &mut Vec<ScoredDocument>, count: usize) {
     let mut is_missing = vec![true; count];
     for document in &*documents {

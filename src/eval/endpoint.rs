@@ -239,8 +239,8 @@ fn excerpt(bytes: &[u8]) -> String {
     if text.is_empty() { "(empty body)".to_owned() } else { text.chars().take(EXCERPT_CHARACTERS).collect() }
 }
 
-/// Parses and validates a reply about `count` documents with at least `results` of them; the others follow.
-/// The caller sets latency and retries.
+/// Parses and validates a reply about `count` documents with at least `results` of them; the others
+/// follow. The caller sets latency and retries.
 fn parse_reply(api: Api, bytes: &[u8], count: usize, results: usize) -> Result<Answer, String> {
     let reply: Value =
         serde_json::from_slice(bytes).map_err(|error| format!("it is not JSON ({error}): {}", excerpt(bytes)))?;

@@ -37,7 +37,8 @@ pub struct EvalSettings {
     /// How many results are asked for; `None` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_n: Option<usize>,
-    /// The probability at which later stages of a cascade are skipped; `None` for the cascade's own.
+    /// The probability at which later stages of a cascade are skipped; `None` for the cascade's
+    /// own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_when_sure: Option<f64>,
 }

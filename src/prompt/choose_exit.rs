@@ -1,4 +1,5 @@
-//! After which layer the documents of a request are scored, and whether some leave the model before it.
+//! After which layer the documents of a request are scored, and whether some leave the model before
+//! it.
 
 use super::prompter::Prompter;
 use crate::rerank::{EarlyExitChoice, Mode, RerankError, RerankRequest};
@@ -42,8 +43,8 @@ impl Prompter {
         Err(format!("layer {layer}: the model has {} layers, and documents leave after a lower one", self.layers))
     }
 
-    /// Whether all documents can be scored after `layer` layers: only where the checkpoint has a head for
-    /// that layer.
+    /// Whether all documents can be scored after `layer` layers: only where the checkpoint has a
+    /// head for that layer.
     ///
     /// # Errors
     /// Why not.

@@ -30,7 +30,8 @@ pub struct Prompter {
     pub(super) start_layer: Option<usize>,
     /// Whether documents leave early unless a request says otherwise.
     pub(super) exits_early: bool,
-    /// The layer that all documents are scored after, unless a request says otherwise; `None`: the last.
+    /// The layer that all documents are scored after, unless a request says otherwise; `None`: the
+    /// last.
     pub(super) cutoff_layer: Option<u16>,
     /// Whether the templates hold an instruction.
     pub(super) takes_instruction: bool,

@@ -10,8 +10,8 @@ pub enum EarlyExitChoice {
     Off,
     /// Documents leave where the family declares it.
     On,
-    /// After `layer` layers, all but the best `keep` documents of a pass leave. For checkpoints with a
-    /// head for that layer.
+    /// After `layer` layers, all but the best `keep` documents of a pass leave. For checkpoints
+    /// with a head for that layer.
     After {
         /// At least 1, and below the model's layers.
         layer: u16,

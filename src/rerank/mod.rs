@@ -99,8 +99,8 @@ pub struct RerankRequest {
     pub cascade: CascadeOptions,
     /// Whether documents may leave the model early; `None` is the model's setting.
     pub early_exit: Option<EarlyExitChoice>,
-    /// The layer that all documents are scored after, of a checkpoint with a head for each layer; `None`
-    /// is the model's setting.
+    /// The layer that all documents are scored after, of a checkpoint with a head for each layer;
+    /// `None` is the model's setting.
     pub cutoff_layer: Option<u16>,
     /// In how many orders of the documents a family that depends on it ranks them, from 1 to
     /// [`MAX_STABILITY`]; `None` is 1.

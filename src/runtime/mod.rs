@@ -74,8 +74,8 @@ pub struct ClassifierFacts {
     pub labels: usize,
     /// The positions that it reads.
     pub pooling: Pooling,
-    /// Each layer from this one on has a classifier of its own, the last layer included. `None`: only the
-    /// last one has.
+    /// Each layer from this one on has a classifier of its own, the last layer included. `None`:
+    /// only the last one has.
     pub start_layer: Option<usize>,
 }
 

@@ -25,7 +25,8 @@ pub struct ModelSettings {
     pub quantize: String,
     /// Whether documents leave the model early, where the family declares an exit.
     pub early_exit: bool,
-    /// The layer that documents are scored after, of a checkpoint with a head for each layer; 0 is the last.
+    /// The layer that documents are scored after, of a checkpoint with a head for each layer; 0 is
+    /// the last.
     pub cutoff_layer: u16,
     /// Most bytes of the prefix cache; 0 disables it.
     pub prefix_cache_bytes: u64,

@@ -36,7 +36,8 @@ pub struct Scores {
 /// The layers that the documents of a request were scored after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EarlyExits {
-    /// After how many layers each document was scored, in the request's order. `None`: after the last.
+    /// After how many layers each document was scored, in the request's order. `None`: after the
+    /// last.
     pub layers: Vec<Option<u16>>,
     /// The layers that were not computed, counted as tokens through all layers.
     pub tokens_saved: usize,

@@ -1,5 +1,5 @@
-//! A layer-wise checkpoint is read after each layer that has a head, and documents leave after one and are scored after another,
-//! with the scores of plain torch.
+//! A layer-wise checkpoint is read after each layer that has a head, and documents leave after one
+//! and are scored after another, with the scores of plain torch.
 
 use std::collections::BTreeMap;
 

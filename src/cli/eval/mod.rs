@@ -1,5 +1,5 @@
-//! `podium eval`. [`args`] parses the flags and reads the sets, [`systems`] measures several systems, [`table`]
-//! and [`comparison_table`] print the results.
+//! `podium eval`. [`args`] parses the flags and reads the sets, [`systems`] measures several
+//! systems, [`table`] and [`comparison_table`] print the results.
 
 mod args;
 mod comparison_table;

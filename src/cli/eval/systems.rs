@@ -1,5 +1,5 @@
-//! The systems that one run of `podium eval` compares: a model with and without early exits, the models of a
-//! server, and a cascade with several values of `stop_when_sure`.
+//! The systems that one run of `podium eval` compares: a model with and without early exits, the
+//! models of a server, and a cascade with several values of `stop_when_sure`.
 
 use indicatif::ProgressBar;
 
@@ -40,8 +40,8 @@ pub(super) fn measure(
     Ok(compare(names, first, others))
 }
 
-/// The model without an exit, and with one after each layer; or the scores of each layer of a layer-wise
-/// checkpoint.
+/// The model without an exit, and with one after each layer; or the scores of each layer of a
+/// layer-wise checkpoint.
 fn early_exits<'a>(
     args: &EvalArgs,
     model: &'a (System, SystemFacts),

@@ -62,8 +62,8 @@ request! {
         /// exit. They stand behind the others, with `exit_layer`. The model's setting if absent.
         #[schema(value_type = Option<EarlyExitField>)]
         early_exit: Option<EarlyExitField>,
-        /// The layer that all documents are scored after, of a layer-wise checkpoint, which has a head for
-        /// each layer. The model's setting if absent.
+        /// The layer that all documents are scored after, of a layer-wise checkpoint, which has a
+        /// head for each layer. The model's setting if absent.
         #[schema(value_type = Option<usize>, minimum = 1, maximum = 65535)]
         cutoff_layer: Option<LayerField>,
         /// In how many orders of the documents to rank them, for families whose scores depend on it

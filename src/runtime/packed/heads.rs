@@ -60,8 +60,8 @@ impl Heads {
         }
     }
 
-    /// States after `layer` layers through a head: `[n, hidden]` to `[n, width]`. For [`Head::MaxSim`],
-    /// the unit vectors that it compares.
+    /// States after `layer` layers through a head: `[n, hidden]` to `[n, width]`. For
+    /// [`Head::MaxSim`], the unit vectors that it compares.
     pub fn apply(&self, head: &Head, layer: usize, states: &Tensor) -> Result<Tensor> {
         if let (Head::MaxSim { .. }, Some(projection)) = (head, &self.token_projection) {
             return unit_rows(&states.matmul(&projection.t()?)?);

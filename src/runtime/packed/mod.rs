@@ -322,7 +322,8 @@ fn read(
     Ok((apply_heads(model, batch, depth, &states, |_| true)?, new_blocks))
 }
 
-/// The output of each pass from the states, after `layer` layers, of the rows that it reads; empty for passes that are not asked for.
+/// The output of each pass from the states, after `layer` layers, of the rows that it reads; empty
+/// for passes that are not asked for.
 fn apply_heads(
     model: &Model,
     batch: &[ForwardPass],

@@ -1,4 +1,5 @@
-//! Decoders: Qwen2, Qwen3, Llama, Mistral, Gemma, layer-wise `MiniCPM`, and the bidirectional Llama.
+//! Decoders: Qwen2, Qwen3, Llama, Mistral, Gemma, layer-wise `MiniCPM`, and the bidirectional
+//! Llama.
 
 use serde_json::{Value, json};
 
@@ -49,8 +50,9 @@ pub(super) fn mistral(config: &mut Config, task: Task) -> Result<ModelSpec, Stri
     Ok(spec)
 }
 
-/// Gemma: scaled embeddings, norms whose weights are stored less 1, and GELU with a tanh unless `hidden_activation` names another.
-/// Gemma's first configurations have a wrong `hidden_act`, `gelu`; it is not read, as in vLLM.
+/// Gemma: scaled embeddings, norms whose weights are stored less 1, and GELU with a tanh unless
+/// `hidden_activation` names another. Gemma's first configurations have a wrong `hidden_act`,
+/// `gelu`; it is not read, as in vLLM.
 pub(super) fn gemma(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
     let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 8192, tied: true })?;
     spec.mlp.activation = activation(config, "hidden_activation", Activation::GeluTanh)?;
@@ -63,11 +65,13 @@ pub(super) fn gemma(config: &mut Config, task: Task) -> Result<ModelSpec, String
     Ok(spec)
 }
 
-/// `MiniCPM` with a head after each layer from `start_layer` on (bge-reranker-v2-minicpm-layerwise).
+/// `MiniCPM` with a head after each layer from `start_layer` on
+/// (bge-reranker-v2-minicpm-layerwise).
 ///
-/// Its layers are Llama's, with a factor of what attention and MLP add: `x + s * f(norm(x))`, `s = scale_depth / sqrt(layers)`.
-/// In `y = x / s` this is Llama's own `y + f(norm(y))`, because an RMS norm does not depend on the length of its row but for
-/// `eps`: `norm(x)` with `eps` is `norm(y)` with `eps / s^2`. So `s` changes the scale of the embeddings and `eps`, and no layer.
+/// Its layers are Llama's, with a factor of what attention and MLP add: `x + s * f(norm(x))`, `s =
+/// scale_depth / sqrt(layers)`. In `y = x / s` this is Llama's own `y + f(norm(y))`, because an RMS
+/// norm does not depend on the length of its row but for `eps`: `norm(x)` with `eps` is `norm(y)`
+/// with `eps / s^2`. So `s` changes the scale of the embeddings and `eps`, and no layer.
 pub(super) fn layer_wise_minicpm(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
     config.must_be("head_type", &json!("simple"))?;
     config.must_be("head_multi", &json!(true))?;

@@ -177,7 +177,8 @@ pub(super) struct ClassifierSpec {
     pub bias: bool,
     /// Divisor of the results.
     pub temperature: f32,
-    /// Each layer from this one on has a last matrix of its own, the last layer included. `None`: there is one matrix.
+    /// Each layer from this one on has a last matrix of its own, the last layer included. `None`:
+    /// there is one matrix.
     pub start_layer: Option<usize>,
     /// Names of the tensors of dense layer, norm and last matrix, where they are modules of their own.
     pub module_tensors: Option<[String; 3]>,

@@ -185,8 +185,8 @@ struct MinScoreUsed {
     left_out: usize,
 }
 
-/// The documents that left the model before its last layer. Only if the request has an early exit or a
-/// cutoff layer.
+/// The documents that left the model before its last layer. Only if the request has an early exit
+/// or a cutoff layer.
 #[derive(Debug, Serialize, ToSchema)]
 struct EarlyExitUsed {
     /// The documents that left early.
