@@ -17,10 +17,10 @@ use crate::runtime::{
 ///   not gated. The last layer computes keys and values for all rows, and the rest only for the
 ///   output rows: `2n 2hk + 2m (2hq + 3hi)`.
 /// - Attention: `4q` for each pair of a query and a key that it attends to, for scores and weighted
-///   values together. A prefix of `t` rows has `t (t + 1) / 2` pairs, a suffix of `b` rows has `bt
-///   + b (b + 1) / 2`; a bidirectional sequence of `b` rows has `b²`, also with local layers. In
-///   cross-document layers, output rows also attend to the shared positions of other suffixes. In
-///   the last layer, only the output rows are queries.
+///   values together. A prefix of `t` rows has `t (t + 1) / 2` pairs, and a suffix of `b` rows has
+///   `bt + b (b + 1) / 2`; a bidirectional sequence of `b` rows has `b²`, also with local layers.
+///   In cross-document layers, output rows also attend to the shared positions of other suffixes.
+///   In the last layer, only the output rows are queries.
 ///
 /// Embeddings, norms, RoPE, softmax, the projector and the output head are not counted: they are
 /// below 1 % for a model of any size.
