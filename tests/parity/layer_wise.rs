@@ -52,7 +52,7 @@ impl Case {
 
 /// The checkpoint, whose class says of which family it is.
 fn loaded() -> Loaded {
-    let checkpoint = Checkpoint::folder(&folder(CASE)).unwrap();
+    let checkpoint = Checkpoint::folder(&folder(CASE)).unwrap_or_else(|error| panic!("{error}"));
     let loaded = Loaded::new(&checkpoint, "auto");
     assert_eq!(loaded.prompter.facts().name, "bge-layerwise");
     loaded
