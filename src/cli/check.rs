@@ -89,7 +89,8 @@ fn write_default_model(out: &mut impl Write, model: &Reranker, settings: &Settin
         ("device", facts.device.clone()),
         ("weights", facts.dtype.clone()),
     ];
-    for (name, value) in lines {
+    let instructions = facts.cpu_instructions.map(|name| ("instructions", name.to_owned()));
+    for (name, value) in lines.into_iter().chain(instructions) {
         writeln!(out, "{name:<14}{value}")?;
     }
     if let Some(CanaryReport { right, questions, warning, time }) = model.canary() {
