@@ -88,13 +88,17 @@ fn write_default_model(out: &mut impl Write, model: &Reranker, settings: &Settin
         ("projector", if facts.projector { "yes" } else { "no" }.to_owned()),
         ("device", facts.device.clone()),
         ("weights", facts.dtype.clone()),
+        (
+            "memory",
+            format!("at most {:.1} GiB: weights, prefix cache and the largest batch", gibibytes(model.memory_bytes())),
+        ),
     ];
     let instructions = facts.cpu_instructions.map(|name| ("instructions", name.to_owned()));
     for (name, value) in lines.into_iter().chain(instructions) {
         writeln!(out, "{name:<14}{value}")?;
     }
     if let Some(CanaryReport { right, questions, warning, time }) = model.canary() {
-        writeln!(out, "{:<14}{right} of {questions} simple questions answered, in {time:.1?}", "canary")?;
+        writeln!(out, "{:<14}{right} of {questions} simple questions answered right, in {time:.1?}", "canary")?;
         if let Some(problem) = warning {
             writeln!(out, "{:<14}the model ranks wrongly: {problem}", "WARNING")?;
         }
@@ -139,6 +143,10 @@ fn key_line(keys: usize) -> String {
         1 => "1 (not printed)".to_owned(),
         keys => format!("{keys} (not printed)"),
     }
+}
+
+fn gibibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 fn millions(count: usize) -> String {

@@ -67,13 +67,13 @@ struct RotaryTable {
     sin: Vec<f32>,
 }
 
-/// What one forward pass writes to, kept for the next one.
+/// Buffers of one forward pass, kept for the next one.
 #[derive(Default)]
 struct Workspace {
     input: Input,
     /// The MLP's inner rows.
     inner: Input,
-    /// What a product makes.
+    /// The result of a product.
     output: Vec<f32>,
     /// `[rows, heads, dim]`.
     q: Vec<f32>,
@@ -93,7 +93,7 @@ struct Run<'a> {
     workspace: Workspace,
 }
 
-/// What a layer is told of the batch's rows.
+/// The batch's rows, as a layer sees them.
 struct LayerRows<'a> {
     positions: &'a [u32],
     /// The rows that are read; all, if `None`.
@@ -398,7 +398,7 @@ impl CpuLayers {
     }
 }
 
-/// What is done to the heads of queries or keys: a norm and a rotation, if there are any.
+/// Operations on the heads of queries or keys: a norm and a rotation, if there are any.
 #[derive(Clone, Copy)]
 struct HeadTransform<'a> {
     norm: Option<&'a Norm>,
