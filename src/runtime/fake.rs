@@ -33,6 +33,7 @@ impl FakeRuntime {
             architecture: "FakeForTests".to_owned(),
             device: "none".to_owned(),
             dtype: "f32".to_owned(),
+            cpu_instructions: None,
             parameters: 0,
             weight_bytes: 0,
             workspace: WorkspaceSize::default(),

@@ -173,6 +173,7 @@ fn facts(spec: &ModelSpec, weights: &weights::WeightFiles, device: &Device, prec
         architecture: spec.architecture.clone(),
         device,
         dtype: precision.name(),
+        cpu_instructions: precision.cpu_instructions(),
         parameters,
         weight_bytes: memory::weight_bytes(parameters, spec, precision),
         workspace: memory::workspace(spec, precision),
