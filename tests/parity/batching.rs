@@ -35,6 +35,18 @@ fn a_batch_gives_what_each_pass_gives_alone_in_any_order() {
 }
 
 #[test]
+fn passes_that_share_a_prefix_give_the_bits_that_each_gives_alone() {
+    for case in RUNTIME_CASES {
+        let (golden, runtime) = (golden::<RuntimeGolden>(case), load(case));
+        let parts = golden.passes.iter().filter(|pass| pass.marks.iter().all(|&(segment, _)| segment > 0));
+        let parts: Vec<_> = parts.flat_map(|pass| one_suffix_each(&pass.reading_states(false))).collect();
+        assert!(parts.windows(2).filter(|parts| parts[0].prefix == parts[1].prefix).count() > 3, "{case}");
+        let alone: Vec<_> = parts.iter().map(|pass| run_alone(&runtime, pass.clone())).collect();
+        assert_eq!(runtime.run(&parts).unwrap(), alone, "{case}");
+    }
+}
+
+#[test]
 fn suffixes_give_what_one_sequence_each_gives() {
     let mut table = Table::default();
     for case in RUNTIME_CASES {
@@ -80,6 +92,24 @@ fn sequence(pass: &GoldenPass, (segment, offset): (usize, usize)) -> ForwardPass
         cross_document: CrossDocumentLayers::default(),
         output: OutputSpec::listed(vec![TokenPosition::prefix(mark)], Head::Hidden),
     }
+}
+
+/// A pass for each suffix that is read, with the same prefix.
+fn one_suffix_each(pass: &ForwardPass) -> Vec<ForwardPass> {
+    let read = pass.read_positions();
+    let part = |(number, suffix): (usize, &Vec<u32>)| {
+        let own = read.iter().filter(|position| position.segment == number + 1);
+        let own: Vec<_> = own.map(|position| TokenPosition { segment: 1, ..*position }).collect();
+        ForwardPass {
+            prefix: pass.prefix.clone(),
+            suffixes: vec![suffix.clone()],
+            token_types: TokenTypes::Zero,
+            cross_document: CrossDocumentLayers::default(),
+            output: OutputSpec::listed(own, Head::Hidden),
+        }
+    };
+    let parts = pass.suffixes.iter().enumerate().map(part);
+    parts.filter(|part| !part.read_positions().is_empty()).collect()
 }
 
 /// The same pass with its suffixes in the opposite order; marks are read in the old order.
