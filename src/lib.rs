@@ -1,26 +1,27 @@
-//! Podium: an HTTP server around a small reranker that reads a query, an instruction and up to 64
-//! documents in one pass.
+//! Podium: an HTTP server that reranks documents by a query and an instruction in plain language.
 //!
-//! One request, from top to bottom; each room answers one question, data flows down this list and
-//! comes back up through return values:
+//! `ARCHITECTURE.md` follows one request through the modules. A module imports only modules below it
+//! in this table; `tests/layers` checks that. Data flows down and comes back through return values.
 //!
-//! | room | question |
+//! | module | responsibility |
 //! |---|---|
-//! | [`http`] | how do clients talk? wire JSON to a [`rerank::RerankRequest`] and back |
-//! | [`context`] | what does one request hold? id, client, times, span, timeline, permits |
-//! | [`models`] | which models are there? by name; loaded and unloaded |
-//! | [`pipeline`] | what happens to one request? validate, admit, plan, render, schedule, score, rank |
-//! | [`rerank`] | what is a rerank? requests, rankings, slates, errors; pure |
-//! | [`prompt`] | what does the model read? templates to token ids and marks |
-//! | [`scoring`] | what do the numbers mean? outputs to relevance scores |
-//! | [`evidence`] | what do the embedded model's token states show? |
-//! | [`schedule`] | who runs when? admission, queue, batches |
-//! | [`runtime`] | tokens to numbers, on mistral.rs's parts |
-//! | [`eval`] | is it any good? labelled data to measures, against BM25, with their uncertainty |
-//! | [`bench`](mod@bench) | how fast is it? requests of chosen sizes, and where their time goes |
-//!
-//! Around them: [`cli`] and [`config`] say what is wanted, [`app`] puts the rooms together,
-//! [`telemetry`] says what happened, [`spelling`] which word was meant. `tests/layers.rs` checks who may import whom.
+//! | [`cli`] | the commands: `serve`, `rerank`, `check`, `eval`, `bench`, `passes` |
+//! | [`app`] | settings to a running server: start, reload, shutdown |
+//! | [`config`] | settings from defaults, file, environment and flags |
+//! | [`bench`](mod@bench) | `podium bench`: latency and throughput |
+//! | [`eval`] | `podium eval`: ranking quality on labelled data |
+//! | [`http`] | routes, vendors' formats, authentication, errors: JSON to a [`rerank::RerankRequest`] and back |
+//! | [`telemetry`] | logs, metrics, traces |
+//! | [`models`] | the loaded models by name; loading and unloading |
+//! | [`pipeline`] | one request: validate, admit, tokenize, run, score, order |
+//! | [`context`] | the owner of everything that one request holds, and its timeline |
+//! | [`scoring`] | model outputs to relevance scores |
+//! | [`prompt`] | texts to token ids: families, templates, tokenizer, truncation |
+//! | [`evidence`] | podium-mini's scores, from the states of all tokens |
+//! | [`schedule`] | admission control, fair queue, batches |
+//! | [`runtime`] | token ids to numbers, on mistral.rs and candle |
+//! | [`rerank`] | the domain types: request, ranking, errors; pure functions |
+//! | [`spelling`] | did-you-mean |
 
 pub mod app;
 pub mod bench;
