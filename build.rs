@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What the crates with CUDA kernels compile them for: the same variable, or else the GPU that the driver shows first.
+/// The GPU that the crates with CUDA kernels compile them for: the same variable, or else the GPU that the driver shows first.
 fn compute_capability() -> Option<String> {
     std::env::var("CUDA_COMPUTE_CAP").ok().or_else(|| {
         let asked =

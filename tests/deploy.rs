@@ -1,5 +1,5 @@
-//! The files in `deploy/` against the server: they name metrics, labels and settings that exist, and
-//! the panels of the dashboard fit together. And the image's build against the sources.
+//! The files in `deploy/` against the server: they name metrics, labels and settings that exist,
+//! and the panels of the dashboard fit together. And the image's build against the sources.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its files should fail")]
 

@@ -8,8 +8,8 @@ use crate::models::ModelsSettings;
 use crate::runtime::{Checkpoint, ModelSettings};
 use crate::spelling::nearest;
 
-/// Refuses a name that two models answer to, and a stage of a cascade or a shadow that names no model
-/// of this server. Reads no checkpoint.
+/// Refuses a name that two models answer to, and a stage of a cascade or a shadow that names no
+/// model of this server. Reads no checkpoint.
 ///
 /// # Errors
 /// [`ConfigError::Unusable`], with the key and the name that was probably meant.

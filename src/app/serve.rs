@@ -3,8 +3,8 @@
 //! Connections are served before the models are loaded: `/health` answers, `/ready` and every route
 //! that ranks answer 503 until then. Shutdown goes in this order: `/ready` fails; after
 //! `drain_delay_seconds` new requests are refused; accepted ones finish, for at most
-//! `shutdown_seconds`; connections are closed. If a device is lost, the server shuts down by itself
-//! within seconds and answers the accepted requests with 503.
+//! `shutdown_seconds`; connections are closed. If a device is lost, the server shuts down without a
+//! signal, within seconds, and answers the accepted requests with 503.
 
 use std::future::Future;
 use std::pin::pin;
@@ -29,14 +29,14 @@ const LAST_BYTES: Duration = Duration::from_secs(2);
 /// The time for accepted requests after a device is lost: only their errors are left to send.
 const SHUTDOWN_LIMIT_WITHOUT_DEVICE: Duration = Duration::from_secs(5);
 
-/// The fate of the accepted requests when the server stopped.
+/// How the server stopped, as its accepted requests see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShutdownOutcome {
     /// All of them were answered.
     Clean,
     /// Some took longer than `shutdown_seconds` and were cut off.
     CutOff,
-    /// A device was lost, and the server stopped by itself. The reason.
+    /// A device was lost, for this reason, and the server stopped without a signal.
     DeviceLost(String),
 }
 
@@ -78,8 +78,8 @@ impl Connections {
         Self { stop, task: tokio::spawn(serving) }
     }
 
-    /// Closes the listener and waits for the responses that are being sent. What is left at the
-    /// deadline is cut off. Returns whether all of them were sent.
+    /// Closes the listener and waits for the responses that are being sent. Responses that are not
+    /// sent at the deadline are cut off. Returns whether all of them were sent.
     async fn close(self, deadline: Instant) -> bool {
         self.stop.cancel();
         let abort = self.task.abort_handle();

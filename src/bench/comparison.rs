@@ -115,7 +115,8 @@ pub struct BenchComparison {
     pub cases: Vec<CaseComparison>,
     /// Number of cases of this run that the earlier report lacks.
     pub only_now: usize,
-    /// Differences that make the reports less comparable: another processor, another speed of the machine.
+    /// Differences that make the reports less comparable: another processor, another speed of the
+    /// machine.
     pub remarks: Vec<String>,
 }
 

@@ -88,12 +88,16 @@ fn write_default_model(out: &mut impl Write, model: &Reranker, settings: &Settin
         ("projector", if facts.projector { "yes" } else { "no" }.to_owned()),
         ("device", facts.device.clone()),
         ("weights", facts.dtype.clone()),
+        (
+            "memory",
+            format!("at most {:.1} GiB: weights, prefix cache and the largest batch", gibibytes(model.memory_bytes())),
+        ),
     ];
     for (name, value) in lines {
         writeln!(out, "{name:<14}{value}")?;
     }
     if let Some(CanaryReport { right, questions, warning, time }) = model.canary() {
-        writeln!(out, "{:<14}{right} of {questions} simple questions answered, in {time:.1?}", "canary")?;
+        writeln!(out, "{:<14}{right} of {questions} simple questions answered right, in {time:.1?}", "canary")?;
         if let Some(problem) = warning {
             writeln!(out, "{:<14}the model ranks wrongly: {problem}", "WARNING")?;
         }
@@ -138,6 +142,10 @@ fn key_line(keys: usize) -> String {
         1 => "1 (not printed)".to_owned(),
         keys => format!("{keys} (not printed)"),
     }
+}
+
+fn gibibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 fn millions(count: usize) -> String {

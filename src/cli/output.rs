@@ -64,7 +64,7 @@ pub(super) fn write_explanation(out: &mut impl Write, explanation: &Explanation)
             documents.join(" "),
             pass.tokens,
             counted(pass.suffixes.len(), "suffix"),
-            counted(pass.marks, "mark"),
+            counted(pass.marks, "position") + " read",
         )?;
         writeln!(out, "--- prefix\n{}", pass.prefix)?;
         for (suffix, text) in pass.suffixes.iter().enumerate() {
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(
             String::from_utf8(printed).unwrap(),
             "family podium-mini, mode listwise, 1 pass\nwarning: documents[1] was cut\n\n\
-             === pass 1 of 1: documents 0 1; 12 tokens, 2 suffixes, 3 marks\n--- prefix\n<|query|>q\n\
+             === pass 1 of 1: documents 0 1; 12 tokens, 2 suffixes, 3 positions read\n--- prefix\n<|query|>q\n\
              --- suffix 0\n<|document|>a\n--- suffix 1\n<|document|>b\n"
         );
     }

@@ -1,4 +1,5 @@
-//! Hints for flags that other servers have and Podium does not.
+//! Tips in errors of the command line, such as for flags that other servers have and Podium does
+//! not.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -37,15 +38,24 @@ const TIPS: [(&[&str], &str); 9] = [
     ),
 ];
 
-/// The same error, with a tip if its argument is one of another server.
+/// The same error, with a tip if its argument is one of another server, or a 0 where a count starts
+/// at 1.
 pub(super) fn with_tip(mut error: clap::Error) -> clap::Error {
     if error.kind() == ErrorKind::UnknownArgument
         && let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
         && let Some(tip) = tip(argument)
     {
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
+        insert_tip(&mut error, tip);
+    }
+    // The standard library's words for a 0 are "number would be zero for non-zero type".
+    if error.kind() == ErrorKind::ValueValidation && error.to_string().contains("non-zero type") {
+        insert_tip(&mut error, "the least value is 1".to_owned());
     }
     error
+}
+
+fn insert_tip(error: &mut clap::Error, tip: String) {
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
 }
 
 fn tip(argument: &str) -> Option<String> {
@@ -65,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_of_other_servers_lead_to_podiums() {
+    fn flags_of_other_servers_and_counts_of_0_have_a_tip() {
         for (arguments, expected) in [
             (&["serve", "--port", "8080"][..], "--listen 0.0.0.0:8080"),
             (&["serve", "--host=0.0.0.0"], "--listen 0.0.0.0:8080"),
@@ -74,6 +84,7 @@ mod tests {
             (&["serve", "--model-id", "a/b"], "--model MODEL"),
             (&["serve", "--root-path", "/x"], "server.path_prefix"),
             (&["serve", "--trust-remote-code"], "never runs a checkpoint's code"),
+            (&["bench", "--documents", "0"], "the least value is 1"),
         ] {
             let arguments = std::iter::once("podium").chain(arguments.iter().copied());
             let error = with_tip(Cli::try_parse_from(arguments).unwrap_err()).to_string();

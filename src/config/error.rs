@@ -98,7 +98,7 @@ pub enum ConfigError {
     Unusable {
         /// The key.
         key: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A section is incomplete, or the defaults and the code disagree.

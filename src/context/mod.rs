@@ -7,6 +7,6 @@ mod timeline;
 
 pub use crate::schedule::Client;
 pub use permits::MemoryPermit;
-pub use request::{Priority, RequestContext, RequestId};
+pub use request::{RequestContext, RequestId};
 pub use slot::ContextSlot;
 pub use timeline::{RankingSummary, RequestTimeline, Stage, StageTime, StageTimer};

@@ -39,10 +39,6 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// How urgent a request is: 0 is the most urgent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Priority(pub u16);
-
 /// The owner of everything that one request holds.
 #[derive(Debug)]
 pub struct RequestContext {
@@ -54,8 +50,8 @@ pub struct RequestContext {
     pub received_at: Instant,
     /// When the request must be answered; `None` if nothing limits its time.
     pub deadline: Option<Instant>,
-    /// How urgent the request is.
-    pub priority: Priority,
+    /// How urgent the request is: 0 is the most urgent.
+    pub priority: u16,
     /// The request's tracing span; the spans of its stages are children of it.
     pub span: Span,
     /// Stages, progress and result. The access-log middleware shares it and reads it when the
@@ -76,7 +72,7 @@ impl RequestContext {
             client: Client::default(),
             received_at: Instant::now(),
             deadline: None,
-            priority: Priority::default(),
+            priority: 0,
             timeline: RequestTimeline::new(span.clone()),
             span,
             body_memory: None,

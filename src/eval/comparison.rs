@@ -90,8 +90,8 @@ pub fn compare_reports(paths: &[PathBuf]) -> Result<SystemComparison, Comparison
     Ok(compare(names(paths, &reports), first, others))
 }
 
-/// Compares the report of a system with others on the same queries, by its primary measure. `systems`
-/// are the names of all.
+/// Compares the report of a system with others on the same queries, by its primary measure.
+/// `systems` are the names of all.
 #[must_use]
 pub fn compare(systems: Vec<String>, first: &Report, others: &[Report]) -> SystemComparison {
     let measure = first.primary.clone();

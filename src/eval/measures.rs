@@ -315,8 +315,8 @@ mod tests {
         }
     }
 
-    /// The values of `trec_eval` and `ir_measures` for a random ranking; `tests/eval/make_golden.py`
-    /// writes 100 of them.
+    /// The values of `trec_eval` and `ir_measures` for a random ranking;
+    /// `tests/eval/make_golden.py` writes 100 of them.
     #[derive(serde::Deserialize)]
     struct Golden {
         qrels: BTreeMap<String, f64>,

@@ -1,7 +1,7 @@
 //! Quality against cost: what each compared system reaches, and what it takes for that.
 //!
-//! A system is whatever a report was made with: a model, the same model with passages, a cascade with
-//! another `keep`, an early exit after another layer.
+//! A system is whatever a report was made with: a model, the same model with passages, a cascade
+//! with another `keep`, an early exit after another layer.
 
 use serde::Serialize;
 
@@ -39,8 +39,8 @@ pub struct PricePoint {
     pub system: String,
     /// The mean of the measure.
     pub quality: f64,
-    /// Tokens of a request through all layers; `None` if the system does not report them. Tokens that
-    /// left early count by the share of the layers that was computed for them.
+    /// Tokens of a request through all layers; `None` if the system does not report them. Tokens
+    /// that left early count by the share of the layers that was computed for them.
     pub tokens: Option<f64>,
     /// Milliseconds of a request.
     pub milliseconds: f64,

@@ -17,7 +17,8 @@ const TICKS: usize = 5;
 /// A palette for all kinds of colour vision (Okabe and Ito 2008).
 const COLOURS: [&str; 7] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"];
 
-/// Draws the table. A line joins the systems that no other one beats; the recommended one has a ring.
+/// Draws the table. A line joins the systems that no other one beats; the recommended one has a
+/// ring.
 #[must_use]
 pub fn render_svg(table: &PriceTable, measure: &str) -> String {
     let legend = table.points.len() as f64 * LEGEND_LINE;

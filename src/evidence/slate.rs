@@ -12,7 +12,7 @@ use super::vector::{dot, softmax};
 use super::wish::{Asked, InstructionTokens, Row, WishedDocument};
 use crate::runtime::{Output, ReadStates, TokenStates};
 
-/// What the rows of a pass are. The first is the query's, the second the instruction's if there is
+/// The meaning of each row of a pass. The first is the query's, the second the instruction's if there is
 /// one, then the documents' follow.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SlateRows {
@@ -38,7 +38,7 @@ pub struct InstructionRow {
 pub struct DocumentRows {
     /// The token ids of its rows, without those at both ends; at least one row.
     pub rows: Vec<Vec<u32>>,
-    /// What was counted in it; empty without an instruction.
+    /// Properties that were counted in it; empty without an instruction.
     pub counted: Counted,
     /// The words that it has in common with the query and with the instruction, in [0, 1): BM25
     /// over its maximum.
@@ -54,7 +54,7 @@ pub struct SlateReader {
     layers: Vec<u16>,
 }
 
-/// What is asked, where an instruction asks for something.
+/// The wish, where an instruction asks for something.
 struct Wanted {
     gate: f32,
     asker: Asker,
@@ -113,7 +113,7 @@ impl SlateReader {
         ids.iter().map(|id| self.model.token_weights.get(*id as usize).copied().unwrap_or_default()).collect()
     }
 
-    /// What the instruction adds to a document's score.
+    /// The part of a document's score that the instruction adds.
     fn added(&self, wanted: &Wanted, document: &Document, number: usize, layers: [RowStates<'_>; 2]) -> f32 {
         let [earlier, last] = layers;
         let DocumentRows { rows: ids, counted, lexical } = &self.rows.documents[number];

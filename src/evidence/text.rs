@@ -1,4 +1,4 @@
-//! What the states of a text show.
+//! Features of a text, from its states.
 
 use std::ops::Range;
 

@@ -17,7 +17,7 @@ pub enum EvidenceError {
     Tensor {
         /// Its name.
         name: String,
-        /// What is wrong, with what is expected.
+        /// The problem, and what is expected.
         problem: String,
     },
 }

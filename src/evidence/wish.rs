@@ -30,7 +30,7 @@ pub(super) struct Wish {
     token_last: Linear,
 }
 
-/// What the words' network says of each word.
+/// The output of the words' network for each word.
 const MATCHES: usize = 4;
 /// Plain numbers about a document.
 pub(super) const SCALARS: usize = 8;

@@ -24,7 +24,8 @@ pub struct Models {
     #[schema(inline)]
     object: ListObject,
     data: Vec<Model>,
-    /// Bytes of all loaded models: their weights and the limits of their prefix caches.
+    /// Bytes of all loaded models: their weights, the limits of their prefix caches, and their
+    /// largest batches.
     memory_bytes: u64,
     /// `models.max_memory_bytes`; 0 is no limit.
     max_memory_bytes: u64,
@@ -53,16 +54,16 @@ pub struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     stages: Option<Vec<String>>,
-    /// Its results so far, if it is the shadow of another model.
+    /// Its comparison so far, if it is the shadow of another model.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    shadow: Option<Comparison>,
+    shadow: Option<ShadowReply>,
 }
 
 /// A shadow's rankings beside those that were sent.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ShadowReport)]
-pub struct Comparison {
+pub struct ShadowReply {
     /// The model whose requests it ranks.
     of: String,
     /// The share of requests that it ranks.
@@ -87,7 +88,7 @@ pub struct Comparison {
     shadow_forward_ms: u64,
 }
 
-impl From<ShadowReport> for Comparison {
+impl From<ShadowReport> for ShadowReply {
     fn from(report: ShadowReport) -> Self {
         let milliseconds = |cost: &RankingCost| u64::try_from(cost.forward.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -117,7 +118,7 @@ impl From<ModelStatus> for Model {
             dtype: status.dtype,
             error: status.error.map(|error| mask_url_secrets(&error).into_owned()),
             stages: status.stages,
-            shadow: status.shadow.map(Comparison::from),
+            shadow: status.shadow.map(ShadowReply::from),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Reading a JSON body: its content type and encoding, its length, the time it takes, and memory for
-//! it.
+//! Reading a JSON body: its content type and encoding, its length, the time it takes, and memory
+//! for it.
 
 use std::future::poll_fn;
 use std::pin::Pin;

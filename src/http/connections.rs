@@ -2,19 +2,16 @@
 //!
 //! `axum::serve` sets no timers: a connection that never finishes a request's head, or never reads
 //! its response, would stay forever. This loop sets both, and accepts no more connections than
-//! `server.max_connections`. HTTP/1.1, and HTTP/2 without TLS for clients that begin with its preface
-//! (prior knowledge); a proxy provides TLS.
+//! `server.max_connections`. HTTP/1.1, and HTTP/2 without TLS for clients that begin with its
+//! preface (prior knowledge); a proxy provides TLS.
 //!
-//! A client that closes its sending side together with its request (`nc -N`) still gets its response.
-//! One that closes later has gone: its request is dropped. The time decides, because nothing else
-//! can: until the first byte of a response is written, a client that closed its whole connection
-//! looks like one that closed its sending side. Readiness is `EPOLLIN | EPOLLRDHUP` for both (never
-//! `EPOLLHUP`), a read returns 0, `SO_ERROR` is 0, `TCP_INFO` says `CLOSE_WAIT`, a write of no bytes
-//! succeeds, and both systems answer keep-alive probes. Only a byte of the response draws a reset from
-//! the one that has gone, and an interim response (102) would confuse the simple clients that close
-//! their sending side. So a request whose client leaves within [`HALF_CLOSE`] of its end is computed
-//! in vain. A reset, as proxies send it for a
-//! client that has gone, is another event, and drops the request at any time.
+//! The request of a client that disconnects is dropped. A client that closes only its sending side
+//! together with its request (`nc -N`) still gets its response. Until the first byte of a response
+//! is written, TCP does not tell the two apart: readiness, `SO_ERROR` and `TCP_INFO` are the same
+//! for both, and an interim response (102) would confuse simple clients. So the time decides. A
+//! client that closes within [`HALF_CLOSE`] of its request's end counts as one that waits for its
+//! response; one that closes later has disconnected. A reset, as proxies send it for a client that
+//! has disconnected, drops the request at any time.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -211,9 +208,9 @@ where
     }
 }
 
-/// Ends when the client closes or resets the connection. It does not end for a client that has closed
-/// its sending side together with its request, which has just been received, unless that client
-/// resets the connection later.
+/// Ends when the client closes or resets the connection. It does not end for a client that has
+/// closed its sending side together with its request, which has just been received, unless that
+/// client resets the connection later.
 async fn client_gone(reader: &OwnedReadHalf) {
     tokio::time::sleep(HALF_CLOSE).await;
     let mut interest = Interest::READABLE | Interest::ERROR;

@@ -12,7 +12,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::Level;
 
-use super::fields::{ParseError, quoted};
+use super::fields::ParseError;
 use crate::models::ModelError;
 use crate::rerank::RerankError;
 
@@ -106,20 +106,22 @@ pub enum ApiError {
     #[error("the body ended early")]
     BodyIncomplete,
     /// No route has this path.
-    #[error("there is no route {path}; {}", route_hint(*meant))]
+    #[error("there is no route {path}; {hint}")]
     NoSuchRoute {
         /// The path; a long one is cut.
         path: String,
-        /// The route that was probably meant.
-        meant: Option<&'static str>,
+        /// The route that was probably meant, or where to look for one.
+        hint: String,
     },
     /// The route of this path has other methods.
-    #[error("{method} is not allowed on {path}; the allow header lists what is")]
+    #[error("{method} is not allowed on {path}; use {allowed}")]
     MethodNotAllowed {
         /// The method.
         method: String,
         /// The path.
         path: String,
+        /// The methods that the route has.
+        allowed: &'static str,
     },
     /// The route needs an API key, and there is none.
     #[error("no API key; send one as authorization: Bearer KEY, as x-api-key: KEY or as api-key: KEY")]
@@ -266,10 +268,6 @@ fn not_json(found: Option<&str>) -> String {
     }
 }
 
-fn route_hint(meant: Option<&str>) -> String {
-    meant.map_or_else(|| "GET / lists the routes".to_owned(), |meant| format!("did you mean {meant}?"))
-}
-
 impl From<ParseError> for ApiError {
     fn from(error: ParseError) -> Self {
         match error {
@@ -286,12 +284,6 @@ impl ApiError {
     pub fn telemetry_code(&self) -> &'static str {
         let is_own_deadline = matches!(self, Self::Rerank(RerankError::DeadlineExceeded { is_own: true, .. }));
         if is_own_deadline { OWN_DEADLINE } else { self.spec().code.as_str() }
-    }
-
-    /// No route has this path; `meant` is the one that probably was meant.
-    #[must_use]
-    pub fn no_such_route(path: &str, meant: Option<&'static str>) -> Self {
-        Self::NoSuchRoute { path: quoted(path), meant }
     }
 
     /// The status, code, retry and log level of this error.

@@ -31,7 +31,7 @@ pub(super) const WARNING: HeaderName = HeaderName::from_static("podium-warning")
 const MAX_WARNING_HEADERS: usize = 8;
 /// The longest part of a warning in a header.
 const MAX_WARNING_CHARACTERS: usize = 200;
-/// What is percent-encoded in a warning.
+/// The characters that are percent-encoded in a warning.
 const NOT_IN_WARNINGS: &AsciiSet = &CONTROLS.add(b'%');
 /// Where the time went.
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");

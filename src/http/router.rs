@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use tower::Layer;
 use tower::util::{MapRequestLayer, option_layer};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -15,7 +15,7 @@ use tower_http_7::compression::predicate::SizeAbove;
 use super::cors::cors_layer;
 use super::path_prefix::remove_prefix;
 use super::service::Service;
-use super::{access_log, admin, auth, dialects, openapi, rank, routes};
+use super::{access_log, admin, auth, dialects, openapi, rank, route_table, routes};
 
 /// Shorter responses are not compressed.
 const MIN_COMPRESSED_BYTES: u64 = 1024;
@@ -31,31 +31,25 @@ pub fn router(service: Service) -> Router {
             router = router.route(&format!("{}/", route.path), post(handler));
         }
     }
+    let groups: [(&[&str], MethodRouter<Service>); 4] = [
+        (&route_table::HEALTH, get(routes::health)),
+        (&route_table::READY, get(routes::ready)),
+        (&route_table::VERSION, get(routes::version)),
+        (&route_table::MODELS, get(routes::models)),
+    ];
+    for (paths, handler) in groups {
+        router = paths.iter().fold(router, |router, path| router.route(path, handler.clone()));
+    }
     router = router
         .route("/", get(routes::index))
-        .route("/v1/instructions", get(routes::instructions))
-        .route("/v1/models", get(routes::models))
-        .route("/v1/models/{*model}", get(routes::model))
-        .route("/models", get(routes::models))
-        .route("/v1/cluster/auth", get(routes::needs_key))
-        .route("/infinity/models", get(routes::models))
-        .route("/info", get(routes::info))
-        .route("/health", get(routes::health))
-        .route("/ping", get(routes::health))
-        .route("/healthz", get(routes::health))
-        .route("/livez", get(routes::health))
-        .route("/v1/health/live", get(routes::health))
-        .route("/readyz", get(routes::ready))
-        .route("/v1/health/ready", get(routes::ready))
-        .route("/weaviate/.well-known/live", get(routes::health))
-        .route("/weaviate/.well-known/ready", get(routes::ready))
-        .route("/weaviate/meta", get(routes::version))
-        .route("/version", get(routes::version))
-        .route("/ready", get(routes::ready))
-        .route("/metrics", get(routes::metrics))
-        .route("/openapi.json", get(openapi::document))
-        .route("/docs", get(openapi::page))
-        .route("/docs/{file}", get(openapi::file))
+        .route(route_table::MODEL, get(routes::model))
+        .route(route_table::INSTRUCTIONS, get(routes::instructions))
+        .route(route_table::INFO, get(routes::info))
+        .route(route_table::NEEDS_KEY, get(routes::needs_key))
+        .route(route_table::METRICS, get(routes::metrics))
+        .route(route_table::OPENAPI, get(openapi::document))
+        .route(route_table::DOCS, get(openapi::page))
+        .route(route_table::DOCS_FILE, get(openapi::file))
         .fallback(routes::no_such_route)
         .method_not_allowed_fallback(routes::method_not_allowed);
     if service.authenticator().has_administrators() {

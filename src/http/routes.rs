@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{MatchedPath, Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::dialects;
 use super::error::ApiError;
-use super::route_table::{ADMIN_ROUTES, OTHER_ROUTES, no_such_route_error};
+use super::route_table::{ADMIN_ROUTES, allowed_methods, no_such_route_error, other_paths};
 use super::schemas::{ListObject, ModelObject, model_state};
 use super::service::Service;
 use crate::models::{ModelSet, ModelStatus};
@@ -64,7 +64,8 @@ pub struct Model {
     /// Whether the model takes requests now.
     #[schema(schema_with = model_state)]
     state: &'static str,
-    /// The bytes that it takes now: its weights and the limit of its prefix cache.
+    /// The bytes that it takes now: its weights, the limit of its prefix cache, and its largest
+    /// batch.
     memory_bytes: u64,
     /// The tokens that are read of a document by default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,7 +87,7 @@ pub struct Canary {
     right: usize,
     /// All questions.
     questions: usize,
-    /// What is wrong, where not all are right.
+    /// The problem, where not all are right.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     warning: Option<String>,
@@ -160,7 +161,7 @@ pub async fn index(State(service): State<Service>, headers: HeaderMap) -> Respon
         version: env!("CARGO_PKG_VERSION"),
         model: reranker.names().first().cloned().unwrap_or_default(),
         family: reranker.family().to_owned(),
-        routes: dialects::ROUTES.iter().map(|route| route.path).chain(OTHER_ROUTES).chain(administration).collect(),
+        routes: dialects::ROUTES.iter().map(|route| route.path).chain(other_paths()).chain(administration).collect(),
     };
     ([vary], Json(index)).into_response()
 }
@@ -281,9 +282,10 @@ pub async fn no_such_route(uri: Uri) -> ApiError {
 
 /// A method that the path does not have. `OPTIONS` asks which it has: the router lists them in
 /// `Allow`.
-pub async fn method_not_allowed(method: Method, uri: Uri) -> Response {
+pub async fn method_not_allowed(method: Method, matched: Option<MatchedPath>, uri: Uri) -> Response {
     if method == Method::OPTIONS {
         return StatusCode::NO_CONTENT.into_response();
     }
-    ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned() }.into_response()
+    let allowed = allowed_methods(matched.as_ref().map_or(uri.path(), MatchedPath::as_str));
+    ApiError::MethodNotAllowed { method: method.to_string(), path: uri.path().to_owned(), allowed }.into_response()
 }

@@ -171,7 +171,7 @@ fn merged(schema: &Value, all: &Map<String, Value>) -> Value {
                     whole["required"].as_array_mut().into_iter().for_each(|all| all.extend(names.clone()));
                 }
                 ("not", _) => whole["not"] = value.clone(),
-                // What describes a part does not describe the whole.
+                // A part's description does not describe the whole.
                 _ => {}
             }
         }

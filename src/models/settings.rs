@@ -76,7 +76,7 @@ impl CascadeSettings {
 pub struct StageSettings {
     /// The name of its model; `None` is the caller's own scores.
     pub model: Option<String>,
-    /// What it passes on. The last stage keeps everything.
+    /// The documents that it passes on. The last stage keeps everything.
     pub keep: Keep,
 }
 
@@ -92,7 +92,8 @@ pub struct ShadowSettings {
 /// The models beside the default one (`[models]` in the configuration).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelsSettings {
-    /// Bytes that all loaded models may take, weights and prefix caches; 0 is no limit.
+    /// Bytes that all loaded models may take: weights, prefix caches and largest batches; 0 is no
+    /// limit.
     pub max_memory_bytes: u64,
     /// The models, by name.
     pub named: BTreeMap<String, NamedModel>,

@@ -9,7 +9,7 @@ use super::settings::{ModelsSettings, ShadowSettings};
 use crate::rerank::RerankRequest;
 use crate::rerank::agreement::{Comparison, RankingCost, ShadowOutcome, ShadowSample};
 
-/// What a shadow has shown so far.
+/// A shadow's rankings compared with those that were sent.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ShadowReport {
     /// The name of the model whose requests it ranks.
@@ -25,9 +25,9 @@ pub struct ShadowReport {
     /// The sum of Kendall's tau over `with_tau` rankings of at least two documents.
     tau_sum: f64,
     with_tau: u64,
-    /// What the rankings that were sent have cost.
+    /// The cost of the rankings that were sent.
     pub sent: RankingCost,
-    /// What the shadow's rankings of the same requests have cost.
+    /// The cost of the shadow's rankings of the same requests.
     pub shadow: RankingCost,
 }
 
@@ -56,7 +56,7 @@ impl ShadowReport {
     }
 }
 
-/// What is done with each sample.
+/// Records a sample.
 pub(super) type RecordShadow = dyn Fn(&ShadowSample) + Send + Sync;
 
 /// The shadows of a set.

@@ -163,7 +163,7 @@ pub struct ModelStatus {
     pub error: Option<String>,
     /// The names of its models, if it is a cascade.
     pub stages: Option<Vec<String>>,
-    /// What it has shown so far, if it is the shadow of another model.
+    /// Its comparison so far, if it is the shadow of another model.
     pub shadow: Option<ShadowReport>,
 }
 

@@ -36,7 +36,7 @@ fn reranker(name: &str) -> (Reranker, FakeControls) {
     (Reranker::new(vec![name.to_owned()], prompter, runtime, policy, &admission), controls)
 }
 
-/// What the loader and its test share.
+/// State that the loader and its test share.
 #[derive(Default)]
 struct LoadGate {
     closed: Mutex<bool>,

@@ -128,7 +128,7 @@ impl TokenBudget {
         let fitting = sums.take_while(|sum| *sum <= tokens).count();
         if self.strict && fitting < plans.len() {
             let reason =
-                format!("{} orders would be {} tokens; {}", plans.len(), plans.iter().sum::<usize>(), available.reason);
+                format!("{} orders have {} tokens; {}", plans.len(), plans.iter().sum::<usize>(), available.reason);
             return Err(self.refusal(available.field, plans.iter().sum(), &reason, elapsed));
         }
         Ok(fitting)
@@ -152,7 +152,7 @@ impl TokenBudget {
         let Some(tokens) = available.tokens.filter(|tokens| whole_tokens > *tokens) else {
             return Ok(everything_fits(planned, available));
         };
-        let reason = format!("everything would be {whole_tokens} tokens; {}", available.reason);
+        let reason = format!("the whole request has {whole_tokens} tokens; {}", available.reason);
         if self.strict {
             return Err(self.refusal(available.field, whole_tokens, &reason, elapsed()));
         }
@@ -176,7 +176,7 @@ impl TokenBudget {
         });
         RerankError::OverBudget {
             field,
-            problem: format!("does not suffice, and strict is set: {reason}"),
+            problem: format!("is too small, and strict is set: {reason}"),
             retry_after: retry_after.map(|forecast| forecast.wait.max(Duration::from_secs(1))),
         }
     }

@@ -72,7 +72,7 @@ pub struct CanaryReport {
     pub right: usize,
     /// All questions, each counted for every mode that the model ranks in.
     pub questions: usize,
-    /// What is wrong, where not all are right.
+    /// The problem, where not all are right.
     pub warning: Option<String>,
     /// Time that the questions took.
     pub time: Duration,
@@ -90,7 +90,7 @@ pub enum CanaryError {
          trained or not converted needs another checkpoint"
     )]
     Meaningless {
-        /// What is wrong with them, with the scores.
+        /// The problem, with the scores.
         problem: String,
     },
 }
@@ -157,7 +157,7 @@ impl Reranker {
 }
 
 impl Scores {
-    /// What documents are ordered by: relevance, then the raw score.
+    /// The sort key of a document: relevance, then the raw score.
     fn key(&self, document: usize) -> (f32, f32) {
         (self.relevance[document], self.raw[document])
     }
@@ -204,7 +204,7 @@ fn find_meaningless(answers: &[Scores]) -> Result<(), CanaryError> {
     Ok(())
 }
 
-/// What is wrong with the order of the answers.
+/// The problem of the order of the answers.
 fn describe_wrong(answers: &[Scores]) -> Option<String> {
     let first = answers.iter().find(|scores| !scores.is_right())?;
     let (right, all) = (answers.iter().filter(|scores| scores.is_right()).count(), answers.len());

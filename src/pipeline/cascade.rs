@@ -10,7 +10,7 @@ mod stage;
 
 use std::sync::Arc;
 
-use self::run::Run;
+use self::run::CascadeRun;
 use super::time_limit::TimeLimit;
 use super::{Reranker, prepare};
 use crate::context::RequestContext;
@@ -30,9 +30,9 @@ pub struct Cascade {
 
 /// One stage.
 pub struct CascadeStage {
-    /// What ranks; `None` is the caller's own scores.
+    /// The model that ranks; `None` is the caller's own scores.
     pub model: Option<StageModel>,
-    /// What it passes on. The last stage keeps everything.
+    /// The documents that it passes on. The last stage keeps everything.
     pub keep: Keep,
 }
 
@@ -76,7 +76,7 @@ impl Cascade {
         }
         let request = requests.swap_remove(0);
         TimeLimit::run(limit, async move {
-            let (context, ranking) = Run::start(self, request, limits, &context)?.finish(context).await?;
+            let (context, ranking) = CascadeRun::start(self, request, limits, &context)?.finish(context).await?;
             Ok((context, vec![ranking]))
         })
         .await

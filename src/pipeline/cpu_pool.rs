@@ -300,7 +300,7 @@ mod tests {
         }
         assert!(most_contexts <= 2 + 5, "{most_contexts} requests were held");
         assert!(started.load(Ordering::SeqCst) <= 2, "more jobs ran than there are threads");
-        // What runs still counts, although its client is gone.
+        // A running job still counts, although its client is gone.
         assert!(contexts.load(Ordering::SeqCst) >= started.load(Ordering::SeqCst));
         drop(open);
         until(|| contexts.load(Ordering::SeqCst) == 0).await;

@@ -30,7 +30,7 @@ impl Reranker {
 
     /// Asks for admission of a request of about this many tokens.
     pub(super) fn try_admit(&self, tokens: usize, context: &RequestContext) -> Result<AdmissionPermit, RerankError> {
-        let (client, priority, deadline) = (context.client.clone(), context.priority.0, context.deadline);
+        let (client, priority, deadline) = (context.client.clone(), context.priority, context.deadline);
         self.scheduler.try_admit(&AdmissionRequest { client, priority, tokens, deadline })
     }
 

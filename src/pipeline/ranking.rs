@@ -112,7 +112,7 @@ impl Reranker {
     }
 }
 
-/// What the early exit did, where documents may leave.
+/// The report of an early exit, where documents may leave.
 fn report_exits(results: &[RankedDocument], scores: &Scores) -> Option<EarlyExitReport> {
     let tokens_saved = scores.early_exit.as_ref()?.tokens_saved;
     Some(EarlyExitReport {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::context::{Priority, RequestContext, RequestTimeline};
+use crate::context::{RequestContext, RequestTimeline};
 use crate::rerank::{RequestConstraints, RerankError};
 use crate::schedule::ScheduleSettings;
 
@@ -22,7 +22,7 @@ impl TimeLimit {
         schedule: &ScheduleSettings,
         context: &mut RequestContext,
     ) -> Option<Self> {
-        context.priority = Priority(constraints.priority);
+        context.priority = constraints.priority;
         let server_limit = schedule.timeout();
         let limit = [constraints.timeout, server_limit].into_iter().flatten().min()?;
         let is_own = server_limit.is_none_or(|server_limit| constraints.timeout.is_some_and(|own| own < server_limit));

@@ -24,7 +24,7 @@ pub struct ChatFormat {
     template: String,
     bos_token: String,
     eos_token: String,
-    /// What sentence-transformers renders the template with besides, such as `add_generation_prompt`:
+    /// Further variables that sentence-transformers renders the template with, such as `add_generation_prompt`:
     /// `processing_kwargs.chat_template` of its settings.
     variables: serde_json::Map<String, Json>,
 }
@@ -61,7 +61,7 @@ impl ChatFormat {
         &self.template
     }
 
-    /// What the template finds besides the messages, where it is rendered for a pair of texts.
+    /// Variables of the template besides the messages, where it is rendered for a pair of texts.
     pub(super) fn variables(&self) -> impl Iterator<Item = (String, Value)> {
         let tokens = [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)];
         let tokens = tokens.into_iter().map(|(name, token)| (name.to_owned(), Value::from(token)));

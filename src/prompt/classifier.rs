@@ -1,4 +1,4 @@
-//! What a checkpoint says about its classifier's number: sentence-transformers' activation.
+//! The activation of a checkpoint's classifier, as sentence-transformers finds it.
 
 use serde_json::Value;
 

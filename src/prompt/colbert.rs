@@ -1,4 +1,4 @@
-//! What a `ColBERT` checkpoint says about its sequences: markers, lengths, the expansion of queries and
+//! Settings of a `ColBERT` checkpoint's sequences: markers, lengths, the expansion of queries and
 //! the tokens that are not compared. Read from `config_sentence_transformers.json` (`PyLate`) or
 //! `artifact.metadata` (Stanford's `ColBERT`).
 

@@ -1,4 +1,4 @@
-//! What a checkpoint's own files say that it is: sentence-transformers' description, and the
+//! A checkpoint's description of itself, in its files: sentence-transformers' description, and the
 //! checkpoints that it names as itself or as its origin. The name of its folder says nothing.
 
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::PromptError;
 
-/// What sentence-transformers says that a checkpoint is.
+/// The kind of a checkpoint, by sentence-transformers' description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelKind {
@@ -45,7 +45,7 @@ pub struct NamedOrigin {
 /// The description of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Description {
-    /// What sentence-transformers says that it is.
+    /// Its kind, by sentence-transformers' description.
     pub kind: Option<ModelKind>,
     /// The file that says so.
     pub kind_file: &'static str,

@@ -25,7 +25,7 @@ pub struct CheckpointFacts<'a> {
     pub projector: bool,
     /// The key `podium` of its `config.json`.
     pub podium: Option<&'a PodiumConfig>,
-    /// What its other files say.
+    /// The description in its other files.
     pub description: &'a Description,
     /// Its tokenizer.
     pub tokenizer: &'a Tokenizer,
@@ -38,7 +38,7 @@ pub struct CheckpointFacts<'a> {
 pub struct Recognised<'a> {
     /// The family.
     pub family: &'a Family,
-    /// What decided, for the log: `--family`, `the hub id`, ...
+    /// The rule that decided, for the log: `--family`, `the hub id`, ...
     pub by: &'static str,
 }
 
@@ -82,7 +82,7 @@ impl PodiumConfig {
     }
 }
 
-/// What decides a family, and whether it speaks for one.
+/// A rule that decides a family, and whether it matches one.
 type Rule<'a> = (&'static str, &'a dyn Fn(&Family) -> bool);
 
 impl Families {

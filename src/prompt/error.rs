@@ -17,7 +17,7 @@ pub enum PromptError {
     Declaration {
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A template does not render, or its prompt does not match the declaration.
@@ -27,7 +27,7 @@ pub enum PromptError {
         family: String,
         /// The template's file name.
         template: String,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// No family has this name.
@@ -57,7 +57,7 @@ pub enum PromptError {
     WrongKind {
         /// The checkpoint's name or folder.
         checkpoint: String,
-        /// What it is.
+        /// The kind of checkpoint that it is.
         kind: &'static str,
         /// The file that says so.
         file: &'static str,
@@ -71,7 +71,7 @@ pub enum PromptError {
     Tokenizer {
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A token that the family declares is missing or unusable.
@@ -83,7 +83,7 @@ pub enum PromptError {
         token: String,
         /// The tokenizer's file.
         file: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// The checkpoint's classifier is missing, or no reranker's.

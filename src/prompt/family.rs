@@ -92,7 +92,7 @@ pub struct Recognise {
     pub names: Vec<String>,
     /// Parts of hub ids that rule the family out where `names` matches.
     pub not_names: Vec<String>,
-    /// What sentence-transformers may call a checkpoint of the family. `late_interaction` also
+    /// The kinds that sentence-transformers may give a checkpoint of the family. `late_interaction` also
     /// decides, where one family has it.
     pub kinds: Vec<ModelKind>,
 }

@@ -1,4 +1,4 @@
-//! What a checkpoint says that its prompts depend on.
+//! Facts of a checkpoint that its prompts depend on.
 
 use std::sync::Arc;
 

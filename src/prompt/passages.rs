@@ -24,7 +24,7 @@ const MARGIN: usize = 2;
 /// How often a document is split again with less room, if a passage is still over the limit.
 const MAX_RETRIES: usize = 6;
 
-/// What follows a unit of text, from the worst place for a cut to the best.
+/// The boundary after a unit of text, from the worst place for a cut to the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Boundary {
     Character,

@@ -34,7 +34,7 @@ pub struct PreparedTexts {
     pub(super) truncation_warnings: usize,
     /// How the request wants its documents read.
     pub(super) options: ReadOptions,
-    /// What a slate holds beside its documents, where the family is listwise.
+    /// The part of a slate beside its documents, where the family is listwise.
     pub(super) room: Option<SlateRoom>,
     /// The prompt around each document, where documents are read one by one in prompts of their
     /// own.
@@ -49,12 +49,12 @@ pub struct PreparedTexts {
     pub(super) whole_texts: Vec<WholeText>,
 }
 
-/// What a whole document shows, also the part that is not encoded.
+/// Features of a whole document, also of the part that is not encoded.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct WholeText {
     /// The words in common with the query and with the instruction, in [0, 1).
     pub lexical: [f32; 2],
-    /// What instructions count; empty without an instruction.
+    /// Properties that instructions ask for; empty without an instruction.
     pub counted: Counted,
 }
 
@@ -119,7 +119,7 @@ pub(super) struct ShortTexts<'a> {
     pub instruction: &'a str,
 }
 
-/// What a slate holds beside its documents. All sizes are tokens.
+/// The part of a slate beside its documents. All sizes are tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SlateRoom {
     /// Text that the template puts before an isolated document in the same run.

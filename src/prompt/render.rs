@@ -13,7 +13,7 @@ use crate::runtime::{TokenPosition, TokenTypes};
 /// Token sequences of one pass. Suffixes continue the prefix and do not see each other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rendering {
-    /// What all suffixes share; the whole sequence when there are no suffixes.
+    /// The part that all suffixes share; the whole sequence when there are no suffixes.
     pub prefix: Vec<u32>,
     /// Continuations of the prefix.
     pub suffixes: Vec<Vec<u32>>,
@@ -25,12 +25,12 @@ pub struct Rendering {
     pub marks: Vec<TokenPosition>,
     /// The types of the tokens.
     pub token_types: TokenTypes,
-    /// What the suffixes are, where texts are rows of their own.
+    /// The meaning of each suffix, where texts are rows of their own.
     pub rows: Option<SlateRows>,
 }
 
 impl Prompter {
-    /// What the model reads for these documents in one pass. `documents` are indices into
+    /// The token sequences of one pass over these documents. `documents` are indices into
     /// the request, in the order of the prompt.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::evidence::EvidenceModel;
 pub(super) struct RowReading {
     pub facts: EvidenceFacts,
     pub model: Arc<EvidenceModel>,
-    /// What a score means.
+    /// The meaning of a score.
     pub calibration: Calibration,
     pub table: LexicalTable,
     begin: u32,

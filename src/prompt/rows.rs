@@ -121,7 +121,7 @@ fn plan_rows(reading: &RowReading, limits: &LimitSettings, prepared: &mut Prepar
     (prepared.mode, prepared.plan) = (Mode::Listwise, Plan::Slates(slates::even(&costs, slate)));
 }
 
-/// What whole documents show, also what the encoder does not read of them, up to 64 KiB: the words
+/// Features of whole documents, also of the parts that the encoder does not read, up to 64 KiB: the words
 /// in common with query and instruction, and what instructions count.
 fn read_whole_texts(reading: &RowReading, prepared: &PreparedTexts, raw: Vec<&str>) -> Vec<WholeText> {
     let table = &reading.table;

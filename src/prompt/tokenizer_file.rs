@@ -39,7 +39,7 @@ impl TokenizerFile {
     /// Takes a file apart.
     ///
     /// # Errors
-    /// What is malformed.
+    /// The malformed part.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let json: Value = serde_json::from_slice(bytes).map_err(|error| format!("not a tokenizer: {error}"))?;
         let Value::Object(mut fields) = json else { return Err("not a tokenizer: no JSON object".into()) };

@@ -34,7 +34,7 @@ fn sign(first: f64, second: f64) -> i64 {
     }
 }
 
-/// What a ranking cost.
+/// The cost of a ranking.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RankingCost {
     /// Tokens that the models read.
@@ -80,7 +80,7 @@ impl Comparison {
     }
 }
 
-/// What became of a request that a shadow was to rank.
+/// The outcome of a request that a shadow was to rank.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ShadowOutcome {
     /// It was ranked.
@@ -113,7 +113,7 @@ pub struct ShadowSample {
     pub model: String,
     /// The name of the shadow.
     pub shadow: String,
-    /// What became of it.
+    /// The outcome.
     pub outcome: ShadowOutcome,
 }
 

@@ -17,7 +17,7 @@ pub struct ReadLimit {
     pub documents: usize,
 }
 
-/// What a ranking left out to keep to its budget.
+/// The part that a ranking left out to keep to its budget.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct BudgetReport {
     /// The most tokens of each document that the model read, where the budget lowered it.

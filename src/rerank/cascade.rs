@@ -29,7 +29,7 @@ impl Keep {
     }
 }
 
-/// What a request asks of a cascade.
+/// A request's options for a cascade.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CascadeOptions {
     /// Replaces what the stages keep, in order. One entry more than the stages of models keep is
@@ -84,7 +84,7 @@ impl SkipReason {
     }
 }
 
-/// What one stage did for a request.
+/// The work of one stage for a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageReport {
     /// Its number: the caller's scores are 0, the first model is 1.
@@ -101,7 +101,7 @@ pub struct StageReport {
     pub skipped: Option<SkipReason>,
 }
 
-/// What a cascade did for a request.
+/// The work of a cascade for a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CascadeReport {
     /// The cascade's name.

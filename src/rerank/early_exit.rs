@@ -3,7 +3,7 @@
 use super::RankedDocument;
 use super::cascade::scale_down_groups;
 
-/// What a request asks of an early exit.
+/// A request's choice about an early exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlyExitChoice {
     /// Every document goes through all layers.
@@ -20,7 +20,7 @@ pub enum EarlyExitChoice {
     },
 }
 
-/// What an early exit did for a request.
+/// The effect of an early exit on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EarlyExitReport {
     /// Documents whose score was read at the exit.

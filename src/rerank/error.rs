@@ -23,7 +23,7 @@ pub enum RerankError {
     InvalidField {
         /// The field in the client's words, with an index if it is one of many (`documents[3]`).
         field: String,
-        /// What is wrong, with the value and the limit.
+        /// The problem, with the value and the limit.
         problem: String,
     },
     /// The request has no documents.
@@ -71,7 +71,7 @@ pub enum RerankError {
         "the prompt for {field} has {tokens} tokens, over the model's context of {limit}; set max_tokens_per_doc, or shorten query and instruction"
     )]
     PromptTooLong {
-        /// What the prompt is for (`documents[3]`, or the whole request).
+        /// The part of the request that the prompt is for (`documents[3]`, or all of it).
         field: String,
         /// Tokens of the prompt.
         tokens: usize,
@@ -119,7 +119,7 @@ pub enum RerankError {
     OverBudget {
         /// The field that sets the budget.
         field: &'static str,
-        /// What it would take.
+        /// The tokens or the time that it would take.
         problem: String,
         /// When it would be enough, if only the requests of others are in the way.
         retry_after: Option<Duration>,

@@ -37,8 +37,8 @@ pub struct Instructions {
 }
 
 impl Instructions {
-    /// These profiles, texts by name. `default` names the profile of requests without an instruction;
-    /// empty is none. `in_query`: whether an instruction may stand in the query.
+    /// These profiles, texts by name. `default` names the profile of requests without an
+    /// instruction; empty is none. `in_query`: whether an instruction may stand in the query.
     #[must_use]
     pub fn new(profiles: BTreeMap<String, String>, default: &str, in_query: bool) -> Self {
         let profiles = profiles.into_iter().map(|(name, text)| (name.into(), text.into())).collect();
@@ -58,9 +58,9 @@ impl Instructions {
 
     /// Puts a request's instruction together, where the model reads it.
     ///
-    /// Afterwards `profile` is the one that was asked for or the default, and `instruction` its text
-    /// followed by the request's own. An empty instruction is none, and keeps the default away.
-    /// `joined` keeps what the requests of one call share.
+    /// Afterwards `profile` is the one that was asked for or the default, and `instruction` its
+    /// text followed by the request's own. An empty instruction is none, and keeps the default
+    /// away. `joined` keeps what the requests of one call share.
     ///
     /// # Errors
     /// An unknown profile; an instruction in the query beside one in its own field.
@@ -90,9 +90,10 @@ impl Instructions {
 
 /// Moves an instruction out of the query, if it is written in one of these ways:
 ///
-/// - `<query>Q</query> <instruction>I</instruction>`, in either order, also `<instructions>` (zerank's habit);
-/// - a line that begins with `Query:`, and the instruction on lines that begin with `Instruction:` or before all
-///   labels (Voyage's habit).
+/// - `<query>Q</query> <instruction>I</instruction>`, in either order, also `<instructions>`
+///   (zerank's habit);
+/// - a line that begins with `Query:`, and the instruction on lines that begin with `Instruction:`
+///   or before all labels (Voyage's habit).
 fn take_instruction_from_query(request: &mut RerankRequest) -> Result<(), RerankError> {
     let Some((query, instruction)) = parse_tags(&request.query).or_else(|| parse_labels(&request.query)) else {
         return Ok(());
@@ -111,7 +112,7 @@ fn parse_tags(text: &str) -> Option<(String, String)> {
     Some((text_in_tag(text, "query")?, instruction))
 }
 
-/// What stands between `<tag>` and `</tag>`, trimmed.
+/// The text between `<tag>` and `</tag>`, trimmed.
 fn text_in_tag(text: &str, tag: &str) -> Option<String> {
     let rest = text.split_once(&format!("<{tag}>"))?.1;
     let (inner, _) = rest.split_once(&format!("</{tag}>"))?;

@@ -1,6 +1,6 @@
 //! Limits on one request, for every model.
 
-/// What one request may ask for (`[limits]` in the configuration).
+/// Limits of one request (`[limits]` in the configuration).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitSettings {
     /// Documents in one request.

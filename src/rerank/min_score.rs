@@ -11,7 +11,7 @@ pub enum MinScore {
     Auto,
 }
 
-/// What a minimum score left out of a ranking.
+/// The minimum score of a ranking, and how many documents it left out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MinScoreReport {
     /// The least `relevance_score` of a result.

@@ -86,7 +86,7 @@ pub struct RerankRequest {
     pub max_tokens_per_doc: Option<usize>,
     /// Whether a text over its limit is truncated and marked; otherwise the request is refused.
     pub truncation: bool,
-    /// What it says about long documents.
+    /// Its options for long documents.
     pub passages: PassageOptions,
     /// How the documents are split into passages; `None` where they are truncated. The pipeline sets
     /// it from `passages` and the settings.
@@ -95,7 +95,7 @@ pub struct RerankRequest {
     pub mode: Mode,
     /// Its priority, its time limit and its budget.
     pub constraints: RequestConstraints,
-    /// What it asks of a cascade.
+    /// Its options for a cascade.
     pub cascade: CascadeOptions,
     /// Whether documents may leave the model early; `None` is the model's setting.
     pub early_exit: Option<EarlyExitChoice>,
@@ -172,7 +172,7 @@ impl RankedDocument {
     }
 }
 
-/// What the model read, in tokens.
+/// Tokens that the model read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// Tokens that went through the model, prompts and repeated queries included.
@@ -205,23 +205,23 @@ pub struct Ranking {
     pub model: String,
     /// The stored instruction that applied.
     pub profile: Option<String>,
-    /// What ran: [`Mode::Listwise`] or [`Mode::Pointwise`], never [`Mode::Auto`].
+    /// The mode that ran: [`Mode::Listwise`] or [`Mode::Pointwise`], never [`Mode::Auto`].
     pub mode: Mode,
     /// Slates (listwise) or documents (pointwise) that were read, over all rounds.
     pub slates: usize,
     /// Passages that were read, where documents were split; else 0.
     pub passages: usize,
-    /// What the model read.
+    /// Tokens that the model read.
     pub usage: Usage,
     /// Warnings for the client: truncated texts, removed control tokens, a fallback.
     pub warnings: Vec<String>,
-    /// What was left out for the request's minimum score, if it has one.
+    /// The report on the request's minimum score, if it has one.
     pub min_score: Option<MinScoreReport>,
-    /// What was left out for the request's budget, if it has one.
+    /// The report on the request's budget, if it has one.
     pub budget: Option<BudgetReport>,
-    /// What left early, where documents may.
+    /// The report on early exits, where documents may leave.
     pub early_exit: Option<EarlyExitReport>,
-    /// What each stage did, if a cascade ranked.
+    /// The report on each stage, if a cascade ranked.
     pub cascade: Option<CascadeReport>,
     /// Where the time of the whole call went, from the request's timeline.
     pub timing: Timing,

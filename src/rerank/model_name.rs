@@ -1,7 +1,7 @@
 //! Which model a request names, and the profile that may stand behind the name.
 //!
-//! `podium-nano@legal` is the model `podium-nano` with the profile `legal`: for clients that have no
-//! field for a profile. A model whose own name holds an `@` comes first.
+//! `podium-nano@legal` is the model `podium-nano` with the profile `legal`: for clients that have
+//! no field for a profile. A model whose own name holds an `@` comes first.
 
 use std::sync::Arc;
 

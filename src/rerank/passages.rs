@@ -46,7 +46,7 @@ pub struct PassageSettings {
     pub chunk_merge: ChunkMerge,
 }
 
-/// What a request says about long documents; `None` is the setting.
+/// A request's options for long documents; `None` is the setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PassageOptions {
     /// How a document over the limit is read. Where this is `None`, any other option asks for
@@ -91,8 +91,7 @@ impl PassageOptions {
         let named = named.or(self.chunk_merge.map(|_| "chunk_merge"));
         let mode = match (self.long_documents, named) {
             (Some(LongDocuments::Truncate), Some(field)) => {
-                let problem =
-                    "long_documents is \"truncate\", and documents that are cut have no passages; leave it out";
+                let problem = "has no effect with long_documents \"truncate\"; leave one of them out";
                 return Err(RerankError::invalid(field, problem));
             }
             (Some(mode), _) => mode,
@@ -314,7 +313,11 @@ mod tests {
         let expected = Chunking { tokens: None, overlap: 0, max_passages: 3, merge: ChunkMerge::Max };
         assert_eq!(resolve(options), Ok(Some(expected)));
         let truncate = PassageOptions { long_documents: Some(LongDocuments::Truncate), ..options };
-        assert!(resolve(truncate).unwrap_err().starts_with("max_chunks_per_doc: long_documents is \"truncate\""));
+        assert!(
+            resolve(truncate)
+                .unwrap_err()
+                .starts_with("max_chunks_per_doc: has no effect with long_documents \"truncate\"")
+        );
         let zero = PassageOptions { chunk_tokens: Some(0), ..PassageOptions::default() };
         assert_eq!(resolve(zero).unwrap_err(), "chunk_tokens: is 0; it must be at least 1");
         let wide =

@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 /// jina-reranker-v3's reference rule: a block closes when it is full, or when the tokens left in it
-/// are no more than one document of the greatest length takes. It counts the texts' tokens only, not
-/// the prompt around them.
+/// are no more than one document of the greatest length takes. It counts the texts' tokens only,
+/// not the prompt around them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockRule {
     /// Documents in a block (the reference has 125).
@@ -37,8 +37,8 @@ pub struct Window {
     pub stride: usize,
 }
 
-/// Cuts documents of these `lengths` (tokens of text) into blocks by the reference's rule. The blocks
-/// also keep to `limits` on `costs` (tokens of text and the prompt around it).
+/// Cuts documents of these `lengths` (tokens of text) into blocks by the reference's rule. The
+/// blocks also keep to `limits` on `costs` (tokens of text and the prompt around it).
 #[must_use]
 pub fn blocks(lengths: &[usize], rule: BlockRule, costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     let mut blocks = Vec::new();
@@ -62,8 +62,8 @@ pub fn blocks(lengths: &[usize], rule: BlockRule, costs: &[usize], limits: Slate
     blocks
 }
 
-/// Cuts documents into slates as full as the limits allow. A document over `max_tokens` is a slate by
-/// itself.
+/// Cuts documents into slates as full as the limits allow. A document over `max_tokens` is a slate
+/// by itself.
 #[must_use]
 pub fn filled(costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     let mut slates = Vec::new();
@@ -83,8 +83,8 @@ pub fn filled(costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     slates
 }
 
-/// Cuts documents into as few slates as [`filled`], with about as many documents in each, so that no
-/// last document is read alone without need.
+/// Cuts documents into as few slates as [`filled`], with about as many documents in each, so that
+/// no last document is read alone without need.
 #[must_use]
 pub fn even(costs: &[usize], limits: SlateLimits) -> Vec<Range<usize>> {
     let full = filled(costs, limits);
@@ -111,8 +111,8 @@ pub fn widest_window(costs: &[usize], limits: SlateLimits) -> usize {
         .count()
 }
 
-/// The windows over `count` documents, in the order of reading: from the list's end to its start, by
-/// `rank_llm`'s rule. A list that fits in one window is one window.
+/// The windows over `count` documents, in the order of reading: from the list's end to its start,
+/// by `rank_llm`'s rule. A list that fits in one window is one window.
 #[must_use]
 pub fn windows(count: usize, window: Window) -> Vec<Range<usize>> {
     let mut windows = Vec::new();
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(reference(&[2048; 150]), [63, 63, 24]);
         assert_eq!(reference(&[100; 150]), [125, 25]);
         assert!(reference(&[]).is_empty());
-        // What surrounds the texts does not fit: a block gives the document up to the next.
+        // The prompt around the texts does not fit: a block gives the document up to the next.
         let limits = SlateLimits { max_documents: 125, max_tokens: 62 * 2100 };
         assert_eq!(sizes(&blocks(&[2048; 150], rule, &[2100; 150], limits)), [62, 62, 26]);
     }
@@ -246,7 +246,8 @@ mod tests {
                 prop_assert!(pair[1].end > pair[0].start && pair[1].end <= pair[0].end);
             }
             prop_assert!(found.iter().all(|range| range.len() <= documents));
-            // (The reference reads a list of exactly window - stride documents in no window at all.)
+            // (The reference reads a list of exactly window - stride documents in no window at
+            // all.)
             if count >= documents {
                 prop_assert_eq!(found, reference_windows(count, documents, window.stride));
             } else {

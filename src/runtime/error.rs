@@ -11,7 +11,7 @@ pub enum LoadError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file or folder is not what it should be.
@@ -19,7 +19,7 @@ pub enum LoadError {
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem, and what to do.
         problem: String,
     },
     /// The architecture that the configuration names is not supported.
@@ -27,7 +27,7 @@ pub enum LoadError {
     UnknownArchitecture {
         /// The configuration file.
         path: PathBuf,
-        /// What it names.
+        /// The name in it.
         architecture: String,
         /// The architectures that are.
         supported: &'static [&'static str],
@@ -86,7 +86,7 @@ pub enum LoadError {
         model: String,
         /// The revision.
         revision: String,
-        /// What went wrong, and what helps.
+        /// The problem, and what helps.
         problem: String,
     },
     /// The device or precision is not available, or the device failed.
@@ -112,7 +112,7 @@ pub enum RuntimeError {
     InvalidPass {
         /// Index of the pass in the batch.
         pass: usize,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// A number of an output is NaN or infinite.
@@ -259,7 +259,7 @@ mod tests {
         let panicked = |text: &str| RuntimeError::from_panic(&text.to_owned());
         assert!(matches!(panicked("unwrap: DriverError(CUDA_ERROR_ILLEGAL_ADDRESS)"), RuntimeError::DeviceLost(_)));
         assert!(matches!(panicked("CUDA_ERROR_OUT_OF_MEMORY"), RuntimeError::OutOfMemory(_)));
-        assert!(matches!(panicked("out of memory"), RuntimeError::Panicked), "whoever said that was no driver");
+        assert!(matches!(panicked("out of memory"), RuntimeError::Panicked), "a panic's own message is not a driver's");
         assert!(matches!(RuntimeError::from_panic(&"CUDA_ERROR_INVALID_VALUE"), RuntimeError::Panicked));
         for other in ["shape mismatch in matmul", "DriverError(CUDA_ERROR_INVALID_VALUE, \"invalid argument\")", ""] {
             assert!(matches!(RuntimeError::from_device_message(other.to_owned()), RuntimeError::Device(_)), "{other}");

@@ -220,7 +220,7 @@ impl Runtime for FakeRuntime {
     }
 }
 
-/// What preparing a batch makes.
+/// The result of preparing a batch.
 struct LaidOut;
 
 fn tokens_of(pass: &ForwardPass) -> impl Iterator<Item = &u32> {

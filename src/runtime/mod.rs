@@ -125,7 +125,7 @@ pub struct PrefixCacheStatistics {
 
 /// A loaded model. Blocking: callers run it off the async threads.
 pub trait Runtime: Send + Sync + 'static {
-    /// What the model is.
+    /// Properties of the model.
     fn facts(&self) -> &ModelFacts;
 
     /// Statistics of the prefix cache; zeros for a runtime without one.

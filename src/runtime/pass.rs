@@ -1,4 +1,4 @@
-//! What goes into a model and what comes out: token sequences, and which numbers to read from them.
+//! Input and output of a model: token sequences, and which numbers to read from them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -132,12 +132,12 @@ impl PartialEq for StateReader {
 
 impl Eq for StateReader {}
 
-/// What to read from a pass.
+/// The numbers to read from a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputSpec {
     /// The positions to read.
     pub at: Positions,
-    /// What turns a state into an output row.
+    /// The head that turns a state into an output row.
     pub head: Head,
     /// Reads the state after this many layers, with the final norm applied. `None`: after the last.
     pub layer: Option<u16>,
@@ -200,7 +200,7 @@ impl OutputSpec {
     }
 }
 
-/// What was read: one row per position or sequence, in the order of [`OutputSpec::at`]; for
+/// The numbers that were read: one row per position or sequence, in the order of [`OutputSpec::at`]; for
 /// [`Head::MaxSim`] one per document. With an [`EarlyExit`], first the rows that were read at the exit,
 /// then those after the last layer, which are empty for the suffixes that left.
 pub type Output = Vec<Vec<f32>>;
@@ -221,7 +221,7 @@ pub struct ForwardPass {
     pub token_types: TokenTypes,
     /// Where suffixes do see each other.
     pub cross_document: CrossDocumentLayers,
-    /// What to read.
+    /// The numbers to read.
     pub output: OutputSpec,
 }
 

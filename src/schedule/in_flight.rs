@@ -12,7 +12,7 @@ pub(super) struct Usage {
     pub tokens: usize,
 }
 
-/// What a request's tokens are counted under.
+/// The client, priority and device that a request's tokens are counted under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Account {
     pub client: Client,

@@ -1,9 +1,10 @@
-//! The next batch, prepared on the CPU while the device is busy, so that the device does not wait for it.
+//! The next batch, prepared on the CPU while the device is busy, so that the device does not wait
+//! for it.
 //!
-//! Preparing changes no order. The passes stay in the queue, where others may overtake them and their
-//! request may remove them, and the worker takes a batch when the device is free, as it would without
-//! preparation. If that is the batch that was prepared, it starts at once. If not, the preparation is
-//! discarded, and the runtime lays out the batch as a part of its run.
+//! Preparing changes no order. The passes stay in the queue, where others may overtake them and
+//! their request may remove them, and the worker takes a batch when the device is free, as it would
+//! without preparation. If that is the batch that was prepared, it starts at once. If not, the
+//! preparation is discarded, and the runtime lays out the batch as a part of its run.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -57,7 +58,8 @@ impl NextBatch {
                 self.shared.queue().peek_batch(max_tokens).into_iter().map(|queued| Arc::clone(&queued.pass)).collect();
             let is_known = self.prepared.as_ref().is_some_and(|(prepared, _)| is_same(prepared, passes.iter()));
             if passes.is_empty() || is_known {
-                // The worker looks at everything that this notifies of before it waits for it again.
+                // The worker looks at everything that this notifies of before it waits for it
+                // again.
                 self.shared.work_available.notified().await;
                 continue;
             }

@@ -57,9 +57,9 @@ impl AdmissionPermit {
         Ok(())
     }
 
-    /// Begins this stage of a request, with an estimate of its own tokens and of those of the stages
-    /// after it. Tokens that `before`, the permit of the stage before, still counts are no longer
-    /// counted there.
+    /// Begins this stage of a request, with an estimate of its own tokens and of those of the
+    /// stages after it. Tokens that `before`, the permit of the stage before, still counts are no
+    /// longer counted there.
     pub fn begin_stage(&self, before: Option<&Self>, own_tokens: usize, later_tokens: usize) {
         if let Some(before) = before.filter(|before| !Arc::ptr_eq(&before.0, &self.0)) {
             before.0.reservation.set_tokens(0, 0);

@@ -125,9 +125,9 @@ impl Scheduler {
         Ok(permit)
     }
 
-    /// A permit for a later stage of the request that `first` admitted. No limit rejects it: `first`
-    /// counts the tokens of all stages until [`AdmissionPermit::begin_stage`]. Unloading the model
-    /// waits for it.
+    /// A permit for a later stage of the request that `first` admitted. No limit rejects it:
+    /// `first` counts the tokens of all stages until [`AdmissionPermit::begin_stage`]. Unloading
+    /// the model waits for it.
     ///
     /// # Errors
     /// [`RerankError::Draining`] and [`RerankError::DeviceLost`].

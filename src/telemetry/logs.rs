@@ -1,7 +1,8 @@
 //! The log: to standard error, as text or as one JSON object a line.
 //!
-//! At info level each request is one line. With `RUST_LOG=podium=debug` a request's spans are in the
-//! log too: each stage is a line when it ends, and every line names the request that it belongs to.
+//! At info level each request is one line. With `RUST_LOG=podium=debug` a request's spans are in
+//! the log too: each stage is a line when it ends, and every line names the request that it belongs
+//! to.
 
 use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
@@ -56,8 +57,8 @@ pub fn start_logs(settings: &TelemetrySettings, traces: Option<&Traces>) -> Resu
     Ok(())
 }
 
-/// The layer that writes the log. Spans are only made for it at debug level: at info level they would
-/// cost time and lengthen every line.
+/// The layer that writes the log. Spans are only made for it at debug level: at info level they
+/// would cost time and lengthen every line.
 fn log_layer<S, W>(is_json: bool, is_terminal: bool, filter: EnvFilter, writer: W) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,

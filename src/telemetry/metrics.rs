@@ -1,9 +1,9 @@
 //! The metrics: names, help texts and labels.
 //!
-//! The recorder belongs to one [`Telemetry`](super::Telemetry) and not to the process, so that two servers
-//! in one process (tests have many) do not count each other's requests. Counts that others keep (queues
-//! and batches of models, the process) are written behind the recorder's own: the series of a model
-//! appear when it is loaded and disappear when it is unloaded.
+//! The recorder belongs to one [`Telemetry`](super::Telemetry) and not to the process, so that two
+//! servers in one process (tests have many) do not count each other's requests. Counts that others
+//! keep (queues and batches of models, the process) are written behind the recorder's own: the
+//! series of a model appear when it is loaded and disappear when it is unloaded.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -90,7 +90,8 @@ const BACKENDS: [(&str, bool); 3] = [
     ("metal", cfg!(feature = "metal")),
 ];
 
-/// Key names with a series of their own. Few are in effect at a time, but every keys file may add some.
+/// Key names with a series of their own. Few are in effect at a time, but every keys file may add
+/// some.
 const MAX_KEY_NAMES: usize = 500;
 /// The label of all further names.
 const OTHER_KEYS: &str = "other";
@@ -140,7 +141,7 @@ impl Metrics {
             describe_gauge!(
                 MODEL_MEMORY,
                 Unit::Bytes,
-                "Weights and the limit of the prefix cache, by model; 0 if the model is not loaded."
+                "Weights, limit of the prefix cache and largest batch, by model; 0 if the model is not loaded."
             );
             describe_gauge!(BUILD, "Always 1; the labels describe the build.");
             describe_counter!(TRACE_SPANS, "Spans of traces that were sent to the receiver, or dropped.");

@@ -46,7 +46,7 @@ pub struct TelemetrySettings {
     pub service_name: String,
 }
 
-/// What a server measures besides its log and metrics.
+/// Measurements of a server besides its log and metrics.
 #[derive(Debug, Clone, Default)]
 pub struct TelemetryPlan {
     /// The share of rankings that are measured for drift.
@@ -78,8 +78,8 @@ pub struct Outcomes {
 /// A failure, without a caller's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailureFacts {
-    /// The code by which logs, metrics and traces know it. It is the code of the reply, except that a
-    /// deadline which the request itself set is `own_deadline_exceeded`.
+    /// The code by which logs, metrics and traces know it. It is the code of the reply, except that
+    /// a deadline which the request itself set is `own_deadline_exceeded`.
     pub code: &'static str,
     /// The field at fault.
     pub param: Option<String>,
@@ -108,7 +108,7 @@ pub struct RequestRecord<'a> {
     pub ranking: Option<&'a RankingSummary>,
     /// The failure, if there is one.
     pub failure: Option<&'a FailureFacts>,
-    /// What was done when, and for which model.
+    /// The stages with their times, and the model.
     pub timeline: &'a RequestTimeline,
     /// The span that [`request_span`] made.
     pub span: &'a Span,
@@ -151,15 +151,16 @@ impl Telemetry {
         Self { metrics: Metrics::new(), traces }
     }
 
-    /// Sends the spans that are left, for a few seconds at most. The last call before the process ends.
+    /// Sends the spans that are left, for a few seconds at most. The last call before the process
+    /// ends.
     pub async fn flush(&self) {
         if let Some(traces) = &self.traces {
             traces.shutdown().await;
         }
     }
 
-    /// Starts the counters of these outcomes and error codes at 0: `rate()` misses the first event of a
-    /// counter that did not exist before.
+    /// Starts the counters of these outcomes and error codes at 0: `rate()` misses the first event
+    /// of a counter that did not exist before.
     pub fn expect(&self, outcomes: &[Outcomes], codes: &[&'static str]) {
         self.metrics.expect(outcomes, codes);
     }
@@ -181,7 +182,8 @@ impl Telemetry {
         logs::log(request);
     }
 
-    /// Sets the bytes that a model takes now. Names come from the configuration, and from nowhere else.
+    /// Sets the bytes that a model takes now. Names come from the configuration, and from nowhere
+    /// else.
     pub fn set_model_memory(&self, model: &str, bytes: u64) {
         self.metrics.set_model_memory(model, bytes);
     }
@@ -193,8 +195,8 @@ impl Telemetry {
         self.metrics.render(models, spans.unwrap_or_default(), ready)
     }
 
-    /// Folds the samples that histograms have collected since the last call. Without it the memory of a
-    /// server that nobody scrapes grows.
+    /// Folds the samples that histograms have collected since the last call. Without it, memory
+    /// grows while Prometheus does not scrape the server.
     pub fn fold(&self) {
         self.metrics.fold();
     }

@@ -7,8 +7,8 @@ use metrics_process::collector::collect;
 
 use super::exposition::Exposition;
 
-/// Writes the process metrics under the names that Prometheus gives them; those that the system does
-/// not tell are left out.
+/// Writes the process metrics under the names that Prometheus gives them; those that the system
+/// does not tell are left out.
 pub(super) fn write(text: &mut Exposition) {
     let process = collect();
     if let Some(seconds) = process.cpu_seconds_total {

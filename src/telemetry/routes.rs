@@ -5,11 +5,12 @@
 pub struct Route {
     /// The path, with placeholders.
     pub path: &'static str,
-    /// What requests to it are for.
+    /// The purpose of its requests.
     pub kind: RouteKind,
+    is_quiet: bool,
 }
 
-/// What the requests to a route are for: the label that alerts and dashboards select by.
+/// The purpose of a route's requests: the label that alerts and dashboards select by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteKind {
     /// Ranks documents, in whichever dialect.
@@ -22,26 +23,36 @@ pub enum RouteKind {
     Other,
 }
 
-/// Routes that are requested all day long: logged only if something is wrong, and never traced.
-const QUIET_PATHS: [&str; 3] = ["/health", "/ready", "/metrics"];
-
 impl Route {
+    /// A route for requests of this kind.
+    #[must_use]
+    pub const fn new(path: &'static str, kind: RouteKind) -> Self {
+        Self { path, kind, is_quiet: false }
+    }
+
     /// A route that ranks.
     #[must_use]
     pub const fn rank(path: &'static str) -> Self {
-        Self { path, kind: RouteKind::Rank }
+        Self::new(path, RouteKind::Rank)
     }
 
     /// A route that neither ranks nor administers.
     #[must_use]
     pub const fn other(path: &'static str) -> Self {
-        Self { path, kind: RouteKind::Other }
+        Self::new(path, RouteKind::Other)
     }
 
-    /// Whether requests to it are logged at debug level only, and never traced.
+    /// A route that probes and scrapers request all day long: its requests are logged at debug
+    /// level unless they fail, and never traced.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        QUIET_PATHS.contains(&self.path)
+    pub const fn quiet(path: &'static str) -> Self {
+        Self { path, kind: RouteKind::Other, is_quiet: true }
+    }
+
+    /// Whether it is [`Route::quiet`].
+    #[must_use]
+    pub const fn is_quiet(&self) -> bool {
+        self.is_quiet
     }
 }
 

@@ -255,7 +255,7 @@ async fn a_token_budget_cuts_documents_before_it_skips_any() {
     let used = usize::try_from(reply["usage"]["prompt_tokens"].as_u64().unwrap()).unwrap();
     assert!(used <= whole * 2 / 3 && used > whole * 5 / 9, "{used} of {whole}");
     let limit = reply["meta"]["budget"]["tokens_per_document"].as_u64().unwrap();
-    let reason = format!("everything would be {whole} tokens; max_total_tokens is {}", whole * 2 / 3);
+    let reason = format!("the whole request has {whole} tokens; max_total_tokens is {}", whole * 2 / 3);
     assert_eq!(
         reply["meta"]["budget"],
         json!({"tokens_per_document": limit, "documents_read": 10, "documents_left_in_input_order": 0, "reason": reason})
@@ -350,7 +350,7 @@ async fn a_strict_budget_is_kept_or_rejected() {
     let strict = |tokens: usize| with(ten(), &json!({"max_total_tokens": tokens, "strict": true}));
     assert_eq!(server.rerank(&strict(whole)).await.status, 200);
     let message = format!(
-        "max_total_tokens: does not suffice, and strict is set: everything would be {whole} tokens; max_total_tokens is {}",
+        "max_total_tokens: is too small, and strict is set: the whole request has {whole} tokens; max_total_tokens is {}",
         whole - 1
     );
     let refused = server.rerank(&strict(whole - 1)).await;
@@ -374,7 +374,7 @@ async fn pairs_take_no_budget() {
 async fn an_invalid_priority_timeout_or_budget_is_named() {
     let server = Server::start().await;
     for (field, value, message) in [
-        ("priority", json!(1000), "priority: is 1000; it lies between 0, the most urgent, and 999"),
+        ("priority", json!(1000), "priority: is 1000; it must be between 0, the most urgent, and 999"),
         ("timeout_ms", json!(0), "timeout_ms: is 0; it must be at least 1"),
         ("max_latency_ms", json!(0), "max_latency_ms: is 0; it must be at least 1"),
         ("max_total_tokens", json!("few"), "max_total_tokens: expected a whole number, found the string \"few\""),

@@ -30,7 +30,7 @@ async fn a_body_that_is_not_json_is_400() {
         ("{\"query\": \"q\", \"top_n\": 1e999}", "number out of range at line 1 column 29"),
         ("{'query': 'q'}", "key must be a string at line 1 column 2; JSON quotes names and texts with \""),
         ("{} {}", "trailing characters at line 1 column 4; a request has one object"),
-        ("query=q", "expected value at line 1 column 1; it looks like a form"),
+        ("query=q", "expected value at line 1 column 1; it looks like a form; send a JSON object"),
     ] {
         let message = format!("the body is not valid JSON: {problem}");
         server.post_text(body).await.assert_failure(400, "malformed_json", None, &message);
@@ -294,8 +294,13 @@ async fn a_connection_whose_headers_never_end_is_closed() {
 #[tokio::test]
 async fn an_unknown_route_is_404() {
     let server = Server::start().await;
-    for (method, path) in [(Method::GET, "/v1/embeddings"), (Method::DELETE, "/x%22")] {
-        let message = format!("there is no route {path:?}; GET / lists the routes");
+    for (method, path, hint) in [
+        (Method::GET, "/v1/embeddings", "this server only ranks documents, with POST /v1/rerank"),
+        (Method::POST, "/v1/chat/completions", "this server only ranks documents, with POST /v1/rerank"),
+        (Method::POST, "/admin/models/m/load", "administrators' routes need auth.admin_keys_file"),
+        (Method::DELETE, "/x%22", "GET / lists the routes"),
+    ] {
+        let message = format!("there is no route {path:?}; {hint}");
         let answer = Answer::of(server.request(method, path)).await;
         answer.assert_failure(404, "route_not_found", None, &message);
     }
@@ -304,13 +309,15 @@ async fn an_unknown_route_is_404() {
 #[tokio::test]
 async fn a_method_that_is_not_allowed_is_405_with_an_allow_header() {
     let server = Server::start().await;
-    for (method, path, allow) in [
-        (Method::GET, "/v1/rerank", "POST"),
-        (Method::PUT, "/rerank", "POST"),
-        (Method::POST, "/health", "GET,HEAD"),
-        (Method::DELETE, "/v1/models", "GET,HEAD"),
+    for (method, path, allow, instead) in [
+        (Method::GET, "/v1/rerank", "POST", "POST"),
+        (Method::GET, "/v1/rerank/", "POST", "POST"),
+        (Method::PUT, "/rerank", "POST", "POST"),
+        (Method::GET, "/_inference/rerank/any", "POST", "POST"),
+        (Method::POST, "/health", "GET,HEAD", "GET"),
+        (Method::DELETE, "/v1/models", "GET,HEAD", "GET"),
     ] {
-        let message = format!("{method} is not allowed on {path}; the allow header lists what is");
+        let message = format!("{method} is not allowed on {path}; use {instead}");
         let answer = Answer::of(server.request(method, path)).await;
         answer.assert_failure(405, "method_not_allowed", None, &message);
         assert_eq!(answer.header("allow"), allow);

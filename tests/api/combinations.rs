@@ -220,7 +220,7 @@ async fn a_minimum_score_applies_to_the_scores_of_the_whole_cascade() {
     assert_eq!(answer.header("podium-left-out-documents"), "2");
     // It does not decide which documents reach a stage.
     assert_eq!(reports(&answer), [(1, 6, None), (2, 2, None)]);
-    // What no model has read has the score 0.
+    // A document that no model has read has the score 0.
     let scores = json!({"scores": [6, 5, 4, 3, 2, 1], "min_score": 0.000_000_1});
     let answer = cascaded.rerank(&with(body("scored", 6), &scores)).await;
     assert_eq!((stages(&answer), &answer.json()["meta"]["min_score"]["left_out"]), (vec![2, 2, 1], &json!(3)));

@@ -77,7 +77,7 @@ async fn other_servers_names_for_the_minimum_mean_the_same() {
         assert_eq!(rows(&server.rerank(&with(&body, name, 1)).await, "/results"), [] as [Value; 0], "{name}");
         assert_eq!(rows(&server.rerank(&with(&body, name, Value::Null)).await, "/results").len(), 5, "{name}");
         let answer = server.rerank(&with(&body, name, 30)).await;
-        let message = format!("{name}: is 30; it lies between 0 and 1, as relevance_score does");
+        let message = format!("{name}: is 30; it must be between 0 and 1");
         answer.assert_failure(422, "invalid_value", Some(name), &message);
     }
     let word = server.rerank(&with(&body, "score_threshold", "high")).await;

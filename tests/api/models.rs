@@ -101,7 +101,7 @@ async fn an_administrator_loads_a_model_and_unloads_it() {
     assert_eq!(server.rerank(&body("legal")).await.status, 503);
     assert_eq!(server.rerank(&body("podium-nano")).await.status, 200);
     let metrics = server.get("/metrics").await.text;
-    // What it ranked stays counted, also where the sample of rankings has some of it.
+    // Its rankings stay counted, also where the sample of rankings has some of them.
     let left: Vec<&str> =
         metrics.lines().filter(|line| line.contains("legal") && !line.starts_with("podium_drift_")).collect();
     assert_eq!(left, [r#"podium_model_memory_bytes{model="legal"} 0"#], "its queue and its batches went with it");
@@ -152,7 +152,7 @@ async fn what_cannot_be_done_says_why() {
 }
 
 #[tokio::test]
-async fn only_administrators_enter_and_without_their_keys_there_is_no_door() {
+async fn admin_routes_need_an_administrators_key_and_do_not_exist_without_such_keys() {
     let (server, _keys) = start(|_| {}).await;
     assert_eq!(server.get("/admin/models").await.status, 401);
     let wrong = server.request(Method::POST, "/admin/models/legal/load").bearer_auth("another-key-of-a-client");

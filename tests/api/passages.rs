@@ -138,8 +138,7 @@ async fn contradictions_are_errors_that_name_the_field() {
         server.rerank(&body).await.assert_failure(422, "invalid_value", Some(name), message);
     }
     let both = json!({"query": "q", "documents": ["a"], "long_documents": "truncate", "chunk_tokens": 9});
-    let message =
-        "chunk_tokens: long_documents is \"truncate\", and documents that are cut have no passages; leave it out";
+    let message = "chunk_tokens: has no effect with long_documents \"truncate\"; leave one of them out";
     server.rerank(&both).await.assert_failure(422, "invalid_value", Some("chunk_tokens"), message);
 }
 

@@ -22,7 +22,7 @@ async fn a_stability_out_of_range_is_422() {
     let server = Server::start().await;
     for (stability, problem) in [(0, "is 0"), (17, "is 17")] {
         let answer = server.rerank(&json!({"query": "q", "documents": ["one"], "stability": stability})).await;
-        let message = format!("stability: {problem}; it lies between 1 and 16");
+        let message = format!("stability: {problem}; it must be between 1 and 16");
         answer.assert_failure(422, "invalid_value", Some("stability"), &message);
     }
 }

@@ -253,8 +253,8 @@ async fn an_empty_picture_is_no_picture_and_a_null_text_is_absent() {
     assert_eq!(answer.text.matches("\"text\"").count(), 1, "{}", answer.text);
     assert_eq!(answer.json()["results"][0]["document"], json!({"text": "title: t", "title": "t"}));
     let body = json!({"query": "q", "documents": [{"title": "Red shoes", "image": "https://x/1.jpg"}]});
-    let message = "documents[0].image: only text can be read here; leave it out, or, where the API has rank_fields, \
-                   name others in it";
+    let message = "documents[0].image: is not text, and only text is read; leave it out, or list text fields in \
+                   rank_fields where the API has it";
     server.rerank(&body).await.assert_failure(422, "invalid_value", Some("documents[0].image"), message);
 }
 
@@ -266,7 +266,7 @@ async fn an_error_names_the_field_that_was_sent_and_its_own_limit() {
         (RERANK, with(&json!({"top_k": 0})), "top_k", "is 0; it must be at least 1"),
         (RERANK, with(&json!({"top_k": "x"})), "top_k", "expected a whole number, found the string \"x\""),
         (RERANK, with(&json!({"instruct": 3})), "instruct", "expected a string, found the number 3"),
-        (RERANK, with(&json!({"priority": -1})), "priority", "is -1; it lies between 0, the most urgent, and 999"),
+        (RERANK, with(&json!({"priority": -1})), "priority", "is -1; it must be between 0, the most urgent, and 999"),
         ("/v1/reranking", json!({"query": "q", "input": ["a"], "top_k": 0}), "top_k", "is 0; it must be at least 1"),
     ] {
         let message = format!("{param}: {problem}");
@@ -366,8 +366,8 @@ async fn parts_of_a_message_are_a_query_or_a_document() {
     };
     assert_eq!(scores(&reply), scores(&expected), "{reply}");
     let image = json!({"query": "q", "documents": {"content": [{"type": "image_url", "image_url": {"url": "x"}}]}});
-    let message = "documents[0].image_url: only text can be read here; leave it out, or, where the API has \
-                   rank_fields, name others in it";
+    let message = "documents[0].image_url: is not text, and only text is read; leave it out, or list text fields in \
+                   rank_fields where the API has it";
     server.rerank(&image).await.assert_failure(422, "invalid_value", Some("documents[0].image_url"), message);
 }
 

@@ -1,4 +1,4 @@
-//! What `podium eval` leaves for other tools and later runs: TREC files, journals, comparisons.
+//! Files that `podium eval` writes for other tools and later runs: TREC files, journals, comparisons.
 
 use std::fs;
 

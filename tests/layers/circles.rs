@@ -1,6 +1,7 @@
 //! Finds files that import each other in a circle.
 //!
-//! A parent module and its descendants are exempt: a parent re-exports its children, and they use its types.
+//! A parent module and its descendants are exempt: a parent re-exports its children, and they use
+//! its types.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

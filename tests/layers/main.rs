@@ -1,5 +1,5 @@
-//! Checks the structure of the crate: which module may import which, which crates and keywords are confined to one
-//! module, that no files import each other in a circle, and how long a file may be.
+//! Checks the structure of the crate: which module may import which, which crates and keywords are
+//! confined to one module, that no files import each other in a circle, and how long a file may be.
 //!
 //! The checks parse every file under `src` and read all of it except items marked `#[cfg(test)]`.
 //! `ARCHITECTURE.md` explains the rules.

@@ -17,7 +17,7 @@ pub struct Module {
     pub path: Names,
     /// The file that contains it, relative to `src`.
     pub file: String,
-    /// What `use` brings into scope: the local name and the full path.
+    /// A name that `use` brings into scope: the local name and the full path.
     pub imports: BTreeMap<String, Names>,
     /// Full paths that the module names, in `use` and in code.
     pub named: BTreeSet<Names>,
@@ -88,7 +88,8 @@ impl Sources {
         }
     }
 
-    /// The module that defines the item at `path`: follows child modules and re-exports. `None` for other crates.
+    /// The module that defines the item at `path`: follows child modules and re-exports. `None` for
+    /// other crates.
     pub fn owner(&self, path: &[String]) -> Option<&Module> {
         self.follow(path, 0)
     }
@@ -148,7 +149,8 @@ impl Reader {
         &mut self.modules[self.current]
     }
 
-    /// Makes a path absolute where it starts with `crate`, `self` or `super`; others stay as they are.
+    /// Makes a path absolute where it starts with `crate`, `self` or `super`; others stay as they
+    /// are.
     fn root(&self, names: Names) -> Names {
         let own = &self.modules[self.current].path;
         let ups = names.iter().take_while(|name| *name == "super").count();

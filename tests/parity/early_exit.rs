@@ -120,7 +120,7 @@ fn the_prefix_cache_stores_and_serves_passes_with_an_exit() {
             assert!(rows.clone().all(|(found, expected)| found == expected), "{round}: {rows:?}");
             table.note(case, "", round, largest_relative(&[found.concat()], &[expected.concat()]));
         }
-        // What a pass with an exit has stored serves one without, and the other way round.
+        // Blocks that a pass with an exit has stored serve one without, and the other way round.
         assert!(cached.prefix_cache().hit_tokens > 0);
         let full = largest_relative(&run_alone(&cached, pass(None)), &run_alone(&plain, pass(None)));
         table.note(case, "", "without an exit", full);

@@ -38,7 +38,7 @@ struct Case {
     prompts: Vec<GoldenPair>,
     /// Logits.
     raw: Vec<f32>,
-    /// What `predict` returns: the logits after the checkpoint's activation.
+    /// The result of `predict`: the logits after the checkpoint's activation.
     predicted: Vec<f32>,
 }
 

@@ -1,4 +1,4 @@
-//! What `make_golden.py` wrote, as plain data, and the checkpoints beside it.
+//! The fixtures of `make_golden.py` as plain data, and the checkpoints beside them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -115,9 +115,9 @@ def test_a_minimum_score_that_nothing_reaches_is_no_error(page):
 @pytest.mark.parametrize(
     ("label", "value", "message"),
     [
-        ("Minimum score", "30", "min_score: is 30; it lies between 0 and 1"),
+        ("Minimum score", "30", "min_score: is 30; it must be between 0 and 1"),
         ("Minimum score", "high", 'min_score: expected a number between 0 and 1 or "auto"'),
-        ("Orders (stability)", "17", "stability: is 17; it lies between 1 and 16"),
+        ("Orders (stability)", "17", "stability: is 17; it must be between 1 and 16"),
     ],
 )
 def test_an_error_in_these_options_stands_beside_them(page, label, value, message):

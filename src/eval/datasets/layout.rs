@@ -9,8 +9,8 @@
 //! | first stage | | `top_ranked/`, `top_ranked.jsonl` | `scoreddocs.trec` |
 //! | instructions | | `instruction/`, `instructions.jsonl` | |
 //!
-//! Every file may be JSONL, TSV, TREC's columns or Parquet, and compressed with gzip. A folder has one
-//! file for each split, or shards such as `test-00000-of-00002.parquet`.
+//! Every file may be JSONL, TSV, TREC's columns or Parquet, and compressed with gzip. A folder has
+//! one file for each split, or shards such as `test-00000-of-00002.parquet`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,8 @@ const DEFAULT_SPLIT: &str = "test";
 
 impl CollectionFiles {
     /// Finds the tables of a folder. The default `split` is `test`, or the only split of the
-    /// judgements. A relative `run` is looked for in the folder first; without one, the folder's own
-    /// first stage is taken, if it has one.
+    /// judgements. A relative `run` is looked for in the folder first; without one, the folder's
+    /// own first stage is taken, if it has one.
     ///
     /// # Errors
     /// [`DataError`] if a table or a split is missing, or a folder cannot be read.
@@ -102,8 +102,8 @@ fn find_table(
     Ok(None)
 }
 
-/// The files of the wanted split in the folder `name` of `parent`, or unless `exact` those of its only
-/// split.
+/// The files of the wanted split in the folder `name` of `parent`, or unless `exact` those of its
+/// only split.
 fn choose_split(parent: &Path, name: &str, wanted: &str, exact: bool) -> Result<TableFiles, DataError> {
     let splits = list_splits(&parent.join(name))?;
     let only = (!exact && splits.len() == 1).then(|| splits.values().next()).flatten();

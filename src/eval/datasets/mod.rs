@@ -1,8 +1,8 @@
 //! Data sets: documents, queries, grades, and the candidates to rerank.
 //!
 //! [`layout`] finds the files of a folder, [`collection`] reads them, [`slates`] reads labelled
-//! slates. This file has their common types and selects the queries to evaluate. Where a set has no candidates,
-//! `first_stage` retrieves them with BM25.
+//! slates. This file has their common types and selects the queries to evaluate. Where a set has no
+//! candidates, `first_stage` retrieves them with BM25.
 
 pub mod collection;
 pub mod layout;
@@ -106,8 +106,8 @@ pub struct Dataset {
     pub name: String,
     /// The path that it was read from.
     pub source: String,
-    /// Its documents. With a run, those that it or the judgements name; only the documents to rerank
-    /// have a text.
+    /// Its documents. With a run, those that it or the judgements name; only the documents to
+    /// rerank have a text.
     pub documents: Vec<Document>,
     /// Number of documents of the corpus.
     pub corpus_size: usize,

@@ -1,10 +1,10 @@
 //! Reads labelled slates: JSONL or Parquet with a query, its documents and their grades in each
 //! record.
 //!
-//! A record has either `documents` in the first stage's order, with a `grade` in each or `relevance`
-//! with one number for each, or `positive` and `negative` documents (MTEB's reranking tasks), which
-//! are shuffled because they have no order.
-//! Documents with the same id and text on several lines are one document of the set.
+//! A record has either `documents` in the first stage's order, with a `grade` in each or
+//! `relevance` with one number for each, or `positive` and `negative` documents (MTEB's reranking
+//! tasks), which are shuffled because they have no order. Documents with the same id and text on
+//! several lines are one document of the set.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

@@ -15,8 +15,8 @@ const MAX_DOCUMENTS: usize = 12;
 /// Maximum length of a document's text, in characters.
 const TEXT_CHARACTERS: usize = 400;
 
-/// Finds the queries with the largest losses against BM25, and those with the largest gains, each the
-/// largest first.
+/// Finds the queries with the largest losses against BM25, and those with the largest gains, each
+/// the largest first.
 pub(super) fn find_examples(
     set: &Dataset,
     cases: &[Case],

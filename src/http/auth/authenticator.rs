@@ -9,26 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::keys::{Key, KeyError, KeyTable};
 use super::settings::AuthSettings;
-
-/// Routes that never need a key. [`Authenticator::needs_key`] decides `/`, `/docs/…` and
-/// `/metrics`.
-const OPEN_ROUTES: [&str; 15] = [
-    "/v1/cluster/auth",
-    "/health",
-    "/ready",
-    "/ping",
-    "/version",
-    "/docs",
-    "/openapi.json",
-    "/healthz",
-    "/livez",
-    "/readyz",
-    "/v1/health/live",
-    "/v1/health/ready",
-    "/weaviate/.well-known/live",
-    "/weaviate/.well-known/ready",
-    "/weaviate/meta",
-];
+use crate::http::route_table;
 
 /// Prefix of the routes for administrators.
 const ADMIN_PREFIX: &str = "/admin/";
@@ -43,8 +24,8 @@ pub struct Authenticator {
     /// Keys from flags and the environment: they stay until the process ends.
     fixed_keys: Vec<Key>,
     table: RwLock<Arc<KeyTable>>,
-    /// What `table` was built from. The lock is held while the file is read, so that reloads happen
-    /// one by one.
+    /// The inputs that `table` was built from. The lock is held while the file is read, so that
+    /// reloads happen one by one.
     loaded: Mutex<LoadedFrom>,
     /// The administrators' keys, if `auth.admin_keys_file` is set.
     administrators: Option<Box<Authenticator>>,
@@ -228,9 +209,9 @@ impl Authenticator {
     pub(super) fn needs_key(&self, method: &Method, route: Option<&str>) -> bool {
         match route {
             None => false,
-            Some("/metrics") => self.protect_metrics,
+            Some(route_table::METRICS) => self.protect_metrics,
             Some("/") => !matches!(*method, Method::GET | Method::HEAD),
-            Some(route) => !OPEN_ROUTES.contains(&route) && !route.starts_with("/docs/"),
+            Some(route) => !route_table::is_open(route),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The dialect of AWS Bedrock's Rerank (the client `bedrock-agent-runtime`): `queries` and `sources`
-//! in, `relevanceScore` out. It is on every shared path where a body has `sources`.
+//! The dialect of AWS Bedrock's Rerank (the client `bedrock-agent-runtime`): `queries` and
+//! `sources` in, `relevanceScore` out. It is on every shared path where a body has `sources`.
 
 #![expect(non_snake_case, reason = "the names of the fields on the wire")]
 

@@ -11,7 +11,7 @@ use crate::rerank::{CascadeOptions, Keep, RerankError};
 /// The fields of a `cascade`.
 const FIELDS: [&str; 2] = ["keep", "stop_when_sure"];
 
-/// The wishes of a request for the stages.
+/// The options of a request for the stages.
 #[derive(Debug, Default)]
 pub(super) struct CascadeFields(CascadeOptions);
 
@@ -61,21 +61,21 @@ fn keep_of(number: &Number) -> Option<Keep> {
 
 fn probability(name: &str, value: &Value) -> Result<f64, RerankError> {
     let found = value.as_f64().filter(|probability| (0.0..=1.0).contains(probability));
-    found.ok_or_else(|| RerankError::invalid(name, format!("is {value}; it lies between 0 and 1")))
+    found.ok_or_else(|| RerankError::invalid(name, format!("is {value}; it must be between 0 and 1")))
 }
 
 impl PartialSchema for CascadeFields {
     fn schema() -> RefOr<Schema> {
         let number = || ObjectBuilder::new().schema_type(Type::Number);
         let keep = ArrayBuilder::new().items(number().exclusive_minimum(Some(0.0))).description(Some(
-            "What each stage but the last passes on: a whole number of documents, or a share of all documents (0.25; \
+            "The documents that each stage but the last passes on: a whole number, or a share of all documents (0.25; \
              1.0 is all). One entry more, at the start, is for the caller's own scores.",
         ));
         let sure = number().minimum(Some(0.0)).maximum(Some(1.0)).description(Some(
             "Later stages are skipped if the order of the top_n is right with this probability; 0 skips none.",
         ));
         ObjectBuilder::new()
-            .description(Some("What this request asks of the stages of a cascade."))
+            .description(Some("Options of this request for the stages of a cascade."))
             .property("keep", keep)
             .property("stop_when_sure", sure)
             .additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::FreeForm(false)))
@@ -144,7 +144,7 @@ mod tests {
             (json!({"keep": [1.5]}), format!("cascade.keep[0]: is 1.5; {wrong}")),
             (json!({"keep": [-1]}), format!("cascade.keep[0]: is -1; {wrong}")),
             (json!({"keep": ["all"]}), format!("cascade.keep[0]: is \"all\"; {wrong}")),
-            (json!({"stop_when_sure": 95}), "cascade.stop_when_sure: is 95; it lies between 0 and 1".to_owned()),
+            (json!({"stop_when_sure": 95}), "cascade.stop_when_sure: is 95; it must be between 0 and 1".to_owned()),
             (json!({"kep": [1]}), "cascade: \"kep\" is none of keep, stop_when_sure".to_owned()),
         ] {
             assert_eq!(CascadeFields::from_value("cascade", value).unwrap_err().to_string(), message);

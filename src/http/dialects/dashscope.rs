@@ -1,5 +1,5 @@
-//! `DashScope`'s dialect (Alibaba Cloud Model Studio): query and documents in `input`, the options in
-//! `parameters`, the results in `output`. Spring AI Alibaba speaks it too.
+//! `DashScope`'s dialect (Alibaba Cloud Model Studio): query and documents in `input`, the options
+//! in `parameters`, the results in `output`. Spring AI Alibaba speaks it too.
 
 use std::borrow::Cow;
 

@@ -1,9 +1,14 @@
 //! Queries and documents in every form that clients send.
 //!
-//! A document is a string; an object with its text in `text`, or in `page_content` (`LangChain`'s
-//! documents); an object with `content`, a string or a list of text parts; such a list itself; or a record of any fields, which the model reads as one `name: value` line
-//! for each. `rank_fields` names the fields of a record to read; without it the model reads the
-//! record's `text`, or every field of a record that has none.
+//! A document is one of these:
+//!
+//! - a string;
+//! - an object with its text in `text`, or in `page_content` (`LangChain`'s documents);
+//! - an object with `content`, a string or a list of text parts; or such a list itself;
+//! - a record of any fields, each of which the model reads as one `name: value` line.
+//!
+//! `rank_fields` names the fields of a record to read; without it the model reads the record's
+//! `text`, or every field of a record that has none.
 
 use std::borrow::Cow;
 
@@ -52,7 +57,7 @@ impl PartialSchema for Query {
         // The reader prefers `text`, which may then have the wrong type.
         content.extensions = Some(Extensions::from_iter([("not", serde_json::json!({"required": ["text"]}))]));
         AnyOfBuilder::new()
-            .description(Some("What to search for: a text that is not blank, or an object with one."))
+            .description(Some("The search query: a text that is not blank, or an object with one."))
             .item(not_blank())
             .item(part.clone())
             .item(content)
@@ -258,7 +263,8 @@ fn text_of_fields(field: &str, record: &Map<String, Value>, names: &[String]) ->
 /// The text of a record without `rank_fields`.
 fn text_of_record(field: &str, record: &Map<String, Value>) -> Result<String, RerankError> {
     if let Some(name) = IMAGE_FIELDS.iter().find(|name| record.get(**name).is_some_and(|value| !is_empty(value))) {
-        let problem = "only text can be read here; leave it out, or, where the API has rank_fields, name others in it";
+        let problem =
+            "is not text, and only text is read; leave it out, or list text fields in rank_fields where the API has it";
         return Err(RerankError::invalid(format!("{field}.{name}"), problem));
     }
     let given = |name: &str| record.get(name).filter(|value| !value.is_null());
@@ -381,11 +387,11 @@ mod tests {
             (json!({}), "documents[0]: an object with no field that could be read"),
             (
                 json!({"image": "data:"}),
-                "documents[0].image: only text can be read here; leave it out, or, where the API has rank_fields, name others in it",
+                "documents[0].image: is not text, and only text is read; leave it out, or list text fields in rank_fields where the API has it",
             ),
             (
                 json!({"text": "t", "image": "data:"}),
-                "documents[0].image: only text can be read here; leave it out, or, where the API has rank_fields, name others in it",
+                "documents[0].image: is not text, and only text is read; leave it out, or list text fields in rank_fields where the API has it",
             ),
             (
                 json!({"content": [{"type": "image_url"}]}),

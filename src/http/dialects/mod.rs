@@ -21,6 +21,7 @@ pub mod podium;
 mod score;
 mod sglang;
 mod tei;
+mod truncate;
 mod vertex;
 mod weaviate;
 mod zeroentropy;
@@ -49,7 +50,7 @@ pub struct Dialect {
     pub(super) name: &'static str,
     /// The title of its operations in the API description.
     pub(super) summary: &'static str,
-    /// What a client should know of its operations.
+    /// The description of its operations in the API description.
     pub(super) description: &'static str,
     /// The schema of a request; its example is the operation's.
     pub(super) request: SchemaOf,
@@ -127,7 +128,7 @@ fn is_no_count(value: &Value) -> bool {
 }
 
 impl Route {
-    /// What requests to it are for.
+    /// The purpose of its requests.
     #[must_use]
     pub fn kind(&self) -> RouteKind {
         if self.dialect.name == score::DIALECT.name { RouteKind::Score } else { RouteKind::Rank }
@@ -159,8 +160,7 @@ impl Route {
 
 /// The dialect of a body on a shared path, by the name of its documents: text-embeddings-inference
 /// calls them `texts`, mixedbread `input`, Bedrock `sources`; `DashScope` has an object in `input`.
-/// Voyage's clients send `top_k` and `truncation`; they
-/// cannot read an error that is an object.
+/// Voyage's clients send `top_k` and `truncation`; they cannot read an error that is an object.
 fn dialect_by_fields(fields: &Fields) -> &'static Dialect {
     if fields.has("documents") {
         let is_voyage = fields.names("top_k") && fields.names("truncation") && !fields.names("top_n");
@@ -206,7 +206,7 @@ impl Call {
     }
 }
 
-/// What a reply is made from.
+/// The rankings of a call, from which its reply is made.
 pub(super) struct Answer<'a> {
     /// The request's id.
     pub id: &'a str,

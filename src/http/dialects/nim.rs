@@ -2,13 +2,13 @@
 //! scores.
 
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};
+use super::truncate::Truncate;
 use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, TokenUsage, request};
 use crate::http::error_body::ErrorShape;
-use crate::http::fields::{Field, Fields, Reader, none_of, text};
+use crate::http::fields::{Fields, Reader};
 use crate::http::schemas::SchemaOf;
 use crate::rerank::RerankError;
 
@@ -40,24 +40,6 @@ request! {
         #[schema(default = "NONE")]
         truncate: Option<Truncate>,
         ..options: RequestOptions,
-    }
-}
-
-/// What happens to a passage over its limit: `NONE` makes it an error, `END` cuts its end off.
-#[derive(Debug, PartialEq, Eq, ToSchema)]
-#[schema(as = NimTruncate, rename_all = "UPPERCASE")]
-enum Truncate {
-    None,
-    End,
-}
-
-impl Field for Truncate {
-    fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
-        match text(name, value)?.as_str() {
-            "NONE" => Ok(Self::None),
-            "END" => Ok(Self::End),
-            word => Err(none_of(name, word, &["NONE", "END"])),
-        }
     }
 }
 

@@ -117,11 +117,11 @@ impl Field for MinScore {
     fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
         let in_range = |score: &f64| (0.0..=1.0).contains(score);
         match value {
-            Value::Number(number) => {
-                number.as_f64().filter(in_range).map(|score| Self::Score(score as f32)).ok_or_else(|| {
-                    RerankError::invalid(name, format!("is {number}; it lies between 0 and 1, as relevance_score does"))
-                })
-            }
+            Value::Number(number) => number
+                .as_f64()
+                .filter(in_range)
+                .map(|score| Self::Score(score as f32))
+                .ok_or_else(|| RerankError::invalid(name, format!("is {number}; it must be between 0 and 1"))),
             Value::String(word) if word == "auto" => Ok(Self::Auto),
             Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
                 Err(expected(name, "a number between 0 and 1 or \"auto\"", &value))
@@ -178,7 +178,7 @@ impl Field for Priority {
         let shown = value.to_string();
         let count = if is_negative { None } else { u16::try_from(usize::from_value(name, value)?).ok() };
         count.filter(|priority| *priority <= MAX_PRIORITY).map(Self).ok_or_else(|| {
-            let problem = format!("is {shown}; it lies between 0, the most urgent, and {MAX_PRIORITY}");
+            let problem = format!("is {shown}; it must be between 0, the most urgent, and {MAX_PRIORITY}");
             RerankError::invalid(name, problem)
         })
     }

@@ -16,11 +16,12 @@ request! {
         /// The most tokens of a passage; the family's limit of a document if absent.
         #[schema(minimum = 1)]
         chunk_tokens: Option<usize>,
-        /// The most tokens that a passage repeats of the one before it, in whole sentences or words;
-        /// at most half of a passage.
+        /// The most tokens that a passage repeats of the one before it, in whole sentences or
+        /// words; at most half of a passage.
         #[schema(minimum = 0)]
         chunk_overlap_tokens | overlap_tokens: Option<usize>,
-        /// The most passages of a document. What stands behind them is not read, and a warning says so.
+        /// The most passages of a document. The text behind them is not read, and a warning says
+        /// so.
         #[schema(minimum = 0)]
         max_chunks_per_doc: Option<usize>,
         chunk_merge: Option<ChunkMergeField>,
@@ -46,9 +47,9 @@ impl From<PassageFields> for PassageOptions {
     }
 }
 
-/// How a document over the limit is read: `truncate` cuts its end off; `chunk` splits it into passages
-/// at the ends of paragraphs, sentences or words, and ranks these. Any other field about chunks asks
-/// for `chunk` too.
+/// How a document over the limit is read: `truncate` cuts its end off; `chunk` splits it into
+/// passages at the ends of paragraphs, sentences or words, and ranks these. Any other field about
+/// chunks asks for `chunk` too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(as = LongDocuments, rename_all = "lowercase")]
 enum LongDocumentsField {
@@ -66,8 +67,8 @@ impl Field for LongDocumentsField {
     }
 }
 
-/// The score of a document that was split: `max` is its best passage's, `mean_top_2` the mean of its
-/// two best passages', `first` its first passage's.
+/// The score of a document that was split: `max` is its best passage's, `mean_top_2` the mean of
+/// its two best passages', `first` its first passage's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(as = ChunkMerge, rename_all = "snake_case")]
 enum ChunkMergeField {

@@ -5,9 +5,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};
+use super::truncate::Truncate;
 use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, request};
 use crate::http::error_body::ErrorShape;
-use crate::http::fields::{Field, Fields, Flag, Reader, expected, flag_or, quoted};
+use crate::http::fields::{Fields, Flag, Part, Reader, flag_or};
 use crate::http::schemas::SchemaOf;
 use crate::rerank::RerankError;
 
@@ -41,40 +42,19 @@ request! {
         /// Whether the reply returns the documents.
         #[schema(default = true)]
         return_documents: Option<Flag>,
-        parameters: Option<Parameters>,
+        #[schema(value_type = Option<Parameters>)]
+        parameters: Option<Part<Parameters>>,
         ..options: RequestOptions,
     }
 }
 
-/// Parameters of Pinecone's models.
-#[derive(Debug, ToSchema)]
-#[schema(as = PineconeParameters)]
-struct Parameters {
-    #[schema(default = "END")]
-    truncate: Option<Truncate>,
-}
-
-/// What happens to a document over its limit: `END` cuts its end off, `NONE` makes it an error.
-#[derive(Debug, PartialEq, Eq, ToSchema)]
-#[schema(as = PineconeTruncate, rename_all = "UPPERCASE")]
-enum Truncate {
-    End,
-    None,
-}
-
-impl Field for Parameters {
-    fn from_value(name: &str, value: Value) -> Result<Self, RerankError> {
-        let Value::Object(parameters) = value else { return Err(expected(name, "an object", &value)) };
-        let truncate = match parameters.get("truncate") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(word)) if word == "END" => Some(Truncate::End),
-            Some(Value::String(word)) if word == "NONE" => Some(Truncate::None),
-            Some(other) => {
-                let problem = format!("{} is none of \"END\", \"NONE\"", quoted(&other.to_string()));
-                return Err(RerankError::invalid(format!("{name}.truncate"), problem));
-            }
-        };
-        Ok(Self { truncate })
+request! {
+    /// Parameters of Pinecone's models.
+    #[derive(Default)]
+    #[schema(as = PineconeParameters)]
+    struct Parameters {
+        #[schema(default = "END")]
+        truncate: Option<Truncate>,
     }
 }
 
@@ -109,8 +89,9 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
     let request = Request::read(fields)?;
     let returned = flag_or(request.return_documents, true);
     let (texts, sent) = request.documents.into_parts("documents", request.rank_fields, returned)?;
+    let parameters = request.parameters.map(|parameters| parameters.take(fields)).unwrap_or_default();
     let mut ranking = request.options.into_request(request.query.0, texts, request.top_n);
-    ranking.truncation = request.parameters.and_then(|parameters| parameters.truncate) != Some(Truncate::None);
+    ranking.truncation = parameters.truncate != Some(Truncate::None);
     Ok(Call::new(ranking, "documents", sent, reply))
 }
 

@@ -184,8 +184,9 @@ fn pairs(sides: Sides, common: &RerankRequest) -> Result<Vec<RerankRequest>, Rer
             Ok(queries.into_iter().zip(texts).map(|(query, text)| request(query, vec![text])).collect())
         }
         (count, other) => {
-            let problem =
-                format!("{count} texts in `{left}` and {other} in `{right}` do not pair; give one, or as many");
+            let problem = format!(
+                "{count} texts in `{left}` and {other} in `{right}` do not pair; give one in `{left}`, or as many as in `{right}`"
+            );
             Err(RerankError::invalid(left, problem))
         }
     }
@@ -250,7 +251,7 @@ mod tests {
         for (body, problem) in [
             (
                 r#"{"text_1":["a","b"],"text_2":["c"]}"#,
-                "text_1: 2 texts in `text_1` and 1 in `text_2` do not pair; give one, or as many",
+                "text_1: 2 texts in `text_1` and 1 in `text_2` do not pair; give one in `text_1`, or as many as in `text_2`",
             ),
             (r#"{"text_1":"a","text_2":[]}"#, "text_2: must hold at least one text"),
             (

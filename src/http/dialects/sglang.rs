@@ -1,5 +1,5 @@
-//! `SGLang`'s dialect, under `/sglang`: the fields of the shared dialect, and a bare array out, with
-//! the documents unless the client wants none.
+//! `SGLang`'s dialect, under `/sglang`: the fields of the shared dialect, and a bare array out,
+//! with the documents unless the client wants none.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! Weaviate's dialect (its module reranker-transformers), under `/weaviate`: a score for each document,
-//! in the order of the request.
+//! Weaviate's dialect (its module reranker-transformers), under `/weaviate`: a score for each
+//! document, in the order of the request.
 
 use std::borrow::Cow;
 

@@ -28,8 +28,8 @@ const DOCUMENT_NAMES: [&str; 15] = [
 ];
 const DOCUMENT_FIELDS: [&str; 6] = ["documents", "texts", "input", "passages", "records", "sources"];
 
-/// Other servers' and libraries' names for optional fields, and the names here, the first known one of
-/// which is meant.
+/// Other servers' and libraries' names for optional fields, and the names here, the first known one
+/// of which is meant.
 const OPTIONAL_NAMES: [(&[&str], &[&str]); 3] = [
     (&["k", "n", "limit", "max_results", "num_results"], &["top_n", "top_k"]),
     (&["threshold", "min_relevance", "score_cutoff"], &["min_score"]),
@@ -53,8 +53,8 @@ impl Fields {
         with_more(error, self.probably_meant(name).as_deref())
     }
 
-    /// The known field that is most similar to an unknown one, as the end of a sentence; empty if none
-    /// is similar.
+    /// The known field that is most similar to an unknown one, as the end of a sentence; empty if
+    /// none is similar.
     #[must_use]
     pub fn suggestion(&self, name: &str) -> String {
         if let Some(meant) = self.nearest_known(name) {

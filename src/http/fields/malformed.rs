@@ -1,4 +1,4 @@
-//! What to change in a body that is not a JSON object, for the mistakes that clients make.
+//! Hints on what to change in a body that is not a JSON object, for the mistakes that clients make.
 
 use serde_json::Value;
 use serde_json::error::Category;
@@ -19,7 +19,7 @@ pub(super) fn problem(error: &serde_json::Error, body: &[u8]) -> String {
     }
 }
 
-/// What to change at the position of the error.
+/// A hint on what to change at the position of the error.
 fn hint(error: &serde_json::Error, problem: &str, body: &[u8]) -> Option<&'static str> {
     if error.classify() == Category::Eof {
         return Some("the body ends before its JSON does");
@@ -49,7 +49,7 @@ fn hint(error: &serde_json::Error, problem: &str, body: &[u8]) -> Option<&'stati
     } else if body.starts_with(b"[object ") {
         Some("it is JavaScript's name of an object; send JSON.stringify(object)")
     } else if rest.len() == body.len() && rest.contains('=') {
-        Some("it looks like a form")
+        Some("it looks like a form; send a JSON object")
     } else {
         None
     }

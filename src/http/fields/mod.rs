@@ -5,8 +5,8 @@
 //!
 //! Error messages name the field, the value found and what was expected: serde's derived readers
 //! cannot say as much. `null` counts as absent. A field that is given twice is an error. Fields
-//! that no reader takes stay in [`Fields`], and [`Fields::suggestion`] says which field the client may
-//! have meant.
+//! that no reader takes stay in [`Fields`], and [`Fields::suggestion`] says which field the client
+//! may have meant.
 
 mod encoding;
 mod hints;
@@ -61,7 +61,7 @@ pub struct Fields {
     known_in_parts: Vec<String>,
     /// Fields that came under a second name: the first name, and the one that was sent.
     second_names: Vec<(String, String)>,
-    /// What the reply should say of how the fields were read.
+    /// Warnings about how the fields were read, for the reply.
     warnings: Vec<String>,
 }
 

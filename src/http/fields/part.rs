@@ -5,8 +5,10 @@ use serde_json::Value;
 use super::{Field, Fields, Reader, expected};
 use crate::rerank::RerankError;
 
-/// An object in a field, read as `T`, whose schema the field names (`#[schema(value_type = T)]`). The fields in it that `T` does not read stay with it, until
-/// [`Part::take`] gives them to the body.
+/// An object in a field, read as `T`, whose schema the field names (`#[schema(value_type = T)]`).
+///
+/// The fields in it that `T` does not read stay with it, until [`Part::take`] gives them to the
+/// body.
 #[derive(Debug)]
 pub struct Part<T> {
     name: String,
@@ -24,7 +26,7 @@ impl<T: Reader> Field for Part<T> {
 }
 
 impl<T> Part<T> {
-    /// What was read. Warnings, and fields that nobody has read, become the body's, with their path.
+    /// The part's value. Its warnings and its unread fields become the body's, with their path.
     pub fn take(self, body: &mut Fields) -> T {
         let Self { name, read, rest } = self;
         let path = |field: &str| format!("{name}.{field}");

@@ -15,14 +15,15 @@ use super::super::fields::FLAG_WORDS;
 use super::super::schemas::{SchemaOf, Schemas};
 use super::{parts, server_routes};
 
-const DESCRIPTION: &str = "Podium is a rerank server: a model reads a query, an instruction and up to 64 documents in one \
-                           pass and orders the documents. No text is cut silently: the results of /v1/rerank have the \
-                           number of tokens of each document and how many of them were read, every dialect counts the \
-                           documents that were cut in the header podium-truncated-documents, and `truncation: false` \
-                           (`truncate` in some dialects) makes a text that is too long an error. Validation errors name \
-                           the field and, where one applies, the value and the limit.";
+const DESCRIPTION: &str = "Ranks documents by their relevance to a query, following an instruction in plain language.\n\n\
+    - `POST /v1/rerank` is the route to start with. The other paths take the requests of other vendors' clients.\n\
+    - No text is cut silently. Each result of `/v1/rerank` has the document's tokens and how many of them the model \
+    read, and the header `podium-truncated-documents` of every ranking counts the documents that were cut. \
+    `truncation: false` (`truncate` in some APIs) makes a text that is too long an error.\n\
+    - An error names the field and, where one applies, the value and the limit.";
 
-const TAGS: [&str; 5] = ["Rerank", "Other servers' dialects", "Models", "Server", "Administration"];
+const TAGS: [&str; 5] = ["Rerank", OTHER_APIS, "Models", "Server", "Administration"];
+const OTHER_APIS: &str = "Other vendors' APIs";
 
 /// The note that every ranking operation ends with.
 const HEADERS_NOTE: &str = "A client that cannot add a field to the body may send the instruction in the header \
@@ -66,7 +67,7 @@ pub fn build() -> Value {
         .paths(paths)
         .build();
     let mut document = json!(document);
-    document["info"]["summary"] = json!("A rerank server with instructions");
+    document["info"]["summary"] = json!("A rerank server that follows instructions");
     let security: serde_json::Map<String, Value> =
         parts::security_schemes().into_iter().map(|(name, scheme)| (name.to_owned(), json!(scheme))).collect();
     document["components"] = json!({"schemas": schemas.into_json(), "securitySchemes": security});
@@ -80,7 +81,7 @@ fn ranking_operation(route: &Route, schemas: &mut Schemas) -> Operation {
     let body = any_of(&all(|dialect| dialect.request), schemas);
     let result = any_of(&all(|dialect| dialect.reply), schemas);
     let error = any_of(&all(|dialect| dialect.errors.schema()), schemas);
-    let tag = if dialects.len() > 1 { "Rerank" } else { "Other servers' dialects" };
+    let tag = if dialects.len() > 1 { "Rerank" } else { OTHER_APIS };
     let mut operation = OperationBuilder::new()
         .tag(tag)
         .operation_id(Some(format!("{name}{}", route.path.replace(['/', '.'], "_").replace(['{', '}'], ""))))

@@ -9,7 +9,7 @@ use utoipa::openapi::security::{
 };
 use utoipa::openapi::{ContentBuilder, Header, RefOr, Required};
 
-/// What each status of a ranking route means.
+/// The meaning of each error status of a ranking route.
 pub const RANKING_ERRORS: [(&str, &str); 11] = [
     ("400", "The body is not JSON, it ended early, or it cannot be decompressed."),
     ("401", "A key is missing or wrong."),

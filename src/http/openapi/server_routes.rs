@@ -6,7 +6,9 @@ use utoipa::openapi::response::Response;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::super::error_body::ErrorBody;
-use super::super::route_table::ADMIN_ROUTES;
+use super::super::route_table::{
+    ADMIN_ROUTES, DOCS, HEALTH, INFO, INSTRUCTIONS, METRICS, MODELS, NEEDS_KEY, OPENAPI, READY, VERSION,
+};
 use super::super::schemas::Schemas;
 use super::super::{admin, routes};
 use super::parts::{error, key, key_or_none, parameter, reply};
@@ -47,6 +49,20 @@ impl Describe<'_> {
             let body = self.schemas.add::<ErrorBody<'_>>();
             operation.response(*status, error(status, description, body, None))
         })
+    }
+
+    /// The same operation on several paths, of which the first is the usual one.
+    fn same(
+        &mut self,
+        paths: &[&'static str],
+        summary: &str,
+        reply: &Response,
+        errors: &[Error],
+    ) -> Vec<(&'static str, PathItem)> {
+        let Some(usual) = paths.first() else { return Vec::new() };
+        let alias = format!("The same as {usual}");
+        let summary_of = |path: &str| if path == *usual { summary } else { &alias };
+        paths.iter().map(|path| (*path, get(self.operation(summary_of(path), reply.clone(), errors)))).collect()
     }
 
     /// An operation for clients with a key, if the server has keys.
@@ -90,14 +106,9 @@ fn model_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
          one batch on the device (`schedule.max_batch_tokens`), and `max_concurrent_requests` the number of requests \
          that may be accepted and unfinished (`schedule.max_queued_requests`).",
     ));
-    vec![
-        ("/v1/models", models.clone()),
-        ("/models", models.clone()),
-        ("/infinity/models", models),
-        ("/v1/models/{model}", get(model)),
-        ("/v1/instructions", get(profiles)),
-        ("/info", get(info)),
-    ]
+    let mut paths: Vec<(&str, PathItem)> = MODELS.into_iter().map(|path| (path, models.clone())).collect();
+    paths.extend([("/v1/models/{model}", get(model)), (INSTRUCTIONS, get(profiles)), (INFO, get(info))]);
+    paths
 }
 
 fn server_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
@@ -110,25 +121,17 @@ fn server_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {
     let (alive, ready) = (describe.json::<routes::Status>(), describe.json::<routes::Status>());
     let (needs_key, version) = (describe.json::<routes::NeedsKey>(), describe.json::<routes::Version>());
     let metrics = "Metrics in Prometheus's text format; they need no key unless the operator protects them";
-    vec![
+    let mut paths = vec![
         ("/", get(describe.operation("Facts about this server; for browsers, the playground", index, &[LOADING]))),
-        ("/health", get(describe.operation("The process is alive", alive.clone(), &[]))),
-        ("/ping", get(describe.operation("The same as /health", alive.clone(), &[]))),
-        ("/healthz", get(describe.operation("The same as /health", alive.clone(), &[]))),
-        ("/livez", get(describe.operation("The same as /health", alive.clone(), &[]))),
-        ("/v1/health/live", get(describe.operation("The same as /health", alive.clone(), &[]))),
-        ("/weaviate/.well-known/live", get(describe.operation("The same as /health", alive, &[]))),
-        ("/ready", get(describe.operation("New requests are accepted, or why not", ready.clone(), &[NOT_READY]))),
-        ("/readyz", get(describe.operation("The same as /ready", ready.clone(), &[NOT_READY]))),
-        ("/v1/health/ready", get(describe.operation("The same as /ready", ready.clone(), &[NOT_READY]))),
-        ("/weaviate/.well-known/ready", get(describe.operation("The same as /ready", ready, &[NOT_READY]))),
-        ("/v1/cluster/auth", get(describe.operation("Whether requests need a key", needs_key, &[]))),
-        ("/openapi.json", get(describe.operation("This description", reply(JSON, object), &[LOADING]))),
-        ("/docs", get(describe.operation("This description as a page", reply("text/html", string()), &[]))),
-        ("/version", get(describe.operation("The server's version", version.clone(), &[]))),
-        ("/weaviate/meta", get(describe.operation("The same as /version", version, &[]))),
-        ("/metrics", get(describe.protected(metrics, reply("text/plain", string()), &[]))),
-    ]
+        (NEEDS_KEY, get(describe.operation("Whether requests need a key", needs_key, &[]))),
+        (OPENAPI, get(describe.operation("This description", reply(JSON, object), &[LOADING]))),
+        (DOCS, get(describe.operation("This description as a page", reply("text/html", string()), &[]))),
+        (METRICS, get(describe.protected(metrics, reply("text/plain", string()), &[]))),
+    ];
+    paths.extend(describe.same(&HEALTH, "The process is alive", &alive, &[]));
+    paths.extend(describe.same(&READY, "New requests are accepted, or why not", &ready, &[NOT_READY]));
+    paths.extend(describe.same(&VERSION, "The server's version", &version, &[]));
+    paths
 }
 
 fn admin_paths(schemas: &mut Schemas) -> Vec<(&'static str, PathItem)> {

@@ -21,7 +21,7 @@ use crate::rerank::{
 const TYPICAL_TOKEN_BYTES: usize = 4;
 
 /// A request on its way through the stages.
-pub(super) struct Run {
+pub(super) struct CascadeRun {
     name: String,
     stages: Vec<Stage>,
     stop_when_sure: f64,
@@ -49,12 +49,12 @@ pub(super) struct Run {
     tokens: usize,
     profile: Option<String>,
     warnings: Vec<String>,
-    /// What the stages left out for the budget, in words.
+    /// The parts that stages left out for the budget, in words.
     budget_reasons: Vec<String>,
     tokens_per_document: Option<usize>,
 }
 
-impl Run {
+impl CascadeRun {
     /// Admits the request, for all of its stages, and orders it by the caller's scores.
     pub fn start(
         cascade: Cascade,

@@ -33,7 +33,7 @@ fn jina_v3_and_v3_5_are_exact() {
             let ids = whole_slate(&prompter, &request);
             assert_eq!(prompter.decode(&ids), expected);
             assert_eq!(ids, reference_ids(&[&expected]));
-            // What runs ends with the query's last mark, and is read at the marks.
+            // The pass ends with the query's last mark, and is read at the marks.
             let rendering = render(&prompter, &request);
             assert_eq!(rendering.prefix, ids[..rendering.prefix.len()]);
             let mark = |place: &TokenPosition| prompter.decode(&[rendering.prefix[place.offset]]);

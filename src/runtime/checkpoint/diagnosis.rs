@@ -1,11 +1,11 @@
-//! What a path that is no readable checkpoint holds instead, and what to do about it.
+//! Diagnosis of a path that is no readable checkpoint: what it holds instead, and what to do.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::shards::{INDEX, SINGLE};
 
-/// What Podium reads, for messages.
+/// The formats that Podium reads, for messages.
 const READABLE: &str = "Podium reads folders with config.json, tokenizer.json and *.safetensors, and GGUF files";
 
 /// First bytes of a Git LFS pointer.
@@ -16,19 +16,19 @@ pub(super) fn is_gguf(path: &Path) -> bool {
     has_extension(path, "gguf")
 }
 
-/// What is wrong with a file that is given as the model and is no GGUF file.
+/// The problem of a file that is given as the model and is no GGUF file.
 pub(super) fn of_file(path: &Path) -> String {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     format!("is a file; give its folder, {}", folder.display())
 }
 
-/// What is wrong with the contents of a file of a checkpoint.
+/// The problem of the contents of a file of a checkpoint.
 pub(super) fn of_contents(bytes: &[u8]) -> Option<String> {
     let problem = "is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder";
     bytes.starts_with(LFS_POINTER).then(|| problem.to_owned())
 }
 
-/// What is wrong with a path of a checkpoint that cannot be read: a link without a target.
+/// The problem of a path of a checkpoint that cannot be read: a link without a target.
 pub(super) fn of_link(path: &Path) -> Option<String> {
     let target = fs::read_link(path).ok().filter(|_| !path.exists())?;
     Some(format!(
@@ -38,7 +38,7 @@ pub(super) fn of_link(path: &Path) -> Option<String> {
     ))
 }
 
-/// What a folder with `config.json` and weights holds that Podium would ignore: an adapter, or
+/// Parts of a folder with `config.json` and weights that Podium would ignore: an adapter, or
 /// weights in another program's integers.
 pub(super) fn of_unread_parts(folder: &Path) -> Option<String> {
     if folder.join("adapter_config.json").exists() {
@@ -56,7 +56,7 @@ pub(super) fn of_unread_parts(folder: &Path) -> Option<String> {
     ))
 }
 
-/// What a folder holds that lacks `config.json`, `tokenizer.json` or weights, and what to do.
+/// Contents of a folder that lacks `config.json`, `tokenizer.json` or weights, and what to do.
 pub(super) fn of_folder(folder: &Path) -> String {
     let names = listing(folder);
     if names.is_empty() {
@@ -81,8 +81,8 @@ pub(super) fn of_folder(folder: &Path) -> String {
     of_names(&names).unwrap_or_else(|| format!("is not complete; {READABLE}"))
 }
 
-/// What a folder, or a repository on the hub, lacks that has files of these names, and what it has
-/// instead.
+/// Parts that a folder, or a repository on the hub, with files of these names lacks, and what it
+/// has instead.
 pub(super) fn of_names(names: &[String]) -> Option<String> {
     let has = |name: &str| names.iter().any(|known| known == name);
     let with = |extension: &str| names.iter().find(|name| has_extension(Path::new(name), extension));
@@ -109,7 +109,7 @@ pub(super) fn of_names(names: &[String]) -> Option<String> {
     })
 }
 
-/// What there is in place of `model.safetensors`.
+/// The files in place of `model.safetensors`.
 fn no_weights(names: &[String]) -> String {
     let with = |extension: &str| names.iter().find(|name| has_extension(Path::new(name), extension));
     let pickled = ["bin", "pt", "pth", "ckpt", "h5", "msgpack"].into_iter().find_map(with);

@@ -113,7 +113,7 @@ pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
 /// Files of one model, fetched or cached.
 trait Files {
     fn has(&mut self, name: &str) -> Result<bool, String>;
-    /// What the repository holds instead, if it is known to lack a file that a checkpoint needs.
+    /// Contents of the repository, if it is known to lack a file that a checkpoint needs.
     fn missing(&mut self, name: &str) -> Option<String>;
     fn get(&mut self, name: &str) -> Result<PathBuf, String>;
 }

@@ -105,7 +105,8 @@ impl Checkpoint {
         Ok(Self::folder(&fetched)?.with_hub_id(settings.source.clone()))
     }
 
-    /// The name that the model of this source has, found without reading its files or asking the hub.
+    /// The name that the model of this source has, found without reading its files or asking the
+    /// hub.
     #[must_use]
     pub fn name_of(source: &str) -> String {
         let path = Path::new(source);
@@ -180,8 +181,8 @@ impl Checkpoint {
         })
     }
 
-    /// A folder as Hugging Face lays it out: `config.json`, `tokenizer.json`, and `model.safetensors`
-    /// or the shards that `model.safetensors.index.json` names.
+    /// A folder as Hugging Face lays it out: `config.json`, `tokenizer.json`, and
+    /// `model.safetensors` or the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
     /// [`LoadError::File`] for a missing file, [`LoadError::Malformed`] for an unreadable index.
@@ -231,8 +232,8 @@ impl Checkpoint {
     }
 
     /// The contents of another file of the checkpoint; `name` may have a folder, as in
-    /// `1_Pooling/config.json`. `None` if there is none. A GGUF file has `tokenizer_config.json` only,
-    /// and the embedded models have nothing.
+    /// `1_Pooling/config.json`. `None` if there is none. A GGUF file has `tokenizer_config.json`
+    /// only, and the embedded models have nothing.
     #[must_use]
     pub fn read_other_file(&self, name: &str) -> Option<Vec<u8>> {
         match &self.weights {
@@ -285,7 +286,8 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
     Err(malformed(format!("names {all} files, and {count} of them are missing ({list}); the download is not complete")))
 }
 
-/// The problem with a weight file of this length that is a Git LFS pointer; nothing for other files.
+/// The problem with a weight file of this length that is a Git LFS pointer; nothing for other
+/// files.
 pub(super) fn lfs_pointer(path: &Path, length: u64) -> Option<String> {
     /// Pointers are about 130 bytes.
     const MAX_POINTER: u64 = 1024;

@@ -1,4 +1,5 @@
-//! The modules of a sentence-transformers checkpoint: `modules.json`, and the folders that it names.
+//! The modules of a sentence-transformers checkpoint: `modules.json`, and the folders that it
+//! names.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};

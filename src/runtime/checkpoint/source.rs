@@ -1,4 +1,4 @@
-//! What is wrong with a model's name that is neither a path that exists nor a hub id.
+//! Diagnosis of a model's name that is neither a path that exists nor a hub id.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::{EMBEDDED, EMBEDDED_MODEL};
 /// Addresses of the hub, without their scheme.
 const HUB_HOSTS: [&str; 3] = ["huggingface.co/", "www.huggingface.co/", "hf.co/"];
 
-/// What `source` is, and what to give instead.
+/// The kind of name that `source` is, and what to give instead.
 pub(super) fn problem(source: &str) -> String {
     if source.trim().is_empty() {
         return format!("is empty; give a folder, a hub id (owner/name) or `{EMBEDDED_MODEL}`, the built-in model");
@@ -41,7 +41,7 @@ pub(super) fn problem(source: &str) -> String {
     )
 }
 
-/// What to say about a hub id that could not be fetched: it may have been meant as a folder.
+/// Hint about a hub id that could not be fetched: it may have been meant as a folder.
 pub(super) fn missing_folder(source: &str) -> String {
     format!("; there is no folder `{source}` either{}", nearest_path(Path::new(source)))
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::runtime::RuntimeError;
 
-/// What a poisoned pass does to its batch.
+/// The effect of a poisoned pass on its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The code panics.
@@ -120,7 +120,7 @@ impl Shared {
     }
 }
 
-/// What tests hold on to after the runtime has gone into a scheduler.
+/// Controls that tests keep after the runtime has moved into a scheduler.
 pub struct FakeControls {
     shared: Arc<Shared>,
 }

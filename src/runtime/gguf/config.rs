@@ -129,8 +129,9 @@ fn decoder(metadata: &Metadata<'_>, tensors: &HashMap<String, GgufTensor>) -> Re
     Ok(std::mem::take(config.as_object_mut().ok_or("is not an object")?))
 }
 
-/// Refuses an embedding model. llama.cpp's pooling types: 0 none, 1 mean, 2 first, 3 last, 4 rank. A reranker of type
-/// `rank` is read like the chat model that it was made from: its classifier is rows of the output matrix.
+/// Refuses an embedding model. llama.cpp's pooling types: 0 none, 1 mean, 2 first, 3 last, 4 rank.
+/// A reranker of type `rank` is read like the chat model that it was made from: its classifier is
+/// rows of the output matrix.
 fn refuse_pooling(metadata: &Metadata<'_>) -> Result<(), String> {
     let key = metadata.own("pooling_type");
     let labels = metadata.texts(&metadata.own("classifier.output_labels"))?;
@@ -186,8 +187,9 @@ fn llama3_scaling(factors: &[f32], config: &Map<String, Value>) -> Result<Value,
     }))
 }
 
-/// BERT, and RoBERTa, whose positions the converter cut to those that are used. llama.cpp's converter leaves out the
-/// pooler of a BERT cross-encoder, without which its classifier means nothing.
+/// BERT, and RoBERTa, whose positions the converter cut to those that are used. llama.cpp's
+/// converter leaves out the pooler of a BERT cross-encoder, without which its classifier means
+/// nothing.
 fn bert(metadata: &Metadata<'_>, tensors: &HashMap<String, GgufTensor>) -> Result<Map<String, Value>, String> {
     let classes = rows(tensors, "classifier.weight");
     if classes.is_some() && !tensors.contains_key("pooler.dense.weight") {

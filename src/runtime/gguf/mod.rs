@@ -30,8 +30,8 @@ pub(super) struct GgufFile {
     pub config: Vec<u8>,
     /// `tokenizer.json` of the same model.
     pub tokenizer: Vec<u8>,
-    /// What is known of the same model's `tokenizer_config.json`: the chat template, and the special
-    /// tokens that it may name.
+    /// The known part of the same model's `tokenizer_config.json`: the chat template, and the
+    /// special tokens that it may name.
     pub tokenizer_config: Vec<u8>,
     /// By the names of the same model's folder.
     tensors: HashMap<String, GgufTensor>,
@@ -100,7 +100,7 @@ impl GgufFile {
     }
 }
 
-/// What is wrong with a file whose header candle does not read.
+/// The problem of a file whose header candle does not read.
 fn header_problem(error: &str) -> String {
     match error.strip_prefix("unknown dtype for tensor ") {
         Some(number) => format!(

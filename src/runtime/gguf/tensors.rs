@@ -22,7 +22,8 @@ pub(in crate::runtime) struct GgufTensor {
     pub dtype: GgmlDType,
     /// The bytes of the file that hold it.
     bytes: Range<usize>,
-    /// llama.cpp stores a head's rows `0, n/2, 1, n/2 + 1, ...` for its form of RoPE: the height of a head.
+    /// llama.cpp stores a head's rows `0, n/2, 1, n/2 + 1, ...` for its form of RoPE: the height of
+    /// a head.
     interleaved: Option<usize>,
 }
 
@@ -54,7 +55,8 @@ pub(super) fn table(
     Ok(table)
 }
 
-/// Whether a tensor holds what the metadata or another tensor says already: the rows of the output matrix for `yes` and `no`.
+/// Whether a tensor holds what the metadata or another tensor says already: the rows of the output
+/// matrix for `yes` and `no`.
 fn is_derived(architecture: &str, name: &str) -> bool {
     architecture == "qwen3" && name == "cls.output.weight"
 }
@@ -137,7 +139,8 @@ impl GgufTensor {
         self.shape.last().copied().unwrap_or_default()
     }
 
-    /// Decodes rows of a matrix, `[rows, columns]`, or elements of a tensor of one dimension. `file` holds the whole file.
+    /// Decodes rows of a matrix, `[rows, columns]`, or elements of a tensor of one dimension.
+    /// `file` holds the whole file.
     pub fn read(&self, file: &[u8], rows: &[usize]) -> CandleResult<Vec<f32>> {
         if self.shape.len() == 1 {
             let mut whole = vec![0.; self.shape[0]];

@@ -1,7 +1,8 @@
 //! The `tokenizer.json` of a GGUF file's model.
 //!
-//! llama.cpp names the kind of tokenizer (`tokenizer.ggml.model`) and, for byte-level BPE, the rules that cut text into
-//! words (`tokenizer.ggml.pre`). The rules of each name are those of the `tokenizer.json` that it stands for.
+//! llama.cpp names the kind of tokenizer (`tokenizer.ggml.model`) and, for byte-level BPE, the
+//! rules that cut text into words (`tokenizer.ggml.pre`). The rules of each name are those of the
+//! `tokenizer.json` that it stands for.
 
 use std::collections::HashMap;
 
@@ -16,7 +17,8 @@ const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
 const UNUSED: i64 = 5;
 
-/// Marks the beginning of a word in SentencePiece's vocabularies, and in llama.cpp's form of WordPiece's.
+/// Marks the beginning of a word in SentencePiece's vocabularies, and in llama.cpp's form of
+/// WordPiece's.
 const WORD_START: char = '\u{2581}';
 
 /// Words as GPT-4's tokenizer cuts them, with runs of `digits`.
@@ -134,7 +136,8 @@ fn byte_level_bpe(metadata: &Metadata<'_>, vocabulary: &Vocabulary<'_>) -> Resul
     }))
 }
 
-/// SentencePiece's BPE: a pair of tokens is merged if together they are a token, those of the highest score first.
+/// SentencePiece's BPE: a pair of tokens is merged if together they are a token, those of the
+/// highest score first.
 fn sentence_piece(metadata: &Metadata<'_>, vocabulary: &Vocabulary<'_>) -> Result<Value, String> {
     let scores = scores(metadata, vocabulary)?;
     let ids = vocabulary.ids(|id| !vocabulary.is_padding(id));

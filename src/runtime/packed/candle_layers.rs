@@ -70,7 +70,7 @@ pub(super) struct Loader<'a> {
     pub isq: Option<IsqType>,
 }
 
-/// What a layer is told of the batch's rows.
+/// The batch's rows, as a layer sees them.
 struct LayerRows<'a> {
     read: Reads<'a>,
     /// Cosines and sines of all positions.

@@ -1,4 +1,4 @@
-//! What is made of final states: projections, logits of some tokens, classes. All in f32.
+//! Heads on the final states: projections, logits of some tokens, classes. All in f32.
 
 use candle_core::{D, DType, Result, Tensor, bail};
 

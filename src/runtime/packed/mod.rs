@@ -1,9 +1,19 @@
 //! The default runtime: decoders and encoders over packed passes, on parts of mistral.rs and candle.
 //!
-//! mistral.rs gives linear layers and their quantised forms, candle tensors and devices. Written here: the packing of passes
-//! ([`layout`], [`span`], [`groups`]), the prefix cache ([`prefix_cache`]), attention over packed rows ([`attention`]), the layers for CPUs
-//! ([`cpu`]) and on candle ([`candle_layers`], [`fused`]), the model that ties them together ([`model`], [`heads`], [`readers`]), precision
-//! and device ([`compute`]; `cuda` finds the GPU, `capability` checks that it fits the build), and checks of weight files ([`weights`]).
+//! mistral.rs gives linear layers and their quantised forms, candle tensors and devices. Written here:
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`groups`], [`layout`], [`span`] | pack passes end to end, and say which keys each row sees |
+//! | [`prefix_cache`] | stores keys and values of prefixes that passes share |
+//! | [`attention`], [`cpu`] | attention over packed rows; the layers' kernels for CPUs |
+//! | [`candle_layers`], [`fused`] | the layers on candle, and kernels for several of its operations |
+//! | [`model`], [`heads`], [`readers`] | embeddings, layers and heads: the model as a whole |
+//! | [`exit`], [`lanes`] | suffixes that leave early; encoders with a thread for each part of a batch |
+//! | [`compute`], [`memory`], [`warm_up`] | precision and device, memory, the first passes on a GPU |
+//! | [`weights`], [`table`] | weight files and checks of their tensors; matrices read row by row |
+//!
+//! In a CUDA build `cuda` finds the GPU, and `capability` checks that it fits the build.
 
 mod attention;
 mod candle_layers;

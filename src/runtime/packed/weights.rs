@@ -32,7 +32,7 @@ pub(in crate::runtime) struct WeightFiles {
 
 struct WeightFile {
     path: PathBuf,
-    /// What the names of its tensors begin with here: `2_Dense/` for the file of a module.
+    /// Prefix of its tensors' names here: `2_Dense/` for the file of a module.
     prefix: String,
     tensors: Source,
 }

@@ -144,7 +144,7 @@ impl Config {
         self.keys.get(key).is_some_and(Value::is_null)
     }
 
-    /// What `read` makes of a key; nothing if it is absent. `kind` is for the message.
+    /// The result of `read` for a key; nothing if the key is absent. `kind` is for the message.
     fn typed<T>(&mut self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, String> {
         let Some(value) = self.take(key) else { return Ok(None) };
         read(&value).map(Some).ok_or_else(|| format!("{key} is {value}, not {kind}"))

@@ -75,7 +75,7 @@ struct Defaults {
     positions: usize,
 }
 
-/// What all decoders have in common: RMS norms before attention and MLP, a gated MLP, rotary
+/// The common part of all decoders: RMS norms before attention and MLP, a gated MLP, rotary
 /// positions.
 fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<ModelSpec, String> {
     let hidden_size = config.size("hidden_size", MAX_ROWS, None)?;

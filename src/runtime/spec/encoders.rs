@@ -67,7 +67,7 @@ fn gte_rotary(config: &mut Config) -> Result<RotarySpec, String> {
     Ok(RotarySpec { theta, scaling })
 }
 
-/// What BERT, RoBERTa and GTE have in common. `offset` is the first row of the position table that
+/// The common part of BERT, RoBERTa and GTE. `offset` is the first row of the position table that
 /// is used.
 fn post_norm(config: &mut Config, task: Task, offset: usize) -> Result<ModelSpec, String> {
     config.must_be("is_decoder", &json!(false))?;

@@ -47,7 +47,7 @@ pub(super) struct ModelSpec {
     pub classifier: Option<ClassifierSpec>,
 }
 
-/// What is added to word embeddings, and what is done to the sum.
+/// The embeddings added to word embeddings, and the norm and scale of the sum.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct EmbeddingSpec {
     /// Factor of the word embeddings.
@@ -166,7 +166,7 @@ pub(super) struct ClassifierSpec {
     pub norm: Option<NormSpec>,
     /// Whether the last matrix has a bias.
     pub bias: bool,
-    /// What the results are divided by.
+    /// Divisor of the results.
     pub temperature: f32,
     /// Names of the tensors of dense layer, norm and last matrix, where they are modules of their own.
     pub module_tensors: Option<[String; 3]>,
@@ -207,7 +207,7 @@ const SUPPORTED: &[&str] = &[
     "XLMRobertaModel",
 ];
 
-/// What a class of a model does with the final states.
+/// The use that a class of a model makes of the final states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Task {
     /// `*Model`: the states themselves.

@@ -118,8 +118,8 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     /// For every order of events: a batch is empty only if the queue is, batches keep to their
-    /// limit, peeking shows the batch that is taken, every pass runs once and in its request's order or is removed with it, and the counts
-    /// are right.
+    /// limit, peeking shows the batch that is taken, every pass runs once and in its request's
+    /// order or is removed with it, and the counts are right.
     #[test]
     fn no_pass_is_lost_and_no_batch_is_empty_while_passes_wait(events in prop::collection::vec(event(), 1..120)) {
         let mut queue = FairQueue::default();

@@ -1,4 +1,5 @@
-//! The next batch: prepared while the device is busy, without a change of what runs and in which order.
+//! The next batch: prepared while the device is busy, without a change of what runs and in which
+//! order.
 
 use super::*;
 use crate::runtime::fake::Fault;

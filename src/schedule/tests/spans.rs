@@ -33,8 +33,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanRecorder {
 #[tokio::test]
 async fn queue_and_forward_are_child_spans_of_the_request() {
     let recorder = SpanRecorder::default();
-    // With a single subscriber in the process, a thread without one that reaches a span first disables it
-    // for all threads.
+    // With a single subscriber in the process, a thread without one that reaches a span first
+    // disables it for all threads.
     let _second_subscriber = tracing::Dispatch::new(tracing_subscriber::registry());
     let _subscriber = tracing_subscriber::registry().with(recorder.clone()).set_default();
     let (scheduler, _) = scheduler(8, 10);

@@ -1,9 +1,10 @@
 //! The path of finished spans to the receiver: the SDK's batch processor, with a count of what was
 //! sent and what was dropped.
 //!
-//! The SDK counts spans that its full queue refuses only in a log line at shutdown. Podium bounds the
-//! spans in flight itself, below the SDK's queue, so that every drop is counted. Spans that a receiver
-//! rejects in an otherwise successful reply count as sent: the SDK does not hand that number on.
+//! The SDK counts spans that its full queue refuses only in a log line at shutdown. Podium bounds
+//! the spans in flight itself, below the SDK's queue, so that every drop is counted. Spans that a
+//! receiver rejects in an otherwise successful reply count as sent: the SDK does not hand that
+//! number on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Span, Spa
 /// Spans that may wait to be sent or be on their way: some thousand requests.
 const MAX_SPANS_IN_FLIGHT: usize = 8192;
 
-/// What became of finished spans.
+/// Counts of finished spans: sent and dropped.
 #[derive(Debug, Default)]
 pub(in crate::telemetry) struct SpanCounts {
     in_flight: AtomicUsize,

@@ -1,9 +1,10 @@
-//! Traces of requests: `tracing` spans, exported over OTLP (HTTP, protobuf) by the `OpenTelemetry` SDK.
+//! Traces of requests: `tracing` spans, exported over OTLP (HTTP, protobuf) by the `OpenTelemetry`
+//! SDK.
 //!
 //! Off unless a receiver is configured. A `request` span is made for each request that is not to a
-//! health or metrics route; its stages are child spans. The SDK's own thread sends finished spans in
-//! batches, so no request waits for the receiver. Spans that find the queue full or that the receiver
-//! rejects are dropped and counted.
+//! health or metrics route; its stages are child spans. The SDK's own thread sends finished spans
+//! in batches, so no request waits for the receiver. Spans that find the queue full or that the
+//! receiver rejects are dropped and counted.
 
 mod export;
 mod request;
@@ -44,7 +45,8 @@ impl Traces {
     /// Starts the thread that sends spans to `target`.
     ///
     /// # Errors
-    /// [`TraceError::Exporter`] if no HTTP client can be made, for want of TLS or its root certificates.
+    /// [`TraceError::Exporter`] if no HTTP client can be made, for want of TLS or its root
+    /// certificates.
     pub fn start(target: TraceTarget) -> Result<Self, TraceError> {
         let exporter = SpanExporter::builder()
             .with_http()
@@ -62,8 +64,8 @@ impl Traces {
         Ok(Self { provider, counts })
     }
 
-    /// The layer of the subscriber that exports Podium's spans of level info. Spans of level debug, and
-    /// all events, are for the log alone.
+    /// The layer of the subscriber that exports Podium's spans of level info. Spans of level debug,
+    /// and all events, are for the log alone.
     #[must_use]
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
@@ -100,8 +102,8 @@ impl Traces {
     }
 }
 
-/// The attributes of the service. The SDK reads `OTEL_RESOURCE_ATTRIBUTES`; `service_name` overrides the
-/// name there, and `podium` is the name if nothing sets one.
+/// The attributes of the service. The SDK reads `OTEL_RESOURCE_ATTRIBUTES`; `service_name`
+/// overrides the name there, and `podium` is the name if nothing sets one.
 fn resource(service_name: Option<String>) -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let from_environment = Resource::builder().build().get(&Key::from_static_str("service.name"));

@@ -1,7 +1,8 @@
 //! The span of one request: made from its head, completed when its outcome is known.
 //!
-//! Names follow `OpenTelemetry`'s conventions where they have one, and begin with `podium.` otherwise.
-//! Values are numbers, words from closed sets and a checked request id: no text of a caller.
+//! Names follow `OpenTelemetry`'s conventions where they have one, and begin with `podium.`
+//! otherwise. Values are numbers, words from closed sets and a checked request id: no text of a
+//! caller.
 
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::TraceContextExt;
@@ -31,8 +32,8 @@ impl Extractor for TraceHeaders<'_> {
 
 /// Makes the span of a request, as a child of the caller's span if the headers name one.
 ///
-/// The spans of the request's stages are children of it. It is disabled (and costs nothing) for health
-/// and metrics routes, and if neither traces nor a debug log are on.
+/// The spans of the request's stages are children of it. It is disabled (and costs nothing) for
+/// health and metrics routes, and if neither traces nor a debug log are on.
 #[must_use]
 pub fn request_span(id: &str, method: &str, route: Route, headers: &HeaderMap) -> Span {
     if route.is_quiet() {
@@ -58,7 +59,8 @@ pub fn request_span(id: &str, method: &str, route: Route, headers: &HeaderMap) -
     );
     if !span.is_disabled() {
         let caller = TraceContextPropagator::new().extract(&TraceHeaders(headers));
-        // Refused where no receiver of traces is configured; the log has no use for the caller's trace.
+        // Refused where no receiver of traces is configured; the log has no use for the caller's
+        // trace.
         let _refused = span.set_parent(caller);
         tracing::debug!(parent: &span, "request received");
     }

@@ -1,8 +1,8 @@
-//! Where traces go and which requests are traced: the settings, and what `OpenTelemetry`'s environment
-//! variables say.
+//! Where traces go and which requests are traced: the settings, and what `OpenTelemetry`'s
+//! environment variables say.
 //!
 //! The SDK reads `OTEL_EXPORTER_OTLP_[TRACES_]HEADERS`, `…_TIMEOUT` and
-//! `OTEL_RESOURCE_ATTRIBUTES` itself. Values that it would ignore without a word are refused here.
+//! `OTEL_RESOURCE_ATTRIBUTES` itself. Values that it would ignore silently are refused here.
 
 use std::collections::HashMap;
 
@@ -17,12 +17,13 @@ use crate::telemetry::TelemetrySettings;
 /// Traces that cannot be set up as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// A setting or variable with an unusable value. The value itself, which may be secret, is not repeated.
+    /// A setting or variable with an unusable value. The value itself, which may be secret, is not
+    /// repeated.
     #[error("{name} must be {expected}")]
     Value {
         /// The setting or variable.
         name: String,
-        /// What the value has to be.
+        /// The valid values.
         expected: &'static str,
     },
     /// The exporter cannot be made.
@@ -42,7 +43,8 @@ pub struct TraceTarget {
     pub(super) service_name: Option<String>,
 }
 
-/// Decides which requests are traced. Spans outside of a request, such as those of a warm-up, never are.
+/// Decides which requests are traced. Spans outside of a request, such as those of a warm-up, never
+/// are.
 #[derive(Debug, Clone)]
 pub(super) struct RequestSampler(Sampler);
 
@@ -66,7 +68,7 @@ impl ShouldSample for RequestSampler {
 }
 
 impl TraceTarget {
-    /// What settings and environment ask for; `None` if neither names a receiver.
+    /// The receiver that settings and environment name; `None` if neither names one.
     ///
     /// # Errors
     /// [`TraceError::Value`] for an unusable value.
@@ -88,7 +90,8 @@ impl TraceTarget {
         let (endpoint, headers) = without_credentials(url);
         let sampler = RequestSampler(variables.sampler(settings.trace_sample)?);
         let configured = Some(settings.service_name.trim().to_owned()).filter(|name| !name.is_empty());
-        // The SDK prefers the `service.name` among OTEL_RESOURCE_ATTRIBUTES, against the specification.
+        // The SDK prefers the `service.name` among OTEL_RESOURCE_ATTRIBUTES, against the
+        // specification.
         let service_name = configured.or_else(|| variables.get("OTEL_SERVICE_NAME"));
         Ok(Some(Self { endpoint, headers, sampler, service_name }))
     }
@@ -107,8 +110,8 @@ fn receiver_url(name: &str, endpoint: &str, is_base: bool) -> Result<Url, TraceE
     Ok(for_spans.unwrap_or(base))
 }
 
-/// Splits a URL into one without user and password, and the header that they stand for. The exporter
-/// would drop them.
+/// Splits a URL into one without user and password, and the header that they stand for. The
+/// exporter would drop them.
 fn without_credentials(url: Url) -> (String, HashMap<String, String>) {
     let request = reqwest::Client::new().post(url.clone()).build();
     let Ok(request) = request else { return (url.into(), HashMap::new()) };
@@ -125,7 +128,8 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
         (self.0)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    /// A variable of the exporter, with its name: the one for traces alone if it is set, else the one for all signals.
+    /// A variable of the exporter, with its name: the one for traces alone if it is set, else the
+    /// one for all signals.
     fn for_traces(&self, name: &str) -> Option<(String, String)> {
         let names = [format!("OTEL_EXPORTER_OTLP_TRACES_{name}"), format!("OTEL_EXPORTER_OTLP_{name}")];
         names.into_iter().find_map(|name| self.get(&name).map(|value| (name, value)))
@@ -157,8 +161,8 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
         Ok(())
     }
 
-    /// The environment's sampler if it names one; else the caller's decision, and `share` of the requests
-    /// whose caller has made none.
+    /// The environment's sampler if it names one; else the caller's decision, and `share` of the
+    /// requests whose caller has made none.
     fn sampler(&self, share: f64) -> Result<Sampler, TraceError> {
         let Some(word) = self.get("OTEL_TRACES_SAMPLER") else {
             return Ok(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(share))));

@@ -194,7 +194,7 @@ struct EarlyExitUsed {
     tokens_saved: usize,
 }
 
-/// What was left out to keep to the request's budget; only if it has one.
+/// The part that was left out to keep to the request's budget; only if it has one.
 #[derive(Debug, Serialize, ToSchema)]
 struct BudgetUsed<'a> {
     /// The most tokens that were read of each document, if the budget lowered that.
@@ -207,7 +207,7 @@ struct BudgetUsed<'a> {
     reason: &'a str,
 }
 
-/// What the stages of a cascade did; only if one ranked.
+/// The work of the stages of a cascade; only if one ranked.
 #[derive(Debug, Serialize, ToSchema)]
 struct CascadeUsed<'a> {
     #[schema(inline)]
@@ -216,7 +216,7 @@ struct CascadeUsed<'a> {
     tokens_saved: usize,
 }
 
-/// What one stage did.
+/// The work of one stage.
 #[derive(Debug, Serialize, ToSchema)]
 struct StageUsed<'a> {
     /// 0 is the caller's own scores, 1 the first model.

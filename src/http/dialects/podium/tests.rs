@@ -92,11 +92,11 @@ fn an_error_names_the_field_by_its_path() {
         ),
         (
             r#"{"query":"q","documents":["a"],"priority":1000}"#,
-            "priority: is 1000; it lies between 0, the most urgent, and 999",
+            "priority: is 1000; it must be between 0, the most urgent, and 999",
         ),
         (
             r#"{"query":"q","documents":["a"],"priority":-1}"#,
-            "priority: is -1; it lies between 0, the most urgent, and 999",
+            "priority: is -1; it must be between 0, the most urgent, and 999",
         ),
         (r#"{"query":"q","documents":["a"],"top_k":"x"}"#, "top_k: expected a whole number, found the string \"x\""),
         (r#"{"query":"q","documents":[],"mode":"both"}"#, "mode: \"both\" is none of auto, listwise, pointwise"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Run;
+use super::CascadeRun;
 use crate::context::RequestContext;
 use crate::rerank::RequestBudget;
 use crate::rerank::cascade::reduce_to_fit;
@@ -10,7 +10,7 @@ use crate::rerank::cascade::reduce_to_fit;
 /// Safety margin: plan with 90 % of the remaining time, because rates are averages.
 const SAFETY_MARGIN: f64 = 0.9;
 
-impl Run {
+impl CascadeRun {
     /// Documents that reach a stage, if no stage before it is skipped or fails.
     fn planned_documents(&self, index: usize) -> usize {
         let ranked = self.ranked_by.map_or(0, |ranked| ranked + 1).min(index);

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::Run;
+use super::CascadeRun;
 use crate::context::RequestContext;
 use crate::rerank::cascade::scale_down_earlier_stages;
 use crate::rerank::{BudgetReport, CascadeReport, RankedDocument, Ranking, SkipReason, Usage};
 
-impl Run {
+impl CascadeRun {
     /// Puts the ranking together. Scores fall along it.
     pub(super) fn into_ranking(mut self, context: &RequestContext) -> (Ranking, CascadeReport) {
         scale_down_earlier_stages(&mut self.order);

@@ -1,12 +1,12 @@
-//! What happens after a stage that cannot rank.
+//! Recovery from a stage that cannot rank.
 
 use std::error::Error as _;
 
-use super::Run;
+use super::CascadeRun;
 use crate::context::RequestContext;
 use crate::rerank::{RerankError, SkipReason};
 
-impl Run {
+impl CascadeRun {
     /// Goes on after a stage that cannot rank: the order before it stands. If no stage has ranked
     /// yet, one does that was skipped because this stage was to decide the order.
     pub(super) async fn recover(

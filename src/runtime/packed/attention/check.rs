@@ -170,7 +170,7 @@ mod tests {
         merge((&own, &own_sums), (&shared, &shared_sums))?.flatten_from(1)
     }
 
-    /// What the variable-length kernel computes for a group: results of 0 and sums of infinity for queries without keys.
+    /// Results of the variable-length kernel for a group: 0 and sums of infinity for queries without keys.
     fn attend_group(
         group: &sequences::Group,
         (q, k, v): (&Tensor, &Tensor, &Tensor),

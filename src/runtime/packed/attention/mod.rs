@@ -28,7 +28,7 @@ pub(super) struct AttentionPlan {
     kernel: Kernel,
 }
 
-/// What is done to the products of queries and keys.
+/// Scale and soft cap of the products of queries and keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scores {
     /// Their factor.

@@ -10,10 +10,10 @@ const MAX_SEQUENCES: usize = 65_535;
 /// Sums of exponentials that a call of a split may write, padding included: 256 MiB.
 const MAX_SUMS: usize = 1 << 26;
 
-/// What one call is told: sequences end to end, each a span.
+/// The arguments of one call: sequences end to end, each a span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Group {
-    /// What the kernel hides, aligned to the end of each sequence's keys.
+    /// The mask, aligned to the end of each sequence's keys.
     pub mask: Mask,
     /// Rows of the query matrix.
     pub queries: Range<usize>,
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn rows_that_nobody_attends_to_are_a_sequence_without_queries() {
-        // What is read of two passes: the last rows of their suffixes, whose prefixes are rows 0 to 3 and 9 to 12.
+        // Rows that are read of two passes: the last rows of their suffixes, whose prefixes are rows 0 to 3 and 9 to 12.
         let read = [
             Span::single(0, vec![0..4, 4..7]),
             Span::single(1, vec![0..4, 7..9]),

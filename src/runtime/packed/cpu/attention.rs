@@ -110,7 +110,7 @@ struct QueryTile<'a> {
     output: &'a mut [f32],
 }
 
-/// What one thread needs while it works on a tile of queries.
+/// Buffers of one thread while it works on a tile of queries.
 struct Scratch<E> {
     queries: Vec<E>,
     scores: Vec<f32>,
@@ -123,7 +123,7 @@ struct Scratch<E> {
 }
 
 impl Attention<'_> {
-    /// What the width of a head must be a multiple of.
+    /// The width of a head must be a multiple of this.
     pub const DIM_MULTIPLE: usize = COLUMNS;
 
     /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order. With `in_bf16`, products are of bf16,
@@ -172,7 +172,7 @@ impl Attention<'_> {
         });
     }
 
-    /// What each span reads of the panels, none if it does without, and the ranges of rows that one run after the other has.
+    /// Panels that each span reads, none if it does without, and the ranges of rows of one run after the other.
     fn key_runs(&self, spans: &[Span]) -> (Vec<Vec<KeyRun>>, Vec<Vec<Range<usize>>>) {
         let mut starts = HashMap::new();
         let mut laid_out = Vec::new();

@@ -13,7 +13,7 @@ use crate::runtime::tensors::{TensorSlice, TensorTable};
 /// Rows that one task finishes at a time.
 const TASK_ROWS: usize = 16;
 
-/// What is added to word embeddings, and the norm of the sum.
+/// The embeddings added to word embeddings, and the norm of the sum.
 pub(in crate::runtime::packed) struct CpuEmbeddings {
     spec: EmbeddingSpec,
     hidden: usize,

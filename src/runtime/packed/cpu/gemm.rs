@@ -42,7 +42,7 @@ pub(super) trait Element: Copy + Default + Send + Sync + 'static {
     fn multiply<S: Simd>(product: TileProduct<'_, Self>, simd: S);
 }
 
-/// What happens to the sums of a tile before they are stored.
+/// Operation on the sums of a tile before they are stored.
 #[derive(Clone, Copy)]
 pub(super) enum Epilogue<'a> {
     /// They are stored as they are.

@@ -174,7 +174,7 @@ impl Linear {
                     let rows = target.chunks_exact_mut(distance).zip(scales.chunks_exact_mut(groups.count));
                     for (row, (target, scales)) in rows.enumerate() {
                         make(task * TASK_ROWS + row, wide);
-                        // What lies beyond the width meets weights of zero.
+                        // Values beyond the width meet weights of zero.
                         quantise_biased(wide, target, scales, groups.size);
                     }
                 });

@@ -1,8 +1,8 @@
 //! A model's layers on a CPU: slices of f32 between matrix products in f32, bf16 or 8-bit integers.
 //!
-//! Between two products there is one pass over the rows: the norm, the rotary positions, the activation, the conversion to
-//! what the next product reads. Weights lie in the order in which they are read: query, key and value in one matrix, gate and
-//! up in another.
+//! A norm and the conversion to the next product's type are one pass over the rows. Rotary positions, the activation and the
+//! residual sum are applied to each tile of a product's outputs while it is in a cache. Weights lie in the order in which
+//! they are read: query, key and value in one matrix, gate and up in another.
 
 #![expect(clippy::inline_always, reason = "what `vectorised` compiles per instruction set must be inlined into it")]
 
@@ -72,7 +72,7 @@ struct RotaryTable {
     sin: Vec<f32>,
 }
 
-/// What one forward pass writes to, kept for the next one.
+/// Buffers of one forward pass, kept for the next one.
 #[derive(Default)]
 struct Workspace {
     input: Input,
@@ -98,7 +98,7 @@ struct Run<'a> {
     workspace: Workspace,
 }
 
-/// What a layer is told of the batch's rows.
+/// The batch's rows, as a layer sees them.
 struct LayerRows<'a> {
     positions: &'a [u32],
     /// The rows that are read; all, if `None`.

@@ -11,7 +11,7 @@ use super::rows::vectorised;
 
 /// Added to a number below 2^22, it leaves the nearest integer in the low bits.
 const ROUND: f32 = 12_582_912.;
-/// What left sides of products add to their integers.
+/// Offset that left sides of products add to their integers.
 const BIAS: i32 = 128;
 
 /// The integers of a row with 128 added, and the scale of each group of it.

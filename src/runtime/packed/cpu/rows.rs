@@ -23,7 +23,7 @@ macro_rules! vectorised {
 }
 pub(super) use vectorised;
 
-/// What [`vectorised`] expands to. A closure that is an `FnOnce` from the start is inlined whole; the shim that makes one of
+/// Expansion of [`vectorised`]. A closure that is an `FnOnce` from the start is inlined whole; the shim that makes one of
 /// another closure would not be.
 pub(super) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
     crate::runtime::packed::cpu::gemm::instructions::arch().dispatch(work)

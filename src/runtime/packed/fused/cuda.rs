@@ -150,7 +150,7 @@ pub(super) fn norm_rope(spec: &NormRope<'_>, x: &CudaStorage, rows: Rows) -> Res
 fn launch_norm_rope<T: Number>(spec: &NormRope<'_>, x: Matrix<'_>, output: &mut CudaSlice<T>) -> Result<()> {
     let (device, rows) = (&x.0.device, x.1);
     let function = device.get_or_load_custom_func(&format!("norm_rope_{}", T::NAME), MODULE, ptx()?)?;
-    // What the kernel does not read is given as something that is there.
+    // An argument that the kernel does not read must still be valid memory.
     let nothing = view::<T>(x)?;
     let (count, heads, dim) = (int(rows.count)?, int(spec.heads)?, int(spec.dim)?);
     let stride = int(rows.stride)?;

@@ -27,7 +27,7 @@ pub(super) fn add_rms_norm(x: Matrix<'_>, y: Matrix<'_>, weight: &[f32], eps: f3
     output
 }
 
-/// What a row is multiplied with to have a root mean square of 1.
+/// The factor that gives a row a root mean square of 1.
 fn rms_scale(row: &[f32], eps: f32) -> f32 {
     let squares: f32 = row.iter().map(|x| x * x).sum();
     (squares / row.len() as f32 + eps).sqrt().recip()

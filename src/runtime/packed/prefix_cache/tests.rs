@@ -1,4 +1,4 @@
-//! What the cache stores, finds and evicts.
+//! Tests: storing, finding and evicting blocks.
 
 use candle_core::Device;
 

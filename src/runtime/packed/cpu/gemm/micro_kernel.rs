@@ -9,7 +9,7 @@ pub(super) trait MicroKernel: Copy {
     type Unit: Copy;
     /// Several sums.
     type Sum: Copy;
-    /// What the sums of all groups become.
+    /// The result that the sums of all groups become.
     type Total: Copy;
     /// As many units of the right side.
     type Right: Copy;

@@ -285,7 +285,7 @@ fn validate(request: &mut RerankRequest, policy: &Policy) -> Result<(), RerankEr
         return Err(RerankError::invalid("scores", problem));
     }
     if let Some(orders) = request.stability.filter(|orders| !(1..=MAX_STABILITY).contains(orders)) {
-        let problem = format!("is {orders}; it lies between 1 and {MAX_STABILITY}");
+        let problem = format!("is {orders}; it must be between 1 and {MAX_STABILITY}");
         return Err(RerankError::invalid("stability", problem));
     }
     let constraints = &request.constraints;
