@@ -57,8 +57,10 @@ pub struct RequestContext {
     /// Stages, progress and result. The access-log middleware shares it and reads it when the
     /// request has ended.
     pub timeline: RequestTimeline,
-    /// The bytes that the body, its parsed values and the echoed documents occupy.
+    /// The bytes that the body's texts and the echoed documents occupy.
     body_memory: Option<Arc<MemoryPermit>>,
+    /// Whether the response holds documents of the request.
+    echoes_documents: bool,
     /// Counts the request and its tokens as in flight.
     admission: Option<AdmissionPermit>,
 }
@@ -76,6 +78,7 @@ impl RequestContext {
             timeline: RequestTimeline::new(span.clone()),
             span,
             body_memory: None,
+            echoes_documents: false,
             admission: None,
         }
     }
@@ -100,6 +103,7 @@ impl RequestContext {
             timeline: self.timeline.in_span(span.clone()),
             span,
             body_memory: self.body_memory.clone(),
+            echoes_documents: self.echoes_documents,
             admission: self.admission.clone(),
         }
     }
@@ -122,10 +126,18 @@ impl RequestContext {
         self.body_memory = Some(Arc::new(permit));
     }
 
-    /// Releases the body's memory. Call it once only the texts are left of the body: admission
-    /// control bounds those by their tokens.
-    pub fn release_body_memory(&mut self) {
-        self.body_memory = None;
+    /// Keeps the body's memory until the context is dropped: the response holds documents of the
+    /// request.
+    pub fn keep_body_memory(&mut self) {
+        self.echoes_documents = true;
+    }
+
+    /// Releases the body's memory, unless the response holds documents of the request. Call it once
+    /// the texts are tokenized and freed: admission control bounds token ids.
+    pub fn release_texts(&mut self) {
+        if !self.echoes_documents {
+            self.body_memory = None;
+        }
     }
 
     /// Keeps `permit` until the context is dropped or the permit released.

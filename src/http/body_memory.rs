@@ -1,13 +1,13 @@
-//! Memory for request bodies: how many bytes they may occupy while they arrive, and while they are
-//! parsed and echoed.
+//! Memory for request bodies: how many bytes they may occupy while they arrive, and from parsing
+//! until their texts are tokenized or echoed.
 //!
 //! Each of the two is limited to `server.max_parsing_bytes`. A body that arrives takes memory as
 //! its bytes come, so a client that only announces a long body takes none; if none is left, the
 //! body is refused at once, because the client may take long to send the rest. Parsing reserves all
 //! its memory before it begins: twice the length of the body, and a fixed size for each value in
-//! it, because a parsed short value takes many times the memory of its text. The wait for that is
-//! short, because parsing takes well under a second. A request that returns its documents keeps the
-//! reservation until its response is sent.
+//! it, because a parsed short value takes many times the memory of its text. A request keeps the
+//! reservation until its texts are tokenized, and until its response is sent if that holds its
+//! documents. The wait is short: a text is tokenized only as far as the model reads it.
 //!
 //! Bodies up to 64 KiB are not counted: the number of connections limits them.
 
@@ -26,8 +26,8 @@ const UNIT_BYTES: usize = 1024;
 /// Memory for each value: the value itself, and the spare capacity of the list that holds it.
 const VALUE_BYTES: usize = 2 * size_of::<Value>();
 
-/// Copies of the body's text: the parser's and the request's, later the documents' and the
-/// response's.
+/// Copies of the body's text: the parser's and the request's; later the request's and that of a
+/// cascade's stage; or the documents' and the response's.
 const COPIES: usize = 2;
 
 /// How long a body waits for memory to be parsed in.

@@ -69,8 +69,8 @@ async fn rank_in_dialect(
     *shape = dialect.errors;
     let mut pending = parsed?;
     let returns_documents = pending.call.sent.is_returned();
-    if !returns_documents {
-        context.release_body_memory();
+    if returns_documents {
+        context.keep_body_memory();
     }
     let requests = std::mem::take(&mut pending.call.requests);
     let (query, documents) = pending.call.field_names;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Reranker;
 use super::cost::estimate;
+use super::lists::Lists;
 use crate::context::RequestContext;
 use crate::rerank::{Mode, RerankError, RerankRequest};
 
@@ -144,7 +145,8 @@ impl Reranker {
         let request = RerankRequest { mode, ..RerankRequest::new(question.query, documents) };
         let limits = self.policy().limits.clone();
         let permit = self.scheduler.admit_warm_up(estimate(&request, &self.prompter, &limits, 1));
-        let (_context, rankings) = self.rank(vec![request], &limits, permit, RequestContext::internal()).await?;
+        let (_context, rankings) =
+            self.rank(Lists::Requests(vec![request]), &limits, permit, RequestContext::internal()).await?;
         let mut results = rankings.into_iter().flat_map(|ranking| ranking.results).collect::<Vec<_>>();
         results.sort_by_key(|result| result.index);
         Ok(Scores {

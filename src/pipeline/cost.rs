@@ -11,10 +11,6 @@ use crate::scoring::{PlannedPass, Rounds};
 /// character. One token a byte would be a certain bound, and four times too high for most texts.
 const TYPICAL_TOKEN_BYTES: usize = 4;
 
-/// Minimum cost: one token for this many bytes of text, even if the model reads only part of the
-/// text. Texts wait in memory until they are tokenized, and the limit on tokens bounds them.
-const HELD_TOKEN_BYTES: usize = 16;
-
 /// Estimates how many tokens the model reads for a request that has not been tokenized, if it ranks
 /// the documents in so many orders.
 pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &LimitSettings, orders: usize) -> usize {
@@ -22,14 +18,7 @@ pub(super) fn estimate(request: &RerankRequest, prompter: &Prompter, limits: &Li
     let documents = request.documents.iter().map(|text| typical.of_document(text));
     let (tokens, sequences) = documents.fold((0, 0), |sum, document| (sum.0 + document.0, sum.1 + document.1));
     let tokens = (tokens + typical.of_queries(sequences)) * orders;
-    let tokens = tokens.min(request.constraints.budget.max_total_tokens.unwrap_or(usize::MAX));
-    // Each order has a copy of the texts.
-    tokens.max(held_tokens(text_bytes(request)) * orders)
-}
-
-/// The tokens that a request counts for the memory of `bytes` bytes of text.
-pub(super) const fn held_tokens(bytes: usize) -> usize {
-    bytes / HELD_TOKEN_BYTES
+    tokens.min(request.constraints.budget.max_total_tokens.unwrap_or(usize::MAX))
 }
 
 /// Estimates of what one model reads for a request.
@@ -83,12 +72,6 @@ fn estimate_passages(all: usize, chunking: &Chunking, passage_tokens: usize) -> 
     let count = (1 + all.saturating_sub(passage_tokens).div_ceil(new_tokens)).min(chunking.max_passages);
     let read = (all + count.saturating_sub(1) * chunking.overlap).min(count.saturating_mul(passage_tokens));
     (read, count)
-}
-
-/// Bytes of all texts of a request.
-pub(super) fn text_bytes(request: &RerankRequest) -> usize {
-    let short = request.query.len() + request.instruction.as_deref().map_or(0, str::len);
-    request.documents.iter().map(String::len).sum::<usize>() + short
 }
 
 /// A request that is ready to run.

@@ -149,6 +149,26 @@ impl CpuPool {
     }
 }
 
+#[cfg(test)]
+impl CpuPool {
+    /// Occupies all threads that long jobs may take, until the returned sender is dropped.
+    pub fn hold_long_jobs(&'static self) -> std::sync::mpsc::Sender<()> {
+        let (open, closed) = std::sync::mpsc::channel::<()>();
+        let closed = Arc::new(Mutex::new(closed));
+        for _ in 0..self.shared.threads / 2 {
+            let (closed, client) = (Arc::clone(&closed), Arc::new(()));
+            let waiting = Arc::downgrade(&client);
+            let run = Box::new(move || {
+                let _opened = closed.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                drop(client);
+            });
+            let job = Job::Tokenize { bytes: usize::MAX };
+            assert!(self.shared.push(Queued { run, client: waiting, job }).is_ok());
+        }
+        open
+    }
+}
+
 impl Drop for CpuPool {
     fn drop(&mut self) {
         self.shared.queues().is_closed = true;

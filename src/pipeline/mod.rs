@@ -12,6 +12,7 @@ mod cost;
 mod cpu_pool;
 mod drift;
 mod explain;
+mod lists;
 mod profiles;
 mod rank;
 mod ranking;

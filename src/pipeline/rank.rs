@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
+use super::Reranker;
 use super::budget::{BudgetedPlan, TokenBudget};
-use super::cost::{PreparedRequest, estimate, text_bytes};
+use super::cost::{PreparedRequest, estimate};
 use super::cpu_pool::{CpuPool, Job};
+use super::lists::Lists;
 use super::ranking::ResponseOptions;
-use super::{Reranker, error_of_request};
 use crate::context::{RankingSummary, RequestContext, Stage};
 use crate::prompt::IsCancelled;
 use crate::rerank::{EarlyExitReport, LimitSettings, Mode, Ranking, RerankError, RerankRequest, Timing, Usage};
@@ -34,21 +35,22 @@ impl Reranker {
         self.scheduler.try_admit(&AdmissionRequest { client, priority, tokens, deadline })
     }
 
-    /// Ranks admitted requests. The caller notes the rankings in the timeline.
+    /// Ranks admitted lists, and returns one ranking for each. The caller notes the rankings in the
+    /// timeline.
     pub(super) async fn rank(
         &self,
-        requests: Vec<RerankRequest>,
+        lists: Lists,
         limits: &LimitSettings,
         permit: AdmissionPermit,
         mut context: RequestContext,
     ) -> Result<(RequestContext, Vec<Ranking>), RerankError> {
         context.hold_admission(permit.clone());
-        let documents = requests.iter().map(|request| request.documents.len()).sum();
+        let documents = lists.documents();
         let options: Vec<ResponseOptions> =
-            requests.iter().map(|request| ResponseOptions::new(request, self.name())).collect();
+            lists.iter().map(|request| ResponseOptions::new(request, self.name())).collect();
 
         let tokenizing = context.timeline.begin(Stage::Tokenize, None);
-        let (context, plans) = self.tokenize_and_plan(requests, limits, &permit, context).await?;
+        let (context, plans) = self.tokenize_and_plan(lists, limits, &permit, context).await?;
         let tokens = plans.iter().flat_map(|plan| &plan.planned).map(|prepared| prepared.tokens).sum();
         permit.set_exact_tokens(tokens, documents)?;
         drop(tokenizing);
@@ -70,10 +72,10 @@ impl Reranker {
         Ok((context, rankings))
     }
 
-    /// Tokenizes the requests, plans their first rounds, and fits them into their budget.
+    /// Tokenizes the lists, plans their first rounds, and fits them into their budget.
     async fn tokenize_and_plan(
         &self,
-        requests: Vec<RerankRequest>,
+        lists: Lists,
         limits: &LimitSettings,
         permit: &AdmissionPermit,
         context: RequestContext,
@@ -82,10 +84,10 @@ impl Reranker {
         let may_truncate = |request: &RerankRequest| {
             request.truncation && request.chunking.is_none() && !request.constraints.budget.leaves_documents_out
         };
-        let first = requests.first().map(|request| (request.constraints.budget, may_truncate(request)));
+        let first = lists.iter().next().map(|request| (request.constraints.budget, may_truncate(request)));
         let (budget, may_truncate) = first.unwrap_or_default();
-        let bytes = requests.iter().map(text_bytes).sum();
-        let (context, mut prepared) = self.tokenize(requests, limits, bytes, context).await?;
+        let bytes = lists.text_bytes();
+        let (context, mut prepared) = self.tokenize(lists, limits, bytes, context).await?;
         let Some(budget) = TokenBudget::new(&budget, self.scheduler.forecast(permit)) else {
             return Ok((context, prepared.into_iter().map(BudgetedPlan::whole).collect()));
         };
@@ -108,25 +110,24 @@ impl Reranker {
         Ok((context, vec![plan]))
     }
 
-    /// Tokenizes the requests in the tokenizing pool, which also frees their texts.
+    /// Tokenizes the lists in the tokenizing pool, which also frees their texts.
     async fn tokenize(
         &self,
-        requests: Vec<RerankRequest>,
+        lists: Lists,
         limits: &LimitSettings,
         bytes: usize,
         context: RequestContext,
     ) -> Result<(RequestContext, Vec<PreparedRequest>), RerankError> {
         let (prompter, limits) = (Arc::clone(&self.prompter), limits.clone());
         let tokenize = move |_: &RequestContext, is_cancelled: IsCancelled| {
-            let count = requests.len();
-            let tokenize_one = |(index, request): (usize, RerankRequest)| {
-                let texts = prompter.tokenize(&request, &limits, is_cancelled);
-                let prepared = texts.and_then(|texts| PreparedRequest::new(Arc::clone(&prompter), texts));
-                prepared.map_err(|error| error_of_request(index, count, error))
-            };
-            requests.into_iter().enumerate().map(tokenize_one).collect()
+            lists.map(|request| {
+                let texts = prompter.tokenize(request, &limits, is_cancelled)?;
+                PreparedRequest::new(Arc::clone(&prompter), texts)
+            })
         };
-        CpuPool::for_process().run(context, Job::Tokenize { bytes }, tokenize).await
+        let (mut context, prepared) = CpuPool::for_process().run(context, Job::Tokenize { bytes }, tokenize).await?;
+        context.release_texts();
+        Ok((context, prepared))
     }
 }
 
@@ -153,4 +154,87 @@ pub(super) fn note_rankings(context: &RequestContext, rankings: &[Ranking]) {
         summary.usage.truncated_documents += ranking.usage.truncated_documents;
     }
     context.timeline.note_ranking(summary);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::pipeline::Policy;
+    use crate::prompt::testing;
+    use crate::rerank::{Instructions, PassageSettings};
+    use crate::runtime::fake::{FakeControls, FakeRuntime};
+    use crate::schedule::{AdmissionControl, ScheduleSettings};
+
+    fn reranker() -> (Arc<Reranker>, FakeControls) {
+        let runtime = FakeRuntime::new();
+        let controls = runtime.controls();
+        let limits =
+            LimitSettings { max_documents: 100, max_passages: 1000, max_slate_documents: 8, max_slate_tokens: 32_768 };
+        let instructions = Instructions::new(BTreeMap::new(), "", false);
+        let policy = Policy { limits, passages: PassageSettings::default(), instructions };
+        let admission = AdmissionControl::new(&ScheduleSettings::for_tests());
+        let prompter = testing::prompter("podium-nano");
+        (Arc::new(Reranker::new(vec!["podium-nano".to_owned()], prompter, runtime, policy, &admission)), controls)
+    }
+
+    fn huge_request() -> RerankRequest {
+        RerankRequest::new("query", vec!["Some Words of a long text. ".repeat(15_000_000 / 27)])
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_short_request_is_admitted_beside_two_huge_ones_that_wait_to_be_tokenized() {
+        let (reranker, _controls) = reranker();
+        let held = CpuPool::for_process().hold_long_jobs();
+        let huge: Vec<_> = (0..2)
+            .map(|_| {
+                let reranker = Arc::clone(&reranker);
+                tokio::spawn(async move { reranker.rerank(huge_request()).await })
+            })
+            .collect();
+        until(|| reranker.queue().requests == 2).await;
+        let short = RerankRequest::new("query", vec!["one".to_owned(), "two".to_owned()]);
+        assert_eq!(reranker.rerank(short).await.unwrap().results.len(), 2);
+        drop(held);
+        for ranking in huge {
+            assert_eq!(ranking.await.unwrap().unwrap().results[0].tokens_read, 200);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_holds_the_memory_of_its_texts_until_they_are_tokenized_or_echoed() {
+        let (reranker, controls) = reranker();
+        for is_echoed in [false, true] {
+            let memory = Arc::new(Semaphore::new(1));
+            let mut context = RequestContext::internal();
+            context.hold_body_memory(Arc::clone(&memory).try_acquire_owned().unwrap().into());
+            if is_echoed {
+                context.keep_body_memory();
+            }
+            controls.hold();
+            let held = CpuPool::for_process().hold_long_jobs();
+            let ranking = {
+                let reranker = Arc::clone(&reranker);
+                tokio::spawn(async move { reranker.rerank_all(vec![huge_request()], context).await })
+            };
+            until(|| reranker.queue().requests == 1).await;
+            assert_eq!(memory.available_permits(), 0, "the text waits to be tokenized");
+            drop(held);
+            controls.held(1).await;
+            assert_eq!(memory.available_permits(), usize::from(!is_echoed), "the model reads token ids");
+            controls.release();
+            let (context, _rankings) = ranking.await.unwrap().unwrap();
+            drop(context);
+            assert_eq!(memory.available_permits(), 1);
+        }
+    }
 }

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use super::Reranker;
+use super::lists::Lists;
 use crate::context::RequestContext;
 use crate::prompt::SlateScore;
 use crate::rerank::{LimitSettings, Mode, RankedDocument, Ranking, RerankError, RerankRequest, sort_by_relevance};
@@ -37,7 +38,8 @@ impl Reranker {
         let orders = if let [request] = &requests[..] { self.orders(request) } else { 1 };
         if orders == 1 {
             let warns = requests.first().is_some_and(asks_in_vain);
-            let (context, mut rankings) = self.rank(requests, limits, permit, context).await?;
+            let lists = Lists::Requests(requests);
+            let (context, mut rankings) = self.rank(lists, limits, permit, context).await?;
             if let Some(ranking) = rankings.first_mut().filter(|_| warns) {
                 let family = self.family();
                 let problem = format!("stability had no effect: family `{family}` was not read in an order");
@@ -46,17 +48,10 @@ impl Reranker {
             return Ok((context, rankings));
         }
         let mut request = requests.swap_remove(0);
-        let documents = std::mem::take(&mut request.documents);
         let (min_score, top_n) = (request.min_score.take(), request.top_n.take());
-        let places: Vec<Vec<usize>> = (0..orders).map(|number| order(documents.len(), number)).collect();
-        let in_order = |places: &Vec<usize>| {
-            let documents = places.iter().map(|place| documents[*place].clone()).collect();
-            RerankRequest { documents, ..request.clone() }
-        };
-        let copies = places.iter().map(in_order).collect();
-        let ranked = self.rank(copies, limits, permit, context).await;
-        // An error of the first order, which is the request's own, names the request's fields.
-        let (context, mut rankings) = ranked.map_err(|error| error.with_field_named("query[0]", "query"))?;
+        let places: Vec<Vec<usize>> = (0..orders).map(|number| order(request.documents.len(), number)).collect();
+        let lists = Lists::Orders(request, places.clone());
+        let (context, mut rankings) = self.rank(lists, limits, permit, context).await?;
         if rankings.len() < orders {
             let problem = format!("stability: the budget allows {} of {orders} orders", rankings.len());
             rankings.iter_mut().take(1).for_each(|ranking| ranking.warnings.push(problem.clone()));

@@ -1,21 +1,32 @@
 //! Tokenizes the texts of one request on several threads.
 //!
-//! The calling thread works through the texts and borrows helper threads for as long as that takes.
-//! The process has a fixed number of helpers. A caller that finds none free works alone, so a
-//! request with long texts slows a request with short ones down but never blocks it. A
-//! work-stealing pool would block it: a worker that waits for its own last text takes up another
-//! request's texts meanwhile.
+//! The calling thread works through the texts and reserves free helper threads for as long as that
+//! takes. The process has a fixed number of helpers, one fewer than cores. A caller that finds none
+//! free works alone, so a request with long texts slows a request with short ones down but never
+//! blocks it. In a work-stealing pool it would: a worker that waits for its own last text takes up
+//! another request's texts meanwhile. So the calling thread is none of the helpers' pool, and a task
+//! runs there only on a reserved thread.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 
-/// Bytes of text for each thread: less takes less time than starting a thread saves.
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// Bytes of text for each thread: less takes less time than waking a thread saves.
 const BYTES_PER_THREAD: usize = 8 * 1024;
+
+/// The helper threads. They stay: a new thread for each request would begin without the memory that
+/// the allocator keeps for a thread. `None` on one core, or if the system cannot start them.
+static POOL: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
+    let count = thread::available_parallelism().map_or(0, |cores| cores.get() - 1);
+    let name = |number| format!("tokenize-helper-{number}");
+    (count > 0).then(|| ThreadPoolBuilder::new().num_threads(count).thread_name(name).build().ok()).flatten()
+});
 
 /// Helper threads that no request uses now.
 static FREE_HELPERS: LazyLock<AtomicUsize> =
-    LazyLock::new(|| AtomicUsize::new(thread::available_parallelism().map_or(0, |cores| cores.get() - 1)));
+    LazyLock::new(|| AtomicUsize::new(POOL.as_ref().map_or(0, ThreadPool::current_num_threads)));
 
 /// Helper threads that are reserved until this is dropped.
 struct Helpers(usize);
@@ -45,29 +56,26 @@ impl Drop for Helpers {
 pub(super) fn map<T: Send, R: Send>(items: Vec<T>, bytes: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let wanted = (bytes / BYTES_PER_THREAD).min(items.len().saturating_sub(1));
     let helpers = Helpers::reserve(wanted);
-    if helpers.0 == 0 {
+    let Some(pool) = POOL.as_ref().filter(|_| helpers.0 > 0) else {
         return items.into_iter().map(work).collect();
-    }
+    };
+    let results = Mutex::new(Vec::with_capacity(items.len()));
     let items = Mutex::new(items.into_iter().enumerate());
     let next_item = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
     let take_items = || {
-        let mut results = Vec::new();
+        let mut own = Vec::new();
         while let Some((index, item)) = next_item() {
-            results.push((index, work(item)));
+            own.push((index, work(item)));
         }
-        results
+        results.lock().unwrap_or_else(PoisonError::into_inner).append(&mut own);
     };
-    let mut results = thread::scope(|scope| {
-        let start =
-            |number| thread::Builder::new().name(format!("tokenize-helper-{number}")).spawn_scoped(scope, take_items);
-        // Where the system has no thread left, the others do its share.
-        let threads: Vec<_> = (0..helpers.0).filter_map(|number| start(number).ok()).collect();
-        let mut results = take_items();
-        for thread in threads {
-            results.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    pool.in_place_scope(|scope| {
+        for _ in 0..helpers.0 {
+            scope.spawn(|_| take_items());
         }
-        results
+        take_items();
     });
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_unstable_by_key(|(index, _)| *index);
     results.into_iter().map(|(_, result)| result).collect()
 }

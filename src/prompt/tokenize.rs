@@ -172,7 +172,7 @@ impl Prompter {
             return Err(RerankError::invalid("query", "it holds nothing but white space and control tokens"));
         }
         if let Some(language) = &self.facts.reads_only
-            && is_in_another_script(&query)
+            && is_in_another_script(query.chars())
         {
             let family = &self.facts.name;
             warnings
@@ -220,8 +220,7 @@ impl Prompter {
     /// Warns of documents in a script that the model does not read, once for all of them.
     fn warn_of_other_scripts(&self, documents: &[String], warnings: &mut Vec<String>) {
         let Some(language) = &self.facts.reads_only else { return };
-        let beginning = |text: &String| text.chars().take(SCRIPT_CHARACTERS).collect::<String>();
-        let is_other = |(_, text): &(usize, &String)| is_in_another_script(&beginning(text));
+        let is_other = |(_, text): &(usize, &String)| is_in_another_script(text.chars().take(SCRIPT_CHARACTERS));
         let others: Vec<usize> = documents.iter().enumerate().filter(is_other).map(|(index, _)| index).collect();
         if let [first, more @ ..] = others.as_slice() {
             let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
@@ -263,11 +262,17 @@ impl Prompter {
 }
 
 /// Whether more than half of a text's letters are not Latin.
-fn is_in_another_script(text: &str) -> bool {
-    let is_latin = |letter: &char| *letter <= '\u{24F}' || ('\u{1E00}'..='\u{1EFF}').contains(letter);
-    let (latin, others): (Vec<char>, Vec<char>) =
-        text.chars().filter(|letter| letter.is_alphabetic()).partition(is_latin);
-    others.len() > latin.len()
+fn is_in_another_script(text: impl Iterator<Item = char>) -> bool {
+    let is_latin = |letter: char| letter <= '\u{24F}' || ('\u{1E00}'..='\u{1EFF}').contains(&letter);
+    let (mut latin, mut others) = (0, 0);
+    for letter in text.filter(|letter| letter.is_alphabetic()) {
+        if is_latin(letter) {
+            latin += 1;
+        } else {
+            others += 1;
+        }
+    }
+    others > latin
 }
 
 /// Warns of truncated documents and of estimated lengths.

@@ -41,6 +41,26 @@ async fn a_document_of_15_mb_takes_no_longer_than_its_parsing() {
     assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn short_requests_are_answered_while_two_huge_ones_are_read() {
+    let server = Server::start().await;
+    // From now on the server knows how fast the device is, and refuses requests that would wait too long.
+    assert_eq!(server.rerank(&short_request()).await.status, 200);
+    let body = json!({"query": "q", "documents": [long_document()]});
+    let huge = [server.rerank_later(&body), server.rerank_later(&body)];
+    let mut short = 0;
+    while !huge.iter().all(tokio::task::JoinHandle::is_finished) {
+        let answer = server.rerank(&short_request()).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        short += 1;
+    }
+    assert!(short > 0);
+    for answer in huge {
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_give_up_on_a_long_text_keep_neither_memory_nor_threads() {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::stage::Stage;
 use super::{Cascade, CascadeStage};
 use crate::context::RequestContext;
-use crate::pipeline::cost::held_tokens;
 use crate::pipeline::rank::note_rankings;
 use crate::rerank::cascade::probability_of_order;
 use crate::rerank::{
@@ -131,8 +130,6 @@ impl CascadeRun {
     fn admit(&mut self, context: &RequestContext) -> Result<(), RerankError> {
         let tokens: usize = (0..self.stages.len()).map(|index| self.planned_tokens(index)).sum();
         let tokens = tokens.min(self.request.constraints.budget.max_total_tokens.unwrap_or(usize::MAX));
-        let bytes = self.documents.iter().map(String::len).sum();
-        let tokens = tokens.max(held_tokens(bytes));
         let mut first = None;
         for stage in &mut self.stages {
             let Ok(ready) = &mut stage.ready else { continue };
