@@ -39,6 +39,7 @@ fn facts() -> ModelFacts {
         architecture: "Qwen3Model".to_owned(),
         device: "cpu".to_owned(),
         dtype: "f32".to_owned(),
+        cpu_instructions: Some("neon"),
         parameters: 1,
         weight_bytes: 4,
         workspace: WorkspaceSize::default(),

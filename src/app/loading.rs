@@ -125,6 +125,11 @@ impl Environment<'_> {
             let unusable = |problem| ConfigError::Unusable { key, problem: format!("{}: {problem}", checkpoint.name) };
             prompter.exit_early_by_default().map_err(unusable)?;
         }
+        if model.cutoff_layer > 0 {
+            let key = "model.cutoff_layer".to_owned();
+            let unusable = |problem| ConfigError::Unusable { key, problem: format!("{}: {problem}", checkpoint.name) };
+            prompter.cut_off_by_default(model.cutoff_layer).map_err(unusable)?;
+        }
         Ok(prompter)
     }
 }

@@ -184,10 +184,11 @@ type CalibrationOf<'a> = &'a dyn Fn() -> Result<Calibration, PromptError>;
 
 /// The classifier that stands in place of an output matrix.
 fn classifier_readout(facts: &ModelFacts, of: CalibrationOf<'_>) -> Result<Option<ClassifierReadout>, PromptError> {
-    let Some(ClassifierFacts { labels, pooling }) = facts.classifier.filter(|_| !facts.vocabulary_head) else {
+    let Some(ClassifierFacts { labels, pooling, start_layer }) = facts.classifier.filter(|_| !facts.vocabulary_head)
+    else {
         return Ok(None);
     };
-    Ok(Some(ClassifierReadout { labels, pooling, calibration: of()? }))
+    Ok(Some(ClassifierReadout { labels, pooling, start_layer, calibration: of()? }))
 }
 
 /// The tokens of a `LogitScore`.

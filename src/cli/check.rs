@@ -93,7 +93,8 @@ fn write_default_model(out: &mut impl Write, model: &Reranker, settings: &Settin
             format!("at most {:.1} GiB: weights, prefix cache and the largest batch", gibibytes(model.memory_bytes())),
         ),
     ];
-    for (name, value) in lines {
+    let instructions = facts.cpu_instructions.map(|name| ("instructions", name.to_owned()));
+    for (name, value) in lines.into_iter().chain(instructions) {
         writeln!(out, "{name:<14}{value}")?;
     }
     if let Some(CanaryReport { right, questions, warning, time }) = model.canary() {

@@ -13,9 +13,10 @@ pub(super) struct EndpointArgs {
     /// Format of the endpoint's requests
     #[arg(long, value_name = "API", value_enum, default_value = "rerank", requires = "url", help_heading = "Endpoint")]
     api: ApiName,
-    /// Model to request from the endpoint
-    #[arg(long, value_name = "NAME", requires = "url", help_heading = "Endpoint")]
-    url_model: Option<String>,
+    /// Model to request from the endpoint; several, separated by commas, are compared by podium
+    /// eval
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "url", help_heading = "Endpoint")]
+    url_model: Vec<String>,
     /// Environment variable with the endpoint's API key (sent as a bearer token)
     #[arg(long, value_name = "NAME", requires = "url", help_heading = "Endpoint")]
     api_key_env: Option<String>,
@@ -58,9 +59,22 @@ impl EndpointArgs {
         self.url.is_some() && self.api != ApiName::Rerank
     }
 
+    /// Whether several models of the endpoint were given.
+    pub(super) fn has_several_models(&self) -> bool {
+        self.url_model.len() > 1
+    }
+
     /// The endpoint, if one was given.
     pub(super) fn endpoint(&self) -> anyhow::Result<Option<Endpoint>> {
-        let Some(url) = &self.url else { return Ok(None) };
+        if self.has_several_models() {
+            return Err(UsageError("--url-model: give one name; podium eval compares several".to_owned()).into());
+        }
+        Ok(self.endpoints()?.pop())
+    }
+
+    /// The endpoint for each of its models; none without a URL.
+    pub(super) fn endpoints(&self) -> anyhow::Result<Vec<Endpoint>> {
+        let Some(url) = &self.url else { return Ok(Vec::new()) };
         let key = match &self.api_key_env {
             None => None,
             Some(name) => match std::env::var(name) {
@@ -78,6 +92,10 @@ impl EndpointArgs {
             ApiName::Voyage => Api::Voyage,
             ApiName::Tei => Api::Tei,
         };
-        Ok(Some(Endpoint::new(url, api, self.url_model.clone(), key)?))
+        let endpoint = |model: Option<String>| Ok(Endpoint::new(url, api, model, key.clone())?);
+        if self.url_model.is_empty() {
+            return Ok(vec![endpoint(None)?]);
+        }
+        self.url_model.iter().cloned().map(Some).map(endpoint).collect()
     }
 }

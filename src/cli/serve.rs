@@ -126,10 +126,17 @@ fn log_start(sources: &Sources, models: &ModelSet) {
         configuration = sources.file.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string()),
         device = facts.device,
         dtype = facts.dtype,
+        cpu_instructions = facts.cpu_instructions,
         threads = rayon::current_num_threads(),
         memory_bytes,
         "models loaded"
     );
+    if facts.cpu_instructions == Some("plain") {
+        tracing::warn!(
+            dtype = facts.dtype,
+            "no vector instructions are used for this data type: ranking is many times slower than with them"
+        );
+    }
 }
 
 fn log_authentication(keys: usize, local: SocketAddr) {

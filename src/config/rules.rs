@@ -58,6 +58,7 @@ const RULES: &[(&str, Allowed)] = &[
     ("model.quantize", OneOf(ModelSettings::QUANTISED)),
     ("model.served_names", Anything),
     ("model.early_exit", Anything),
+    ("model.cutoff_layer", Between(0, 4096)),
     ("model.prefix_cache_bytes", Between(0, 1 << 40)),
     ("model.cache", Anything),
     ("model.offline", Anything),

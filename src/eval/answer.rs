@@ -17,6 +17,21 @@ pub struct ScoredDocument {
     pub truncated: Option<bool>,
 }
 
+/// Appends the documents that a reply with fewer results lacks, in the request's order, with the
+/// lowest score of the others, or 0.
+pub(super) fn append_missing(documents: &mut Vec<ScoredDocument>, count: usize) {
+    let mut is_missing = vec![true; count];
+    for document in &*documents {
+        if let Some(is_missing) = is_missing.get_mut(document.index) {
+            *is_missing = false;
+        }
+    }
+    let score = documents.iter().map(|document| document.score).fold(0.0, f64::min);
+    let missing = is_missing.into_iter().enumerate().filter(|(_, is_missing)| *is_missing);
+    let appended = missing.map(|(index, _)| ScoredDocument { index, score, tokens_read: None, truncated: None });
+    documents.extend(appended);
+}
+
 /// A system's reply: every document of the request exactly once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {

@@ -7,7 +7,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 
-use super::answer::{Answer, ScoredDocument};
+use super::answer::{Answer, ScoredDocument, append_missing};
 use crate::rerank::{Mode, RerankRequest, Timing};
 use crate::telemetry::mask_url_secrets;
 
@@ -182,7 +182,7 @@ impl Endpoint {
             let bytes = response.bytes().await.map_err(no_reply)?;
             let latency = started.elapsed();
             if status.is_success() {
-                let answer = parse_reply(self.api, &bytes, request.documents.len());
+                let answer = parse_reply(self.api, &bytes, request.documents.len(), results_of(request));
                 let answer = answer.map_err(|problem| EndpointError::Reply { url, problem })?;
                 return Ok(Answer { latency, retries, ..answer });
             }
@@ -200,7 +200,7 @@ impl Endpoint {
 
     /// The request's body in the endpoint's format. Options with their default value are not sent.
     fn body(&self, request: &RerankRequest) -> Value {
-        let count = request.documents.len();
+        let count = results_of(request);
         let mut body = match self.api {
             Api::Rerank => json!({"query": request.query, "documents": request.documents, "top_n": count}),
             Api::Voyage => json!({"query": request.query, "documents": request.documents, "top_k": count}),
@@ -214,9 +214,16 @@ impl Endpoint {
         set("model", self.model.clone().map(Value::from));
         set("instruction", request.instruction.as_deref().map(Value::from));
         set("max_tokens_per_doc", request.max_tokens_per_doc.map(Value::from));
+        let sure = request.cascade.stop_when_sure;
+        set("cascade", sure.map(|probability| json!({"stop_when_sure": probability})));
         set("mode", (request.mode != Mode::Auto).then(|| Value::from(request.mode.as_str())));
         body
     }
+}
+
+/// How many results a request asks for.
+fn results_of(request: &RerankRequest) -> usize {
+    request.top_n.unwrap_or(usize::MAX).min(request.documents.len())
 }
 
 /// The wait before the next attempt: `Retry-After` in seconds, otherwise exponential back-off.
@@ -232,8 +239,9 @@ fn excerpt(bytes: &[u8]) -> String {
     if text.is_empty() { "(empty body)".to_owned() } else { text.chars().take(EXCERPT_CHARACTERS).collect() }
 }
 
-/// Parses and validates a reply about `count` documents. The caller sets latency and retries.
-fn parse_reply(api: Api, bytes: &[u8], count: usize) -> Result<Answer, String> {
+/// Parses and validates a reply about `count` documents with at least `results` of them; the others
+/// follow. The caller sets latency and retries.
+fn parse_reply(api: Api, bytes: &[u8], count: usize, results: usize) -> Result<Answer, String> {
     let reply: Value =
         serde_json::from_slice(bytes).map_err(|error| format!("it is not JSON ({error}): {}", excerpt(bytes)))?;
     let (name, rows) = match api {
@@ -260,12 +268,13 @@ fn parse_reply(api: Api, bytes: &[u8], count: usize) -> Result<Answer, String> {
         }
         documents.push(document);
     }
-    if let Some(missing) = seen.iter().position(|seen| !seen) {
-        return Err(format!("{name}: has {} of {count} documents; document {missing} is missing", documents.len()));
+    if let Some(missing) = seen.iter().position(|seen| !seen).filter(|_| documents.len() < results) {
+        return Err(format!("{name}: has {} of {results} documents; document {missing} is missing", documents.len()));
     }
     // Not every server sorts its results. The sort is stable, so equal scores keep the reply's
     // order.
     documents.sort_by(|left, right| right.score.total_cmp(&left.score));
+    append_missing(&mut documents, count);
     let usage = |name: &str| reply.get("usage").and_then(|usage| usage.get(name)).and_then(Value::as_u64);
     let saved = reply.pointer("/meta/early_exit/tokens_saved").and_then(Value::as_u64).unwrap_or(0);
     let tokens = usage("prompt_tokens").or_else(|| usage("total_tokens"));

@@ -13,9 +13,9 @@ use super::answer::Answer;
 use super::datasets::{Dataset, Query};
 use super::journal::{Journal, JournalError};
 pub use super::query_run::{Pass, QueryRun};
-use super::settings::EvalSettings;
+use super::settings::{EvalSettings, ExitPoint};
 use super::system::{System, SystemError};
-use crate::rerank::{EarlyExitChoice, RerankRequest};
+use crate::rerank::{CascadeOptions, EarlyExitChoice, RerankRequest};
 
 /// The reason why a run ended early.
 #[derive(Debug, thiserror::Error)]
@@ -157,11 +157,17 @@ fn build_request(
     settings: &EvalSettings,
 ) -> RerankRequest {
     let text = |candidate: &usize| set.documents[query.candidates[*candidate]].text.clone();
+    let exit = settings.early_exit;
     RerankRequest {
         instruction: instruction.map(Into::into),
         mode: settings.mode,
         max_tokens_per_doc: settings.max_tokens_per_doc,
-        early_exit: settings.early_exit.map(|exit| EarlyExitChoice::After { layer: exit.layer, keep: exit.keep }),
+        early_exit: exit
+            .filter(|exit| exit.keep > 0)
+            .map(|ExitPoint { layer, keep }| EarlyExitChoice::Measured { layer, keep }),
+        top_n: settings.top_n,
+        cascade: CascadeOptions { stop_when_sure: settings.stop_when_sure, ..CascadeOptions::default() },
+        cutoff_layer: exit.filter(|exit| exit.keep == 0).map(|exit| exit.layer),
         ..RerankRequest::new(&query.text, order.iter().map(text).collect())
     }
 }

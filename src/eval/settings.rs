@@ -7,7 +7,7 @@ use super::measures::Measure;
 use crate::rerank::Mode;
 
 /// The settings of a run; they hold for every set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalSettings {
     /// The measures, the primary one first. At least one.
     pub measures: Vec<Measure>,
@@ -34,6 +34,13 @@ pub struct EvalSettings {
     /// Where documents leave the model early; `None` for the model's own setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub early_exit: Option<ExitPoint>,
+    /// How many results are asked for; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_n: Option<usize>,
+    /// The probability at which later stages of a cascade are skipped; `None` for the cascade's
+    /// own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_when_sure: Option<f64>,
 }
 
 /// Where documents leave the model before its last layer.
@@ -41,6 +48,6 @@ pub struct EvalSettings {
 pub struct ExitPoint {
     /// After how many layers.
     pub layer: u16,
-    /// How many documents of a pass go on.
+    /// How many documents of a pass go on. 0: all are scored there, after the layer's own head.
     pub keep: usize,
 }

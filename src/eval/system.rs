@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::answer::{Answer, ScoredDocument};
+use super::answer::{Answer, ScoredDocument, append_missing};
 use super::endpoint::{Endpoint, EndpointError};
 use crate::pipeline::Reranker;
 use crate::rerank::{RerankError, RerankRequest};
@@ -36,7 +36,7 @@ impl System {
     pub async fn rerank(&self, request: RerankRequest) -> Result<Answer, SystemError> {
         match self {
             Self::InProcess(reranker) => {
-                let started = Instant::now();
+                let (started, count) = (Instant::now(), request.documents.len());
                 let ranking = reranker.rerank(request).await?;
                 let latency = started.elapsed();
                 let saved = ranking.early_exit.map_or(0, |report| report.tokens_saved);
@@ -46,8 +46,10 @@ impl System {
                     tokens_read: Some(row.tokens_read),
                     truncated: Some(row.truncated()),
                 });
+                let mut documents: Vec<ScoredDocument> = documents.collect();
+                append_missing(&mut documents, count);
                 Ok(Answer {
-                    documents: documents.collect(),
+                    documents,
                     model: Some(ranking.model),
                     prompt_tokens: Some(ranking.usage.prompt_tokens.saturating_sub(saved)),
                     latency,

@@ -26,6 +26,8 @@ pub(super) fn settings() -> EvalSettings {
         concurrency: 1,
         run: None,
         early_exit: None,
+        top_n: None,
+        stop_when_sure: None,
     }
 }
 

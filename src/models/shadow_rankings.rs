@@ -39,6 +39,7 @@ impl ModelSet {
                 model: None,
                 top_n: None,
                 early_exit: None,
+                cutoff_layer: None,
                 constraints: RequestConstraints::default(),
                 ..request.clone()
             };

@@ -290,7 +290,7 @@ mod tests {
     use crate::prompt::testing;
     use crate::rerank::RerankRequest;
 
-    const FAMILIES: [&str; 11] = [
+    const FAMILIES: [&str; 13] = [
         "podium-nano",
         "jina-v3",
         "jina-v3.5",
@@ -299,6 +299,8 @@ mod tests {
         "mxbai-v2",
         "zerank",
         "contextual",
+        "bge-gemma",
+        "bge-layerwise",
         "e2rank",
         "yes-no",
         "colbert",

@@ -62,7 +62,7 @@ impl Cascade {
         let policy = reference.policy();
         prepare(&mut requests, &policy)?;
         let first = requests.first();
-        self.check_early_exit(first.and_then(|request| request.early_exit))?;
+        first.map_or(Ok(()), |request| self.check_early_exit(request))?;
         if let Some(options) = first.map(|request| request.cascade.clone()) {
             self.apply(&options)?;
         }
@@ -83,7 +83,16 @@ impl Cascade {
     }
 
     /// Rejects a request for an early exit that no model has. Each stage uses its own.
-    fn check_early_exit(&self, choice: Option<EarlyExitChoice>) -> Result<(), RerankError> {
+    fn check_early_exit(&self, request: &RerankRequest) -> Result<(), RerankError> {
+        let choice = request.early_exit;
+        let names_layer = [
+            ("cutoff_layer", request.cutoff_layer.is_some()),
+            ("early_exit", matches!(choice, Some(EarlyExitChoice::After { .. }))),
+        ];
+        if let Some((field, _)) = names_layer.into_iter().find(|(_, is_named)| *is_named) {
+            let problem = format!("names a layer of one model, and `{}` is a cascade of several", self.name);
+            return Err(RerankError::invalid(field, problem));
+        }
         let mut rerankers = self.stages.iter().filter_map(|stage| stage.model.as_ref()?.reranker.as_ref().ok());
         let is_declared = |reranker: &Arc<Reranker>| reranker.prompter.declared_early_exit().is_ok();
         if choice == Some(EarlyExitChoice::On) && !rerankers.any(is_declared) {

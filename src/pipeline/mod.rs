@@ -192,6 +192,14 @@ impl Reranker {
         Ok(())
     }
 
+    /// Whether all documents can be scored after so many layers.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub fn check_cutoff_layer(&self, layer: u16) -> Result<(), String> {
+        self.prompter.check_cutoff_layer(layer)
+    }
+
     /// The prompt family's name.
     #[must_use]
     pub fn family(&self) -> &str {

@@ -112,7 +112,7 @@ impl Reranker {
     }
 }
 
-/// The report of an early exit, where documents may leave.
+/// The report of an early exit and of a cutoff layer, where there is one.
 fn report_exits(results: &[RankedDocument], scores: &Scores) -> Option<EarlyExitReport> {
     let tokens_saved = scores.early_exit.as_ref()?.tokens_saved;
     Some(EarlyExitReport {
@@ -154,8 +154,7 @@ fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warn
 /// The documents or passages that were read, best first, those that left early behind the others; equal
 /// scores keep their order.
 fn sort_documents(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
-    let exit_layer =
-        |index: usize| scores.early_exit.as_ref().and_then(|exits| exits.left[index].then_some(exits.layer));
+    let exit_layer = |index: usize| scores.early_exit.as_ref().and_then(|exits| exits.layers[index]);
     let texts = prepared.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));
     let mut results: Vec<RankedDocument> = texts
         .enumerate()

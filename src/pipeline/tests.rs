@@ -52,7 +52,7 @@ async fn documents_that_go_on_stand_before_those_that_left_with_the_scores_of_a_
     let suffixes = ranking.usage.prompt_tokens - shared_prefix_tokens(&reranker);
     assert_eq!((report.left_early, report.tokens_saved), (5, suffixes * 5 / 8 / 2));
     assert_eq!(ranking.usage, full.usage, "every token goes through some layers");
-    let layer_3 = Some(EarlyExitChoice::After { layer: 3, keep: 6 });
+    let layer_3 = Some(EarlyExitChoice::Measured { layer: 3, keep: 6 });
     let other = reranker.rerank(request(8, layer_3)).await.unwrap();
     assert_eq!(other.results.iter().filter(|result| result.exit_layer == Some(3)).count(), 2);
 }
@@ -72,7 +72,7 @@ async fn a_list_that_is_not_longer_than_what_goes_on_has_no_exit() {
         let ranking = reranker.rerank(request(documents, ON)).await.unwrap();
         assert_eq!((&ranking.results, ranking.early_exit), (&full.results, Some(EarlyExitReport::default())));
     }
-    let all = Some(EarlyExitChoice::After { layer: 1, keep: 100 });
+    let all = Some(EarlyExitChoice::Measured { layer: 1, keep: 100 });
     let full = reranker.rerank(request(8, None)).await.unwrap();
     assert_eq!(reranker.rerank(request(8, all)).await.unwrap().results, full.results);
     assert_eq!(controls.calls(), 8);

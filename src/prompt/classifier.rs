@@ -13,6 +13,8 @@ pub struct ClassifierReadout {
     pub labels: usize,
     /// The positions that it reads.
     pub pooling: Pooling,
+    /// The first layer with a classifier of its own, where each layer from it on has one.
+    pub start_layer: Option<usize>,
     /// Turns its number into a relevance.
     pub calibration: Calibration,
 }

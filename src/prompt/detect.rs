@@ -294,6 +294,7 @@ mod tests {
             ("ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b", "MistralForCausalLM", "contextual"),
             ("mixedbread-ai/mxbai-rerank-large-v2", "Qwen2ForCausalLM", "mxbai-v2"),
             ("zeroentropy/zerank-1-small", "Qwen3ForCausalLM", "zerank"),
+            ("BAAI/bge-reranker-v2-gemma", "GemmaForCausalLM", "bge-gemma"),
         ] {
             assert_eq!(detect(architecture, &named("the hub id", name)), format!("{family} by the hub id"), "{name}");
         }
@@ -307,17 +308,19 @@ mod tests {
     #[test]
     fn a_logit_score_decides_by_its_tokens() {
         let tokenizer = testing::tokenizer();
-        let detect = |positive: &str, negative: Option<&str>| {
+        let detect_named = |positive: &str, negative: Option<&str>, names: Description| {
             let id = |text: &str| tokenizer.single_token(text).unwrap();
-            let description = Description {
-                kind: Some(ModelKind::CrossEncoder),
-                answers: Some((id(positive), negative.map(id))),
-                ..Description::default()
-            };
-            detect("Qwen3ForCausalLM", &description)
+            let answers = Some((id(positive), negative.map(id)));
+            detect("Qwen3ForCausalLM", &Description { kind: Some(ModelKind::CrossEncoder), answers, ..names })
         };
+        let detect = |positive: &str, negative| detect_named(positive, negative, Description::default());
         assert_eq!(detect("yes", Some("no")), "qwen3-reranker by LogitScore's tokens");
-        assert_eq!(detect("Yes", None), "zerank by LogitScore's tokens");
+        // bge-gemma has this answer too, and this tokenizer has its `<bos>`.
+        assert!(detect("Yes", None).contains("fits several, and no name decides"), "{}", detect("Yes", None));
+        for (name, family) in [("zeroentropy/zerank-2", "zerank"), ("BAAI/bge-reranker-v2-gemma", "bge-gemma")] {
+            let found = detect_named("Yes", None, named("the hub id", name));
+            assert_eq!(found, format!("{family} by the hub id"));
+        }
         assert_eq!(detect("1", Some("0")), "mxbai-v2 by LogitScore's tokens");
         assert!(detect("0", Some("1")).starts_with("cannot tell"));
     }

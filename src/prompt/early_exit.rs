@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-/// `[[pointwise.early_exit]]`: an exit that was measured to hold for models of one depth.
+/// `[[pointwise.early_exit]]`: an exit that was measured, or trained by the vendor, for models of
+/// one depth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EarlyExitFacts {

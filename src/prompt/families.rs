@@ -36,6 +36,8 @@ impl Families {
             "colbert": "colbert.jinja";
             "zerank": "zerank.jinja";
             "contextual": "contextual.jinja";
+            "bge-gemma": "bge.jinja";
+            "bge-layerwise": "bge.jinja";
             "first": "first.jinja", "yes-no.jinja";
             "yes-no": "yes-no.jinja";
             "nemotron": "nemotron.jinja";

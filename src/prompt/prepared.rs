@@ -28,6 +28,8 @@ pub struct PreparedTexts {
     pub plan: Plan,
     /// Where documents leave the model early, if they do.
     pub early_exit: Option<EarlyExit>,
+    /// The layer that the others are scored after; `None`: the last.
+    pub cutoff_layer: Option<u16>,
     /// Warnings for the caller: truncated texts, removed control tokens, a fallback.
     pub warnings: Vec<String>,
     /// How many of the last `warnings` are about truncated documents.
@@ -191,6 +193,7 @@ impl PreparedTexts {
             passages: None,
             plan: Plan::Slates(Vec::new()),
             early_exit: None,
+            cutoff_layer: None,
             warnings,
             truncation_warnings: 0,
             options: ReadOptions { mode, truncation, max_tokens_per_doc },
@@ -213,6 +216,7 @@ impl PreparedTexts {
             passages: self.passages.clone(),
             plan: Plan::Slates(Vec::new()),
             early_exit: self.early_exit,
+            cutoff_layer: self.cutoff_layer,
             warnings: self.warnings[..self.warnings.len() - self.truncation_warnings].to_vec(),
             truncation_warnings: 0,
             options: self.options,

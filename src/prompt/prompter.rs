@@ -26,8 +26,13 @@ pub struct Prompter {
     pub(super) bidirectional: bool,
     /// Layers of the model.
     pub(super) layers: usize,
+    /// The first layer with a head of its own, where each layer from it on has one.
+    pub(super) start_layer: Option<usize>,
     /// Whether documents leave early unless a request says otherwise.
     pub(super) exits_early: bool,
+    /// The layer that all documents are scored after, unless a request says otherwise; `None`: the
+    /// last.
+    pub(super) cutoff_layer: Option<u16>,
     /// Whether the templates hold an instruction.
     pub(super) takes_instruction: bool,
     pub(super) listwise: Option<Listwise>,
@@ -94,14 +99,15 @@ impl Prompter {
             })
             .transpose()?;
         let context = facts.limits.context.map_or(model.context, |limit| limit.min(model.context));
-        let bidirectional = model.bidirectional;
         let mut prompter = Self {
             facts,
             tokenizer,
             context,
-            bidirectional,
+            bidirectional: model.bidirectional,
             layers: model.layers,
+            start_layer: model.classifier.and_then(|classifier| classifier.start_layer),
             exits_early: false,
+            cutoff_layer: None,
             takes_instruction: false,
             listwise,
             pointwise,

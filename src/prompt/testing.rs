@@ -83,7 +83,7 @@ pub(crate) fn control_texts() -> Vec<String> {
         .into_iter()
         .map(str::to_owned)
         .chain(buckets)
-        .chain(["<|begin_of_text|>", "[CLS]", "[SEP]", "[MASK]"].map(str::to_owned))
+        .chain(["<|begin_of_text|>", "[CLS]", "[SEP]", "[MASK]", "<bos>"].map(str::to_owned))
         .collect()
 }
 
@@ -196,7 +196,9 @@ pub(crate) fn bind(
     let nano = family == "podium-nano";
     let is_encoder = ["cross-encoder", "nemotron", "colbert"].contains(&family);
     let calibration = Calibration { scale: 1.0, bias: 0.0 };
-    let classifier = ClassifierReadout { labels: 1, pooling: Pooling::First, calibration };
+    let is_layer_wise = family == "bge-layerwise";
+    let (pooling, start_layer) = if is_layer_wise { (Pooling::Last, Some(2)) } else { (Pooling::First, None) };
+    let classifier = ClassifierReadout { labels: 1, pooling, start_layer, calibration };
     let model = ModelLimits {
         name: format!("test/{family}"),
         context,
@@ -204,7 +206,7 @@ pub(crate) fn bind(
         vocabulary,
         bidirectional: is_encoder,
         token_types: is_encoder,
-        classifier: is_encoder.then_some(classifier),
+        classifier: (is_encoder || is_layer_wise).then_some(classifier),
         colbert: (family == "colbert").then(|| ColbertSettings {
             query_marker: "<|im_start|>".into(),
             document_marker: "<|im_end|>".into(),
@@ -240,6 +242,16 @@ pub(crate) fn prompter_with_exit(exit: super::EarlyExitFacts) -> Prompter {
     let mut prompter = prompter("yes-no");
     prompter.facts.pointwise.as_mut().unwrap().early_exit.push(exit);
     prompter
+}
+
+/// `bge-layerwise` on a model of 40 layers with heads from layer 8 on.
+pub(crate) fn layer_wise_prompter() -> Prompter {
+    let families = Families::built_in().unwrap();
+    let calibration = Calibration { scale: 1.0, bias: 0.0 };
+    let classifier = ClassifierReadout { labels: 1, pooling: Pooling::Last, start_layer: Some(8), calibration };
+    let (context, layers, vocabulary) = (2048, 40, 1024);
+    let model = ModelLimits { context, layers, vocabulary, classifier: Some(classifier), ..ModelLimits::default() };
+    Prompter::new(families.named("bge-layerwise").unwrap(), tokenizer(), &model, None, None).unwrap()
 }
 
 /// podium-mini on its own files.

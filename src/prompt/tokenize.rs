@@ -56,6 +56,7 @@ impl Prompter {
         let read = self.prepare(reader, request, limits, is_cancelled, &mut prepared);
         // Errors name documents, not passages.
         read.map_err(|error| error.with_document_index(|index| prepared.document_of(index)))?;
+        prepared.cutoff_layer = self.choose_cutoff_layer(request);
         prepared.early_exit = self.choose_exit(request, prepared.mode, &mut prepared.warnings);
         warn_of_truncation(&mut prepared);
         Ok(prepared)

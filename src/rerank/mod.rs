@@ -99,6 +99,9 @@ pub struct RerankRequest {
     pub cascade: CascadeOptions,
     /// Whether documents may leave the model early; `None` is the model's setting.
     pub early_exit: Option<EarlyExitChoice>,
+    /// The layer that all documents are scored after, of a checkpoint with a head for each layer;
+    /// `None` is the model's setting.
+    pub cutoff_layer: Option<u16>,
     /// In how many orders of the documents a family that depends on it ranks them, from 1 to
     /// [`MAX_STABILITY`]; `None` is 1.
     pub stability: Option<usize>,
@@ -127,6 +130,7 @@ impl RerankRequest {
             constraints: RequestConstraints::default(),
             cascade: CascadeOptions::default(),
             early_exit: None,
+            cutoff_layer: None,
             stability: None,
         }
     }

@@ -236,10 +236,11 @@ pub fn sort_by_relevance(results: &mut [RankedDocument]) {
     results.sort_by(by_relevance);
 }
 
-/// The better of two comes first; one that left early comes behind one that did not. Scores are finite;
-/// if relevances round to the same number, the raw scores still differ.
+/// The better of two comes first; one that left early comes behind one that went through more
+/// layers. Scores are finite; if relevances round to the same number, the raw scores still differ.
 fn by_relevance(a: &RankedDocument, b: &RankedDocument) -> Ordering {
-    let key = |result: &RankedDocument| (result.exit_layer.is_none(), result.relevance_score, result.raw_score);
+    let key =
+        |result: &RankedDocument| (result.exit_layer.unwrap_or(u16::MAX), result.relevance_score, result.raw_score);
     key(b).partial_cmp(&key(a)).unwrap_or(Ordering::Equal)
 }
 

@@ -33,6 +33,7 @@ impl FakeRuntime {
             architecture: "FakeForTests".to_owned(),
             device: "none".to_owned(),
             dtype: "f32".to_owned(),
+            cpu_instructions: None,
             parameters: 0,
             weight_bytes: 0,
             workspace: WorkspaceSize::default(),
@@ -45,7 +46,7 @@ impl FakeRuntime {
             projector: true,
             token_projection: true,
             vocabulary_head: true,
-            classifier: Some(ClassifierFacts { labels: 1, pooling: Pooling::First }),
+            classifier: Some(ClassifierFacts { labels: 1, pooling: Pooling::First, start_layer: None }),
             prefix_cache_bytes: 0,
         })
     }
@@ -95,10 +96,11 @@ impl FakeRuntime {
     }
 
     fn read(&self, pass: &ForwardPass) -> Output {
-        let Some(exit) = pass.output.exit else { return self.read_after(pass, 0) };
+        let last = pass.output.layer.map_or(0, u64::from);
+        let Some(exit) = pass.output.exit else { return self.read_after(pass, last) };
         let mut rows = self.read_after(pass, u64::from(exit.layer));
         let goes_on = exit.choose(&rows);
-        let last = self.read_after(pass, 0).into_iter().zip(goes_on);
+        let last = self.read_after(pass, last).into_iter().zip(goes_on);
         rows.extend(last.map(|(row, goes_on)| if goes_on { row } else { Vec::new() }));
         rows
     }

@@ -37,6 +37,9 @@ pub struct ModelFacts {
     pub device: String,
     /// The number format that the layers compute in: `f32`, `bf16`, `int8`, `q4k`, ...
     pub dtype: String,
+    /// The processor's instructions for products in that format: `avx512vnni`, `avx2`, `neon sdot`, ...; `plain` without
+    /// any. `None` where other code than Podium's kernels multiplies.
+    pub cpu_instructions: Option<&'static str>,
     /// Parameters, embeddings included.
     pub parameters: usize,
     /// Approximate bytes of the parameters in memory.
@@ -74,6 +77,9 @@ pub struct ClassifierFacts {
     pub labels: usize,
     /// The positions that it reads.
     pub pooling: Pooling,
+    /// Each layer from this one on has a classifier of its own, the last layer included. `None`:
+    /// only the last one has.
+    pub start_layer: Option<usize>,
 }
 
 impl ModelFacts {

@@ -141,16 +141,16 @@ pub struct OutputSpec {
     pub head: Head,
     /// Reads the state after this many layers, with the final norm applied. `None`: after the last.
     pub layer: Option<u16>,
-    /// Where suffixes leave before the last layer. `None`: nowhere.
+    /// Where suffixes leave before that layer. `None`: nowhere.
     pub exit: Option<EarlyExit>,
 }
 
 /// Where suffixes leave the model before its last layer.
 ///
 /// The output spec is also read after `layer` layers, with the final norm applied, and only the
-/// `keep` best suffixes go through the other layers. A suffix is the better, the larger the first
-/// number of its row minus the second, or the only one. For causal models, and heads and positions
-/// that give each suffix one row.
+/// `keep` best suffixes go through the other layers, up to the one that the spec reads after. A
+/// suffix is the better, the larger the first number of its row minus the second, or the only one.
+/// For causal models, and heads and positions that give each suffix one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EarlyExit {
     /// After how many layers: at least 1.

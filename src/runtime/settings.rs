@@ -25,6 +25,9 @@ pub struct ModelSettings {
     pub quantize: String,
     /// Whether documents leave the model early, where the family declares an exit.
     pub early_exit: bool,
+    /// The layer that documents are scored after, of a checkpoint with a head for each layer; 0 is
+    /// the last.
+    pub cutoff_layer: u16,
     /// Most bytes of the prefix cache; 0 disables it.
     pub prefix_cache_bytes: u64,
     /// Folder of the hub's cache; empty is the hub's own default (`HF_HOME`).

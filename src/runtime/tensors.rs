@@ -48,7 +48,8 @@ pub(super) struct LayerTensors {
 pub(super) struct ClassifierTensors {
     pub dense: Option<LinearTensors>,
     pub norm: Option<NormTensors>,
-    pub out: LinearTensors,
+    /// The last matrix: one, or one for each layer from [`ClassifierSpec::start_layer`] on.
+    pub outs: Vec<LinearTensors>,
 }
 
 /// The tensors of a model.
@@ -109,7 +110,7 @@ impl TensorTable {
         }
         if let Some(classifier) = &self.classifier {
             norms.extend(&classifier.norm);
-            linears.extend(classifier.dense.iter().chain([&classifier.out]));
+            linears.extend(classifier.dense.iter().chain(&classifier.outs));
         }
         slices.extend(norms.into_iter().flat_map(|norm| std::iter::once(&norm.weight).chain(&norm.bias)));
         slices.extend(linears.into_iter().flat_map(|linear| std::iter::once(&linear.weight).chain(&linear.bias)));
@@ -167,8 +168,14 @@ fn classifier(spec: &ClassifierSpec, hidden: usize, [dense, norm_path, out]: [&s
     ClassifierTensors {
         dense: spec.dense.as_ref().map(|of| linear(dense, hidden, hidden, of.bias)),
         norm: spec.norm.map(|of| norm(norm_path, hidden, of)),
-        out: linear(out, spec.labels, hidden, spec.bias),
+        outs: vec![linear(out, spec.labels, hidden, spec.bias)],
     }
+}
+
+/// `lm_head.N.linear_head`: a matrix for each of the layers from `start_layer` on.
+fn layer_wise_classifier(spec: &ClassifierSpec, hidden: usize, start_layer: usize, layers: usize) -> ClassifierTensors {
+    let out = |head: usize| linear(&format!("lm_head.{head}.linear_head"), spec.labels, hidden, spec.bias);
+    ClassifierTensors { dense: None, norm: None, outs: (0..=layers - start_layer).map(out).collect() }
 }
 
 /// `model.layers.N.self_attn.q_proj`, `model.layers.N.mlp.gate_proj`, ...; a bare decoder's names
@@ -205,7 +212,10 @@ fn llama(spec: &ModelSpec, shape_of: ShapeOf<'_>) -> TensorTable {
             .then(|| slice("lm_head.weight".to_owned(), &[spec.vocabulary, hidden])),
         projector: projector(hidden, shape_of),
         token_projection: None,
-        classifier: spec.classifier.as_ref().map(|of| classifier(of, hidden, ["", "", "score"])),
+        classifier: spec.classifier.as_ref().map(|of| match of.start_layer {
+            Some(start) => layer_wise_classifier(of, hidden, start, spec.layers.len()),
+            None => classifier(of, hidden, ["", "", "score"]),
+        }),
     }
 }
 

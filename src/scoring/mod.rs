@@ -29,17 +29,16 @@ pub struct Scores {
     pub slates: usize,
     /// The mode that ran: never [`Mode::Auto`].
     pub mode: Mode,
-    /// The documents that left early, where they may.
+    /// Where documents were scored, where that may be before the last layer.
     pub early_exit: Option<EarlyExits>,
 }
 
-/// The documents of a request that left the model early.
+/// The layers that the documents of a request were scored after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EarlyExits {
-    /// After how many layers.
-    pub layer: u16,
-    /// Whether each document left, in the request's order.
-    pub left: Vec<bool>,
+    /// After how many layers each document was scored, in the request's order. `None`: after the
+    /// last.
+    pub layers: Vec<Option<u16>>,
     /// The layers that were not computed, counted as tokens through all layers.
     pub tokens_saved: usize,
 }

@@ -39,8 +39,8 @@ pub struct Rounds {
     in_flight: Vec<PassInFlight>,
     /// Slates or documents that have run.
     slates: usize,
-    /// For each document, whether it left early.
-    left: Vec<bool>,
+    /// For each document, the layer that it was scored after, where that is not the last.
+    exit_layers: Vec<Option<u16>>,
     /// Tokens times layers that were not computed.
     saved: usize,
 }
@@ -105,17 +105,9 @@ impl Rounds {
                 return Err(RerankError::internal("a request of another family"));
             }
         };
+        let exit_layers = vec![texts.cutoff_layer; count];
         let remaining = rounds.into_iter().filter(|round| !round.is_empty()).collect();
-        Ok(Self {
-            prompter,
-            texts,
-            scorer,
-            remaining,
-            in_flight: Vec::new(),
-            slates: 0,
-            left: vec![false; count],
-            saved: 0,
-        })
+        Ok(Self { prompter, texts, scorer, remaining, in_flight: Vec::new(), slates: 0, exit_layers, saved: 0 })
     }
 
     /// How many more times [`Rounds::next_round`] returns passes.
@@ -145,7 +137,9 @@ impl Rounds {
                 | Scorer::Evidence { .. } => places.collect(),
             };
             let rendering = self.prompter.render(&self.texts, &documents)?;
-            let pass = self.scorer.pass(rendering, documents.len(), self.texts.early_exit);
+            let mut pass = self.scorer.pass(rendering, documents.len(), self.texts.early_exit);
+            pass.output.layer = self.texts.cutoff_layer;
+            self.saved += pass.tokens() * (self.prompter.layers() - self.depth());
             passes.push(PlannedPass { documents, pass });
         }
         let in_flight = |PlannedPass { documents, pass }: &PlannedPass| PassInFlight {
@@ -181,6 +175,11 @@ impl Rounds {
         Ok(())
     }
 
+    /// The layers that passes run through.
+    fn depth(&self) -> usize {
+        self.texts.cutoff_layer.map_or(self.prompter.layers(), usize::from)
+    }
+
     /// Notes which documents of a pass left early. Returns a row for each document: the one of the last
     /// layer, or the one that was read at the exit.
     fn note_exits(
@@ -193,12 +192,12 @@ impl Rounds {
         if output.len() != 2 * count || suffix_tokens.len() != count {
             return Err(mismatch(format!("{} rows with an exit", 2 * count), widths(&output)));
         }
-        let layer = self.texts.early_exit.map_or(0, |exit| usize::from(exit.layer));
+        let (depth, layer) = (self.depth(), self.texts.early_exit.map(|exit| exit.layer));
         let last = output.split_off(count);
         for ((document, tokens), (row, last)) in documents.iter().zip(suffix_tokens).zip(output.iter_mut().zip(last)) {
             if last.is_empty() {
-                self.left[*document] = true;
-                self.saved += tokens * self.prompter.layers().saturating_sub(layer);
+                self.exit_layers[*document] = layer;
+                self.saved += tokens * depth.saturating_sub(layer.map_or(0, usize::from));
             } else {
                 *row = last;
             }
@@ -215,8 +214,8 @@ impl Rounds {
         let count = self.texts.documents.len();
         let mode = self.texts.mode;
         let tokens_saved = self.saved / self.prompter.layers().max(1);
-        let early_exit =
-            self.texts.early_exit.map(|exit| EarlyExits { layer: exit.layer, left: self.left, tokens_saved });
+        let may_exit = self.texts.early_exit.is_some() || self.texts.cutoff_layer.is_some();
+        let early_exit = may_exit.then_some(EarlyExits { layers: self.exit_layers, tokens_saved });
         let (raw, relevance) = self.scorer.finish(count, mode)?;
         for values in [&raw, &relevance] {
             if let Some(document) = values.iter().position(|value| !value.is_finite()) {

@@ -101,6 +101,7 @@ fn every_family_ranks_by_its_scores_in_both_modes() {
         ("mxbai-v2", false),
         ("zerank", false),
         ("contextual", false),
+        ("bge-gemma", false),
         ("e2rank", true),
         ("colbert", false),
         ("yes-no", false),

@@ -30,6 +30,21 @@ fn check_prints_every_setting_with_its_source() {
 }
 
 #[test]
+fn check_names_the_instructions_that_multiply() {
+    let instructions = |limit: &str| {
+        let mut podium = Command::new(env!("CARGO_BIN_EXE_podium"));
+        podium.args(["check", "--model", "podium-nano", "--device", "cpu", "--dtype", "f32"]);
+        let output = podium.env("PODIUM_CPU_INSTRUCTIONS", limit).output().unwrap();
+        let printed = text(&output.stdout);
+        let line = printed.lines().find_map(|line| line.strip_prefix("instructions "));
+        line.unwrap_or_else(|| panic!("{printed}\n{}", text(&output.stderr))).trim().to_owned()
+    };
+    assert_eq!(instructions("plain"), "plain");
+    // Every processor that these tests run on has vector instructions.
+    assert_ne!(instructions("all"), "plain");
+}
+
+#[test]
 fn an_invalid_setting_is_reported_once_and_exits_with_2() {
     let output = podium(&["serve", "--listen", "nowhere"]);
     assert_eq!(output.status.code(), Some(2));

@@ -8,7 +8,7 @@ use podium::config::{Configuration, Sources};
 use podium::pipeline::Reranker;
 use podium::prompt::Families;
 use podium::runtime::fake::FakeRuntime;
-use podium::runtime::{Checkpoint, ModelFacts, Runtime};
+use podium::runtime::{Checkpoint, ClassifierFacts, ModelFacts, Pooling, Runtime};
 use podium::schedule::AdmissionControl;
 use serde_json::{Value, json};
 
@@ -36,6 +36,35 @@ async fn server(exits_by_default: bool) -> Server {
     let settings = Configuration::load(&Sources::default()).unwrap().settings;
     let admission = AdmissionControl::new(&settings.schedule);
     let names = vec!["yes-no".to_owned()];
+    let reranker = Reranker::new(names, prompter, runtime, app::policy(&settings).unwrap(), &admission);
+    Server::over(reranker, controls, &settings).await
+}
+
+/// A server of `bge-layerwise` on a fake model of 12 layers with heads from layer 8 on.
+async fn layer_wise_server(cutoff_layer: Option<u16>) -> Server {
+    let fake = FakeRuntime::new();
+    let classifier = ClassifierFacts { labels: 1, pooling: Pooling::Last, start_layer: Some(8) };
+    let facts = ModelFacts {
+        layers: 12,
+        classifier: Some(classifier),
+        vocabulary_head: false,
+        projector: false,
+        token_projection: false,
+        architecture: "LayerWiseMiniCPMForCausalLM".to_owned(),
+        ..fake.facts().clone()
+    };
+    let runtime = FakeRuntime::with_facts(facts);
+    let controls = runtime.controls();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/fixtures/bge-layerwise");
+    let checkpoint = Checkpoint::folder(&folder).unwrap();
+    let families = Families::built_in().unwrap();
+    let mut prompter = app::prompter_of(&families, &checkpoint, runtime.facts(), "auto").unwrap();
+    if let Some(layer) = cutoff_layer {
+        prompter.cut_off_by_default(layer).unwrap();
+    }
+    let settings = Configuration::load(&Sources::default()).unwrap().settings;
+    let admission = AdmissionControl::new(&settings.schedule);
+    let names = vec!["layer-wise".to_owned()];
     let reranker = Reranker::new(names, prompter, runtime, app::policy(&settings).unwrap(), &admission);
     Server::over(reranker, controls, &settings).await
 }
@@ -71,6 +100,39 @@ async fn documents_that_left_are_marked_and_counted() {
     assert_eq!(exits(&without), [None; 5]);
     assert!(without.json()["meta"].get("early_exit").is_none(), "{}", without.text);
     server.until_metrics_say("podium_early_exit_documents_total 3").await;
+}
+
+#[tokio::test]
+async fn a_layer_wise_checkpoint_is_scored_after_the_layer_that_is_asked_for() {
+    let server = layer_wise_server(None).await;
+    let mut asked = body(4, &Value::Null);
+    assert_eq!(exits(&server.rerank(&asked).await), [None; 4]);
+    asked["cutoff_layer"] = json!(9);
+    let cut = server.rerank(&asked).await;
+    assert_eq!(exits(&cut), [Some(9); 4]);
+    let (whole, used) = (cut.json()["usage"]["prompt_tokens"].clone(), cut.json()["meta"]["early_exit"].clone());
+    assert_eq!(used, json!({"left_early": 4, "tokens_saved": whole.as_u64().unwrap() * 3 / 12}));
+    asked["early_exit"] = json!({"layer": 8, "keep": 1});
+    assert_eq!(exits(&server.rerank(&asked).await), [Some(9), Some(8), Some(8), Some(8)]);
+    asked["cutoff_layer"] = json!(12);
+    assert_eq!(exits(&server.rerank(&asked).await), [None, Some(8), Some(8), Some(8)]);
+    for (field, value, named, message) in [
+        ("cutoff_layer", json!(7), "cutoff_layer", "cutoff_layer: layer 7: the model has heads for layers 8 to 12"),
+        ("cutoff_layer", json!(0), "cutoff_layer", "cutoff_layer: is 0; layers count from 1 to 65535"),
+        (
+            "cutoff_layer",
+            json!(8),
+            "early_exit",
+            "early_exit: layer 8: documents leave before cutoff_layer, which is 8",
+        ),
+        ("early_exit", json!({"layer": 8}), "early_exit.keep", "early_exit.keep: is missing"),
+    ] {
+        let mut wrong = asked.clone();
+        wrong[field] = value;
+        server.rerank(&wrong).await.assert_failure(422, "invalid_value", Some(named), message);
+    }
+    let configured = layer_wise_server(Some(10)).await;
+    assert_eq!(exits(&configured.rerank(&body(2, &Value::Null)).await), [Some(10); 2]);
 }
 
 #[tokio::test]
@@ -118,6 +180,10 @@ async fn a_model_without_an_exit_refuses_it_by_name() {
     let message = "early_exit: family `podium-nano` has no pointwise prompt, and only documents that are read one by one leave early";
     answer.assert_failure(422, "invalid_value", Some("early_exit"), message);
     assert_eq!(server.rerank(&body(2, &json!(false))).await.status, 200);
+    let mut cut = body(2, &Value::Null);
+    cut["cutoff_layer"] = json!(1);
+    let message = "cutoff_layer: the model (family `podium-nano`) has a head for its last layer only; layer-wise checkpoints have one for each layer";
+    server.rerank(&cut).await.assert_failure(422, "invalid_value", Some("cutoff_layer"), message);
     let answer = server.rerank(&body(2, &json!("soon"))).await;
     assert_eq!((answer.status, &answer.json()["error"]["param"]), (422, &json!("early_exit")), "{}", answer.text);
 }

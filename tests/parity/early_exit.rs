@@ -171,7 +171,10 @@ fn passes_that_cannot_leave_early_are_refused() {
         (&|pass| pass.output.exit = Some(exit(99, 2)), "2 suffixes go on after layer 99"),
         (&|pass| pass.output.exit = Some(exit(1, 0)), "0 suffixes go on after layer 1"),
         (&|pass| pass.output.head = Head::Projector, "suffixes cannot leave early by their projector"),
-        (&|pass| pass.output.layer = Some(1), "the others are read after the last layer"),
+        (
+            &|pass| (pass.output.layer, pass.output.exit) = (Some(1), Some(exit(2, 2))),
+            "layer 2, and the pass is read after 1",
+        ),
         (&|pass| pass.output.at = OutputSpec::pooled(Pooling::Mean, Head::Hidden).at, "reads one position of each"),
     ];
     for (change, problem) in cases {

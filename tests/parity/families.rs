@@ -13,7 +13,7 @@ use crate::deviation::{Table, largest, largest_of_row, largest_relative_of_row};
 use crate::fixtures::{folder, golden, load_as};
 use crate::requests::{Loaded, Text, usual_limits};
 
-const FAMILIES: [&str; 11] = [
+const FAMILIES: [&str; 13] = [
     "jina-v3",
     "jina-v3.5",
     "first",
@@ -25,6 +25,8 @@ const FAMILIES: [&str; 11] = [
     "first-chat",
     "yes-no",
     "logit-score",
+    "bge-gemma",
+    "bge-layerwise",
 ];
 const TOLERANCE: f32 = 1e-4;
 

@@ -14,6 +14,7 @@ mod encoders;
 mod families;
 mod fixtures;
 mod gguf;
+mod layer_wise;
 mod load_errors;
 mod mini;
 mod nano;

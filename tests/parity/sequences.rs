@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::deviation::{Table, largest};
 use crate::fixtures::{golden, load_as, run_alone};
 
-const CASES: [&str; 15] = [
+const CASES: [&str; 17] = [
     "bert-classifier",
     "bert-bare-bf16",
     "xlm-roberta-classifier",
@@ -24,16 +24,20 @@ const CASES: [&str; 15] = [
     "qwen2-window-yarn",
     "qwen3-classifier",
     "gte-classifier",
+    "gemma",
+    "layer-wise-minicpm",
 ];
 
 /// Architectures in which sequences may share a prefix.
-const CAUSAL: [&str; 6] = [
+const CAUSAL: [&str; 8] = [
     "llama3-rope",
     "llama-linear-rope-biases",
     "mistral-window",
     "qwen3-window",
     "qwen2-window-yarn",
     "qwen3-classifier",
+    "gemma",
+    "layer-wise-minicpm",
 ];
 
 /// Cases whose heads are too narrow for the CPU's kernels: candle's layers compute them.

@@ -45,6 +45,8 @@ Examples:
   podium eval --compare baseline.json now.json other.json
   podium eval slates.jsonl --model Qwen/Qwen3-Reranker-0.6B \\
     --early-exit 14,18,22 --exit-keep 10 --plot exits.svg
+  podium eval slates.jsonl --url http://localhost:8080 --top-n 10 \\
+    --url-model podium-mini,careful --stop-when-sure 0.5,0.8 --plot price.svg
 
 Measures are those of trec_eval, ERR and RBP those of ir_measures; a grade of 1 or more is relevant. The reranked order is compared with the input order \
 and with BM25 on the same documents. Exit codes: 0; 1 if a set fails the gate or a system fails; 2 if the data or the \
@@ -104,9 +106,19 @@ pub(in crate::cli) struct EvalArgs {
     /// model there, but for the best --exit-keep of a pass
     #[arg(long, value_name = "LAYERS", value_delimiter = ',', conflicts_with_all = ["compare", "gate", "report", "resume", "write_runs"], help_heading = "Measuring")]
     pub(super) early_exit: Vec<u16>,
-    /// Documents of a pass that go on after an early exit
+    /// Ask for the best N results; the other documents follow in the order in which they were sent
+    #[arg(long, value_name = "N", help_heading = "Measuring")]
+    top_n: Option<NonZeroUsize>,
+    /// With --url: measure the last of --url-model, a cascade, also with each of these
+    /// probabilities at which later stages are skipped, as in 0.5,0.8,0.95. Whether a stage is sure
+    /// depends on --top-n
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = probability_parser, requires_all = ["url", "top_n"], conflicts_with_all = ["compare", "early_exit"], help_heading = "Measuring")]
+    pub(super) stop_when_sure: Vec<f64>,
+
+    /// Documents of a pass that go on after an early exit; 0: none, of a layer-wise checkpoint,
+    /// whose layers have heads of their own
     #[arg(long, value_name = "N", default_value = "10", requires = "early_exit", help_heading = "Measuring")]
-    pub(super) exit_keep: NonZeroUsize,
+    pub(super) exit_keep: usize,
 
     /// Run N requests at the same time; latencies then include waiting
     #[arg(long, value_name = "N", default_value = "1", help_heading = "Measuring")]
@@ -118,7 +130,7 @@ pub(in crate::cli) struct EvalArgs {
     /// Compare earlier JSON reports with the first of them, instead of a run
     #[arg(long, value_name = "REPORT", num_args = 2.., conflicts_with_all = ["sets", "corpus", "gate", "report"], help_heading = "Results")]
     pub(super) compare: Vec<PathBuf>,
-    /// With --compare or --early-exit: draw the systems' quality against their cost as SVG
+    /// Where several systems are compared: draw their quality against their cost as SVG
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) plot: Option<PathBuf>,
     /// Keep finished queries in this file; if it exists, continue that run
@@ -166,6 +178,11 @@ fn gate_metric_parser(text: &str) -> Result<String, String> {
     text.parse().map(Measure::name)
 }
 
+fn probability_parser(text: &str) -> Result<f64, String> {
+    let value = text.trim().parse().ok().filter(|value| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| "expected a number between 0 and 1".to_owned())
+}
+
 fn drop_parser(text: &str) -> Result<f64, String> {
     let value = text.parse().ok().filter(|value: &f64| value.is_finite() && *value >= 0.0);
     value.ok_or_else(|| "expected a number of 0 or more".to_owned())
@@ -182,8 +199,18 @@ impl EvalArgs {
         if self.json.is_some() && self.json == self.gate {
             return refuse("--json would overwrite the baseline of --gate; choose another file");
         }
-        if self.plot.is_some() && self.compare.is_empty() && self.early_exit.is_empty() {
-            return refuse("--plot draws the systems of --compare or --early-exit; add one of them");
+        if self.plot.is_some() && self.compare.is_empty() && !self.compares_systems() {
+            return refuse(
+                "--plot draws several systems; add --compare, --early-exit, --stop-when-sure or several --url-model",
+            );
+        }
+        let writes_one_report =
+            self.gate.is_some() || self.report.is_some() || self.resume.is_some() || self.write_runs.is_some();
+        if self.compares_systems() && writes_one_report {
+            return refuse("--gate, --report, --resume and --write-runs are for one system; several are compared here");
+        }
+        if self.endpoint.is_foreign_api() && !self.stop_when_sure.is_empty() {
+            return refuse("--stop-when-sure works only with --api rerank");
         }
         if self.endpoint.is_set() && !self.early_exit.is_empty() {
             return refuse("--early-exit measures a model in this process; remove --url");
@@ -209,12 +236,19 @@ impl EvalArgs {
             concurrency: self.concurrency.get(),
             run: self.run.as_ref().map(|run| run.display().to_string()),
             early_exit: None,
+            top_n: self.top_n.map(NonZeroUsize::get),
+            stop_when_sure: None,
         }
     }
 
-    /// The endpoint, if --url is given.
-    pub(super) fn endpoint(&self) -> anyhow::Result<Option<Endpoint>> {
-        self.endpoint.endpoint()
+    /// Whether the run compares several systems.
+    pub(super) fn compares_systems(&self) -> bool {
+        !self.early_exit.is_empty() || !self.stop_when_sure.is_empty() || self.endpoint.has_several_models()
+    }
+
+    /// The endpoint for each model, if --url is given.
+    pub(super) fn endpoints(&self) -> anyhow::Result<Vec<Endpoint>> {
+        self.endpoint.endpoints()
     }
 
     /// Reads the baseline, if --gate is given.
@@ -305,6 +339,8 @@ mod tests {
             concurrency: 1,
             run: None,
             early_exit: None,
+            top_n: None,
+            stop_when_sure: None,
         };
         assert_eq!(args(&["set"]).eval_settings(), expected);
     }
@@ -334,6 +370,8 @@ mod tests {
             "--concurrency",
             "4",
             "--ignore-identical-ids",
+            "--top-n",
+            "7",
         ]);
         let expected = EvalSettings {
             measures: Measure::defaults(5),
@@ -348,6 +386,8 @@ mod tests {
             concurrency: 4,
             run: Some("r".to_owned()),
             early_exit: None,
+            top_n: Some(7),
+            stop_when_sure: None,
         };
         assert_eq!(made.eval_settings(), expected);
     }
@@ -371,13 +411,34 @@ mod tests {
     #[test]
     fn a_plot_and_an_early_exit_need_systems_to_compare() {
         let problem = |flags: &[&str]| args(flags).check().unwrap_err().0;
-        let plot = "--plot draws the systems of --compare or --early-exit; add one of them";
+        let plot = "--plot draws several systems; add --compare, --early-exit, --stop-when-sure or several --url-model";
         assert_eq!(problem(&["set", "--plot", "x.svg"]), plot);
         let url = ["set", "--early-exit", "3,5", "--url", "http://x/"];
         assert_eq!(problem(&url), "--early-exit measures a model in this process; remove --url");
         let made = args(&["set", "--early-exit", "3,5", "--exit-keep", "4", "--plot", "x.svg"]);
         assert!(made.check().is_ok());
-        assert_eq!((&made.early_exit[..], made.exit_keep.get()), (&[3, 5][..], 4));
+        assert_eq!((&made.early_exit[..], made.exit_keep), (&[3, 5][..], 4));
+    }
+
+    #[test]
+    fn the_models_of_a_server_are_compared_and_the_last_one_with_each_probability() {
+        let flags = ["set", "--url", "http://x/", "--url-model", "mini,careful", "--top-n", "10"];
+        let models = args(&flags);
+        assert!(models.compares_systems() && models.check().is_ok());
+        assert_eq!(models.endpoints().unwrap().iter().map(Endpoint::name).collect::<Vec<_>>(), ["mini", "careful"]);
+        let sure = args(&[&flags[..], &["--stop-when-sure", "0.5,0.95", "--plot", "x.svg"]].concat());
+        assert!(sure.check().is_ok());
+        assert_eq!(sure.stop_when_sure, [0.5, 0.95]);
+        let gated = args(&[&flags[..], &["--gate", "old.json"]].concat());
+        assert!(gated.check().unwrap_err().0.starts_with("--gate, --report, --resume and --write-runs are for one"));
+        assert_eq!(probability_parser("1.2").unwrap_err(), "expected a number between 0 and 1");
+        for (wrong, lacks) in [
+            (&["set", "--stop-when-sure", "0.5", "--top-n", "3"][..], "--url"),
+            (&["set", "--stop-when-sure", "0.5", "--url", "http://x/"][..], "--top-n"),
+        ] {
+            let error = Cli::try_parse_from(["podium", "eval"].iter().chain(wrong)).unwrap_err().to_string();
+            assert!(error.contains(lacks), "{error}");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! `podium eval`. [`args`] parses the flags and reads the sets, [`early_exit`] measures exits, [`table`]
-//! and [`comparison_table`] print the results.
+//! `podium eval`. [`args`] parses the flags and reads the sets, [`systems`] measures several
+//! systems, [`table`] and [`comparison_table`] print the results.
 
 mod args;
 mod comparison_table;
-mod early_exit;
+mod systems;
 mod table;
 
 use std::io::Write;
@@ -39,7 +39,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     }
     let configuration = configuration(args)?;
     start_quiet_logs(&configuration)?;
-    let (settings, endpoint) = (args.eval_settings(), args.endpoint()?);
+    let (settings, endpoints) = (args.eval_settings(), args.endpoints()?);
     let bar = ProgressBar::new_spinner();
     bar.enable_steady_tick(Duration::from_millis(100));
 
@@ -59,12 +59,13 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if let Some(folder) = &args.write_runs {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    let (system, facts) = load_system(endpoint, &configuration.settings)?;
-    if !args.early_exit.is_empty() {
-        let compared = early_exit::measure(args, &runtime, (&system, &facts), (&settings, &mut sets), &bar)?;
+    let mut systems = load_systems(endpoints, &configuration.settings)?;
+    if args.compares_systems() {
+        let compared = systems::measure(args, &runtime, &systems, (&settings, &mut sets), &bar)?;
         bar.finish_and_clear();
         return write_comparison(args, &compared);
     }
+    let (system, facts) = systems.swap_remove(0);
     let mut journal =
         args.resume.as_deref().map(|path| Journal::open(path, &facts.name, &settings, &sets)).transpose()?;
     let evaluation =
@@ -101,16 +102,22 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<()> {
 /// The settings of the model; without its own exit where exits are measured.
 fn configuration(args: &EvalArgs) -> anyhow::Result<Configuration> {
     let mut configuration = args.settings.configuration(Vec::new())?;
-    configuration.settings.model.early_exit &= args.early_exit.is_empty();
+    if !args.early_exit.is_empty() {
+        configuration.settings.model.early_exit = false;
+        configuration.settings.model.cutoff_layer = 0;
+    }
     Ok(configuration)
 }
 
-/// The system to evaluate: the endpoint if given, otherwise the model of the settings.
-fn load_system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Result<(System, SystemFacts)> {
-    if let Some(endpoint) = endpoint {
-        let url = endpoint.display_url();
-        let facts = SystemFacts { name: endpoint.name(), family: None, device: None, url: Some(url) };
-        return Ok((System::Endpoint(Box::new(endpoint)), facts));
+/// The systems to evaluate: the endpoints if given, otherwise the model of the settings.
+fn load_systems(endpoints: Vec<Endpoint>, settings: &Settings) -> anyhow::Result<Vec<(System, SystemFacts)>> {
+    if !endpoints.is_empty() {
+        let system = |endpoint: Endpoint| {
+            let url = Some(endpoint.display_url());
+            let facts = SystemFacts { name: endpoint.name(), family: None, device: None, url };
+            (System::Endpoint(Box::new(endpoint)), facts)
+        };
+        return Ok(endpoints.into_iter().map(system).collect());
     }
     let reranker = app::load_reranker(settings)?;
     tokio::runtime::Handle::current().block_on(reranker.run_canary())?;
@@ -120,7 +127,7 @@ fn load_system(endpoint: Option<Endpoint>, settings: &Settings) -> anyhow::Resul
         device: Some(reranker.facts().device.clone()),
         url: None,
     };
-    Ok((System::InProcess(Arc::new(reranker)), facts))
+    Ok(vec![(System::InProcess(Arc::new(reranker)), facts)])
 }
 
 /// Compares earlier reports and prints the result.

@@ -381,6 +381,8 @@ mod tests {
                 concurrency: 1,
                 run: Some("bm25.trec".to_owned()),
                 early_exit: None,
+                top_n: None,
+                stop_when_sure: None,
             },
             primary: "ndcg@10".to_owned(),
             metrics: vec!["ndcg@10".to_owned()],

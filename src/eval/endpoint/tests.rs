@@ -52,7 +52,7 @@ fn a_url_gets_its_usual_path_and_is_displayed_without_secrets() {
 fn every_reply_format_is_parsed_and_sorted_best_first() {
     let rows = r#"[{"index": 1, "relevance_score": 0.2, "tokens_read": 3, "truncated": true}, {"index": 0, "relevance_score": 0.9}]"#;
     let rerank = format!(r#"{{"results": {rows}, "model": "x", "usage": {{"prompt_tokens": 7, "total_tokens": 8}}}}"#);
-    let answer = parse_reply(Api::Rerank, rerank.as_bytes(), 2).unwrap();
+    let answer = parse_reply(Api::Rerank, rerank.as_bytes(), 2, 2).unwrap();
     assert_eq!((answer.model.as_deref(), answer.prompt_tokens), (Some("x"), Some(7)));
     let second = ScoredDocument { index: 1, score: 0.2, tokens_read: Some(3), truncated: Some(true) };
     let first = ScoredDocument { index: 0, score: 0.9, tokens_read: None, truncated: None };
@@ -61,14 +61,33 @@ fn every_reply_format_is_parsed_and_sorted_best_first() {
     let timed = format!(
         r#"{{"results": {rows}, "meta": {{"timing_ms": {{"queue": 0.5, "tokenize": 1, "forward": 20, "total": 22}}}}}}"#
     );
-    let timing = parse_reply(Api::Rerank, timed.as_bytes(), 2).unwrap().timing.unwrap();
+    let timing = parse_reply(Api::Rerank, timed.as_bytes(), 2, 2).unwrap().timing.unwrap();
     assert_eq!((timing.queue, timing.forward), (Duration::from_micros(500), Duration::from_millis(20)));
     let voyage = format!(r#"{{"data": {rows}, "usage": {{"total_tokens": 8}}}}"#);
-    let answer = parse_reply(Api::Voyage, voyage.as_bytes(), 2).unwrap();
+    let answer = parse_reply(Api::Voyage, voyage.as_bytes(), 2, 2).unwrap();
     assert_eq!((answer.documents.len(), answer.prompt_tokens), (2, Some(8)));
     let tei = br#"[{"index": 0, "score": 0.1}, {"index": 1, "score": 0.4}]"#;
-    let answer = parse_reply(Api::Tei, tei, 2).unwrap();
+    let answer = parse_reply(Api::Tei, tei, 2, 2).unwrap();
     assert_eq!(answer.documents.iter().map(|document| document.index).collect::<Vec<_>>(), [1, 0]);
+}
+
+#[test]
+fn documents_that_a_shorter_reply_lacks_follow_in_their_order() {
+    let reply = br#"{"results": [{"index": 2, "relevance_score": 0.7}, {"index": 1, "relevance_score": 0.4}]}"#;
+    let answer = parse_reply(Api::Rerank, reply, 4, 2).unwrap();
+    let found: Vec<_> = answer.documents.iter().map(|document| (document.index, document.score)).collect();
+    assert_eq!(found, [(2, 0.7), (1, 0.4), (0, 0.0), (3, 0.0)]);
+    let short = parse_reply(Api::Rerank, reply, 4, 3).unwrap_err();
+    assert_eq!(short, "results: has 2 of 3 documents; document 0 is missing");
+}
+
+#[test]
+fn a_request_for_the_best_results_of_a_cascade_says_so() {
+    let mut request = request();
+    request.top_n = Some(1);
+    request.cascade.stop_when_sure = Some(0.8);
+    let body = endpoint("http://x/", Api::Rerank).body(&request);
+    assert_eq!((&body["top_n"], &body["cascade"]), (&json!(1), &json!({"stop_when_sure": 0.8})));
 }
 
 #[test]
@@ -91,10 +110,10 @@ fn a_reply_without_one_finite_score_for_each_document_is_an_error() {
         (r#"{"results": [7]}"#, "results[0].index: expected an integer of 0 or more, found nothing"),
         (r#"{"error": "x"}"#, r#"results: expected an array: {"error": "x"}"#),
     ] {
-        assert_eq!(parse_reply(Api::Rerank, reply.as_bytes(), 2).unwrap_err(), problem, "{reply}");
+        assert_eq!(parse_reply(Api::Rerank, reply.as_bytes(), 2, 2).unwrap_err(), problem, "{reply}");
     }
-    assert!(parse_reply(Api::Rerank, b"<html>", 2).unwrap_err().ends_with(": <html>"));
-    assert!(parse_reply(Api::Tei, br#"[{"index": 0, "score": 1e999}]"#, 1).is_err());
+    assert!(parse_reply(Api::Rerank, b"<html>", 2, 2).unwrap_err().ends_with(": <html>"));
+    assert!(parse_reply(Api::Tei, br#"[{"index": 0, "score": 1e999}]"#, 1, 1).is_err());
 }
 
 /// Starts a server that sends these replies in turn. The thread returns the requests.

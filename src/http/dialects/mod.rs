@@ -9,6 +9,7 @@ mod bedrock;
 mod cascade;
 mod dashscope;
 pub mod documents;
+mod early_exit;
 mod elastic;
 mod infinity;
 mod mixedbread;

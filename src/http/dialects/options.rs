@@ -9,12 +9,11 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::cascade::{CascadeFields, Scores};
+use super::early_exit::{EarlyExitField, LayerField};
 use super::passages::PassageFields;
 use super::request;
 use crate::http::fields::{Field, Flag, expected, flag_or, none_of, text};
-use crate::rerank::{
-    EarlyExitChoice, MAX_PRIORITY, MinScore, Mode, RequestBudget, RequestConstraints, RerankError, RerankRequest,
-};
+use crate::rerank::{MAX_PRIORITY, MinScore, Mode, RequestBudget, RequestConstraints, RerankError, RerankRequest};
 
 request! {
     /// Fields that every dialect takes.
@@ -61,7 +60,12 @@ request! {
         scores: Option<Scores>,
         /// Whether documents may leave the model before its last layer, where the family declares an
         /// exit. They stand behind the others, with `exit_layer`. The model's setting if absent.
-        early_exit: Option<Flag>,
+        #[schema(value_type = Option<EarlyExitField>)]
+        early_exit: Option<EarlyExitField>,
+        /// The layer that all documents are scored after, of a layer-wise checkpoint, which has a
+        /// head for each layer. The model's setting if absent.
+        #[schema(value_type = Option<usize>, minimum = 1, maximum = 65535)]
+        cutoff_layer: Option<LayerField>,
         /// In how many orders of the documents to rank them, for families whose scores depend on it
         /// (jina-v3, first, e2rank). The rankings are merged, and each result has its `spread`.
         #[schema(minimum = 1, maximum = 16, default = 1)]
@@ -84,9 +88,8 @@ impl RequestOptions {
             max_tokens_per_doc: self.max_tokens_per_doc,
             mode: self.mode.map_or(Mode::Auto, Into::into),
             constraints,
-            early_exit: self
-                .early_exit
-                .map(|flag| if flag_or(Some(flag), false) { EarlyExitChoice::On } else { EarlyExitChoice::Off }),
+            early_exit: self.early_exit.map(|EarlyExitField(choice)| choice),
+            cutoff_layer: self.cutoff_layer.map(|LayerField(layer)| layer),
             stability: self.stability,
             cascade: self.cascade.unwrap_or_default().into_options(self.scores),
             ..RerankRequest::new(query, documents)

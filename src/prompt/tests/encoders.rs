@@ -81,7 +81,8 @@ fn a_classifier_is_needed_and_has_one_label() {
     let bind = |labels: Option<usize>| {
         let calibration = super::super::Calibration { scale: 1., bias: 0. };
         let pooling = crate::runtime::Pooling::First;
-        let classifier = labels.map(|labels| super::super::ClassifierReadout { labels, pooling, calibration });
+        let classifier =
+            labels.map(|labels| super::super::ClassifierReadout { labels, pooling, start_layer: None, calibration });
         let model = ModelLimits { name: "x".into(), context: 128, vocabulary: 1024, classifier, ..Default::default() };
         let family = families.named("cross-encoder").unwrap();
         Prompter::new(family, tokenizer(), &model, None, None).map(|_| ()).map_err(|error| error.to_string())

@@ -16,7 +16,7 @@ use super::{Plan, PreparedTexts, Rendering};
 use crate::rerank::{LimitSettings, Mode, RerankRequest};
 
 pub(super) const LISTWISE: [&str; 4] = ["jina-v3", "jina-v3.5", "first", "podium-nano"];
-pub(super) const FAMILIES: [&str; 10] = [
+pub(super) const FAMILIES: [&str; 12] = [
     "podium-nano",
     "jina-v3",
     "jina-v3.5",
@@ -24,6 +24,8 @@ pub(super) const FAMILIES: [&str; 10] = [
     "mxbai-v2",
     "zerank",
     "contextual",
+    "bge-gemma",
+    "bge-layerwise",
     "e2rank",
     "first",
     "yes-no",

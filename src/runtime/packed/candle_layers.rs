@@ -398,7 +398,8 @@ fn rotated(
 impl Norm {
     pub fn load(tensors: &NormTensors, spec: NormSpec, loader: Loader<'_>) -> Result<Self> {
         let load = |slice| loader.weights.load_slice(slice, Some(loader.dtype), loader.device);
-        let weight = load(&tensors.weight)?;
+        let weight = loader.weights.load_slice(&tensors.weight, Some(DType::F32), loader.device)?;
+        let weight = (weight + f64::from(spec.weight_offset))?.to_dtype(loader.dtype)?;
         let bias = tensors.bias.as_ref().map_or_else(|| weight.zeros_like(), load)?;
         Ok(Self { spec, weight, bias })
     }

@@ -21,7 +21,7 @@ pub struct ComputeSettings {
     pub quantize: String,
 }
 
-/// The types that the processor multiplies with instructions of their own.
+/// The types that the processor multiplies faster than f32.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CpuFeatures {
     pub bf16: bool,
@@ -118,6 +118,14 @@ impl Precision {
             Backend::Cpu(CpuDtype::Int8 | CpuDtype::Int8Rows) => "int8".to_owned(),
             Backend::Candle(Some(isq)) => format!("{isq:?}").to_lowercase(),
             Backend::Cpu(CpuDtype::F32 | CpuDtype::Bf16) | Backend::Candle(None) => self.dtype.as_str().to_owned(),
+        }
+    }
+
+    /// [`CpuDtype::instructions`]; `None` where other code than ours multiplies.
+    pub fn cpu_instructions(self) -> Option<&'static str> {
+        match self.backend {
+            Backend::Cpu(dtype) => Some(dtype.instructions()),
+            Backend::Candle(_) => None,
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) fn read(
     if layer == depth {
         // Nothing is left to be computed for anyone.
         let (states, new_blocks) = model.states(packed, &lookup.blocks, depth)?;
-        let last = apply_heads(model, batch, &states, |_| true)?;
+        let last = apply_heads(model, batch, depth, &states, |_| true)?;
         let joined = batch.iter().zip(last).map(|(pass, last)| {
             let goes_on = suffixes_that_go_on(pass, &last);
             let rows = if has_exit(pass) { last.clone() } else { Output::new() };
@@ -38,14 +38,14 @@ pub(super) fn read(
     }
     let (mut at_exit, mut goes_on, mut rest) = (Vec::new(), Vec::new(), Vec::new());
     let mut choose = |states: Tensor| {
-        at_exit = apply_heads(model, batch, &states, has_exit)?;
+        at_exit = apply_heads(model, batch, layer, &states, has_exit)?;
         goes_on = batch.iter().zip(&at_exit).map(|(pass, rows)| suffixes_that_go_on(pass, rows)).collect::<Vec<_>>();
         rest = batch.iter().zip(&goes_on).map(|(pass, goes_on)| pass.without_left(goes_on)).collect::<Vec<_>>();
         Ok((Packed::new(&rest, lookup, causal), packed.rows_without_left(&goes_on)))
     };
     let exit = Exit { layer, choose: &mut choose };
     let (states, new_blocks) = model.states_with_exit(packed, &lookup.blocks, depth, exit)?;
-    let last = apply_heads(model, &rest, &states, |_| true)?;
+    let last = apply_heads(model, &rest, depth, &states, |_| true)?;
     let rows = batch.iter().zip(at_exit).zip(last.into_iter().zip(&goes_on));
     Ok((rows.map(|((pass, at_exit), (last, goes_on))| join(pass, at_exit, last, goes_on)).collect(), new_blocks))
 }

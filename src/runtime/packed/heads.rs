@@ -21,7 +21,9 @@ pub(super) struct Heads {
 struct Classifier {
     dense: Option<(Linear, Activation)>,
     norm: Option<Norm>,
-    out: Linear,
+    /// One for all layers, or one for each from `start_layer` on.
+    outs: Vec<Linear>,
+    start_layer: Option<usize>,
     temperature: f64,
 }
 
@@ -58,9 +60,9 @@ impl Heads {
         }
     }
 
-    /// Final states through a head: `[n, hidden]` to `[n, width]`. For [`Head::MaxSim`], the unit
-    /// vectors that it compares.
-    pub fn apply(&self, head: &Head, states: &Tensor) -> Result<Tensor> {
+    /// States after `layer` layers through a head: `[n, hidden]` to `[n, width]`. For
+    /// [`Head::MaxSim`], the unit vectors that it compares.
+    pub fn apply(&self, head: &Head, layer: usize, states: &Tensor) -> Result<Tensor> {
         if let (Head::MaxSim { .. }, Some(projection)) = (head, &self.token_projection) {
             return unit_rows(&states.matmul(&projection.t()?)?);
         }
@@ -70,7 +72,7 @@ impl Heads {
             (Head::Vocabulary(token_ids), _, Some(output), _) => {
                 states.matmul(&output.rows(token_ids)?.to_dtype(DType::F32)?.t()?)
             }
-            (Head::Classifier, .., Some(classifier)) => classifier.forward(states),
+            (Head::Classifier, .., Some(classifier)) => classifier.forward(layer, states),
             (Head::Projector | Head::Vocabulary(_) | Head::Classifier | Head::MaxSim { .. } | Head::Reader(_), ..) => {
                 bail!("the checkpoint has no {head:?}")
             }
@@ -92,12 +94,17 @@ impl Classifier {
                 .map(|(spec, tensors)| Ok::<_, candle_core::Error>((Linear::load(tensors, loader)?, spec.activation)))
                 .transpose()?,
             norm: Norm::load_if(tensors.norm.as_ref(), spec.norm, loader)?,
-            out: Linear::load(&tensors.out, loader)?,
+            outs: tensors.outs.iter().map(|out| Linear::load(out, loader)).collect::<Result<_>>()?,
+            start_layer: spec.start_layer,
             temperature: f64::from(spec.temperature),
         })
     }
 
-    fn forward(&self, states: &Tensor) -> Result<Tensor> {
+    fn forward(&self, layer: usize, states: &Tensor) -> Result<Tensor> {
+        let own = self.start_layer.map_or(Some(0), |start| layer.checked_sub(start));
+        let Some(out) = own.and_then(|own| self.outs.get(own)) else {
+            bail!("the checkpoint has no classifier after layer {layer}")
+        };
         let mut x = states.clone();
         if let Some((dense, activation)) = &self.dense {
             x = activate(*activation, &dense.forward(&x)?)?;
@@ -105,7 +112,7 @@ impl Classifier {
         if let Some(norm) = &self.norm {
             x = norm.forward(&x)?;
         }
-        self.out.forward(&x)? / self.temperature
+        out.forward(&x)? / self.temperature
     }
 }
 

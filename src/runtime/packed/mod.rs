@@ -164,12 +164,16 @@ fn facts(spec: &ModelSpec, weights: &weights::WeightFiles, device: &Device, prec
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
         DeviceLocation::Metal { .. } => "metal".to_owned(),
     };
-    let classifier =
-        spec.classifier.as_ref().map(|spec| ClassifierFacts { labels: spec.labels, pooling: spec.pooling });
+    let classifier = spec.classifier.as_ref().map(|spec| ClassifierFacts {
+        labels: spec.labels,
+        pooling: spec.pooling,
+        start_layer: spec.start_layer,
+    });
     ModelFacts {
         architecture: spec.architecture.clone(),
         device,
         dtype: precision.name(),
+        cpu_instructions: precision.cpu_instructions(),
         parameters,
         weight_bytes: memory::weight_bytes(parameters, spec, precision),
         workspace: memory::workspace(spec, precision),
@@ -316,13 +320,15 @@ fn read(
         return Ok((readers::read(model, packed, batch, depth)?, Vec::new()));
     }
     let (states, new_blocks) = model.states(packed, &lookup.blocks, depth)?;
-    Ok((apply_heads(model, batch, &states, |_| true)?, new_blocks))
+    Ok((apply_heads(model, batch, depth, &states, |_| true)?, new_blocks))
 }
 
-/// The output of each pass from the states of the rows that it reads; empty for passes that are not asked for.
+/// The output of each pass from the states, after `layer` layers, of the rows that it reads; empty
+/// for passes that are not asked for.
 fn apply_heads(
     model: &Model,
     batch: &[ForwardPass],
+    layer: usize,
     states: &Tensor,
     is_asked_for: impl Fn(&ForwardPass) -> bool,
 ) -> candle_core::Result<Vec<Output>> {
@@ -337,7 +343,7 @@ fn apply_heads(
         }
         let own = pooled(passes, states.narrow(0, start, count)?)?;
         start += count;
-        let mut read = model.heads().apply(&passes[0].output.head, &own)?;
+        let mut read = model.heads().apply(&passes[0].output.head, layer, &own)?;
         if matches!(passes[0].output.head, Head::MaxSim { .. }) {
             read = max_sim(passes, &read)?;
         }

@@ -128,6 +128,7 @@ impl Config {
                 "qwen3" => "Qwen3ForCausalLM",
                 "llama" => "LlamaForCausalLM",
                 "mistral" => "MistralForCausalLM",
+                "gemma" => "GemmaForCausalLM",
                 other => other,
             })
         };

@@ -1,4 +1,5 @@
-//! Decoders: Qwen2, Qwen3, Llama, Mistral, and the bidirectional Llama.
+//! Decoders: Qwen2, Qwen3, Llama, Mistral, Gemma, layer-wise `MiniCPM`, and the bidirectional
+//! Llama.
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use crate::runtime::Pooling;
 
 /// Qwen2: biases of the query, key and value projections.
 pub(super) fn qwen2(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
-    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 32_768 })?;
+    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 32_768, tied: false })?;
     spec.attention.qkv_bias = config.flag("attention_bias", true)?;
     apply_windows(config, &mut spec, Some(28))?;
     Ok(spec)
@@ -20,7 +21,7 @@ pub(super) fn qwen2(config: &mut Config, task: Task) -> Result<ModelSpec, String
 
 /// Qwen3: norms of queries and keys per head.
 pub(super) fn qwen3(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
-    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 32_768 })?;
+    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 32_768, tied: false })?;
     spec.attention.qkv_bias = config.flag("attention_bias", false)?;
     spec.attention.output_bias = spec.attention.qkv_bias;
     spec.attention.qk_norm = Some(spec.norm);
@@ -30,7 +31,7 @@ pub(super) fn qwen3(config: &mut Config, task: Task) -> Result<ModelSpec, String
 
 /// Llama 2 and 3.
 pub(super) fn llama(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
-    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 2048 })?;
+    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 2048, tied: false })?;
     spec.attention.qkv_bias = config.flag("attention_bias", false)?;
     spec.attention.output_bias = spec.attention.qkv_bias;
     spec.mlp.bias = config.flag("mlp_bias", false)?;
@@ -40,12 +41,59 @@ pub(super) fn llama(config: &mut Config, task: Task) -> Result<ModelSpec, String
 
 /// Mistral: Llama with a sliding window in every layer.
 pub(super) fn mistral(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
-    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 131_072 })?;
+    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 131_072, tied: false })?;
     let window = config.size("sliding_window", MAX_POSITIONS, Some(MAX_POSITIONS))?;
     if window < spec.max_positions {
         spec.layers.iter_mut().for_each(|layer| layer.window = sliding(window));
     }
     apply_windows(config, &mut spec, None)?;
+    Ok(spec)
+}
+
+/// Gemma: scaled embeddings, norms whose weights are stored less 1, and GELU with a tanh unless
+/// `hidden_activation` names another. Gemma's first configurations have a wrong `hidden_act`,
+/// `gelu`; it is not read, as in vLLM.
+pub(super) fn gemma(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    let mut spec = decoder(config, task, &Defaults { theta: 10_000., positions: 8192, tied: true })?;
+    spec.mlp.activation = activation(config, "hidden_activation", Activation::GeluTanh)?;
+    spec.attention.qkv_bias = config.flag("attention_bias", false)?;
+    spec.attention.output_bias = spec.attention.qkv_bias;
+    spec.embedding.scale = (spec.hidden_size as f32).sqrt();
+    spec.norm.weight_offset = 1.;
+    spec.final_norm = Some(spec.norm);
+    apply_windows(config, &mut spec, None)?;
+    Ok(spec)
+}
+
+/// `MiniCPM` with a head after each layer from `start_layer` on
+/// (bge-reranker-v2-minicpm-layerwise).
+///
+/// Its layers are Llama's, with a factor of what attention and MLP add: `x + s * f(norm(x))`, `s =
+/// scale_depth / sqrt(layers)`. In `y = x / s` this is Llama's own `y + f(norm(y))`, because an RMS
+/// norm does not depend on the length of its row but for `eps`: `norm(x)` with `eps` is `norm(y)`
+/// with `eps / s^2`. So `s` changes the scale of the embeddings and `eps`, and no layer.
+pub(super) fn layer_wise_minicpm(config: &mut Config, task: Task) -> Result<ModelSpec, String> {
+    config.must_be("head_type", &json!("simple"))?;
+    config.must_be("head_multi", &json!(true))?;
+    // The factor of the other types of heads.
+    config.take("dim_model_base");
+    let mut scale = |key: &str| match config.number(key)?.unwrap_or(1.) {
+        scale if scale > 0. => Ok(scale),
+        scale => Err(format!("{key} is {scale}, not a positive number")),
+    };
+    let (embedding_scale, depth_scale) = (scale("scale_emb")?, scale("scale_depth")?);
+    let start_layer = config.size("start_layer", MAX_LAYERS, Some(8))?;
+    let mut spec = llama(config, task)?;
+    let layers = spec.layers.len();
+    if start_layer > layers {
+        return Err(format!("start_layer is {start_layer}, over num_hidden_layers {layers}"));
+    }
+    let added = depth_scale / (layers as f64).sqrt();
+    spec.embedding.scale = (embedding_scale / added) as f32;
+    spec.norm.eps /= added * added;
+    spec.final_norm = Some(spec.norm);
+    spec.output = OutputMatrix::None;
+    spec.classifier = Some(ClassifierSpec { start_layer: Some(start_layer), ..last_token_classifier(1) });
     Ok(spec)
 }
 
@@ -73,6 +121,8 @@ pub(super) fn llama_bidirectional(config: &mut Config, task: Task) -> Result<Mod
 struct Defaults {
     theta: f64,
     positions: usize,
+    /// Whether the output matrix is the word embeddings.
+    tied: bool,
 }
 
 /// The common part of all decoders: RMS norms before attention and MLP, a gated MLP, rotary
@@ -90,10 +140,10 @@ fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<Model
     }
     let layers = config.size("num_hidden_layers", MAX_LAYERS, None)?;
     let max_positions = config.size("max_position_embeddings", MAX_POSITIONS, Some(defaults.positions))?;
-    let norm = NormSpec { kind: NormKind::Rms, eps: config.number("rms_norm_eps")?.unwrap_or(1e-6) };
+    let norm = NormSpec::new(NormKind::Rms, config.number("rms_norm_eps")?.unwrap_or(1e-6));
     let rotary = RotarySpec::parse(config, defaults.theta, max_positions)?;
-    let tied = config.flag("tie_word_embeddings", false)?;
-    let classifier = (task == Task::Classification).then(|| last_token_classifier(config));
+    let tied = config.flag("tie_word_embeddings", defaults.tied)?;
+    let classifier = (task == Task::Classification).then(|| config.labels().map(last_token_classifier));
     Ok(ModelSpec {
         architecture: String::new(),
         naming: TensorNaming::Llama,
@@ -134,16 +184,17 @@ fn decoder(config: &mut Config, task: Task, defaults: &Defaults) -> Result<Model
 }
 
 /// The classifier of a decoder: a matrix on the last token's state.
-fn last_token_classifier(config: &mut Config) -> Result<ClassifierSpec, String> {
-    Ok(ClassifierSpec {
-        labels: config.labels()?,
+fn last_token_classifier(labels: usize) -> ClassifierSpec {
+    ClassifierSpec {
+        labels,
         pooling: Pooling::Last,
         dense: None,
         norm: None,
         bias: false,
         temperature: 1.,
+        start_layer: None,
         module_tensors: None,
-    })
+    }
 }
 
 /// A sliding window as transformers defines it: `window` tokens, the token itself included.

@@ -78,8 +78,7 @@ fn post_norm(config: &mut Config, task: Task, offset: usize) -> Result<ModelSpec
     if max_positions == 0 {
         return Err(format!("max_position_embeddings is {rows}, and positions begin at {offset}"));
     }
-    let norm =
-        NormSpec { kind: NormKind::Layer { bias: true }, eps: config.number("layer_norm_eps")?.unwrap_or(1e-12) };
+    let norm = NormSpec::new(NormKind::Layer { bias: true }, config.number("layer_norm_eps")?.unwrap_or(1e-12));
     let classifier = match task {
         Task::Classification => Some(ClassifierSpec {
             labels: config.labels()?,
@@ -88,6 +87,7 @@ fn post_norm(config: &mut Config, task: Task, offset: usize) -> Result<ModelSpec
             norm: None,
             bias: true,
             temperature: 1.,
+            start_layer: None,
             module_tensors: None,
         }),
         Task::States | Task::CausalLm => None,
@@ -150,7 +150,7 @@ pub(super) fn modern_bert(config: &mut Config, task: Task) -> Result<ModelSpec, 
     let max_positions = config.size("max_position_embeddings", MAX_POSITIONS, Some(8192))?;
     let (norm_bias, mlp_bias) = (config.flag("norm_bias", false)?, config.flag("mlp_bias", false)?);
     let attention_bias = config.flag("attention_bias", false)?;
-    let norm = NormSpec { kind: NormKind::Layer { bias: norm_bias }, eps: config.number("norm_eps")?.unwrap_or(1e-5) };
+    let norm = NormSpec::new(NormKind::Layer { bias: norm_bias }, config.number("norm_eps")?.unwrap_or(1e-5));
     // Written beside norm_eps, and not read by the reference either.
     config.take("layer_norm_eps");
     config.take("position_embedding_type");
@@ -211,6 +211,7 @@ fn modern_bert_classifier(config: &mut Config, norm: NormSpec) -> Result<Classif
         norm: Some(norm),
         bias: true,
         temperature: 1.,
+        start_layer: None,
         module_tensors: None,
     })
 }

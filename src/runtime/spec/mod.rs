@@ -106,6 +106,15 @@ pub(super) enum Activation {
 pub(super) struct NormSpec {
     pub kind: NormKind,
     pub eps: f64,
+    /// Added to the stored weights: 1 in Gemma, else 0.
+    pub weight_offset: f32,
+}
+
+impl NormSpec {
+    /// A norm whose weights are stored as they are.
+    pub const fn new(kind: NormKind, eps: f64) -> Self {
+        Self { kind, eps, weight_offset: 0. }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +177,9 @@ pub(super) struct ClassifierSpec {
     pub bias: bool,
     /// Divisor of the results.
     pub temperature: f32,
+    /// Each layer from this one on has a last matrix of its own, the last layer included. `None`:
+    /// there is one matrix.
+    pub start_layer: Option<usize>,
     /// Names of the tensors of dense layer, norm and last matrix, where they are modules of their own.
     pub module_tensors: Option<[String; 3]>,
 }
@@ -182,7 +194,11 @@ pub(super) struct DenseSpec {
 const SUPPORTED: &[&str] = &[
     "BertForSequenceClassification",
     "BertModel",
+    "GemmaForCausalLM",
+    "GemmaForSequenceClassification",
+    "GemmaModel",
     "JinaForRanking",
+    "LayerWiseMiniCPMForCausalLM",
     "LlamaBidirectionalForSequenceClassification",
     "LlamaBidirectionalModel",
     "LlamaForCausalLM",
@@ -243,6 +259,8 @@ impl ModelSpec {
             "Qwen2" => decoders::qwen2,
             "Qwen3" | "Jina" => decoders::qwen3,
             "Llama" => decoders::llama,
+            "Gemma" => decoders::gemma,
+            "LayerWiseMiniCPM" => decoders::layer_wise_minicpm,
             "LlamaBidirectional" => decoders::llama_bidirectional,
             "Mistral" => decoders::mistral,
             _ => return Err(unknown()),

@@ -49,9 +49,10 @@ impl ModelSpec {
             labels: out.config.get("out_features").and_then(Value::as_u64).unwrap_or(1) as usize,
             pooling: pooling_of(pooling)?,
             dense: dense.map(|module| dense_of(module, self.hidden_size)).transpose()?,
-            norm: norm.map(|_| NormSpec { kind: NormKind::Layer { bias: true }, eps: LAYER_NORM_EPS }),
+            norm: norm.map(|_| NormSpec::new(NormKind::Layer { bias: true }, LAYER_NORM_EPS)),
             bias: has_bias(out),
             temperature: 1.,
+            start_layer: None,
             module_tensors: Some(names),
         });
         Ok(self)

@@ -208,6 +208,46 @@ fn a_bidirectional_llama_averages_and_divides() {
     assert!(llama(|json| json["is_causal"] = true.into()).unwrap_err().contains("is_causal is true"));
 }
 
+fn layer_wise_minicpm() -> Value {
+    let mut json = of("LayerWiseMiniCPMForCausalLM");
+    for (key, value) in [("scale_emb", json!(12)), ("scale_depth", json!(1.4)), ("start_layer", json!(2))] {
+        json[key] = value;
+    }
+    (json["head_type"], json["head_multi"], json["dim_model_base"]) = ("simple".into(), true.into(), 256.into());
+    json
+}
+
+#[test]
+fn the_scale_of_residuals_is_in_the_embeddings_and_in_eps() {
+    let spec = parse(layer_wise_minicpm(), |_| ()).unwrap();
+    let added = 1.4 / f64::from(4_u8).sqrt();
+    assert!((f64::from(spec.embedding.scale) - 12. / added).abs() < 1e-5);
+    assert!((spec.norm.eps - 1e-6 / (added * added)).abs() < 1e-12 && spec.final_norm == Some(spec.norm));
+    let classifier = spec.classifier.unwrap();
+    assert_eq!((classifier.start_layer, classifier.labels, spec.output), (Some(2), 1, OutputMatrix::None));
+    for (change, problem) in [
+        ((|json| json["head_type"] = "raw".into()) as fn(&mut Value), "head_type is \"raw\""),
+        (|json| json["head_multi"] = false.into(), "head_multi is false"),
+        (|json| json["start_layer"] = 5.into(), "start_layer is 5, over num_hidden_layers 4"),
+        (|json| json["scale_depth"] = 0.into(), "scale_depth is 0, not a positive number"),
+    ] {
+        let error = parse(layer_wise_minicpm(), change).unwrap_err();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn gemma_scales_embeddings_and_offsets_norms() {
+    let gemma = |change: fn(&mut Value)| parse(of("GemmaForCausalLM"), change).unwrap();
+    let spec = gemma(|json| {
+        json["hidden_act"] = "gelu".into();
+        json.as_object_mut().unwrap().remove("tie_word_embeddings");
+    });
+    assert!((spec.embedding.scale - 32_f32.sqrt()).abs() < 1e-6 && (spec.norm.weight_offset - 1.).abs() < 1e-6);
+    assert_eq!((spec.mlp.activation, spec.output), (Activation::GeluTanh, OutputMatrix::Tied));
+    assert_eq!(gemma(|json| json["hidden_activation"] = "gelu".into()).mlp.activation, Activation::GeluErf);
+}
+
 #[test]
 fn every_supported_class_is_read() {
     for architecture in SUPPORTED {
@@ -215,11 +255,14 @@ fn every_supported_class_is_read() {
             name if name.starts_with("ModernBert") => modern_bert(),
             name if name.starts_with("Bert") || name.contains("oberta") || name.contains("XLM") => bert(name),
             name if name.starts_with("New") => gte(name),
+            name if name.starts_with("LayerWise") => layer_wise_minicpm(),
             name => of(name),
         };
         let spec = parse(json, |json| json["architectures"] = json!([architecture])).unwrap();
         assert_eq!(spec.architecture, *architecture);
-        assert_eq!(spec.classifier.is_some(), architecture.ends_with("ForSequenceClassification"));
+        let has_classifier =
+            architecture.ends_with("ForSequenceClassification") || architecture.starts_with("LayerWise");
+        assert_eq!(spec.classifier.is_some(), has_classifier);
     }
 }
 

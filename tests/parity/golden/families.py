@@ -178,6 +178,25 @@ def contextual_prompts(tokens: Tokens, query: str, documents: list[str], instruc
     return prompts
 
 
+def bge_prompts(tokens: Tokens, query: str, documents: list[str], instruction: str | None) -> list[Prompt]:
+    """FlagEmbedding's pieces, tokenized one by one; the instruction is its argument `prompt`."""
+    start = [tokens.tokenizer.convert_tokens_to_ids(token) for token in ("<bos>", "<s>") if token in tokens.tokenizer.get_vocab()]
+    separator, longest = tokens.ids("\n"), 512
+    task = tokens.ids(
+        instruction
+        or "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing "
+        "a prediction of either 'Yes' or 'No'."
+    )
+    asked = start[:1] + tokens.ids(f"A: {query}")[: longest * 3 // 4]
+    prompts = []
+    for place, text in enumerate(documents):
+        second = separator + tokens.ids(f"B: {text}")[:longest]
+        second = second[: longest + len(separator) + len(task) - len(asked)]
+        ids = asked + second + separator + task
+        prompts.append(Prompt([place], ids, [len(ids) - 1]))
+    return prompts
+
+
 def e2rank_prompts(tokens: Tokens, query: str, documents: list[str], instruction: str | None) -> list[Prompt]:
     """The model card's format: the query's prompt, which shows the first twenty documents, then each document."""
     texts = [f"{tokens.tokenizer.decode(tokens.ids(text)[:1024])}<|endoftext|>" for text in documents]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from . import families
+from . import families, sequence_cases
 from .checkpoints import Reference, Shape, make
 from .families import Prompt, Tokens
 from .family_tokenizer import LLAMA_CHAT, PAIR_CHAT, load, train
@@ -35,6 +35,16 @@ SHAPES = {
     "yes-no": Shape("Qwen2ForCausalLM", 48, 2, 3, 3, 16, 33, VOCABULARY, True, "BF16", max_positions=32_768),
     # A CrossEncoder of sentence-transformers on a language model, with a chat template for pairs.
     "logit-score": Shape("Qwen3ForCausalLM", 32, 2, 4, 2, 16, 45, VOCABULARY, True, "BF16", max_positions=40_960),
+}
+# Architectures that `checkpoints` does not make, and their token for the start of a sequence.
+SMALL = {"vocab_size": VOCABULARY, "max_position_embeddings": 2048, "intermediate_size": 48, "hidden_size": 32}
+OTHERS = {
+    "bge-gemma": (sequence_cases.SHAPES["gemma"], {"num_hidden_layers": 2, "head_dim": 32}, "<bos>"),
+    "bge-layerwise": (sequence_cases.SHAPES["layer-wise-minicpm"], {"num_attention_heads": 1}, "<s>"),
+}
+SHAPES |= {
+    name: sequence_cases.Shape(shape.architecture, shape.config | SMALL | changed)
+    for name, (shape, changed, _) in OTHERS.items()
 }
 CHATS = ("first-chat", "yes-no")
 FULL_PROMPT = 400  # longer ones are written as count, ends and hash
@@ -118,6 +128,19 @@ def contextual(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -
     return pointwise(reference, tokens, prompts, [0], lambda row: row[:, 0])
 
 
+def bge_gemma(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    prompts = families.bge_prompts(tokens, *texts)
+    return pointwise(reference, tokens, prompts, ["Yes"], lambda row: row[:, 0])
+
+
+def bge_layerwise(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
+    """`layer_scores`: for each layer with a head, the scores of all documents."""
+    prompts = families.bge_prompts(tokens, *texts)
+    by_layer = torch.tensor([reference.model.scores(prompt.token_ids) for prompt in prompts]).T
+    made = {"prompts": [written(prompt) for prompt in prompts], "scores": rounded(by_layer[-1])}
+    return made | {"layer_scores": rounded(by_layer)}
+
+
 def e2rank(reference: Reference, tokens: Tokens, case: dict, texts: tuple) -> dict:
     prompts = families.e2rank_prompts(tokens, *texts)
     vectors = torch.cat([states(reference, prompt) for prompt in prompts])
@@ -170,6 +193,8 @@ SCORERS = {
     "first-chat": first,
     "yes-no": yes_no,
     "logit-score": logit_score,
+    "bge-gemma": bge_gemma,
+    "bge-layerwise": bge_layerwise,
 }
 
 
@@ -206,8 +231,13 @@ def make_family_case(fixtures: Path, name: str) -> None:
     fixtures.mkdir(parents=True, exist_ok=True)
     tokenizer = fixtures / "family-tokenizer.json"
     shape = SHAPES[name]
-    train(tokenizer, thinks=shape.is_qwen3, llama=name in CHATS)
-    reference = make(fixtures / name, shape, 2000 + list(SHAPES).index(name), tokenizer)
+    seed = 2000 + list(SHAPES).index(name)
+    if name in OTHERS:
+        train(tokenizer, thinks=False, start=OTHERS[name][2])
+        reference = Reference(sequence_cases.make(fixtures / name, shape, seed, tokenizer), None)
+    else:
+        train(tokenizer, thinks=shape.is_qwen3, llama=name in CHATS)
+        reference = make(fixtures / name, shape, seed, tokenizer)
     tokenizer.unlink()
     tokens = Tokens(load(fixtures / name / "tokenizer.json"))
     if name in CHATS:

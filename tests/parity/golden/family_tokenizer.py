@@ -67,8 +67,9 @@ PAIR_CHAT = """{%- for message in messages %}
 """
 
 
-def train(path: Path, thinks: bool, llama: bool = False) -> None:
-    """`thinks`: with the added tokens of Qwen3's tokenizer; without, as Qwen2.5's. `llama`: with Llama 3's."""
+def train(path: Path, thinks: bool, llama: bool = False, start: str | None = None) -> None:
+    """`thinks`: with the added tokens of Qwen3's tokenizer; without, as Qwen2.5's. `llama`: with Llama 3's.
+    `start`: with this token for the start of a sequence."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -83,7 +84,7 @@ def train(path: Path, thinks: bool, llama: bool = False) -> None:
         vocab_size=MERGES, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_special_tokens(LLAMA if llama else SPECIAL)
+    tokenizer.add_special_tokens((LLAMA if llama else SPECIAL) + ([start] if start else []))
     if thinks:
         tokenizer.add_tokens([AddedToken(text, normalized=False) for text in NOT_SPECIAL])
     for answer in ("yes", "no", "Yes", "0", "1", "A", "Z", "["):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from . import gte
+from . import gte, layer_wise
 from .checkpoints import STORED, write_tensors
 from .reference import rounded
 from .runtime_cases import byte_tokenizer
@@ -120,7 +120,18 @@ SHAPES = {
         | {"type_vocab_size": 1, "layer_norm_eps": 1e-12, "hidden_act": "gelu", "position_embedding_type": "rope"}
         | {"rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": 8.0}, "pack_qkv": True},
     ),
+    "gemma": Shape("GemmaForCausalLM", DECODER | {"hidden_act": "gelu_pytorch_tanh"}),
+    # The large eps shows whether it is scaled as the states are.
+    "layer-wise-minicpm": Shape(
+        "LayerWiseMiniCPMForCausalLM",
+        {key: value for key, value in DECODER.items() if key != "head_dim"}
+        | {"num_hidden_layers": 5, "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 0.05}
+        | {"scale_emb": 2.5, "scale_depth": 1.4, "dim_model_base": 32}
+        | {"start_layer": 2, "head_type": "simple", "head_multi": True},
+    ),
 }
+
+OWN_CODE = {"New": gte, "LayerWise": layer_wise}  # architectures that transformers does not have
 
 
 def random_weight(name: str, like: torch.Tensor, dice: torch.Generator) -> torch.Tensor:
@@ -160,13 +171,17 @@ def as_jina(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def make(folder: Path, shape: Shape, seed: int, tokenizer: Path) -> torch.nn.Module:
     folder.mkdir(parents=True, exist_ok=True)
     dice = torch.Generator().manual_seed(seed)
-    kind = getattr(gte if shape.base.startswith("New") else transformers, shape.base)
+    own = [module for start, module in OWN_CODE.items() if shape.base.startswith(start)]
+    kind = getattr((own or [transformers])[0], shape.base)
     more = {"reference_compile": False} if "ModernBert" in shape.base else {}
     config = kind.config_class(**shape.config, **more)
     config._attn_implementation = "sdpa"
     model = kind(config).eval().requires_grad_(False)
+    # Gemma stores the weights of norms less 1.
+    offset = lambda name: 1.0 if shape.base.startswith("Gemma") and "norm" in name else 0.0
     exact = {
-        name: random_weight(name, weight, dice).to(STORED[shape.stored]) for name, weight in model.named_parameters()
+        name: (random_weight(name, weight, dice) - offset(name)).to(STORED[shape.stored])
+        for name, weight in model.named_parameters()
     }
     model.load_state_dict({name: weight.float() for name, weight in exact.items()}, strict=False)
     if getattr(config, "tie_word_embeddings", False):
@@ -188,6 +203,8 @@ def run(model: torch.nn.Module, shape: Shape, tokens: list[int], pair: int | Non
     if shape.bidirectional:
         named["attention_mask"] = torch.zeros(1, 1, len(tokens), len(tokens))
     states = body(**named).last_hidden_state[0]
+    if isinstance(model, layer_wise.LayerWiseMiniCPMForCausalLM):
+        return states, model.scores(tokens)[-1:]
     if CLASSIFIER not in shape.architecture:
         return states, []
     if shape.bidirectional:
@@ -201,7 +218,10 @@ def expect(model: torch.nn.Module, shape: Shape, dice: random.Random, length: in
     pair = dice.randrange(1, length + 1) if shape.config.get("type_vocab_size") == 2 else None
     states, classes = run(model, shape, tokens, pair)
     offsets = sorted({0, length - 1, length // 2, length // 3})
-    return {
+    layers = {}
+    if isinstance(model, layer_wise.LayerWiseMiniCPMForCausalLM):
+        layers = {"layer_classes": [float(f"{value:.7g}") for value in model.scores(tokens)]}
+    return layers | {
         "tokens": tokens,
         "second_start": pair,
         "offsets": offsets,

@@ -87,6 +87,7 @@ CASES = {
     + [{"name": "windows of four", "query": QUERY, "documents": PLAIN, "window": 4, "stride": 2}],
 }
 CASES |= {"first-chat": CASES["first"], "yes-no": EVERYWHERE, "logit-score": EVERYWHERE}
+CASES |= {"bge-gemma": EVERYWHERE, "bge-layerwise": EVERYWHERE}
 
 
 def written_out(text: str | list) -> str:

@@ -107,7 +107,7 @@ struct DocumentScores {
     #[schema(nullable = false)]
     stage: Option<usize>,
     /// After how many layers the score was read, of a document that left the model early. Only with
-    /// an early exit.
+    /// an early exit or a cutoff layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     exit_layer: Option<u16>,
@@ -185,7 +185,8 @@ struct MinScoreUsed {
     left_out: usize,
 }
 
-/// The documents that left the model before its last layer. Only if the request has an early exit.
+/// The documents that left the model before its last layer. Only if the request has an early exit
+/// or a cutoff layer.
 #[derive(Debug, Serialize, ToSchema)]
 struct EarlyExitUsed {
     /// The documents that left early.

@@ -3,7 +3,8 @@
 //! Right sides lie in panels of 32 columns, in the order in which the loop reads them. The elements that are multiplied at
 //! once are a unit: one f32, two neighbours along the depth in bf16, four 8-bit integers. Sums are f32, and 32-bit integers
 //! that become f32 after each group of the depth. [`instructions`] chooses the kernel: AVX-512 (`vdpbf16ps`, `vpdpbusd`), AVX2
-//! (bf16 widened to f32, `vpdpbusd` or `vpmaddubsw`), or plain loops, which give the same results slowly.
+//! (bf16 widened to f32, `vpdpbusd` or `vpmaddubsw`), NEON (`bfdot` or bf16 widened to f32, `sdot` or `smull`), or plain
+//! loops, which give the same results slowly.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
@@ -13,6 +14,8 @@ mod avx2;
 mod avx512;
 pub(super) mod instructions;
 mod micro_kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -115,11 +118,11 @@ impl Element for f32 {
         let rescale = product.check_numbers();
         // SAFETY: just checked; lanes times vectors is COLUMNS.
         unsafe {
-            // As many sums as there are vector kernel, less those for a row of the right side and a unit of the left.
+            // As many sums as fit into the vector registers beside a row of the right side and a unit of the left.
             match S::F32_LANES {
                 16 => product.run::<_, 12, 2>(F32Kernel { simd, rescale }),
                 8 => product.run::<_, 3, 4>(F32Kernel { simd, rescale }),
-                4 => product.run::<_, 3, 8>(F32Kernel { simd, rescale }),
+                4 => product.run::<_, 2, 8>(F32Kernel { simd, rescale }),
                 _ => product.run::<_, 1, COLUMNS>(F32Kernel { simd: pulp::Scalar, rescale }),
             }
         }
@@ -150,6 +153,10 @@ impl TileProduct<'_, bf16> {
                 Bf16Path::Avx512 => avx512::multiply_bf16(self, rescale),
                 #[cfg(target_arch = "x86_64")]
                 Bf16Path::Avx2 => avx2::multiply_bf16(self, rescale),
+                #[cfg(target_arch = "aarch64")]
+                Bf16Path::NeonDot => neon::multiply_bf16_dot(self, rescale),
+                #[cfg(target_arch = "aarch64")]
+                Bf16Path::Neon => neon::multiply_bf16(self, rescale),
                 Bf16Path::Portable => self.run::<_, 1, 4>(portable::Bf16Kernel { rescale }),
             }
         }
@@ -182,6 +189,10 @@ impl TileProduct<'_, i8> {
                 Int8Path::AvxVnni => avx2::multiply_int8_vnni(self, scales),
                 #[cfg(target_arch = "x86_64")]
                 Int8Path::Avx2 => avx2::multiply_int8(self, scales),
+                #[cfg(target_arch = "aarch64")]
+                Int8Path::NeonDot => neon::multiply_int8_dot(self, scales),
+                #[cfg(target_arch = "aarch64")]
+                Int8Path::Neon => neon::multiply_int8(self, scales),
                 Int8Path::Portable => self.run::<_, 1, 4>(portable::Int8Kernel { scales }),
             }
         }

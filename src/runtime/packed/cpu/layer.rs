@@ -96,10 +96,14 @@ fn in_turn(one: &Tensor, other: &Tensor) -> Result<Tensor> {
 impl Norm {
     pub fn load(tensors: &NormTensors, spec: NormSpec, weights: &WeightFiles) -> Result<Self> {
         let load = |slice| weights.load_slice(slice, Some(DType::F32), &Device::Cpu)?.to_vec1();
+        let mut weight: Vec<f32> = load(&tensors.weight)?;
+        for weight in &mut weight {
+            *weight += spec.weight_offset;
+        }
         Ok(Self {
             kind: spec.kind,
             eps: spec.eps as f32,
-            weight: load(&tensors.weight)?,
+            weight,
             bias: tensors.bias.as_ref().map(load).transpose()?.unwrap_or_default(),
         })
     }

@@ -17,7 +17,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::at_least;
-use super::gemm::instructions::arch;
+use super::gemm::instructions::{arch, bf16_name, f32_name, int8_name};
 use super::gemm::{COLUMNS, Element, Epilogue, Lhs, OutputTile, ROWS, Scales, TileProduct};
 use super::quantise::{quantise_biased, quantise_signed};
 use super::rows::{self, vectorised};
@@ -50,6 +50,17 @@ pub(in crate::runtime::packed) enum CpuDtype {
     Int8,
     /// Weights are integers with a scale per output, rows with a scale per row: exact for weights that are stored so.
     Int8Rows,
+}
+
+impl CpuDtype {
+    /// The instructions of this processor for products in this type: `avx512vnni`, `neon sdot`, ...; `plain` without any.
+    pub fn instructions(self) -> &'static str {
+        match self {
+            Self::F32 => f32_name(),
+            Self::Bf16 => bf16_name(),
+            Self::Int8 | Self::Int8Rows => int8_name(),
+        }
+    }
 }
 
 /// A linear layer.

@@ -1,6 +1,6 @@
 //! Which passes a model can run.
 
-use crate::runtime::spec::{ModelSpec, OutputMatrix};
+use crate::runtime::spec::{ClassifierSpec, ModelSpec, OutputMatrix};
 use crate::runtime::{EarlyExit, ForwardPass, Head, Positions, ReadStates, RuntimeError, TokenTypes};
 
 /// Rejects a batch with a pass that this model cannot run. `has_projection` tells whether the checkpoint has the
@@ -67,7 +67,10 @@ fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projection: &dyn Fn(&H
             }
             spec.output != OutputMatrix::None
         }
-        Head::Classifier => spec.classifier.is_some(),
+        Head::Classifier => match &spec.classifier {
+            Some(classifier) => return check_layers_of_classifier(pass, classifier),
+            None => false,
+        },
         Head::MaxSim { expansion } => {
             check_max_sim(pass, spec, *expansion)?;
             has_projection(&pass.output.head)
@@ -77,21 +80,32 @@ fn check_output(pass: &ForwardPass, spec: &ModelSpec, has_projection: &dyn Fn(&H
     if has_head { Ok(()) } else { Err(format!("the checkpoint has no {}", name(&pass.output.head))) }
 }
 
+/// Checks that the classifier has a matrix for the layers that it is read after.
+fn check_layers_of_classifier(pass: &ForwardPass, classifier: &ClassifierSpec) -> Result<(), String> {
+    let Some(start) = classifier.start_layer else { return Ok(()) };
+    let mut layers = pass.output.layer.into_iter().chain(pass.output.exit.map(|exit| exit.layer));
+    match layers.find(|layer| usize::from(*layer) < start) {
+        Some(layer) => Err(format!("it reads the classifier after layer {layer}, the first one is after {start}")),
+        None => Ok(()),
+    }
+}
+
 /// Checks that suffixes can leave early.
 fn check_exit(pass: &ForwardPass, spec: &ModelSpec) -> Result<(), String> {
     let Some(exit) = pass.output.exit else { return Ok(()) };
     if !spec.causal {
         return Err("suffixes leave early only from a causal model".into());
     }
-    if pass.cross_document.count > 0 || pass.output.layer.is_some() {
-        return Err("suffixes that leave early see no others, and the others are read after the last layer".into());
+    if pass.cross_document.count > 0 {
+        return Err("suffixes that leave early see no others".into());
     }
     if !matches!(pass.output.head, Head::Vocabulary(_) | Head::Classifier) {
         return Err(format!("suffixes cannot leave early by their {}", name(&pass.output.head)));
     }
-    if !(1..=spec.layers.len()).contains(&usize::from(exit.layer)) || exit.keep == 0 {
-        let (EarlyExit { layer, keep }, layers) = (exit, spec.layers.len());
-        return Err(format!("{keep} suffixes go on after layer {layer}, the model has {layers}"));
+    let layers = pass.output.layer.map_or(spec.layers.len(), usize::from);
+    if !(1..=layers).contains(&usize::from(exit.layer)) || exit.keep == 0 {
+        let EarlyExit { layer, keep } = exit;
+        return Err(format!("{keep} suffixes go on after layer {layer}, and the pass is read after {layers}"));
     }
     let last = pass.suffixes.len();
     let sequences = if last == 0 { 0..=0 } else { 1..=last };

@@ -1,7 +1,7 @@
 //! Which instructions the kernels use: the best that the processor has, unless the environment limits them.
 //!
-//! `PODIUM_CPU_INSTRUCTIONS` is the limit: `avx512` (none), `avx2` or `plain`. It is for tests and measurements of the
-//! paths that other processors take. Any other value is no limit.
+//! `PODIUM_CPU_INSTRUCTIONS` is the limit: `plain`, `avx2` (x86-64 without AVX-512) or `neon` (ARM without `sdot` and
+//! `bfdot`). It is for tests and measurements of the paths that other processors take. Any other value is no limit.
 
 use std::sync::LazyLock;
 
@@ -11,8 +11,9 @@ use pulp::Arch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     Plain,
-    Avx2,
-    Avx512,
+    /// AVX2 or NEON.
+    Base,
+    All,
 }
 
 /// The kernels for products of bf16.
@@ -24,6 +25,12 @@ pub(super) enum Bf16Path {
     #[cfg(target_arch = "x86_64")]
     /// Widened to f32 in registers, vectors of 256 bits.
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    /// `bfdot` in vectors of 128 bits.
+    NeonDot,
+    #[cfg(target_arch = "aarch64")]
+    /// Widened to f32 in registers, vectors of 128 bits.
+    Neon,
     Portable,
 }
 
@@ -39,18 +46,27 @@ pub(super) enum Int8Path {
     #[cfg(target_arch = "x86_64")]
     /// `vpmaddubsw` in vectors of 256 bits.
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    /// `sdot` in vectors of 128 bits.
+    NeonDot,
+    #[cfg(target_arch = "aarch64")]
+    /// `smull` and `sadalp` in vectors of 128 bits.
+    Neon,
     Portable,
 }
 
+/// The name of loops without vector instructions.
+const PLAIN: &str = "plain";
+
 static LEVEL: LazyLock<Level> = LazyLock::new(|| match std::env::var("PODIUM_CPU_INSTRUCTIONS").as_deref() {
     Ok("plain") => Level::Plain,
-    Ok("avx2") => Level::Avx2,
-    Ok(_) | Err(_) => Level::Avx512,
+    Ok("avx2" | "neon") => Level::Base,
+    Ok(_) | Err(_) => Level::All,
 });
 
 static ARCH: LazyLock<Arch> = LazyLock::new(|| match (*LEVEL, Arch::new()) {
     #[cfg(target_arch = "x86_64")]
-    (Level::Avx2, Arch::V4(_)) => pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3),
+    (Level::Base, Arch::V4(_)) => pulp::x86::V3::try_new().map_or(Arch::Scalar, Arch::V3),
     (Level::Plain, _) => Arch::Scalar,
     (_, best) => best,
 });
@@ -82,9 +98,9 @@ pub(super) fn for_int8() -> Int8Path {
 #[cfg(target_arch = "x86_64")]
 fn bf16_path(level: Level) -> Bf16Path {
     use std::arch::is_x86_feature_detected;
-    if level >= Level::Avx512 && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") {
+    if level >= Level::All && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") {
         Bf16Path::Avx512
-    } else if level >= Level::Avx2 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+    } else if level >= Level::Base && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         Bf16Path::Avx2
     } else {
         Bf16Path::Portable
@@ -95,45 +111,115 @@ fn bf16_path(level: Level) -> Bf16Path {
 fn int8_path(level: Level) -> Int8Path {
     use std::arch::is_x86_feature_detected;
     let has_fma = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    if level >= Level::Avx512 && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512f") {
+    if level >= Level::All && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512f") {
         Int8Path::Avx512
-    } else if level >= Level::Avx2 && has_fma && is_x86_feature_detected!("avxvnni") {
+    } else if level >= Level::Base && has_fma && is_x86_feature_detected!("avxvnni") {
         Int8Path::AvxVnni
-    } else if level >= Level::Avx2 && has_fma {
+    } else if level >= Level::Base && has_fma {
         Int8Path::Avx2
     } else {
         Int8Path::Portable
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn bf16_path(level: Level) -> Bf16Path {
+    match level {
+        Level::Plain => Bf16Path::Portable,
+        Level::All if std::arch::is_aarch64_feature_detected!("bf16") => Bf16Path::NeonDot,
+        Level::Base | Level::All => Bf16Path::Neon,
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn int8_path(level: Level) -> Int8Path {
+    match level {
+        Level::Plain => Int8Path::Portable,
+        Level::All if std::arch::is_aarch64_feature_detected!("dotprod") => Int8Path::NeonDot,
+        Level::Base | Level::All => Int8Path::Neon,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn bf16_path(_: Level) -> Bf16Path {
     Bf16Path::Portable
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn int8_path(_: Level) -> Int8Path {
     Int8Path::Portable
 }
 
-/// Whether this processor has instructions for products of bf16, in vectors of 512 bits.
+/// Whether products of bf16 are faster than those of f32 on this processor.
 pub(in crate::runtime::packed) fn multiplies_bf16() -> bool {
     match for_bf16() {
         #[cfg(target_arch = "x86_64")]
         Bf16Path::Avx512 => true,
         #[cfg(target_arch = "x86_64")]
         Bf16Path::Avx2 => false,
+        #[cfg(target_arch = "aarch64")]
+        Bf16Path::NeonDot => true,
+        #[cfg(target_arch = "aarch64")]
+        Bf16Path::Neon => false,
         Bf16Path::Portable => false,
     }
 }
 
-/// Whether this processor has instructions for products of 8-bit integers, in vectors of 512 bits.
+/// Whether products of 8-bit integers are several times as fast as those of f32 on this processor.
 pub(in crate::runtime::packed) fn multiplies_i8() -> bool {
     match for_int8() {
         #[cfg(target_arch = "x86_64")]
         Int8Path::Avx512 => true,
         #[cfg(target_arch = "x86_64")]
         Int8Path::AvxVnni | Int8Path::Avx2 => false,
+        #[cfg(target_arch = "aarch64")]
+        Int8Path::NeonDot => true,
+        #[cfg(target_arch = "aarch64")]
+        Int8Path::Neon => false,
         Int8Path::Portable => false,
+    }
+}
+
+/// The instructions for products of f32, as `podium check` names them.
+pub(in crate::runtime::packed::cpu) fn f32_name() -> &'static str {
+    match *ARCH {
+        Arch::Scalar => PLAIN,
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(_) => "avx512f",
+        #[cfg(target_arch = "aarch64")]
+        Arch::Neon(_) => "neon",
+        _ => "avx2",
+    }
+}
+
+/// The instructions for products of bf16, as `podium check` names them.
+pub(in crate::runtime::packed::cpu) fn bf16_name() -> &'static str {
+    match for_bf16() {
+        #[cfg(target_arch = "x86_64")]
+        Bf16Path::Avx512 => "avx512bf16",
+        #[cfg(target_arch = "x86_64")]
+        Bf16Path::Avx2 => "avx2",
+        #[cfg(target_arch = "aarch64")]
+        Bf16Path::NeonDot => "neon bfdot",
+        #[cfg(target_arch = "aarch64")]
+        Bf16Path::Neon => "neon",
+        Bf16Path::Portable => PLAIN,
+    }
+}
+
+/// The instructions for products of 8-bit integers, as `podium check` names them.
+pub(in crate::runtime::packed::cpu) fn int8_name() -> &'static str {
+    match for_int8() {
+        #[cfg(target_arch = "x86_64")]
+        Int8Path::Avx512 => "avx512vnni",
+        #[cfg(target_arch = "x86_64")]
+        Int8Path::AvxVnni => "avxvnni",
+        #[cfg(target_arch = "x86_64")]
+        Int8Path::Avx2 => "avx2",
+        #[cfg(target_arch = "aarch64")]
+        Int8Path::NeonDot => "neon sdot",
+        #[cfg(target_arch = "aarch64")]
+        Int8Path::Neon => "neon",
+        Int8Path::Portable => PLAIN,
     }
 }

@@ -197,7 +197,12 @@ fn bf16_paths() -> Vec<Bf16Path> {
         ];
         has.into_iter().filter(|(_, has)| *has).map(|(path, _)| path).collect()
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        let dot = std::arch::is_aarch64_feature_detected!("bf16").then_some(Bf16Path::NeonDot);
+        dot.into_iter().chain([Bf16Path::Neon, Bf16Path::Portable]).collect()
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     vec![Bf16Path::Portable]
 }
 
@@ -215,6 +220,11 @@ fn int8_paths() -> Vec<Int8Path> {
         ];
         has.into_iter().filter(|(_, has)| *has).map(|(path, _)| path).collect()
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        let dot = std::arch::is_aarch64_feature_detected!("dotprod").then_some(Int8Path::NeonDot);
+        dot.into_iter().chain([Int8Path::Neon, Int8Path::Portable]).collect()
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     vec![Int8Path::Portable]
 }
