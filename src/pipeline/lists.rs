@@ -9,7 +9,7 @@ pub(super) enum Lists {
     Requests(Vec<RerankRequest>),
     /// The list of one request, in several orders. Each order holds the index of every document once;
     /// the first is the request's own.
-    Orders(RerankRequest, Vec<Vec<usize>>),
+    Orders(Box<RerankRequest>, Vec<Vec<usize>>),
 }
 
 impl Lists {
@@ -17,7 +17,7 @@ impl Lists {
     pub fn iter(&self) -> impl Iterator<Item = &RerankRequest> {
         let (requests, repeats) = match self {
             Self::Requests(requests) => (requests.as_slice(), 1),
-            Self::Orders(request, orders) => (std::slice::from_ref(request), orders.len()),
+            Self::Orders(request, orders) => (std::slice::from_ref(&**request), orders.len()),
         };
         requests.iter().flat_map(move |request| std::iter::repeat_n(request, repeats))
     }
@@ -90,7 +90,7 @@ mod tests {
             |request: &RerankRequest| request.documents.iter().map(|text| text.as_ptr()).collect::<Vec<_>>();
         let texts = addresses(&request);
         let orders = vec![vec![0, 1, 2], vec![2, 0, 1], vec![1, 2, 0]];
-        let lists = Lists::Orders(request, orders.clone());
+        let lists = Lists::Orders(Box::new(request), orders.clone());
         assert_eq!((lists.iter().count(), lists.documents(), lists.text_bytes()), (3, 3, 3 * 8));
         let found = lists.map(|request| Ok(addresses(request))).unwrap();
         let expected = orders.iter().map(|places| places.iter().map(|place| texts[*place]).collect());

@@ -50,7 +50,7 @@ impl Reranker {
         let mut request = requests.swap_remove(0);
         let (min_score, top_n) = (request.min_score.take(), request.top_n.take());
         let places: Vec<Vec<usize>> = (0..orders).map(|number| order(request.documents.len(), number)).collect();
-        let lists = Lists::Orders(request, places.clone());
+        let lists = Lists::Orders(Box::new(request), places.clone());
         let (context, mut rankings) = self.rank(lists, limits, permit, context).await?;
         if rankings.len() < orders {
             let problem = format!("stability: the budget allows {} of {orders} orders", rankings.len());
