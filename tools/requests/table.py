@@ -56,7 +56,7 @@ REPORTS = [
     ("E", "a model of another name", RERANK, with_(model="M"), 404, "--served-model-name", {}),
     ("E", "documents as one object", RERANK, {"query": "q", "documents": {"content": [{"type": "text", "text": "a"}]}}, 200, "list of 1", {}),
     ("E", "documents as one object with a picture", RERANK, {"query": "q", "documents": {"content": [
-        {"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}}, 422, "only text can be read", {}),
+        {"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}}, 422, "only text is read", {}),
     ("E", "documents as one string", RERANK, {"query": "q", "documents": "a"}, 200, "list of 1", {}),
     ("F", "half an emoji at the end", RERANK, raw(r'{"query":"q","documents":["fine","cut emoji \ud83d"]}'), 200, "documents[1]", {}),
     ("F", "the other half", RERANK, raw(r'{"query":"q","documents":["fine","tail \udc4b"]}'), 200, "documents[1]", {}),
