@@ -22,21 +22,20 @@ pub(super) fn workspace(spec: &ModelSpec, precision: Precision) -> WorkspaceSize
     let size = |values: usize| values as u64;
     match precision.backend {
         Backend::Cpu(dtype) => {
-            // Integers have a scale for each group of 32.
-            let (attention, inputs, inner) = match dtype {
-                CpuDtype::F32 => (4 * hidden.max(query), 0, 4 * spec.mlp.intermediate),
-                CpuDtype::Bf16 => (2 * hidden.max(query), 0, 2 * spec.mlp.intermediate),
-                CpuDtype::Int8 => (2 * hidden.max(query), hidden * 9 / 8, spec.mlp.intermediate * 9 / 8),
-                // One scale for a row: the MLP's inner rows are whole in f32 before they are integers.
-                CpuDtype::Int8Rows => (hidden.max(query), 0, 5 * spec.mlp.intermediate),
+            let element = match dtype {
+                CpuDtype::F32 => 4,
+                CpuDtype::Bf16 => 2,
+                CpuDtype::Int8 | CpuDtype::Int8Rows => 1,
             };
             let panel = if dtype == CpuDtype::F32 { 4 } else { 2 };
             WorkspaceSize {
                 // The residual stream, a copy of it (word embeddings at the start, states for a head at the end), queries,
                 // the output of attention, keys and values, and those again in panels.
                 bytes_per_token: size(4 * (2 * hidden + 2 * query + 2 * key) + panel * 2 * key),
-                // The inputs of the products.
-                bytes_per_block_row: size(attention + inputs + inner),
+                // A product's output, and its input and that of the next one.
+                bytes_per_block_row: size(
+                    4 * mlp.max(query + 2 * key) + element * (hidden.max(query) + spec.mlp.intermediate),
+                ),
                 block_rows: cpu::BLOCK_ROWS,
             }
         }

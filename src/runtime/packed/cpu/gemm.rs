@@ -87,6 +87,9 @@ pub(super) struct OutputTile<'a> {
     of: PhantomData<&'a mut [f32]>,
 }
 
+// SAFETY: it is a `&mut [f32]` with gaps.
+unsafe impl Send for OutputTile<'_> {}
+
 impl<'a> OutputTile<'a> {
     /// # Panics
     /// When the values are too few, or rows would overlap.
@@ -94,6 +97,34 @@ impl<'a> OutputTile<'a> {
     pub fn new(values: &'a mut [f32], rows: usize, columns: usize, distance: usize) -> Self {
         assert!(columns <= distance && (rows == 0 || (rows - 1) * distance + columns <= values.len()));
         Self { first: values.as_mut_ptr(), rows, columns, distance, of: PhantomData }
+    }
+
+    /// Splits it into parts of at most `rows` by `columns`, with the row and column of their first element, in column order.
+    pub fn parts(self, rows: usize, columns: usize) -> Vec<((usize, usize), Self)> {
+        let mut parts = Vec::new();
+        for column in (0..self.columns).step_by(columns) {
+            for row in (0..self.rows).step_by(rows) {
+                parts.push((
+                    (row, column),
+                    Self {
+                        // SAFETY: the place is inside; parts do not overlap, and the whole is given up.
+                        first: unsafe { self.first.add(row * self.distance + column) },
+                        rows: rows.min(self.rows - row),
+                        columns: columns.min(self.columns - column),
+                        ..self
+                    },
+                ));
+            }
+        }
+        parts
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn columns(&self) -> usize {
+        self.columns
     }
 }
 

@@ -1,8 +1,7 @@
 //! The weights of one layer, in the order in which its products read them.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result};
 
-use super::gemm::COLUMNS;
 use super::linear::{CpuDtype, Linear};
 use super::rows;
 use crate::runtime::packed::weights::WeightFiles;
@@ -18,7 +17,7 @@ pub(super) struct Layer {
     pub key_norm: Option<Norm>,
     pub output: Linear,
     pub mlp_norm: Norm,
-    /// Where the MLP is gated, 32 outputs of gate and the same of up in turn, the last ones filled up with zeros; else up.
+    /// Gate and up, one below the other, where the MLP is gated; else up.
     pub gate_up: Linear,
     pub down: Linear,
 }
@@ -36,26 +35,19 @@ impl Layer {
     pub fn load(spec: &ModelSpec, tensors: &LayerTensors, weights: &WeightFiles, dtype: CpuDtype) -> Result<Self> {
         // Errors of queries and keys grow in the softmax, and these matrices are an eighth of a layer.
         let of_attention = if dtype == CpuDtype::Int8 { CpuDtype::Bf16 } else { dtype };
-        let read = |part: &LinearTensors| {
-            let load = |slice| weights.load_slice(slice, None, &Device::Cpu);
-            Ok::<_, candle_core::Error>((load(&part.weight)?, part.bias.as_ref().map(load).transpose()?))
-        };
         let linear = |parts: &[&LinearTensors], dtype: CpuDtype| {
-            Linear::new(&parts.iter().map(|part| read(part)).collect::<Result<Vec<_>>>()?, dtype)
+            let read = |part: &&LinearTensors| {
+                let load = |slice| weights.load_slice(slice, None, &Device::Cpu);
+                Ok((load(&part.weight)?, part.bias.as_ref().map(load).transpose()?))
+            };
+            Linear::new(&parts.iter().map(read).collect::<Result<Vec<_>>>()?, dtype)
         };
         let norm = |tensors: &NormTensors, spec: NormSpec| Norm::load(tensors, spec, weights);
         let head_norm = |tensors: &Option<NormTensors>| {
             let both = tensors.as_ref().zip(spec.attention.qk_norm);
             both.map(|(tensors, spec)| norm(tensors, spec)).transpose()
         };
-        let gate_up = match &tensors.gate {
-            Some(gate) => {
-                let ((gate, gate_bias), (up, up_bias)) = (read(gate)?, read(&tensors.up)?);
-                let bias = gate_bias.zip(up_bias).map(|(gate, up)| in_turn(&gate, &up)).transpose()?;
-                Linear::new(&[(in_turn(&gate, &up)?, bias)], dtype)?
-            }
-            None => linear(&[&tensors.up], dtype)?,
-        };
+        let gate_up: Vec<&LinearTensors> = tensors.gate.iter().chain([&tensors.up]).collect();
         Ok(Self {
             attention_norm: tensors.attention_norm.as_ref().map(|tensors| norm(tensors, spec.norm)).transpose()?,
             qkv: linear(&[&tensors.query, &tensors.key, &tensors.value], of_attention)?,
@@ -63,7 +55,7 @@ impl Layer {
             key_norm: head_norm(&tensors.key_norm)?,
             output: linear(&[&tensors.output], of_attention)?,
             mlp_norm: norm(&tensors.mlp_norm, spec.norm)?,
-            gate_up,
+            gate_up: linear(&gate_up, dtype)?,
             down: linear(&[&tensors.down], dtype)?,
         })
     }
@@ -77,20 +69,6 @@ impl Layer {
     pub fn before_mlp(&self, placement: NormPlacement) -> Option<&Norm> {
         Some(&self.mlp_norm).filter(|_| placement == NormPlacement::Pre)
     }
-}
-
-/// 32 rows of one tensor and 32 of the other in turn, both filled up with zeros.
-fn in_turn(one: &Tensor, other: &Tensor) -> Result<Tensor> {
-    let rows = one.dim(0)?;
-    let padded = rows.next_multiple_of(COLUMNS);
-    let blocks = |tensor: &Tensor| {
-        let mut shape = vec![padded / COLUMNS, COLUMNS];
-        shape.extend_from_slice(&tensor.dims()[1..]);
-        tensor.pad_with_zeros(0, 0, padded - rows)?.contiguous()?.reshape(shape)
-    };
-    let mut shape = one.dims().to_vec();
-    shape[0] = 2 * padded;
-    Tensor::stack(&[blocks(one)?, blocks(other)?], 1)?.reshape(shape)
 }
 
 impl Norm {

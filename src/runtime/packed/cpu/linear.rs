@@ -1,13 +1,9 @@
 //! Matrix products with weights, in f32, bf16 or 8-bit integers.
 //!
-//! Rows come in as f32; an [`Input`] holds them in the type that the product reads. Outputs go to the caller as f32, a tile at
-//! a time while it is in a cache, and are never stored as a whole. Weights are laid out once, when they are loaded, in the
-//! panels that the inner loop of [`super::gemm`] walks through.
+//! Rows come in as f32 and go out as f32; in between an [`Input`] holds them in the type that the product reads. Weights are
+//! laid out once, when they are loaded, in the panels that the inner loop of [`super::gemm`] walks through.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
-
-#[cfg(test)]
-mod tests;
 
 use std::ops::Range;
 
@@ -21,12 +17,9 @@ use super::gemm::instructions::{arch, bf16_name, f32_name, int8_name};
 use super::gemm::{COLUMNS, Element, Epilogue, Lhs, OutputTile, ROWS, Scales, TileProduct};
 use super::quantise::{quantise_biased, quantise_signed};
 use super::rows::{self, vectorised};
-use super::shared_rows::SharedRows;
 
-/// Rows that one task prepares at a time.
+/// Rows that one task prepares or copies at a time.
 const TASK_ROWS: usize = 16;
-/// Rows of a tile of outputs.
-const TILE_ROWS: usize = 4 * ROWS;
 /// Bytes of the left side that one task of a product multiplies, and of the right side, about. A task reads the left side once
 /// per panel, and the next tasks read the same panels for other rows: both should stay in a cache.
 const PRODUCT_BYTES: usize = 384 << 10;
@@ -109,16 +102,11 @@ pub(super) struct Input {
     scales: Vec<f32>,
 }
 
-/// The rows of an [`Input`], for tasks that write parts of them. Widths are in elements.
-pub(super) struct InputParts<'a> {
-    rows: Parts<'a>,
-    width: usize,
-}
-
-enum Parts<'a> {
-    F32(SharedRows<'a, f32>),
-    Bf16(SharedRows<'a, bf16>),
-    Int8 { integers: SharedRows<'a, u8>, scales: SharedRows<'a, f32> },
+/// The result of a product, `[rows, columns]`, before its bias. Rows are a multiple of 32 elements apart.
+pub(super) struct Products<'a> {
+    values: &'a [f32],
+    distance: usize,
+    bias: Option<&'a [f32]>,
 }
 
 impl Linear {
@@ -193,130 +181,62 @@ impl Linear {
         }
     }
 
-    /// The rows of `input` for tasks that write them a part at a time; `None` if this layer needs whole rows at once.
-    pub fn parts<'a>(&self, rows: usize, input: &'a mut Input) -> Option<InputParts<'a>> {
-        let width = self.inputs;
-        let of_parts = match &self.weights {
-            Weights::F32(_) => Parts::F32(SharedRows::new(at_least(&mut input.f32, rows * width), width)),
-            Weights::Bf16(_) => {
-                let distance = width.next_multiple_of(bf16::UNIT);
-                Parts::Bf16(SharedRows::new(at_least(&mut input.bf16, rows * distance), distance))
-            }
-            Weights::Int8 { groups, .. } if groups.size == COLUMNS => {
-                let distance = width.next_multiple_of(i8::UNIT);
-                Parts::Int8 {
-                    integers: SharedRows::new(at_least(&mut input.int8, rows * distance), distance),
-                    scales: SharedRows::new(at_least(&mut input.scales, rows * groups.count), groups.count),
-                }
-            }
-            Weights::Int8 { .. } => return None,
-        };
-        input.rows = rows;
-        Some(InputParts { rows: of_parts, width })
-    }
-
-    /// Multiplies all rows of `input` by the weights of the outputs in `outputs`, which begin at a multiple of 32, in pieces of
-    /// `width` outputs, a multiple of 32. `finish` gets each piece of some rows once: the rows, the number of the piece, and its
-    /// outputs with their biases, `[rows, width]`. What lies beyond the last output has no meaning.
-    pub fn multiply(
-        &self,
-        outputs: Range<usize>,
-        width: usize,
-        input: &Input,
-        finish: impl Fn(Range<usize>, usize, &mut [f32]) + Sync,
-    ) {
-        let pieces = Pieces { outputs, width, rows: input.rows };
+    /// The outputs in `columns`, which begin at a multiple of 32, of all rows of `input`.
+    pub fn multiply<'a>(&'a self, columns: Range<usize>, input: &'a Input, output: &'a mut Vec<f32>) -> Products<'a> {
+        let distance = columns.len().next_multiple_of(COLUMNS);
+        let values = at_least(output, input.rows * distance);
+        let target = OutputTile::new(&mut *values, input.rows, distance, distance);
+        let first = columns.start;
         match &self.weights {
-            Weights::F32(panels) => self.run(panels, &input.f32, &pieces, |_, _| Epilogue::None, finish),
-            Weights::Bf16(panels) => self.run(panels, &input.bf16, &pieces, |_, _| Epilogue::None, finish),
+            Weights::F32(panels) => self.run(panels, first, &input.f32, target, |_, _| Epilogue::None),
+            Weights::Bf16(panels) => self.run(panels, first, &input.bf16, target, |_, _| Epilogue::None),
             Weights::Int8 { panels, scales, offsets, groups: Groups { size, count } } => {
-                let epilogue = |row, output| {
+                self.run(panels, first, &input.int8, target, |row, column| {
                     Epilogue::Scaled(Scales {
                         group: size / i8::UNIT,
                         groups: *count,
                         rows: &input.scales[row * count..],
-                        columns: &scales[output * count..],
-                        offsets: &offsets[output * count..],
+                        columns: &scales[column * count..],
+                        offsets: &offsets[column * count..],
                     })
-                };
-                self.run(panels, &input.int8, &pieces, epilogue, finish);
+                });
             }
         }
+        Products { values, distance, bias: self.bias.as_ref().map(|bias| &bias[columns]) }
     }
 
-    /// [`Self::multiply`] by `panels`. `epilogue` makes a tile's, from its first row and output.
+    /// Fills `target` with products of rows of `left` with the panels from output `first` on. `epilogue` makes a tile's, from its
+    /// first row and output.
     fn run<'a, E: Element>(
         &self,
         panels: &'a [E],
+        first: usize,
         left: &'a [E::Lhs],
-        pieces: &Pieces,
+        target: OutputTile<'a>,
         epilogue: impl Fn(usize, usize) -> Epilogue<'a> + Sync,
-        finish: impl Fn(Range<usize>, usize, &mut [f32]) + Sync,
     ) {
+        assert!(first.is_multiple_of(COLUMNS), "a product begins at output {first}");
         let depth = self.inputs.next_multiple_of(E::UNIT);
-        let width = pieces.width;
-        let tasks = pieces.tasks(depth * size_of::<E>());
-        let scratch = || vec![0f32; TILE_ROWS * width];
-        tasks.into_par_iter().for_each_init(scratch, |scratch, (numbers, rows)| {
-            for piece in numbers {
-                for start in rows.clone().step_by(TILE_ROWS) {
-                    let count = TILE_ROWS.min(rows.end - start);
-                    let tile = &mut scratch[..count * width];
-                    let first = pieces.outputs.start + piece * width;
-                    for column in (0..width.min(pieces.padded_end() - first)).step_by(COLUMNS) {
-                        let output = first + column;
-                        arch().dispatch(Run(TileProduct {
-                            depth,
-                            left: Lhs { values: &left[start * depth..], distance: depth },
-                            right: &panels[output * depth..][..COLUMNS * depth],
-                            target: OutputTile::new(&mut tile[column..], count, COLUMNS, width),
-                            epilogue: epilogue(start, output),
-                        }));
-                    }
-                    if let Some(bias) = &self.bias {
-                        let bias = &bias[first..bias.len().min(first + width)];
-                        vectorised!({
-                            for row in tile.chunks_exact_mut(width) {
-                                rows::add(row, bias);
-                            }
-                        });
-                    }
-                    finish(start..start + count, piece, tile);
-                }
-            }
-        });
-    }
-}
-
-/// A product's outputs in pieces.
-struct Pieces {
-    outputs: Range<usize>,
-    width: usize,
-    rows: usize,
-}
-
-impl Pieces {
-    /// The end of the outputs with those that fill up the last panel.
-    fn padded_end(&self) -> usize {
-        self.outputs.end.next_multiple_of(COLUMNS)
-    }
-
-    /// Pieces and rows of each task. Outputs have `bytes` of weights each.
-    fn tasks(&self, bytes: usize) -> Vec<(Range<usize>, Range<usize>)> {
-        let Self { outputs, width, rows } = self;
-        assert!(outputs.start.is_multiple_of(COLUMNS), "a product begins at output {}", outputs.start);
-        assert!(*width > 0 && width.is_multiple_of(COLUMNS), "pieces of {width} outputs");
-        let count = outputs.len().div_ceil(*width);
-        // Few rows are shared out by their pieces.
+        let (rows, panel_count) = (target.rows(), target.columns() / COLUMNS);
+        // Few rows are shared out by their panels.
         let wanted = TASKS_PER_THREAD * rayon::current_num_threads();
-        let most_rows = (PRODUCT_BYTES / bytes / ROWS * ROWS).clamp(2 * ROWS, PRODUCT_ROWS);
+        let most_rows = (PRODUCT_BYTES / (depth * size_of::<E>()) / ROWS * ROWS).clamp(2 * ROWS, PRODUCT_ROWS);
         let row_tasks = rows.div_ceil(most_rows).max(1);
         let task_rows = rows.div_ceil(row_tasks).max(1).next_multiple_of(ROWS);
-        let most_outputs = (PRODUCT_BYTES / bytes).clamp(COLUMNS, PRODUCT_PANELS * COLUMNS);
-        let task_pieces = (count * row_tasks / wanted).clamp(1, (most_outputs / width).max(1));
-        let ranges = |all: usize, step: usize| (0..all).step_by(step).map(move |start| start..all.min(start + step));
-        let of_pieces = |pieces: Range<usize>| ranges(*rows, task_rows).map(move |rows| (pieces.clone(), rows));
-        ranges(count, task_pieces).flat_map(of_pieces).collect()
+        let most_panels = (PRODUCT_BYTES / (depth * COLUMNS * size_of::<E>())).clamp(1, PRODUCT_PANELS);
+        let task_panels = (panel_count * row_tasks / wanted).clamp(1, most_panels);
+        target.parts(task_rows, task_panels * COLUMNS).into_par_iter().for_each(|((row, column), part)| {
+            for ((_, inner), target) in part.parts(task_rows, COLUMNS) {
+                let output = first + column + inner;
+                arch().dispatch(Run(TileProduct {
+                    depth,
+                    left: Lhs { values: &left[row * depth..], distance: depth },
+                    right: &panels[output * depth..][..COLUMNS * depth],
+                    target,
+                    epilogue: epilogue(row, output),
+                }));
+            }
+        });
     }
 }
 
@@ -374,28 +294,101 @@ impl Input {
     }
 }
 
-impl InputParts<'_> {
-    /// Writes up to 32 inputs of a row, from `first` on, which is a multiple of 32. Values beyond the row's width are left out.
-    ///
-    /// # Safety
-    /// No other thread reads or writes these inputs of the row.
+impl Products<'_> {
+    /// Writes the outputs in `columns` of a row to `target`. To be called where loops are vectorised.
     #[inline(always)]
-    pub unsafe fn write(&self, row: usize, first: usize, values: &[f32]) {
-        let values = &values[..COLUMNS.min(self.width - first)];
-        let columns = first..first + values.len();
-        // SAFETY: the caller's; parts of a row begin at multiples of 32 and are no wider.
-        unsafe {
-            match &self.rows {
-                Parts::F32(rows) => rows.part(row, columns).copy_from_slice(values),
-                Parts::Bf16(rows) => {
-                    let target = rows.part(row, first..columns.end.next_multiple_of(bf16::UNIT));
-                    rows::to_bf16(values, target);
-                    target[values.len()..].fill(bf16::ZERO);
+    pub fn read(&self, row: usize, columns: Range<usize>, target: &mut [f32]) {
+        target.copy_from_slice(&self.values[row * self.distance..][columns.clone()]);
+        if let Some(bias) = self.bias {
+            rows::add(target, &bias[columns]);
+        }
+    }
+
+    /// Calls `use_row` with the first `width` outputs of a row, biases included.
+    pub fn with_row(&self, row: usize, width: usize, use_row: impl FnOnce(&[f32])) {
+        let values = &self.values[row * self.distance..][..width];
+        match self.bias {
+            None => use_row(values),
+            Some(bias) => use_row(&values.iter().zip(bias).map(|(value, bias)| value + bias).collect::<Vec<f32>>()),
+        }
+    }
+
+    /// Adds the product's rows to those of `target`, each `width` wide.
+    pub fn add_to(&self, width: usize, target: &mut [f32]) {
+        target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each(|(task, target)| {
+            vectorised!({
+                for (row, target) in target.chunks_exact_mut(width).enumerate() {
+                    rows::add(target, &self.values[(task * TASK_ROWS + row) * self.distance..][..width]);
+                    if let Some(bias) = self.bias {
+                        rows::add(target, bias);
+                    }
                 }
-                Parts::Int8 { integers, scales } => {
-                    let group = first / COLUMNS;
-                    let scales = scales.part(row, group..group + 1);
-                    quantise_biased(values, integers.part(row, columns), scales, COLUMNS);
+            });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A number between -1 and 1.
+    fn value(seed: u32, n: usize) -> f32 {
+        ((n as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 16) as f32 / 32768. - 1.
+    }
+
+    fn matrix(seed: u32, rows: usize, columns: usize) -> (Vec<f32>, Tensor) {
+        let values: Vec<f32> = (0..rows * columns).map(|n| value(seed, n)).collect();
+        let tensor = Tensor::from_vec(values.clone(), (rows, columns), &Device::Cpu).unwrap();
+        (values, tensor)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_product_is_its_definition_for_any_size(
+            rows in 0usize..260, inputs in 1usize..90, outputs in (1usize..90, 1usize..90), whole: bool, has_bias: bool,
+            seed in 0u32..1000,
+        ) {
+            let count = outputs.0 + outputs.1;
+            let columns = if whole { 0..count } else { outputs.0 / COLUMNS * COLUMNS..count };
+            let (x, _) = matrix(seed, rows, inputs);
+            let parts = [outputs.0, outputs.1].map(|count| matrix(seed + count as u32, count, inputs));
+            let bias: Vec<f32> = (0..count).map(|n| value(seed, n)).collect();
+            let weights = [parts[0].0.as_slice(), &parts[1].0].concat();
+            for (dtype, tolerance) in
+                [(CpuDtype::F32, 1e-5), (CpuDtype::Bf16, 8e-3), (CpuDtype::Int8, 8e-3), (CpuDtype::Int8Rows, 8e-3)]
+            {
+                let of_bias = |range: Range<usize>| has_bias.then(|| Tensor::new(&bias[range], &Device::Cpu).unwrap());
+                let linear = Linear::new(
+                    &[(parts[0].1.clone(), of_bias(0..outputs.0)), (parts[1].1.clone(), of_bias(outputs.0..count))],
+                    dtype,
+                );
+                let linear = linear.unwrap();
+                let (mut input, mut output) = (Input::default(), Vec::new());
+                linear.prepare(rows, &mut input, |row, target| {
+                    target.copy_from_slice(&x[row * inputs..][..inputs]);
+                });
+                let products = linear.multiply(columns.clone(), &input, &mut output);
+                let mut made = vec![0.; columns.len()];
+                let mut sums = vec![1.; rows * columns.len()];
+                products.add_to(columns.len(), &mut sums);
+                for row in 0..rows {
+                    products.read(row, 0..columns.len(), &mut made);
+                    for (place, column) in columns.clone().enumerate() {
+                        let epilogue = x[row * inputs..][..inputs].iter().zip(&weights[column * inputs..]);
+                        let exact = epilogue.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>()
+                            + if has_bias { f64::from(bias[column]) } else { 0. };
+                        // Each term is off by its own rounding, and all of them may point the same way.
+                        let allowed = tolerance * (1. + inputs as f64);
+                        prop_assert!((f64::from(made[place]) - exact).abs() < allowed, "{dtype:?} {row} {column}");
+                        let sum = f64::from(sums[row * columns.len() + place]) - 1.;
+                        prop_assert!((sum - exact).abs() < allowed, "{dtype:?} {row} {column}");
+                    }
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! A model's layers on a CPU: slices of f32 between matrix products in f32, bf16 or 8-bit integers.
 //!
-//! A norm and the conversion to the next product's type are one pass over the rows. Rotary positions, the activation and the
-//! residual sum are applied to each tile of a product's outputs while it is in a cache. Weights lie in the order in which
-//! they are read: query, key and value in one matrix, gate and up in another.
+//! Between two products there is one pass over the rows: the norm, the rotary positions, the activation, the conversion to
+//! what the next product reads. Weights lie in the order in which they are read: query, key and value in one matrix, gate and
+//! up in another.
 
 #![expect(clippy::inline_always, reason = "what `vectorised` compiles per instruction set must be inlined into it")]
 
@@ -10,13 +10,11 @@ mod attention;
 mod blocks;
 mod embeddings;
 mod gemm;
-mod heads;
 mod large_product;
 mod layer;
 mod linear;
 mod quantise;
 mod rows;
-mod shared_rows;
 mod transpose;
 
 use std::ops::Range;
@@ -29,14 +27,11 @@ pub(super) use self::attention::{Attention, Heads, PanelMemory};
 use self::blocks::Blocks;
 pub(super) use self::embeddings::CpuEmbeddings;
 pub(super) use self::gemm::instructions::{multiplies_bf16, multiplies_i8};
-use self::gemm::{COLUMNS, ROWS};
-use self::heads::{HeadPositions, HeadRows};
 pub(super) use self::large_product::LargeProduct;
 use self::layer::{Layer, Norm};
 pub(super) use self::linear::CpuDtype;
-use self::linear::{Input, Linear};
+use self::linear::{Input, Linear, Products};
 use self::rows::vectorised;
-use self::shared_rows::SharedRows;
 use super::layout::{Exit, Packed};
 use super::span::Span;
 use super::weights::WeightFiles;
@@ -78,8 +73,8 @@ struct Workspace {
     input: Input,
     /// The MLP's inner rows.
     inner: Input,
-    /// The same before they become `inner`, where that takes whole rows.
-    wide: Vec<f32>,
+    /// The result of a product.
+    output: Vec<f32>,
     /// `[rows, heads, dim]`.
     q: Vec<f32>,
     /// `[kv_heads, key rows, dim]` each: a head's rows lie together, as its tiles read them.
@@ -213,11 +208,10 @@ impl CpuLayers {
         rows.iter().flat_map(|&row| &x[row as usize * hidden..][..hidden]).copied().collect()
     }
 
-    /// Rows, of `rows` in all, that go through products together on the threads of this pool.
-    fn block_rows(&self, rows: usize) -> usize {
+    /// Rows that go through products together on the threads of this pool.
+    fn block_rows(&self) -> usize {
         if rayon::current_num_threads() > 1 {
-            // Blocks of the same size: a small last one would leave threads without work.
-            return rows.div_ceil(rows.div_ceil(BLOCK_ROWS).max(1)).next_multiple_of(ROWS).clamp(ROWS, BLOCK_ROWS);
+            return BLOCK_ROWS;
         }
         let (mlp, attention) = (&self.spec.mlp, self.spec.query_width() + 2 * self.spec.key_width());
         let widest = attention.max(mlp.intermediate * if mlp.gated { 2 } else { 1 });
@@ -239,7 +233,7 @@ impl CpuLayers {
         let attention = &self.spec.attention;
         let (heads, kv_heads, dim) = (attention.heads, attention.kv_heads, attention.head_dim);
         let key_rows = rows.positions.len() + blocks.cached_rows();
-        let Workspace { input, q, k, v, panels, attended, .. } = workspace;
+        let Workspace { input, output, q, k, v, panels, attended, .. } = workspace;
         let k = at_least(k, key_rows * kv_heads * dim);
         let v = at_least(v, key_rows * kv_heads * dim);
         blocks.exchange(rows.positions.len(), k, v);
@@ -248,12 +242,12 @@ impl CpuLayers {
         let attention = Attention { q, k: heads_of(k), v: heads_of(v), heads, kv_heads, dim, scale, soft_cap };
         let attended = at_least(attended, x.len() / hidden * query_width);
         attention.run(rows.spans, self.attention_in_bf16, panels, attended);
-        let block_rows = self.block_rows(x.len() / hidden);
+        let block_rows = self.block_rows();
         for (attended, x) in attended.chunks(block_rows * query_width).zip(x.chunks_mut(block_rows * hidden)) {
             layer.output.prepare(x.len() / hidden, input, |row, target| {
                 target.copy_from_slice(&attended[row * query_width..][..query_width]);
             });
-            self.add_product(&layer.output, input, x);
+            layer.output.multiply(0..hidden, input, output).add_to(hidden, x);
         }
         if let (NormPlacement::Post, Some(norm)) = (self.spec.placement, &layer.attention_norm) {
             self.normalise(norm, x);
@@ -275,109 +269,65 @@ impl CpuLayers {
         let (rows, query_width, key_width) = (positions.len(), self.spec.query_width(), self.spec.key_width());
         let rotary = spec.rotary.map(|table| &self.rotary[table]);
         let key_rows = rows + cached_rows;
-        let Workspace { input, q, k, v, .. } = workspace;
+        let Workspace { input, output, q, k, v, .. } = workspace;
         let q = at_least(q, read.map_or(rows, <[u32]>::len) * query_width);
         let k = at_least(k, key_rows * key_width);
         let v = at_least(v, key_rows * key_width);
         let norm = layer.before_attention(self.spec.placement);
-        let heads = HeadRows {
-            q: SharedRows::new(q, query_width),
-            k: SharedRows::new(k, self.spec.attention.head_dim),
-            v: SharedRows::new(v, self.spec.attention.head_dim),
-            key_rows,
-            spec: &self.spec.attention,
-        };
         // Queries come with the keys and values unless only some rows are read.
         let first = if read.is_some() { query_width } else { 0 };
-        let block_rows = self.block_rows(rows);
+        let block_rows = self.block_rows();
         for start in (0..rows).step_by(block_rows) {
             let block = start..rows.min(start + block_rows);
+            let positions = &positions[block.clone()];
             self.prepare(&layer.qkv, norm, &x[block.start * hidden..block.end * hidden], input);
-            let positions = HeadPositions { first: start, of_rows: &positions[block], rotary };
-            heads.fill(layer, first..query_width + 2 * key_width, input, &positions);
+            let products = layer.qkv.multiply(first..query_width + 2 * key_width, input, output);
+            let keys = query_width - first;
+            let transform = HeadTransform { norm: layer.key_norm.as_ref(), rotary, positions };
+            self.by_head(&products, keys, (block.clone(), key_rows), Some(&transform), k);
+            self.by_head(&products, keys + key_width, (block.clone(), key_rows), None, v);
+            if read.is_none() {
+                let transform = HeadTransform { norm: layer.query_norm.as_ref(), ..transform };
+                self.queries(&products, &transform, &mut q[block.start * query_width..block.end * query_width]);
+            }
         }
         if let Some(read) = read {
             *x = self.gather(x, read);
-            let of_rows: Vec<u32> = read.iter().map(|&row| positions[row as usize]).collect();
+            let positions: Vec<u32> = read.iter().map(|&row| positions[row as usize]).collect();
             self.prepare(&layer.qkv, norm, x, input);
-            let positions = HeadPositions { first: 0, of_rows: &of_rows, rotary };
-            heads.fill(layer, 0..query_width, input, &positions);
+            let transform = HeadTransform { norm: layer.query_norm.as_ref(), rotary, positions: &positions };
+            self.queries(&layer.qkv.multiply(0..query_width, input, output), &transform, q);
         }
     }
 
     /// The MLP with its norm and its residual connection.
     fn mlp(&self, layer: &Layer, x: &mut [f32], workspace: &mut Workspace) {
-        let (hidden, intermediate) = (self.spec.hidden_size, self.spec.mlp.intermediate);
+        let (hidden, mlp) = (self.spec.hidden_size, &self.spec.mlp);
+        let (intermediate, activation) = (mlp.intermediate, mlp.activation);
         let norm = layer.before_mlp(self.spec.placement);
-        let Workspace { input, inner, wide, .. } = workspace;
-        let padded = intermediate.next_multiple_of(COLUMNS);
-        for x in x.chunks_mut(self.block_rows(x.len() / hidden) * hidden) {
-            let rows = x.len() / hidden;
+        let Workspace { input, inner, output, .. } = workspace;
+        for x in x.chunks_mut(self.block_rows() * hidden) {
             self.prepare(&layer.gate_up, norm, x, input);
-            if let Some(parts) = layer.down.parts(rows, inner) {
-                self.activations(
-                    layer,
-                    input,
-                    #[inline(always)]
-                    // SAFETY: each piece of a row comes once.
-                    |row, first, values| unsafe { parts.write(row, first, values) },
-                );
-            } else {
-                let wide = at_least(wide, rows * padded);
-                let parts = SharedRows::new(wide, padded);
-                self.activations(
-                    layer,
-                    input,
-                    #[inline(always)]
-                    // SAFETY: as above.
-                    |row, first, values| unsafe {
-                        parts.part(row, first..first + COLUMNS).copy_from_slice(values);
-                    },
-                );
-                layer.down.prepare(rows, inner, |row, target| {
-                    target.copy_from_slice(&wide[row * padded..][..intermediate]);
-                });
-            }
-            self.add_product(&layer.down, inner, x);
+            let width = if mlp.gated { 2 * intermediate } else { intermediate };
+            let products = layer.gate_up.multiply(0..width, input, output);
+            layer.down.prepare(x.len() / hidden, inner, |row, target| {
+                if mlp.gated {
+                    products.with_row(row, width, |values| {
+                        let (gate, up) = values.split_at(intermediate);
+                        vectorised!(rows::gated(activation, gate, up, target));
+                    });
+                } else {
+                    vectorised!({
+                        products.read(row, 0..intermediate, target);
+                        rows::activate(activation, target);
+                    });
+                }
+            });
+            layer.down.multiply(0..hidden, inner, output).add_to(hidden, x);
         }
         if self.spec.placement == NormPlacement::Post {
             self.normalise(&layer.mlp_norm, x);
         }
-    }
-
-    /// The MLP's inner rows, 32 numbers at a time. `write` gets the row, the place of the first number and the numbers.
-    fn activations(&self, layer: &Layer, input: &Input, write: impl Fn(usize, usize, &[f32]) + Sync) {
-        let mlp = &self.spec.mlp;
-        let width = if mlp.gated { 2 * COLUMNS } else { COLUMNS };
-        let outputs = 0..mlp.intermediate.div_ceil(COLUMNS) * width;
-        layer.gate_up.multiply(outputs, width, input, |rows, piece, tile| {
-            vectorised!({
-                for (row, values) in rows.zip(tile.chunks_exact_mut(width)) {
-                    let (values, up) = values.split_at_mut(COLUMNS);
-                    if mlp.gated {
-                        rows::gate(mlp.activation, values, up);
-                    } else {
-                        rows::activate(mlp.activation, values);
-                    }
-                    write(row, piece * COLUMNS, values);
-                }
-            });
-        });
-    }
-
-    /// Adds the rows of a product to those of `x`.
-    fn add_product(&self, linear: &Linear, input: &Input, x: &mut [f32]) {
-        let hidden = self.spec.hidden_size;
-        let target = SharedRows::new(x, hidden);
-        linear.multiply(0..hidden, COLUMNS, input, |rows, piece, tile| {
-            let columns = piece * COLUMNS..hidden.min((piece + 1) * COLUMNS);
-            vectorised!({
-                for (row, values) in rows.zip(tile.chunks_exact(COLUMNS)) {
-                    // SAFETY: each piece of a row comes once.
-                    rows::add(unsafe { target.part(row, columns.clone()) }, values);
-                }
-            });
-        });
     }
 
     /// The rows of `x`, normalised if there is a norm, for `linear`.
@@ -403,6 +353,72 @@ impl CpuLayers {
             });
         });
     }
+
+    /// Queries, which are the products' first columns, `[rows, heads, dim]`.
+    fn queries(&self, products: &Products<'_>, transform: &HeadTransform<'_>, target: &mut [f32]) {
+        let (width, dim) = (self.spec.query_width(), self.spec.attention.head_dim);
+        target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each(|(task, target)| {
+            vectorised!({
+                for (row, target) in target.chunks_exact_mut(width).enumerate() {
+                    let row = task * TASK_ROWS + row;
+                    products.read(row, 0..width, target);
+                    for head in target.chunks_exact_mut(dim) {
+                        transform.apply(row, head);
+                    }
+                }
+            });
+        });
+    }
+
+    /// Moves the columns from `first` on to the rows `block` of `target`, `[heads, rows, dim]`.
+    fn by_head(
+        &self,
+        products: &Products<'_>,
+        first: usize,
+        (block, rows): (Range<usize>, usize),
+        transform: Option<&HeadTransform<'_>>,
+        target: &mut [f32],
+    ) {
+        let dim = self.spec.attention.head_dim;
+        target.par_chunks_mut(rows * dim).enumerate().for_each(|(head, target)| {
+            let columns = first + head * dim..first + (head + 1) * dim;
+            let target = &mut target[block.start * dim..block.end * dim];
+            target.par_chunks_mut(TASK_ROWS * dim).enumerate().for_each(|(task, target)| {
+                vectorised!({
+                    for (row, target) in target.chunks_exact_mut(dim).enumerate() {
+                        let row = task * TASK_ROWS + row;
+                        products.read(row, columns.clone(), target);
+                        if let Some(transform) = transform {
+                            transform.apply(row, target);
+                        }
+                    }
+                });
+            });
+        });
+    }
+}
+
+/// Operations on the heads of queries or keys: a norm and a rotation, if there are any.
+#[derive(Clone, Copy)]
+struct HeadTransform<'a> {
+    norm: Option<&'a Norm>,
+    rotary: Option<&'a RotaryTable>,
+    /// Of the rows of the product.
+    positions: &'a [u32],
+}
+
+impl HeadTransform<'_> {
+    #[inline(always)]
+    fn apply(&self, row: usize, head: &mut [f32]) {
+        if let Some(norm) = self.norm {
+            norm.apply_in_place(head);
+        }
+        if let Some(table) = self.rotary {
+            let (position, half) = (self.positions[row] as usize, head.len() / 2);
+            let angles = position * half..(position + 1) * half;
+            rows::apply_rope(head, &table.cos[angles.clone()], &table.sin[angles]);
+        }
+    }
 }
 
 /// The first `length` elements, grown if there are fewer. They hold values of earlier use.
@@ -416,7 +432,7 @@ fn at_least<T: Copy + Default>(memory: &mut Vec<T>, length: usize) -> &mut [T] {
 
 impl Workspace {
     fn bytes(&self) -> usize {
-        let floats = [&self.wide, &self.q, &self.k, &self.v, &self.attended].map(Vec::len).iter().sum::<usize>() * 4;
+        let floats = [&self.output, &self.q, &self.k, &self.v, &self.attended].map(Vec::len).iter().sum::<usize>() * 4;
         floats + self.input.bytes() + self.inner.bytes() + self.panels.bytes()
     }
 }

@@ -18,8 +18,12 @@ const BIAS: i32 = 128;
 pub(super) fn quantise_biased(row: &[f32], integers: &mut [u8], scales: &mut [f32], group: usize) {
     #[cfg(target_arch = "x86_64")]
     if has_avx512() {
-        // SAFETY: the processor was asked.
-        return unsafe { quantise_avx512(row, integers, scales, group) };
+        let groups = row.chunks(group).zip(integers.chunks_mut(group)).zip(scales);
+        for ((row, integers), scale) in groups {
+            // SAFETY: the processor was asked.
+            *scale = unsafe { quantise_avx512(row, integers) };
+        }
+        return;
     }
     vectorised!(quantise_groups(row, integers, scales, group, |value| (value + BIAS) as u8));
 }
@@ -54,60 +58,39 @@ fn inverse(largest: f32) -> f32 {
     if largest > 0. { 127. / largest } else { 0. }
 }
 
-/// [`quantise_biased`] in vectors.
-///
-/// # Safety
-/// The processor has AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn quantise_avx512(row: &[f32], integers: &mut [u8], scales: &mut [f32], group: usize) {
-    for ((row, integers), scale) in row.chunks(group).zip(integers.chunks_mut(group)).zip(scales) {
-        // SAFETY: the caller's.
-        *scale = unsafe { quantise_group_avx512(row, integers) };
-    }
-}
-
 /// The integers of one group with 128 added; returns its scale.
 ///
 /// # Safety
 /// The processor has AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-#[inline]
-unsafe fn quantise_group_avx512(source: &[f32], integers: &mut [u8]) -> f32 {
+unsafe fn quantise_avx512(source: &[f32], integers: &mut [u8]) -> f32 {
     use std::arch::x86_64::{
-        __m512, __mmask16, _mm_storeu_si128, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512,
-        _mm512_cvtepi32_epi8, _mm512_loadu_ps, _mm512_mask_cvtepi32_storeu_epi8, _mm512_maskz_loadu_ps,
-        _mm512_max_epu32, _mm512_mul_ps, _mm512_reduce_max_epu32, _mm512_set1_epi32, _mm512_set1_ps,
-        _mm512_setzero_si512, _mm512_sub_epi32,
+        __mmask16, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_mask_cvtepi32_storeu_epi8,
+        _mm512_maskz_loadu_ps, _mm512_max_epu32, _mm512_mul_ps, _mm512_reduce_max_epu32, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setzero_si512, _mm512_sub_epi32,
     };
     const LANES: usize = 16;
     assert!(source.len() <= integers.len());
-    let whole = source.len() / LANES * LANES;
-    let mask: __mmask16 = (1 << (source.len() - whole)) - 1;
-    let sign = _mm512_set1_epi32(0x7fff_ffff);
-    let magnitude = |values: __m512| _mm512_and_si512(_mm512_castps_si512(values), sign);
-    // SAFETY: whole vectors are inside the slices, and a mask hides what lies beyond them.
+    let mask = |first: usize| -> __mmask16 {
+        let left = source.len() - first;
+        if left < LANES { (1 << left) - 1 } else { __mmask16::MAX }
+    };
+    // SAFETY: masks hide what lies beyond the slices.
     unsafe {
+        let load = |first: usize| _mm512_maskz_loadu_ps(mask(first), source.as_ptr().add(first));
         let mut largest = _mm512_setzero_si512();
-        for first in (0..whole).step_by(LANES) {
-            largest = _mm512_max_epu32(largest, magnitude(_mm512_loadu_ps(source.as_ptr().add(first))));
+        for first in (0..source.len()).step_by(LANES) {
+            let magnitude = _mm512_and_si512(_mm512_castps_si512(load(first)), _mm512_set1_epi32(0x7fff_ffff));
+            largest = _mm512_max_epu32(largest, magnitude);
         }
-        let rest = _mm512_maskz_loadu_ps(mask, source.as_ptr().add(whole));
-        let largest = f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(largest, magnitude(rest))));
+        let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
         let inverse = _mm512_set1_ps(inverse(largest));
         let offset = _mm512_set1_epi32(ROUND.to_bits().cast_signed() - BIAS);
-        let round = |values: __m512| {
-            let shifted = _mm512_add_ps(_mm512_mul_ps(values, inverse), _mm512_set1_ps(ROUND));
-            _mm512_sub_epi32(_mm512_castps_si512(shifted), offset)
-        };
-        for first in (0..whole).step_by(LANES) {
-            // A masked store takes many times as long.
-            let values = _mm512_cvtepi32_epi8(round(_mm512_loadu_ps(source.as_ptr().add(first))));
-            _mm_storeu_si128(integers.as_mut_ptr().add(first).cast(), values);
-        }
-        if mask != 0 {
-            _mm512_mask_cvtepi32_storeu_epi8(integers.as_mut_ptr().add(whole).cast(), mask, round(rest));
+        for first in (0..source.len()).step_by(LANES) {
+            let shifted = _mm512_add_ps(_mm512_mul_ps(load(first), inverse), _mm512_set1_ps(ROUND));
+            let values = _mm512_sub_epi32(_mm512_castps_si512(shifted), offset);
+            _mm512_mask_cvtepi32_storeu_epi8(integers.as_mut_ptr().add(first).cast(), mask(first), values);
         }
         largest / 127.
     }

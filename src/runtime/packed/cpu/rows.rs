@@ -123,21 +123,21 @@ pub(super) fn apply_rope(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// Replaces each gate by `activation(gate) * up`.
+/// `activation(gate) * up`.
 #[inline(always)]
-pub(super) fn gate(activation: Activation, gate: &mut [f32], up: &[f32]) {
+pub(super) fn gated(activation: Activation, gate: &[f32], up: &[f32], target: &mut [f32]) {
     #[inline(always)]
-    fn each(gate: &mut [f32], up: &[f32], activation: impl Fn(f32) -> f32) {
-        for (gate, up) in gate.iter_mut().zip(up) {
-            *gate = activation(*gate) * up;
+    fn each(gate: &[f32], up: &[f32], target: &mut [f32], activation: impl Fn(f32) -> f32) {
+        for ((target, gate), up) in target.iter_mut().zip(gate).zip(up) {
+            *target = activation(*gate) * up;
         }
     }
     match activation {
-        Activation::Silu => each(gate, up, silu),
-        Activation::GeluErf => each(gate, up, gelu_erf),
-        Activation::GeluTanh => each(gate, up, gelu_tanh),
-        Activation::Relu => each(gate, up, relu),
-        Activation::Tanh => each(gate, up, tanh),
+        Activation::Silu => each(gate, up, target, silu),
+        Activation::GeluErf => each(gate, up, target, gelu_erf),
+        Activation::GeluTanh => each(gate, up, target, gelu_tanh),
+        Activation::Relu => each(gate, up, target, relu),
+        Activation::Tanh => each(gate, up, target, tanh),
     }
 }
 
@@ -297,9 +297,9 @@ mod tests {
                 (Activation::Relu, wide.max(0.)),
                 (Activation::Tanh, wide.tanh()),
             ] {
-                let (mut row, mut product) = ([x], [x]);
+                let (mut row, mut product) = ([x], [0.]);
                 vectorised!(activate(activation, &mut row));
-                vectorised!(gate(activation, &mut product, &[up]));
+                vectorised!(gated(activation, &[x], &[up], &mut product));
                 let allowed = 4e-7 * wide.abs().max(1.);
                 prop_assert!((f64::from(row[0]) - expected).abs() <= allowed, "{activation:?} {x}: {} {expected}", row[0]);
                 let expected = expected * f64::from(up);
@@ -351,10 +351,11 @@ mod tests {
     #[test]
     fn nan_and_infinity_survive() {
         for value in [f32::NAN, f32::INFINITY] {
-            let mut gates = [1f32; 20];
-            gates[3] = value;
-            gate(Activation::Silu, &mut gates, &[1.; 20]);
-            assert!(!gates[3].is_finite());
+            let mut row = [1f32; 20];
+            row[3] = value;
+            let mut gated = [0.; 20];
+            super::gated(Activation::Silu, &row, &[1.; 20], &mut gated);
+            assert!(!gated[3].is_finite());
         }
         for function in [exp, erf, tanh, relu, gelu_erf, gelu_tanh] {
             assert!(function(f32::NAN).is_nan());

@@ -228,3 +228,24 @@ fn int8_paths() -> Vec<Int8Path> {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     vec![Int8Path::Portable]
 }
+
+#[test]
+fn the_parts_of_a_target_cover_it_once() {
+    let mut values = vec![0f32; 10 * 100];
+    for ((row, column), part) in OutputTile::new(&mut values, 10, 96, 100).parts(4, 32) {
+        assert_eq!(part.rows(), if row == 8 { 2 } else { 4 });
+        let rescale = [1.; 4];
+        let one = TileProduct::<f32> {
+            depth: 1,
+            left: Lhs { values: &[1.; 4], distance: 1 },
+            right: &[(column / 32 + 1) as f32; COLUMNS],
+            target: part,
+            epilogue: Epilogue::Rescale(&rescale),
+        };
+        Arch::new().dispatch(one);
+    }
+    for (place, value) in values.iter().enumerate() {
+        let expected = if place % 100 < 96 { place % 100 / 32 + 1 } else { 0 };
+        assert_eq!(*value as usize, expected, "{place}");
+    }
+}
