@@ -1,6 +1,9 @@
 //! A pass gives the same numbers alone, in any batch, in any order, and as plain sequences.
 
-use podium::runtime::{CrossDocumentLayers, ForwardPass, Head, OutputSpec, Runtime, TokenPosition, TokenTypes};
+use podium::runtime::packed::{ComputeSettings, PackedRuntime};
+use podium::runtime::{
+    Checkpoint, CrossDocumentLayers, ForwardPass, Head, OutputSpec, Pooling, Runtime, TokenPosition, TokenTypes,
+};
 
 use crate::deviation::{Table, largest_relative};
 use crate::fixtures::{GoldenPass, RUNTIME_CASES, RuntimeGolden, golden, load, run_alone};
@@ -32,6 +35,40 @@ fn a_batch_gives_what_each_pass_gives_alone_in_any_order() {
     }
     println!("\nlargest deviation of a pass in a batch, from alone\n{}", table.to_text());
     table.assert_within(TOLERANCE);
+}
+
+#[test]
+fn passes_that_share_a_prefix_give_what_each_gives_alone() {
+    let mut table = Table::default();
+    for case in RUNTIME_CASES {
+        let (golden, runtime) = (golden::<RuntimeGolden>(case), load(case));
+        let parts = golden.passes.iter().filter(|pass| pass.marks.iter().all(|&(segment, _)| segment > 0));
+        let parts: Vec<_> = parts.flat_map(|pass| one_suffix_each(&pass.reading_states(false))).collect();
+        assert!(parts.windows(2).filter(|parts| parts[0].prefix == parts[1].prefix).count() > 3, "{case}");
+        for (part, output) in parts.iter().zip(runtime.run(&parts).unwrap()) {
+            let alone = run_alone(&runtime, part.clone());
+            table.note(case, &golden.shape, "shared prefix", largest_relative(&output, &alone));
+        }
+    }
+    println!("\nlargest deviation of a pass that shares its prefix, from alone\n{}", table.to_text());
+    table.assert_within(TOLERANCE);
+}
+
+#[test]
+fn our_kernels_give_the_same_bits_with_a_shared_prefix() {
+    for (dtype, quantize) in [("f32", "none"), ("bf16", "none"), ("f32", "int8")] {
+        let settings =
+            ComputeSettings { dtype: dtype.to_owned(), quantize: quantize.to_owned(), ..ComputeSettings::reference() };
+        let runtime = PackedRuntime::load(&Checkpoint::podium_nano(), &settings).unwrap();
+        let last = || OutputSpec::pooled(Pooling::Last, Head::Hidden);
+        let pass = |prefix: u32, suffixes: &[u32]| ForwardPass {
+            suffixes: suffixes.iter().map(|&length| (7..7 + length).collect()).collect(),
+            ..ForwardPass::sequence((1..=prefix).collect(), last())
+        };
+        let batch = [pass(70, &[5, 40]), pass(70, &[1, 130]), pass(20, &[9]), pass(20, &[9, 33]), pass(70, &[64])];
+        let alone: Vec<_> = batch.iter().map(|pass| run_alone(&runtime, pass.clone())).collect();
+        assert_eq!(runtime.run(&batch).unwrap(), alone, "{dtype} {quantize}");
+    }
 }
 
 #[test]
@@ -80,6 +117,24 @@ fn sequence(pass: &GoldenPass, (segment, offset): (usize, usize)) -> ForwardPass
         cross_document: CrossDocumentLayers::default(),
         output: OutputSpec::listed(vec![TokenPosition::prefix(mark)], Head::Hidden),
     }
+}
+
+/// A pass for each suffix that is read, with the same prefix.
+fn one_suffix_each(pass: &ForwardPass) -> Vec<ForwardPass> {
+    let read = pass.read_positions();
+    let part = |(number, suffix): (usize, &Vec<u32>)| {
+        let own = read.iter().filter(|position| position.segment == number + 1);
+        let own: Vec<_> = own.map(|position| TokenPosition { segment: 1, ..*position }).collect();
+        ForwardPass {
+            prefix: pass.prefix.clone(),
+            suffixes: vec![suffix.clone()],
+            token_types: TokenTypes::Zero,
+            cross_document: CrossDocumentLayers::default(),
+            output: OutputSpec::listed(own, Head::Hidden),
+        }
+    };
+    let parts = pass.suffixes.iter().enumerate().map(part);
+    parts.filter(|part| !part.read_positions().is_empty()).collect()
 }
 
 /// The same pass with its suffixes in the opposite order; marks are read in the old order.

@@ -10,6 +10,7 @@ mod checks;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ struct PackedPass {
     cached: Vec<Range<usize>>,
     /// Rows of the rest of the prefix, then of each suffix.
     segments: Vec<Range<usize>>,
+    /// Whether the rows of the prefix are those of an earlier pass.
+    borrows_prefix: bool,
     /// The positions that are read, as (segment, row).
     read: Vec<(usize, usize)>,
     /// Rows that the read positions see in cross-document layers, ascending.
@@ -67,8 +70,13 @@ pub(super) struct Exit<'a, States> {
 impl Packed {
     /// Packs valid passes, with the blocks of the prefix cache that they begin with and those that it wants of them.
     pub fn new(passes: &[ForwardPass], lookup: &CacheLookup, causal: bool) -> Self {
-        let reused: usize = lookup.hits.iter().map(|blocks| blocks.len() * BLOCK).sum();
-        let rows = passes.iter().map(ForwardPass::tokens).sum::<usize>() - reused;
+        let lenders = lenders(passes, &lookup.hits, causal);
+        let not_computed = |(number, pass): (usize, &ForwardPass)| match lenders[number] {
+            Some(_) => pass.prefix.len(),
+            None => lookup.hits[number].len() * BLOCK,
+        };
+        let not_computed: usize = passes.iter().enumerate().map(not_computed).sum();
+        let rows = passes.iter().map(ForwardPass::tokens).sum::<usize>() - not_computed;
         let mut packed = Self {
             tokens: Vec::with_capacity(rows),
             positions: Vec::with_capacity(rows),
@@ -79,8 +87,9 @@ impl Packed {
             passes: Vec::with_capacity(passes.len()),
             layers: Vec::new(),
         };
-        for (pass, hits) in passes.iter().zip(&lookup.hits) {
-            packed.push(pass, joined(hits.iter().map(|block| rows + block * BLOCK..rows + (block + 1) * BLOCK)));
+        for ((pass, hits), lender) in passes.iter().zip(&lookup.hits).zip(lenders) {
+            let cached = joined(hits.iter().map(|block| rows + block * BLOCK..rows + (block + 1) * BLOCK));
+            packed.push(pass, cached, lender);
         }
         packed.set_stored(lookup);
         packed
@@ -97,11 +106,14 @@ impl Packed {
         }
     }
 
-    fn push(&mut self, pass: &ForwardPass, cached: Vec<Range<usize>>) {
+    /// Adds a pass. Its prefix has the rows of the pass with the number `lender`, if there is one.
+    fn push(&mut self, pass: &ForwardPass, cached: Vec<Range<usize>>, lender: Option<usize>) {
         let reused = cached.iter().map(ExactSizeIterator::len).sum::<usize>();
         let mut segments = Vec::with_capacity(pass.suffixes.len() + 1);
+        segments.extend(lender.map(|lender| self.passes[lender].segments[0].clone()));
         let rest = std::iter::once(&pass.prefix[reused..]);
-        for (number, segment) in rest.chain(pass.suffixes.iter().map(Vec::as_slice)).enumerate() {
+        let all = rest.chain(pass.suffixes.iter().map(Vec::as_slice)).enumerate();
+        for (number, segment) in all.skip(segments.len()) {
             let start = self.tokens.len();
             self.tokens.extend_from_slice(segment);
             let first = if number == 0 { reused } else { pass.prefix.len() };
@@ -121,7 +133,8 @@ impl Packed {
         let cross_document_layers = pass.cross_document.count;
         let query = segments.get(1).cloned().unwrap_or_default();
         let unseen = query.end - pass.expansion().min(query.len())..query.end;
-        self.passes.push(PackedPass { cached, segments, read, shared, cross_document_layers, unseen });
+        let borrows_prefix = lender.is_some();
+        self.passes.push(PackedPass { cached, segments, borrows_prefix, read, shared, cross_document_layers, unseen });
     }
 
     /// The rows that are read, pass by pass in the order of each output.
@@ -135,7 +148,8 @@ impl Packed {
         let mut rows = Vec::with_capacity(self.tokens.len());
         for (pass, goes_on) in self.passes.iter().zip(goes_on) {
             let suffixes = pass.segments[1..].iter().zip(goes_on).filter(|(_, goes_on)| **goes_on);
-            let segments = std::iter::once(&pass.segments[0]).chain(suffixes.map(|(segment, _)| segment));
+            let prefix = (!pass.borrows_prefix).then_some(&pass.segments[0]);
+            let segments = prefix.into_iter().chain(suffixes.map(|(segment, _)| segment));
             rows.extend(segments.flat_map(|segment| segment.start as u32..segment.end as u32));
         }
         rows
@@ -202,7 +216,7 @@ impl Packed {
                 if pass.is_crossing(layer, layers.len()) { pass.read.clone() } else { Vec::new() };
             marks.sort_unstable();
             marks.dedup();
-            for (number, segment) in pass.segments.iter().enumerate() {
+            for (number, segment) in pass.segments.iter().enumerate().skip(usize::from(pass.borrows_prefix)) {
                 let mut start = segment.start;
                 for &(_, row) in marks.iter().filter(|&&(of, _)| of == number) {
                     pass.push_run(&mut spans, number, start..row, mask);
@@ -260,6 +274,24 @@ impl Packed {
         }
         keys
     }
+}
+
+/// For each pass, the earlier pass with the same prefix whose rows it can use. The keys and values of a prefix depend on
+/// nothing else if no position in it is read, which may see other documents. A pass then has the same numbers as alone, to
+/// the bit. Prefixes that only begin alike are not shared: their suffixes would see keys in other tiles.
+fn lenders(passes: &[ForwardPass], hits: &[Vec<usize>], causal: bool) -> Vec<Option<usize>> {
+    let mut first = HashMap::new();
+    let mut lenders = Vec::with_capacity(passes.len());
+    for (number, (pass, hits)) in passes.iter().zip(hits).enumerate() {
+        let reads_prefix = || pass.read_positions().iter().any(|position| position.segment == 0);
+        if !causal || pass.prefix.is_empty() || pass.suffixes.is_empty() || reads_prefix() {
+            lenders.push(None);
+            continue;
+        }
+        let lender = *first.entry((pass.prefix.as_slice(), hits.as_slice())).or_insert(number);
+        lenders.push((lender < number).then_some(lender));
+    }
+    lenders
 }
 
 /// How many tokens of a segment have type 0.

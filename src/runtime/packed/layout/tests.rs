@@ -133,6 +133,45 @@ fn sequences_of_a_bidirectional_model_see_themselves_both_ways() {
     assert_eq!(made[0], made[1]);
 }
 
+#[test]
+fn passes_with_the_same_prefix_share_its_rows() {
+    let last = OutputSpec::pooled(Pooling::Last, Head::Hidden);
+    let next = ForwardPass { suffixes: vec![vec![9, 8], vec![7]], ..ForwardPass::sequence(vec![1, 2], last.clone()) };
+    let apart = ForwardPass { prefix: vec![1, 3], ..next.clone() };
+    let mean = ForwardPass { output: OutputSpec::pooled(Pooling::Mean, Head::Hidden), ..next.clone() };
+    let packed = packed(&[isolated(), apart, next, mean]);
+    assert_eq!(packed.tokens, [1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 9, 8, 7, 9, 8, 7, 1, 2, 9, 8, 7]);
+    assert_eq!(packed.positions[8..], [0, 1, 2, 3, 2, 2, 3, 2, 0, 1, 2, 3, 2]);
+    assert_eq!(packed.read_rows()[3..7], [11, 12, 14, 15]);
+    assert_eq!(
+        packed.spans(0, &layers(2, Window::NONE))[4..10],
+        [
+            run(8..10, vec![], Mask::CAUSAL),
+            run(10..12, vec![8..10], Mask::CAUSAL),
+            run(12..13, vec![8..10], Mask::CAUSAL),
+            run(13..15, vec![0..2], Mask::CAUSAL),
+            run(15..16, vec![0..2], Mask::CAUSAL),
+            run(16..18, vec![], Mask::CAUSAL),
+        ]
+    );
+    let all = [vec![true; 3], vec![true; 2], vec![false, true], vec![true; 2]];
+    assert_eq!(packed.rows_without_left(&all)[8..], [8, 9, 10, 11, 12, 15, 16, 17, 18, 19, 20]);
+}
+
+#[test]
+fn a_borrowed_prefix_may_begin_with_cached_blocks() {
+    let last = OutputSpec::pooled(Pooling::Last, Head::Hidden);
+    let pass = ForwardPass { suffixes: vec![vec![5]], output: last, ..long() };
+    let hits = vec![vec![0], vec![0]];
+    let packed = Packed::new(&[pass.clone(), pass], &CacheLookup { hits, ..CacheLookup::default() }, true);
+    let rest = BLOCK + 2;
+    assert_eq!(packed.tokens.len(), rest + 2);
+    let cached = rest + 2..rest + 2 + BLOCK;
+    let keys: Vec<_> = packed.spans(0, &layers(2, Window::NONE)).into_iter().map(|span| span.keys).collect();
+    let suffix = |row: usize| vec![cached.clone(), 0..rest, row..row + 1];
+    assert_eq!(keys, [vec![cached.clone(), 0..rest], suffix(rest), suffix(rest + 1)]);
+}
+
 /// A prefix of two blocks and two tokens, a suffix of three.
 fn long() -> ForwardPass {
     let read = vec![TokenPosition::prefix(2 * BLOCK + 1), TokenPosition::suffix(0, 2)];
