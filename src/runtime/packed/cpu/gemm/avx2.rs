@@ -61,7 +61,7 @@ impl MicroKernel for Bf16Kernel {
 
     #[inline(always)]
     fn zero(self) -> __m256 {
-        // SAFETY: the processor has AVX2, or nobody holds a `Bf16Kernel`.
+        // SAFETY: `Bf16Kernel` is made only where the processor has AVX2.
         unsafe { _mm256_setzero_ps() }
     }
 
@@ -148,13 +148,13 @@ impl MicroKernel for Int8Kernel<'_> {
 
     #[inline(always)]
     fn zero(self) -> __m256i {
-        // SAFETY: the processor has AVX2, or nobody holds an `Int8Kernel`.
+        // SAFETY: `Int8Kernel` is made only where the processor has AVX2.
         unsafe { _mm256_setzero_si256() }
     }
 
     #[inline(always)]
     fn no_total(self) -> __m256 {
-        // SAFETY: the processor has AVX2, or nobody holds an `Int8Kernel`.
+        // SAFETY: `Int8Kernel` is made only where the processor has AVX2.
         unsafe { _mm256_setzero_ps() }
     }
 
@@ -212,13 +212,13 @@ impl MicroKernel for VnniKernel<'_> {
 
     #[inline(always)]
     fn zero(self) -> __m256i {
-        // SAFETY: the processor has AVX-VNNI, or nobody holds a `VnniKernel`.
+        // SAFETY: `VnniKernel` is made only where the processor has AVX-VNNI.
         unsafe { _mm256_setzero_si256() }
     }
 
     #[inline(always)]
     fn no_total(self) -> __m256 {
-        // SAFETY: the processor has AVX-VNNI, or nobody holds a `VnniKernel`.
+        // SAFETY: `VnniKernel` is made only where the processor has AVX-VNNI.
         unsafe { _mm256_setzero_ps() }
     }
 

@@ -49,7 +49,7 @@ impl MicroKernel for Bf16Kernel {
 
     #[inline(always)]
     fn zero(self) -> __m512 {
-        // SAFETY: the processor has it, or nobody holds a `Bf16Kernel`.
+        // SAFETY: `Bf16Kernel` is made only where the processor has AVX512-BF16.
         unsafe { _mm512_setzero_ps() }
     }
 
@@ -111,13 +111,13 @@ impl<const GROUPED: bool> MicroKernel for Int8Kernel<'_, GROUPED> {
 
     #[inline(always)]
     fn zero(self) -> __m512i {
-        // SAFETY: the processor has it, or nobody holds a `Int8Kernel`.
+        // SAFETY: `Int8Kernel` is made only where the processor has AVX512-VNNI.
         unsafe { _mm512_setzero_si512() }
     }
 
     #[inline(always)]
     fn no_total(self) -> __m512 {
-        // SAFETY: the processor has it, or nobody holds a `Int8Kernel`.
+        // SAFETY: `Int8Kernel` is made only where the processor has AVX512-VNNI.
         unsafe { _mm512_setzero_ps() }
     }
 

@@ -89,7 +89,7 @@ impl<const DOT: bool> MicroKernel for Bf16Kernel<DOT> {
         const UPPER: u32 = 0xffff_0000;
         if DOT {
             let result;
-            // SAFETY: the processor has the instruction, or nobody holds a `Bf16Kernel<true>`.
+            // SAFETY: `Bf16Kernel<true>` is made only where the processor has the instruction.
             unsafe {
                 asm!(
                     "bfdot {sum:v}.4s, {right:v}.8h, {left:v}.2h[0]",
@@ -173,7 +173,7 @@ impl<const DOT: bool> MicroKernel for Int8Kernel<'_, DOT> {
         let left = left ^ 0x8080_8080;
         if DOT {
             let result;
-            // SAFETY: the processor has the instruction, or nobody holds an `Int8Kernel<true>`.
+            // SAFETY: `Int8Kernel<true>` is made only where the processor has the instruction.
             unsafe {
                 asm!(
                     "sdot {sum:v}.4s, {right:v}.16b, {left:v}.4b[0]",
