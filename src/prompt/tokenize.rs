@@ -5,16 +5,14 @@
 //! budget costs no second tokenization. No truncation is silent: every cut and removal is counted
 //! and leads to a warning.
 
-use super::bi_encoder::BiEncoder;
-use super::bind::{Listwise, Pointwise};
-use super::clean::is_space;
+use super::binding::{BiEncoder, Listwise, Pointwise, Prompter, RowReading};
 use super::family::SlateRule;
 use super::parallel;
-use super::prepared::PreparedTexts;
-use super::prompter::Prompter;
-use super::row_reading::RowReading;
-use super::slates::ALONE;
-use super::truncate::{DocumentOptions, IsCancelled, passage_warnings, truncation_warnings, warn_of_removed};
+use super::passes::ALONE;
+use super::texts::{
+    DocumentOptions, IsCancelled, PreparedTexts, passage_warnings, truncation_warnings, warn_of_removed,
+};
+use super::tokenizer::is_space;
 use crate::rerank::budget::ReadLimit;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 

@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::prompter::Prompter;
 use super::super::testing::{bind, prompter, tokenizer, tokenizer_json};
-use super::super::{ModelLimits, Tokenizer};
+use super::super::{ModelLimits, Prompter, Tokenizer};
 use super::{instructed, limits, render, request};
 use crate::rerank::{Mode, RerankError, RerankRequest};
 use crate::runtime::TokenTypes;

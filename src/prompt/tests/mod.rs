@@ -11,8 +11,7 @@ mod qwen;
 mod truncation;
 
 use super::family::Layout;
-use super::prompter::Prompter;
-use super::{Plan, PreparedTexts, Rendering};
+use super::{Plan, PreparedTexts, Prompter, Rendering};
 use crate::rerank::{LimitSettings, Mode, RerankRequest};
 
 pub(super) const LISTWISE: [&str; 4] = ["jina-v3", "jina-v3.5", "first", "podium-nano"];

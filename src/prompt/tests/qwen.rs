@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::families::Families;
-use super::super::{LexicalTable, ModelLimits, Prompter, SlateScore, Tokenizer};
+use super::super::{Families, LexicalTable, ModelLimits, Prompter, SlateScore, Tokenizer};
 use crate::rerank::{LimitSettings, RerankRequest};
 
 use super::{instructed, limits, pair_sequences, render, request, whole_slate};

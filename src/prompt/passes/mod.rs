@@ -1,0 +1,12 @@
+//! Forward passes: which documents share one, and its token sequences. One file for each way of reading documents.
+
+mod apart;
+mod choose_exit;
+mod pairs;
+mod render;
+mod rows;
+mod slate_prompt;
+mod slates;
+
+pub use render::Rendering;
+pub(super) use slates::ALONE;
