@@ -37,13 +37,12 @@ mod tokenizer;
 
 pub use binding::{Identifier, PointwiseScore, Prompter, Relevance, SlateScore};
 pub use checkpoint::{
-    Answers, ClassifierReadout, ColbertSettings, Description, ModelKind, ModelLimits, NamedOrigin,
-    classifier_calibration,
+    Answers, Calibration, ClassifierReadout, ColbertSettings, Description, ModelKind, ModelLimits, NamedOrigin,
+    PodiumConfig, classifier_calibration,
 };
 pub use error::PromptError;
 pub use family::{
-    ANY_FAMILY, BiEncoderReadout, Calibration, CheckpointFacts, EarlyExitFacts, Families, Family, FamilyFacts,
-    PodiumConfig, Recognised,
+    ANY_FAMILY, BiEncoderReadout, CheckpointFacts, EarlyExitFacts, Families, Family, FamilyFacts, Recognised,
 };
 pub use lexical::{LexicalTable, lexical_scores};
 pub use passes::Rendering;

@@ -1,15 +1,13 @@
-//! The command line of `podium eval`, and its conversion to the types of `eval`.
+//! The flags of `podium eval`, and their conversion to the types of `eval`.
 
-use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
 use super::super::endpoint::EndpointArgs;
 use super::super::rerank::mode_parser;
 use super::super::{SettingsArgs, UsageError};
-use crate::eval::datasets::{CollectionFiles, Dataset, TableFiles, set_name, slates};
 use crate::eval::endpoint::Endpoint;
 use crate::eval::gate::Gate;
 use crate::eval::measures::Measure;
@@ -54,24 +52,24 @@ command line is invalid.")]
 pub(in crate::cli) struct EvalArgs {
     /// Folders of BEIR, MTEB or `ir_datasets`, and files of labelled slates
     #[arg(value_name = "SET", required_unless_present_any = ["corpus", "compare"], conflicts_with = "corpus")]
-    sets: Vec<PathBuf>,
+    pub(super) sets: Vec<PathBuf>,
 
     /// Judgements of a folder: qrels/NAME.tsv, or data/NAME-*.parquet [default: test, or the only one]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
-    split: Option<String>,
+    pub(super) split: Option<String>,
     /// Documents: a file of JSONL, Parquet or lines of id, tab, text, or a folder of shards (instead of a SET)
     #[arg(long, value_name = "FILE", requires_all = ["topics", "qrels"], help_heading = "Data")]
-    corpus: Option<PathBuf>,
+    pub(super) corpus: Option<PathBuf>,
     /// Queries, in the formats of the corpus
     #[arg(long, value_name = "FILE", requires = "corpus", help_heading = "Data")]
-    topics: Option<PathBuf>,
+    pub(super) topics: Option<PathBuf>,
     /// Judgements, in TREC's four columns or BEIR's three
     #[arg(long, value_name = "FILE", requires = "corpus", help_heading = "Data")]
-    qrels: Option<PathBuf>,
+    pub(super) qrels: Option<PathBuf>,
     /// First-stage run in TREC's six columns; a file in the set's folder takes precedence [default: the set's
     /// own, or BM25]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
-    run: Option<PathBuf>,
+    pub(super) run: Option<PathBuf>,
     /// Evaluate N queries of each set, chosen by the seed [default: all]
     #[arg(long, value_name = "N", help_heading = "Data")]
     queries: Option<NonZeroUsize>,
@@ -256,59 +254,6 @@ impl EvalArgs {
         let read = |path: &PathBuf| Gate::read(path, &self.gate_metric, self.max_drop);
         Ok(self.gate.as_ref().map(read).transpose()?)
     }
-
-    /// Reads every set; calls `before` with each name. Sets with the same name get their path as
-    /// the name.
-    pub(super) fn read_sets(&self, settings: &EvalSettings, before: impl Fn(&str)) -> anyhow::Result<Vec<Dataset>> {
-        let mut sets = Vec::new();
-        if let (Some(corpus), Some(queries), Some(qrels)) = (&self.corpus, &self.topics, &self.qrels) {
-            let run = self.run.as_ref().map(|run| (run.clone().into(), run.display().to_string()));
-            let (name, source) = (set_name(qrels), qrels.clone());
-            let table = |path: &PathBuf| TableFiles::at(path, self.split.as_deref());
-            let (corpus, queries, qrels) = (table(corpus)?, table(queries)?, table(qrels)?);
-            before(&name);
-            let files = CollectionFiles { name, source, corpus, queries, instructions: None, qrels, run };
-            sets.push(files.read(settings)?);
-        }
-        let mut seen = HashSet::new();
-        for path in &self.sets {
-            if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
-                return Err(UsageError(format!("the set {} is given twice; remove one", path.display())).into());
-            }
-            before(&set_name(path));
-            sets.push(self.read_set(path, settings)?);
-        }
-        make_names_unique(&mut sets);
-        Ok(sets)
-    }
-
-    fn read_set(&self, path: &Path, settings: &EvalSettings) -> anyhow::Result<Dataset> {
-        if path.is_dir() {
-            let files = CollectionFiles::find(path, self.split.as_deref(), self.run.as_deref())?;
-            return Ok(files.read(settings)?);
-        }
-        if self.run.is_some() || self.split.is_some() {
-            let file = path.display();
-            let problem = format!(
-                "--run and --split work only with folders; {file} is a file of slates, which has its own order"
-            );
-            return Err(UsageError(problem).into());
-        }
-        Ok(slates::read(path, settings.queries, settings.seed)?)
-    }
-}
-
-/// Renames sets with the same name to their paths.
-fn make_names_unique(sets: &mut [Dataset]) {
-    let mut names: HashMap<String, usize> = HashMap::new();
-    for set in &*sets {
-        *names.entry(set.name.clone()).or_default() += 1;
-    }
-    for set in sets {
-        if names.get(&set.name).is_some_and(|count| *count > 1) {
-            set.name.clone_from(&set.source);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -390,22 +335,6 @@ mod tests {
             stop_when_sure: None,
         };
         assert_eq!(made.eval_settings(), expected);
-    }
-
-    #[test]
-    fn sets_with_the_same_name_are_named_by_their_paths() {
-        let folder = tempfile::tempdir().unwrap();
-        let line = r#"{"query": "q", "positive": "a", "negative": "b"}"#;
-        let paths = ["one/set.jsonl", "two/set.jsonl", "two/other.jsonl"].map(|path| folder.path().join(path));
-        for path in &paths {
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, line).unwrap();
-        }
-        let shown: Vec<&str> = paths.iter().map(|path| path.to_str().unwrap()).collect();
-        let made = args(&shown);
-        let sets = made.read_sets(&made.eval_settings(), |_| ()).unwrap();
-        let names: Vec<&str> = sets.iter().map(|set| set.name.as_str()).collect();
-        assert_eq!(names, [shown[0], shown[1], "other"]);
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! `podium eval`. [`args`] parses the flags and reads the sets, [`systems`] measures several
+//! `podium eval`. [`args`] parses the flags, [`sets`] reads the data, [`systems`] measures several
 //! systems, [`table`] and [`comparison_table`] print the results.
 
 mod args;
 mod comparison_table;
+mod sets;
 mod systems;
 mod table;
 

@@ -4,7 +4,7 @@
 use crate::prompt::PromptError;
 use crate::prompt::checkpoint::ModelLimits;
 use crate::prompt::family::{BiEncoderReadout, FamilyFacts};
-use crate::prompt::template::Template;
+use crate::prompt::template::{Part, Template, TemplateInputs};
 use crate::prompt::tokenizer::Tokenizer;
 
 /// The bi-encoder of a family: its template, and how scores are read.
@@ -36,7 +36,7 @@ const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
 ///
 /// # Errors
 /// [`PromptError::Token`] for a marker or mask that the tokenizer does not have.
-pub(in crate::prompt) fn bind_colbert(
+pub(super) fn bind_colbert(
     facts: &mut FamilyFacts,
     tokenizer: &mut Tokenizer,
     model: &ModelLimits,
@@ -74,6 +74,20 @@ pub(in crate::prompt) fn bind_colbert(
         attends_to_expansion: settings.attends_to_expansion,
         skipped,
     }))
+}
+
+impl BiEncoder {
+    /// Renders a block of the template.
+    pub(in crate::prompt) fn render_block(
+        &self,
+        block: &str,
+        instruction: bool,
+        documents: usize,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<Part>, PromptError> {
+        let inputs = TemplateInputs { instruction, documents, identifiers: &[] };
+        self.template.render_block(block, inputs, tokenizer)
+    }
 }
 
 impl Colbert {

@@ -1,7 +1,8 @@
 //! Tries every template of a family before it serves a request.
 
+use super::bi_encoder::BiEncoder;
+use super::listwise::{Listwise, Marks};
 use super::prompter::Prompter;
-use super::token_lookup::{Listwise, Marks};
 use crate::prompt::PromptError;
 use crate::prompt::family::Layout;
 use crate::prompt::template::{Part, Template, TemplateInputs};
@@ -10,7 +11,7 @@ impl Prompter {
     /// Renders every template with and without an instruction, with one document and with two, and
     /// checks the texts, the marks and the control tokens in it. Returns whether the family takes
     /// an instruction.
-    pub(in crate::prompt) fn check_templates(&self, vocabulary: usize) -> Result<bool, PromptError> {
+    pub(super) fn check_templates(&self, vocabulary: usize) -> Result<bool, PromptError> {
         let mut takes_instruction = true;
         for (instruction, documents) in [(false, 1), (false, 2), (true, 1), (true, 2)] {
             if let Some(listwise) = &self.listwise {
@@ -37,6 +38,38 @@ impl Prompter {
             takes_instruction = reads_instruction;
         }
         Ok(takes_instruction)
+    }
+
+    /// Renders both blocks with and without an instruction, and with the documents that the query may
+    /// show. Returns every rendering for the checks of its control tokens, and whether the family
+    /// takes an instruction.
+    fn check_bi_encoder(&self, bi_encoder: &BiEncoder) -> Result<(Vec<Vec<Part>>, bool), PromptError> {
+        let problem = |problem: &str| bi_encoder.template.problem(problem);
+        let documents_in = |parts: &[Part]| -> Vec<usize> {
+            parts.iter().filter_map(|part| if let Part::Document(place) = part { Some(*place) } else { None }).collect()
+        };
+        let document = bi_encoder.render_block("document", false, 0, &self.tokenizer)?;
+        let is_foreign = |part: &Part| matches!(part, Part::Query | Part::Instruction | Part::DocumentMark);
+        if documents_in(&document) != [0] || document.iter().any(is_foreign) {
+            return Err(problem("block `document` must hold the document once, and no other text of a request"));
+        }
+        let mut rendered = vec![document];
+        let mut takes_instruction = true;
+        let most = bi_encoder.readout.feedback_documents().min(2);
+        for (instruction, shown) in
+            [false, true].into_iter().flat_map(|flag| (0..=most).map(move |shown| (flag, shown)))
+        {
+            let parts = bi_encoder.render_block("query", instruction, shown, &self.tokenizer)?;
+            if !parts.contains(&Part::Query) {
+                return Err(problem("the query is nowhere in block `query`"));
+            }
+            if !documents_in(&parts).into_iter().eq(0..shown) {
+                return Err(problem("block `query` must hold each of the documents that it is given once, in order"));
+            }
+            takes_instruction &= !instruction || parts.contains(&Part::Instruction);
+            rendered.push(parts);
+        }
+        Ok((rendered, takes_instruction))
     }
 
     /// A slate's whole prompt. The blocks of an isolated one are put together in order.

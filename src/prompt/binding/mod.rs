@@ -3,12 +3,16 @@
 
 mod bi_encoder;
 mod check_templates;
+mod listwise;
+mod pointwise;
 mod prompter;
 mod rows;
 mod token_lookup;
 
 pub(super) use bi_encoder::{BiEncoder, Colbert};
+pub(super) use listwise::Listwise;
+pub use listwise::{Identifier, Relevance, SlateScore};
+pub(super) use pointwise::Pointwise;
+pub use pointwise::PointwiseScore;
 pub use prompter::Prompter;
 pub(super) use rows::RowReading;
-pub use token_lookup::{Identifier, PointwiseScore, Relevance, SlateScore};
-pub(super) use token_lookup::{Listwise, Pointwise};

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use super::bi_encoder::{self, BiEncoder};
+use super::listwise::{Listwise, Relevance, SlateScore};
+use super::pointwise::{Pointwise, PointwiseScore};
 use super::rows::RowReading;
-use super::token_lookup::{Listwise, Pointwise, PointwiseScore, Relevance, SlateScore, TokenLookup};
+use super::token_lookup::TokenLookup;
 use crate::evidence::EvidenceModel;
 use crate::prompt::PromptError;
-use crate::prompt::checkpoint::{Answers, ModelLimits};
-use crate::prompt::family::{BiEncoderReadout, Calibration, Family, FamilyFacts, PodiumConfig};
+use crate::prompt::checkpoint::{Answers, Calibration, ModelLimits, PodiumConfig};
+use crate::prompt::family::{BiEncoderReadout, Family, FamilyFacts};
 use crate::prompt::lexical::LexicalTable;
 use crate::prompt::template::Template;
 use crate::prompt::tokenizer::Tokenizer;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::token_lookup::TokenLookup;
 use crate::evidence::EvidenceModel;
 use crate::prompt::PromptError;
-use crate::prompt::family::{Calibration, EvidenceFacts};
+use crate::prompt::checkpoint::Calibration;
+use crate::prompt::family::EvidenceFacts;
 use crate::prompt::lexical::LexicalTable;
 
 /// A family whose texts are rows, bound to a tokenizer and a read-out.
@@ -26,7 +27,7 @@ impl RowReading {
     /// # Errors
     /// [`PromptError::Token`] for a token that is missing; [`PromptError::Evidence`] without a table
     /// or a read-out.
-    pub fn new(
+    pub(super) fn new(
         facts: EvidenceFacts,
         lookup: &TokenLookup,
         model: Option<Arc<EvidenceModel>>,

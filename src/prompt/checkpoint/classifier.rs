@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
+use super::podium_config::Calibration;
 use crate::prompt::PromptError;
-use crate::prompt::family::Calibration;
 use crate::runtime::Pooling;
 
 /// A classifier that a family can read.

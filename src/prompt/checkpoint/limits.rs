@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::classifier::ClassifierReadout;
 use super::colbert::ColbertSettings;
+use super::podium_config::Calibration;
 use crate::evidence::EvidenceModel;
-use crate::prompt::family::Calibration;
 
 /// The answers whose logits make a pointwise score:
 /// raw = logit(positive) - logit(negative), relevance = sigmoid(scale * raw + bias).
@@ -18,6 +18,7 @@ pub struct Answers {
     /// Scale and bias.
     pub calibration: Calibration,
 }
+
 /// The facts of a model that limit its prompts.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelLimits {

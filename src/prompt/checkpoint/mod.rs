@@ -5,8 +5,10 @@ mod classifier;
 mod colbert;
 mod description;
 mod limits;
+mod podium_config;
 
 pub use classifier::{ClassifierReadout, classifier_calibration};
 pub use colbert::ColbertSettings;
 pub use description::{Description, ModelKind, NamedOrigin};
 pub use limits::{Answers, ModelLimits};
+pub use podium_config::{Calibration, PodiumConfig};

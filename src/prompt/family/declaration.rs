@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
-use super::early_exit::EarlyExitFacts;
+use super::bi_encoder::BiEncoderFacts;
+use super::listwise::{Layout, ListwiseFacts, ListwiseReadout, SlateRule};
+use super::pointwise::{EarlyExitFacts, PointwiseFacts};
+use super::rows::EvidenceFacts;
 use crate::prompt::PromptError;
 use crate::prompt::checkpoint::ModelKind;
 
@@ -55,20 +58,6 @@ pub struct FamilyFacts {
     pub bi_encoder: Option<BiEncoderFacts>,
     /// How texts are read as rows of their own, by a trained read-out of their tokens' states.
     pub evidence: Option<EvidenceFacts>,
-}
-
-/// How texts are read as rows of their own, by a trained read-out of their tokens' states.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvidenceFacts {
-    /// The control token that begins a row.
-    pub begin: String,
-    /// The control token that ends it.
-    pub end: String,
-    /// The most tokens of a text in a row; a longer document continues in the next row.
-    pub row_tokens: usize,
-    /// How a long list is split.
-    pub slates: SlateFacts,
 }
 
 /// How a checkpoint of a family is recognised, in the order of [`Families::detect`]; never by the
@@ -153,184 +142,6 @@ pub enum CutRule {
     Decoded,
 }
 
-/// How documents are read together.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ListwiseFacts {
-    /// The template's file.
-    pub template: String,
-    /// Which tokens see each other.
-    pub layout: Layout,
-    /// How a long list is split.
-    pub slates: SlateFacts,
-    /// How scores are read.
-    pub readout: ListwiseReadout,
-}
-
-/// Which tokens of a slate see each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layout {
-    /// One sequence; each token sees all before it.
-    Causal,
-    /// Template blocks `prefix`, `document`, `closing`: documents and the closing query are
-    /// suffixes of the prefix, and see each other only through their marks in the model's
-    /// cross-document layers.
-    Isolated,
-}
-
-/// How a list longer than a slate is split.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SlateFacts {
-    /// The rule.
-    pub rule: SlateRule,
-    /// The most documents of a slate; the operator's limit may be lower.
-    pub documents: usize,
-    /// For `windows`: by how many documents a window moves, when it is `documents` wide.
-    pub stride: Option<usize>,
-}
-
-/// How a list longer than a slate is cut; the rules are in `rerank::slates`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SlateRule {
-    /// A block closes when it might not hold one more document of the longest kind.
-    Blocks,
-    /// As few slates as possible, each with about the same number of documents.
-    Even,
-    /// A window slides from the end of the list to its start.
-    Windows,
-}
-
-/// How scores are read from a slate.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ListwiseReadout {
-    /// The cosine of the projected states at each document's mark and at the query's.
-    LateInteraction {
-        /// The token that closes a document; with `{bucket}`, one per bucket of lexical evidence.
-        document_mark: String,
-        /// How many buckets of lexical evidence there are.
-        evidence_buckets: Option<usize>,
-        /// The token that closes the query.
-        query_mark: String,
-    },
-    /// The logits of the identifiers as the prompt's next token.
-    FirstToken {
-        /// Ranges (`A-Z`, `AA-ZZ`) of which those that are single tokens are used, in order.
-        identifiers: Vec<String>,
-    },
-}
-
-/// How documents are read one by one.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PointwiseFacts {
-    /// The template's file. Without one, the tokenizer's template for a pair of texts.
-    pub template: Option<String>,
-    /// Whether the prompt is the checkpoint's chat template instead, with messages of the roles
-    /// `query`, `document`, and `system` for an instruction.
-    #[serde(default)]
-    pub chat_template: bool,
-    /// The longest prompt, where it is shorter than the model's context.
-    pub budget: Option<PromptBudget>,
-    /// The answers whose logits are the score. For a checkpoint with a classifier in place of an
-    /// output matrix, the classifier's number is the score; without either, the answers are those of
-    /// the checkpoint's `LogitScore`.
-    pub readout: Option<AnswerFacts>,
-    /// Where documents may leave the model early, for each depth of which that was measured.
-    #[serde(default)]
-    pub early_exit: Vec<EarlyExitFacts>,
-}
-
-/// How query and documents are encoded apart from each other.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BiEncoderFacts {
-    /// The file of the template, which has the blocks `query` and `document`.
-    pub template: String,
-    /// How scores are read.
-    pub readout: BiEncoderReadout,
-}
-
-/// How a score is read from the states of a document and of the query.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum BiEncoderReadout {
-    /// The cosine of the last token's states.
-    Cosine {
-        /// How many of the first documents block `query` shows (pseudo relevance feedback). Then
-        /// the family is listwise, and in pointwise mode the block shows none.
-        feedback_documents: Option<usize>,
-    },
-    /// `ColBERT`'s `MaxSim` over the tokens' states. The checkpoint says how its sequences are made
-    /// ([`ColbertSettings`](crate::prompt::ColbertSettings)).
-    MaxSim,
-}
-
-/// The longest pointwise prompt. The document is truncated to fit.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PromptBudget {
-    /// Tokens.
-    pub tokens: usize,
-    /// Which part of the prompt they count.
-    pub counts: BudgetScope,
-    /// The largest share of it that the query's piece may take.
-    pub query_share: Option<f64>,
-}
-
-/// Which part of the prompt a [`PromptBudget`] counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BudgetScope {
-    /// The whole prompt.
-    Prompt,
-    /// From the query's piece to the document's piece.
-    Texts,
-}
-
-/// The answers whose logits make a pointwise score:
-/// raw = logit(positive) - logit(negative), relevance = sigmoid(scale * raw + bias).
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AnswerFacts {
-    /// The answer of a relevant document.
-    pub positive: AnswerToken,
-    /// The answer of an irrelevant one, where it is part of the score.
-    pub negative: Option<AnswerToken>,
-    /// Scale of the raw score.
-    pub scale: f32,
-    /// Added to the scaled score.
-    pub bias: f32,
-    /// Other values for some checkpoints of the family, by name.
-    #[serde(default)]
-    pub by_name: Vec<NamedCalibration>,
-}
-
-/// An answer, which is a single token.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub enum AnswerToken {
-    /// Its text.
-    Text(String),
-    /// Its id, where tokenizers of the family's models differ in the text.
-    Id(u32),
-}
-
-/// The calibration of checkpoints with this name.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NamedCalibration {
-    /// Part of the checkpoint's name, in lower case.
-    pub name: String,
-    /// Scale of the raw score.
-    pub scale: f32,
-    /// Added to the scaled score.
-    pub bias: f32,
-}
-
 impl Family {
     /// Reads a declaration and the templates that it names.
     pub(in crate::prompt) fn parse(
@@ -352,17 +163,6 @@ impl Family {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.facts.name
-    }
-}
-
-impl BiEncoderReadout {
-    /// How many documents block `query` shows at most.
-    #[must_use]
-    pub fn feedback_documents(&self) -> usize {
-        match self {
-            Self::Cosine { feedback_documents } => feedback_documents.unwrap_or(0),
-            Self::MaxSim => 0,
-        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! Recognises the family of a checkpoint.
 
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::declaration::{AnswerToken, Family, Recognise};
+use super::declaration::{Family, Recognise};
 use super::families::Families;
+use super::pointwise::AnswerToken;
 use crate::prompt::PromptError;
-use crate::prompt::checkpoint::{Description, ModelKind, NamedOrigin};
+use crate::prompt::checkpoint::{Description, ModelKind, NamedOrigin, PodiumConfig};
 use crate::prompt::tokenizer::Tokenizer;
 
 /// The value of `model.family` that detects the family from the checkpoint.
@@ -40,46 +40,6 @@ pub struct Recognised<'a> {
     pub family: &'a Family,
     /// The rule that decided, for the log: `--family`, `the hub id`, ...
     pub by: &'static str,
-}
-
-/// The key `podium` of a checkpoint's `config.json`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct PodiumConfig {
-    /// The prompt family.
-    pub family: String,
-    /// In how many of the last layers marks see each other.
-    #[serde(default)]
-    pub joint_layers: usize,
-    /// Turns a raw score into a relevance.
-    pub calibration: Option<Calibration>,
-}
-
-/// relevance = sigmoid(scale * raw + bias)
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    /// Scale of the raw score.
-    pub scale: f32,
-    /// Added to the scaled score.
-    pub bias: f32,
-}
-
-impl PodiumConfig {
-    /// Reads the key `podium` of a `config.json`; `None` where it has no such key.
-    ///
-    /// # Errors
-    /// [`PromptError::Declaration`] with `file`, when the key is malformed.
-    pub fn from_config(config: &Value, file: &str) -> Result<Option<Self>, PromptError> {
-        config
-            .get("podium")
-            .map(|podium| {
-                Self::deserialize(podium).map_err(|error| PromptError::Declaration {
-                    file: file.to_owned(),
-                    problem: format!("podium: {error}"),
-                })
-            })
-            .transpose()
-    }
 }
 
 /// A rule that decides a family, and whether it matches one.

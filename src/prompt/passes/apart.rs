@@ -3,9 +3,8 @@
 //! feedback).
 
 use super::render::Rendering;
-use crate::prompt::PromptError;
 use crate::prompt::binding::{BiEncoder, Colbert, Prompter};
-use crate::prompt::template::{Frame, Part, Run, Step, TemplateInputs};
+use crate::prompt::template::{Frame, Run, Step};
 use crate::prompt::texts::{DocumentOptions, IsCancelled, PairFrame, Plan, PreparedTexts, warn_of_max_tokens_per_doc};
 use crate::rerank::slates::{self, SlateLimits};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
@@ -83,7 +82,7 @@ impl Prompter {
 
     /// The sequence around a document.
     fn document_frame(&self, bi_encoder: &BiEncoder, limits: &LimitSettings) -> Result<PairFrame, RerankError> {
-        let parts = self.block(bi_encoder, "document", false, 0).map_err(RerankError::internal)?;
+        let parts = bi_encoder.render_block("document", false, 0, &self.tokenizer).map_err(RerankError::internal)?;
         let steps = Frame::new(parts, "", "").steps;
         let mut encoded = self.encode_steps(&steps)?;
         let controls = steps.iter().filter(|step| matches!(step, Step::Control(_))).count();
@@ -159,58 +158,12 @@ impl Prompter {
         shown: usize,
     ) -> Result<Vec<u32>, RerankError> {
         let has_instruction = !prepared.instruction.is_empty();
-        let parts = self.block(bi_encoder, "query", has_instruction, shown).map_err(RerankError::internal)?;
+        let parts =
+            bi_encoder.render_block("query", has_instruction, shown, &self.tokenizer).map_err(RerankError::internal)?;
         let filled = Frame::new(parts, &prepared.query, &prepared.instruction)
             .fill(&self.tokenizer, |place| &prepared.documents[place].text, |_| 0)
             .map_err(RerankError::internal)?;
         self.check_controls(&filled.ids, filled.controls.len())?;
         Ok(filled.ids)
-    }
-
-    /// Renders a block of the template.
-    fn block(
-        &self,
-        bi_encoder: &BiEncoder,
-        block: &str,
-        instruction: bool,
-        documents: usize,
-    ) -> Result<Vec<Part>, PromptError> {
-        let inputs = TemplateInputs { instruction, documents, identifiers: &[] };
-        bi_encoder.template.render_block(block, inputs, &self.tokenizer)
-    }
-
-    /// Renders both blocks with and without an instruction, and with the documents that the query may
-    /// show. Returns every rendering for the checks of its control tokens, and whether the family
-    /// takes an instruction.
-    pub(in crate::prompt) fn check_bi_encoder(
-        &self,
-        bi_encoder: &BiEncoder,
-    ) -> Result<(Vec<Vec<Part>>, bool), PromptError> {
-        let problem = |problem: &str| bi_encoder.template.problem(problem);
-        let documents_in = |parts: &[Part]| -> Vec<usize> {
-            parts.iter().filter_map(|part| if let Part::Document(place) = part { Some(*place) } else { None }).collect()
-        };
-        let document = self.block(bi_encoder, "document", false, 0)?;
-        let is_foreign = |part: &Part| matches!(part, Part::Query | Part::Instruction | Part::DocumentMark);
-        if documents_in(&document) != [0] || document.iter().any(is_foreign) {
-            return Err(problem("block `document` must hold the document once, and no other text of a request"));
-        }
-        let mut rendered = vec![document];
-        let mut takes_instruction = true;
-        let most = bi_encoder.readout.feedback_documents().min(2);
-        for (instruction, shown) in
-            [false, true].into_iter().flat_map(|flag| (0..=most).map(move |shown| (flag, shown)))
-        {
-            let parts = self.block(bi_encoder, "query", instruction, shown)?;
-            if !parts.contains(&Part::Query) {
-                return Err(problem("the query is nowhere in block `query`"));
-            }
-            if !documents_in(&parts).into_iter().eq(0..shown) {
-                return Err(problem("block `query` must hold each of the documents that it is given once, in order"));
-            }
-            takes_instruction &= !instruction || parts.contains(&Part::Instruction);
-            rendered.push(parts);
-        }
-        Ok((rendered, takes_instruction))
     }
 }

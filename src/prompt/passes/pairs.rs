@@ -47,7 +47,7 @@ impl Prompter {
 
     /// Makes each document's whole prompt, truncates documents to the family's budget, and groups
     /// them.
-    pub(in crate::prompt) fn make_pairs(
+    pub(super) fn make_pairs(
         &self,
         frame: PairFrame,
         limits: &LimitSettings,
@@ -60,11 +60,7 @@ impl Prompter {
     }
 
     /// Makes each document's whole prompt, and truncates documents to the frame's limit.
-    pub(in crate::prompt) fn fill_frames(
-        &self,
-        frame: &PairFrame,
-        prepared: &mut PreparedTexts,
-    ) -> Result<(), RerankError> {
+    pub(super) fn fill_frames(&self, frame: &PairFrame, prepared: &mut PreparedTexts) -> Result<(), RerankError> {
         let documents = &mut prepared.documents;
         let truncation = prepared.options.truncation;
         let before: Vec<usize> = documents.iter().map(|document| document.tokens_read).collect();
@@ -124,7 +120,7 @@ impl Prompter {
     }
 
     /// The ids of each step; empty for the run that holds the document.
-    pub(in crate::prompt) fn encode_steps(&self, steps: &[Step]) -> Result<Vec<Vec<u32>>, RerankError> {
+    pub(super) fn encode_steps(&self, steps: &[Step]) -> Result<Vec<Vec<u32>>, RerankError> {
         let encode = |step: &Step| match step {
             Step::Run(run) if run.has_document() => Ok(Vec::new()),
             Step::Run(run) => run.encode(&self.tokenizer, &run.text(|_| "")).map_err(RerankError::internal),
@@ -140,7 +136,7 @@ impl Prompter {
         Ok(frame.limit.saturating_sub(frame.before.len() + run.len() + frame.after.len()))
     }
 
-    pub(in crate::prompt) fn make_pair(
+    pub(super) fn make_pair(
         &self,
         frame: &PairFrame,
         index: usize,
@@ -227,7 +223,7 @@ impl Prompter {
         Plan::Pairs(slates::filled(&costs, group))
     }
 
-    pub(in crate::prompt) fn cut_text(&self, document: &mut DocumentText, tokens: usize) -> Result<(), RerankError> {
+    pub(super) fn cut_text(&self, document: &mut DocumentText, tokens: usize) -> Result<(), RerankError> {
         let cut = self.tokenizer.cut(&document.text, tokens).map_err(RerankError::internal)?;
         document.text.truncate(cut.bytes);
         document.tokens_read = cut.ids.len();
@@ -252,7 +248,7 @@ fn truncate_query(query: &mut Vec<u32>, most: usize, prepared: &mut PreparedText
 
 /// Length of the longest prefix that all sequences share, short enough to leave each sequence at
 /// least one token after it.
-pub(in crate::prompt) fn shared_prefix(sequences: &[&[u32]]) -> usize {
+pub(super) fn shared_prefix(sequences: &[&[u32]]) -> usize {
     let Some((first, others)) = sequences.split_first() else { return 0 };
     others
         .iter()

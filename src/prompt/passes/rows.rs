@@ -69,7 +69,7 @@ impl Prompter {
     }
 
     /// The rows of a slate.
-    pub(in crate::prompt) fn render_rows(
+    pub(super) fn render_rows(
         &self,
         reading: &RowReading,
         prepared: &PreparedTexts,

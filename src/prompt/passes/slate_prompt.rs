@@ -21,7 +21,7 @@ impl Prompter {
     }
 
     /// The prefix of an isolated slate, and the suffix that ends with the query's mark.
-    pub(in crate::prompt) fn isolated_ends(
+    pub(super) fn isolated_ends(
         &self,
         listwise: &Listwise,
         texts: ShortTexts,
@@ -39,7 +39,7 @@ impl Prompter {
     }
 
     /// The text that block `document` has before the document, in the same run.
-    pub(in crate::prompt) fn text_before_document(&self, listwise: &Listwise) -> Result<String, PromptError> {
+    pub(super) fn text_before_document(&self, listwise: &Listwise) -> Result<String, PromptError> {
         let inputs = TemplateInputs { instruction: false, documents: 1, identifiers: &[] };
         let parts = listwise.template.render_block("document", inputs, &self.tokenizer)?;
         Ok(match parts.first() {
@@ -50,7 +50,7 @@ impl Prompter {
 
     /// Checks that a prompt has exactly the control tokens of its template: the last guard against
     /// a caller's text that became one.
-    pub(in crate::prompt) fn check_controls(&self, ids: &[u32], expected: usize) -> Result<(), RerankError> {
+    pub(super) fn check_controls(&self, ids: &[u32], expected: usize) -> Result<(), RerankError> {
         let found = ids.iter().filter(|id| self.tokenizer.is_control(**id)).count();
         if found == expected {
             return Ok(());
@@ -61,7 +61,7 @@ impl Prompter {
 
 impl Listwise {
     /// Drops what follows the query's mark: under causal attention it cannot change the output.
-    pub(in crate::prompt) fn end_at_query_mark(&self, mut filled: EncodedPrompt) -> EncodedPrompt {
+    pub(super) fn end_at_query_mark(&self, mut filled: EncodedPrompt) -> EncodedPrompt {
         if let Some(marks) = &self.marks {
             filled.end_after(marks.query);
         }

@@ -75,7 +75,7 @@ struct TokenizedDocument<'a> {
 impl Prompter {
     /// Splits and tokenizes all documents, and returns the passages' texts as they were sent, in the
     /// order of [`Passages::list`].
-    pub(in crate::prompt) fn tokenize_passages<'a>(
+    pub(super) fn tokenize_passages<'a>(
         &self,
         request: &'a RerankRequest,
         chunking: &Chunking,

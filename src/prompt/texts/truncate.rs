@@ -57,7 +57,7 @@ impl Prompter {
     ///
     /// A long text is encoded only as far as it can be read, in chunks. Texts up to [`CHUNK_BYTES`]
     /// are counted exactly; the tokens of the rest of a longer one are estimated from its bytes.
-    pub(in crate::prompt) fn clean_and_truncate(
+    pub(super) fn clean_and_truncate(
         &self,
         raw: &str,
         options: &DocumentOptions,
@@ -227,7 +227,7 @@ pub(in crate::prompt) fn warn_of_max_tokens_per_doc(
 }
 
 /// Warns of control tokens that were removed from a text.
-pub(in crate::prompt) fn warn_of_removed(field: &str, removed: usize, warnings: &mut Vec<String>) {
+pub(super) fn warn_of_removed(field: &str, removed: usize, warnings: &mut Vec<String>) {
     match removed {
         0 => {}
         1 => warnings.push(format!("{field}: 1 control token was removed")),

@@ -22,7 +22,7 @@ pub(in crate::prompt) fn chunk_end(text: &str, max_bytes: usize) -> usize {
 
 /// How many bytes of `text` the decoded `start` stands for, if it is its beginning: in the same
 /// letters, or in lower case.
-pub(in crate::prompt) fn spelled_bytes(text: &str, start: &str) -> Option<usize> {
+pub(super) fn spelled_bytes(text: &str, start: &str) -> Option<usize> {
     if text.starts_with(start) {
         return Some(start.len());
     }

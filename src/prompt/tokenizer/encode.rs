@@ -155,7 +155,7 @@ impl Tokenizer {
     }
 
     /// The added token that these bytes end with.
-    pub(in crate::prompt) fn control_token_at_end(&self, bytes: &[u8]) -> Option<&ControlToken> {
+    pub(super) fn control_token_at_end(&self, bytes: &[u8]) -> Option<&ControlToken> {
         if !self.control_ends[usize::from(*bytes.last()?)] {
             return None;
         }

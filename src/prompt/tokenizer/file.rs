@@ -18,7 +18,7 @@ pub(in crate::prompt) struct ControlToken {
 const HIGHEST_ID: u32 = 1 << 24;
 
 /// A `tokenizer.json`, taken apart.
-pub(in crate::prompt) struct TokenizerFile {
+pub(super) struct TokenizerFile {
     /// The file without control tokens, truncation and padding.
     pub plain: String,
     /// The same for text that does not begin a prompt, where that makes a difference: SentencePiece
