@@ -25,7 +25,7 @@ pub use pass::{
     TokenPosition, TokenStates, TokenTypes,
 };
 pub use prepared::PreparedBatch;
-pub use settings::ModelSettings;
+pub use settings::{CPU_INSTRUCTIONS, CPU_INSTRUCTIONS_VARIABLE, ModelSettings};
 
 /// Properties of a loaded model: for display, and for the limits of other modules.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]

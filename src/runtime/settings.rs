@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// The environment variable that limits the CPU kernels' vector instructions, for tests and
+/// measurements.
+pub const CPU_INSTRUCTIONS_VARIABLE: &str = "PODIUM_CPU_INSTRUCTIONS";
+/// Its values: no limit, no more than AVX2 (x86-64), no more than NEON without dot products (ARM), no
+/// vector instructions.
+pub const CPU_INSTRUCTIONS: [&str; 4] = ["all", "avx2", "neon", "plain"];
+
 /// The model (`[model]` in the configuration).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

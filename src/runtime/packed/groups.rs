@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use super::PackedRuntime;
-use super::lanes::Part;
+use super::batch_threads::Part;
 use super::layout::{self, Packed};
 use super::prefix_cache::CacheLookup;
 use crate::runtime::{ForwardPass, Head, RuntimeError};
@@ -26,7 +26,7 @@ pub(super) struct Group {
 /// How a group runs.
 pub(super) enum Layout {
     /// In parts, each on a thread of its own.
-    Lanes(Vec<Part>),
+    Parts(Vec<Part>),
     /// As one run of rows.
     Rows(Rows),
 }
@@ -86,8 +86,8 @@ impl PackedRuntime {
 
     /// How passes run through `depth` layers.
     fn layout(&self, passes: &[ForwardPass], depth: usize, is_reader: bool) -> Layout {
-        if let Some(parts) = self.lanes.as_ref().and_then(|lanes| lanes.split(passes)) {
-            return Layout::Lanes(parts);
+        if let Some(parts) = self.batch_threads.as_ref().and_then(|threads| threads.split(passes)) {
+            return Layout::Parts(parts);
         }
         let spec = self.model.spec();
         // The cache holds keys and values of all layers.

@@ -9,13 +9,14 @@
 //! | [`attention`], [`cpu`] | attention over packed rows; the layers' kernels for CPUs |
 //! | [`candle_layers`], [`fused`] | the layers on candle, and kernels for several of its operations |
 //! | [`model`], [`heads`], [`readers`] | embeddings, layers and heads: the model as a whole |
-//! | [`exit`], [`lanes`] | suffixes that leave early; encoders with a thread for each part of a batch |
+//! | [`exit`], [`batch_threads`] | suffixes that leave early; encoders with a thread for each part of a batch |
 //! | [`compute`], [`memory`], [`warm_up`] | precision and device, memory, the first passes on a GPU |
 //! | [`weights`], [`table`] | weight files and checks of their tensors; matrices read row by row |
 //!
 //! In a CUDA build `cuda` finds the GPU, and `capability` checks that it fits the build.
 
 mod attention;
+mod batch_threads;
 mod candle_layers;
 #[cfg(any(feature = "cuda", test))]
 mod capability;
@@ -27,7 +28,6 @@ mod exit;
 mod fused;
 mod groups;
 mod heads;
-mod lanes;
 mod layout;
 mod memory;
 mod model;
@@ -46,11 +46,11 @@ use std::sync::Arc;
 use candle_core::{Device, DeviceLocation, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use self::batch_threads::{BatchThreads, Part};
 pub use self::compute::ComputeSettings;
 use self::compute::{Backend, CpuFeatures, Precision};
 use self::cpu::{CpuDtype, CpuLayers, multiplies_bf16, multiplies_i8};
 use self::groups::{Group, Layout};
-use self::lanes::{Lanes, Part};
 use self::layout::Packed;
 use self::model::Model;
 use self::prefix_cache::{CacheLookup, PrefixCache};
@@ -68,7 +68,7 @@ pub struct PackedRuntime {
     model: Model,
     prefix_cache: PrefixCache,
     /// For encoders on a CPU.
-    lanes: Option<Lanes>,
+    batch_threads: Option<BatchThreads>,
     facts: ModelFacts,
 }
 
@@ -87,8 +87,8 @@ impl PackedRuntime {
         let model = Model::load(spec, &weights, precision, &device, &|layers| bar.set_position(layers as u64))?;
         bar.finish_and_clear();
         let prefix_cache = PrefixCache::new(0, model.block_bytes());
-        let lanes = (!facts.causal && model.runs_on_cpu_kernels()).then(Lanes::new);
-        let runtime = Self { model, prefix_cache, lanes, facts };
+        let batch_threads = (!facts.causal && model.runs_on_cpu_kernels()).then(BatchThreads::new);
+        let runtime = Self { model, prefix_cache, batch_threads, facts };
         if !device.is_cpu() {
             runtime.warm_up().map_err(|error| LoadError::Device(error.to_string()))?;
         }
@@ -246,11 +246,13 @@ impl PackedRuntime {
     /// Runs a group of a batch. The prefix cache holds keys and values of all layers, so only full runs use it.
     fn run_group(&self, group: &Group, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
         let (batch, depth) = (group.passes(batch), group.depth);
-        let ((outputs, new_blocks), lookup) = match (&group.layout, &self.lanes) {
-            (Layout::Lanes(parts), Some(lanes)) => {
-                ((self.run_in_lanes(lanes, parts, batch, depth)?, Vec::new()), CacheLookup::none(batch.len()))
+        let ((outputs, new_blocks), lookup) = match (&group.layout, &self.batch_threads) {
+            (Layout::Parts(parts), Some(threads)) => {
+                ((self.run_parts(threads, parts, batch, depth)?, Vec::new()), CacheLookup::none(batch.len()))
             }
-            (Layout::Lanes(_), None) => return Err(RuntimeError::Device("parts of a batch without lanes".to_owned())),
+            (Layout::Parts(_), None) => {
+                return Err(RuntimeError::Device("parts of a batch without threads for them".to_owned()));
+            }
             (Layout::Rows(rows), _) => {
                 let run = |lookup: &CacheLookup| {
                     let packed = rows.take(batch, lookup, self.model.spec().causal);
@@ -278,19 +280,19 @@ impl PackedRuntime {
     }
 
     /// Runs the parts of a batch, and puts their rows together.
-    fn run_in_lanes(
+    fn run_parts(
         &self,
-        lanes: &Lanes,
+        threads: &BatchThreads,
         parts: &[Part],
         batch: &[ForwardPass],
         depth: usize,
     ) -> Result<Vec<Output>, RuntimeError> {
         let from_device = |error: candle_core::Error| RuntimeError::from_device_message(error.to_string());
         if batch.iter().any(|pass| matches!(pass.output.head, Head::Reader(_))) {
-            return readers::read_in_lanes(&self.model, lanes, parts, batch, depth).map_err(from_device);
+            return readers::read_parts(&self.model, threads, parts, batch, depth).map_err(from_device);
         }
         let nothing = CacheLookup::none(1);
-        let results = lanes.run(parts, |part| {
+        let results = threads.run(parts, |part| {
             let pass = std::slice::from_ref(&part.pass);
             read(&self.model, &Packed::new(pass, &nothing, self.model.spec().causal), &nothing, pass, depth)
         });

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
 
-use super::lanes::{Lanes, Part};
+use super::batch_threads::{BatchThreads, Part};
 use super::layout::Packed;
 use super::model::{Model, floats};
 use super::prefix_cache::CacheLookup;
@@ -28,10 +28,10 @@ pub(super) fn read(model: &Model, packed: &Packed, batch: &[ForwardPass], depth:
     Ok(batch.iter().enumerate().map(read).collect())
 }
 
-/// As [`read`], from the parts of the passes, each of which one lane runs.
-pub(super) fn read_in_lanes(
+/// As [`read`], from the parts of the passes, each of which one thread runs.
+pub(super) fn read_parts(
     model: &Model,
-    lanes: &Lanes,
+    threads: &BatchThreads,
     parts: &[Part],
     batch: &[ForwardPass],
     depth: usize,
@@ -43,7 +43,7 @@ pub(super) fn read_in_lanes(
         states_after(model, &packed, depth, &earlier)
     };
     let mut ran = Vec::with_capacity(parts.len());
-    for (part, states) in parts.iter().zip(lanes.run(parts, run)) {
+    for (part, states) in parts.iter().zip(threads.run(parts, run)) {
         ran.push((part.number, part.first, states?));
     }
     ran.sort_unstable_by_key(|(number, first, _)| (*number, *first));

@@ -1,11 +1,14 @@
 //! Which instructions the kernels use: the best that the processor has, unless the environment limits them.
 //!
-//! `PODIUM_CPU_INSTRUCTIONS` is the limit: `plain`, `avx2` (x86-64 without AVX-512) or `neon` (ARM without `sdot` and
-//! `bfdot`). It is for tests and measurements of the paths that other processors take. Any other value is no limit.
+//! The variable [`CPU_INSTRUCTIONS_VARIABLE`] is the limit: `plain`, `avx2` (x86-64 without AVX-512) or
+//! `neon` (ARM without `sdot` and `bfdot`). It is for tests and measurements of the paths that other
+//! processors take. Any other value is no limit here; `config` rejects values that mean nothing.
 
 use std::sync::LazyLock;
 
 use pulp::Arch;
+
+use crate::runtime::CPU_INSTRUCTIONS_VARIABLE;
 
 /// Sets of vector instructions, each with those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +61,7 @@ pub(super) enum Int8Path {
 /// The name of loops without vector instructions.
 const PLAIN: &str = "plain";
 
-static LEVEL: LazyLock<Level> = LazyLock::new(|| match std::env::var("PODIUM_CPU_INSTRUCTIONS").as_deref() {
+static LEVEL: LazyLock<Level> = LazyLock::new(|| match std::env::var(CPU_INSTRUCTIONS_VARIABLE).as_deref() {
     Ok("plain") => Level::Plain,
     Ok("avx2" | "neon") => Level::Base,
     Ok(_) | Err(_) => Level::All,

@@ -1,8 +1,10 @@
-//! Independent sequences on a CPU: each thread takes some of them through all layers by itself.
+//! Batch parallelism on a CPU: each thread takes some sequences of a batch through all layers by
+//! itself, instead of all threads sharing each product.
 //!
-//! Sequences without a shared prefix need nothing of each other. So threads do not wait for each other after every product,
-//! and what a thread writes stays in its own cache. The numbers are those of the whole batch, to the bit: no row's sums depend
-//! on other rows.
+//! Only for sequences that need nothing of each other: encoders, without a shared prefix. Then no
+//! thread waits for the others after each product, and the rows that a thread works on stay in its
+//! own cache. The numbers equal those of the whole batch bit for bit, because no row's sums depend on
+//! other rows.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,11 +16,13 @@ use crate::runtime::{ForwardPass, Positions, TokenTypes};
 
 /// Most tokens of a part, unless one sequence has more.
 const MAX_TOKENS: usize = 512;
-/// Parts for each thread, so that all end at about the same time. A batch that gives fewer is not split.
+/// Parts for each thread, so that all threads end at about the same time. A batch with fewer parts is
+/// not split.
 const PARTS_PER_THREAD: usize = 3;
 
-/// One pool of one thread for each thread of rayon's pool: what runs in it runs in order.
-pub(super) struct Lanes(Vec<ThreadPool>);
+/// As many threads as rayon's pool has, each a pool of its own: rayon's parallel loops on such a
+/// thread run on it alone.
+pub(super) struct BatchThreads(Vec<ThreadPool>);
 
 /// Some sequences of a pass.
 #[derive(Debug, PartialEq)]
@@ -30,15 +34,16 @@ pub(super) struct Part {
     pub pass: ForwardPass,
 }
 
-impl Lanes {
+impl BatchThreads {
     /// Starts the threads. Where the system has no more, batches are not split.
     pub fn new() -> Self {
-        let name = |number: usize| move |_| format!("lane-{number}");
+        let name = |number: usize| move |_| format!("batch-{number}");
         let pool = |number| ThreadPoolBuilder::new().num_threads(1).thread_name(name(number)).build();
         Self((0..rayon::current_num_threads()).map(pool).collect::<Result<_, _>>().unwrap_or_default())
     }
 
-    /// The batch in parts for these threads, the largest first; `None` if that would leave threads without work.
+    /// Splits the batch into parts for these threads, the largest first; `None` if some threads would
+    /// get no work.
     pub fn split(&self, batch: &[ForwardPass]) -> Option<Vec<Part>> {
         let wanted = self.0.len() * PARTS_PER_THREAD;
         let tokens = batch.iter().map(ForwardPass::tokens).sum::<usize>();
@@ -52,7 +57,7 @@ impl Lanes {
         Some(parts)
     }
 
-    /// Calls `work` with each item, on all lanes. The results are in the items' order.
+    /// Calls `work` with each item, on all threads. The results are in the items' order.
     pub fn run<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
         let next = AtomicUsize::new(0);
         let take_items = || {
@@ -66,7 +71,7 @@ impl Lanes {
             results
         };
         let mut results = thread::scope(|scope| {
-            let start = |lane| scope.spawn(move || ThreadPool::install(lane, take_items));
+            let start = |pool| scope.spawn(move || ThreadPool::install(pool, take_items));
             let threads: Vec<_> = self.0.iter().map(start).collect();
             let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
             joined.flat_map(|results| results.unwrap_or_else(|panic| resume_unwind(panic))).collect::<Vec<_>>()
@@ -76,7 +81,8 @@ impl Lanes {
     }
 }
 
-/// A pass in parts of at most `most` tokens, as far as its sequences allow it.
+/// Splits a pass between its sequences into parts of at most `most` tokens; a longer sequence is a
+/// part of its own.
 fn parts_of(number: usize, pass: &ForwardPass, most: usize) -> Vec<Part> {
     let is_apart = pass.prefix.is_empty() && pass.cross_document.count == 0;
     if !is_apart || !matches!(pass.output.at, Positions::Pooled(_)) {
@@ -138,21 +144,21 @@ mod tests {
 
     #[test]
     fn a_batch_of_few_sequences_is_not_split() {
-        let lanes = Lanes::new();
+        let threads = BatchThreads::new();
         let output = || OutputSpec::pooled(Pooling::Mean, Head::Classifier);
-        assert_eq!(lanes.split(&[pass(&[100], output())]), None);
-        let many = vec![10; 100 * lanes.0.len()];
-        let parts = lanes.split(&[pass(&many, output())]).unwrap();
-        assert!(parts.len() >= PARTS_PER_THREAD * lanes.0.len());
+        assert_eq!(threads.split(&[pass(&[100], output())]), None);
+        let many = vec![10; 100 * threads.0.len()];
+        let parts = threads.split(&[pass(&many, output())]).unwrap();
+        assert!(parts.len() >= PARTS_PER_THREAD * threads.0.len());
         assert!(parts.is_sorted_by_key(|part| usize::MAX - part.pass.tokens()));
     }
 
     #[test]
     fn results_are_in_the_items_order_and_a_panic_reaches_the_caller() {
-        let lanes = Lanes::new();
+        let threads = BatchThreads::new();
         let items: Vec<usize> = (0..50).collect();
-        assert!(lanes.run(&items, |item| 2 * item).into_iter().eq((0..50).map(|item| 2 * item)));
-        let panics = || lanes.run(&items, |item| assert_ne!(*item, 5));
+        assert!(threads.run(&items, |item| 2 * item).into_iter().eq((0..50).map(|item| 2 * item)));
+        let panics = || threads.run(&items, |item| assert_ne!(*item, 5));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
     }
 }
