@@ -7,12 +7,10 @@ use std::str::FromStr;
 use clap::Args;
 use toml::Value;
 
-use crate::config::{FlagValue, Settings};
+use crate::config::{API_KEYS_VARIABLE, FlagValue, Settings};
 use crate::http::Authenticator;
 use crate::http::auth::{Key, KeyError, KeySource};
 
-/// Environment variable with API keys, separated by commas.
-const KEYS_VARIABLE: &str = "PODIUM_API_KEYS";
 const KEY_FLAG: &str = "--api-key";
 const KEY_HELP: &str = "API key that clients may use; can be repeated. Every user of this machine can read it in the \
                         process list. Prefer --api-keys-file or PODIUM_API_KEYS (keys separated by commas)";
@@ -39,8 +37,8 @@ impl KeyArgs {
         let mut keys = flags
             .map(|(key, number)| Key::parse(&key.0, KeySource::Flag(KEY_FLAG, number)))
             .collect::<Result<Vec<_>, _>>()?;
-        if let Some(list) = std::env::var_os(KEYS_VARIABLE) {
-            keys.extend(Key::parse_list(&list.to_string_lossy(), KEYS_VARIABLE)?);
+        if let Some(list) = std::env::var_os(API_KEYS_VARIABLE) {
+            keys.extend(Key::parse_list(&list.to_string_lossy(), API_KEYS_VARIABLE)?);
         }
         Authenticator::new(&settings.auth, keys)
     }

@@ -25,7 +25,7 @@ use clap::{Args, Parser, Subcommand};
 use toml::Value;
 
 use crate::bench::measure::MeasureError;
-use crate::config::{ConfigError, Configuration, FlagValue, Sources};
+use crate::config::{CONFIG_VARIABLE, ConfigError, Configuration, FlagValue, Sources};
 use crate::eval::datasets::DataError;
 use crate::eval::endpoint::EndpointError;
 use crate::eval::gate::GateError;
@@ -81,7 +81,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct SettingsArgs {
     /// Configuration file (TOML); `podium check --no-model` prints every key
-    #[arg(long, value_name = "FILE", env = "PODIUM_CONFIG", hide_env_values = true, help_heading = "Settings")]
+    #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE, hide_env_values = true, help_heading = "Settings")]
     config: Option<PathBuf>,
     /// podium-mini or podium-nano (compiled in), a folder with a checkpoint, or a Hugging Face hub
     /// id [default: podium-mini]

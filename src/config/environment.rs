@@ -2,18 +2,19 @@
 //! silently leave a server open, or with a default.
 
 use super::error::ConfigError;
-use super::source::ENVIRONMENT_PREFIX;
-use super::suggest::{VARIABLE_PREFIX, VARIABLES, suggest_variable};
+use super::source::{ENVIRONMENT_PREFIX, VARIABLES};
+use super::suggest::{VARIABLE_PREFIX, suggest_variable};
+use crate::runtime::{CPU_INSTRUCTIONS, CPU_INSTRUCTIONS_VARIABLE};
 
 /// Returns the names of the variables that begin with `PODIUM_` and are not read.
 ///
 /// Variables that Kubernetes and container links set for a service called `podium`
-/// (`PODIUM_SERVICE_HOST`,
-/// `PODIUM_PORT=tcp://...`) are not among them.
+/// (`PODIUM_SERVICE_HOST`, `PODIUM_PORT=tcp://...`) are not among them.
 ///
 /// # Errors
 /// [`ConfigError::Variable`] for a variable that is close to one of Podium's, or that has `KEY` in
-/// its name.
+/// its name; [`ConfigError::VariableValue`] for a value of [`CPU_INSTRUCTIONS_VARIABLE`] that means
+/// nothing.
 pub(super) fn unknown_variables<'a>(
     environment: &'a [(String, String)],
     keys: &[&str],
@@ -21,7 +22,11 @@ pub(super) fn unknown_variables<'a>(
     let mut unknown = Vec::new();
     for (name, value) in environment {
         let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else { continue };
-        let is_read = name.starts_with(ENVIRONMENT_PREFIX) || VARIABLES.contains(&rest);
+        if name == CPU_INSTRUCTIONS_VARIABLE && !CPU_INSTRUCTIONS.contains(&value.as_str()) {
+            let (name, allowed) = (CPU_INSTRUCTIONS_VARIABLE, &CPU_INSTRUCTIONS);
+            return Err(ConfigError::VariableValue { name, value: value.clone(), allowed });
+        }
+        let is_read = name.starts_with(ENVIRONMENT_PREFIX) || VARIABLES.contains(&name.as_str());
         if is_read || is_service_variable(rest, value) {
             continue;
         }
@@ -88,6 +93,7 @@ mod tests {
         let environment = [
             ("PODIUM_CONFIG", "podium.toml"),
             ("PODIUM_API_KEYS", "12345678"),
+            ("PODIUM_CPU_INSTRUCTIONS", "avx2"),
             ("PODIUM__SERVER__LISTEN", "0.0.0.0:8080"),
             ("PODIUM__NO__SUCH", "1"),
             ("PODIUM_PORT", "tcp://10.0.0.7:8080"),
@@ -102,6 +108,14 @@ mod tests {
             ("PODIUMS", "1"),
         ];
         assert_eq!(check(&environment).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_limit_on_instructions_that_means_nothing_is_refused_with_those_that_do() {
+        let refused = check(&[("PODIUM_CPU_INSTRUCTIONS", "avx-2")]).unwrap_err().to_string();
+        assert_eq!(refused, "PODIUM_CPU_INSTRUCTIONS must be one of all, avx2, neon, plain, not \"avx-2\"");
+        let refused = check(&[("PODIUM_CPU_INSTRUCTION", "avx2")]).unwrap_err().to_string();
+        assert!(refused.ends_with("did you mean PODIUM_CPU_INSTRUCTIONS?"), "{refused}");
     }
 
     #[test]

@@ -93,6 +93,16 @@ pub enum ConfigError {
         /// The variable that was probably meant.
         meant: String,
     },
+    /// An environment variable that sets no key has a value that means nothing.
+    #[error("{name} must be one of {}, not {value:?}", allowed.join(", "))]
+    VariableValue {
+        /// The variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// The values that are allowed.
+        allowed: &'static [&'static str],
+    },
     /// The value names something that does not exist or cannot be used.
     #[error("`{key}`: {problem}")]
     Unusable {

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 pub use error::ConfigError;
-pub use source::{ENVIRONMENT_PREFIX, FlagValue, Origin, Sources};
+pub use source::{API_KEYS_VARIABLE, CONFIG_VARIABLE, ENVIRONMENT_PREFIX, FlagValue, Origin, Sources};
 pub use values::DEFAULTS;
 
 use crate::http::{AuthSettings, ServerSettings};
@@ -143,7 +143,8 @@ impl Sources {
     /// Names of the environment variables that begin with `PODIUM_` and are not read.
     ///
     /// # Errors
-    /// [`ConfigError::Variable`] for a variable that is close to one of Podium's.
+    /// [`ConfigError::Variable`] for a variable that is close to one of Podium's;
+    /// [`ConfigError::VariableValue`] for a value of one of Podium's that means nothing.
     pub fn unknown_variables(&self) -> Result<Vec<String>, ConfigError> {
         let defaults = values::defaults()?;
         let keys: Vec<&str> = defaults.keys().map(String::as_str).collect();

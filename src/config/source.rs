@@ -6,6 +6,16 @@ use std::path::PathBuf;
 
 use toml::Value;
 
+use crate::runtime::CPU_INSTRUCTIONS_VARIABLE;
+
+/// The environment variable with the path of the operator's file.
+pub const CONFIG_VARIABLE: &str = "PODIUM_CONFIG";
+/// The environment variable with API keys, separated by commas.
+pub const API_KEYS_VARIABLE: &str = "PODIUM_API_KEYS";
+
+/// Every environment variable that Podium reads and that sets no key.
+pub(super) const VARIABLES: [&str; 3] = [CONFIG_VARIABLE, API_KEYS_VARIABLE, CPU_INSTRUCTIONS_VARIABLE];
+
 /// Prefix of the environment variables that set keys: `PODIUM__SECTION__KEY`.
 pub const ENVIRONMENT_PREFIX: &str = "PODIUM__";
 

@@ -2,11 +2,8 @@
 
 use strsim::levenshtein;
 
-use super::source::ENVIRONMENT_PREFIX;
+use super::source::{API_KEYS_VARIABLE, ENVIRONMENT_PREFIX, VARIABLES};
 use crate::spelling;
-
-/// Environment variables that set no key, without [`VARIABLE_PREFIX`].
-pub(super) const VARIABLES: [&str; 2] = ["CONFIG", "API_KEYS"];
 
 /// Prefix of every environment variable that Podium reads.
 pub(super) const VARIABLE_PREFIX: &str = "PODIUM_";
@@ -32,8 +29,10 @@ pub(super) fn suggest_variable<'a>(rest: &str, keys: impl IntoIterator<Item = &'
     if let Some(key) = key_of_alias(&plain) {
         return Some(variable_of(key));
     }
-    let variables =
-        VARIABLES.iter().map(|variable| (levenshtein(rest, variable), format!("{VARIABLE_PREFIX}{variable}")));
+    let variables = VARIABLES.iter().map(|variable| {
+        let name = variable.strip_prefix(VARIABLE_PREFIX).unwrap_or(variable);
+        (levenshtein(rest, name), (*variable).to_owned())
+    });
     let settings = keys.into_iter().map(|key| {
         let spelled = key.replace('.', "_").to_uppercase();
         // A name without its section counts if it is exact.
@@ -42,7 +41,7 @@ pub(super) fn suggest_variable<'a>(rest: &str, keys: impl IntoIterator<Item = &'
     });
     let nearest = variables.chain(settings).filter(|(distance, _)| *distance <= MAX_DISTANCE).min();
     let mentions_keys = rest.split('_').any(|word| word == "KEY" || word == "KEYS");
-    nearest.map(|(_, meant)| meant).or_else(|| mentions_keys.then(|| format!("{VARIABLE_PREFIX}API_KEYS")))
+    nearest.map(|(_, meant)| meant).or_else(|| mentions_keys.then(|| API_KEYS_VARIABLE.to_owned()))
 }
 
 /// The key that `name` is an alias of. Sections and words are separated by `_`.

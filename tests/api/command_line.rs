@@ -191,9 +191,13 @@ fn a_misspelt_variable_is_refused_and_another_unknown_one_is_warned_of() {
             assert_eq!((output.status.code(), text(&output.stderr)), (Some(2), problem));
         }
     }
-    for (name, warned) in [("PODIUM_ZEBRA", true), ("PODIUM_PORT_8080_TCP_ADDR", false), ("PODIUM_SERVICE_HOST", false)]
-    {
-        let output = run(&["check", "--no-model"], name, "tcp://10.0.0.7:8080");
+    for (name, value, warned) in [
+        ("PODIUM_ZEBRA", "1", true),
+        ("PODIUM_CPU_INSTRUCTIONS", "plain", false),
+        ("PODIUM_PORT_8080_TCP_ADDR", "tcp://10.0.0.7:8080", false),
+        ("PODIUM_SERVICE_HOST", "tcp://10.0.0.7:8080", false),
+    ] {
+        let output = run(&["check", "--no-model"], name, value);
         assert_eq!(output.status.code(), Some(0), "{name}");
         assert_eq!(text(&output.stderr).contains("unknown environment variable"), warned, "{name}");
     }
