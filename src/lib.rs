@@ -1,7 +1,8 @@
 //! Podium: an HTTP server that reranks documents by a query and an instruction in plain language.
 //!
-//! `ARCHITECTURE.md` follows one request through the modules. A module imports only modules below it
-//! in this table; `tests/layers` checks that. Data flows down and comes back through return values.
+//! `ARCHITECTURE.md` follows one request through the modules. A module imports only modules below
+//! it in this table; `tests/layers` checks that. Data flows down and comes back through return
+//! values.
 //!
 //! | module | responsibility |
 //! |---|---|

@@ -14,9 +14,9 @@ mod malloc {
     ///
     /// By default each thread gets an arena of its own, up to eight per core, and freed memory of
     /// an arena is rarely returned. The buffers of a batch have tens of megabytes and come from
-    /// whichever thread runs it, so a crowd of clients leaves hundreds of megabytes behind. With too
-    /// few arenas, threads that tokenize wait for each other and share an arena with those buffers:
-    /// two arenas made tokenizing a third slower.
+    /// whichever thread runs it, so a crowd of clients leaves hundreds of megabytes behind. With
+    /// too few arenas, threads that tokenize wait for each other and share an arena with those
+    /// buffers: two arenas made tokenizing a third slower.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     pub fn limit_arenas() {
         const MIN_ARENAS: usize = 8;

@@ -110,8 +110,8 @@ struct Environment<'a> {
 }
 
 impl Environment<'_> {
-    /// Loads a checkpoint under these names. Its family is found, and bound to it, before its weights
-    /// are read.
+    /// Loads a checkpoint under these names. Its family is found, and bound to it, before its
+    /// weights are read.
     fn load(self, names: Vec<String>, checkpoint: &Checkpoint, model: &ModelSettings) -> anyhow::Result<Reranker> {
         let prompter = self.prompter(checkpoint, model)?;
         Ok(Reranker::new(names, prompter, load_runtime(checkpoint, model)?, self.policy, self.admission))

@@ -20,8 +20,8 @@ use crate::prompt::{
 use crate::rerank::Instructions;
 use crate::runtime::{Checkpoint, ClassifierFacts, ModelFacts};
 
-/// Checks what settings name (profiles, prompt families, the models of cascades and shadows), without
-/// loading a model.
+/// Checks what settings name (profiles, prompt families, the models of cascades and shadows),
+/// without loading a model.
 ///
 /// # Errors
 /// [`ConfigError::Unusable`], with the key.

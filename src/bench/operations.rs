@@ -13,14 +13,14 @@ use crate::runtime::{
 /// With hidden width `h`, total widths `q` of the query heads and `k` of the key heads, MLP width
 /// `i`, `n` rows (the prefix once, and every suffix) and `m` output rows:
 ///
-/// - Linear layers: `2n (2hk + 2hq + 3hi)` in every layer but the last, `2hi` for an MLP that is not
-///   gated. The last layer computes keys and values for all rows, and the rest only for the output
-///   rows: `2n 2hk + 2m (2hq + 3hi)`.
+/// - Linear layers: `2n (2hk + 2hq + 3hi)` in every layer but the last, `2hi` for an MLP that is
+///   not gated. The last layer computes keys and values for all rows, and the rest only for the
+///   output rows: `2n 2hk + 2m (2hq + 3hi)`.
 /// - Attention: `4q` for each pair of a query and a key that it attends to, for scores and weighted
 ///   values together. A prefix of `t` rows has `t (t + 1) / 2` pairs, a suffix of `b` rows has
-///   `bt + b (b + 1) / 2`; a bidirectional sequence of `b` rows has `b²`, also with local layers. In
-///   cross-document layers, output rows also attend to the shared positions
-///   of other suffixes. In the last layer, only the output rows are queries.
+///   `bt + b (b + 1) / 2`; a bidirectional sequence of `b` rows has `b²`, also with local layers.
+///   In cross-document layers, output rows also attend to the shared positions of other suffixes.
+///   In the last layer, only the output rows are queries.
 ///
 /// Embeddings, norms, RoPE, softmax, the projector and the output head are not counted: they are
 /// below 1 % for a model of any size.
@@ -165,8 +165,9 @@ mod tests {
     fn a_token_of_an_encoder_attends_to_its_whole_sequence() {
         let shape = Shape { bidirectional: true, plain_mlp: true, ..shape() };
         let first = vec![TokenPosition::suffix(0, 0), TokenPosition::suffix(1, 0)];
-        // Weights: 24 for keys and values, 2 * 4 * 6 + 2 * 4 * 5 = 88 for the rest. Rows: 3 + 2 = 5.
-        // Linear: 2 * 5 * 112 + 2 * 5 * 24 + 2 * 2 * 88 = 1712. Pairs: 9 + 4 below, 3 + 2 in the last.
+        // Weights: 24 for keys and values, 2 * 4 * 6 + 2 * 4 * 5 = 88 for the rest. Rows: 3 + 2 =
+        // 5. Linear: 2 * 5 * 112 + 2 * 5 * 24 + 2 * 2 * 88 = 1712. Pairs: 9 + 4 below, 3 + 2 in the
+        // last.
         let pairs = pass(0, &[3, 2], first, CrossDocumentLayers::default());
         assert_eq!(count_operations(&shape, &pairs), 1712 + 24 * (13 + 5));
     }

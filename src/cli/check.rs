@@ -1,4 +1,5 @@
-//! `podium check`: prints the settings in effect and the model, and finds errors before `podium serve` does.
+//! `podium check`: prints the settings in effect and the model, and finds errors before
+//! `podium serve` does.
 
 use std::io::Write;
 
@@ -27,7 +28,8 @@ Examples:
   podium check --no-model
   podium check --config podium.toml --model Qwen/Qwen3-Reranker-0.6B")]
 pub(super) struct CheckArgs {
-    /// Check only the settings, and the profiles, prompt families, models of cascades and keys that they name
+    /// Check only the settings, and the profiles, prompt families, models of cascades and keys that
+    /// they name
     #[arg(long)]
     no_model: bool,
     #[command(flatten)]

@@ -89,9 +89,9 @@ impl RequestContext {
         Self::new(RequestId::new("internal"), Span::none())
     }
 
-    /// The same request for one stage of its work, after whose failure the request goes on. The spans
-    /// of its work become children of `span`. Both keep what the request holds until the later of them
-    /// is dropped.
+    /// The same request for one stage of its work, after whose failure the request goes on. The
+    /// spans of its work become children of `span`. Both keep what the request holds until the
+    /// later of them is dropped.
     #[must_use]
     pub fn for_stage(&self, span: Span) -> Self {
         Self {

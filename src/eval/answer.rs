@@ -39,8 +39,8 @@ pub struct Answer {
     pub documents: Vec<ScoredDocument>,
     /// The model's name, if the system reports it.
     pub model: Option<String>,
-    /// Tokens that passed through the model, prompt included, if the system reports them. Tokens that
-    /// left early count by the share of the layers that was computed for them.
+    /// Tokens that passed through the model, prompt included, if the system reports them. Tokens
+    /// that left early count by the share of the layers that was computed for them.
     pub prompt_tokens: Option<usize>,
     /// Time from sending the request to receiving the whole reply. Failed attempts do not count.
     pub latency: Duration,

@@ -1,12 +1,13 @@
-//! Facts that are counted in a text: numbers, years, punctuation, lists of words, scripts. The encoder
-//! sees these badly, and instructions ask for them. `training/MODEL.md` defines each number.
+//! Facts that are counted in a text: numbers, years, punctuation, lists of words, scripts.
+//! Instructions ask for them, and the encoder's states show them badly. `training/MODEL.md` defines
+//! each number.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// Lists and characters, in `podium.facts` of the checkpoint's `config.json`. The order of the lists
-/// is that of the facts.
+/// Lists and characters, in `podium.facts` of the checkpoint's `config.json`. The order of the
+/// lists is that of the facts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct FactsConfig {
     punctuation: String,

@@ -1,9 +1,9 @@
 //! The read-out of podium-mini: scores from the token states of an encoder that was not trained for
 //! it. `training/MODEL.md` has the formulas, `tests/fixtures/podium_mini.json` golden values.
 //!
-//! Query, instruction and documents are encoded apart. A document's score is a **base**, which never
-//! sees the instruction, plus what the instruction asks for (the **wish**), times how much it asks
-//! (the **gate**):
+//! Query, instruction and documents are encoded apart. A document's score is a **base**, which
+//! never sees the instruction, plus what the instruction asks for (the **wish**), times how much it
+//! asks (the **gate**):
 //!
 //! | file | what it computes |
 //! |---|---|
@@ -44,7 +44,8 @@ pub struct EvidenceModel {
 }
 
 impl EvidenceModel {
-    /// Reads the weights (`instructions.safetensors`) for an encoder with states of `width` numbers.
+    /// Reads the weights (`instructions.safetensors`) for an encoder whose states have `width`
+    /// numbers.
     ///
     /// # Errors
     /// [`EvidenceError`] when a tensor is missing, of another shape or type, or not finite.

@@ -12,8 +12,8 @@ use super::vector::{dot, softmax};
 use super::wish::{Asked, InstructionTokens, Row, WishedDocument};
 use crate::runtime::{Output, ReadStates, TokenStates};
 
-/// The meaning of each row of a pass. The first is the query's, the second the instruction's if there is
-/// one, then the documents' follow.
+/// The meaning of each row of a pass. The first is the query's, the second the instruction's if
+/// there is one, then the documents' follow.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SlateRows {
     /// The token ids of the query, without those that begin and end its row.

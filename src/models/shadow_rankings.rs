@@ -1,7 +1,7 @@
 //! Draws requests for shadows, and ranks them.
 //!
-//! A shadow ranks one request at a time, in the background: its passes run only while its device has
-//! no other work, one after the other, and no limit of admission counts them. A request that
+//! A shadow ranks one request at a time, in the background: its passes run only while its device
+//! has no other work, one after the other, and no limit of admission counts them. A request that
 //! arrives meanwhile waits for the one pass that is running.
 
 use std::sync::Arc;

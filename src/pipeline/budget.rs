@@ -367,8 +367,8 @@ mod tests {
             assert_eq!(reduced.report.unwrap().documents_read, 20, "{family}");
             let is_encoded_again = matches!(family, "jina-v3" | "jina-v3.5" | "first" | "contextual" | "e2rank");
             if is_encoded_again {
-                // A causal slate is one text, rendered at most once for each plan; contextual has text after
-                // the document, and e2rank shows documents in the query's prompt.
+                // A causal slate is one text, rendered at most once for each plan; contextual has
+                // text after the document, and e2rank shows documents in the query's prompt.
                 assert!(encoded <= 2 * MAX_PLANS * whole_bytes, "{family}: {encoded} of {whole_bytes}");
             } else {
                 assert!(encoded < whole_bytes / 10, "{family}: {encoded} of {whole_bytes} bytes were encoded again");

@@ -5,8 +5,8 @@
 //! starts; a running one can see that it is cancelled.
 //!
 //! Scoring goes first, because the device has done its work already. Long tokenizing jobs occupy at
-//! most half of the threads and wait in a queue of their own: requests with long texts do not hold up
-//! requests with short ones.
+//! most half of the threads and wait in a queue of their own: requests with long texts do not hold
+//! up requests with short ones.
 //!
 //! The pool is not `tokio::task::spawn_blocking`, which starts up to 512 threads and has no bound
 //! on its queue.
@@ -28,8 +28,8 @@ const LONG_JOB_BYTES: usize = 256 * 1024;
 /// The most threads of the process's pool.
 const MAX_THREADS: usize = 16;
 
-/// The most tokenizing jobs that wait in each of the two queues of the process's pool. Admission control
-/// bounds the requests of all models; this bounds what they can bring to the threads at once.
+/// The most tokenizing jobs that wait in each of the two queues of the process's pool. Admission
+/// control bounds the requests of all models, and this their jobs at these threads.
 const MAX_QUEUED_JOBS: usize = 256;
 
 /// The shortest time after which a refused client should try again.
@@ -57,7 +57,7 @@ impl Job {
     }
 }
 
-/// A pool of threads for tokenizing and scoring. They end when the pool is dropped and its jobs are done.
+/// Threads for tokenizing and scoring. They end when the pool is dropped and its jobs are done.
 pub(super) struct CpuPool {
     shared: Arc<Shared>,
 }

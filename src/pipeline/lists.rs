@@ -7,8 +7,8 @@ use crate::rerank::{RerankError, RerankRequest};
 pub(super) enum Lists {
     /// The lists of several requests.
     Requests(Vec<RerankRequest>),
-    /// The list of one request, in several orders. Each order holds the index of every document once;
-    /// the first is the request's own.
+    /// The list of one request, in several orders. Each order holds the index of every document
+    /// once; the first is the request's own.
     Orders(Box<RerankRequest>, Vec<Vec<usize>>),
 }
 
@@ -35,8 +35,7 @@ impl Lists {
         self.iter().map(text_bytes).sum()
     }
 
-    /// Calls `prepare` with each list, and frees its texts. The orders of a list share them: no text
-    /// is copied.
+    /// Calls `prepare` with each list, and frees its texts, which the orders of a list share.
     ///
     /// # Errors
     /// The first error of `prepare`; one of several requests with its index in the field that it

@@ -2,8 +2,8 @@
 //!
 //! Tokenizing and scoring run in `cpu_pool`, passes on the scheduler's device. [`cost`]
 //! estimates a request's tokens, and `budget` fits it into its budget. `rank` admits and tokenizes
-//! requests, `rounds` runs their passes, `ranking` orders their documents. `cascade` ranks on several
-//! models in turn.
+//! requests, `rounds` runs their passes, `ranking` orders their documents. `cascade` ranks on
+//! several models in turn.
 
 mod budget;
 mod canary;
@@ -172,8 +172,8 @@ impl Reranker {
         self.prompter.has_probabilities()
     }
 
-    /// The `relevance_score` from which a document counts as relevant, where the family's scores say
-    /// that.
+    /// The `relevance_score` from which a document counts as relevant, where the family's scores
+    /// say that.
     #[must_use]
     pub fn relevant_from(&self) -> Option<f32> {
         self.prompter.facts().relevant_from

@@ -1,5 +1,5 @@
-//! Validated requests to rankings: admit, tokenize, plan. `rounds` runs their passes, `ranking` orders
-//! their documents.
+//! Validated requests to rankings: admit, tokenize, plan. `rounds` runs their passes, `ranking`
+//! orders their documents.
 
 use std::sync::Arc;
 

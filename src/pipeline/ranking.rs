@@ -151,8 +151,8 @@ fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warn
     blank.len()
 }
 
-/// The documents or passages that were read, best first, those that left early behind the others; equal
-/// scores keep their order.
+/// The documents or passages that were read, best first, those that left early behind the others;
+/// equal scores keep their order.
 fn sort_documents(prepared: &PreparedTexts, scores: &Scores) -> Vec<RankedDocument> {
     let exit_layer = |index: usize| scores.early_exit.as_ref().and_then(|exits| exits.layers[index]);
     let texts = prepared.documents.iter().zip(scores.relevance.iter().zip(&scores.raw));

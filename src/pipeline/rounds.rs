@@ -115,7 +115,7 @@ impl RunningRequest {
 }
 
 impl ProgressCounter {
-    /// Notes how many passes there will be, assuming that each later round has as many as the first.
+    /// Estimates the number of passes: each later round has as many as the first.
     fn new(requests: &[PreparedRequest], timeline: RequestTimeline) -> Self {
         let passes =
             |request: &PreparedRequest| request.round.as_ref().map_or(0, Vec::len) * (1 + request.rounds.remaining());

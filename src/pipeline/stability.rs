@@ -1,9 +1,9 @@
 //! Stable order: a list is ranked in several orders of its documents, and the rankings are merged.
 //!
-//! Only families that read documents one after another in one sequence depend on their order. Cosines
-//! are averaged. Families that name the best document of a window vote: the mean position of a
-//! document decides (Borda count). The first order is the request's own, the others are shuffled the
-//! same way every time.
+//! Only families that read documents one after another in one sequence depend on their order.
+//! Cosines are averaged. Families that name the best document of a window vote: the mean position
+//! of a document decides (Borda count). The first order is the request's own, the others are
+//! shuffled the same way every time.
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -7,7 +7,7 @@ use crate::prompt::{EarlyExitFacts, testing};
 use crate::rerank::{ChunkMerge, EarlyExitChoice, EarlyExitReport, LongDocuments, PassageOptions, RankedDocument};
 use crate::runtime::fake::{FakeControls, FakeRuntime};
 
-/// `yes-no` on a fake model of 4 layers, whose documents leave after 2, but for the 3 best of a pass.
+/// `yes-no` on a fake model of 4 layers; all but the 3 best documents of a pass leave after 2.
 fn reranker() -> (Reranker, FakeControls) {
     let runtime = FakeRuntime::new();
     let controls = runtime.controls();

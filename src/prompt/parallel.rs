@@ -4,7 +4,7 @@
 //! takes. The process has a fixed number of helpers, one fewer than cores. A caller that finds none
 //! free works alone, so a request with long texts slows a request with short ones down but never
 //! blocks it. In a work-stealing pool it would: a worker that waits for its own last text takes up
-//! another request's texts meanwhile. So the calling thread is none of the helpers' pool, and a task
+//! another request's texts meanwhile. So the calling thread does not belong to the pool, and a task
 //! runs there only on a reserved thread.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -88,8 +88,8 @@ pub struct RerankRequest {
     pub truncation: bool,
     /// Its options for long documents.
     pub passages: PassageOptions,
-    /// How the documents are split into passages; `None` where they are truncated. The pipeline sets
-    /// it from `passages` and the settings.
+    /// How the documents are split into passages; `None` where they are truncated. The pipeline
+    /// sets it from `passages` and the settings.
     pub chunking: Option<Chunking>,
     /// How to read the documents.
     pub mode: Mode,
@@ -145,8 +145,8 @@ pub struct RankedDocument {
     pub relevance_score: f32,
     /// The family's own score: a cosine, a logit or a log probability.
     pub raw_score: f32,
-    /// Tokens of the whole document: exact up to 64 KiB of text, an estimate for a longer document that
-    /// was truncated.
+    /// Tokens of the whole document: exact up to 64 KiB of text, an estimate for a longer document
+    /// that was truncated.
     pub tokens: usize,
     /// Tokens of it that the model read; fewer than `tokens` exactly if it was truncated.
     pub tokens_read: usize,
@@ -155,8 +155,8 @@ pub struct RankedDocument {
     pub stage: Option<usize>,
     /// After how many layers its score was read, if it left the model early.
     pub exit_layer: Option<u16>,
-    /// The standard deviation of its relevance over several orders of the documents, if it was ranked
-    /// in several.
+    /// The standard deviation of its relevance over several orders of the documents, if it was
+    /// ranked in several.
     pub spread: Option<f32>,
     /// The passage that the score comes from, where documents were split.
     pub passage: Option<BestPassage>,

@@ -1,9 +1,9 @@
-//! Long documents as passages: how a request wants them split, and how the scores of passages become
-//! those of documents.
+//! Long documents as passages: how a request wants them split, and how the scores of passages
+//! become those of documents.
 //!
-//! Passages are numbered over the whole request: the first passages of all documents, then the second
-//! ones, and so on. A budget that allows only some of them so reads the beginning of every document
-//! first.
+//! Passages are numbered over the whole request: the first passages of all documents, then the
+//! second ones, and so on. A budget that allows only some of them so reads the beginning of every
+//! document first.
 
 use std::cmp::Ordering;
 

@@ -37,8 +37,8 @@ pub struct ModelFacts {
     pub device: String,
     /// The number format that the layers compute in: `f32`, `bf16`, `int8`, `q4k`, ...
     pub dtype: String,
-    /// The processor's instructions for products in that format: `avx512vnni`, `avx2`, `neon sdot`, ...; `plain` without
-    /// any. `None` where other code than Podium's kernels multiplies.
+    /// The processor's instructions for products in that format: `avx512vnni`, `avx2`, `neon sdot`,
+    /// ...; `plain` without any. `None` where other code than Podium's kernels multiplies.
     pub cpu_instructions: Option<&'static str>,
     /// Parameters, embeddings included.
     pub parameters: usize,
@@ -89,7 +89,8 @@ impl ModelFacts {
         self.workspace.bytes(tokens)
     }
 
-    /// Bytes that a loaded model may take: its weights, the limit of its prefix cache, and a batch of so many tokens.
+    /// Bytes that a loaded model may take: its weights, the limit of its prefix cache, and a batch
+    /// of this many tokens.
     #[must_use]
     pub const fn memory_bytes(&self, batch_tokens: usize) -> u64 {
         self.weight_bytes + self.prefix_cache_bytes + self.workspace_bytes(batch_tokens)

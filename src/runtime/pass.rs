@@ -84,9 +84,9 @@ pub enum Head {
     /// The checkpoint's classifier: one number per label.
     Classifier,
     /// `ColBERT`'s score: the sum over the query's positions of the largest cosine with one of the
-    /// document's positions, both through the checkpoint's token projection. The pass has no prefix;
-    /// its first suffix is the query, each other one a document. Positions are listed suffix by suffix.
-    /// One number for each document.
+    /// document's positions, both through the checkpoint's token projection. The pass has no
+    /// prefix; its first suffix is the query, each other one a document. Positions are listed
+    /// suffix by suffix. One number for each document.
     MaxSim {
         /// How many of the query's last tokens (`[MASK]`) no token attends to.
         expansion: usize,
@@ -160,7 +160,7 @@ pub struct EarlyExit {
 }
 
 impl EarlyExit {
-    /// Which suffixes go on, by the rows that were read at the exit. Of equal ones the earlier does.
+    /// The suffixes that go on, by the rows that were read at the exit; of equal ones the earlier.
     #[must_use]
     pub fn choose(&self, rows: &[Vec<f32>]) -> Vec<bool> {
         let score = |row: &Vec<f32>| row.first().map_or(f32::NAN, |first| first - row.get(1).unwrap_or(&0.0));
@@ -200,9 +200,10 @@ impl OutputSpec {
     }
 }
 
-/// The numbers that were read: one row per position or sequence, in the order of [`OutputSpec::at`]; for
-/// [`Head::MaxSim`] one per document. With an [`EarlyExit`], first the rows that were read at the exit,
-/// then those after the last layer, which are empty for the suffixes that left.
+/// The numbers that were read: one row per position or sequence, in the order of
+/// [`OutputSpec::at`]; for [`Head::MaxSim`] one per document. With an [`EarlyExit`], first the rows
+/// that were read at the exit, then those after the last layer, which are empty for the suffixes
+/// that left.
 pub type Output = Vec<Vec<f32>>;
 
 /// Token sequences that go through the model together: a shared prefix and its suffixes.

@@ -7,15 +7,16 @@ use serde::{Deserialize, Serialize};
 /// The environment variable that limits the CPU kernels' vector instructions, for tests and
 /// measurements.
 pub const CPU_INSTRUCTIONS_VARIABLE: &str = "PODIUM_CPU_INSTRUCTIONS";
-/// Its values: no limit, no more than AVX2 (x86-64), no more than NEON without dot products (ARM), no
-/// vector instructions.
+/// Its values: no limit, no more than AVX2 (x86-64), no more than NEON without dot products (ARM),
+/// no vector instructions.
 pub const CPU_INSTRUCTIONS: [&str; 4] = ["all", "avx2", "neon", "plain"];
 
 /// The model (`[model]` in the configuration).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
-    /// `podium-mini` or `podium-nano` (embedded), a local folder, or a hub id such as `Qwen/Qwen3-Reranker-0.6B`.
+    /// `podium-mini` or `podium-nano` (embedded), a local folder, or a hub id such as
+    /// `Qwen/Qwen3-Reranker-0.6B`.
     pub source: String,
     /// More names for the model, separated by commas.
     pub served_names: String,
@@ -23,8 +24,8 @@ pub struct ModelSettings {
     pub revision: String,
     /// The prompt family; `auto` finds it from the checkpoint.
     pub family: String,
-    /// `auto` (in a build for GPUs the first GPU, if there is one; else the CPU), `cpu`, `cuda` (the
-    /// first GPU), `cuda:N` (GPU number N, from 0) or `metal`.
+    /// `auto` (in a build for GPUs the first GPU, if there is one; else the CPU), `cpu`, `cuda`
+    /// (the first GPU), `cuda:N` (GPU number N, from 0) or `metal`.
     pub device: String,
     /// The type that the model computes in: `auto`, `f32` or `bf16`.
     pub dtype: String,

@@ -180,8 +180,8 @@ impl Rounds {
         self.texts.cutoff_layer.map_or(self.prompter.layers(), usize::from)
     }
 
-    /// Notes which documents of a pass left early. Returns a row for each document: the one of the last
-    /// layer, or the one that was read at the exit.
+    /// Notes which documents of a pass left early. Returns a row for each document: the one of the
+    /// last layer, or the one that was read at the exit.
     fn note_exits(
         &mut self,
         documents: &[usize],
@@ -227,7 +227,8 @@ impl Rounds {
 }
 
 impl Scorer {
-    /// Documents leave at `exit` where they are scored one by one, if it keeps fewer than there are.
+    /// Documents leave at `exit` where they are scored one by one, if it keeps fewer than there
+    /// are.
     fn pass(&self, rendering: Rendering, documents: usize, exit: Option<EarlyExit>) -> ForwardPass {
         let exit = exit.filter(|exit| matches!(self, Self::Pointwise { .. }) && documents > exit.keep);
         let Rendering { prefix, suffixes, marks, token_types, rows } = rendering;

@@ -54,10 +54,12 @@ pub(in crate::cli) struct EvalArgs {
     #[arg(value_name = "SET", required_unless_present_any = ["corpus", "compare"], conflicts_with = "corpus")]
     pub(super) sets: Vec<PathBuf>,
 
-    /// Judgements of a folder: qrels/NAME.tsv, or data/NAME-*.parquet [default: test, or the only one]
+    /// Judgements of a folder: qrels/NAME.tsv, or data/NAME-*.parquet [default: test, or the only
+    /// one]
     #[arg(long, value_name = "NAME", help_heading = "Data")]
     pub(super) split: Option<String>,
-    /// Documents: a file of JSONL, Parquet or lines of id, tab, text, or a folder of shards (instead of a SET)
+    /// Documents: a file of JSONL, Parquet or lines of id, tab, text, or a folder of shards
+    /// (instead of a SET)
     #[arg(long, value_name = "FILE", requires_all = ["topics", "qrels"], help_heading = "Data")]
     pub(super) corpus: Option<PathBuf>,
     /// Queries, in the formats of the corpus
@@ -66,8 +68,8 @@ pub(in crate::cli) struct EvalArgs {
     /// Judgements, in TREC's four columns or BEIR's three
     #[arg(long, value_name = "FILE", requires = "corpus", help_heading = "Data")]
     pub(super) qrels: Option<PathBuf>,
-    /// First-stage run in TREC's six columns; a file in the set's folder takes precedence [default: the set's
-    /// own, or BM25]
+    /// First-stage run in TREC's six columns; a file in the set's folder takes precedence [default:
+    /// the set's own, or BM25]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub(super) run: Option<PathBuf>,
     /// Evaluate N queries of each set, chosen by the seed [default: all]
@@ -77,8 +79,8 @@ pub(in crate::cli) struct EvalArgs {
     /// Rerank the first N documents of each query
     #[arg(long, value_name = "N", default_value = "32", help_heading = "Measuring")]
     top: NonZeroUsize,
-    /// Measures, the primary one first: nDCG@k, MRR@k, Hit@k, Recall@k, P@k, ERR@k, MAP, RBP(p=0.8),
-    /// as in 'nDCG@1,5,10 P@5 MAP' [default: nDCG, MRR, Hit and Recall at K, and MAP]
+    /// Measures, the primary one first: nDCG@k, MRR@k, Hit@k, Recall@k, P@k, ERR@k, MAP,
+    /// RBP(p=0.8), as in 'nDCG@1,5,10 P@5 MAP' [default: nDCG, MRR, Hit and Recall at K, and MAP]
     #[arg(long, value_name = "LIST", value_parser = parse_measures, help_heading = "Measuring")]
     measures: Option<Measures>,
     /// Cut-off of the default measures
@@ -100,8 +102,8 @@ pub(in crate::cli) struct EvalArgs {
     #[arg(long, value_name = "N", help_heading = "Measuring")]
     max_tokens_per_doc: Option<NonZeroUsize>,
 
-    /// Measure early exits after each of these layers, as in 12,16,20, against no exit: documents leave the
-    /// model there, but for the best --exit-keep of a pass
+    /// Measure early exits after each of these layers, as in 12,16,20, against no exit: documents
+    /// leave the model there, but for the best --exit-keep of a pass
     #[arg(long, value_name = "LAYERS", value_delimiter = ',', conflicts_with_all = ["compare", "gate", "report", "resume", "write_runs"], help_heading = "Measuring")]
     pub(super) early_exit: Vec<u16>,
     /// Ask for the best N results; the other documents follow in the order in which they were sent

@@ -24,8 +24,9 @@ request! {
         /// default.
         pub(super) instruction | instruct: Option<String>,
         profile: Option<ProfileName>,
-        /// The least relevance of a result, as a number in [0, 1] like `relevance_score`, also where the
-        /// reply has raw scores; or `"auto"`. Results below it are left out, which may leave none.
+        /// The least relevance of a result, as a number in [0, 1] like `relevance_score`, also
+        /// where the reply has raw scores; or `"auto"`. Results below it are left out, which may
+        /// leave none.
         #[schema(value_type = Option<MinScoreField>)]
         pub(super) min_score | score_threshold | relevance_threshold: Option<MinScore>,
         /// The most tokens to read of each document; the family's limit if absent or 0.
@@ -58,8 +59,8 @@ request! {
         strict: Option<Flag>,
         cascade: Option<CascadeFields>,
         scores: Option<Scores>,
-        /// Whether documents may leave the model before its last layer, where the family declares an
-        /// exit. They stand behind the others, with `exit_layer`. The model's setting if absent.
+        /// Whether documents may leave the model before its last layer, where the family declares
+        /// an exit. They stand behind the others, with `exit_layer`. The model's setting if absent.
         #[schema(value_type = Option<EarlyExitField>)]
         early_exit: Option<EarlyExitField>,
         /// The layer that all documents are scored after, of a layer-wise checkpoint, which has a
@@ -138,8 +139,8 @@ impl Field for MinScore {
     }
 }
 
-/// The least relevance of a result: a number, or `auto` to cut at the largest gap between the scores
-/// of relevant documents and to return nothing if nothing is relevant.
+/// The least relevance of a result: a number, or `auto` to cut at the largest gap between the
+/// scores of relevant documents and to return nothing if nothing is relevant.
 #[derive(Debug)]
 enum MinScoreField {}
 

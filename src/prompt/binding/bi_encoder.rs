@@ -1,5 +1,5 @@
-//! The bi-encoder of a family, bound to a tokenizer: its template, how scores are read, and the settings of
-//! a `ColBERT` checkpoint.
+//! The bi-encoder of a family, bound to a tokenizer: its template, how scores are read, and the
+//! settings of a `ColBERT` checkpoint.
 
 use crate::prompt::PromptError;
 use crate::prompt::checkpoint::ModelLimits;
@@ -31,8 +31,8 @@ pub(in crate::prompt) struct Colbert {
 /// Tokens that fill queries up, the first that the tokenizer has.
 const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
 
-/// Binds the checkpoint's settings, where the family reads `max_sim`: its markers become control tokens,
-/// and its lengths the family's limits.
+/// Binds the checkpoint's settings, where the family reads `max_sim`: its markers become control
+/// tokens, and its lengths the family's limits.
 ///
 /// # Errors
 /// [`PromptError::Token`] for a marker or mask that the tokenizer does not have.

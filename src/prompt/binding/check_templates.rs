@@ -40,9 +40,8 @@ impl Prompter {
         Ok(takes_instruction)
     }
 
-    /// Renders both blocks with and without an instruction, and with the documents that the query may
-    /// show. Returns every rendering for the checks of its control tokens, and whether the family
-    /// takes an instruction.
+    /// Renders both blocks with and without an instruction, and with each number of documents that
+    /// block `query` may show. Returns all renderings, and whether the family takes an instruction.
     fn check_bi_encoder(&self, bi_encoder: &BiEncoder) -> Result<(Vec<Vec<Part>>, bool), PromptError> {
         let problem = |problem: &str| bi_encoder.template.problem(problem);
         let documents_in = |parts: &[Part]| -> Vec<usize> {

@@ -1,5 +1,6 @@
-//! Binds a family to a checkpoint: the declared tokens become ids, the templates are compiled and tried. The result
-//! is the [`Prompter`] of a model, with one file for each way of reading documents.
+//! Binds a family to a checkpoint: the declared tokens become ids, the templates are compiled and
+//! tried. The result is the [`Prompter`] of a model, with one file for each way of reading
+//! documents.
 
 mod bi_encoder;
 mod check_templates;

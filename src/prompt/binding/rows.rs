@@ -25,8 +25,8 @@ impl RowReading {
     /// Binds the declaration.
     ///
     /// # Errors
-    /// [`PromptError::Token`] for a token that is missing; [`PromptError::Evidence`] without a table
-    /// or a read-out.
+    /// [`PromptError::Token`] for a token that is missing; [`PromptError::Evidence`] without a
+    /// table or a read-out.
     pub(super) fn new(
         facts: EvidenceFacts,
         lookup: &TokenLookup,

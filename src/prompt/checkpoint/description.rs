@@ -79,7 +79,8 @@ const POOLING: &str = "1_Pooling/config.json";
 
 impl Description {
     /// Reads a checkpoint's description. `hub_id` is its id on the hub, where that is known;
-    /// `config` its `config.json`; `file` returns the contents of a file beside it, if there is one.
+    /// `config` its `config.json`; `file` returns the contents of another of its files, if it
+    /// exists.
     ///
     /// # Errors
     /// [`PromptError::Declaration`], with the file, for a file that is malformed.

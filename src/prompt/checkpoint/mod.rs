@@ -1,5 +1,5 @@
-//! The facts about a checkpoint that decide how it is prompted and read, from the files beside its weights: its
-//! kind and origin, its classifier, its limits, the settings of `ColBERT` checkpoints.
+//! The facts about a checkpoint that decide how it is prompted and read, from the files beside its
+//! weights: its kind and origin, its classifier, its limits, the settings of `ColBERT` checkpoints.
 
 mod classifier;
 mod colbert;

@@ -37,10 +37,10 @@ pub struct FamilyFacts {
     /// The language that it reads, where that is only one in Latin letters, such as `English`. A
     /// query in another script gets a warning.
     pub reads_only: Option<String>,
-    /// The relevance, in [0, 1], from which a document counts as relevant. Absent where the scores do
-    /// not say that: cosines without a calibration, logits that compare only within a window.
+    /// The relevance, in [0, 1], from which a document counts as relevant. Absent where the scores
+    /// do not say that: cosines without a calibration, logits that compare only within a window.
     pub relevant_from: Option<f32>,
-    /// How a checkpoint of the family is recognised. Without it, only `--family` chooses the family.
+    /// How a checkpoint of the family is recognised. Without it, only `--family` selects it.
     #[serde(default)]
     pub recognise: Recognise,
     /// The longest texts that are read.
@@ -81,8 +81,8 @@ pub struct Recognise {
     pub names: Vec<String>,
     /// Parts of hub ids that rule the family out where `names` matches.
     pub not_names: Vec<String>,
-    /// The kinds that sentence-transformers may give a checkpoint of the family. `late_interaction` also
-    /// decides, where one family has it.
+    /// The kinds that sentence-transformers may give a checkpoint of the family. `late_interaction`
+    /// also decides, where one family has it.
     pub kinds: Vec<ModelKind>,
 }
 

@@ -1,5 +1,5 @@
-//! Families as data: the declarations `prompts/<name>.toml`, with one file for each of their sections, and the
-//! rules that recognise a checkpoint's family.
+//! Families as data: the declarations `prompts/<name>.toml`, with one file for each of their
+//! sections, and the rules that recognise a checkpoint's family.
 
 mod bi_encoder;
 mod declaration;

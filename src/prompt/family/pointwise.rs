@@ -15,8 +15,8 @@ pub struct PointwiseFacts {
     /// The longest prompt, where it is shorter than the model's context.
     pub budget: Option<PromptBudget>,
     /// The answers whose logits are the score. For a checkpoint with a classifier in place of an
-    /// output matrix, the classifier's number is the score; without either, the answers are those of
-    /// the checkpoint's `LogitScore`.
+    /// output matrix, the classifier's number is the score; without either, the answers are those
+    /// of the checkpoint's `LogitScore`.
     pub readout: Option<AnswerFacts>,
     /// Where documents may leave the model early, for each depth of which that was measured.
     #[serde(default)]

@@ -1,6 +1,6 @@
-//! Prepares query and documents that are encoded apart from each other. The documents' sequences do not
-//! depend on the query. The query's sequence may show the first documents of the list (pseudo relevance
-//! feedback).
+//! Prepares query and documents that are encoded apart from each other. The documents' sequences do
+//! not depend on the query. The query's sequence may show the first documents of the list (pseudo
+//! relevance feedback).
 
 use super::render::Rendering;
 use crate::prompt::binding::{BiEncoder, Colbert, Prompter};

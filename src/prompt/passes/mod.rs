@@ -1,4 +1,5 @@
-//! Forward passes: which documents share one, and its token sequences. One file for each way of reading documents.
+//! Forward passes: which documents share one, and its token sequences. One file for each way of
+//! reading documents.
 
 mod apart;
 mod choose_exit;

@@ -209,8 +209,8 @@ impl Prompter {
         Ok(())
     }
 
-    /// Groups prompts into passes that fit the limits of a slate. Each group shares the prefix of all
-    /// prompts, unless tokens of a prefix would see what follows it.
+    /// Groups prompts into passes that fit the limits of a slate. Each group shares the prefix of
+    /// all prompts, unless tokens of a prefix would see what follows it.
     pub(in crate::prompt) fn group_pairs(&self, documents: &[DocumentText], limits: &LimitSettings) -> Plan {
         let sequences: Vec<&[u32]> = documents.iter().map(|document| document.ids.as_slice()).collect();
         let shared = if self.bidirectional { 0 } else { shared_prefix(&sequences) };

@@ -16,11 +16,10 @@ pub struct Rendering {
     pub prefix: Vec<u32>,
     /// Continuations of the prefix.
     pub suffixes: Vec<Vec<u32>>,
-    /// Where to read. Late interaction: each document's mark, then the query's. First token: the
-    /// last position. Pointwise: the end of each document's sequence, which a classifier that pools
-    /// does not use. Bi-encoder: the end of each
-    /// document's sequence, or of the query's; for `MaxSim` all tokens that are compared, the query's
-    /// first.
+    /// The positions to read. Late interaction: each document's mark, then the query's. First
+    /// token: the last position. Pointwise: the end of each document's sequence; a classifier that
+    /// pools ignores it. Bi-encoder: the end of each document's sequence, or of the query's; for
+    /// `MaxSim` all tokens that are compared, the query's first.
     pub marks: Vec<TokenPosition>,
     /// The types of the tokens.
     pub token_types: TokenTypes,

@@ -119,8 +119,8 @@ fn plan_rows(reading: &RowReading, limits: &LimitSettings, prepared: &mut Prepar
     (prepared.mode, prepared.plan) = (Mode::Listwise, Plan::Slates(slates::even(&costs, slate)));
 }
 
-/// Features of whole documents, also of the parts that the encoder does not read, up to 64 KiB: the words
-/// in common with query and instruction, and what instructions count.
+/// Features of the first 64 KiB of each document, also of the part that the encoder does not read:
+/// the words in common with query and instruction, and the properties that instructions ask for.
 fn read_whole_texts(reading: &RowReading, prepared: &PreparedTexts, raw: Vec<&str>) -> Vec<WholeText> {
     let table = &reading.table;
     let query = table.query(&prepared.query);

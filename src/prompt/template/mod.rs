@@ -1,5 +1,6 @@
-//! Prompt templates. A caller's text never goes through the template engine: a template renders to parts with places
-//! for texts ([`Template`]), and the texts are put in and encoded afterwards ([`Frame`]).
+//! Prompt templates. A caller's text never goes through the template engine: a template renders to
+//! parts with places for texts ([`Template`]), and the texts are put in and encoded afterwards
+//! ([`Frame`]).
 
 mod frame;
 mod parts;

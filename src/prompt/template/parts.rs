@@ -117,7 +117,7 @@ impl Template {
         self.parts(&rendered, tokenizer)
     }
 
-    /// The text at the end of the rendered template, behind its last control token or text of a request.
+    /// The rendered template's text after its last control token and last text of a request.
     pub(in crate::prompt) fn text_at_end(
         &self,
         inputs: TemplateInputs,

@@ -1,4 +1,4 @@
-//! Pairs of texts in the tokenizer's own template, and tokenizers of SentencePiece's and BERT's kind.
+//! Pairs in the tokenizer's own template, and tokenizers of SentencePiece's and BERT's kind.
 
 use serde_json::{Value, json};
 

@@ -1,10 +1,10 @@
 //! Splits documents over the limit into passages.
 //!
-//! A document is cut at the ends of paragraphs where that leaves a passage at least half full, else at
-//! those of sentences, lines or words (Unicode's, UAX 29), and within a word only where a single word
-//! is over the limit. Its units are counted one by one with the family's own tokenizer, so the time is
-//! that of tokenizing it once more. A passage that turns out longer on its own is split again, with
-//! less room.
+//! A document is cut at the ends of paragraphs where that leaves a passage at least half full, else
+//! at those of sentences, lines or words (Unicode's, UAX 29), and within a word only where a single
+//! word is over the limit. The family's own tokenizer counts each unit, which takes as long as
+//! tokenizing the document once more. If a passage is over the limit when it is tokenized alone,
+//! the document is split again with less room.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use crate::prompt::parallel;
 use crate::prompt::tokenizer::CHUNK_BYTES;
 use crate::rerank::{Chunking, LimitSettings, Passage, Passages, RerankError, RerankRequest, SplitDocument};
 
-/// Tokens of a passage that stay free at first: encoded alone, its beginning may take a few more than
+/// Tokens of a passage that are left free at first: its beginning may take a few more alone than
 /// within the document.
 const MARGIN: usize = 2;
 
@@ -73,8 +73,8 @@ struct TokenizedDocument<'a> {
 }
 
 impl Prompter {
-    /// Splits and tokenizes all documents, and returns the passages' texts as they were sent, in the
-    /// order of [`Passages::list`].
+    /// Splits and tokenizes all documents, and returns the passages' texts as they were sent, in
+    /// the order of [`Passages::list`].
     pub(super) fn tokenize_passages<'a>(
         &self,
         request: &'a RerankRequest,
@@ -351,8 +351,8 @@ fn group(units: &[Unit], room: Room, max_passages: usize) -> Vec<(Range<usize>, 
     passages
 }
 
-/// The best of these ends for a passage that begins at `start`: the last one at the best boundary that
-/// leaves the passage at least half full.
+/// The best of these ends for a passage that begins at `start`: the last one at the best boundary,
+/// among those that leave the passage at least half full.
 fn best_end(units: &[Unit], start: usize, ends: Range<usize>, room: Room) -> usize {
     let last = ends.end - 1;
     let mut tokens: usize = units[start..ends.start - 1].iter().map(|unit| unit.tokens).sum();

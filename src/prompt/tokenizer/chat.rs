@@ -1,5 +1,5 @@
-//! The chat format of a checkpoint: its own chat template, as transformers' `apply_chat_template` renders
-//! it, with thinking switched off and without tools or a date.
+//! The chat format of a checkpoint: its own chat template, as transformers' `apply_chat_template`
+//! renders it, with thinking switched off and without tools or a date.
 
 use std::sync::Arc;
 
@@ -24,14 +24,14 @@ pub struct ChatFormat {
     template: String,
     bos_token: String,
     eos_token: String,
-    /// Further variables that sentence-transformers renders the template with, such as `add_generation_prompt`:
-    /// `processing_kwargs.chat_template` of its settings.
+    /// Further variables that sentence-transformers renders the template with, such as
+    /// `add_generation_prompt`: `processing_kwargs.chat_template` of its settings.
     variables: serde_json::Map<String, Json>,
 }
 
 impl ChatFormat {
-    /// Reads the chat format of a checkpoint; `None` if it has none. `file` returns a file of the checkpoint,
-    /// if it is there.
+    /// Reads the chat format of a checkpoint; `None` if it has none. `file` returns a file of the
+    /// checkpoint, if it is there.
     ///
     /// # Errors
     /// [`PromptError::Declaration`], with the file, for a file that is malformed.
@@ -86,10 +86,11 @@ fn chat_template(value: &Json) -> Option<String> {
     value.as_str().or_else(|| named("default")?["template"].as_str()).map(str::to_owned)
 }
 
-/// The function `chat(system, user)` of templates: the prompt of a conversation up to the start of the
-/// model's answer.
+/// The function `chat(system, user)` of templates: the prompt of a conversation up to the start of
+/// the model's answer.
 ///
-/// A template that has no place for a system message gets it before the user's, as in FIRST's reference.
+/// For a template without system messages, the system's text goes before the user's, as in FIRST's
+/// reference.
 ///
 /// `has_token` tells whether the tokenizer has a control token.
 pub(in crate::prompt) fn chat_function(

@@ -130,8 +130,8 @@ impl Tokenizer {
         self.controls.iter().find(|token| token.text == text)
     }
 
-    /// The id of a text that is a single ordinary token behind `before`. `SentencePiece` spells the first
-    /// word of a text with a space before it; behind a line's end or a bracket there is none.
+    /// The id of a text that is a single ordinary token behind `before`. `SentencePiece` spells the
+    /// first word of a text with a space before it; behind a line's end or a bracket there is none.
     pub(in crate::prompt) fn single_token_behind(&self, before: &str, text: &str) -> Option<u32> {
         let id = self.single_token(text)?;
         let has_space = self.plain.id_to_token(id).is_some_and(|token| token.starts_with('\u{2581}'));
@@ -172,8 +172,8 @@ impl Tokenizer {
         self.control_bits.get(id as usize / 64).is_some_and(|bits| bits >> (id % 64) & 1 == 1)
     }
 
-    /// Encodes a text that begins a prompt. No id belongs to a control token, unless the tokenizer's
-    /// model makes one from text and has no unknown token; prompts are checked for that.
+    /// Encodes a text that begins a prompt. No id is a control token's, unless the tokenizer's
+    /// model makes one from text and has no unknown token; `Prompter` checks prompts for that.
     pub(in crate::prompt) fn encode(&self, text: &str) -> Result<Vec<u32>, tokenizers::Error> {
         self.encode_with(&self.plain, text)
     }

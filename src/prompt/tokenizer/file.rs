@@ -24,8 +24,8 @@ pub(super) struct TokenizerFile {
     /// The same for text that does not begin a prompt, where that makes a difference: SentencePiece
     /// puts a space before the first word only.
     pub continued: Option<String>,
-    /// Added tokens, special or not. Runs of spaces that are added tokens (GPT-NeoX, ModernBERT) are
-    /// ordinary text and stay in `plain`.
+    /// Added tokens, special or not. Runs of spaces that are added tokens (GPT-NeoX, ModernBERT)
+    /// are ordinary text and stay in `plain`.
     pub controls: Vec<ControlToken>,
     /// The token of text that the vocabulary cannot spell, if it is one of `controls`.
     pub unknown: Option<u32>,

@@ -1,5 +1,5 @@
-//! `tokenizer.json` and what belongs to it: encoding that never turns text into a control token, the removal of
-//! spelled control tokens, the template for a pair of texts, and the chat template.
+//! `tokenizer.json` and what belongs to it: encoding that never turns text into a control token,
+//! the removal of spelled control tokens, the template for a pair of texts, and the chat template.
 
 mod chat;
 mod clean;

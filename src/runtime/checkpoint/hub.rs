@@ -52,7 +52,7 @@ fn module_files(json: &[u8]) -> Result<Vec<String>, String> {
     Ok(folders.flat_map(|folder| ["config.json", SINGLE].map(|file| format!("{folder}/{file}"))).collect())
 }
 
-/// Downloads the model's files unless they are in the cache, and returns the folder that holds them.
+/// Downloads the model's files unless they are in the cache, and returns their folder.
 pub(super) fn fetch(settings: &ModelSettings) -> Result<PathBuf, LoadError> {
     let repository = Repo::with_revision(settings.source.clone(), RepoType::Model, settings.revision.clone());
     let cache =

@@ -1,4 +1,4 @@
-//! How tests steer a [`super::FakeRuntime`]: a gate that blocks batches, injected faults, and counts.
+//! Controls of a [`super::FakeRuntime`]: a gate that blocks batches, injected faults, counts.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -132,8 +132,8 @@ impl Clone for FakeControls {
 }
 
 impl Drop for FakeControls {
-    /// The gate opens with the last controls: a batch that is still blocked would keep its thread, and a test's end waits
-    /// for that.
+    /// Opens the gate when the last controls are dropped: a blocked batch would keep its thread,
+    /// and the test would not end.
     fn drop(&mut self) {
         self.shared.change_gate(|gate| gate.controls -= 1);
     }

@@ -56,8 +56,9 @@ impl GgufFile {
         let mut reader = BufReader::new(&file);
         let content = Content::read(&mut reader).map_err(|error| malformed(header_problem(&first_line(&error))))?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        // SAFETY: a mapped file must not shrink or change while it is mapped. Checkpoints are written once, by a download
-        // that renames into place; the documentation warns against editing one under a running server.
+        // SAFETY: a mapped file must not shrink or change while it is mapped. Checkpoints are
+        // written once, by a download that renames into place; the documentation warns against
+        // editing one under a running server.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
         let metadata = Metadata::new(&content).map_err(malformed)?;
         let mut tensors = tensors::table(&content, &metadata, map.len() as u64).map_err(malformed)?;

@@ -3,8 +3,8 @@
 //!
 //! Only for sequences that need nothing of each other: encoders, without a shared prefix. Then no
 //! thread waits for the others after each product, and the rows that a thread works on stay in its
-//! own cache. The numbers equal those of the whole batch bit for bit, because no row's sums depend on
-//! other rows.
+//! own cache. The numbers equal those of the whole batch bit for bit, because no row's sums depend
+//! on other rows.
 
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,8 +16,8 @@ use crate::runtime::{ForwardPass, Positions, TokenTypes};
 
 /// Most tokens of a part, unless one sequence has more.
 const MAX_TOKENS: usize = 512;
-/// Parts for each thread, so that all threads end at about the same time. A batch with fewer parts is
-/// not split.
+/// Parts for each thread, so that all threads end at about the same time. A batch with fewer parts
+/// is not split.
 const PARTS_PER_THREAD: usize = 3;
 
 /// As many threads as rayon's pool has, each a pool of its own: rayon's parallel loops on such a
@@ -42,8 +42,8 @@ impl BatchThreads {
         Self((0..rayon::current_num_threads()).map(pool).collect::<Result<_, _>>().unwrap_or_default())
     }
 
-    /// Splits the batch into parts for these threads, the largest first; `None` if some threads would
-    /// get no work.
+    /// Splits the batch into parts for these threads, the largest first; `None` if some threads
+    /// would get no work.
     pub fn split(&self, batch: &[ForwardPass]) -> Option<Vec<Part>> {
         let wanted = self.0.len() * PARTS_PER_THREAD;
         let tokens = batch.iter().map(ForwardPass::tokens).sum::<usize>();

@@ -1,5 +1,5 @@
-//! A model's layers from candle's operations and mistral.rs's linear layers: for GPUs, and for mistral.rs's own quantised forms
-//! on every device.
+//! A model's layers from candle's operations and mistral.rs's linear layers: for GPUs, and for
+//! mistral.rs's own quantised forms on every device.
 
 mod blocks;
 mod products;
@@ -97,10 +97,11 @@ struct Sum {
 }
 
 impl CandleLayers {
-    /// Reads the layers, quantised as they come. `progress` is called with the number of layers that are loaded, after each.
+    /// Reads the layers and quantises each at once. Calls `progress` with the number of loaded
+    /// layers after each.
     pub fn load(spec: &ModelSpec, tensors: &TensorTable, loader: Loader<'_>, progress: &dyn Fn(usize)) -> Result<Self> {
-        // cuBLASLt takes products of three dimensions only, and ours have two: with biases and in fp8 mistral.rs would hand
-        // it those and fail. Without it they are cuBLAS's.
+        // cuBLASLt takes only products of three dimensions; these have two. With a bias, or in fp8,
+        // mistral.rs would pass them on and fail. Without cuBLASLt it uses cuBLAS.
         CUBLASLT_CONTROLLER.set_inhibit(true);
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (number, tensors) in tensors.layers.iter().enumerate() {
@@ -127,12 +128,12 @@ impl CandleLayers {
         })
     }
 
-    /// The final states of the rows that are read, `[read rows, hidden]` in f32, after the first `depth` layers and the final
-    /// norm, from the word embeddings of all rows; and the blocks that the prefix cache stores. `cached` are the blocks that
-    /// the batch uses.
+    /// The final states of the rows that are read, `[read rows, hidden]` in f32, after the first
+    /// `depth` layers and the final norm, from the word embeddings of all rows; and the blocks that
+    /// the prefix cache stores. `cached` are the blocks that the batch uses.
     ///
-    /// The last layer computes keys and values for all rows, everything else only where it is read. After the layer of `exit`,
-    /// which is below `depth`, some rows leave.
+    /// The last layer computes keys and values for all rows, everything else only where it is read.
+    /// After the layer of `exit`, which is below `depth`, some rows leave.
     pub fn states(
         &self,
         words: Tensor,
@@ -370,8 +371,8 @@ fn parts<const COUNT: usize>(parts: Vec<Tensor>) -> Result<[Tensor; COUNT]> {
     parts.try_into().map_err(|parts: Vec<Tensor>| candle_core::Error::Msg(format!("{} products", parts.len())))
 }
 
-/// Heads, `[rows, heads, dim]`, normalised and rotated by the angles of their rows' positions, with room for more rows behind
-/// them.
+/// Heads, `[rows, heads, dim]`, normalised and rotated by the angles of their rows' positions, with
+/// room for more rows behind them.
 fn rotated(
     x: &Tensor,
     norm: Option<&Norm>,

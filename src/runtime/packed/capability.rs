@@ -3,11 +3,12 @@
 /// The oldest capability with bf16.
 const OLDEST: (i32, i32) = (8, 0);
 
-/// Rejects a GPU of compute capability `found` that cannot run kernels for `compiled_for`, named as nvcc does: `80`,
-/// `sm_90a`. A name that cannot be parsed rejects nothing.
+/// Rejects a GPU of compute capability `found` that cannot run kernels for `compiled_for`, named as
+/// nvcc does: `80`, `sm_90a`. A name that cannot be parsed is accepted.
 ///
-/// Kernels are machine code. Plain code runs on the newer capabilities with the same first digit; from 90 on the crates
-/// with kernels add nvcc's suffix `a`, code for that capability only, and above 120 `f`, code for the newer of its family.
+/// Kernels are machine code for one capability. Without a suffix it also runs on newer capabilities
+/// with the same first digit. From 90 on, the crates with kernels add nvcc's suffix `a`: that
+/// capability only; above 120 the suffix `f`: newer ones of its family too.
 pub(super) fn check(compiled_for: Option<&str>, found: (i32, i32)) -> Result<(), String> {
     let name = |(major, minor): (i32, i32)| format!("{major}.{minor}");
     if found < OLDEST {

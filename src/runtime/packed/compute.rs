@@ -1,4 +1,5 @@
-//! Where a model runs and in which precision: from the settings, the type of the stored weights and the machine.
+//! Where a model runs and in which precision: from the settings, the type of the stored weights and
+//! the machine.
 
 use candle_core::{DType, Device};
 use mistralrs_quant::IsqType;
@@ -63,8 +64,8 @@ impl ComputeSettings {
         find_device(&self.device)
     }
 
-    /// Resolves `auto`. `stored` is the type of the checkpoint's matrices, U8 for 8-bit integers; `has_cpu_kernels` whether
-    /// [`super::cpu`] can run the model.
+    /// Resolves `auto`. `stored` is the type of the checkpoint's matrices, U8 for 8-bit integers;
+    /// `has_cpu_kernels` whether [`super::cpu`] can run the model.
     ///
     /// # Errors
     /// [`LoadError::Device`] for settings that are unknown or do not fit the device or the model.
@@ -162,8 +163,8 @@ fn isq_type(name: &str) -> Option<IsqType> {
 
 /// The device with this name.
 ///
-/// # Errors
-/// [`LoadError::Device`] for a name that is none, and a device that this build or this machine does not have.
+/// # Errors [`LoadError::Device`] for an unknown name, and for a device that this build or this
+/// machine does not have.
 pub(super) fn find_device(name: &str) -> Result<Device, LoadError> {
     if let Some(number) = ModelSettings::gpu_number(name) {
         return gpu(number);

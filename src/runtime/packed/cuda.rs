@@ -1,4 +1,5 @@
-//! The GPUs of a CUDA build: each found once, checked against the kernels' compute capability, and prepared.
+//! The GPUs of a CUDA build: finds each once, checks the compute capability of the kernels, and
+//! prepares it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,8 +17,8 @@ static FOUND: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
 /// GPU number `number` of those that the driver shows; none if it shows none at all.
 ///
 /// # Errors
-/// [`LoadError::Device`] for a driver or a GPU that fails, a number that is too high, and a GPU that the kernels were not
-/// compiled for.
+/// [`LoadError::Device`] for a driver or a GPU that fails, a number that is too high, and a GPU
+/// that the kernels were not compiled for.
 pub(super) fn device(number: usize) -> Result<Option<Device>, LoadError> {
     let failed = |error: candle_core::Error| LoadError::Device(error.to_string());
     let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,9 +50,9 @@ fn prepare(device: &CudaDevice) -> Result<(), LoadError> {
     let context = stream.context();
     let found = context.compute_capability().map_err(driver)?;
     capability::check(option_env!("PODIUM_COMPUTE_CAPABILITY"), found).map_err(LoadError::Device)?;
-    // SAFETY: events are for the order of streams among each other, and there is one: candle's device has the default
-    // stream, to which the layers add none, and on a context without other streams nothing records or awaits events.
-    // Kernels that are compiled for a thread's own default stream wait for the default stream, and it for them.
+    // SAFETY: events order streams among each other, and there is only one: candle's device has the
+    // default stream, and the layers add none. Kernels that are compiled for a thread's own default
+    // stream wait for the default stream, and it for them.
     unsafe { device.disable_event_tracking() };
     if context.has_async_alloc() {
         keep_memory(context).map_err(driver)?;
@@ -59,13 +60,13 @@ fn prepare(device: &CudaDevice) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Keeps freed memory for the next pass; the driver would release it at each synchronisation. The process keeps it, also that
-/// of unloaded models.
+/// Keeps freed memory for the next pass; the driver would release it at each synchronisation. The
+/// memory of unloaded models stays with the process too.
 fn keep_memory(context: &CudaContext) -> Result<(), DriverError> {
     let mut threshold = u64::MAX;
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device is one that the driver gave, its current pool lives as long as it, and a u64 is what the
-    // attribute is read from.
+    // SAFETY: the device comes from the driver, its current pool lives as long as it, and the
+    // attribute's value is a u64.
     unsafe {
         let pool = result::device::get_mem_pool(context.cu_device())?;
         result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast())

@@ -1,8 +1,9 @@
 //! Passes of which some suffixes leave before the last layer.
 //!
-//! After the exit's layer the heads are applied to the rows that are read; then the batch is packed again without the suffixes
-//! that left, and goes through the other layers. A row's numbers do not depend on other rows but for rounding, so those that go
-//! on are the same as without an exit.
+//! After the exit's layer the heads are applied to the rows that are read; then the batch is packed
+//! again without the suffixes that left, and goes through the other layers. A row's numbers depend
+//! on other rows only by rounding, so the remaining suffixes have the same numbers as without an
+//! exit.
 
 use candle_core::{Result, Tensor};
 
@@ -12,8 +13,8 @@ use super::model::Model;
 use super::prefix_cache::CacheLookup;
 use crate::runtime::{ForwardPass, Output};
 
-/// The outputs of passes that read after `depth` layers, and the blocks that the prefix cache stores. Suffixes of passes with an
-/// exit leave after `layer`.
+/// The outputs of passes that read after `depth` layers, and the blocks that the prefix cache
+/// stores. Suffixes of passes with an exit leave after `layer`.
 pub(super) fn read(
     model: &Model,
     packed: &Packed,
@@ -55,7 +56,8 @@ fn suffixes_that_go_on(pass: &ForwardPass, rows: &[Vec<f32>]) -> Vec<bool> {
     pass.output.exit.map_or_else(|| vec![true; pass.suffixes.len()], |exit| exit.choose(rows))
 }
 
-/// The output of a pass: with an exit, the rows read there, and then those of the suffixes that went on, in their places.
+/// The output of a pass: with an exit, the rows read there, and then those of the suffixes that
+/// went on, in their places.
 fn join(pass: &ForwardPass, at_exit: Output, last: Output, goes_on: &[bool]) -> Output {
     if pass.output.exit.is_none() {
         return last;

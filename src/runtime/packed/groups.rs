@@ -1,4 +1,4 @@
-//! The passes of a batch that run together, with the layout of their rows: all of a run that needs no device.
+//! Groups the passes of a batch that run together, and lays out their rows; needs no device.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use super::layout::{self, Packed};
 use super::prefix_cache::CacheLookup;
 use crate::runtime::{ForwardPass, Head, RuntimeError};
 
-/// Passes of a batch that read after the same layer. Those with a reader are a group of their own; those without an exit run with
-/// those that have one.
+/// Passes of a batch that read after the same layer. Those with a reader are a group of their own;
+/// those without an exit run with those that have one.
 pub(super) struct Group {
     /// Layers that the passes run through.
     pub depth: usize,
@@ -45,7 +45,8 @@ impl Group {
 }
 
 impl Rows {
-    /// The rows for the blocks that the prefix cache has now: those that were laid out, unless it has others.
+    /// The rows for the blocks that the prefix cache has now: the rows laid out before, unless its
+    /// blocks have changed.
     pub fn take(&self, batch: &[ForwardPass], lookup: &CacheLookup, causal: bool) -> Packed {
         match self.packed.take().filter(|_| self.hits == lookup.hits) {
             Some(mut packed) => {

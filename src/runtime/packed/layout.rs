@@ -1,10 +1,10 @@
 //! Packing: many passes as one run of rows without padding, and who sees whom in it.
 //!
-//! Rows are the batch's tokens end to end: for each pass its prefix, then its suffixes. A [`Span`] tells the attention
-//! kernels which keys a run of queries sees, as ranges of rows.
+//! Rows are the batch's tokens end to end: for each pass its prefix, then its suffixes. A [`Span`]
+//! tells the attention kernels which keys a run of queries sees, as ranges of rows.
 //!
-//! Blocks of the prefix cache have rows of keys and values only, behind those of the batch: a prefix that begins with them has
-//! rows for the rest.
+//! Blocks of the prefix cache have rows of keys and values only, behind those of the batch: a
+//! prefix that begins with them has rows for the rest.
 
 mod checks;
 #[cfg(test)]
@@ -62,13 +62,14 @@ pub(super) struct Packed {
 pub(super) struct Exit<'a, States> {
     /// After how many layers.
     pub layer: usize,
-    /// From the states of the rows that are read, after that layer and the final norm: the packing of what goes on, and its rows
-    /// in the packing before.
+    /// From the states of the read rows, after that layer and the final norm: the packing of the
+    /// suffixes that go on, and their rows in the packing before.
     pub choose: &'a mut dyn FnMut(States) -> candle_core::Result<(Packed, Vec<u32>)>,
 }
 
 impl Packed {
-    /// Packs valid passes, with the blocks of the prefix cache that they begin with and those that it wants of them.
+    /// Packs valid passes, with the blocks of the prefix cache that they begin with and those that
+    /// it wants of them.
     pub fn new(passes: &[ForwardPass], lookup: &CacheLookup, causal: bool) -> Self {
         let lenders = lenders(passes, &lookup.hits, causal);
         let not_computed = |(number, pass): (usize, &ForwardPass)| match lenders[number] {
@@ -155,14 +156,15 @@ impl Packed {
         rows
     }
 
-    /// The rows of each segment of a pass that is not empty, and the first row of the pass. The prefix cache holds none.
+    /// The rows of each segment of a pass that is not empty, and the first row of the pass. The
+    /// prefix cache holds none.
     pub fn segments_of(&self, pass: usize) -> (Vec<Range<usize>>, usize) {
         let segments = &self.passes[pass].segments;
         let filled = segments.iter().filter(|segment| !segment.is_empty()).cloned().collect();
         (filled, segments[0].start)
     }
 
-    /// Whether the rows that are read are all rows, in their order: then the last layer is like the others.
+    /// Whether all rows are read, in their order. Then the last layer is like the others.
     pub fn reads_all_rows(&self) -> bool {
         let mut read = self.passes.iter().flat_map(|pass| pass.read.iter().map(|&(_, row)| row));
         (0..self.tokens.len()).all(|row| read.next() == Some(row)) && read.next().is_none()
@@ -173,14 +175,15 @@ impl Packed {
         self.layers = self.layers(layers);
     }
 
-    /// The spans of each layer: over all rows, and in the last one over the rows that are read, unless those are all.
+    /// The spans of each layer: over all rows, and in the last one over the rows that are read,
+    /// unless those are all.
     pub fn layers(&self, layers: &[LayerSpec]) -> Vec<Arc<[Span]>> {
         let count = layers.len();
         if self.layers.len() == count {
             return self.layers.clone();
         }
-        // A pass with cross-document attention in one layer has it in all above: layers of equal counts and windows share
-        // their spans.
+        // A pass with cross-document attention in one layer has it in all above: layers of equal
+        // counts and windows share their spans.
         let crossing = |layer| self.passes.iter().filter(|pass| pass.is_crossing(layer, count)).count();
         let is_short = !self.reads_all_rows();
         let mut made = Vec::<(_, Arc<[Span]>)>::new();
@@ -199,7 +202,8 @@ impl Packed {
         layers.iter().enumerate().map(spans).collect()
     }
 
-    /// A window, or none where it hides no key of the longest sequence: without a mask, keys that runs share are read once.
+    /// The window, without each side that hides no key of the longest sequence: without a mask,
+    /// runs share keys.
     fn effective(&self, window: Window) -> Window {
         let limit = |keys: usize| if keys.saturating_add(1) < self.longest { keys } else { usize::MAX };
         let after = if self.causal { usize::MAX } else { limit(window.after) };
@@ -259,7 +263,8 @@ impl Packed {
         let own = &pass.segments[segment];
         let seen_end = pass.seen_end(segment);
         let mut keys = pass.shared_start(segment);
-        // An unseen row is behind the last row that it sees, and by that much nearer to its window's end.
+        // A row that no other row sees comes after the last row that it sees; its window reaches
+        // back that much less far.
         let last = row.min(seen_end - 1);
         keys.push(own.start..last + 1);
         keys = last_rows(&keys, window.before.saturating_add(1).saturating_sub(row - last));
@@ -276,9 +281,10 @@ impl Packed {
     }
 }
 
-/// For each pass, the earlier pass with the same prefix whose rows it can use. The keys and values of a prefix depend on
-/// nothing else if no position in it is read, which may see other documents. A pass then has the same numbers as alone, to
-/// the bit. Prefixes that only begin alike are not shared: their suffixes would see keys in other tiles.
+/// For each pass, the earlier pass with the same prefix whose rows it can use. The keys and values
+/// of a prefix depend on nothing else if no position in it is read, which may see other documents.
+/// A pass then has the same numbers as alone, to the bit. Prefixes that only begin alike are not
+/// shared: their suffixes would see keys in other tiles.
 fn lenders(passes: &[ForwardPass], hits: &[Vec<usize>], causal: bool) -> Vec<Option<usize>> {
     let mut first = HashMap::new();
     let mut lenders = Vec::with_capacity(passes.len());
@@ -315,7 +321,8 @@ impl PackedPass {
         if segment == 1 { self.unseen.start } else { self.segments[segment].end }
     }
 
-    /// The keys before a segment's own: the cached beginning of the prefix, and for suffixes the rest of it.
+    /// The keys before a segment's own: the cached beginning of the prefix, and for suffixes the
+    /// rest of it.
     fn shared_start(&self, segment: usize) -> Vec<Range<usize>> {
         let mut keys = self.cached.clone();
         if segment > 0 && !self.segments[0].is_empty() {

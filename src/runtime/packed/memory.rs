@@ -14,8 +14,9 @@ pub(super) fn weight_bytes(parameters: usize, spec: &ModelSpec, precision: Preci
     embeddings * precision.dtype.size_in_bytes() as u64 + others * precision.bits_per_weight() / 8 + tables
 }
 
-/// The memory of a forward pass. Counted are the tensors that exist at the same time when it is largest, in the sizes that
-/// they have for one long sequence. Many short sequences share less: each has up to 31 rows of padding in the key panels.
+/// The memory of a forward pass: the tensors that exist at the same time at its peak, in the sizes
+/// of one long sequence. Many short sequences take more: each has up to 31 rows of padding in the
+/// key panels.
 pub(super) fn workspace(spec: &ModelSpec, precision: Precision) -> WorkspaceSize {
     let (hidden, query, key) = (spec.hidden_size, spec.query_width(), spec.key_width());
     let mlp = spec.mlp.intermediate * if spec.mlp.gated { 2 } else { 1 };
@@ -29,8 +30,9 @@ pub(super) fn workspace(spec: &ModelSpec, precision: Precision) -> WorkspaceSize
             };
             let panel = if dtype == CpuDtype::F32 { 4 } else { 2 };
             WorkspaceSize {
-                // The residual stream, a copy of it (word embeddings at the start, states for a head at the end), queries,
-                // the output of attention, keys and values, and those again in panels.
+                // The residual stream, a copy of it (word embeddings at the start, states for a
+                // head at the end), queries, the output of attention, keys and values, and those
+                // again in panels.
                 bytes_per_token: size(4 * (2 * hidden + 2 * query + 2 * key) + panel * 2 * key),
                 // A product's output, and its input and that of the next one.
                 bytes_per_block_row: size(
@@ -39,8 +41,8 @@ pub(super) fn workspace(spec: &ModelSpec, precision: Precision) -> WorkspaceSize
                 block_rows: cpu::BLOCK_ROWS,
             }
         }
-        // Every product but the MLP's is one tensor over all rows; without FlashAttention, keys and values are gathered in
-        // f32.
+        // Every product but the MLP's is one tensor over all rows; without FlashAttention, keys and
+        // values are gathered in f32.
         Backend::Candle(_) => {
             let element = precision.dtype.size_in_bytes();
             let rows = 4 * hidden + 3 * (query + 2 * key);

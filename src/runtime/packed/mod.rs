@@ -1,6 +1,7 @@
-//! The default runtime: decoders and encoders over packed passes, on parts of mistral.rs and candle.
+//! The default runtime: decoders and encoders over packed passes, on mistral.rs and candle.
 //!
-//! mistral.rs gives linear layers and their quantised forms, candle tensors and devices. Written here:
+//! mistral.rs provides linear layers and their quantised forms, candle tensors and devices.
+//! Podium's own:
 //!
 //! | file | what it does |
 //! |---|---|
@@ -76,7 +77,8 @@ impl PackedRuntime {
     /// Loads a checkpoint on the device and in the precision of `settings`, without a prefix cache.
     ///
     /// # Errors
-    /// [`LoadError`], naming file, key, tensor and shapes; a device or precision that is not available.
+    /// [`LoadError`], naming file, key, tensor and shapes; a device or precision that is not
+    /// available.
     pub fn load(checkpoint: &Checkpoint, settings: &ComputeSettings) -> Result<Self, LoadError> {
         let device = settings.device()?;
         let spec = parse_spec(checkpoint)?;
@@ -101,8 +103,8 @@ impl PackedRuntime {
         batches.iter().try_for_each(|batch| self.run_checked(batch, None).map(drop))
     }
 
-    /// The facts of the model that [`PackedRuntime::load`] would load, without a prefix cache. Reads
-    /// headers only, and checks that every tensor is there.
+    /// The facts of the model that [`PackedRuntime::load`] would load, without a prefix cache.
+    /// Reads headers only, and checks that every tensor is there.
     ///
     /// # Errors
     /// As [`PackedRuntime::load`].
@@ -243,7 +245,8 @@ impl PackedRuntime {
         Ok(outputs)
     }
 
-    /// Runs a group of a batch. The prefix cache holds keys and values of all layers, so only full runs use it.
+    /// Runs a group of a batch. Only runs through all layers use the prefix cache, which holds keys
+    /// and values of all of them.
     fn run_group(&self, group: &Group, batch: &[ForwardPass]) -> Result<Vec<Output>, RuntimeError> {
         let (batch, depth) = (group.passes(batch), group.depth);
         let ((outputs, new_blocks), lookup) = match (&group.layout, &self.batch_threads) {
@@ -398,8 +401,9 @@ fn max_sim(passes: &[ForwardPass], vectors: &Tensor) -> candle_core::Result<Tens
     Tensor::stack(&scores, 0)?.unsqueeze(1)
 }
 
-/// Runs of passes that are read at once: each copy from a device waits for it, so passes with the same head share one. On
-/// a CPU each pass is by itself, and its numbers do not depend on the batch by a single bit.
+/// Runs of passes whose heads are applied together: passes with the same head share one copy from
+/// the device, because each copy waits for it. On a CPU each pass is a run of its own, so its
+/// numbers do not depend on the batch.
 fn read_together<'a>(batch: &'a [ForwardPass], device: &Device) -> impl Iterator<Item = &'a [ForwardPass]> {
     let at_once = !device.is_cpu();
     batch.chunk_by(move |one, next| at_once && one.output.head == next.output.head)

@@ -1,7 +1,7 @@
 //! A model: embeddings, layers over packed rows, and heads for the final states.
 //!
-//! Layers have two implementations: [`CpuLayers`], and [`CandleLayers`] for every other device and for mistral.rs's own
-//! quantised forms.
+//! Layers have two implementations: [`CpuLayers`], and [`CandleLayers`] for every other device and
+//! for mistral.rs's own quantised forms.
 
 use std::sync::Arc;
 
@@ -35,8 +35,8 @@ enum Layers {
 }
 
 impl Model {
-    /// Checks every tensor, then builds the model on `device`. `progress` is called with the number of layers that are loaded,
-    /// after each.
+    /// Checks every tensor, then builds the model on `device`. `progress` is called with the number
+    /// of layers that are loaded, after each.
     pub fn load(
         spec: ModelSpec,
         weights: &Arc<WeightFiles>,
@@ -102,8 +102,9 @@ impl Model {
         2 * self.spec.layers.len() * self.spec.key_width() * BLOCK * self.dtype.size_in_bytes()
     }
 
-    /// The final states of the rows that are read, `[read rows of all passes, hidden]` in f32, after the first `depth` layers;
-    /// and the blocks that the prefix cache stores. `cached` are the blocks that the batch uses of it.
+    /// The final states of the rows that are read, `[read rows of all passes, hidden]` in f32,
+    /// after the first `depth` layers; and the blocks that the prefix cache stores. `cached` are
+    /// the blocks that the batch uses of it.
     pub fn states(&self, packed: &Packed, cached: &[Tensor], depth: usize) -> Result<(Tensor, Vec<Tensor>)> {
         let (states, _, stored) = self.run(packed, cached, depth, &[], None)?;
         Ok((states, stored))
@@ -121,8 +122,8 @@ impl Model {
         Ok((states, stored))
     }
 
-    /// The states of the rows that are read, and those of all rows after each of `earlier` layers, which are fewer than
-    /// `depth`.
+    /// The states of the rows that are read, and those of all rows after each of `earlier` layers,
+    /// which are fewer than `depth`.
     pub fn states_after(&self, packed: &Packed, depth: usize, earlier: &[usize]) -> Result<(Tensor, Vec<Tensor>)> {
         let (states, kept, _) = self.run(packed, &[], depth, earlier, None)?;
         Ok((states, kept))

@@ -1,11 +1,14 @@
-//! The prefix cache: keys and values of prefixes that passes share, stored from one batch to the next.
+//! The prefix cache: keys and values of prefixes that passes share, stored from one batch to the
+//! next.
 //!
-//! Attention is causal, so the keys and values of a token depend only on the tokens before it: passes with the same
-//! beginning have the same keys and values there. The cache stores them in blocks of [`BLOCK`] tokens. A block is looked up
-//! by its parent block and its own tokens, which are compared one by one: two prefixes are never confused.
+//! Attention is causal, so the keys and values of a token depend only on the tokens before it:
+//! passes with the same beginning have the same keys and values there. The cache stores them in
+//! blocks of [`BLOCK`] tokens. A block is looked up by its parent block and its own tokens, which
+//! are compared one by one: two prefixes are never confused.
 //!
-//! A block is stored the second time it is seen: a query that is never repeated costs neither memory nor a copy. Eviction is
-//! LRU, children before their parents. The blocks that the current batch uses or adds are not evicted for more of it.
+//! A block is stored the second time it is seen: a query that is never repeated costs neither
+//! memory nor a copy. Eviction is LRU, children before their parents. The blocks that the current
+//! batch uses or adds are not evicted to store more of it.
 
 #[cfg(test)]
 mod tests;
@@ -43,7 +46,7 @@ struct Inner {
     blocks: HashMap<u64, Block>,
     /// Blocks by their parent and their tokens.
     children: HashMap<(u64, BlockTokens), u64>,
-    /// Blocks by their last use. A block is touched after its children, so the oldest one never has any.
+    /// Blocks by their last use. A block is used after its children, so the oldest has none.
     by_use: BTreeMap<u64, u64>,
     uses: u64,
     newest_id: u64,
@@ -162,8 +165,8 @@ impl PrefixCache {
         }
     }
 
-    /// Runs a batch with the blocks that the cache has for it, and returns those too. Out of memory, it empties the cache
-    /// and runs the batch once more, without blocks.
+    /// Runs a batch with the blocks that the cache has for it, and returns those too. Out of
+    /// memory, it empties the cache and runs the batch once more, without blocks.
     ///
     /// # Errors
     /// Those of `run`.
@@ -208,8 +211,9 @@ impl PrefixCache {
     }
 }
 
-/// The whole blocks at a prefix's start that may be shared. They end before the first position that is read, whose row is
-/// needed and sees more in cross-document layers, and before the last token, so that the batch has a row of the prefix.
+/// The whole blocks at a prefix's start that may be shared. They end before the first position that
+/// is read, whose row is needed and sees more in cross-document layers, and before the last token,
+/// so that the batch has a row of the prefix.
 fn shareable(pass: &ForwardPass) -> &[BlockTokens] {
     let read = pass.read_positions();
     let positions = read.iter().chain(&pass.cross_document.shared);
@@ -253,7 +257,8 @@ impl Inner {
         id
     }
 
-    /// Makes room for one more block; whether that worked without evicting one that was used after `since`.
+    /// Makes room for one more block. Returns false if only blocks that were used after `since`
+    /// could be evicted.
     fn make_room(&mut self, max_blocks: usize, since: u64) -> bool {
         while self.blocks.len() >= max_blocks {
             if !self.evict_lru(since) {
@@ -275,8 +280,9 @@ impl Inner {
     }
 }
 
-/// The blocks that were seen at least once, by the hash of all tokens up to their end. A collision stores a block one time
-/// too early, which does no harm. At least the last [`SEEN_BLOCKS`] are remembered.
+/// Blocks that were seen at least once, by the hash of all tokens up to their end: at least the
+/// last [`SEEN_BLOCKS`] of them. After a collision a block is stored one time too early, which does
+/// no harm.
 #[derive(Default)]
 struct Seen {
     hasher: RandomState,
@@ -285,8 +291,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Notes the blocks of a prefix. Returns those from `first` on that were seen before, that no other pass of the batch has
-    /// claimed, and for which there is `room`.
+    /// Notes the blocks of a prefix. Returns those from `first` on that were seen before, that no
+    /// other pass of the batch has claimed, and for which there is `room`.
     fn blocks_to_store(
         &mut self,
         prefix: &[BlockTokens],

@@ -14,7 +14,8 @@ const SIZES: (usize, usize, usize) = (2048, 1024, 3072);
 /// Operations of one product.
 const OPERATIONS: usize = 2 * SIZES.0 * SIZES.1 * SIZES.2;
 
-/// Products of one measurement on a device. One takes tens of microseconds there, less than launching and waiting for it.
+/// Products of one measurement on a device. A single one takes tens of microseconds, less than its
+/// launch and the wait for it.
 const REPEATS: u32 = 2000;
 
 /// A large matrix product, to compare with the rate that a model reaches.
@@ -34,8 +35,9 @@ pub enum Product {
 pub struct CpuProduct(LargeProduct);
 
 impl Product {
-    /// Prepares the product on `auto`, `cpu`, `cuda` or `metal`, and measures it once. `dtype` is the type that the model
-    /// computes in on a CPU, as [`ModelFacts::dtype`] names it; one that is none of the CPU kernels' counts as f32.
+    /// Prepares the product on `auto`, `cpu`, `cuda` or `metal`, and measures it once. `dtype` is
+    /// the type that the model computes in on a CPU, as [`ModelFacts::dtype`] names it; any other
+    /// type counts as f32.
     ///
     /// # Errors
     /// [`LoadError::Device`] for a device that is not there or fails.

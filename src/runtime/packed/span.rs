@@ -1,4 +1,5 @@
-//! Which keys a run of queries sees, in a form that is linear in the number of segments: no mask is ever stored.
+//! Which keys a run of queries sees, as ranges of rows: linear in the number of segments, without a
+//! stored mask.
 
 use std::ops::Range;
 
@@ -9,13 +10,14 @@ use crate::runtime::spec::Window;
 pub(super) struct Span {
     /// Rows of the query matrix. The spans of a layer cover all its rows, in order.
     pub queries: Range<usize>,
-    /// Rows of the key matrix, disjoint ranges. With a mask they lie in the order of their positions, and the last of them
-    /// are those of the queries themselves.
+    /// Rows of the key matrix, disjoint ranges. With a mask they lie in the order of their
+    /// positions, and the last of them are those of the queries themselves.
     pub keys: Vec<Range<usize>>,
     pub mask: Mask,
 }
 
-/// How far a query sees from its own key. Query `i` of `n` has its own key at place `keys - n + i` of the span's keys.
+/// How far a query sees from its own key. Query `i` of `n` has its own key at place `keys - n + i`
+/// of the span's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Mask {
     /// Keys before its own.

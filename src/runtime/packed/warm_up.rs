@@ -1,4 +1,5 @@
-//! Passes that a GPU runs when a model is loaded: the first launch of a kernel loads it, which takes longer than a request.
+//! Passes that a GPU runs when a model is loaded, because the first launch of a kernel loads it,
+//! which takes longer than a request.
 
 use super::heads::Heads;
 use crate::runtime::spec::{ModelSpec, OutputMatrix};
@@ -7,8 +8,8 @@ use crate::runtime::{ForwardPass, Head, OutputSpec, Positions, TokenPosition};
 /// Tokens of the larger passes: products with many rows are other kernels than those with few.
 const TOKENS: usize = 1024;
 
-/// Batches of one pass of each shape that the model can run: one token; a long sequence of which some positions are read; a
-/// prefix with suffixes; sequences side by side.
+/// Batches of one pass of each shape that the model can run: one token; a long sequence of which
+/// some positions are read; a prefix with suffixes; sequences side by side.
 pub(super) fn batches(spec: &ModelSpec, heads: &Heads) -> Vec<Vec<ForwardPass>> {
     let tokens = |count: usize| (0..count).map(|n| (n % spec.vocabulary) as u32).collect::<Vec<u32>>();
     let length = TOKENS.min(spec.max_positions);

@@ -96,7 +96,8 @@ impl Stored<'_> {
         self.shape().iter().product()
     }
 
-    /// The type that is computed in if nothing else is asked for: U8 for integers and blocks of at most 8 bits.
+    /// The type to compute in unless a setting asks for another: U8 for integers and blocks of at
+    /// most 8 bits.
     #[expect(clippy::wildcard_enum_match_arm, reason = "the libraries' types are many and not ours")]
     fn dtype(&self) -> DType {
         match self {
@@ -149,8 +150,9 @@ fn map(path: &Path, prefix: String) -> Result<WeightFile, LoadError> {
     if let Some(problem) = checkpoint::lfs_pointer(path, length) {
         return Err(LoadError::Malformed { path: path.to_path_buf(), problem });
     }
-    // SAFETY: a mapped file must not shrink or change while it is mapped. Checkpoints are written once, by a download that
-    // renames into place; the documentation warns against editing one under a running server.
+    // SAFETY: a mapped file must not shrink or change while it is mapped. Checkpoints are written
+    // once, by a download that renames into place; the documentation warns against editing one
+    // under a running server.
     let tensors = unsafe { MmapedSafetensors::new(path) }.map_err(|error| LoadError::Malformed {
         path: path.to_path_buf(),
         problem: format!("not a complete safetensors file of {length} bytes: {error}"),
@@ -233,8 +235,8 @@ impl WeightFiles {
         }
     }
 
-    /// Checks that every tensor of the table is there and right, and that no other one is part of a model that the table is
-    /// not.
+    /// Checks that every tensor of the table is there and right, and that no other one is part of a
+    /// model that the table is not.
     pub fn check_all(&self, table: &TensorTable, spec: &ModelSpec) -> Result<(), LoadError> {
         let tensors = table.all();
         for (name, shape) in &tensors {
@@ -333,8 +335,8 @@ impl WeightFiles {
         Ok(values)
     }
 
-    /// Checks that the blocks of a matrix of which [`Self::rows`] reads some are finite; other matrices are checked by
-    /// [`Self::check`].
+    /// Checks that the blocks of a matrix of which [`Self::rows`] reads some are finite; other
+    /// matrices are checked by [`Self::check`].
     pub fn check_rows(&self, name: &str) -> CandleResult<()> {
         const PART: usize = 4096;
         let Some((_, Stored::Gguf(tensor, file))) = self.find(name) else { return Ok(()) };
@@ -345,8 +347,8 @@ impl WeightFiles {
         Ok(())
     }
 
-    /// Lets the system forget the pages of mapped files that were read: they can be read again, and do not count as memory
-    /// of the process until then.
+    /// Lets the system forget the pages of mapped files that were read: they can be read again, and
+    /// do not count as memory of the process until then.
     pub fn release(&self) {
         for file in &self.files {
             let bytes = match &file.tensors {
@@ -372,7 +374,8 @@ fn release_pages(bytes: Range<*const u8>) {
     let start = (bytes.start as usize).next_multiple_of(PAGE);
     let length = (bytes.end as usize).saturating_sub(start) / PAGE * PAGE;
     if length > 0 {
-        // SAFETY: the range lies inside a read-only mapping of a file, whose pages come back with the same contents.
+        // SAFETY: the range lies inside a read-only mapping of a file, whose pages come back with
+        // the same contents.
         unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
     }
 }

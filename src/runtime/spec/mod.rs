@@ -180,7 +180,7 @@ pub(super) struct ClassifierSpec {
     /// Each layer from this one on has a last matrix of its own, the last layer included. `None`:
     /// there is one matrix.
     pub start_layer: Option<usize>,
-    /// Names of the tensors of dense layer, norm and last matrix, where they are modules of their own.
+    /// Tensor names of dense layer, norm and last matrix, where each is a module of its own.
     pub module_tensors: Option<[String; 3]>,
 }
 

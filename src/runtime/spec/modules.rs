@@ -11,8 +11,8 @@ use crate::runtime::checkpoint::Module;
 const LAYER_NORM_EPS: f64 = 1e-5;
 
 impl ModelSpec {
-    /// Reads the classifier of a chain that ends with a `Dense` whose output is called `scores`. Other
-    /// chains (those of embedding models) have none.
+    /// Reads the classifier of a chain that ends with a `Dense` whose output is called `scores`.
+    /// Other chains (those of embedding models) have none.
     ///
     /// # Errors
     /// A chain that ends in scores and is not read.

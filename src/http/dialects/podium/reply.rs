@@ -94,15 +94,15 @@ struct DocumentScores {
     relevance_score: f32,
     /// The family's own score: a cosine, a logit difference.
     raw_score: f32,
-    /// The tokens of the document. Of a document that is cut and longer than 64 KiB an estimate, and a
-    /// warning says so.
+    /// The tokens of the document. Of a document that is cut and longer than 64 KiB an estimate,
+    /// and a warning says so.
     tokens: usize,
     /// The tokens of the document that the model read.
     tokens_read: usize,
     /// Whether the end of the document was cut off.
     truncated: bool,
-    /// The stage of a cascade that ranked the document last: 0 is the caller's own scores or order, 1
-    /// the first model. Only from a cascade.
+    /// The stage of a cascade that ranked the document last: 0 is the caller's own scores or order,
+    /// 1 the first model. Only from a cascade.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     stage: Option<usize>,

@@ -53,8 +53,8 @@ impl CascadeRun {
         (ranking, report)
     }
 
-    /// Estimate of the tokens of documents that the last model did not read, because the stages before
-    /// it chose others.
+    /// Estimate of the tokens of documents that the last model did not read, because the stages
+    /// before it chose others.
     fn tokens_saved(&self) -> usize {
         let all = self.documents.len();
         let Some(last) = self.reports.last() else { return 0 };

@@ -14,8 +14,8 @@ use crate::runtime::spec::AttentionSpec;
 /// Rows of keys and values in the cases.
 const ROWS: usize = 600;
 
-/// Rejects a device on which attention comes out wrong, by small cases that are computed in two ways: FlashAttention does
-/// not report launch failures, and its output is then uninitialised memory.
+/// Rejects a device whose attention is wrong, by small cases that are computed in two ways.
+/// FlashAttention does not report launch failures; its output is then uninitialised memory.
 ///
 /// # Errors
 /// A case whose result is off by more than rounding, relative to its norm; a device that fails.
@@ -83,7 +83,8 @@ pub(super) fn cases() -> Vec<(&'static str, Vec<Span>)> {
     ]
 }
 
-/// A prefix of 70 rows from `start` on, behind the cached rows, with suffixes of 1, 130 and 7 rows; and where they end.
+/// Spans of a prefix of 70 rows from `start` on, behind the cached rows, and of suffixes of 1, 130
+/// and 7 rows; and the row after the last.
 fn shared_prefix(start: usize, cached: &[Range<usize>]) -> (Vec<Span>, usize) {
     let prefix = start..start + 70;
     let with = |before: &[Range<usize>], queries: Range<usize>| Span {
@@ -170,7 +171,8 @@ mod tests {
         merge((&own, &own_sums), (&shared, &shared_sums))?.flatten_from(1)
     }
 
-    /// Results of the variable-length kernel for a group: 0 and sums of infinity for queries without keys.
+    /// Results of the variable-length kernel for a group: 0 and sums of infinity for queries
+    /// without keys.
     fn attend_group(
         group: &sequences::Group,
         (q, k, v): (&Tensor, &Tensor, &Tensor),

@@ -75,8 +75,8 @@ mod tests {
 
     type Path = fn(&Tensor, &Tensor, &Tensor, &[Span], Scores) -> Result<Tensor>;
 
-    /// Attention by its definition, in f64, and the same of the magnitudes of the values: how much a relative error of each
-    /// weight can do.
+    /// Attention by its definition, in f64; and the same with the magnitudes of the values, which
+    /// bounds the effect of a relative error of each weight.
     #[expect(clippy::many_single_char_names, reason = "the names of the definition")]
     fn naive(
         q: &[f32],
@@ -116,8 +116,8 @@ mod tests {
         output
     }
 
-    /// Two sequences with this mask, the second followed by suffixes of the given lengths and one lone query that sees
-    /// scattered rows.
+    /// Two sequences with this mask, the second followed by suffixes of the given lengths and one
+    /// lone query that sees scattered rows.
     fn spans_of(first: usize, prefix: usize, suffixes: &[usize], mask: Mask) -> (Vec<Span>, usize) {
         let run = |queries: std::ops::Range<usize>, mut keys: Vec<std::ops::Range<usize>>| {
             keys.push(queries.clone());
@@ -155,8 +155,8 @@ mod tests {
                 }).collect()
             };
             let (q, k, v) = (random(rows * heads * dim), random(rows * kv_heads * dim), random(rows * kv_heads * dim));
-            // In bf16, of numbers that are bf16 already (queries once they are scaled), so that what is left between the
-            // kernel and the definition is the rounding of the weights.
+            // In bf16, of numbers that are bf16 already (queries once they are scaled), so that
+            // what is left between the kernel and the definition is the rounding of the weights.
             let scale = (dim as f32).sqrt().recip();
             let scores = Scores { scale, soft_cap };
             let rounded = |x: &[f32], scale: f32| -> Vec<f32> {

@@ -1,8 +1,9 @@
 //! FlashAttention's variable-length kernel on CUDA: each span is one sequence.
 //!
-//! The kernel's mask is aligned to the end of the keys, which is where a span's own keys are. It is called here rather than
-//! through its crate's functions, because those keep the sums of exponentials to themselves: with them, attention over keys
-//! that many runs share is computed apart and merged, and no run's keys are copied.
+//! The kernel's mask is aligned to the end of the keys, where a span's own keys are. The kernel is
+//! called directly, because its crate's functions do not return the sums of exponentials. With
+//! these, attention over keys that many runs share is computed once and merged, and no run's keys
+//! are copied.
 
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
@@ -21,13 +22,13 @@ use super::Scores;
 use super::sequences::{Group, Split, groups, split};
 use crate::runtime::spec::AttentionSpec;
 
-/// Numbers that one call may gather of the keys, and again of the values: 256 MiB each in 16 bits. Behind 2^32 candle's
-/// gathering kernel would not end.
+/// The most elements that one call may gather of the keys, and again of the values: 256 MiB each in
+/// 16 bits. Above 2^32 elements candle's gathering kernel does not end.
 const MAX_GATHERED: usize = 1 << 27;
 
 unsafe extern "C" {
-    /// The entry of candle-flash-attn's kernels. Strides are distances in numbers; ends are those of the sequences, after a 0;
-    /// a window of -1 keys is none.
+    /// The entry of candle-flash-attn's kernels. Strides are in elements; ends are 0 and the end of
+    /// each sequence; a window of -1 keys is no window.
     fn run_mha(
         q: *const c_void,
         k: *const c_void,
@@ -160,8 +161,8 @@ impl Call {
         })
     }
 
-    /// The result, `[queries, heads, dim]`, and the logarithms of the sums of exponentials, if they are to be kept:
-    /// `longest_queries` of each head of each sequence.
+    /// The result, `[queries, heads, dim]`, and, if they are asked for, the logarithms of the sums
+    /// of exponentials: `longest_queries` for each head of each sequence.
     fn attend(&self, (q, k, v): (&Tensor, &Tensor, &Tensor), scores: Scores, keep: bool) -> Result<(Tensor, Tensor)> {
         let q = q.narrow(0, self.queries.start, self.queries.len())?;
         let rows = |x: &Tensor| match &self.keys {
@@ -205,10 +206,11 @@ impl Call {
         }
         let device = q.device().as_cuda_device()?.clone();
         let stream = device.cuda_stream();
-        // SAFETY: the kernel writes every query of every sequence, and the sequences cover the queries.
+        // SAFETY: the kernel writes every query of every sequence, and the sequences cover the
+        // queries.
         let output = unsafe { device.alloc::<T>(queries * heads * dim)? };
-        // Without padding the kernel needs the number of all queries, which the crate does not tell it: the sums of all heads
-        // are then written over each other, within the first `queries`.
+        // Without padding the kernel needs the number of all queries, which the crate does not tell
+        // it: the sums of all heads are then written over each other, within the first `queries`.
         let sums = if keep { self.sequences * heads * self.longest_queries } else { queries };
         let lse = device.alloc_zeros::<f32>(sums)?;
         let sizes = HeadSizes { query: heads, key: kv_heads, dim };
@@ -222,8 +224,9 @@ impl Call {
             ];
             let ends = [address::<u32>(&self.query_ends)?, address::<u32>(&self.key_ends)?];
             let is_bf16 = T::DTYPE == DType::BF16;
-            // SAFETY: the addresses are those of live allocations on the device, the ends are within queries and keys, and
-            // strides and dimensions are those of the tensors. Launches are in the order of the device's one stream.
+            // SAFETY: the addresses are those of live allocations on the device, the ends are
+            // within queries and keys, and strides and dimensions are those of the tensors.
+            // Launches are in the order of the device's one stream.
             unsafe { self.call(inputs, [output, lse], ends, sizes, (scores, is_bf16, keep)) };
         }
         let output = tensor(T::wrap_cuda_slice(output, device.clone()), (queries, heads, dim));
@@ -231,8 +234,8 @@ impl Call {
     }
 
     /// # Safety
-    /// Addresses must be those of allocations that live until the kernel has run, of the sizes that the call's ends, the
-    /// strides and the heads say.
+    /// Addresses must be those of allocations that live until the kernel has run, of the sizes that
+    /// the call's ends, the strides and the heads say.
     unsafe fn call(
         &self,
         [q, k, v]: [Input; 3],
@@ -302,7 +305,8 @@ struct Input {
     strides: (u32, u32),
 }
 
-/// Where a tensor's numbers begin on the GPU. They stay there as long as the tensor: without other streams, nothing waits.
+/// The address of a tensor's elements on the GPU, valid as long as the tensor. The guard that
+/// orders streams may be dropped at once, because there is one stream.
 fn address<T: CudaDType + DeviceRepr>(tensor: &Tensor) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else { bail!("FlashAttention: a tensor is not on the GPU") };

@@ -1,8 +1,9 @@
 //! Attention over packed rows: each run of queries against the ranges of keys it sees.
 //!
-//! Three implementations of the same function: [`cpu`], a tiled kernel for f32 on the CPU; `flash`, FlashAttention's
-//! variable-length kernel on CUDA; and [`tiles`], tensor products a tile at a time, for every other device and type. None of
-//! them stores anything quadratic in the number of rows.
+//! Three implementations of the same function: [`cpu`], a tiled kernel for f32 on the CPU; `flash`,
+//! FlashAttention's variable-length kernel on CUDA; and [`tiles`], tensor products a tile at a
+//! time, for every other device and type. None of them stores anything quadratic in the number of
+//! rows.
 
 mod check;
 mod cpu;
@@ -21,7 +22,7 @@ use super::cpu::Attention;
 use super::span::Span;
 use crate::runtime::spec::AttentionSpec;
 
-/// The attention of a layer, prepared for the kernel that will run. Layers that share their spans share it.
+/// The attention of a layer, prepared for its kernel. Layers with the same spans share it.
 pub(super) struct AttentionPlan {
     spans: Arc<[Span]>,
     scores: Scores,
@@ -49,8 +50,8 @@ fn is_cpu_kernel(spec: &AttentionSpec, dtype: DType, device: &Device) -> bool {
     device.is_cpu() && dtype == DType::F32 && spec.head_dim.is_multiple_of(Attention::DIM_MULTIPLE)
 }
 
-/// Whether attention over these spans copies more keys than `rows`. Then attention of all rows over keys that lie in one
-/// range costs less.
+/// Whether attention over these spans copies more keys than `rows`. Then attention of all rows over
+/// keys that lie in one range costs less.
 pub(super) fn gathers_more_than(
     spans: &[Span],
     rows: usize,
@@ -87,9 +88,9 @@ impl AttentionPlan {
 
     /// Softmax attention.
     ///
-    /// `q` is `[queries, heads, head_dim]`, `k` and `v` are `[rows, kv_heads, head_dim]`, with `heads` a multiple of
-    /// `kv_heads`; heads lie side by side, rows may be part of wider ones. The spans cover the queries in order. The result
-    /// is `[queries, heads * head_dim]`.
+    /// `q` is `[queries, heads, head_dim]`, `k` and `v` are `[rows, kv_heads, head_dim]`, with
+    /// `heads` a multiple of `kv_heads`; heads lie side by side, rows may be part of wider ones.
+    /// The spans cover the queries in order. The result is `[queries, heads * head_dim]`.
     pub fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         debug_assert_eq!(self.spans.last().map_or(0, |span| span.queries.end), q.dim(0)?);
         match &self.kernel {

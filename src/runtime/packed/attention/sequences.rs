@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::span::{Mask, Span, joined};
 
-/// Sequences that one call takes: the kernel's grid has one dimension over them, and CUDA ends it there.
+/// The most sequences of one call: the limit of CUDA on the grid's dimension that counts them.
 const MAX_SEQUENCES: usize = 65_535;
 
 /// Sums of exponentials that a call of a split may write, padding included: 256 MiB.
@@ -29,7 +29,8 @@ pub(super) struct Group {
     pub longest_keys: usize,
 }
 
-/// Groups of spans with the same mask and at most `max_keys` keys, in order. A span with more is alone in its group.
+/// Groups of spans with the same mask and at most `max_keys` keys, in order. A span with more keys
+/// is a group of its own.
 pub(super) fn groups(spans: &[Span], max_keys: usize) -> Vec<Group> {
     let mut groups = Vec::new();
     let mut rest = spans;
@@ -47,8 +48,9 @@ pub(super) fn groups(spans: &[Span], max_keys: usize) -> Vec<Group> {
     groups
 }
 
-/// Two calls whose results are merged: every run of queries with its own rows as keys, read as they lie; and with the keys
-/// before them, which are gathered once for all runs that share them. One call for both would gather both for each run.
+/// Two calls whose results are merged. In one, each run of queries has its own rows as keys, read
+/// in place; in the other, the keys before them, gathered once for all runs that share them. A
+/// single call would gather both for each run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Split {
     pub own: Group,
@@ -56,7 +58,8 @@ pub(super) struct Split {
     pub shared: Group,
 }
 
-/// Splits spans, where that gathers less than a call over each group of them and at most `max_keys` keys.
+/// Splits spans into two calls where that gathers fewer keys than one call for each group, and at
+/// most `max_keys`.
 pub(super) fn split(spans: &[Span], heads: usize, max_keys: usize) -> Option<Split> {
     let mask = spans.first()?.mask;
     let is_whole = |span: &Span| span.mask == mask && span.mask.before == usize::MAX;
@@ -107,12 +110,14 @@ impl Group {
         }
     }
 
-    /// Values of one head of each query, where each sequence has room for the longest one: those of all heads.
+    /// Size of a tensor with one value per query and head, with room for the longest sequence in
+    /// place of each.
     pub fn padded_queries(&self, heads: usize) -> usize {
         self.sequences() * heads * self.longest_queries
     }
 
-    /// The place of each query's first head among them. The next head's is `longest_queries` further on.
+    /// The place of each query's first head among these values; the next head's is
+    /// `longest_queries` further on.
     pub fn padded_places(&self, heads: usize) -> Vec<u32> {
         let of_sequence = |(number, ends): (usize, &[u32])| {
             let start = (number * heads * self.longest_queries) as u32;
@@ -159,7 +164,8 @@ impl Group {
 mod tests {
     use super::*;
 
-    /// A prefix of four rows, two suffixes of three and two, and a mark that sees the prefix and the second suffix.
+    /// A prefix of four rows, two suffixes of three and two, and a mark that sees the prefix and
+    /// the second suffix.
     fn spans() -> Vec<Span> {
         let prefix = 0..4;
         vec![
@@ -226,7 +232,8 @@ mod tests {
 
     #[test]
     fn keys_that_runs_share_are_read_once() {
-        // The keys of the prefix would be gathered four times; the mark's own rows are the second suffix again.
+        // The keys of the prefix would be gathered four times; the mark's own rows are the second
+        // suffix again.
         assert_eq!(split(&spans(), 4, 100), None);
         let found = split(&spans()[..3], 4, 100).unwrap();
         let own = Group {
@@ -254,7 +261,8 @@ mod tests {
 
     #[test]
     fn rows_that_nobody_attends_to_are_a_sequence_without_queries() {
-        // Rows that are read of two passes: the last rows of their suffixes, whose prefixes are rows 0 to 3 and 9 to 12.
+        // Rows that are read of two passes: the last rows of their suffixes, whose prefixes are
+        // rows 0 to 3 and 9 to 12.
         let read = [
             Span::single(0, vec![0..4, 4..7]),
             Span::single(1, vec![0..4, 7..9]),

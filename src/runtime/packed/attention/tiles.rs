@@ -1,5 +1,5 @@
-//! Attention as tensor products, for devices and types without a kernel: many runs of queries at once, padded to the same
-//! numbers of queries and keys.
+//! Attention as tensor products, for devices and types without a kernel: many runs of queries at
+//! once, padded to the same numbers of queries and keys.
 
 use std::ops::Range;
 
@@ -11,14 +11,16 @@ use crate::runtime::spec::AttentionSpec;
 
 /// Scores that exist at once, over all heads: 256 MiB in f32.
 const MAX_SCORES: usize = 1 << 26;
-/// Numbers that one call may gather of the keys. Behind 2^32 candle's gathering kernel would not end.
+/// The most elements that one call may gather of the keys. Above 2^32 candle's gathering kernel
+/// does not end.
 const MAX_GATHERED: usize = 1 << 27;
-/// Queries of one tile where a mask hides keys before them: the fewer, the fewer hidden keys are multiplied.
+/// Queries of one tile where a mask hides earlier keys. A smaller tile multiplies fewer hidden
+/// keys.
 const WINDOW_TILE: usize = 128;
 /// Scores, padding included, that are cheaper to compute than another group's launches.
 const SMALL: usize = 1 << 22;
 
-/// The groups of tiles that attention over some spans takes, with what they read of the spans on the device.
+/// The groups of tiles for some spans, with their indices and masks on the device.
 pub(super) struct Plan {
     groups: Vec<Group>,
     /// The place of each query among the padded ones of all groups.
@@ -45,7 +47,8 @@ struct Group {
     query_rows: Tensor,
     /// `[tiles * keys]`, rows of the key matrix.
     key_rows: Tensor,
-    /// First place and end that each query sees, `[tiles, 1, queries, 1]` each; `None`: every query sees every key.
+    /// First place and end that each query sees, `[tiles, 1, queries, 1]` each; `None`: every query
+    /// sees every key.
     visible: Option<(Tensor, Tensor)>,
     /// `[1, 1, 1, keys]`
     key_places: Tensor,
@@ -56,7 +59,8 @@ impl Plan {
         Self::with_limits(spans, (spec.heads, MAX_SCORES, SMALL), spec.kv_heads * spec.head_dim, device)
     }
 
-    /// `limits` are heads, the scores that exist at once, and those that are padded without a second thought.
+    /// `limits` are heads, the scores that exist at once, and those that are padded without a
+    /// second thought.
     fn with_limits(
         spans: &[Span],
         (heads, max_scores, small): (usize, usize, usize),

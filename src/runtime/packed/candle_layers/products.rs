@@ -39,7 +39,8 @@ impl Products {
         })
     }
 
-    /// The products with the matrices of these numbers, `[rows, heads, dim]` each; joined ones are parts of wider rows.
+    /// The products with the matrices of these numbers, `[rows, heads, dim]` each; those of joined
+    /// matrices are parts of wider rows.
     pub fn heads(&self, x: &Tensor, numbers: Range<usize>, dim: usize) -> Result<Vec<Tensor>> {
         match self {
             Self::Joined { weight, bias, widths } => {

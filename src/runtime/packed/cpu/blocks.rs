@@ -33,7 +33,8 @@ impl<'a> Blocks<'a> {
         self.cached.len() * BLOCK
     }
 
-    /// Copies the rows to store out of the next layer's keys and values, and the cached ones behind the batch's own rows. The matrices are `[kv_heads, rows + cached rows, dim]`.
+    /// Copies the rows to store out of the next layer's keys and values, and the cached ones behind
+    /// the batch's own rows. The matrices are `[kv_heads, rows + cached rows, dim]`.
     pub(super) fn exchange(&mut self, rows: usize, keys: &mut [f32], values: &mut [f32]) {
         let (of_head, of_block) = ((rows + self.cached_rows()) * self.dim, BLOCK * self.dim);
         for (number, matrix) in [keys, values].into_iter().enumerate() {

@@ -1,10 +1,11 @@
 //! The inner loop of all matrix products on a CPU (GEMM): small tiles whose sums stay in registers.
 //!
-//! Right sides lie in panels of 32 columns, in the order in which the loop reads them. The elements that are multiplied at
-//! once are a unit: one f32, two neighbours along the depth in bf16, four 8-bit integers. Sums are f32, and 32-bit integers
-//! that become f32 after each group of the depth. [`instructions`] chooses the kernel: AVX-512 (`vdpbf16ps`, `vpdpbusd`), AVX2
-//! (bf16 widened to f32, `vpdpbusd` or `vpmaddubsw`), NEON (`bfdot` or bf16 widened to f32, `sdot` or `smull`), or plain
-//! loops, which give the same results slowly.
+//! Right sides lie in panels of 32 columns, in the order in which the loop reads them. The elements
+//! that are multiplied at once are a unit: one f32, two neighbours along the depth in bf16, four
+//! 8-bit integers. Sums are f32, and 32-bit integers that become f32 after each group of the depth.
+//! [`instructions`] chooses the kernel: AVX-512 (`vdpbf16ps`, `vpdpbusd`), AVX2 (bf16 widened to
+//! f32, `vpdpbusd` or `vpmaddubsw`), NEON (`bfdot` or bf16 widened to f32, `sdot` or `smull`), or
+//! plain loops, which give the same results slowly.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
@@ -56,7 +57,8 @@ pub(super) enum Epilogue<'a> {
     Scaled(Scales<'a>),
 }
 
-/// The scales of 8-bit integers, one for each group of the depth. The left side's integers are stored with 128 added.
+/// The scales of 8-bit integers, one for each group of the depth. The left side's integers are
+/// stored with 128 added.
 #[derive(Clone, Copy)]
 pub(super) struct Scales<'a> {
     /// Units of a group.
@@ -67,7 +69,8 @@ pub(super) struct Scales<'a> {
     pub rows: &'a [f32],
     /// `[groups, 32]`.
     pub columns: &'a [f32],
-    /// -128 times the sum of each column of the right side, `[groups, 32]`: what makes up for the 128.
+    /// -128 times the sum of each column of the right side, `[groups, 32]`: it undoes the added
+    /// 128.
     pub offsets: &'a [i32],
 }
 
@@ -99,7 +102,8 @@ impl<'a> OutputTile<'a> {
         Self { first: values.as_mut_ptr(), rows, columns, distance, of: PhantomData }
     }
 
-    /// Splits it into parts of at most `rows` by `columns`, with the row and column of their first element, in column order.
+    /// Splits it into parts of at most `rows` by `columns`, in column order, each with the row and
+    /// column of its first element.
     pub fn parts(self, rows: usize, columns: usize) -> Vec<((usize, usize), Self)> {
         let mut parts = Vec::new();
         for column in (0..self.columns).step_by(columns) {
@@ -107,7 +111,8 @@ impl<'a> OutputTile<'a> {
                 parts.push((
                     (row, column),
                     Self {
-                        // SAFETY: the place is inside; parts do not overlap, and the whole is given up.
+                        // SAFETY: the place is inside, parts do not overlap, and the whole is
+                        // moved.
                         first: unsafe { self.first.add(row * self.distance + column) },
                         rows: rows.min(self.rows - row),
                         columns: columns.min(self.columns - column),
@@ -149,7 +154,8 @@ impl Element for f32 {
         let rescale = product.check_numbers();
         // SAFETY: just checked; lanes times vectors is COLUMNS.
         unsafe {
-            // As many sums as fit into the vector registers beside a row of the right side and a unit of the left.
+            // As many sums as fit into the vector registers beside a row of the right side and a
+            // unit of the left.
             match S::F32_LANES {
                 16 => product.run::<_, 12, 2>(F32Kernel { simd, rescale }),
                 8 => product.run::<_, 3, 4>(F32Kernel { simd, rescale }),
@@ -268,7 +274,8 @@ impl<E: Element> TileProduct<'_, E> {
         assert!(self.depth * COLUMNS <= self.right.len());
     }
 
-    /// `HEIGHT` rows at a time, with their sums in `HEIGHT` times `VECTORS` registers, then the rest in smaller steps.
+    /// `HEIGHT` rows at a time, with their sums in `HEIGHT` times `VECTORS` registers, then the
+    /// rest in smaller steps.
     ///
     /// # Safety
     /// [`Self::check`] has passed, and `VECTORS` vectors are [`COLUMNS`] wide.
@@ -344,7 +351,7 @@ impl<E: Element> TileProduct<'_, E> {
     ) {
         // SAFETY: what the check has found: every row lies inside its slice.
         unsafe {
-            // Loops, because closures of the library's functions would not have the kernel's instructions.
+            // Loops: closures of library functions would not have the kernel's instructions.
             let mut sums = [[kernel.zero(); VECTORS]; HEIGHT];
             for (row, sums) in sums.iter_mut().enumerate() {
                 for (vector, sum) in sums.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! A large matrix product with the kernels of the layers, as a measure of what this processor can do in a type.
+//! A large matrix product with the layers' kernels: how fast this processor computes in a type.
 
 use candle_core::{Device, Result, Tensor};
 

@@ -33,7 +33,8 @@ pub(super) struct Norm {
 
 impl Layer {
     pub fn load(spec: &ModelSpec, tensors: &LayerTensors, weights: &WeightFiles, dtype: CpuDtype) -> Result<Self> {
-        // Errors of queries and keys grow in the softmax, and these matrices are an eighth of a layer.
+        // The softmax amplifies errors of queries and keys, and these matrices are an eighth of a
+        // layer.
         let of_attention = if dtype == CpuDtype::Int8 { CpuDtype::Bf16 } else { dtype };
         let linear = |parts: &[&LinearTensors], dtype: CpuDtype| {
             let read = |part: &&LinearTensors| {

@@ -1,7 +1,7 @@
 //! Numbers as 8-bit integers with a scale for each group of a row.
 //!
-//! A group's scale is its largest magnitude over 127. NaN and infinities give a scale that is not finite, so that nothing
-//! hides them.
+//! A group's scale is its largest magnitude over 127. NaN and infinities give a scale that is not
+//! finite, so they reach the result.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 

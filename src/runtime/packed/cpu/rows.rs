@@ -1,6 +1,7 @@
-//! Operations on single rows between matrix products: norms, rotary positions, activations, conversions.
+//! Row operations between matrix products: norms, rotary positions, activations, conversions.
 //!
-//! Plain loops over slices, each inlined into a closure that [`vectorised`] compiles once for every instruction set.
+//! Plain loops over slices, each inlined into a closure that [`vectorised`] compiles once for every
+//! instruction set.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
@@ -11,8 +12,8 @@ use crate::runtime::spec::Activation;
 /// Independent sums that a loop keeps, so that the compiler may add in vector registers.
 pub(super) const LANES: usize = 16;
 
-/// Evaluates an expression with the best instructions of this processor, found at run time. Functions that it calls profit
-/// only if they are `#[inline(always)]`.
+/// Evaluates an expression with the best instructions of this processor, found at run time.
+/// Functions that it calls profit only if they are `#[inline(always)]`.
 macro_rules! vectorised {
     ($work:expr) => {
         $crate::runtime::packed::cpu::rows::dispatch(
@@ -23,8 +24,8 @@ macro_rules! vectorised {
 }
 pub(super) use vectorised;
 
-/// Expansion of [`vectorised`]. A closure that is an `FnOnce` from the start is inlined whole; the shim that makes one of
-/// another closure would not be.
+/// Expansion of [`vectorised`]. It takes an `FnOnce`, because the compiler inlines such a closure
+/// whole; another closure would be called through a shim, which is not inlined.
 pub(super) fn dispatch<R>(work: impl FnOnce() -> R) -> R {
     crate::runtime::packed::cpu::gemm::instructions::arch().dispatch(work)
 }
@@ -113,8 +114,8 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     across(sums, |a, b| a + b) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// Rotates a head by its position: value `i` of the first half with value `i` of the second, by the angle whose cosine and
-/// sine are given (Su et al. 2021, in the halves of GPT-NeoX).
+/// Rotates a head by its position: value `i` of the first half with value `i` of the second, by the
+/// angle whose cosine and sine are given (Su et al. 2021, in the halves of GPT-NeoX).
 #[inline(always)]
 pub(super) fn apply_rope(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     let (first, second) = head.split_at_mut(cos.len());
@@ -210,8 +211,8 @@ fn tanh(x: f32) -> f32 {
     if x < 0. { -magnitude } else { magnitude }
 }
 
-/// The error function, to a few units in the last place: a rational approximation on [-4, 4], beyond which it is 1 in f32. NaN
-/// stays NaN.
+/// The error function, to a few units in the last place: a rational approximation on [-4, 4],
+/// beyond which it is 1 in f32. NaN stays NaN.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
     let above = if x > 4. { 4. } else { x };
@@ -241,8 +242,9 @@ fn sigmoid(x: f32) -> f32 {
 
 /// `e^x` for `x <= 0`, to two units in the last place; 0 below -87. NaN stays NaN.
 ///
-/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` by the polynomial of Cephes' `expf`, `2^n` through
-/// the exponent bits. Adding 1.5 * 2^23 leaves the rounded `n` in the low bits of the mantissa.
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `e^r` by the polynomial of Cephes' `expf`, `2^n`
+/// through the exponent bits. Adding 1.5 * 2^23 leaves the rounded `n` in the low bits of the
+/// mantissa.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.;

@@ -15,8 +15,8 @@ pub(super) const SIDE: usize = 16;
 /// Units, row by row.
 pub(super) type Square = [[u32; SIDE]; SIDE];
 
-/// Writes the columns of `square` as rows that start `distance` elements apart. `E` is an f32 or a bf16, of which two are a
-/// unit.
+/// Writes the columns of `square` as rows that start `distance` elements apart. `E` is an f32 or a
+/// bf16, of which two are a unit.
 ///
 /// # Panics
 /// When `target` is too short.
@@ -27,7 +27,8 @@ pub(super) fn transpose<E: Copy>(square: &Square, target: &mut [E], distance: us
     let target = target.as_mut_ptr();
     #[cfg(target_arch = "x86_64")]
     if has_avx512() {
-        // SAFETY: the processor was asked; all rows are inside, as just checked, and any bits are an `E`.
+        // SAFETY: the processor has AVX-512 and all rows are inside, as just checked; any bits are
+        // an `E`.
         return unsafe { transpose_avx512(square, target.cast(), distance / of_unit) };
     }
     for row in 0..SIDE {

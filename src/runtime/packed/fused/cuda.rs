@@ -103,7 +103,7 @@ fn pack<T>() -> usize {
 }
 
 fn allocate<T: Number>(device: &CudaDevice, count: usize) -> Result<CudaSlice<T>> {
-    // SAFETY: the kernel that follows writes all of it, or what it leaves is room that the caller writes.
+    // SAFETY: the next kernel writes all of it, except room that the caller writes.
     unsafe { device.alloc::<T>(count) }
 }
 
@@ -126,7 +126,8 @@ pub(super) fn add_rms_norm(x: Matrix<'_>, y: Matrix<'_>, weight: &Tensor, eps: f
                 let mut launch = function.builder();
                 launch.arg(&x_view).arg(&y_view).arg(&weight).arg(&mut sum).arg(&mut normed);
                 launch.arg(&width).arg(&x_stride).arg(&y_stride).arg(&eps);
-                // SAFETY: a block per row; rows and strides are those of the views, checked by `Rows`.
+                // SAFETY: a block per row; rows and strides are those of the views, checked by
+                // `Rows`.
                 unsafe { launch.launch(config(rows.count)) }.w().map(drop)
             })?;
         }
@@ -162,8 +163,8 @@ fn launch_norm_rope<T: Number>(spec: &NormRope<'_>, x: Matrix<'_>, output: &mut 
             let mut launch = function.builder();
             launch.arg(&nothing).arg(weight).arg(cosines).arg(sines).arg(at).arg(&mut *output);
             launch.arg(&count).arg(&heads).arg(&dim).arg(&stride).arg(&has_norm).arg(&has_rope).arg(&eps);
-            // SAFETY: a warp per head of a row. The layout was checked against heads and width, positions by the packing of
-            // passes against the tables.
+            // SAFETY: a warp per head of a row. The layout was checked against heads and width,
+            // positions by the packing of passes against the tables.
             unsafe { launch.launch(config(blocks)) }.w().map(drop)
         };
     let mut with_weight = |cosines: &CudaView<'_, T>, sines: &CudaView<'_, T>, at: &CudaView<'_, u32>| match spec.norm {
@@ -193,7 +194,8 @@ pub(super) fn gated(x: &CudaStorage, rows: Rows, activation: Activation) -> Resu
             let (count, stride, columns) = (long(rows.count)?, int(rows.stride)?, int(width)?);
             let mut launch = function.builder();
             launch.arg(&gate_up).arg(&mut output).arg(&count).arg(&columns).arg(&stride).arg(&activation);
-            // SAFETY: every pack of the output is written once; rows and stride are those of the view.
+            // SAFETY: every pack of the output is written once; rows and stride are those of the
+            // view.
             unsafe { launch.launch(config(blocks_for(rows.count * width / pack::<T>()))) }.w()?;
         }
         Ok(T::wrap_cuda_slice(output, device))
@@ -237,8 +239,8 @@ pub(super) fn merge(
                     launch.arg(&own_view).arg(&other_view).arg(&own_lse).arg(&other_lse);
                     launch.arg(&own_places).arg(&other_places).arg(&mut output);
                     launch.arg(&count).arg(&heads).arg(&dim).arg(&own_distance).arg(&other_distance);
-                    // SAFETY: both are contiguous and of the output's size; attention has written a value for each head at
-                    // each row's place.
+                    // SAFETY: both are contiguous and of the output's size; attention has written a
+                    // value for each head at each row's place.
                     unsafe { launch.launch(config(blocks)) }.w().map(drop)
                 })
             })?;

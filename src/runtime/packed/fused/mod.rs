@@ -1,5 +1,6 @@
-//! Operations between matrix products that candle computes in several kernels, as one kernel each: on CUDA those of
-//! `kernels.cu`, on a CPU plain loops in f32, which are also their reference. Other devices have none.
+//! Operations between matrix products as one kernel each, where candle takes several: on CUDA those
+//! of `kernels.cu`, on a CPU plain loops in f32, which are also the reference. Other devices have
+//! none.
 
 mod check;
 #[cfg(feature = "cuda")]
@@ -13,7 +14,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Resul
 pub(super) use self::check::{check, relative_error};
 use crate::runtime::spec::Activation;
 
-/// Whether there are kernels for this device and type, and rows of this width: they read 16 bytes at once.
+/// Whether there are kernels for this device, type and width of rows: they read 16 bytes at once.
 pub(super) fn has_kernels(device: &Device, dtype: DType, width: usize) -> bool {
     match (device, dtype) {
         (Device::Cpu, DType::F32) => true,
@@ -22,7 +23,8 @@ pub(super) fn has_kernels(device: &Device, dtype: DType, width: usize) -> bool {
     }
 }
 
-/// `x + y` and its RMS norm times `weight`, each `[rows, width]`. Rows of `x` and `y` may be part of wider ones.
+/// `x + y` and its RMS norm times `weight`, each `[rows, width]`. Rows of `x` and `y` may be part
+/// of wider ones.
 pub(super) fn add_rms_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
     let both = x.apply_op2_no_bwd(y, &AddRmsNorm { weight, eps: eps as f32 })?;
     Ok((both.get(0)?, both.get(1)?))
@@ -53,7 +55,7 @@ pub(super) struct NormRope<'a> {
 }
 
 impl NormRope<'_> {
-    /// `[rows + room, heads, dim]` from `[rows, heads * dim]`, whose rows may be part of wider ones.
+    /// `[rows + room, heads, dim]` from `[rows, heads * dim]`; its rows may be parts of wider ones.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         x.apply_op1_no_bwd(self)
     }
@@ -86,7 +88,7 @@ struct Merge<'a> {
     other: &'a LogSums,
 }
 
-/// Rows of a matrix, and the distance of two of them in numbers. The numbers of a row lie side by side.
+/// Rows of a matrix, and their distance in elements. The elements of a row lie side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rows {
     start: usize,

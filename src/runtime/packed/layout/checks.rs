@@ -3,8 +3,8 @@
 use crate::runtime::spec::{ClassifierSpec, ModelSpec, OutputMatrix};
 use crate::runtime::{EarlyExit, ForwardPass, Head, Positions, ReadStates, RuntimeError, TokenTypes};
 
-/// Rejects a batch with a pass that this model cannot run. `has_projection` tells whether the checkpoint has the
-/// matrices of a head that the spec does not mention.
+/// Rejects a batch with a pass that this model cannot run. `has_projection` tells whether the
+/// checkpoint has the projection of a head, which the spec does not mention.
 pub(in crate::runtime::packed) fn check(
     passes: &[ForwardPass],
     spec: &ModelSpec,

@@ -19,7 +19,7 @@ fn pass(blocks: &[u32]) -> ForwardPass {
     }
 }
 
-/// Runs a batch whose blocks hold the numbers of their last block, and says what was found of each pass.
+/// Runs a batch whose blocks hold the numbers of their last block. Returns the hits of each pass.
 fn run(cache: &PrefixCache, batch: &[ForwardPass]) -> Vec<Vec<u32>> {
     let lookup = cache.look_up(batch);
     let found = lookup

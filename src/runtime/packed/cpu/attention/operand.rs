@@ -8,22 +8,25 @@ use crate::runtime::packed::cpu::gemm::{COLUMNS, Element};
 use crate::runtime::packed::cpu::rows;
 use crate::runtime::packed::cpu::transpose::{SIDE, Square, transpose};
 
-/// The type that attention multiplies. A unit has 32 bits: one f32, or two neighbours along the depth in bf16.
+/// The type that attention multiplies. A unit has 32 bits: one f32, or two neighbours along the
+/// depth in bf16.
 pub(super) trait Operand: Element<Lhs = Self> {
     /// A row in this type, scaled.
     fn scaled(row: &[f32], scale: f32, target: &mut [Self]);
 
-    /// As many units as a [`Square`] is wide, as they lie in memory. `row` has the elements of so many.
+    /// Loads as many units as a [`Square`] is wide; `row` has at least as many elements.
     fn units(row: &[f32]) -> [u32; SIDE];
 
-    /// Writes two neighbours along the depth as units; the first alone where there is no second one or no room for it.
+    /// Writes two neighbours along the depth as units; the first alone where there is no second one
+    /// or no room for it.
     fn interleave(first: &[f32], second: Option<&[f32]>, target: &mut [Self]);
 
     /// `row` in this type: itself, or converted in `target`.
     fn as_operand<'a>(row: &'a [f32], target: &'a mut [Self]) -> &'a [Self];
 }
 
-/// Writes `count` keys, at most 32, as a panel, `[dim, 32]` in units; the other columns get what never meets a weight.
+/// Writes `count` keys, at most 32, as a panel, `[dim, 32]` in units. The other columns hold values
+/// that no weight is multiplied with.
 #[inline(always)]
 pub(super) fn fill_key_panel<'a, E: Operand>(count: usize, key: impl Fn(usize) -> &'a [f32], panel: &mut [E]) {
     let mut square: Square = [[0; SIDE]; SIDE];

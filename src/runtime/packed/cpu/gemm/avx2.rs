@@ -37,7 +37,7 @@ pub(super) unsafe fn multiply_int8_vnni(product: &TileProduct<'_, i8>, scales: S
     unsafe { product.run::<_, 3, 4>(VnniKernel { scales }) }
 }
 
-/// Two numbers in bf16 at a time, each widened to f32. Only to be used where the processor has AVX2.
+/// Two bf16 at a time, each widened to f32. Only for processors with AVX2.
 #[derive(Clone, Copy)]
 struct Bf16Kernel {
     rescale: Option<*const f32>,
@@ -128,8 +128,8 @@ unsafe fn add_scaled(
 
 /// Four 8-bit integers at a time. Only to be used where the processor has AVX2.
 ///
-/// `vpmaddubsw` adds two products in 16 bits: the magnitudes of weights times rows with the weights' signs. Both are at
-/// most 127, so two products are at most 32,258 and nothing overflows.
+/// `vpmaddubsw` adds two products in 16 bits: the magnitudes of weights times rows with the
+/// weights' signs. Both are at most 127, so two products are at most 32,258 and nothing overflows.
 #[derive(Clone, Copy)]
 struct Int8Kernel<'a> {
     scales: Scales<'a>,

@@ -1,8 +1,10 @@
-//! Which instructions the kernels use: the best that the processor has, unless the environment limits them.
+//! Which instructions the kernels use: the best that the processor has, unless the environment
+//! limits them.
 //!
-//! The variable [`CPU_INSTRUCTIONS_VARIABLE`] is the limit: `plain`, `avx2` (x86-64 without AVX-512) or
-//! `neon` (ARM without `sdot` and `bfdot`). It is for tests and measurements of the paths that other
-//! processors take. Any other value is no limit here; `config` rejects values that mean nothing.
+//! The variable [`CPU_INSTRUCTIONS_VARIABLE`] is the limit: `plain`, `avx2` (x86-64 without
+//! AVX-512) or `neon` (ARM without `sdot` and `bfdot`). It is for tests and measurements of the
+//! paths that other processors take. Any other value is no limit here; `config` rejects values that
+//! mean nothing.
 
 use std::sync::LazyLock;
 

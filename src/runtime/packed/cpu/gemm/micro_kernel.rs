@@ -4,7 +4,8 @@
 
 use pulp::Simd;
 
-/// How a processor multiplies units. Pointers need no alignment; [`super::TileProduct::check`] has checked them.
+/// Multiplies units with one processor's instructions. Pointers need no alignment;
+/// [`super::TileProduct::check`] has checked them.
 pub(super) trait MicroKernel: Copy {
     type Unit: Copy;
     /// Several sums.

@@ -48,7 +48,7 @@ pub(super) unsafe fn multiply_int8_dot(product: &TileProduct<'_, i8>, scales: Sc
     unsafe { product.run::<_, 2, 8>(Int8Kernel::<true> { scales }) }
 }
 
-/// Pairs of bf16. `DOT` takes `bfdot`, only where the processor has it; else both are widened to f32.
+/// Pairs of bf16. With `DOT`, `bfdot`, which the processor must have; else both are widened to f32.
 #[derive(Clone, Copy)]
 struct Bf16Kernel<const DOT: bool> {
     rescale: Option<*const f32>,
@@ -126,8 +126,8 @@ impl<const DOT: bool> MicroKernel for Bf16Kernel<DOT> {
 
 /// Four 8-bit integers at a time. `DOT` takes `sdot`, only where the processor has it.
 ///
-/// Without it, two products are added in 16 bits. The integers of both sides are at most 127 in magnitude, so two products
-/// are at most 32,258 and nothing overflows.
+/// Without it, two products are added in 16 bits. The integers of both sides are at most 127 in
+/// magnitude, so two products are at most 32,258 and nothing overflows.
 #[derive(Clone, Copy)]
 struct Int8Kernel<'a, const DOT: bool> {
     scales: Scales<'a>,

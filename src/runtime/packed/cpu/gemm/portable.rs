@@ -1,4 +1,4 @@
-//! Kernels of plain loops, eight sums at a time, for processors without the instructions of `avx512`.
+//! Kernels of plain loops, eight sums at a time, for processors without vector instructions.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
