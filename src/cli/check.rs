@@ -72,7 +72,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
 fn write_default_model(out: &mut impl Write, model: &Reranker, settings: &Settings) -> anyhow::Result<()> {
     let facts = model.facts();
     let families = app::families(&settings.prompts)?;
-    let context_of = if families.named(model.family())?.facts.reads_apart() {
+    let context_of = if families.named(model.family())?.facts.has_one_document_per_sequence() {
         "query, instruction and one document"
     } else {
         "query, instruction and the documents of a slate"

@@ -42,7 +42,7 @@ const TOGETHER: usize = 7;
 
 /// Counts taken from a document.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Counted {
+pub struct CountedFacts {
     facts: Vec<f32>,
     /// 0 without one.
     year: u32,
@@ -51,7 +51,7 @@ pub struct Counted {
 
 /// Things that an instruction names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Named {
+pub(super) struct NamedFacts {
     /// 0 without one.
     year: u32,
     /// A number of words; 0 without one.
@@ -76,7 +76,7 @@ impl FactsConfig {
     }
 
     /// Counts in a document.
-    pub(super) fn count_document(&self, text: &str) -> Counted {
+    pub(super) fn count_document(&self, text: &str) -> CountedFacts {
         let pieces: Vec<&str> = text.split_whitespace().collect();
         let characters = pieces.iter().map(|piece| piece.chars().count()).sum::<usize>().max(1) as f32;
         let total = pieces.len().max(1) as f32;
@@ -110,11 +110,11 @@ impl FactsConfig {
             let inside = text.chars().filter(|letter| (*first..=*last).contains(&u32::from(*letter))).count();
             facts.push(of_characters(inside, 4.0));
         }
-        Counted { facts, year, pieces: pieces.len() }
+        CountedFacts { facts, year, pieces: pieces.len() }
     }
 
     /// Things that an instruction names.
-    pub(super) fn named(&self, instruction: &str) -> Named {
+    pub(super) fn named(&self, instruction: &str) -> NamedFacts {
         let names: Vec<&String> =
             self.languages.0.iter().map(|(name, _)| name).chain(self.scripts.0.iter().map(|(name, _)| name)).collect();
         let language = instruction.split_whitespace().find_map(|piece| {
@@ -125,11 +125,11 @@ impl FactsConfig {
             *value > 0 && instruction.get(*end..end + 5).is_some_and(|after| after.eq_ignore_ascii_case(" word"))
         };
         let limit = numbers(instruction).find(is_limit).map_or(0, |(value, _)| value as usize);
-        Named { year: first_year(instruction), limit, language }
+        NamedFacts { year: first_year(instruction), limit, language }
     }
 
     /// All facts about a document and an instruction.
-    pub(super) fn together(&self, named: Named, document: &Counted) -> Vec<f32> {
+    pub(super) fn together(&self, named: NamedFacts, document: &CountedFacts) -> Vec<f32> {
         let yes = |holds: bool| f32::from(u8::from(holds));
         let dated = named.year > 0 && document.year > 0;
         let limited = named.limit > 0;
@@ -210,8 +210,8 @@ mod tests {
     #[test]
     fn an_instruction_names_a_year_a_limit_and_a_language() {
         let named = config().named("Texts after 2019 in German, at most 50 words, please.");
-        assert_eq!(named, Named { year: 2019, limit: 50, language: Some(1) });
-        assert_eq!(config().named("Prefer sources."), Named::default());
+        assert_eq!(named, NamedFacts { year: 2019, limit: 50, language: Some(1) });
+        assert_eq!(config().named("Prefer sources."), NamedFacts::default());
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(facts[2..6], [1.0, 1.0, 1.05, 1.0], "a number, a year, which, a question mark");
         assert_eq!(facts[facts.len() - 7..facts.len() - 1], [1.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
         assert!((facts[facts.len() - 1] - 1.0).abs() < 1e-6, "German: {facts:?}");
-        let empty = config.together(Named::default(), &config.count_document(""));
+        let empty = config.together(NamedFacts::default(), &config.count_document(""));
         assert!(empty.iter().all(|fact| *fact == 0.0), "{empty:?}");
     }
 }

@@ -23,7 +23,7 @@ mod weights;
 mod wish;
 
 pub use config::EvidenceConfig;
-pub use facts::Counted;
+pub use facts::CountedFacts;
 pub use slate::{DocumentRows, InstructionRow, SlateReader, SlateRows};
 pub use weights::EvidenceError;
 
@@ -59,7 +59,7 @@ impl EvidenceModel {
 
     /// Counts in a document what instructions ask for.
     #[must_use]
-    pub fn count_document(&self, text: &str) -> Counted {
+    pub fn count_document(&self, text: &str) -> CountedFacts {
         self.config.facts.count_document(text)
     }
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 
 use super::EvidenceModel;
-use super::facts::{Counted, Named};
-use super::text::{Asker, DocumentVectors, Fit, RowStates};
+use super::facts::{CountedFacts, NamedFacts};
+use super::text::{DocumentVectors, Fit, QueryVectors, RowStates};
 use super::vector::{dot, softmax};
-use super::wish::{Asked, InstructionTokens, Row, WishedDocument};
+use super::wish::{InstructionTokens, Row, WishDocument, WishQuery};
 use crate::runtime::{Output, ReadStates, TokenStates};
 
 /// The meaning of each row of a pass. The first is the query's, the second the instruction's if
@@ -39,7 +39,7 @@ pub struct DocumentRows {
     /// The token ids of its rows, without those at both ends; at least one row.
     pub rows: Vec<Vec<u32>>,
     /// Properties that were counted in it; empty without an instruction.
-    pub counted: Counted,
+    pub counted: CountedFacts,
     /// The words that it has in common with the query and with the instruction, in [0, 1): BM25
     /// over its maximum.
     pub lexical: [f32; 2],
@@ -54,12 +54,12 @@ pub struct SlateReader {
     layers: Vec<u16>,
 }
 
-/// The wish, where an instruction asks for something.
-struct Wanted {
+/// An instruction that asks for something: how much, and what documents are compared with.
+struct ActiveInstruction {
     gate: f32,
-    asker: Asker,
-    asked: Asked,
-    named: Named,
+    vectors: QueryVectors,
+    asked: WishQuery,
+    named: NamedFacts,
 }
 
 /// A document's vectors, its fit to the query, and the tokens of each of its rows.
@@ -79,14 +79,14 @@ impl SlateReader {
         Self { model, rows, layers }
     }
 
-    /// The instruction's wish; `None` if it asks for nothing.
-    fn wanted(
+    /// Reads the instruction; `None` if it asks for nothing.
+    fn active_instruction(
         &self,
         earlier: RowStates<'_>,
         last: RowStates<'_>,
         query: &Range<usize>,
         row: &Range<usize>,
-    ) -> Option<Wanted> {
+    ) -> Option<ActiveInstruction> {
         let InstructionRow { ids, text } = self.rows.instruction.as_ref()?;
         let side_by_side = |tokens: Range<usize>| -> Vec<Vec<f32>> {
             tokens.map(|token| [earlier.of(&(token..token + 1)), last.of(&(token..token + 1))].concat()).collect()
@@ -105,7 +105,7 @@ impl SlateReader {
         let states_of = |row: &Range<usize>| Row { earlier: earlier.of(row), last: last.of(row), width: last.width };
         let asked = self.model.wish.ask(states_of(query), states_of(row), tokens);
         let named = self.model.config.facts.named(text);
-        Some(Wanted { gate, asker: Asker::new(last, row, &self.weights(ids)), asked, named })
+        Some(ActiveInstruction { gate, vectors: QueryVectors::new(last, row, &self.weights(ids)), asked, named })
     }
 
     /// The weights of tokens. An id that the model does not know counts nothing.
@@ -114,16 +114,16 @@ impl SlateReader {
     }
 
     /// The part of a document's score that the instruction adds.
-    fn added(&self, wanted: &Wanted, document: &Document, number: usize, layers: [RowStates<'_>; 2]) -> f32 {
+    fn added(&self, active: &ActiveInstruction, document: &Document, number: usize, layers: [RowStates<'_>; 2]) -> f32 {
         let [earlier, last] = layers;
         let DocumentRows { rows: ids, counted, lexical } = &self.rows.documents[number];
-        let fit = document.vectors.fit(&wanted.asker);
+        let fit = document.vectors.fit(&active.vectors);
         let states: usize = document.rows.iter().map(ExactSizeIterator::len).sum();
         let scalars = [
             document.fit.window,
             document.fit.maxsim,
             lexical[0],
-            dot(&wanted.asker.mean, &document.vectors.mean),
+            dot(&active.vectors.mean, &document.vectors.mean),
             fit.window,
             fit.maxsim,
             lexical[1],
@@ -132,10 +132,10 @@ impl SlateReader {
         let tokens = &document.rows[document.fit.row];
         let row = Row { earlier: earlier.of(tokens), last: last.of(tokens), width: last.width };
         let content = [earlier.content(tokens), last.content(tokens)];
-        let facts = self.model.config.facts.together(wanted.named, counted);
+        let facts = self.model.config.facts.together(active.named, counted);
         let (ids, vectors) = (ids[document.fit.row].as_slice(), [&*content[0], &*content[1]]);
-        let wished = WishedDocument { row, ids, vectors, scalars, facts };
-        wanted.gate * self.model.wish.read(&wanted.asked, &wished)
+        let wished = WishDocument { row, ids, vectors, scalars, facts };
+        active.gate * self.model.wish.read(&active.asked, &wished)
     }
 
     /// The scores without the instruction.
@@ -188,9 +188,9 @@ impl ReadStates for SlateReader {
         let (earlier, last) = (RowStates { states: earlier, width }, RowStates { states: last, width });
         let mut segments = states.segments.iter().cloned();
         let Some(query_row) = segments.next() else { return Vec::new() };
-        let query = Asker::new(last, &query_row, &self.weights(&self.rows.query));
-        let wanted = match &self.rows.instruction {
-            Some(_) => segments.next().and_then(|row| self.wanted(earlier, last, &query_row, &row)),
+        let query = QueryVectors::new(last, &query_row, &self.weights(&self.rows.query));
+        let active = match &self.rows.instruction {
+            Some(_) => segments.next().and_then(|row| self.active_instruction(earlier, last, &query_row, &row)),
             None => None,
         };
         let rows: Vec<Vec<Range<usize>>> =
@@ -204,11 +204,11 @@ impl ReadStates for SlateReader {
             })
             .collect();
         let mut scores = self.base(&documents);
-        if let Some(wanted) = wanted {
+        if let Some(active) = active {
             let numbers: Vec<usize> = (0..documents.len()).collect();
             let added: Vec<f32> = numbers
                 .par_iter()
-                .map(|number| self.added(&wanted, &documents[*number], *number, [earlier, last]))
+                .map(|number| self.added(&active, &documents[*number], *number, [earlier, last]))
                 .collect();
             scores.iter_mut().zip(added).for_each(|(score, added)| *score += added);
         }

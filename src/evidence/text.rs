@@ -30,9 +30,9 @@ impl<'a> RowStates<'a> {
     }
 }
 
-/// A query or an instruction, as documents are compared with it.
+/// The vectors of a query or an instruction that documents are compared with.
 #[derive(Debug)]
-pub(super) struct Asker {
+pub(super) struct QueryVectors {
     /// The unit vector of the mean of all states.
     pub mean: Vec<f32>,
     /// The content tokens, as unit vectors.
@@ -41,7 +41,7 @@ pub(super) struct Asker {
     weights: Vec<f32>,
 }
 
-impl Asker {
+impl QueryVectors {
     /// `weights` has one for each content token of the row.
     pub fn new(states: RowStates<'_>, row: &Range<usize>, weights: &[f32]) -> Self {
         let mut vector = mean(states.of(row), states.width);
@@ -66,7 +66,7 @@ pub(super) struct DocumentVectors {
     later: LaterPassages,
 }
 
-/// How well a document fits an asker.
+/// How well a document fits a query or an instruction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Fit {
     /// The highest cosine of a window; later rows count less.
@@ -102,18 +102,18 @@ impl DocumentVectors {
         Self { mean: sums, windows, tokens, first_tokens, later }
     }
 
-    pub fn fit(&self, asker: &Asker) -> Fit {
+    pub fn fit(&self, query: &QueryVectors) -> Fit {
         let (mut window, mut row) = (f32::NEG_INFINITY, 0);
         for (number, vector) in &self.windows {
             let margin = if *number > 0 { self.later.window_margin } else { 0.0 };
-            let cosine = dot(vector, &asker.mean) - margin;
+            let cosine = dot(vector, &query.mean) - margin;
             if cosine > window {
                 (window, row) = (cosine, *number);
             }
         }
-        let width = asker.mean.len();
+        let width = query.mean.len();
         let (first, others) = self.tokens.split_at(self.first_tokens * width);
-        let best = |tokens: &[f32]| best_cosines(&asker.tokens, tokens, width);
+        let best = |tokens: &[f32]| best_cosines(&query.tokens, tokens, width);
         let best = match (best(first), best(others)) {
             (Some(first), Some(others)) => {
                 let later = |(first, other): (f32, f32)| first.max(other - self.later.token_margin);
@@ -121,7 +121,7 @@ impl DocumentVectors {
             }
             (first, others) => first.or(others),
         };
-        let maxsim = best.map_or(0.0, |best| dot(&best, &asker.weights));
+        let maxsim = best.map_or(0.0, |best| dot(&best, &query.weights));
         Fit { window, row, maxsim }
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Linear {
 
 /// Centre and spread of each input.
 #[derive(Debug, PartialEq)]
-pub(super) struct Standard {
+pub(super) struct Standardizer {
     center: Vec<f32>,
     spread: Vec<f32>,
 }
@@ -86,9 +86,9 @@ impl<'a> Weights<'a> {
     }
 
     /// `NAME_center` and `NAME_spread`.
-    pub fn standard(&self, name: &str, length: usize) -> Result<Standard, EvidenceError> {
+    pub fn standardizer(&self, name: &str, length: usize) -> Result<Standardizer, EvidenceError> {
         let center = self.vector(&format!("{name}_center"), Some(length))?;
-        Ok(Standard { center, spread: self.vector(&format!("{name}_spread"), Some(length))? })
+        Ok(Standardizer { center, spread: self.vector(&format!("{name}_spread"), Some(length))? })
     }
 }
 
@@ -105,7 +105,7 @@ impl Linear {
     }
 }
 
-impl Standard {
+impl Standardizer {
     /// (x - center) / spread
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
         x.iter().zip(&self.center).zip(&self.spread).map(|((x, center), spread)| (x - center) / spread).collect()

@@ -6,14 +6,14 @@ use super::EvidenceError;
 use super::config::WishConfig;
 use super::text::best_cosines;
 use super::vector::{dot, mean};
-use super::weights::{Linear, Standard, Weights, gelu};
+use super::weights::{Linear, Standardizer, Weights, gelu};
 
 /// The two networks: one reads whole texts, the other the instruction's words.
 #[derive(Debug, PartialEq)]
 pub(super) struct Wish {
     scale: f32,
-    prefix: Standard,
-    document_standard: Standard,
+    prefix: Standardizer,
+    document_standard: Standardizer,
     query: Linear,
     instruction: Linear,
     document: Linear,
@@ -22,8 +22,8 @@ pub(super) struct Wish {
     last: Linear,
     /// Weights of the facts, from the projected instruction.
     facts: Linear,
-    facts_standard: Standard,
-    token: Standard,
+    facts_standard: Standardizer,
+    token: Standardizer,
     token_first: Linear,
     /// The instruction's whole meaning, for each of its words.
     token_context: Linear,
@@ -37,9 +37,9 @@ pub(super) const SCALARS: usize = 8;
 /// A cosine that says nothing.
 const NO_MATCH: f32 = 0.5;
 
-/// Query and instruction of a request.
+/// Query and instruction of a request, as the networks read them.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct WishQuery {
     query: Vec<f32>,
     instruction: Vec<f32>,
     /// For each content token of the instruction what its matches weigh: after the earlier and the
@@ -66,7 +66,7 @@ pub(super) struct InstructionTokens {
 }
 
 /// A document as the wish reads it.
-pub(super) struct WishedDocument<'a> {
+pub(super) struct WishDocument<'a> {
     /// Its best row.
     pub row: Row<'a>,
     /// The content tokens of that row: their ids, and their unit vectors after each layer.
@@ -107,8 +107,8 @@ impl Wish {
         let projected = |name: &str| weights.linear(name, (config.width, digest));
         Ok(Self {
             scale: config.scale,
-            prefix: weights.standard("wish.prefix", digest)?,
-            document_standard: weights.standard("wish.document", digest)?,
+            prefix: weights.standardizer("wish.prefix", digest)?,
+            document_standard: weights.standardizer("wish.document", digest)?,
             query: projected("wish.query")?,
             instruction: projected("wish.instruction")?,
             document: projected("wish.document")?,
@@ -116,8 +116,8 @@ impl Wish {
             second: weights.linear("wish.second", (second, config.inner))?,
             last: weights.linear("wish.last", (1, second))?,
             facts: weights.linear("wish.facts", (facts, config.width))?,
-            facts_standard: weights.standard("wish.facts", facts)?,
-            token: weights.standard("wish.token", 2 * width)?,
+            facts_standard: weights.standardizer("wish.facts", facts)?,
+            token: weights.standardizer("wish.token", 2 * width)?,
             token_first: weights.linear("wish.token_first", (config.token, 2 * width))?,
             token_context: weights.linear("wish.token_context", (config.token, config.width))?,
             token_last: weights.linear("wish.token_last", (MATCHES, config.token))?,
@@ -125,7 +125,7 @@ impl Wish {
     }
 
     /// Reads query and instruction.
-    pub fn ask(&self, query: Row<'_>, instruction: Row<'_>, tokens: InstructionTokens) -> Asked {
+    pub fn ask(&self, query: Row<'_>, instruction: Row<'_>, tokens: InstructionTokens) -> WishQuery {
         let projected = self.instruction.apply(&self.prefix.apply(&instruction.digest()));
         let meaning: Vec<f32> = projected.iter().map(|value| gelu(*value)).collect();
         let context = self.token_context.apply(&meaning);
@@ -135,7 +135,7 @@ impl Wish {
             let read = self.token_last.apply(&inner);
             std::array::from_fn(|place| read[place])
         });
-        Asked {
+        WishQuery {
             words: words.collect(),
             facts: self.facts.apply(&meaning),
             query: self.query.apply(&self.prefix.apply(&query.digest())),
@@ -147,7 +147,7 @@ impl Wish {
     }
 
     /// How well a document fits what is asked.
-    pub fn read(&self, asked: &Asked, wished: &WishedDocument<'_>) -> f32 {
+    pub fn read(&self, asked: &WishQuery, wished: &WishDocument<'_>) -> f32 {
         let document = self.document.apply(&self.document_standard.apply(&wished.row.digest()));
         let facts = self.facts_standard.apply(&wished.facts);
         let product = |left: &[f32], right: &[f32]| -> Vec<f32> {
@@ -172,7 +172,7 @@ impl Wish {
 }
 
 /// The sum over the instruction's words of their weights times their matches in the document.
-fn words(asked: &Asked, wished: &WishedDocument<'_>) -> f32 {
+fn words(asked: &WishQuery, wished: &WishDocument<'_>) -> f32 {
     let none = || vec![0.0; asked.ids.len()];
     let [earlier, last] = [0, 1]
         .map(|layer| best_cosines(&asked.tokens[layer], wished.vectors[layer], wished.row.width).unwrap_or_else(none));

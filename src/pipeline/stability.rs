@@ -19,7 +19,8 @@ use crate::schedule::AdmissionPermit;
 impl Reranker {
     /// How many orders of its documents a request is ranked in.
     pub(super) fn orders(&self, request: &RerankRequest) -> usize {
-        let depends_on_order = !self.prompter.facts().reads_apart() && request.mode != Mode::Pointwise;
+        let depends_on_order =
+            !self.prompter.facts().has_one_document_per_sequence() && request.mode != Mode::Pointwise;
         if depends_on_order && request.documents.len() > 1 { request.stability.unwrap_or(1) } else { 1 }
     }
 

@@ -5,9 +5,9 @@
 //! budget costs no second tokenization. No truncation is silent: every cut and removal is counted
 //! and leads to a warning.
 
-use super::binding::{BiEncoder, Listwise, Pointwise, Prompter, RowReading};
+use super::binding::{BiEncoder, EvidenceRows, Listwise, Pointwise, Prompter};
 use super::family::SlateRule;
-use super::passes::ALONE;
+use super::passes::SINGLE_DOCUMENT;
 use super::texts::{IsCancelled, PreparedTexts, passage_warnings, truncation_warnings};
 use crate::rerank::budget::ReadLimit;
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
@@ -18,7 +18,7 @@ enum Reader<'a> {
     Listwise(&'a Listwise),
     Pointwise(&'a Pointwise),
     BiEncoder(&'a BiEncoder),
-    Rows(&'a RowReading),
+    Rows(&'a EvidenceRows),
 }
 
 impl Prompter {
@@ -65,8 +65,10 @@ impl Prompter {
         match reader {
             Reader::Listwise(listwise) => self.prepare_slates(listwise, request, limits, is_cancelled, prepared),
             Reader::Pointwise(pointwise) => self.prepare_pairs(pointwise, request, limits, is_cancelled, prepared),
-            Reader::BiEncoder(bi_encoder) => self.prepare_apart(bi_encoder, request, limits, is_cancelled, prepared),
-            Reader::Rows(reading) => self.prepare_rows(reading, request, limits, is_cancelled, prepared),
+            Reader::BiEncoder(bi_encoder) => {
+                self.prepare_bi_encoder(bi_encoder, request, limits, is_cancelled, prepared)
+            }
+            Reader::Rows(evidence) => self.prepare_rows(evidence, request, limits, is_cancelled, prepared),
         }
     }
 
@@ -82,10 +84,10 @@ impl Prompter {
         limits: &LimitSettings,
     ) -> Result<PreparedTexts, RerankError> {
         let mut prepared = whole.with_first(limit.documents);
-        if let Some(reading) = &self.rows {
-            self.shorten_rows(reading, limit.tokens_per_document, limits, &mut prepared)?;
+        if let Some(evidence) = &self.evidence_rows {
+            self.shorten_rows(evidence, limit.tokens_per_document, limits, &mut prepared)?;
         } else if let Some(bi_encoder) = &self.bi_encoder {
-            self.shorten_apart(bi_encoder, limit.tokens_per_document, limits, &mut prepared)?;
+            self.shorten_bi_encoder(bi_encoder, limit.tokens_per_document, limits, &mut prepared)?;
         } else if let Some(frame) = &prepared.pair_frame {
             if let Some(tokens) = limit.tokens_per_document {
                 for document in &mut prepared.documents {
@@ -108,8 +110,8 @@ impl Prompter {
 
     /// The mode, and with it the template: listwise where the request and the family allow it.
     fn choose_reader(&self, request: &RerankRequest, warnings: &mut Vec<String>) -> Result<Reader<'_>, RerankError> {
-        if let Some(reading) = &self.rows {
-            return Ok(Reader::Rows(reading));
+        if let Some(evidence) = &self.evidence_rows {
+            return Ok(Reader::Rows(evidence));
         }
         if let Some(bi_encoder) = &self.bi_encoder
             && (request.mode != Mode::Listwise || bi_encoder.readout.feedback_documents() > 0)
@@ -126,7 +128,7 @@ impl Prompter {
             Mode::Auto => self.listwise.as_ref().filter(|listwise| {
                 let is_alone = listwise.facts.slates.rule == SlateRule::Windows && request.documents.len() < 2;
                 if is_alone {
-                    warnings.push(ALONE.to_owned());
+                    warnings.push(SINGLE_DOCUMENT.to_owned());
                 }
                 !is_alone
             }),

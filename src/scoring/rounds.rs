@@ -42,7 +42,7 @@ pub struct Rounds {
     /// For each document, the layer that it was scored after, where that is not the last.
     exit_layers: Vec<Option<u16>>,
     /// Tokens times layers that were not computed.
-    saved: usize,
+    saved_layer_tokens: usize,
 }
 
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Rounds {
             (Plan::Pairs(groups), _, Some(score)) => {
                 (Scorer::Pointwise { score: *score, raw: vec![None; count] }, vec![groups.clone()])
             }
-            (Plan::Apart(groups), ..) => match prompter.bi_encoder() {
+            (Plan::BiEncoder(groups), ..) => match prompter.bi_encoder() {
                 Some(BiEncoderReadout::Cosine { .. }) => {
                     // The pass of no documents reads the query.
                     let passes = std::iter::once(0..0).chain(groups.iter().cloned()).collect();
@@ -107,7 +107,16 @@ impl Rounds {
         };
         let exit_layers = vec![texts.cutoff_layer; count];
         let remaining = rounds.into_iter().filter(|round| !round.is_empty()).collect();
-        Ok(Self { prompter, texts, scorer, remaining, in_flight: Vec::new(), slates: 0, exit_layers, saved: 0 })
+        Ok(Self {
+            prompter,
+            texts,
+            scorer,
+            remaining,
+            in_flight: Vec::new(),
+            slates: 0,
+            exit_layers,
+            saved_layer_tokens: 0,
+        })
     }
 
     /// How many more times [`Rounds::next_round`] returns passes.
@@ -139,7 +148,7 @@ impl Rounds {
             let rendering = self.prompter.render(&self.texts, &documents)?;
             let mut pass = self.scorer.pass(rendering, documents.len(), self.texts.early_exit);
             pass.output.layer = self.texts.cutoff_layer;
-            self.saved += pass.tokens() * (self.prompter.layers() - self.depth());
+            self.saved_layer_tokens += pass.tokens() * (self.prompter.layers() - self.depth());
             passes.push(PlannedPass { documents, pass });
         }
         let in_flight = |PlannedPass { documents, pass }: &PlannedPass| PassInFlight {
@@ -167,8 +176,8 @@ impl Rounds {
             self.slates += match (&self.texts.plan, self.texts.mode) {
                 (Plan::Slates(_) | Plan::Windows(_), _) => 1,
                 // The query's sequence shows the documents of the slate.
-                (Plan::Apart(_), Mode::Listwise) => usize::from(documents.is_empty()),
-                (Plan::Apart(_) | Plan::Pairs(_), _) => documents.len(),
+                (Plan::BiEncoder(_), Mode::Listwise) => usize::from(documents.is_empty()),
+                (Plan::BiEncoder(_) | Plan::Pairs(_), _) => documents.len(),
             };
             self.scorer.add_output(documents, output)?;
         }
@@ -197,7 +206,7 @@ impl Rounds {
         for ((document, tokens), (row, last)) in documents.iter().zip(suffix_tokens).zip(output.iter_mut().zip(last)) {
             if last.is_empty() {
                 self.exit_layers[*document] = layer;
-                self.saved += tokens * depth.saturating_sub(layer.map_or(0, usize::from));
+                self.saved_layer_tokens += tokens * depth.saturating_sub(layer.map_or(0, usize::from));
             } else {
                 *row = last;
             }
@@ -213,7 +222,7 @@ impl Rounds {
     pub fn finish(self) -> Result<Scores, RerankError> {
         let count = self.texts.documents.len();
         let mode = self.texts.mode;
-        let tokens_saved = self.saved / self.prompter.layers().max(1);
+        let tokens_saved = self.saved_layer_tokens / self.prompter.layers().max(1);
         let may_exit = self.texts.early_exit.is_some() || self.texts.cutoff_layer.is_some();
         let early_exit = may_exit.then_some(EarlyExits { layers: self.exit_layers, tokens_saved });
         let (raw, relevance) = self.scorer.finish(count, mode)?;

@@ -134,7 +134,7 @@ fn check_marks(parts: &[Part], documents: usize, marks: &Marks) -> Result<(), St
         Part::DocumentMark => Some('m'),
         Part::Control(id) if marks.document.contains(id) => Some('m'),
         Part::Control(id) if *id == marks.query => Some('q'),
-        Part::Control(_) | Part::Text(_) | Part::Query | Part::Instruction | Part::Apart => None,
+        Part::Control(_) | Part::Text(_) | Part::Query | Part::Instruction | Part::Boundary => None,
     };
     let letters: String = parts.iter().filter_map(letter).collect();
     if letters.trim_start_matches('q') == "dm".repeat(documents) + "q" {

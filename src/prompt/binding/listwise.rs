@@ -64,7 +64,7 @@ pub(in crate::prompt) struct Marks {
 
 impl TokenLookup<'_> {
     /// Binds the listwise part of a family.
-    pub fn listwise(
+    pub fn bind_listwise(
         &self,
         facts: ListwiseFacts,
         template: Template,

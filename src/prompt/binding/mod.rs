@@ -16,4 +16,4 @@ pub use listwise::{Identifier, Relevance, SlateScore};
 pub(super) use pointwise::Pointwise;
 pub use pointwise::PointwiseScore;
 pub use prompter::Prompter;
-pub(super) use rows::RowReading;
+pub(super) use rows::EvidenceRows;

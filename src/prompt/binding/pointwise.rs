@@ -33,7 +33,7 @@ pub(in crate::prompt) struct Pointwise {
 
 impl TokenLookup<'_> {
     /// Binds the pointwise part of a family. `source` is its template's text.
-    pub fn pointwise(
+    pub fn bind_pointwise(
         &self,
         facts: PointwiseFacts,
         source: Option<&str>,
@@ -82,7 +82,7 @@ impl TokenLookup<'_> {
             template: "chat_template.jinja".to_owned(),
             problem: "the checkpoint has none, and none in tokenizer_config.json".to_owned(),
         })?;
-        Template::of_chat(self.family, "chat_template.jinja", format, self.tokenizer)
+        Template::from_chat_format(self.family, "chat_template.jinja", format, self.tokenizer)
     }
 
     fn template(&self, file: &str, source: &str) -> Result<Template, PromptError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::bi_encoder::{self, BiEncoder};
 use super::listwise::{Listwise, Relevance, SlateScore};
 use super::pointwise::{Pointwise, PointwiseScore};
-use super::rows::RowReading;
+use super::rows::EvidenceRows;
 use super::token_lookup::TokenLookup;
 use crate::evidence::EvidenceModel;
 use crate::prompt::PromptError;
@@ -39,12 +39,12 @@ pub struct Prompter {
     pub(in crate::prompt) listwise: Option<Listwise>,
     pub(in crate::prompt) pointwise: Option<Pointwise>,
     pub(in crate::prompt) bi_encoder: Option<BiEncoder>,
-    pub(in crate::prompt) rows: Option<RowReading>,
+    pub(in crate::prompt) evidence_rows: Option<EvidenceRows>,
 }
 
 impl Prompter {
     /// Binds a family to a checkpoint. `podium` is the key `podium` of its `config.json`,
-    /// `evidence` its table of lexical evidence.
+    /// `lexical` its table of lexical evidence.
     ///
     /// # Errors
     /// [`PromptError::Token`] when a declared token is not a single id of the model's vocabulary;
@@ -55,7 +55,7 @@ impl Prompter {
         mut tokenizer: Tokenizer,
         model: &ModelLimits,
         podium: Option<&PodiumConfig>,
-        evidence: Option<LexicalTable>,
+        lexical: Option<LexicalTable>,
     ) -> Result<Self, PromptError> {
         let mut facts = family.facts.clone();
         let colbert = bi_encoder::bind_colbert(&mut facts, &mut tokenizer, model)?;
@@ -67,25 +67,25 @@ impl Prompter {
         for token in &facts.control_tokens {
             lookup.control(token)?;
         }
-        let mut table = evidence;
-        let rows = facts.evidence.clone().map(|facts| {
+        let mut lexical = lexical;
+        let evidence_rows = facts.evidence.clone().map(|facts| {
             let calibration = podium.and_then(|podium| podium.calibration);
-            RowReading::new(facts, &lookup, model.evidence.clone(), (table.take(), calibration))
+            EvidenceRows::new(facts, &lookup, model.evidence.clone(), (lexical.take(), calibration))
         });
-        let rows = rows.transpose()?;
+        let evidence_rows = evidence_rows.transpose()?;
         let listwise = facts
             .listwise
             .clone()
             .map(|listwise| {
                 let source = family.listwise_template.as_deref().unwrap_or_default();
                 let template = Template::new(&facts.name, &listwise.template, source, &tokenizer)?;
-                lookup.listwise(listwise, template, podium, table)
+                lookup.bind_listwise(listwise, template, podium, lexical)
             })
             .transpose()?;
         let pointwise = facts
             .pointwise
             .clone()
-            .map(|pointwise| lookup.pointwise(pointwise, family.pointwise_template.as_deref(), model))
+            .map(|pointwise| lookup.bind_pointwise(pointwise, family.pointwise_template.as_deref(), model))
             .transpose()?;
         let bi_encoder = facts
             .bi_encoder
@@ -113,7 +113,7 @@ impl Prompter {
             listwise,
             pointwise,
             bi_encoder,
-            rows,
+            evidence_rows,
         };
         prompter.takes_instruction = prompter.check_templates(model.vocabulary)?;
         Ok(prompter)
@@ -153,7 +153,7 @@ impl Prompter {
         match self.slate_score() {
             Some(SlateScore::LateInteraction { relevance, .. }) => matches!(relevance, Relevance::Sigmoid(_)),
             Some(SlateScore::FirstToken { .. }) => false,
-            None => self.bi_encoder.is_none() && (self.rows.is_some() || self.pointwise.is_some()),
+            None => self.bi_encoder.is_none() && (self.evidence_rows.is_some() || self.pointwise.is_some()),
         }
     }
 
@@ -180,7 +180,7 @@ impl Prompter {
     /// one.
     #[must_use]
     pub fn evidence(&self) -> Option<(&Arc<EvidenceModel>, Calibration)> {
-        self.rows.as_ref().map(|rows| (&rows.model, rows.calibration))
+        self.evidence_rows.as_ref().map(|rows| (&rows.model, rows.calibration))
     }
 
     /// Decodes ids to text, with control tokens spelled out.

@@ -11,7 +11,7 @@ use crate::prompt::lexical::LexicalTable;
 
 /// A family whose texts are rows, bound to a tokenizer and a read-out.
 #[derive(Debug)]
-pub(in crate::prompt) struct RowReading {
+pub(in crate::prompt) struct EvidenceRows {
     pub facts: EvidenceFacts,
     pub model: Arc<EvidenceModel>,
     /// The meaning of a score.
@@ -21,7 +21,7 @@ pub(in crate::prompt) struct RowReading {
     end: u32,
 }
 
-impl RowReading {
+impl EvidenceRows {
     /// Binds the declaration.
     ///
     /// # Errors

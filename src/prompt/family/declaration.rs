@@ -169,7 +169,7 @@ impl Family {
 impl FamilyFacts {
     /// Whether each token sequence holds one document only, rather than a whole slate.
     #[must_use]
-    pub fn reads_apart(&self) -> bool {
+    pub fn has_one_document_per_sequence(&self) -> bool {
         let shows_documents = self.bi_encoder.as_ref().is_some_and(|facts| facts.readout.feedback_documents() > 0);
         !shows_documents && self.listwise.as_ref().is_none_or(|listwise| listwise.layout == Layout::Isolated)
     }

@@ -113,7 +113,7 @@ mod tests {
     fn the_families_are_compiled_in() {
         let families = Families::built_in().unwrap();
         assert_eq!(families.names()[..3], ["podium-mini", "podium-nano", "jina-v3"]);
-        let together = families.iter().filter(|family| !family.facts.reads_apart()).map(Family::name);
+        let together = families.iter().filter(|family| !family.facts.has_one_document_per_sequence()).map(Family::name);
         assert_eq!(together.collect::<Vec<_>>(), ["jina-v3", "jina-v3.5", "e2rank", "first"]);
         let error = families.named("bert").unwrap_err().to_string();
         assert!(error.starts_with("there is no family `bert`; there are: podium-mini, podium-nano"), "{error}");

@@ -76,7 +76,7 @@ impl Prompter {
 
     fn check_can_exit(&self) -> Result<(), String> {
         let family = &self.facts.name;
-        if self.rows.is_some() {
+        if self.evidence_rows.is_some() {
             return Err(format!(
                 "family `{family}` compares the documents of a slate: those that left early would change the scores \
                  of the others"

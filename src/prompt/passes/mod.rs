@@ -1,7 +1,7 @@
 //! Forward passes: which documents share one, and its token sequences. One file for each way of
 //! reading documents.
 
-mod apart;
+mod bi_encoder;
 mod choose_exit;
 mod pairs;
 mod render;
@@ -10,4 +10,4 @@ mod slate_prompt;
 mod slates;
 
 pub use render::Rendering;
-pub(super) use slates::ALONE;
+pub(super) use slates::SINGLE_DOCUMENT;

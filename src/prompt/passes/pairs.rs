@@ -8,7 +8,7 @@ use crate::prompt::family::BudgetScope;
 use crate::prompt::parallel;
 use crate::prompt::template::{Frame, Run, Step, TemplateInputs};
 use crate::prompt::texts::{
-    DocumentOptions, DocumentText, IsCancelled, PairFrame, Plan, PreparedTexts, warn_of_max_tokens_per_doc,
+    DocumentText, IsCancelled, PairFrame, Plan, PreparedTexts, TextOptions, warn_of_max_tokens_per_doc,
 };
 use crate::rerank::slates::{self, SlateLimits};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
@@ -33,7 +33,7 @@ impl Prompter {
         let frame = self.pair_frame(pointwise, limits, prepared)?;
         let (requested, fits) = (self.requested_limit(request), self.max_document(&frame)?);
         let slack = if requested > fits && !frame.run.is_document(&self.tokenizer) { SLACK } else { 0 };
-        let options = DocumentOptions {
+        let options = TextOptions {
             before: "",
             limit: requested.min(fits) + slack,
             slack,

@@ -35,16 +35,18 @@ impl Prompter {
     /// [`RerankError::PromptTooLong`] when the sequence is over the model's context;
     /// [`RerankError::Internal`] when tokenizer or template fail, or marks do not add up.
     pub fn render(&self, prepared: &PreparedTexts, documents: &[usize]) -> Result<Rendering, RerankError> {
-        if let Some(reading) = &self.rows {
-            return self.render_rows(reading, prepared, documents);
+        if let Some(evidence) = &self.evidence_rows {
+            return self.render_rows(evidence, prepared, documents);
         }
         let rendering = match (&prepared.plan, &self.listwise) {
             (Plan::Pairs(_), _) if self.bidirectional => self.render_whole_pairs(prepared, documents),
             (Plan::Pairs(_), _) => render_pairs(prepared, documents),
-            (Plan::Apart(_), _) => match self.bi_encoder.as_ref().and_then(|bi_encoder| bi_encoder.colbert.as_ref()) {
-                Some(colbert) => colbert.render(prepared, documents),
-                None => render_apart(prepared, documents),
-            },
+            (Plan::BiEncoder(_), _) => {
+                match self.bi_encoder.as_ref().and_then(|bi_encoder| bi_encoder.colbert.as_ref()) {
+                    Some(colbert) => colbert.render(prepared, documents),
+                    None => render_bi_encoder(prepared, documents),
+                }
+            }
             (Plan::Slates(_) | Plan::Windows(_), Some(listwise)) => match listwise.facts.layout {
                 Layout::Causal => self.render_causal(listwise, prepared, documents)?,
                 Layout::Isolated => self.render_isolated(listwise, prepared, documents)?,
@@ -132,7 +134,7 @@ impl Prompter {
 }
 
 /// Renders sequences that are read at their ends; those of no documents are the query's alone.
-fn render_apart(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
+fn render_bi_encoder(prepared: &PreparedTexts, documents: &[usize]) -> Rendering {
     if documents.is_empty() {
         let marks = vec![TokenPosition::prefix(prepared.query_ids.len().saturating_sub(1))];
         let prefix = prepared.query_ids.clone();

@@ -5,7 +5,7 @@ use crate::prompt::binding::{Listwise, Prompter};
 use crate::prompt::family::{Layout, SlateRule};
 use crate::prompt::parallel;
 use crate::prompt::texts::{
-    DocumentOptions, DocumentText, IsCancelled, Plan, PreparedTexts, ShortTexts, SlateRoom, warn_of_max_tokens_per_doc,
+    DocumentText, IsCancelled, Plan, PreparedTexts, ShortTexts, SlateSizes, TextOptions, warn_of_max_tokens_per_doc,
 };
 use crate::rerank::slates::{self, BlockRule, SlateLimits, Window};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
@@ -15,7 +15,8 @@ use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 const SLACK: usize = 4;
 
 /// The warning when a listwise family gets a single document.
-pub(in crate::prompt) const ALONE: &str = "read pointwise: one document alone has nothing to be compared with";
+pub(in crate::prompt) const SINGLE_DOCUMENT: &str =
+    "read pointwise: one document alone has nothing to be compared with";
 
 impl Prompter {
     /// Tokenizes the documents for a listwise family and plans the slates.
@@ -27,25 +28,25 @@ impl Prompter {
         is_cancelled: IsCancelled,
         prepared: &mut PreparedTexts,
     ) -> Result<(), RerankError> {
-        let mut room = match listwise.facts.layout {
-            Layout::Causal => self.causal_room(listwise, request.documents.len(), limits, prepared.short_texts())?,
-            Layout::Isolated => self.isolated_room(listwise, limits, prepared.short_texts())?,
+        let mut sizes = match listwise.facts.layout {
+            Layout::Causal => self.causal_sizes(listwise, request.documents.len(), limits, prepared.short_texts())?,
+            Layout::Isolated => self.isolated_sizes(listwise, limits, prepared.short_texts())?,
         };
-        room.document_limit = self.requested_limit(request).min(room.max_document);
-        let options = DocumentOptions {
-            before: &room.before,
-            limit: room.document_limit,
+        sizes.document_limit = self.requested_limit(request).min(sizes.max_document);
+        let options = TextOptions {
+            before: &sizes.before,
+            limit: sizes.document_limit,
             slack: 0,
             max_characters: self.facts.limits.document_characters,
             is_cancelled,
         };
         self.tokenize_documents(request, &options, limits, prepared)?;
         let requested = prepared.options.max_tokens_per_doc;
-        warn_of_max_tokens_per_doc(requested, room.max_document, &prepared.documents, &mut prepared.warnings);
+        warn_of_max_tokens_per_doc(requested, sizes.max_document, &prepared.documents, &mut prepared.warnings);
         if listwise.facts.layout == Layout::Isolated {
             append_marks(listwise, &prepared.query, &mut prepared.documents);
         }
-        prepared.room = Some(room);
+        prepared.sizes = Some(sizes);
         self.plan_slates(listwise, request.mode != Mode::Pointwise, limits, prepared)
     }
 
@@ -58,32 +59,32 @@ impl Prompter {
         limits: &LimitSettings,
         prepared: &mut PreparedTexts,
     ) -> Result<(), RerankError> {
-        let room = prepared.room.as_ref().ok_or_else(|| RerankError::internal("a slate without a size"))?;
+        let sizes = prepared.sizes.as_ref().ok_or_else(|| RerankError::internal("a slate without a size"))?;
         let count = prepared.documents.len();
         let one_by_one = Plan::Slates((0..count).map(|index| index..index + 1).collect());
         if !is_listwise {
             (prepared.mode, prepared.plan) = (Mode::Pointwise, one_by_one);
             return Ok(());
         }
-        let plan = group_slates(listwise, room, limits, &prepared.documents);
+        let plan = group_slates(listwise, sizes, limits, &prepared.documents);
         let (is_alone, asks_for_listwise) = (count < 2, prepared.options.mode == Mode::Listwise);
         let runs_listwise = match &plan {
             Plan::Slates(slates) => is_alone || asks_for_listwise || slates.iter().any(|slate| slate.len() > 1),
             Plan::Windows(_) if is_alone => asks_for_listwise,
             Plan::Windows(window) => window.documents > 1,
-            Plan::Pairs(_) | Plan::Apart(_) => false,
+            Plan::Pairs(_) | Plan::BiEncoder(_) => false,
         };
         if runs_listwise {
             (prepared.mode, prepared.plan) = (Mode::Listwise, plan);
             return Ok(());
         }
         if asks_for_listwise {
-            return Err(no_slate_of_two(room, &prepared.documents));
+            return Err(no_slate_of_two(sizes, &prepared.documents));
         }
         prepared.warnings.push(if is_alone {
-            ALONE.to_owned()
+            SINGLE_DOCUMENT.to_owned()
         } else {
-            format!("read pointwise: a slate of {} tokens does not hold two of these documents", room.max_slate)
+            format!("read pointwise: a slate of {} tokens does not hold two of these documents", sizes.max_slate)
         });
         (prepared.mode, prepared.plan) = (Mode::Pointwise, one_by_one);
         match &self.pointwise {
@@ -102,14 +103,14 @@ impl Prompter {
         prepared: &mut PreparedTexts,
         tokens: usize,
     ) -> Result<(), RerankError> {
-        let Some(room) = &mut prepared.room else { return Ok(()) };
-        room.document_limit = room.document_limit.min(tokens);
+        let Some(sizes) = &mut prepared.sizes else { return Ok(()) };
+        sizes.document_limit = sizes.document_limit.min(tokens);
         let is_isolated = listwise.facts.layout == Layout::Isolated;
         for document in &mut prepared.documents {
             if is_isolated {
                 document.ids.pop();
             }
-            self.shorten_text(document, &room.before, tokens).map_err(RerankError::internal)?;
+            self.shorten_text(document, &sizes.before, tokens).map_err(RerankError::internal)?;
         }
         if is_isolated {
             append_marks(listwise, &prepared.query, &mut prepared.documents);
@@ -118,13 +119,13 @@ impl Prompter {
     }
 
     /// Token counts of a slate that is one sequence, measured by rendering it with empty documents.
-    fn causal_room(
+    fn causal_sizes(
         &self,
         listwise: &Listwise,
         count: usize,
         limits: &LimitSettings,
         texts: ShortTexts,
-    ) -> Result<SlateRoom, RerankError> {
+    ) -> Result<SlateSizes, RerankError> {
         let max_slate = self.context.min(limits.max_slate_tokens);
         let tokens_of = |documents: usize| -> Result<usize, RerankError> {
             let frame = self.causal_frame(listwise, documents, texts).map_err(RerankError::internal)?;
@@ -144,7 +145,7 @@ impl Prompter {
             SlateRule::Blocks => self.tokenizer.encode(texts.query).map_err(RerankError::internal)?.len(),
             SlateRule::Even | SlateRule::Windows => 0,
         };
-        Ok(SlateRoom {
+        Ok(SlateSizes {
             before: String::new(),
             fixed: (one + SLACK).saturating_sub(per_document),
             per_document,
@@ -156,12 +157,12 @@ impl Prompter {
     }
 
     /// Token counts of a slate of isolated documents.
-    fn isolated_room(
+    fn isolated_sizes(
         &self,
         listwise: &Listwise,
         limits: &LimitSettings,
         texts: ShortTexts,
-    ) -> Result<SlateRoom, RerankError> {
+    ) -> Result<SlateSizes, RerankError> {
         let (prefix, closing) = self.isolated_ends(listwise, texts)?;
         let before = self.text_before_document(listwise).map_err(RerankError::internal)?;
         let (prefix, closing) = (prefix.len(), closing.len());
@@ -174,24 +175,24 @@ impl Prompter {
             return Err(RerankError::PromptTooLong { field: "query".into(), tokens: fixed + 2, limit });
         }
         let max_slate = limits.max_slate_tokens;
-        Ok(SlateRoom { before, fixed, per_document: 1, max_document, max_slate, query: 0, document_limit: 0 })
+        Ok(SlateSizes { before, fixed, per_document: 1, max_document, max_slate, query: 0, document_limit: 0 })
     }
 }
 
 /// Applies the family's slate rule.
-fn group_slates(listwise: &Listwise, room: &SlateRoom, limits: &LimitSettings, documents: &[DocumentText]) -> Plan {
+fn group_slates(listwise: &Listwise, sizes: &SlateSizes, limits: &LimitSettings, documents: &[DocumentText]) -> Plan {
     let facts = &listwise.facts.slates;
     let lengths: Vec<usize> = documents.iter().map(|document| document.tokens_read).collect();
-    let costs: Vec<usize> = lengths.iter().map(|length| length + room.per_document).collect();
+    let costs: Vec<usize> = lengths.iter().map(|length| length + sizes.per_document).collect();
     let mut slate = SlateLimits {
         max_documents: facts.documents.min(limits.max_slate_documents).max(1),
-        max_tokens: room.max_slate.saturating_sub(room.fixed),
+        max_tokens: sizes.max_slate.saturating_sub(sizes.fixed),
     };
     match facts.rule {
         SlateRule::Even => Plan::Slates(slates::even(&costs, slate)),
         SlateRule::Blocks => {
-            let budget = room.max_slate.saturating_sub(2 * room.query);
-            let rule = BlockRule { max_documents: slate.max_documents, budget, reserve: room.document_limit };
+            let budget = sizes.max_slate.saturating_sub(2 * sizes.query);
+            let rule = BlockRule { max_documents: slate.max_documents, budget, reserve: sizes.document_limit };
             Plan::Slates(slates::blocks(&lengths, rule, &costs, slate))
         }
         SlateRule::Windows => {
@@ -205,12 +206,12 @@ fn group_slates(listwise: &Listwise, room: &SlateRoom, limits: &LimitSettings, d
 
 /// The error for mode `listwise` where no slate holds two documents; it gives the size of a slate
 /// with the two longest.
-fn no_slate_of_two(room: &SlateRoom, documents: &[DocumentText]) -> RerankError {
+fn no_slate_of_two(sizes: &SlateSizes, documents: &[DocumentText]) -> RerankError {
     let mut lengths: Vec<usize> = documents.iter().map(|document| document.tokens_read).collect();
     lengths.sort_unstable();
-    let longest: usize = lengths.iter().rev().take(2).map(|tokens| tokens + room.per_document).sum();
+    let longest: usize = lengths.iter().rev().take(2).map(|tokens| tokens + sizes.per_document).sum();
     let field = "the two longest documents".into();
-    RerankError::PromptTooLong { field, tokens: room.fixed + longest, limit: room.max_slate }
+    RerankError::PromptTooLong { field, tokens: sizes.fixed + longest, limit: sizes.max_slate }
 }
 
 /// Ends each document's suffix with its mark: the bucket of its lexical evidence, if the family has

@@ -67,7 +67,7 @@ impl Frame {
                 }
                 Part::Control(id) => Some(Step::Control(id)),
                 Part::DocumentMark => Some(Step::DocumentMark),
-                Part::Apart => None,
+                Part::Boundary => None,
             };
             let next = Run { starts: step.is_none(), ..Run::default() };
             steps.push(Step::Run(std::mem::replace(&mut run, next)));

@@ -49,7 +49,7 @@ pub(in crate::prompt) enum Part {
     /// The mark of the document before it.
     DocumentMark,
     /// A boundary: the parts before and after it are tokenized separately.
-    Apart,
+    Boundary,
 }
 
 impl Template {
@@ -83,7 +83,7 @@ impl Template {
     }
 
     /// Compiles a checkpoint's chat template, with the settings of transformers.
-    pub(in crate::prompt) fn of_chat(
+    pub(in crate::prompt) fn from_chat_format(
         family: &str,
         file: &str,
         format: &ChatFormat,
@@ -235,7 +235,7 @@ fn parse_placeholder(name: &str) -> Option<Part> {
         "query" => Part::Query,
         "instruction" => Part::Instruction,
         "document_mark" => Part::DocumentMark,
-        "apart" => Part::Apart,
+        "apart" => Part::Boundary,
         _ => Part::Document(name.strip_prefix("document ")?.parse().ok()?),
     })
 }
@@ -264,7 +264,10 @@ mod tests {
         let parts =
             render("<|im_start|>a {{ query }}{{ apart }}{% for d in documents %}{{ d }}{% endfor %}\n").unwrap();
         let text = Part::Text("a ".into());
-        assert_eq!(parts, [Part::Control(start), text, Part::Query, Part::Apart, Part::Document(0), Part::Document(1)]);
+        assert_eq!(
+            parts,
+            [Part::Control(start), text, Part::Query, Part::Boundary, Part::Document(0), Part::Document(1)]
+        );
     }
 
     #[test]
@@ -287,7 +290,7 @@ mod tests {
                 _ => None,
             };
             let format = ChatFormat::read(&files).unwrap().unwrap();
-            let template = Template::of_chat("test", "chat_template.jinja", &format, &tokenizer).unwrap();
+            let template = Template::from_chat_format("test", "chat_template.jinja", &format, &tokenizer).unwrap();
             template.render(inputs, &tokenizer).unwrap()
         };
         let [start, end] =

@@ -28,7 +28,7 @@ fn shape(prompter: &Prompter, prepared: &PreparedTexts) -> Vec<(Vec<u32>, usize)
                     .iter()
                     .flat_map(|suffix| controls(&[segments[0].as_slice(), suffix].concat()))
                     .collect(),
-                Plan::Pairs(_) | Plan::Apart(_) | Plan::Slates(_) | Plan::Windows(_) => {
+                Plan::Pairs(_) | Plan::BiEncoder(_) | Plan::Slates(_) | Plan::Windows(_) => {
                     segments.into_iter().flat_map(controls).collect()
                 }
             };

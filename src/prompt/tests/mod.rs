@@ -45,7 +45,7 @@ pub(super) fn instructed(query: &str, instruction: &str, documents: &[&str]) -> 
 /// The documents of each pass of the first round, in the request's order.
 pub(super) fn passes(prepared: &PreparedTexts) -> Vec<Vec<usize>> {
     match &prepared.plan {
-        Plan::Slates(slates) | Plan::Pairs(slates) | Plan::Apart(slates) => {
+        Plan::Slates(slates) | Plan::Pairs(slates) | Plan::BiEncoder(slates) => {
             slates.iter().map(|slate| slate.clone().collect()).collect()
         }
         Plan::Windows(window) => {

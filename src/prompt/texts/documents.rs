@@ -1,7 +1,7 @@
 //! Tokenizes the documents of a request.
 
 use super::prepared::PreparedTexts;
-use super::truncate::{DocumentOptions, warn_of_removed};
+use super::truncate::{TextOptions, warn_of_removed};
 use crate::prompt::binding::Prompter;
 use crate::prompt::parallel;
 use crate::rerank::{LimitSettings, RerankError, RerankRequest};
@@ -21,7 +21,7 @@ impl Prompter {
     pub(in crate::prompt) fn tokenize_documents<'a>(
         &self,
         request: &'a RerankRequest,
-        options: &DocumentOptions,
+        options: &TextOptions,
         limits: &LimitSettings,
         prepared: &mut PreparedTexts,
     ) -> Result<Vec<&'a str>, RerankError> {

@@ -7,7 +7,7 @@ mod scripts;
 mod short_texts;
 mod truncate;
 
+pub(super) use prepared::{DocumentFeatures, PairFrame, ShortTexts, SlateSizes};
 pub use prepared::{DocumentText, Plan, PreparedTexts};
-pub(super) use prepared::{PairFrame, ShortTexts, SlateRoom, WholeText};
 pub use truncate::IsCancelled;
-pub(super) use truncate::{DocumentOptions, passage_warnings, truncation_warnings, warn_of_max_tokens_per_doc};
+pub(super) use truncate::{TextOptions, passage_warnings, truncation_warnings, warn_of_max_tokens_per_doc};

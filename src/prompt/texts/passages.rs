@@ -11,7 +11,7 @@ use std::ops::Range;
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::prepared::{DocumentText, PreparedTexts};
-use super::truncate::{DocumentOptions, IsCancelled, warn_of_removed};
+use super::truncate::{IsCancelled, TextOptions, warn_of_removed};
 use crate::prompt::binding::Prompter;
 use crate::prompt::parallel;
 use crate::prompt::tokenizer::CHUNK_BYTES;
@@ -47,7 +47,7 @@ struct Unit {
 
 /// The limits of a passage.
 #[derive(Debug, Clone, Copy)]
-struct Room {
+struct PassageLimits {
     tokens: usize,
     characters: usize,
     overlap: usize,
@@ -79,7 +79,7 @@ impl Prompter {
         &self,
         request: &'a RerankRequest,
         chunking: &Chunking,
-        options: &DocumentOptions,
+        options: &TextOptions,
         limits: &LimitSettings,
         prepared: &mut PreparedTexts,
     ) -> Result<Vec<&'a str>, RerankError> {
@@ -123,32 +123,32 @@ impl Prompter {
         raw: &'a str,
         chunking: &Chunking,
         max_tokens: usize,
-        options: &DocumentOptions,
+        options: &TextOptions,
     ) -> Result<TokenizedDocument<'a>, tokenizers::Error> {
         let limit = options.limit - options.slack;
-        let (whole, removed) = self.clean_and_truncate(raw, &DocumentOptions { limit, slack: 0, ..*options })?;
+        let (whole, removed) = self.clean_and_truncate(raw, &TextOptions { limit, slack: 0, ..*options })?;
         if whole.tokens_read == whole.tokens && whole.tokens <= max_tokens {
             let split = SplitDocument { tokens: whole.tokens, passages: 1, ..SplitDocument::default() };
             let passage = Passage { document: index, start: 0, end: raw.chars().count(), overlap: 0 };
             return Ok(TokenizedDocument { texts: vec![(raw, whole)], passages: vec![passage], split, removed });
         }
         let before = if options.before.is_empty() { 0 } else { self.tokenizer.encode(options.before)?.len() };
-        let mut room = Room {
+        let mut limits = PassageLimits {
             tokens: (limit.saturating_sub(before)).max(1),
             characters: options.max_characters.unwrap_or(usize::MAX).max(1),
             overlap: chunking.overlap,
         };
-        room.tokens = room.tokens.saturating_sub(MARGIN).max(1);
+        limits.tokens = limits.tokens.saturating_sub(MARGIN).max(1);
         let mut retries = 0;
         loop {
-            let split = self.split(raw, room, chunking.max_passages, max_tokens, options.is_cancelled)?;
+            let split = self.split(raw, limits, chunking.max_passages, max_tokens, options.is_cancelled)?;
             let document = self.tokenize_split(index, raw, split, limit, options)?;
             let excess = document.texts.iter().map(|(_, text)| text.tokens.saturating_sub(text.tokens_read)).max();
             let excess = excess.unwrap_or(0);
-            if excess == 0 || retries == MAX_RETRIES || room.tokens == 1 {
+            if excess == 0 || retries == MAX_RETRIES || limits.tokens == 1 {
                 return Ok(document);
             }
-            room.tokens = room.tokens.saturating_sub(excess + retries * room.tokens / 8).max(1);
+            limits.tokens = limits.tokens.saturating_sub(excess + retries * limits.tokens / 8).max(1);
             retries += 1;
         }
     }
@@ -160,9 +160,9 @@ impl Prompter {
         raw: &'a str,
         split: Split,
         limit: usize,
-        options: &DocumentOptions,
+        options: &TextOptions,
     ) -> Result<TokenizedDocument<'a>, tokenizers::Error> {
-        let options = DocumentOptions { limit, slack: 0, ..*options };
+        let options = TextOptions { limit, slack: 0, ..*options };
         let (mut texts, mut passages, mut removed, mut tokens) = (Vec::new(), Vec::new(), 0, split.tokens_left);
         let (mut counted_bytes, mut counted_characters) = (0, 0);
         for (bytes, overlap) in split.passages {
@@ -188,13 +188,13 @@ impl Prompter {
     fn split(
         &self,
         raw: &str,
-        room: Room,
+        limits: PassageLimits,
         max_passages: usize,
         max_tokens: usize,
         is_cancelled: IsCancelled,
     ) -> Result<Split, tokenizers::Error> {
-        let counter = UnitCounter { prompter: self, raw, room, is_cancelled };
-        let wanted = max_tokens.min(max_passages.saturating_mul(room.tokens));
+        let counter = UnitCounter { prompter: self, raw, limits, is_cancelled };
+        let wanted = max_tokens.min(max_passages.saturating_mul(limits.tokens));
         let (mut units, mut tokens) = (Vec::new(), 0);
         let mut tokens_unseen = 0;
         for (start, sentence) in raw.split_sentence_bound_indices() {
@@ -213,7 +213,7 @@ impl Prompter {
             total <= max_tokens
         };
         let readable = units.iter().take_while(is_within).count().max(1).min(units.len());
-        let passages = group(&units[..readable], room, max_passages);
+        let passages = group(&units[..readable], limits, max_passages);
         let end = passages.last().map_or(0, |(units, _)| units.end);
         Ok(Split {
             tokens_left: units[end..].iter().map(|unit| unit.tokens).sum::<usize>() + tokens_unseen,
@@ -230,7 +230,7 @@ impl Prompter {
 struct UnitCounter<'a> {
     prompter: &'a Prompter,
     raw: &'a str,
-    room: Room,
+    limits: PassageLimits,
     is_cancelled: IsCancelled<'a>,
 }
 
@@ -257,7 +257,7 @@ impl UnitCounter<'_> {
         }
         let tokens = self.prompter.count_tokens(&self.raw[gap_start..bytes.end])?;
         let characters = self.raw[gap_start..bytes.end].chars().count();
-        let fits = tokens <= self.room.tokens && characters <= self.room.characters;
+        let fits = tokens <= self.limits.tokens && characters <= self.limits.characters;
         let pieces = if fits { Vec::new() } else { self.pieces(content) };
         if pieces.len() < 2 {
             units.push(Unit { bytes, tokens, characters, boundary: Boundary::Paragraph });
@@ -274,7 +274,7 @@ impl UnitCounter<'_> {
     /// With each piece, the boundary before it.
     fn pieces(&self, text: &str) -> Vec<(Range<usize>, Boundary)> {
         // Counting word by word would be slow, and a passage holds many.
-        let least = self.room.tokens / 4;
+        let least = self.limits.tokens / 4;
         let words = cut_at(text, least, text.match_indices(char::is_whitespace).map(|(index, _)| index));
         if words.len() > 1 {
             return words.into_iter().map(|range| (range, Boundary::Word)).collect();
@@ -320,20 +320,20 @@ fn boundary(sentence: &str, gap: &str) -> Boundary {
 
 /// Groups units into at most `max_passages` passages: ranges of units, and the tokens that each
 /// repeats of the one before it.
-fn group(units: &[Unit], room: Room, max_passages: usize) -> Vec<(Range<usize>, usize)> {
+fn group(units: &[Unit], limits: PassageLimits, max_passages: usize) -> Vec<(Range<usize>, usize)> {
     let mut passages: Vec<(Range<usize>, usize)> = Vec::new();
     let (mut start, mut done, mut overlap) = (0, 0, 0);
     while done < units.len() && passages.len() < max_passages {
         let (mut end, mut tokens, mut characters) = (start, 0, 0);
         for unit in &units[start..] {
             (tokens, characters) = (tokens + unit.tokens, characters + unit.characters);
-            if end > done && (tokens > room.tokens || characters > room.characters) {
+            if end > done && (tokens > limits.tokens || characters > limits.characters) {
                 break;
             }
             end += 1;
         }
         if end < units.len() {
-            end = best_end(units, start, done + 1..end + 1, room);
+            end = best_end(units, start, done + 1..end + 1, limits);
         }
         passages.push((start..end, overlap));
         (start, done, overlap) = (end, end, 0);
@@ -341,8 +341,8 @@ fn group(units: &[Unit], room: Room, max_passages: usize) -> Vec<(Range<usize>, 
         let first = passages.last().map_or(0, |(units, _)| units.start);
         // The next unit has to fit beside what is repeated.
         while start > first + 1
-            && overlap + units[start - 1].tokens <= room.overlap
-            && overlap + units[start - 1].tokens + next <= room.tokens
+            && overlap + units[start - 1].tokens <= limits.overlap
+            && overlap + units[start - 1].tokens + next <= limits.tokens
         {
             start -= 1;
             overlap += units[start].tokens;
@@ -353,13 +353,13 @@ fn group(units: &[Unit], room: Room, max_passages: usize) -> Vec<(Range<usize>, 
 
 /// The best of these ends for a passage that begins at `start`: the last one at the best boundary,
 /// among those that leave the passage at least half full.
-fn best_end(units: &[Unit], start: usize, ends: Range<usize>, room: Room) -> usize {
+fn best_end(units: &[Unit], start: usize, ends: Range<usize>, limits: PassageLimits) -> usize {
     let last = ends.end - 1;
     let mut tokens: usize = units[start..ends.start - 1].iter().map(|unit| unit.tokens).sum();
     let mut best = (Boundary::Character, last);
     for end in ends {
         tokens += units[end - 1].tokens;
-        if tokens >= room.tokens / 2 && units[end - 1].boundary >= best.0 {
+        if tokens >= limits.tokens / 2 && units[end - 1].boundary >= best.0 {
             best = (units[end - 1].boundary, end);
         }
     }

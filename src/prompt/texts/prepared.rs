@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::evidence::Counted;
+use crate::evidence::CountedFacts;
 use crate::prompt::template::Run;
 use crate::prompt::tokenizer::is_space;
 use crate::rerank::slates::Window;
@@ -36,8 +36,8 @@ pub struct PreparedTexts {
     pub(in crate::prompt) truncation_warnings: usize,
     /// How the request wants its documents read.
     pub(in crate::prompt) options: ReadOptions,
-    /// The part of a slate beside its documents, where the family is listwise.
-    pub(in crate::prompt) room: Option<SlateRoom>,
+    /// Sizes of a slate beside its documents, where the family is listwise.
+    pub(in crate::prompt) sizes: Option<SlateSizes>,
     /// The prompt around each document, where documents are read one by one in prompts of their
     /// own.
     pub(in crate::prompt) pair_frame: Option<PairFrame>,
@@ -48,16 +48,16 @@ pub struct PreparedTexts {
     /// The instruction's tokens, where it is a row of its own.
     pub(in crate::prompt) instruction_ids: Vec<u32>,
     /// For families of rows, by document.
-    pub(in crate::prompt) whole_texts: Vec<WholeText>,
+    pub(in crate::prompt) features: Vec<DocumentFeatures>,
 }
 
 /// Features of a whole document, also of the part that is not encoded.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub(in crate::prompt) struct WholeText {
+pub(in crate::prompt) struct DocumentFeatures {
     /// The words in common with the query and with the instruction, in [0, 1).
     pub lexical: [f32; 2],
     /// Properties that instructions ask for; empty without an instruction.
-    pub counted: Counted,
+    pub counted: CountedFacts,
 }
 
 /// A document, cleaned and truncated.
@@ -102,7 +102,7 @@ pub enum Plan {
     Pairs(Vec<Range<usize>>),
     /// Documents that are encoded apart from the query and from each other, in groups: all run in
     /// one round.
-    Apart(Vec<Range<usize>>),
+    BiEncoder(Vec<Range<usize>>),
 }
 
 /// How a request wants its documents read.
@@ -121,9 +121,9 @@ pub(in crate::prompt) struct ShortTexts<'a> {
     pub instruction: &'a str,
 }
 
-/// The part of a slate beside its documents. All sizes are tokens.
+/// Sizes of a slate beside its documents, in tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::prompt) struct SlateRoom {
+pub(in crate::prompt) struct SlateSizes {
     /// Text that the template puts before an isolated document in the same run.
     pub before: String,
     /// A slate without documents.
@@ -202,12 +202,12 @@ impl PreparedTexts {
             warnings,
             truncation_warnings: 0,
             options: ReadOptions { mode, truncation, max_tokens_per_doc },
-            room: None,
+            sizes: None,
             pair_frame: None,
             query_ids: Vec::new(),
             expansion: 0,
             instruction_ids: Vec::new(),
-            whole_texts: Vec::new(),
+            features: Vec::new(),
         }
     }
 
@@ -225,12 +225,12 @@ impl PreparedTexts {
             warnings: self.warnings[..self.warnings.len() - self.truncation_warnings].to_vec(),
             truncation_warnings: 0,
             options: self.options,
-            room: self.room.clone(),
+            sizes: self.sizes.clone(),
             pair_frame: self.pair_frame.clone(),
             expansion: self.expansion,
             query_ids: self.query_ids.clone(),
             instruction_ids: self.instruction_ids.clone(),
-            whole_texts: self.whole_texts[..count.min(self.whole_texts.len())].to_vec(),
+            features: self.features[..count.min(self.features.len())].to_vec(),
         }
     }
 

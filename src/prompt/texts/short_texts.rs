@@ -1,7 +1,7 @@
 //! Tokenizes the query and the instruction of a request.
 
 use super::scripts::is_in_another_script;
-use super::truncate::{DocumentOptions, IsCancelled, warn_of_removed};
+use super::truncate::{IsCancelled, TextOptions, warn_of_removed};
 use crate::prompt::binding::Prompter;
 use crate::prompt::tokenizer::is_space;
 use crate::rerank::{RerankError, RerankRequest};
@@ -14,8 +14,7 @@ impl Prompter {
         warnings: &mut Vec<String>,
     ) -> Result<(String, String), RerankError> {
         let limits = &self.facts.limits;
-        let options =
-            |limit, max_characters| DocumentOptions { before: "", limit, slack: 0, max_characters, is_cancelled };
+        let options = |limit, max_characters| TextOptions { before: "", limit, slack: 0, max_characters, is_cancelled };
         let query_options = options(limits.query, limits.query_characters);
         let query = self.tokenize_short_text("query", &request.query, &query_options, request.truncation, warnings)?;
         if query.chars().all(is_space) {
@@ -50,7 +49,7 @@ impl Prompter {
         &self,
         field: &str,
         raw: &str,
-        options: &DocumentOptions,
+        options: &TextOptions,
         may_truncate: bool,
         warnings: &mut Vec<String>,
     ) -> Result<String, RerankError> {

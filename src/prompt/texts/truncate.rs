@@ -20,7 +20,7 @@ pub type IsCancelled<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// How a text is cleaned and truncated.
 #[derive(Clone, Copy)]
-pub(in crate::prompt) struct DocumentOptions<'a> {
+pub(in crate::prompt) struct TextOptions<'a> {
     /// Text that the template puts before the document in the same run. Its tokens count as the
     /// document's.
     pub before: &'a str,
@@ -60,7 +60,7 @@ impl Prompter {
     pub(super) fn clean_and_truncate(
         &self,
         raw: &str,
-        options: &DocumentOptions,
+        options: &TextOptions,
     ) -> Result<(DocumentText, usize), tokenizers::Error> {
         let mut bytes = CHUNK_BYTES.max(options.limit.saturating_mul(TOKEN_BYTES));
         loop {
@@ -75,8 +75,8 @@ impl Prompter {
         }
     }
 
-    fn encode_beginning(&self, raw: &str, options: &DocumentOptions) -> Result<Encoded, tokenizers::Error> {
-        let DocumentOptions { before, limit, max_characters, is_cancelled, .. } = options;
+    fn encode_beginning(&self, raw: &str, options: &TextOptions) -> Result<Encoded, tokenizers::Error> {
+        let TextOptions { before, limit, max_characters, is_cancelled, .. } = options;
         if is_cancelled() {
             return Err("cancelled".into());
         }
@@ -120,7 +120,7 @@ impl Prompter {
         &self,
         encoded: Encoded,
         counted: f64,
-        options: &DocumentOptions,
+        options: &TextOptions,
     ) -> Result<(DocumentText, usize), tokenizers::Error> {
         let Encoded { mut run, mut ids, tokens, removed, .. } = encoded;
         let (before, limit) = (options.before, options.limit);
@@ -152,7 +152,7 @@ impl Prompter {
         let (text, ids) = (std::mem::take(&mut document.text), std::mem::take(&mut document.ids));
         let encoded =
             Encoded { run: [before, &text].concat(), ids, tokens: 0, counted: 1.0, removed: 0, is_enough: true };
-        let options = DocumentOptions { before, limit, slack: 0, max_characters: None, is_cancelled: &|| false };
+        let options = TextOptions { before, limit, slack: 0, max_characters: None, is_cancelled: &|| false };
         let (shorter, _) = self.truncate(encoded, 1.0, &options)?;
         let tokens_read = shorter.tokens_read.min(document.tokens_read);
         *document = DocumentText { tokens: document.tokens, is_estimate: document.is_estimate, tokens_read, ..shorter };

@@ -69,7 +69,7 @@ impl ChatFormat {
     }
 
     /// The format of a checkpoint without one, if its tokenizer has the control tokens of Qwen's.
-    fn of_control_tokens(has: &dyn Fn(&str) -> bool) -> Option<Self> {
+    fn chatml(has: &dyn Fn(&str) -> bool) -> Option<Self> {
         let thoughts = if has("<think>") { NO_THOUGHTS } else { "" };
         (has("<|im_start|>") && has("<|im_end|>")).then(|| Self {
             template: format!("{CHATML}{}", thoughts.replace('\n', "{{ \"\\n\" }}")),
@@ -97,7 +97,7 @@ pub(in crate::prompt) fn chat_function(
     format: Option<&ChatFormat>,
     has_token: &dyn Fn(&str) -> bool,
 ) -> impl Fn(String, String) -> Result<Value, Error> + Send + Sync + 'static {
-    let format = format.cloned().or_else(|| ChatFormat::of_control_tokens(has_token));
+    let format = format.cloned().or_else(|| ChatFormat::chatml(has_token));
     let compiled = format.map(|format| compile(&format).map(|environment| (format, Arc::new(environment))));
     move |system, user| match &compiled {
         None => Err(Error::new(
@@ -210,9 +210,9 @@ mod tests {
     #[test]
     fn without_a_template_qwens_control_tokens_are_its_format() {
         let tokenizer = testing::tokenizer();
-        let format = ChatFormat::of_control_tokens(&|token| tokenizer.control(token).is_some()).unwrap();
+        let format = ChatFormat::chatml(&|token| tokenizer.control(token).is_some()).unwrap();
         let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
         assert_eq!(chat(&format).unwrap(), expected);
-        assert_eq!(ChatFormat::of_control_tokens(&|token| token != "<|im_end|>"), None);
+        assert_eq!(ChatFormat::chatml(&|token| token != "<|im_end|>"), None);
     }
 }

@@ -5,7 +5,7 @@
 use super::render::Rendering;
 use crate::prompt::binding::{BiEncoder, Colbert, Prompter};
 use crate::prompt::template::{Frame, Run, Step};
-use crate::prompt::texts::{DocumentOptions, IsCancelled, PairFrame, Plan, PreparedTexts, warn_of_max_tokens_per_doc};
+use crate::prompt::texts::{IsCancelled, PairFrame, Plan, PreparedTexts, TextOptions, warn_of_max_tokens_per_doc};
 use crate::rerank::slates::{self, SlateLimits};
 use crate::rerank::{LimitSettings, Mode, RerankError, RerankRequest};
 use crate::runtime::{TokenPosition, TokenTypes};
@@ -27,7 +27,7 @@ impl Colbert {
 
 impl Prompter {
     /// Tokenizes query and documents, each into a sequence of its own, and groups the documents.
-    pub(in crate::prompt) fn prepare_apart(
+    pub(in crate::prompt) fn prepare_bi_encoder(
         &self,
         bi_encoder: &BiEncoder,
         request: &RerankRequest,
@@ -37,7 +37,7 @@ impl Prompter {
     ) -> Result<(), RerankError> {
         let frame = self.document_frame(bi_encoder, limits)?;
         let (requested, fits) = (self.requested_limit(request), self.max_document(&frame)?);
-        let options = DocumentOptions {
+        let options = TextOptions {
             before: "",
             limit: requested.min(fits),
             slack: 0,
@@ -53,12 +53,12 @@ impl Prompter {
         );
         self.fill_frames(&frame, prepared)?;
         prepared.pair_frame = Some(frame);
-        self.plan_apart(bi_encoder, limits, prepared)
+        self.plan_bi_encoder(bi_encoder, limits, prepared)
     }
 
     /// Truncates documents that were tokenized before to at most `tokens` tokens each, and plans
     /// again.
-    pub(in crate::prompt) fn shorten_apart(
+    pub(in crate::prompt) fn shorten_bi_encoder(
         &self,
         bi_encoder: &BiEncoder,
         tokens: Option<usize>,
@@ -77,7 +77,7 @@ impl Prompter {
                 }
             }
         }
-        self.plan_apart(bi_encoder, limits, prepared)
+        self.plan_bi_encoder(bi_encoder, limits, prepared)
     }
 
     /// The sequence around a document.
@@ -100,7 +100,7 @@ impl Prompter {
 
     /// Makes the query's sequence and groups the documents. The sequence shows as many of the first
     /// documents as fit.
-    fn plan_apart(
+    fn plan_bi_encoder(
         &self,
         bi_encoder: &BiEncoder,
         limits: &LimitSettings,
@@ -146,7 +146,7 @@ impl Prompter {
             max_documents: limits.max_slate_documents.max(1),
             max_tokens: limits.max_slate_tokens.saturating_sub(beside),
         };
-        prepared.plan = Plan::Apart(slates::filled(&costs, group));
+        prepared.plan = Plan::BiEncoder(slates::filled(&costs, group));
         Ok(())
     }
 
