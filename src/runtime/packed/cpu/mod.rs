@@ -41,9 +41,9 @@ use crate::runtime::tensors::TensorTable;
 /// Rows that go through products together: enough for them, few enough for a cache.
 pub(super) const BLOCK_ROWS: usize = 768;
 /// The same where one thread runs alone: what the widest product of a block makes stays in this many bytes of its own cache.
-const THREAD_CACHE_BYTES: usize = 768 << 10;
+const LANE_BYTES: usize = 768 << 10;
 /// Fewest rows of such a block.
-const MIN_BLOCK_ROWS: usize = 96;
+const MIN_LANE_ROWS: usize = 96;
 /// Rows that one task rotates or normalises at a time.
 const TASK_ROWS: usize = 16;
 /// Memory that is kept between forward passes, in bytes; what a large batch needed beyond it is freed.
@@ -215,7 +215,7 @@ impl CpuLayers {
         }
         let (mlp, attention) = (&self.spec.mlp, self.spec.query_width() + 2 * self.spec.key_width());
         let widest = attention.max(mlp.intermediate * if mlp.gated { 2 } else { 1 });
-        (THREAD_CACHE_BYTES / (widest * size_of::<f32>())).clamp(MIN_BLOCK_ROWS, BLOCK_ROWS)
+        (LANE_BYTES / (widest * size_of::<f32>())).clamp(MIN_LANE_ROWS, BLOCK_ROWS)
     }
 
     /// Attention with its norm and its residual connection; where only some rows are read, `x` is left with those.
