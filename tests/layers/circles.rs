@@ -1,4 +1,5 @@
-//! Finds files that import each other in a circle.
+//! Finds files that import each other in a circle, and modules side by side that do, each with all
+//! that is in it.
 //!
 //! A parent module and its descendants are exempt: a parent re-exports its children, and they use
 //! its types.
@@ -7,16 +8,35 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::sources::Sources;
 
-/// Each circle once, as `a.rs -> b.rs -> a.rs`.
+/// Each circle of files once, as `a.rs -> b.rs -> a.rs`.
 pub fn find(sources: &Sources) -> Vec<String> {
-    let edges = edges(sources);
+    find_in(&edges(sources))
+}
+
+/// Each circle of modules with the same parent once, as `m::a -> m::b -> m::a`.
+pub fn find_between_siblings(sources: &Sources) -> Vec<String> {
+    let mut edges = BTreeMap::<String, BTreeSet<String>>::new();
+    for module in sources.modules.values() {
+        for owner in module.named.iter().filter_map(|names| sources.owner(names)) {
+            let (from, to) = (&module.path, &owner.path);
+            let shared = from.iter().zip(to).take_while(|(from, to)| from == to).count();
+            if shared < from.len().min(to.len()) {
+                edges.entry(from[..=shared].join("::")).or_default().insert(to[..=shared].join("::"));
+            }
+        }
+    }
+    let edges = edges.iter().map(|(from, to)| (from.as_str(), to.iter().map(String::as_str).collect()));
+    find_in(&edges.collect())
+}
+
+fn find_in(edges: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
     let mut circles = Vec::new();
     let mut seen = BTreeSet::new();
     for start in edges.keys() {
         if seen.contains(start) {
             continue;
         }
-        if let Some(circle) = shortest_circle(&edges, start) {
+        if let Some(circle) = shortest_circle(edges, start) {
             seen.extend(circle.iter().copied());
             circles.push(circle.join(" -> "));
         }
@@ -99,6 +119,21 @@ mod tests {
             ("c.rs", "use crate::a::A; pub struct C;"),
         ];
         assert_eq!(circles_in(&files), ["a.rs -> b.rs -> c.rs -> a.rs"]);
+    }
+
+    #[test]
+    fn two_folders_whose_files_make_no_circle_are_found() {
+        let files = [
+            ("lib.rs", "mod m;"),
+            ("m/mod.rs", "mod a; mod b;"),
+            ("m/a/mod.rs", "mod x; mod y;"),
+            ("m/a/x.rs", "use crate::m::b::B;"),
+            ("m/a/y.rs", "pub struct Y;"),
+            ("m/b.rs", "use super::a::y::Y; pub struct B;"),
+        ];
+        assert_eq!(circles_in(&files), [""; 0]);
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        assert_eq!(find_between_siblings(&Sources::parse(files.collect())), ["m::a -> m::b -> m::a"]);
     }
 
     #[test]
