@@ -33,7 +33,7 @@ pub(super) use self::large_product::LargeProduct;
 use self::layer::{Layer, Norm};
 pub(super) use self::linear::CpuDtype;
 use self::linear::{Input, Linear};
-pub(super) use self::row_blocks::BLOCK_ROWS;
+pub(super) use self::row_blocks::most_block_rows;
 use self::row_blocks::{BlockBuffers, BlockMemory};
 use self::rows::vectorised;
 use super::layout::{Exit, Packed};

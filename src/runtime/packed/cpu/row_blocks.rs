@@ -1,8 +1,8 @@
 //! Blocks of rows: what happens to each row by itself happens to a block of rows at a time.
 //!
-//! Where the widest product of a small block fits in a core's own cache, each thread takes blocks of its own, through
-//! several products without waiting for the others. Otherwise, and where there are few rows, the blocks are large, come
-//! one after the other, and the threads share each product.
+//! Each thread takes blocks of its own through several products without waiting for the others; where a block's widest
+//! product fits in a core's own cache, what one product writes the next one reads from there. With few rows for each thread
+//! a block is large instead, the blocks come one after the other, and the threads share each product.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,12 +13,14 @@ use super::linear::Input;
 use super::{CpuLayers, KEPT_BYTES};
 
 /// Rows of a block that the threads share: enough for a product, few enough for a cache.
-pub(in crate::runtime::packed) const BLOCK_ROWS: usize = 768;
-/// The widest product of a block that one thread has for itself takes at most this many bytes.
+const BLOCK_ROWS: usize = 768;
+/// The widest product of a thread's own block takes at most this many bytes, if that leaves it [`MIN_CACHED_ROWS`].
 const OWN_BLOCK_BYTES: usize = 768 << 10;
-/// Fewest rows of a thread's own block where there are many, and where there are few.
-const MIN_OWN_ROWS: usize = 96;
-const MIN_FEW_ROWS: usize = 4 * ROWS;
+const MIN_CACHED_ROWS: usize = 96;
+/// Rows of an own block of wider products: so many that reading their weights takes little of the time.
+const WIDE_ROWS: usize = 192;
+/// Fewest rows for each thread that are worth own blocks of narrow products.
+const MIN_ROWS_PER_THREAD: usize = 4 * ROWS;
 
 /// How rows are divided.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,12 +54,27 @@ impl CpuLayers {
     }
 }
 
+/// The most rows that are in blocks at the same time, where the widest product of a row has so many columns.
+pub(in crate::runtime::packed) fn most_block_rows(widest: usize) -> usize {
+    BLOCK_ROWS.max(rayon::current_num_threads() * most_own_rows(widest))
+}
+
+/// Most rows of a thread's own block.
+fn most_own_rows(widest: usize) -> usize {
+    if fits_in_cache(widest) { (OWN_BLOCK_BYTES / (widest * size_of::<f32>())).min(BLOCK_ROWS) } else { WIDE_ROWS }
+}
+
+fn fits_in_cache(widest: usize) -> bool {
+    MIN_CACHED_ROWS * widest * size_of::<f32>() <= OWN_BLOCK_BYTES
+}
+
 fn row_blocks(rows: usize, widest: usize, threads: usize) -> RowBlocks {
-    let most = OWN_BLOCK_BYTES / (widest * size_of::<f32>());
+    let most = most_own_rows(widest);
     if threads == 1 {
-        return RowBlocks { rows: most.clamp(MIN_OWN_ROWS, BLOCK_ROWS), own: true };
+        return RowBlocks { rows: most, own: true };
     }
-    if most < MIN_OWN_ROWS || rows < threads * MIN_FEW_ROWS {
+    let min_per_thread = if fits_in_cache(widest) { MIN_ROWS_PER_THREAD } else { WIDE_ROWS };
+    if rows < threads * min_per_thread {
         return RowBlocks { rows: BLOCK_ROWS, own: false };
     }
     // As many blocks for each thread.
@@ -98,14 +115,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_have_blocks_of_their_own_where_these_fit_in_a_cache() {
+    fn threads_have_blocks_of_their_own_where_there_are_enough_rows() {
         let shared = RowBlocks { rows: BLOCK_ROWS, own: false };
         let own = |rows| RowBlocks { rows, own: true };
-        assert_eq!(row_blocks(6400, 1280, 2), own(156), "150 fit: 42 blocks");
+        assert_eq!(row_blocks(6400, 1280, 2), own(156), "153 fit: 42 blocks");
         assert_eq!(row_blocks(120, 1280, 2), own(60));
         assert_eq!(row_blocks(120, 1280, 4), shared, "30 rows a thread");
-        assert_eq!(row_blocks(6400, 9728, 2), shared, "20 fit");
-        assert_eq!(row_blocks(6400, 9728, 1), own(MIN_OWN_ROWS));
+        assert_eq!(row_blocks(1060, 9728, 2), own(180));
+        assert_eq!(row_blocks(1060, 9728, 8), shared, "133 rows a thread");
+        assert_eq!(row_blocks(6400, 9728, 1), own(WIDE_ROWS));
         assert_eq!(row_blocks(50, 64, 1), own(BLOCK_ROWS));
     }
 }
