@@ -1,5 +1,6 @@
 //! Checks the structure of the crate: which module may import which, which crates and keywords are
-//! confined to one module, that no files import each other in a circle, and how long a file may be.
+//! confined to one module, that no files import each other in a circle, how long a file may be, and how
+//! wide a comment.
 //!
 //! The checks parse every file under `src` and read all of it except items marked `#[cfg(test)]`.
 //! `ARCHITECTURE.md` explains the rules.
@@ -17,6 +18,9 @@ use sources::Sources;
 
 /// The most lines of one file, its tests included.
 const MAX_LINES: usize = 450;
+
+/// The most characters of a line with a comment, which rustfmt does not wrap.
+const MAX_COMMENT_WIDTH: usize = 100;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -68,6 +72,26 @@ fn no_file_is_too_long() {
         let lines = fs::read_to_string(file).unwrap().lines().count();
         if lines > MAX_LINES {
             problems.push(format!("{}: {lines} lines; the limit is {MAX_LINES}", file.display()));
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn no_comment_is_too_wide() {
+    let mut files = Vec::new();
+    rust_files(&root().join("src"), &mut files);
+    let mut problems = Vec::new();
+    for file in &files {
+        for (number, line) in (1..).zip(fs::read_to_string(file).unwrap().lines()) {
+            let text = line.trim_start();
+            // The row of a table cannot be wrapped.
+            let is_prose = text.starts_with("//") && !text.trim_start_matches(['/', '!']).starts_with(" |");
+            let width = line.chars().count();
+            if is_prose && width > MAX_COMMENT_WIDTH {
+                problems
+                    .push(format!("{}:{number}: {width} columns; the limit is {MAX_COMMENT_WIDTH}", file.display()));
+            }
         }
     }
     report(&problems);

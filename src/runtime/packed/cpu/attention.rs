@@ -1,14 +1,16 @@
-//! Attention on a CPU: tiles of queries against tiles of keys with an online softmax, in products of f32 or bf16.
+//! Attention on a CPU: tiles of queries against tiles of keys with an online softmax, in products
+//! of f32 or bf16.
 //!
-//! Each tile of queries has a running maximum, a running sum and an unnormalised output, which are rescaled when a later tile
-//! of keys raises the maximum (Milakov and Gimelshein 2018; Dao et al. 2022). Query heads that share a key head form one tall
-//! tile, so keys and values are read once per group and never repeated in memory. Tiles of keys that no query of a tile sees
-//! are skipped.
+//! Each tile of queries has a running maximum, a running sum and an unnormalised output, which are
+//! rescaled when a later tile of keys raises the maximum (Milakov and Gimelshein 2018; Dao et al.
+//! 2022). Query heads that share a key head form one tall tile, so keys and values are read once
+//! per group and never repeated in memory. Tiles of keys that no query of a tile sees are skipped.
 //!
-//! Keys and values are first copied into panels, once for each range of rows that some span sees: 32 keys by all dimensions,
-//! and 32 dimensions by all values, so that the inner loop reads memory in order. A short prefix is copied again before the
-//! span's own rows, so that both are one tile. Spans of few queries take plain dot products instead. Memory is linear in the
-//! rows; nothing is ever quadratic.
+//! Keys and values are first copied into panels, once for each range of rows that some span sees:
+//! 32 keys by all dimensions, and 32 dimensions by all values, so that the inner loop reads memory
+//! in order. A short prefix is copied again before the span's own rows, so that both are one tile.
+//! Spans of few queries take plain dot products instead. Memory is linear in the rows; nothing is
+//! ever quadratic.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
@@ -39,7 +41,8 @@ const GATHERED_ROWS: usize = 2 * COLUMNS;
 /// Spans with fewer lines per group than this are not worth laying out keys for.
 const FEW_LINES: usize = ROWS;
 
-/// Keys or values: the row of `head` at `row` starts at `row * row_distance + head * head_distance`.
+/// Keys or values: the row of `head` at `row` starts at
+/// `row * row_distance + head * head_distance`.
 #[derive(Clone, Copy)]
 pub(in crate::runtime::packed) struct Heads<'a> {
     pub values: &'a [f32],
@@ -70,15 +73,17 @@ pub(in crate::runtime::packed) struct Attention<'a> {
     pub soft_cap: Option<f32>,
 }
 
-/// The memory of the panels, kept from one layer to the next: a new vector of this size would cost a page fault per page.
+/// The memory of the panels, kept from one layer to the next: a new vector of this size would cost
+/// a page fault per page.
 #[derive(Default)]
 pub(in crate::runtime::packed) struct PanelMemory {
     f32: Panels<f32>,
     bf16: Panels<bf16>,
 }
 
-/// Keys and values in panels. A [`KeyRun`] has, for each head, `[keys / 32, dim, 32]` and `[dim / 32, keys, 32]`, its
-/// length rounded up to a multiple of 32 in both. What lies beyond its length is left of earlier use and meets no weight.
+/// Keys and values in panels. A [`KeyRun`] has, for each head, `[keys / 32, dim, 32]` and
+/// `[dim / 32, keys, 32]`, its length rounded up to a multiple of 32 in both. Elements beyond its
+/// length hold old values, which no weight is multiplied with.
 #[derive(Default)]
 struct Panels<E> {
     keys: Vec<E>,
@@ -126,8 +131,8 @@ impl Attention<'_> {
     /// The width of a head must be a multiple of this.
     pub const DIM_MULTIPLE: usize = COLUMNS;
 
-    /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order. With `in_bf16`, products are of bf16,
-    /// where the processor has them.
+    /// Writes `[queries, heads * dim]` to `output`; `spans` cover the queries in order. With
+    /// `in_bf16`, products are of bf16, where the processor has them.
     pub fn run(&self, spans: &[Span], in_bf16: bool, memory: &mut PanelMemory, output: &mut [f32]) {
         if in_bf16 && multiplies_bf16() {
             self.run_in(spans, &mut memory.bf16, output);
@@ -172,7 +177,7 @@ impl Attention<'_> {
         });
     }
 
-    /// Panels that each span reads, none if it does without, and the ranges of rows of one run after the other.
+    /// Panels that each span reads, if any, and the ranges of rows of one run after the other.
     fn key_runs(&self, spans: &[Span]) -> (Vec<Vec<KeyRun>>, Vec<Vec<Range<usize>>>) {
         let mut starts = HashMap::new();
         let mut laid_out = Vec::new();
@@ -318,7 +323,7 @@ impl Attention<'_> {
         }
     }
 
-    /// As [`Self::tile`], for all heads of a run of few queries: a dot product for each key, in f32.
+    /// Like [`Self::tile`], for all heads of a run of few queries: one f32 dot product per key.
     fn few(&self, span: &Span, output: &mut [f32]) {
         let (dim, group) = (self.dim, self.heads / self.kv_heads);
         let queries = self.q[span.queries.start * self.heads * dim..].chunks_exact(dim);

@@ -1,7 +1,8 @@
 //! Matrix products with weights, in f32, bf16 or 8-bit integers.
 //!
-//! Rows come in as f32 and go out as f32; in between an [`Input`] holds them in the type that the product reads. Weights are
-//! laid out once, when they are loaded, in the panels that the inner loop of [`super::gemm`] walks through.
+//! Rows come in as f32 and go out as f32; in between an [`Input`] holds them in the type that the
+//! product reads. Weights are laid out once, when they are loaded, in the panels that the inner
+//! loop of [`super::gemm`] walks through.
 
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
@@ -20,15 +21,17 @@ use super::rows::{self, vectorised};
 
 /// Rows that one task prepares or copies at a time.
 const TASK_ROWS: usize = 16;
-/// Bytes of the left side that one task of a product multiplies, and of the right side, about. A task reads the left side once
-/// per panel, and the next tasks read the same panels for other rows: both should stay in a cache.
+/// Bytes, about, of the left side and of the right side that one task of a product multiplies. A
+/// task reads the left side once per panel, and the next tasks read the same panels for other rows:
+/// both should stay in a cache.
 const PRODUCT_BYTES: usize = 384 << 10;
 /// Most rows of a task.
 const PRODUCT_ROWS: usize = 16 * ROWS;
 /// Most panels of a task.
 const PRODUCT_PANELS: usize = 8;
-/// Inputs that share a scale in a product of integers. A few inputs of a trained model are a hundred times larger than the
-/// rest, and a scale for a whole row would leave the rest one or two bits.
+/// Inputs that share a scale in a product of integers. A few inputs of a trained model are a
+/// hundred times larger than the rest, and a scale for a whole row would leave the rest one or two
+/// bits.
 const GROUP: usize = 32;
 /// Tasks for each thread, so that all end at about the same time.
 const TASKS_PER_THREAD: usize = 4;
@@ -39,14 +42,17 @@ pub(in crate::runtime::packed) enum CpuDtype {
     F32,
     /// Weights and rows are rounded to bf16.
     Bf16,
-    /// In the MLP, weights and rows are integers with a scale for each group of 32 inputs; the rest is bf16.
+    /// In the MLP, weights and rows are integers with a scale for each group of 32 inputs; the rest
+    /// is bf16.
     Int8,
-    /// Weights are integers with a scale per output, rows with a scale per row: exact for weights that are stored so.
+    /// Weights are integers with a scale per output, rows with a scale per row: exact for weights
+    /// that are stored so.
     Int8Rows,
 }
 
 impl CpuDtype {
-    /// The instructions of this processor for products in this type: `avx512vnni`, `neon sdot`, ...; `plain` without any.
+    /// The instructions of this processor for products in this type: `avx512vnni`, `neon sdot`,
+    /// ...; `plain` without any.
     pub fn instructions(self) -> &'static str {
         match self {
             Self::F32 => f32_name(),
@@ -63,7 +69,8 @@ pub(super) struct Linear {
     inputs: usize,
 }
 
-/// `[outputs / 32, inputs, 32]`, in the units of [`super::gemm`]; rows and columns are filled up with zeros.
+/// `[outputs / 32, inputs, 32]`, in the units of [`super::gemm`]; rows and columns are filled up
+/// with zeros.
 enum Weights {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
@@ -102,7 +109,8 @@ pub(super) struct Input {
     scales: Vec<f32>,
 }
 
-/// The result of a product, `[rows, columns]`, before its bias. Rows are a multiple of 32 elements apart.
+/// The result of a product, `[rows, columns]`, before its bias. Rows are a multiple of 32 elements
+/// apart.
 pub(super) struct Products<'a> {
     values: &'a [f32],
     distance: usize,
@@ -110,7 +118,7 @@ pub(super) struct Products<'a> {
 }
 
 impl Linear {
-    /// Joins matrices of equal width, `[outputs, inputs]` each, and their biases, one below the other.
+    /// Stacks matrices of equal width, `[outputs, inputs]` each, and their biases.
     pub fn new(parts: &[(Tensor, Option<Tensor>)], dtype: CpuDtype) -> Result<Self> {
         let inputs = parts[0].0.dim(1)?;
         let biases = parts.iter().filter_map(|(_, bias)| bias.as_ref());
@@ -205,8 +213,8 @@ impl Linear {
         Products { values, distance, bias: self.bias.as_ref().map(|bias| &bias[columns]) }
     }
 
-    /// Fills `target` with products of rows of `left` with the panels from output `first` on. `epilogue` makes a tile's, from its
-    /// first row and output.
+    /// Fills `target` with products of rows of `left` with the panels from output `first` on.
+    /// `epilogue` makes a tile's, from its first row and output.
     fn run<'a, E: Element>(
         &self,
         panels: &'a [E],
@@ -295,7 +303,7 @@ impl Input {
 }
 
 impl Products<'_> {
-    /// Writes the outputs in `columns` of a row to `target`. To be called where loops are vectorised.
+    /// Writes the outputs in `columns` of a row to `target`. Call it where loops are vectorised.
     #[inline(always)]
     pub fn read(&self, row: usize, columns: Range<usize>, target: &mut [f32]) {
         target.copy_from_slice(&self.values[row * self.distance..][columns.clone()]);
@@ -383,7 +391,7 @@ mod tests {
                         let epilogue = x[row * inputs..][..inputs].iter().zip(&weights[column * inputs..]);
                         let exact = epilogue.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>()
                             + if has_bias { f64::from(bias[column]) } else { 0. };
-                        // Each term is off by its own rounding, and all of them may point the same way.
+                        // Each term has its own rounding error; all may have the same sign.
                         let allowed = tolerance * (1. + inputs as f64);
                         prop_assert!((f64::from(made[place]) - exact).abs() < allowed, "{dtype:?} {row} {column}");
                         let sum = f64::from(sums[row * columns.len() + place]) - 1.;

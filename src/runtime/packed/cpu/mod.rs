@@ -1,8 +1,8 @@
 //! A model's layers on a CPU: slices of f32 between matrix products in f32, bf16 or 8-bit integers.
 //!
-//! Between two products there is one pass over the rows: the norm, the rotary positions, the activation, the conversion to
-//! what the next product reads. Weights lie in the order in which they are read: query, key and value in one matrix, gate and
-//! up in another.
+//! Between two products there is one pass over the rows: the norm, the rotary positions, the
+//! activation, the conversion to what the next product reads. Weights lie in the order in which
+//! they are read: query, key and value in one matrix, gate and up in another.
 
 #![expect(clippy::inline_always, reason = "what `vectorised` compiles per instruction set must be inlined into it")]
 
@@ -44,7 +44,7 @@ use crate::runtime::tensors::TensorTable;
 
 /// Rows that one task rotates or normalises at a time.
 const TASK_ROWS: usize = 16;
-/// Memory that is kept between forward passes, in bytes; what a large batch needed beyond it is freed.
+/// Bytes that are kept between forward passes; memory of a large batch beyond that is freed.
 const KEPT_BYTES: usize = 256 << 20;
 
 /// The layers of a model and the tables they read.
@@ -101,7 +101,7 @@ impl CpuLayers {
         spec.attention.head_dim.is_multiple_of(Attention::DIM_MULTIPLE)
     }
 
-    /// Reads the layers. `progress` is called with the number of layers that are loaded, after each.
+    /// Reads the layers. Calls `progress` with the number of loaded layers after each.
     pub fn load(
         spec: &ModelSpec,
         tensors: &TensorTable,
@@ -131,11 +131,12 @@ impl CpuLayers {
         })
     }
 
-    /// The final states of the rows that are read, `[read rows, hidden]`, after the first `depth` layers and the final norm,
-    /// from the embeddings of all rows, `[rows, hidden]`; and the blocks that the prefix cache stores. `cached` are the
-    /// blocks that the batch uses. The last layer computes keys and values for all rows, everything else only where it is
-    /// read. `kept` gets the states of all rows after each of the layers of which it has the number, below `depth`. After the
-    /// layer of `exit`, which is below `depth`, some rows leave.
+    /// The final states of the rows that are read, `[read rows, hidden]`, after the first `depth`
+    /// layers and the final norm, from the embeddings of all rows, `[rows, hidden]`; and the blocks
+    /// that the prefix cache stores. `cached` are the blocks that the batch uses. The last layer
+    /// computes keys and values for all rows, everything else only where it is read. `kept` gets
+    /// the states of all rows after each layer whose number it holds, below `depth`. After the
+    /// layer of `exit`, also below `depth`, some rows leave.
     ///
     /// # Errors
     /// Those of `exit`.
@@ -203,7 +204,8 @@ impl CpuLayers {
         rows.iter().flat_map(|&row| &x[row as usize * hidden..][..hidden]).copied().collect()
     }
 
-    /// Attention without its output product, into the workspace. Where only some rows are read, `x` is left with those.
+    /// Attention without its output product, into the workspace. Where only some rows are read, `x`
+    /// is left with those.
     fn attend(
         &self,
         layer: &Layer,
@@ -228,7 +230,8 @@ impl CpuLayers {
         attention.run(rows.spans, self.attention_in_bf16, panels, attended);
     }
 
-    /// A layer behind attention: its output product, the MLP, their norms and residual connections. Each row by itself.
+    /// A layer behind attention: its output product, the MLP, their norms and residual connections.
+    /// Each row by itself.
     fn finish(&self, layer: &Layer, attended: &[f32], x: &mut [f32]) {
         let (hidden, query_width) = (self.spec.hidden_size, self.spec.query_width());
         let blocks = self.row_blocks(x.len() / hidden);

@@ -33,8 +33,8 @@ struct HeadTransform<'a> {
 }
 
 impl CpuLayers {
-    /// Queries, keys and values of a layer, into the workspace: keys and values of all rows, queries of those that are read,
-    /// with which `x` is left.
+    /// Queries, keys and values of a layer, into the workspace: keys and values of all rows,
+    /// queries of those that are read, with which `x` is left.
     pub(super) fn project(
         &self,
         layer: &Layer,

@@ -1,8 +1,9 @@
 //! Blocks of rows: what happens to each row by itself happens to a block of rows at a time.
 //!
-//! Each thread takes blocks of its own through several products without waiting for the others; where a block's widest
-//! product fits in a core's own cache, what one product writes the next one reads from there. With few rows for each thread
-//! a block is large instead, the blocks come one after the other, and the threads share each product.
+//! Each thread takes blocks of its own through several products without waiting for the others;
+//! where a block's widest product fits in a core's own cache, what one product writes the next one
+//! reads from there. With few rows for each thread a block is large instead, the blocks come one
+//! after the other, and the threads share each product.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,10 +15,12 @@ use super::{CpuLayers, KEPT_BYTES};
 
 /// Rows of a block that the threads share: enough for a product, few enough for a cache.
 const BLOCK_ROWS: usize = 768;
-/// The widest product of a thread's own block takes at most this many bytes, if that leaves it [`MIN_CACHED_ROWS`].
+/// The widest product of a thread's own block takes at most this many bytes, if that leaves it
+/// [`MIN_CACHED_ROWS`].
 const OWN_BLOCK_BYTES: usize = 768 << 10;
 const MIN_CACHED_ROWS: usize = 96;
-/// Rows of an own block of wider products: so many that reading their weights takes little of the time.
+/// Rows of a thread's own block of wider products: enough that reading the weights takes little
+/// time.
 const WIDE_ROWS: usize = 192;
 /// Fewest rows for each thread that are worth own blocks of narrow products.
 const MIN_ROWS_PER_THREAD: usize = 4 * ROWS;
@@ -54,7 +57,7 @@ impl CpuLayers {
     }
 }
 
-/// The most rows that are in blocks at the same time, where the widest product of a row has so many columns.
+/// The most rows that are in blocks at the same time, if the widest product has `widest` columns.
 pub(in crate::runtime::packed) fn most_block_rows(widest: usize) -> usize {
     BLOCK_ROWS.max(rayon::current_num_threads() * most_own_rows(widest))
 }
