@@ -36,7 +36,7 @@ pub(super) fn workspace(spec: &ModelSpec, precision: Precision) -> WorkspaceSize
                 bytes_per_block_row: size(
                     4 * mlp.max(query + 2 * key) + element * (hidden.max(query) + spec.mlp.intermediate),
                 ),
-                block_rows: cpu::BLOCK_ROWS,
+                block_rows: cpu::most_block_rows(mlp.max(query + 2 * key)),
             }
         }
         // Every product but the MLP's is one tensor over all rows; without FlashAttention, keys and values are gathered in

@@ -13,7 +13,9 @@ mod gemm;
 mod large_product;
 mod layer;
 mod linear;
+mod project;
 mod quantise;
+mod row_blocks;
 mod rows;
 mod transpose;
 
@@ -30,7 +32,9 @@ pub(super) use self::gemm::instructions::{multiplies_bf16, multiplies_i8};
 pub(super) use self::large_product::LargeProduct;
 use self::layer::{Layer, Norm};
 pub(super) use self::linear::CpuDtype;
-use self::linear::{Input, Linear, Products};
+use self::linear::{Input, Linear};
+pub(super) use self::row_blocks::most_block_rows;
+use self::row_blocks::{BlockBuffers, BlockMemory};
 use self::rows::vectorised;
 use super::layout::{Exit, Packed};
 use super::span::Span;
@@ -38,12 +42,6 @@ use super::weights::WeightFiles;
 use crate::runtime::spec::{LayerSpec, ModelSpec, NormPlacement, RotarySpec};
 use crate::runtime::tensors::TensorTable;
 
-/// Rows that go through products together: enough for them, few enough for a cache.
-pub(super) const BLOCK_ROWS: usize = 768;
-/// The same where one thread runs alone: what the widest product of a block makes stays in this many bytes of its own cache.
-const LANE_BYTES: usize = 768 << 10;
-/// Fewest rows of such a block.
-const MIN_LANE_ROWS: usize = 96;
 /// Rows that one task rotates or normalises at a time.
 const TASK_ROWS: usize = 16;
 /// Memory that is kept between forward passes, in bytes; what a large batch needed beyond it is freed.
@@ -59,6 +57,7 @@ pub(super) struct CpuLayers {
     attention_in_bf16: bool,
     /// One for each forward pass that runs at the same time.
     workspaces: Mutex<Vec<Workspace>>,
+    block_memory: BlockMemory,
 }
 
 /// `[positions, head_dim / 2]` each.
@@ -70,11 +69,6 @@ struct RotaryTable {
 /// Buffers of one forward pass, kept for the next one.
 #[derive(Default)]
 struct Workspace {
-    input: Input,
-    /// The MLP's inner rows.
-    inner: Input,
-    /// The result of a product.
-    output: Vec<f32>,
     /// `[rows, heads, dim]`.
     q: Vec<f32>,
     /// `[kv_heads, key rows, dim]` each: a head's rows lie together, as its tiles read them.
@@ -132,6 +126,7 @@ impl CpuLayers {
             rotary: spec.rotary.iter().map(table).collect(),
             attention_in_bf16: dtype != CpuDtype::F32,
             workspaces: Mutex::default(),
+            block_memory: BlockMemory::default(),
             spec: spec.clone(),
         })
     }
@@ -194,7 +189,7 @@ impl CpuLayers {
             let read = read.as_deref().filter(|_| number + 1 == depth);
             let rows = LayerRows { positions: &packed.positions, read, spans: &spans };
             self.attend(layer, &specs[number], x, &rows, blocks, workspace);
-            self.mlp(layer, x, workspace);
+            self.finish(layer, &workspace.attended, x);
             if let Some((_, states)) = kept.iter_mut().find(|(after, _)| *after == number + 1) {
                 states.clone_from(x);
                 self.final_norm.iter().for_each(|norm| self.normalise(norm, states));
@@ -208,17 +203,7 @@ impl CpuLayers {
         rows.iter().flat_map(|&row| &x[row as usize * hidden..][..hidden]).copied().collect()
     }
 
-    /// Rows that go through products together on the threads of this pool.
-    fn block_rows(&self) -> usize {
-        if rayon::current_num_threads() > 1 {
-            return BLOCK_ROWS;
-        }
-        let (mlp, attention) = (&self.spec.mlp, self.spec.query_width() + 2 * self.spec.key_width());
-        let widest = attention.max(mlp.intermediate * if mlp.gated { 2 } else { 1 });
-        (LANE_BYTES / (widest * size_of::<f32>())).clamp(MIN_LANE_ROWS, BLOCK_ROWS)
-    }
-
-    /// Attention with its norm and its residual connection; where only some rows are read, `x` is left with those.
+    /// Attention without its output product, into the workspace. Where only some rows are read, `x` is left with those.
     fn attend(
         &self,
         layer: &Layer,
@@ -228,103 +213,59 @@ impl CpuLayers {
         blocks: &mut Blocks<'_>,
         workspace: &mut Workspace,
     ) {
-        let (hidden, query_width) = (self.spec.hidden_size, self.spec.query_width());
         self.project(layer, spec, x, rows, blocks.cached_rows(), workspace);
         let attention = &self.spec.attention;
         let (heads, kv_heads, dim) = (attention.heads, attention.kv_heads, attention.head_dim);
         let key_rows = rows.positions.len() + blocks.cached_rows();
-        let Workspace { input, output, q, k, v, panels, attended, .. } = workspace;
+        let Workspace { q, k, v, panels, attended } = workspace;
         let k = at_least(k, key_rows * kv_heads * dim);
         let v = at_least(v, key_rows * kv_heads * dim);
         blocks.exchange(rows.positions.len(), k, v);
         let heads_of = |values| Heads { values, row_distance: dim, head_distance: key_rows * dim };
         let (scale, soft_cap) = (attention.scale, attention.soft_cap);
         let attention = Attention { q, k: heads_of(k), v: heads_of(v), heads, kv_heads, dim, scale, soft_cap };
-        let attended = at_least(attended, x.len() / hidden * query_width);
+        let attended = at_least(attended, x.len() / self.spec.hidden_size * self.spec.query_width());
         attention.run(rows.spans, self.attention_in_bf16, panels, attended);
-        let block_rows = self.block_rows();
-        for (attended, x) in attended.chunks(block_rows * query_width).zip(x.chunks_mut(block_rows * hidden)) {
-            layer.output.prepare(x.len() / hidden, input, |row, target| {
-                target.copy_from_slice(&attended[row * query_width..][..query_width]);
-            });
-            layer.output.multiply(0..hidden, input, output).add_to(hidden, x);
-        }
-        if let (NormPlacement::Post, Some(norm)) = (self.spec.placement, &layer.attention_norm) {
-            self.normalise(norm, x);
-        }
     }
 
-    /// Queries, keys and values of a layer, into the workspace: keys and values of all rows, queries of those that are read,
-    /// with which `x` is left.
-    fn project(
-        &self,
-        layer: &Layer,
-        spec: &LayerSpec,
-        x: &mut Vec<f32>,
-        &LayerRows { positions, read, .. }: &LayerRows<'_>,
-        cached_rows: usize,
-        workspace: &mut Workspace,
-    ) {
-        let hidden = self.spec.hidden_size;
-        let (rows, query_width, key_width) = (positions.len(), self.spec.query_width(), self.spec.key_width());
-        let rotary = spec.rotary.map(|table| &self.rotary[table]);
-        let key_rows = rows + cached_rows;
-        let Workspace { input, output, q, k, v, .. } = workspace;
-        let q = at_least(q, read.map_or(rows, <[u32]>::len) * query_width);
-        let k = at_least(k, key_rows * key_width);
-        let v = at_least(v, key_rows * key_width);
-        let norm = layer.before_attention(self.spec.placement);
-        // Queries come with the keys and values unless only some rows are read.
-        let first = if read.is_some() { query_width } else { 0 };
-        let block_rows = self.block_rows();
-        for start in (0..rows).step_by(block_rows) {
-            let block = start..rows.min(start + block_rows);
-            let positions = &positions[block.clone()];
-            self.prepare(&layer.qkv, norm, &x[block.start * hidden..block.end * hidden], input);
-            let products = layer.qkv.multiply(first..query_width + 2 * key_width, input, output);
-            let keys = query_width - first;
-            let transform = HeadTransform { norm: layer.key_norm.as_ref(), rotary, positions };
-            self.by_head(&products, keys, (block.clone(), key_rows), Some(&transform), k);
-            self.by_head(&products, keys + key_width, (block.clone(), key_rows), None, v);
-            if read.is_none() {
-                let transform = HeadTransform { norm: layer.query_norm.as_ref(), ..transform };
-                self.queries(&products, &transform, &mut q[block.start * query_width..block.end * query_width]);
+    /// A layer behind attention: its output product, the MLP, their norms and residual connections. Each row by itself.
+    fn finish(&self, layer: &Layer, attended: &[f32], x: &mut [f32]) {
+        let (hidden, query_width) = (self.spec.hidden_size, self.spec.query_width());
+        let blocks = self.row_blocks(x.len() / hidden);
+        let tasks = attended.chunks(blocks.rows * query_width).zip(x.chunks_mut(blocks.rows * hidden)).collect();
+        self.block_memory.run(blocks, tasks, |(attended, x), buffers| {
+            layer.output.prepare(x.len() / hidden, &mut buffers.input, |row, target| {
+                target.copy_from_slice(&attended[row * query_width..][..query_width]);
+            });
+            layer.output.multiply(0..hidden, &buffers.input, &mut buffers.output).add_to(hidden, x);
+            if let (NormPlacement::Post, Some(norm)) = (self.spec.placement, &layer.attention_norm) {
+                self.normalise(norm, x);
             }
-        }
-        if let Some(read) = read {
-            *x = self.gather(x, read);
-            let positions: Vec<u32> = read.iter().map(|&row| positions[row as usize]).collect();
-            self.prepare(&layer.qkv, norm, x, input);
-            let transform = HeadTransform { norm: layer.query_norm.as_ref(), rotary, positions: &positions };
-            self.queries(&layer.qkv.multiply(0..query_width, input, output), &transform, q);
-        }
+            self.mlp(layer, x, buffers);
+        });
     }
 
     /// The MLP with its norm and its residual connection.
-    fn mlp(&self, layer: &Layer, x: &mut [f32], workspace: &mut Workspace) {
+    fn mlp(&self, layer: &Layer, x: &mut [f32], BlockBuffers { input, inner, output }: &mut BlockBuffers) {
         let (hidden, mlp) = (self.spec.hidden_size, &self.spec.mlp);
         let (intermediate, activation) = (mlp.intermediate, mlp.activation);
-        let norm = layer.before_mlp(self.spec.placement);
-        let Workspace { input, inner, output, .. } = workspace;
-        for x in x.chunks_mut(self.block_rows() * hidden) {
-            self.prepare(&layer.gate_up, norm, x, input);
-            let width = if mlp.gated { 2 * intermediate } else { intermediate };
-            let products = layer.gate_up.multiply(0..width, input, output);
-            layer.down.prepare(x.len() / hidden, inner, |row, target| {
-                if mlp.gated {
-                    products.with_row(row, width, |values| {
-                        let (gate, up) = values.split_at(intermediate);
-                        vectorised!(rows::gated(activation, gate, up, target));
-                    });
-                } else {
-                    vectorised!({
-                        products.read(row, 0..intermediate, target);
-                        rows::activate(activation, target);
-                    });
-                }
-            });
-            layer.down.multiply(0..hidden, inner, output).add_to(hidden, x);
-        }
+        self.prepare(&layer.gate_up, layer.before_mlp(self.spec.placement), x, input);
+        let width = if mlp.gated { 2 * intermediate } else { intermediate };
+        let products = layer.gate_up.multiply(0..width, input, output);
+        layer.down.prepare(x.len() / hidden, inner, |row, target| {
+            if mlp.gated {
+                products.with_row(row, width, |values| {
+                    let (gate, up) = values.split_at(intermediate);
+                    vectorised!(rows::gated(activation, gate, up, target));
+                });
+            } else {
+                vectorised!({
+                    products.read(row, 0..intermediate, target);
+                    rows::activate(activation, target);
+                });
+            }
+        });
+        layer.down.multiply(0..hidden, inner, output).add_to(hidden, x);
         if self.spec.placement == NormPlacement::Post {
             self.normalise(&layer.mlp_norm, x);
         }
@@ -353,72 +294,6 @@ impl CpuLayers {
             });
         });
     }
-
-    /// Queries, which are the products' first columns, `[rows, heads, dim]`.
-    fn queries(&self, products: &Products<'_>, transform: &HeadTransform<'_>, target: &mut [f32]) {
-        let (width, dim) = (self.spec.query_width(), self.spec.attention.head_dim);
-        target.par_chunks_mut(TASK_ROWS * width).enumerate().for_each(|(task, target)| {
-            vectorised!({
-                for (row, target) in target.chunks_exact_mut(width).enumerate() {
-                    let row = task * TASK_ROWS + row;
-                    products.read(row, 0..width, target);
-                    for head in target.chunks_exact_mut(dim) {
-                        transform.apply(row, head);
-                    }
-                }
-            });
-        });
-    }
-
-    /// Moves the columns from `first` on to the rows `block` of `target`, `[heads, rows, dim]`.
-    fn by_head(
-        &self,
-        products: &Products<'_>,
-        first: usize,
-        (block, rows): (Range<usize>, usize),
-        transform: Option<&HeadTransform<'_>>,
-        target: &mut [f32],
-    ) {
-        let dim = self.spec.attention.head_dim;
-        target.par_chunks_mut(rows * dim).enumerate().for_each(|(head, target)| {
-            let columns = first + head * dim..first + (head + 1) * dim;
-            let target = &mut target[block.start * dim..block.end * dim];
-            target.par_chunks_mut(TASK_ROWS * dim).enumerate().for_each(|(task, target)| {
-                vectorised!({
-                    for (row, target) in target.chunks_exact_mut(dim).enumerate() {
-                        let row = task * TASK_ROWS + row;
-                        products.read(row, columns.clone(), target);
-                        if let Some(transform) = transform {
-                            transform.apply(row, target);
-                        }
-                    }
-                });
-            });
-        });
-    }
-}
-
-/// Operations on the heads of queries or keys: a norm and a rotation, if there are any.
-#[derive(Clone, Copy)]
-struct HeadTransform<'a> {
-    norm: Option<&'a Norm>,
-    rotary: Option<&'a RotaryTable>,
-    /// Of the rows of the product.
-    positions: &'a [u32],
-}
-
-impl HeadTransform<'_> {
-    #[inline(always)]
-    fn apply(&self, row: usize, head: &mut [f32]) {
-        if let Some(norm) = self.norm {
-            norm.apply_in_place(head);
-        }
-        if let Some(table) = self.rotary {
-            let (position, half) = (self.positions[row] as usize, head.len() / 2);
-            let angles = position * half..(position + 1) * half;
-            rows::apply_rope(head, &table.cos[angles.clone()], &table.sin[angles]);
-        }
-    }
 }
 
 /// The first `length` elements, grown if there are fewer. They hold values of earlier use.
@@ -432,7 +307,6 @@ fn at_least<T: Copy + Default>(memory: &mut Vec<T>, length: usize) -> &mut [T] {
 
 impl Workspace {
     fn bytes(&self) -> usize {
-        let floats = [&self.output, &self.q, &self.k, &self.v, &self.attended].map(Vec::len).iter().sum::<usize>() * 4;
-        floats + self.input.bytes() + self.inner.bytes() + self.panels.bytes()
+        [&self.q, &self.k, &self.v, &self.attended].map(Vec::len).iter().sum::<usize>() * 4 + self.panels.bytes()
     }
 }
