@@ -99,7 +99,7 @@ impl ReceivingPermit {
 const fn into_api_error(exceeded: MemoryExceeded, stage: &'static str, limit: usize) -> ApiError {
     match exceeded {
         MemoryExceeded::Total => ApiError::BodyMemoryFull { stage, limit },
-        MemoryExceeded::Share(held) => ApiError::BodyMemoryShare { stage, held, limit },
+        MemoryExceeded::Share(held) => ApiError::BodyMemoryShare { stage, held },
     }
 }
 

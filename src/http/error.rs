@@ -98,7 +98,7 @@ pub enum ApiError {
     },
     /// The client's other bodies take its share of the memory for bodies.
     #[error(
-        "this key has its share of the memory for bodies: those being {stage} take up {held} of {limit} bytes, and \
+        "this key has its share of the memory for bodies: those being {stage} take up {held} bytes, and \
          what is free is kept for others; try again in {} s",
         whole_seconds(RETRY_AFTER_BODY_MEMORY)
     )]
@@ -107,8 +107,6 @@ pub enum ApiError {
         stage: &'static str,
         /// Bytes of the client's other bodies.
         held: usize,
-        /// `server.max_parsing_bytes`.
-        limit: usize,
     },
     /// The body did not arrive in time.
     #[error("the body did not arrive within {} s", limit.as_secs())]
@@ -138,10 +136,7 @@ pub enum ApiError {
         allowed: &'static str,
     },
     /// The server is shutting down, and the time for accepted requests is over.
-    #[error(
-        "the server is shutting down, and this request did not finish in time; try again in {} s",
-        whole_seconds(RETRY_AFTER_DRAINING)
-    )]
+    #[error("the server is shutting down, and this request did not finish in time")]
     CutOff,
     /// The `authorization` header holds no key in a form that is read.
     #[error(
