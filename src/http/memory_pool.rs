@@ -81,8 +81,8 @@ impl MemoryPool {
         PoolPermit { pool: self.clone(), client: client.clone(), bytes: 0 }
     }
 
-    /// Takes `bytes` for `client`. If they are not free, it waits up to `max_wait`, behind the requests
-    /// of the same client that wait, and never behind those of others.
+    /// Takes `bytes` for `client`. If they are not free, it waits up to `max_wait`, behind the
+    /// requests of the same client that wait, and never behind those of others.
     ///
     /// # Errors
     /// [`MemoryExceeded`] after `max_wait`.

@@ -132,8 +132,8 @@ fn write_response(
     Ok((headers, Body::from(body)).into_response())
 }
 
-/// Puts the client's names for the query and the documents into the warnings. Each of several rankings
-/// is that of a pair: their warnings name it.
+/// Puts the client's names for the query and the documents into the warnings. Each of several
+/// rankings is that of a pair: their warnings name it.
 fn name_fields_as_sent(rankings: &mut [Ranking], (query, documents): (&str, &str)) {
     let is_of_pairs = rankings.len() > 1;
     for (index, ranking) in rankings.iter_mut().enumerate() {

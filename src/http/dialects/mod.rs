@@ -241,8 +241,8 @@ impl Answer<'_> {
 }
 
 /// The score of each result in replies that have raw scores only. Those of different models do not
-/// compare, so where several stages of a cascade ranked, it is the logit of the relevance, which falls along
-/// the list.
+/// compare, so where several stages of a cascade ranked, it is the logit of the relevance, which
+/// falls along the list.
 fn raw_score_of(results: &[RankedDocument]) -> impl Fn(&RankedDocument) -> f32 + use<> {
     let is_of_one_stage = results.windows(2).all(|pair| pair[0].stage == pair[1].stage);
     move |row| if is_of_one_stage { row.raw_score } else { logit(row.relevance_score) }
