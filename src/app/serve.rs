@@ -34,7 +34,7 @@ const SHUTDOWN_LIMIT_WITHOUT_DEVICE: Duration = Duration::from_secs(5);
 pub enum ShutdownOutcome {
     /// All of them were answered.
     Clean,
-    /// Some took longer than `shutdown_seconds` and were cut off.
+    /// Some took longer than `shutdown_seconds` and were answered with 503.
     CutOff,
     /// A device was lost, for this reason, and the server stopped without a signal.
     DeviceLost(String),
@@ -150,6 +150,9 @@ pub async fn serve(
     };
     let deadline = Instant::now() + limit;
     let drained = timeout_at(deadline, models.drain()).await.is_ok();
+    if !drained {
+        service.cut_off();
+    }
     let closed = connections.close(deadline.max(Instant::now() + LAST_BYTES)).await;
     telemetry.flush().await;
     Ok(outcome(lost, drained && closed, settings))
@@ -165,7 +168,7 @@ fn outcome(lost: Option<String>, all_answered: bool, settings: &ServerSettings) 
         ShutdownOutcome::Clean
     } else {
         let seconds = settings.shutdown_seconds;
-        tracing::warn!(seconds, "accepted requests did not finish in time and are cut off");
+        tracing::warn!(seconds, "accepted requests did not finish in time and were answered with 503");
         ShutdownOutcome::CutOff
     }
 }

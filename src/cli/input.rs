@@ -13,6 +13,9 @@ use crate::http::dialects::documents::Documents;
 use crate::http::dialects::podium;
 use crate::rerank::RerankRequest;
 
+/// The message about an input without documents.
+pub(super) const NO_DOCUMENTS: &str = "no documents; give them with -d TEXT, as a FILE, or on standard input";
+
 /// Format of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
@@ -31,8 +34,8 @@ pub(super) enum Format {
 pub(super) enum Input {
     /// Documents.
     Documents(Vec<String>),
-    /// A complete request.
-    Request(Box<RerankRequest>),
+    /// A complete request, and warnings about its fields.
+    Request(Box<RerankRequest>, Vec<String>),
 }
 
 /// Reads a file, or standard input for `-` or no file.
@@ -43,8 +46,7 @@ pub(super) fn read(file: Option<&Path>) -> anyhow::Result<String> {
         }
         given => {
             if given.is_none() && io::stdin().is_terminal() {
-                let hint = "no documents; give them with -d TEXT, as a FILE, or on standard input";
-                return Err(UsageError(hint.to_owned()).into());
+                return Err(UsageError(NO_DOCUMENTS.to_owned()).into());
             }
             let mut text = String::new();
             io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
@@ -78,8 +80,8 @@ fn parse_json(text: &str) -> Result<Input, UsageError> {
     let refuse = |problem: &dyn std::fmt::Display| UsageError(format!("the input: {problem}"));
     let items = match serde_json::from_str(text).map_err(|error| refuse(&error))? {
         Value::Object(fields) if fields.contains_key("documents") => {
-            let request = podium::parse(text.as_bytes()).map_err(|error| refuse(&error))?;
-            return Ok(Input::Request(Box::new(request)));
+            let (request, warnings) = podium::parse(text.as_bytes()).map_err(|error| refuse(&error))?;
+            return Ok(Input::Request(Box::new(request), warnings));
         }
         Value::Array(items) => items,
         one @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => vec![one],
@@ -90,11 +92,15 @@ fn parse_json(text: &str) -> Result<Input, UsageError> {
 fn parse_lines_of_json(text: &str) -> Result<Input, UsageError> {
     let mut items = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let item = serde_json::from_str(line)
-            .map_err(|error| UsageError(format!("line {} of the input: {error}", number + 1)))?;
+        let item = serde_json::from_str(line).map_err(|error: serde_json::Error| json_error(number + 1, &error))?;
         items.push(item);
     }
     Documents(items).into_texts().map(Input::Documents).map_err(|error| UsageError(format!("the input: {error}")))
+}
+
+/// The error of one line: serde's message says `line 1` of each.
+fn json_error(line: usize, error: &serde_json::Error) -> UsageError {
+    UsageError(format!("line {line} of the input: {}", error.to_string().replace(" at line 1 column", " at column")))
 }
 
 #[cfg(test)]
@@ -127,9 +133,11 @@ mod tests {
 
     #[test]
     fn an_object_with_documents_is_a_request() {
-        let Ok(Input::Request(request)) = parse(r#"{"query":"q","documents":["a"],"top_n":1}"#, Format::Auto) else {
+        let text = r#"{"query":"q","documents":["a"],"top_n":1,"topN":2}"#;
+        let Ok(Input::Request(request, warnings)) = parse(text, Format::Auto) else {
             panic!("a request was expected");
         };
+        assert_eq!(warnings, [r#""topN" is not known and was ignored; did you mean "top_n"?"#]);
         assert_eq!(request.query, "q");
         assert_eq!(request.top_n, Some(1));
     }
@@ -137,7 +145,7 @@ mod tests {
     #[test]
     fn invalid_json_is_not_read_as_lines() {
         let UsageError(problem) = parse("{\"text\": \"one\"}\n{oops}", Format::Auto).unwrap_err();
-        assert!(problem.starts_with("line 2 of the input: "), "{problem}");
+        assert!(problem.starts_with("line 2 of the input: key must be a string at column 2"), "{problem}");
         assert!(problem.ends_with("(use --format lines for plain text)"), "{problem}");
         assert_eq!(parse("[not json", Format::Lines).unwrap(), Input::Documents(vec!["[not json".to_owned()]));
     }

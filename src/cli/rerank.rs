@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::input::{self, Format, Input};
+use super::input::{self, Format, Input, NO_DOCUMENTS};
 use super::{SettingsArgs, UsageError, output, start_quiet_logs};
 use crate::app;
 use crate::http::dialects::documents::SentDocuments;
@@ -91,7 +91,7 @@ pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
     let configuration = args.settings.configuration(Vec::new())?;
     start_quiet_logs(&configuration)?;
     let (json, explain) = (args.json, args.explain);
-    let request = request(args)?;
+    let (request, warnings) = request(args)?;
     let texts = request.documents.clone();
 
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
@@ -109,7 +109,8 @@ pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     runtime.block_on(reranker.run_canary())?;
-    let ranking = runtime.block_on(reranker.rerank(request))?;
+    let mut ranking = runtime.block_on(reranker.rerank(request))?;
+    ranking.warnings.extend(warnings);
     if json {
         let sent = SentDocuments::from(texts.as_slice());
         let id = uuid::Uuid::new_v4().to_string();
@@ -124,17 +125,20 @@ pub(super) fn run(args: RerankArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the request from the flags and the input.
-fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
+/// Builds the request from the flags and the input, with warnings about the input's fields.
+fn request(args: RerankArgs) -> anyhow::Result<(RerankRequest, Vec<String>)> {
     let base = if args.documents.is_empty() {
         input::parse(&input::read(args.file.as_deref())?, args.format)?
     } else {
         Input::Documents(args.documents)
     };
-    let mut request = match base {
-        Input::Documents(documents) => RerankRequest::new(String::new(), documents),
-        Input::Request(request) => *request,
+    let (mut request, warnings) = match base {
+        Input::Documents(documents) => (RerankRequest::new(String::new(), documents), Vec::new()),
+        Input::Request(request, warnings) => (*request, warnings),
     };
+    if request.documents.is_empty() {
+        return Err(UsageError(NO_DOCUMENTS.to_owned()).into());
+    }
     if let Some(query) = args.query {
         request.query = query;
     } else if request.query.is_empty() {
@@ -147,7 +151,7 @@ fn request(args: RerankArgs) -> anyhow::Result<RerankRequest> {
     request.mode = args.mode.unwrap_or(request.mode);
     request.max_tokens_per_doc = args.max_tokens_per_doc.or(request.max_tokens_per_doc);
     request.truncation &= !args.no_truncation;
-    Ok(request)
+    Ok((request, warnings))
 }
 
 #[cfg(test)]
@@ -160,7 +164,7 @@ mod tests {
     fn request_of(flags: &[&str]) -> RerankRequest {
         let cli = Cli::parse_from(["podium", "rerank"].iter().chain(flags));
         let Command::Rerank(args) = cli.command else { panic!("expected the command rerank") };
-        request(args).unwrap()
+        request(args).unwrap().0
     }
 
     #[test]

@@ -112,7 +112,7 @@ async fn serve(
         ShutdownOutcome::Clean => Ok(()),
         ShutdownOutcome::DeviceLost(reason) => Err(RerankError::DeviceLost(reason.into()).into()),
         ShutdownOutcome::CutOff => anyhow::bail!(
-            "requests were cut off {} s after the signal (server.shutdown_seconds)",
+            "requests did not finish within {} s (server.shutdown_seconds) and were answered with 503",
             server.shutdown_seconds
         ),
     }

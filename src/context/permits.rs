@@ -1,13 +1,14 @@
 //! The permit for the memory that a request's body occupies.
 
-use tokio::sync::OwnedSemaphorePermit;
+use std::fmt::Debug;
 
 /// A share of the memory for request bodies; given back when it is dropped.
 #[derive(Debug)]
-pub struct MemoryPermit(#[expect(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit);
+pub struct MemoryPermit(#[expect(dead_code, reason = "held for its Drop")] Box<dyn Debug + Send + Sync>);
 
-impl From<OwnedSemaphorePermit> for MemoryPermit {
-    fn from(permit: OwnedSemaphorePermit) -> Self {
-        Self(permit)
+impl MemoryPermit {
+    /// A permit that holds `held`, whose drop gives the memory back.
+    pub fn new(held: impl Debug + Send + Sync + 'static) -> Self {
+        Self(Box::new(held))
     }
 }

@@ -67,7 +67,11 @@ pub async fn access_log(State(service): State<Service>, mut request: Request, ne
     };
     request.extensions_mut().insert(ContextSlot::new(context));
 
-    let mut response = next.run(request).await;
+    let mut response = tokio::select! {
+        biased;
+        response = next.run(request) => response,
+        () = record.service.until_cut_off() => ApiError::CutOff.into_response(),
+    };
 
     let error = response.extensions_mut().remove::<Arc<ApiError>>();
     if let Some(error) = &error {

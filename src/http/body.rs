@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::fields::Fields;
 use super::off_thread::run_blocking;
 use super::service::Service;
-use crate::context::RequestContext;
+use crate::context::{Client, RequestContext};
 
 /// Longer bodies are parsed off the async threads, and their memory is counted.
 const LONG_BODY_BYTES: usize = 64 * 1024;
@@ -44,7 +44,7 @@ pub async fn read_json<T: Send + 'static>(
     check_content_type(request.headers())?;
     let encoding = Encoding::from_headers(request.headers())?;
     let received = request.extensions().get::<BodyReceived>().cloned();
-    let (mut body, mut receiving) = receive(request, service).await?;
+    let (mut body, mut receiving) = receive(request, service, &context.client).await?;
     context.received_at = Instant::now();
     received.iter().for_each(BodyReceived::notify);
     if let Some(encoding) = encoding {
@@ -65,7 +65,7 @@ pub async fn read_json<T: Send + 'static>(
         (context, body, receiving, values)
     })
     .await?;
-    let permit = service.body_memory().reserve_parsing(body.len(), values).await?;
+    let permit = service.body_memory().reserve_parsing(&context.client, body.len(), values).await?;
     let (context, parsed) = run_blocking(move || {
         let mut context = context;
         context.hold_body_memory(permit);
@@ -89,7 +89,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn receive(request: Request, service: &Service) -> Result<(Vec<u8>, ReceivingPermit), ApiError> {
+async fn receive(request: Request, service: &Service, client: &Client) -> Result<(Vec<u8>, ReceivingPermit), ApiError> {
     let settings = service.settings();
     let limit = settings.max_body_bytes;
     let headers = request.headers();
@@ -99,7 +99,7 @@ async fn receive(request: Request, service: &Service) -> Result<(Vec<u8>, Receiv
         return Err(ApiError::BodyTooLarge { limit });
     }
     let timeout = settings.body_timeout();
-    let permit = service.body_memory().start_receiving();
+    let permit = service.body_memory().start_receiving(client);
     tokio::time::timeout(timeout, collect(request.into_body(), limit, permit))
         .await
         .unwrap_or(Err(ApiError::BodyTimeout { limit: timeout }))

@@ -9,19 +9,17 @@
 //! reservation until its texts are tokenized, and until its response is sent if that holds its
 //! documents. The wait is short: a text is tokenized only as far as the model reads it.
 //!
+//! An API key holds at most as much of each as it leaves free for others; see [`MemoryPool`].
+//!
 //! Bodies up to 64 KiB are not counted: the number of connections limits them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
-use crate::context::MemoryPermit;
-
-/// The unit of the semaphores.
-const UNIT_BYTES: usize = 1024;
+use super::memory_pool::{MemoryExceeded, MemoryPool, PoolPermit};
+use crate::context::{Client, MemoryPermit};
 
 /// Memory for each value: the value itself, and the spare capacity of the list that holds it.
 const VALUE_BYTES: usize = 2 * size_of::<Value>();
@@ -36,8 +34,8 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 /// The memory for the bodies of all requests.
 #[derive(Debug)]
 pub struct BodyMemoryLimit {
-    receiving: Arc<Semaphore>,
-    parsing: Arc<Semaphore>,
+    receiving: MemoryPool,
+    parsing: MemoryPool,
     limit: usize,
     max_wait: Duration,
 }
@@ -46,8 +44,7 @@ pub struct BodyMemoryLimit {
 /// dropped.
 #[derive(Debug)]
 pub struct ReceivingPermit {
-    receiving: Arc<Semaphore>,
-    held: Option<OwnedSemaphorePermit>,
+    held: PoolPermit,
     limit: usize,
 }
 
@@ -55,30 +52,32 @@ impl BodyMemoryLimit {
     /// `limit` bytes for bodies that arrive, and as much for bodies that are parsed.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        let semaphore = || Arc::new(Semaphore::new((limit / UNIT_BYTES).min(Semaphore::MAX_PERMITS)));
-        Self { receiving: semaphore(), parsing: semaphore(), limit, max_wait: MAX_WAIT }
+        Self { receiving: MemoryPool::new(limit), parsing: MemoryPool::new(limit), limit, max_wait: MAX_WAIT }
     }
 
     /// The permit of a body of which nothing has arrived.
     #[must_use]
-    pub fn start_receiving(&self) -> ReceivingPermit {
-        ReceivingPermit { receiving: Arc::clone(&self.receiving), held: None, limit: self.limit }
+    pub fn start_receiving(&self, client: &Client) -> ReceivingPermit {
+        ReceivingPermit { held: self.receiving.empty_permit(client), limit: self.limit }
     }
 
     /// Memory to parse a body of `length` bytes that holds `values` JSON values.
     ///
     /// # Errors
-    /// [`ApiError::BodyTooComplex`] if it never fits, [`ApiError::BodyMemoryFull`] if it does not
-    /// fit now.
-    pub async fn reserve_parsing(&self, length: usize, values: usize) -> Result<MemoryPermit, ApiError> {
+    /// [`ApiError::BodyTooComplex`] if it never fits, [`ApiError::BodyMemoryFull`] or
+    /// [`ApiError::BodyMemoryShare`] if it does not fit now.
+    pub async fn reserve_parsing(
+        &self,
+        client: &Client,
+        length: usize,
+        values: usize,
+    ) -> Result<MemoryPermit, ApiError> {
         let (bytes, limit) = (COPIES * length + VALUE_BYTES * values, self.limit);
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).ok().filter(|_| bytes <= limit);
-        let units = units.ok_or(ApiError::BodyTooComplex { values, bytes, limit })?;
-        let waiting = Arc::clone(&self.parsing).acquire_many_owned(units);
-        match tokio::time::timeout(self.max_wait, waiting).await {
-            Ok(Ok(permit)) => Ok(permit.into()),
-            Ok(Err(_)) | Err(_) => Err(ApiError::BodyMemoryFull { stage: "parsed", limit }),
+        if bytes > limit {
+            return Err(ApiError::BodyTooComplex { values, bytes, limit });
         }
+        let permit = self.parsing.acquire(client, bytes, self.max_wait).await;
+        permit.map(MemoryPermit::new).map_err(|exceeded| into_api_error(exceeded, "parsed", limit))
     }
 }
 
@@ -86,23 +85,21 @@ impl ReceivingPermit {
     /// Takes memory up to `length` bytes in all.
     ///
     /// # Errors
-    /// [`ApiError::BodyMemoryFull`].
+    /// [`ApiError::BodyMemoryFull`], [`ApiError::BodyMemoryShare`].
     pub fn grow(&mut self, length: usize) -> Result<(), ApiError> {
-        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = length.div_ceil(UNIT_BYTES).saturating_sub(held);
-        let full = || ApiError::BodyMemoryFull { stage: "received", limit: self.limit };
-        let missing = u32::try_from(missing).map_err(|_| full())?;
-        let more = Arc::clone(&self.receiving).try_acquire_many_owned(missing).map_err(|_| full())?;
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            none => *none = Some(more),
-        }
-        Ok(())
+        self.held.grow(length).map_err(|exceeded| into_api_error(exceeded, "received", self.limit))
     }
 
     /// Gives all memory back.
     pub fn release(&mut self) {
-        self.held = None;
+        self.held.release();
+    }
+}
+
+const fn into_api_error(exceeded: MemoryExceeded, stage: &'static str, limit: usize) -> ApiError {
+    match exceeded {
+        MemoryExceeded::Total => ApiError::BodyMemoryFull { stage, limit },
+        MemoryExceeded::Share(held) => ApiError::BodyMemoryShare { stage, held },
     }
 }
 
@@ -131,6 +128,8 @@ pub fn count_values(body: &[u8]) -> usize {
 mod tests {
     use super::*;
 
+    const KIB: usize = 1024;
+
     #[test]
     fn values_are_counted_outside_strings() {
         for (json, values) in [("1", 1), (r#""a,b[{\",""#, 1), ("[1,2,3]", 4), (r#"{"a":[{},"\\",","],"b":1}"#, 6)] {
@@ -141,30 +140,30 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_taken_as_bytes_arrive_and_given_back() {
-        let memory = BodyMemoryLimit::new(10 * UNIT_BYTES);
-        let mut one = memory.start_receiving();
-        one.grow(UNIT_BYTES).unwrap();
-        one.grow(6 * UNIT_BYTES).unwrap();
-        let mut other = memory.start_receiving();
-        other.grow(4 * UNIT_BYTES).unwrap();
-        assert!(matches!(other.grow(4 * UNIT_BYTES + 1), Err(ApiError::BodyMemoryFull { stage: "received", .. })));
+        let memory = BodyMemoryLimit::new(10 * KIB);
+        let mut one = memory.start_receiving(&Client::anonymous());
+        one.grow(KIB).unwrap();
+        one.grow(6 * KIB).unwrap();
+        let mut other = memory.start_receiving(&Client::anonymous());
+        other.grow(4 * KIB).unwrap();
+        assert!(matches!(other.grow(4 * KIB + 1), Err(ApiError::BodyMemoryFull { stage: "received", .. })));
         drop(one);
-        other.grow(10 * UNIT_BYTES).unwrap();
+        other.grow(10 * KIB).unwrap();
         other.release();
-        memory.start_receiving().grow(10 * UNIT_BYTES).unwrap();
+        memory.start_receiving(&Client::anonymous()).grow(10 * KIB).unwrap();
     }
 
     #[tokio::test]
     async fn a_body_waits_for_memory_to_be_parsed_in_but_not_forever() {
-        let memory = BodyMemoryLimit::new(1 << 20);
-        let permit = memory.reserve_parsing(1 << 19, 0).await.unwrap();
-        let (waited, ()) = tokio::join!(memory.reserve_parsing(2000, 0), async { drop(permit) });
+        let (memory, client) = (BodyMemoryLimit::new(1 << 20), Client::anonymous());
+        let permit = memory.reserve_parsing(&client, 1 << 19, 0).await.unwrap();
+        let (waited, ()) = tokio::join!(memory.reserve_parsing(&client, 2000, 0), async { drop(permit) });
         assert!(waited.is_ok());
         drop(waited);
         let hurried = BodyMemoryLimit { max_wait: Duration::ZERO, ..memory };
-        let _permit = hurried.reserve_parsing(1 << 19, 0).await.unwrap();
+        let _permit = hurried.reserve_parsing(&Client::anonymous(), 1 << 19, 0).await.unwrap();
         assert!(matches!(
-            hurried.reserve_parsing(2000, 0).await,
+            hurried.reserve_parsing(&Client::anonymous(), 2000, 0).await,
             Err(ApiError::BodyMemoryFull { stage: "parsed", .. })
         ));
     }
@@ -173,8 +172,8 @@ mod tests {
     async fn a_body_of_many_small_values_is_refused_where_its_length_is_not() {
         let memory = BodyMemoryLimit::new(1 << 20);
         let many = (1 << 20) / VALUE_BYTES + 1;
-        let refused = memory.reserve_parsing(2 * many, many).await.unwrap_err();
+        let refused = memory.reserve_parsing(&Client::anonymous(), 2 * many, many).await.unwrap_err();
         assert!(matches!(refused, ApiError::BodyTooComplex { values, limit: 1_048_576, .. } if values == many));
-        assert!(memory.reserve_parsing(2 * many, 1).await.is_ok());
+        assert!(memory.reserve_parsing(&Client::anonymous(), 2 * many, 1).await.is_ok());
     }
 }

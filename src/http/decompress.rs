@@ -54,7 +54,7 @@ impl Encoding {
 ///
 /// # Errors
 /// [`ApiError::InvalidEncoding`], [`ApiError::DecompressedBodyTooLarge`],
-/// [`ApiError::BodyMemoryFull`].
+/// [`ApiError::BodyMemoryFull`], [`ApiError::BodyMemoryShare`].
 pub fn decompress(
     encoding: Encoding,
     body: &[u8],
@@ -90,6 +90,7 @@ mod tests {
 
     use super::super::body_memory::BodyMemoryLimit;
     use super::*;
+    use crate::context::Client;
 
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -98,7 +99,7 @@ mod tests {
     }
 
     fn read(encoding: Encoding, body: &[u8], limit: usize) -> Result<Vec<u8>, ApiError> {
-        decompress(encoding, body, limit, &mut BodyMemoryLimit::new(1 << 20).start_receiving())
+        decompress(encoding, body, limit, &mut BodyMemoryLimit::new(1 << 20).start_receiving(&Client::anonymous()))
     }
 
     #[test]

@@ -96,6 +96,18 @@ pub enum ApiError {
         /// `server.max_parsing_bytes`.
         limit: usize,
     },
+    /// The client's other bodies take its share of the memory for bodies.
+    #[error(
+        "this key has its share of the memory for bodies: those being {stage} take up {held} bytes, and \
+         what is free is kept for others; try again in {} s",
+        whole_seconds(RETRY_AFTER_BODY_MEMORY)
+    )]
+    BodyMemoryShare {
+        /// Whether the bodies are being `received` or `parsed`.
+        stage: &'static str,
+        /// Bytes of the client's other bodies.
+        held: usize,
+    },
     /// The body did not arrive in time.
     #[error("the body did not arrive within {} s", limit.as_secs())]
     BodyTimeout {
@@ -123,6 +135,14 @@ pub enum ApiError {
         /// The methods that the route has.
         allowed: &'static str,
     },
+    /// The server is shutting down, and the time for accepted requests is over.
+    #[error("the server is shutting down, and this request did not finish in time")]
+    CutOff,
+    /// The `authorization` header holds no key in a form that is read.
+    #[error(
+        "the authorization header is not of the form \"Bearer KEY\"; send the key so, as x-api-key: KEY or as api-key: KEY"
+    )]
+    UnreadAuthorization,
     /// The route needs an API key, and there is none.
     #[error("no API key; send one as authorization: Bearer KEY, as x-api-key: KEY or as api-key: KEY")]
     MissingApiKey,
@@ -304,11 +324,14 @@ impl ApiError {
             Self::BodyTooLarge { .. } | Self::DecompressedBodyTooLarge { .. } => Code::BodyTooLarge.spec(),
             Self::InvalidEncoding { .. } => Code::InvalidEncoding.spec(),
             Self::BodyTooComplex { .. } => Code::BodyTooComplex.spec(),
-            Self::BodyMemoryFull { .. } => Code::Overloaded.spec().with_retry_after(RETRY_AFTER_BODY_MEMORY),
+            Self::BodyMemoryFull { .. } | Self::BodyMemoryShare { .. } => {
+                Code::Overloaded.spec().with_retry_after(RETRY_AFTER_BODY_MEMORY)
+            }
             Self::BodyTimeout { .. } => Code::BodyTimeout.spec(),
             Self::NoSuchRoute { .. } => Code::RouteNotFound.spec(),
             Self::MethodNotAllowed { .. } => Code::MethodNotAllowed.spec(),
-            Self::MissingApiKey => Code::MissingApiKey.spec(),
+            Self::CutOff => Code::ShuttingDown.spec().with_retry_after(RETRY_AFTER_DRAINING),
+            Self::UnreadAuthorization | Self::MissingApiKey => Code::MissingApiKey.spec(),
             Self::InvalidApiKey => Code::InvalidApiKey.spec(),
             Self::ConflictingApiKeys => Code::ConflictingApiKeys.spec(),
             Self::RateLimited { wait, .. } => Code::RateLimitExceeded.spec().with_retry_after(*wait),

@@ -16,6 +16,7 @@ pub mod dialects;
 mod error;
 mod error_body;
 pub mod fields;
+mod memory_pool;
 mod off_thread;
 mod openapi;
 mod path_prefix;

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::body::read_json;
-use super::dialects::{Answer, Call, Dialect, Reply, Route, check_unread, take_headers};
+use super::dialects::{Answer, Call, Dialect, Reply, Route, check_headers, check_unread, take_headers};
 use super::error::ApiError;
 use super::error_body::ErrorShape;
 use super::fields::Fields;
@@ -101,7 +101,8 @@ fn parse_call(
     let dialect = route.dialect_of(&fields);
     let parsed = take_headers(headers, &mut fields).and_then(|()| {
         let call = dialect.read_call(&mut fields)?;
-        let warnings = check_unread(&mut fields, query, refuse_unknown_fields)?;
+        let mut warnings = check_unread(&mut fields, query, refuse_unknown_fields)?;
+        warnings.extend(check_headers(headers, refuse_unknown_fields)?);
         Ok(PendingCall { call, warnings, second_names: fields.take_second_names() })
     });
     (dialect, parsed)
@@ -113,6 +114,7 @@ fn write_response(
     mut rankings: Vec<Ranking>,
     context: RequestContext,
 ) -> Result<Response, ApiError> {
+    name_fields_as_sent(&mut rankings, call.field_names);
     if let Some(ranking) = rankings.first_mut() {
         ranking.warnings.append(&mut warnings);
     }
@@ -128,6 +130,23 @@ fn write_response(
     headers.extend(more);
     let body = Bytes::from_owner(ResponseBytes { body, _context: context });
     Ok((headers, Body::from(body)).into_response())
+}
+
+/// Puts the client's names for the query and the documents into the warnings. Each of several rankings
+/// is that of a pair: their warnings name it.
+fn name_fields_as_sent(rankings: &mut [Ranking], (query, documents): (&str, &str)) {
+    let is_of_pairs = rankings.len() > 1;
+    for (index, ranking) in rankings.iter_mut().enumerate() {
+        for warning in &mut ranking.warnings {
+            *warning = match warning.strip_prefix("query: ") {
+                Some(rest) => format!("{query}: {rest}"),
+                None => warning.replace("documents[", &format!("{documents}[")),
+            };
+            if is_of_pairs {
+                *warning = format!("pair {index}: {warning}");
+            }
+        }
+    }
 }
 
 /// The number of warnings, and their texts: not every dialect has a place for them in its body. The

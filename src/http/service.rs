@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio_util::sync::CancellationToken;
+
 use super::auth::Authenticator;
 use super::body_memory::BodyMemoryLimit;
 use super::error::{ApiError, ErrorCode, OWN_DEADLINE};
@@ -29,6 +31,8 @@ struct Inner {
     body_memory: BodyMemoryLimit,
     /// Whether [`Service::start_leaving`] was called.
     leaving: AtomicBool,
+    /// Cancelled by [`Service::cut_off`].
+    cut_off: CancellationToken,
     /// Seconds since 1970.
     started: u64,
 }
@@ -42,7 +46,9 @@ impl Service {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let body_memory = BodyMemoryLimit::new(settings.max_parsing_bytes);
         let (models, leaving) = (OnceLock::new(), AtomicBool::new(false));
-        Self { inner: Arc::new(Inner { models, telemetry, authenticator, settings, body_memory, leaving, started }) }
+        let cut_off = CancellationToken::new();
+        let inner = Inner { models, telemetry, authenticator, settings, body_memory, leaving, cut_off, started };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Serves these models from now on. Only the first call counts.
@@ -63,6 +69,16 @@ impl Service {
         // A device failure comes first: it may be why the server leaves.
         self.models()?.ready()?;
         if self.is_leaving() { Err(RerankError::Draining.into()) } else { Ok(()) }
+    }
+
+    /// Answers every request that is not finished with 503, and drops its work.
+    pub fn cut_off(&self) {
+        self.inner.cut_off.cancel();
+    }
+
+    /// Ends when [`Service::cut_off`] was called.
+    pub(super) async fn until_cut_off(&self) {
+        self.inner.cut_off.cancelled().await;
     }
 
     /// Whether [`Service::start_leaving`] was called.

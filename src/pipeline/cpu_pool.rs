@@ -425,7 +425,7 @@ mod tests {
         let pool = CpuPool::new(2, 5);
         let memory = Arc::new(tokio::sync::Semaphore::new(1));
         let mut context = crate::context::RequestContext::internal();
-        context.hold_body_memory(Arc::clone(&memory).try_acquire_owned().unwrap().into());
+        context.hold_body_memory(crate::context::MemoryPermit::new(Arc::clone(&memory).try_acquire_owned().unwrap()));
         let (open, wait) = gate();
         let work = pool.run(context, SHORT, move |_, _| {
             wait();

@@ -163,6 +163,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::context::MemoryPermit;
     use crate::pipeline::Policy;
     use crate::prompt::testing;
     use crate::rerank::{Instructions, PassageSettings};
@@ -216,7 +217,7 @@ mod tests {
         for is_echoed in [false, true] {
             let memory = Arc::new(Semaphore::new(1));
             let mut context = RequestContext::internal();
-            context.hold_body_memory(Arc::clone(&memory).try_acquire_owned().unwrap().into());
+            context.hold_body_memory(MemoryPermit::new(Arc::clone(&memory).try_acquire_owned().unwrap()));
             if is_echoed {
                 context.keep_body_memory();
             }

@@ -147,7 +147,7 @@ fn put_blank_last(prepared: &PreparedTexts, results: &mut [RankedDocument], warn
     let Some(first) = blank.iter().min() else { return 0 };
     results.sort_by_key(|result| blank.contains(&result.index).then_some(result.index));
     let more = if blank.len() > 1 { format!(" and {} more", blank.len() - 1) } else { String::new() };
-    warnings.push(format!("documents[{first}]{more}: without text, so last, with a score of 0"));
+    warnings.push(format!("documents[{first}]{more}: without text, so with a score of 0"));
     blank.len()
 }
 

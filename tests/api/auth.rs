@@ -67,12 +67,19 @@ async fn a_request_needs_one_of_the_keys_in_one_of_three_headers() {
     for (header, value) in [
         ("authorization", "Bearer key-number-1"),
         ("authorization", "bearer key-number-2"),
+        ("authorization", "ApiKey key-number-2"),
         ("api-key", "key-number-2"),
         ("x-api-key", "key-number-1"),
     ] {
         assert_eq!(Answer::of(rerank(&server).header(header, value)).await.status, 200, "{header}: {value}");
         let wrong = Answer::of(rerank(&server).header(header, format!("{value}2"))).await;
         wrong.assert_failure(401, "invalid_api_key", None, "the API key is not valid");
+    }
+    let form = "the authorization header is not of the form \"Bearer KEY\"; send the key so, as x-api-key: KEY or as \
+                api-key: KEY";
+    for value in ["key-number-1", "Basic a2V5LW51bWJlci0x", "Token key-number-1"] {
+        let unread = Answer::of(rerank(&server).header("authorization", value)).await;
+        unread.assert_failure(401, "missing_api_key", None, form);
     }
     let both = rerank(&server).bearer_auth("key-number-1").header("x-api-key", "key-number-2");
     let message = "different API keys in one request; authorization, x-api-key and api-key must agree";

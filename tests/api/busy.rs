@@ -179,12 +179,15 @@ async fn a_shutdown_is_unready_before_it_rejects_requests() {
 }
 
 #[tokio::test]
-async fn requests_that_outlast_the_shutdown_are_cut_off() {
+async fn requests_that_outlast_the_shutdown_are_answered_with_503() {
     let mut server = Server::start_with(|settings| settings.server.shutdown_seconds = 0).await;
     server.controls.hold();
     let request = server.rerank_later(&body());
     server.controls.held(1).await;
     server.stop();
+    let answer = request.await.unwrap();
+    let message = "the server is shutting down, and this request did not finish in time";
+    answer.assert_failure(503, "shutting_down", None, message);
+    assert_eq!((answer.header("retry-after"), answer.header("connection")), ("5", "close"));
     assert_eq!(server.outcome().await, ShutdownOutcome::CutOff);
-    assert!(request.await.is_err(), "the connection is closed without a response");
 }

@@ -197,3 +197,39 @@ async fn unusual_http_is_served() {
     let answer = send(&server, &[&format!("{one}{one}{last}")]).await;
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
 }
+
+#[tokio::test]
+async fn a_header_that_sets_no_field_is_warned_of() {
+    let server = Server::start().await;
+    let request = |server: &Server, name: &str| {
+        let request = server.request(Method::POST, "/v1/rerank").json(&json!({"query": "q", "documents": ["a"]}));
+        Answer::of(request.header(name, "1"))
+    };
+    for (name, hint) in [("podium-instrution", "; did you mean podium-instruction?"), ("podium-unheard-of-words", "")] {
+        let answer = request(&server, name).await;
+        let warning = format!("the header \"{name}\" is not known and was ignored{hint}");
+        assert_eq!(answer.json()["meta"]["warnings"], json!([warning]));
+    }
+    assert_eq!(request(&server, "podium-priority").await.json()["meta"]["warnings"], json!([]));
+
+    let server = Server::start_with(|settings| settings.server.refuse_unknown_fields = true).await;
+    let message = "headers: the header \"podium-instrution\" is not known; did you mean podium-instruction?";
+    request(&server, "podium-instrution").await.assert_failure(422, "invalid_value", Some("headers"), message);
+}
+
+#[tokio::test]
+async fn warnings_name_the_fields_that_were_sent() {
+    let server = Server::start().await;
+    for (path, body, warning) in [
+        ("/rerank", json!({"query": "q", "texts": ["a", ""]}), "texts[1]: without text, so with a score of 0"),
+        ("/score", json!({"text_1": "q", "text_2": ["", "a"]}), "text_2[0]: without text, so with a score of 0"),
+        (
+            "/score",
+            json!({"text_1": ["q", "q"], "text_2": ["a", ""]}),
+            "pair 1: text_2[0]: without text, so with a score of 0",
+        ),
+    ] {
+        let answer = server.post(path, &body).await;
+        assert_eq!((answer.status, answer.header("podium-warning")), (200, warning), "{path}: {}", answer.text);
+    }
+}

@@ -386,7 +386,7 @@ async fn documents_without_text_come_last() {
         let raw: Vec<f64> = rows.as_array().unwrap().iter().map(|row| row["raw_score"].as_f64().unwrap()).collect();
         assert!(raw.windows(2).all(|pair| pair[0] >= pair[1]), "{raw:?}");
         let found = warnings(&answer);
-        let expected = "documents[0] and 2 more: without text, so last, with a score of 0";
+        let expected = "documents[0] and 2 more: without text, so with a score of 0";
         assert!(found.iter().any(|text| text == expected), "{found:?}");
     }
 }

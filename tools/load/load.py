@@ -8,6 +8,7 @@ import crowd
 import disconnect
 import malformed
 import overload
+import share
 import slow
 
 
@@ -42,6 +43,13 @@ def parse_arguments() -> argparse.Namespace:
     run.add_argument("--seconds", type=float, default=90, help="longer than the server's timeouts [%(default)s]")
     run.add_argument("--clients", type=int, default=50, help="of each kind [%(default)s]")
     run.set_defaults(main=slow.run)
+
+    run = runs.add_parser("share", help="huge bodies of one API key beside short ones of another")
+    run.add_argument("--keys", nargs=2, required=True, metavar="KEY", help="the key of the huge bodies, and another")
+    run.add_argument("--seconds", type=float, default=25)
+    run.add_argument("--clients", type=int, default=12, help="that send huge bodies [%(default)s]")
+    run.add_argument("--bytes", type=int, default=14_900_000, help="of a huge text [%(default)s]")
+    run.set_defaults(main=share.run)
 
     for name in ("overload", "disconnect", "crowd"):
         run = runs.choices[name]

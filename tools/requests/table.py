@@ -103,7 +103,7 @@ REPORTS = [
     ("P", "TEI's is_truncated", "/rerank", {"query": "q", "texts": ["a"], "is_truncated": True}, 200, '"is_truncated" is not known', {}),
     ("P", "truncation_direction Left", "/rerank", {"query": "q", "texts": ["a"], "truncation_direction": "Left"}, 422, "cut on the right", {}),
     ("-", "empty documents", RERANK, {"query": "machine learning", "documents": ["", "Machine learning is a subset of AI", " ", "Pizza"]},
-        200, "without text, so last", {}),
+        200, "without text, so with a score of 0", {}),
     ("-", "a Chinese query", RERANK, {"query": "睡眠", "documents": ["a"]}, 200, "reads English", {}),
     ("-", "gzip", RERANK, gzip.compress(b'{"query":"q","documents":["a"]}'), 200, "", {"content-encoding": "gzip"}),
     ("-", "brotli", RERANK, b"x", 415, "gzip, zstd", {"content-encoding": "br"}),

@@ -27,7 +27,7 @@ pub(super) fn read(path: &Path, mode: Option<Mode>) -> Result<RequestSet, UsageE
 }
 
 fn parse_request(line: &str, mode: Option<Mode>) -> Result<RerankRequest, String> {
-    let request = podium::parse(line.as_bytes()).map_err(|error| error.to_string())?;
+    let (request, _) = podium::parse(line.as_bytes()).map_err(|error| error.to_string())?;
     if request.documents.is_empty() {
         return Err("documents: must not be empty".to_owned());
     }

@@ -64,19 +64,22 @@ fn reject(failure: ApiError, request: Request, service: &Service) -> Response {
 
 /// The entry of the request's key. Several headers may carry the key if they agree.
 fn identify(keys: &KeyTable, headers: &HeaderMap) -> Result<KeyEntry, ApiError> {
-    let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer_token(value.as_bytes()));
+    let bearer = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| token(value.as_bytes()));
     let plain = [API_KEY, X_API_KEY].map(|name| headers.get_all(name));
     let plain = plain.iter().flatten().map(|value| value.as_bytes().trim_ascii());
     let mut given = bearer.chain(plain).filter(|key| !key.is_empty());
-    let key = given.next().ok_or(ApiError::MissingApiKey)?;
+    let is_unread = headers.contains_key(header::AUTHORIZATION);
+    let key = given.next().ok_or(if is_unread { ApiError::UnreadAuthorization } else { ApiError::MissingApiKey })?;
     if given.any(|other| other != key) {
         return Err(ApiError::ConflictingApiKeys);
     }
     keys.find(key).cloned().ok_or(ApiError::InvalidApiKey)
 }
 
-/// The token after the scheme `Bearer`, in upper or lower case.
-fn bearer_token(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(b"bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+/// The token after the scheme `Bearer`, or Elasticsearch's `ApiKey`, in upper or lower case.
+fn token(value: &[u8]) -> Option<&[u8]> {
+    [&b"bearer "[..], b"apikey "].into_iter().find_map(|known| {
+        let (scheme, token) = value.split_at_checked(known.len())?;
+        scheme.eq_ignore_ascii_case(known).then(|| token.trim_ascii())
+    })
 }

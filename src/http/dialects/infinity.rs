@@ -8,7 +8,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::podium::{self, RerankObject};
-use super::{Answer, Call, Dialect, PassageReply, Reply, TokenUsage, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, TokenUsage, raw_score_of, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, Flag, Reader, flag_or};
 use crate::http::schemas::SchemaOf;
@@ -87,9 +87,10 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 
 fn reply(answer: &Answer<'_>, raw_scores: bool) -> serde_json::Result<Reply> {
     let ranking = answer.ranking();
+    let raw_score = raw_score_of(&ranking.results);
     let results = ranking.results.iter().map(|row| InfinityResult {
         index: row.index,
-        relevance_score: if raw_scores { row.raw_score } else { row.relevance_score },
+        relevance_score: if raw_scores { raw_score(row) } else { row.relevance_score },
         document: answer.sent.text(row.index),
         passage: PassageReply::of(row),
     });

@@ -32,13 +32,13 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-pub(super) use other_fields::{check_unread, take_headers};
+pub(super) use other_fields::{check_headers, check_unread, take_headers};
 
 use super::error::ApiError;
 use super::error_body::ErrorShape;
 use super::fields::{Fields, request};
 use super::schemas::{ListObject, SchemaOf};
-use crate::rerank::{Ranking, RerankError, RerankRequest};
+use crate::rerank::{RankedDocument, Ranking, RerankError, RerankRequest};
 use crate::telemetry::RouteKind;
 use documents::SentDocuments;
 use options::RequestOptions;
@@ -107,10 +107,15 @@ impl Dialect {
     /// Reads a call from the fields of a body. Values that mean "none" to the API's own server are
     /// dropped first, with a warning.
     pub(super) fn read_call(&self, fields: &mut Fields) -> Result<Call, RerankError> {
-        fields.drop_if("max_tokens_per_doc", is_zero, "no limit");
-        fields.drop_if("max_chunks_per_doc", is_no_count, "not given");
+        drop_empty_values(fields);
         (self.read)(fields)
     }
+}
+
+/// Drops values that mean "none" to other servers, with a warning.
+fn drop_empty_values(fields: &mut Fields) {
+    fields.drop_if("max_tokens_per_doc", is_zero, "no limit");
+    fields.drop_if("max_chunks_per_doc", is_no_count, "not given");
 }
 
 /// Whether a value is the number 0, also in a string.
@@ -233,6 +238,19 @@ impl Answer<'_> {
         let tokens = self.prompt_tokens();
         TokenUsage { prompt_tokens: tokens, total_tokens: tokens }
     }
+}
+
+/// The score of each result in replies that have raw scores only. Those of different models do not
+/// compare, so where several stages of a cascade ranked, it is the logit of the relevance, which falls along
+/// the list.
+fn raw_score_of(results: &[RankedDocument]) -> impl Fn(&RankedDocument) -> f32 + use<> {
+    let is_of_one_stage = results.windows(2).all(|pair| pair[0].stage == pair[1].stage);
+    move |row| if is_of_one_stage { row.raw_score } else { logit(row.relevance_score) }
+}
+
+/// The inverse of the sigmoid, within the numbers that it tells apart from 0 and 1.
+fn logit(probability: f32) -> f32 {
+    (probability / (1.0 - probability)).ln().clamp(-88.0, 88.0)
 }
 
 /// The tokens that went through the model.

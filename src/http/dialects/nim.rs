@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::documents::{Documents, Query};
 use super::truncate::Truncate;
-use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, TokenUsage, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, TokenUsage, raw_score_of, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Fields, Reader};
 use crate::http::schemas::SchemaOf;
@@ -75,8 +75,9 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 
 fn reply(answer: &Answer<'_>) -> serde_json::Result<Reply> {
     let results = &answer.ranking().results;
+    let raw_score = raw_score_of(results);
     let rankings =
-        results.iter().map(|row| NimResult { index: row.index, logit: row.raw_score, passage: PassageReply::of(row) });
+        results.iter().map(|row| NimResult { index: row.index, logit: raw_score(row), passage: PassageReply::of(row) });
     Reply::json(&NimReply { rankings: rankings.collect(), usage: answer.token_usage() })
 }
 

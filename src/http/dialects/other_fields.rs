@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::http::fields::{Field, Fields, Flag, quoted};
 use crate::rerank::RerankError;
+use crate::spelling::nearest;
 
 /// Headers for clients that cannot add a field to the body, and the fields they set. Their values
 /// are UTF-8, percent-encoded where it is not plain ASCII.
@@ -21,6 +22,9 @@ const NUMBER_HEADERS: [(&str, &str); 4] = [
     ("podium-max-latency-ms", "max_latency_ms"),
     ("podium-max-total-tokens", "max_total_tokens"),
 ];
+
+/// How the headers that set fields begin.
+const HEADER_PREFIX: &str = "podium-";
 
 /// How many unknown fields are named in warnings.
 const MAX_NAMED_FIELDS: usize = 5;
@@ -67,6 +71,24 @@ pub(in crate::http) fn take_headers(headers: &HeaderMap, fields: &mut Fields) ->
         add(header, field, number.map(Value::from), "a whole number")?;
     }
     Ok(())
+}
+
+/// Warnings about headers that begin with `podium-` and set no field.
+///
+/// # Errors
+/// There is one, and `refuse_unknown` is set.
+pub(in crate::http) fn check_headers(headers: &HeaderMap, refuse_unknown: bool) -> Result<Vec<String>, RerankError> {
+    let known = || TEXT_HEADERS.iter().chain(&FLAG_HEADERS).chain(&NUMBER_HEADERS).map(|(header, _)| *header);
+    let names = headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with(HEADER_PREFIX));
+    let mut warnings = Vec::new();
+    for name in names.filter(|name| !known().any(|header| header == *name)).take(MAX_NAMED_FIELDS) {
+        let meant = nearest(name, known()).map_or_else(String::new, |meant| format!("; did you mean {meant}?"));
+        if refuse_unknown {
+            return Err(RerankError::invalid("headers", format!("the header {} is not known{meant}", quoted(name))));
+        }
+        warnings.push(format!("the header {} is not known and was ignored{meant}", quoted(name)));
+    }
+    Ok(warnings)
 }
 
 /// A warning for each field that the dialect has not read, and for each parameter of the address

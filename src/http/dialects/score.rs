@@ -12,7 +12,9 @@ use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder,
 use utoipa::openapi::{RefOr, Schema};
 
 use super::documents::{Documents, Query, SentDocuments, not_blank};
-use super::{Answer, Call, Dialect, ListObject, PassageReply, Reply, RequestOptions, TokenUsage, podium, request};
+use super::{
+    Answer, Call, Dialect, ListObject, PassageReply, Reply, RequestOptions, TokenUsage, podium, raw_score_of, request,
+};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, flag_or, quoted};
 use crate::http::schemas::SchemaOf;
@@ -211,10 +213,11 @@ fn reply(answer: &Answer<'_>, raw_scores: bool) -> serde_json::Result<Reply> {
     let mut data: Vec<Score> = Vec::new();
     for ranking in answer.rankings {
         let first = data.len();
+        let raw_score = raw_score_of(&ranking.results);
         data.extend(ranking.results.iter().map(|row| Score {
             index: first + row.index,
             object: ScoreObject::Score,
-            value: if raw_scores { row.raw_score } else { row.relevance_score },
+            value: if raw_scores { raw_score(row) } else { row.relevance_score },
             passage: PassageReply::of(row),
         }));
     }

@@ -11,7 +11,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::documents::{Documents, Query};
-use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, podium, request};
+use super::{Answer, Call, Dialect, PassageReply, Reply, RequestOptions, podium, raw_score_of, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, Reader, flag_or, quoted, text};
 use crate::http::schemas::SchemaOf;
@@ -108,10 +108,12 @@ fn read(fields: &mut Fields) -> Result<Call, RerankError> {
 }
 
 fn reply(answer: &Answer<'_>, raw_scores: bool) -> serde_json::Result<Reply> {
-    let results = answer.ranking().results.iter().map(|row| TeiResult {
+    let results = &answer.ranking().results;
+    let raw_score = raw_score_of(results);
+    let results = results.iter().map(|row| TeiResult {
         index: row.index,
         text: answer.sent.text(row.index),
-        score: if raw_scores { row.raw_score } else { row.relevance_score },
+        score: if raw_scores { raw_score(row) } else { row.relevance_score },
         passage: PassageReply::of(row),
     });
     let mut reply = Reply::json(&Results(results.collect()))?;

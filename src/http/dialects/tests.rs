@@ -31,3 +31,13 @@ fn every_field_that_is_read_is_described_and_every_field_that_is_described_is_re
         assert!(unread.is_empty(), "described in {name}, but not read: {unread:?}");
     }
 }
+
+#[test]
+fn raw_scores_of_several_stages_fall_along_the_list() {
+    let row =
+        |raw_score, relevance_score, stage| RankedDocument { relevance_score, raw_score, stage, ..Default::default() };
+    let rows = [row(-1.0, 0.5, Some(2)), row(3.0, 0.25, Some(1)), row(0.0, 0.0, Some(0))];
+    let raw = |rows: &[RankedDocument]| rows.iter().map(raw_score_of(rows)).collect::<Vec<f32>>();
+    assert_eq!(raw(&rows), [0.0, (0.25_f32 / 0.75).ln(), -88.0]);
+    assert_eq!(raw(&rows[..1]), [-1.0], "the scores of one stage are its model's");
+}

@@ -16,7 +16,7 @@ pub(super) use reply::RerankObject;
 pub use reply::RerankReply;
 
 use super::documents::{Documents, Query, SentDocuments};
-use super::{Answer, Call, Dialect, Reply, RequestOptions, is_zero, request};
+use super::{Answer, Call, Dialect, Reply, RequestOptions, check_unread, drop_empty_values, is_zero, request};
 use crate::http::error_body::ErrorShape;
 use crate::http::fields::{Field, Fields, Flag, ParseError, Reader, expected, flag_or, text};
 use crate::http::schemas::SchemaOf;
@@ -147,11 +147,17 @@ fn read_for_voyage(fields: &mut Fields) -> Result<Call, RerankError> {
     Ok(Call { write: Box::new(write), ..read(fields)? })
 }
 
-/// Parses the body of a request, for callers that are not clients of the server.
+/// Parses the body of a request, for callers that are not clients of the server. Returns it with
+/// warnings about its fields.
 ///
 /// # Errors
 /// The body is not a JSON object, or a field is missing or has the wrong type.
-pub fn parse(body: &[u8]) -> Result<RerankRequest, ParseError> {
-    let request = Fields::parse(body).and_then(|mut fields| Ok(Request::read(&mut fields)?));
-    Ok(request?.into_request()?.0)
+pub fn parse(body: &[u8]) -> Result<(RerankRequest, Vec<String>), ParseError> {
+    let mut fields = Fields::parse(body)?;
+    drop_empty_values(&mut fields);
+    drop_empty_top_n(&mut fields);
+    let request = Request::read(&mut fields)?;
+    ignore_fields(&mut fields);
+    let (request, _) = request.into_request()?;
+    Ok((request, check_unread(&mut fields, "", false)?))
 }

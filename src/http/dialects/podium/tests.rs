@@ -8,7 +8,7 @@ use super::*;
 use crate::rerank::{Mode, RequestBudget, RequestConstraints};
 
 fn parsed(json: &str) -> Result<RerankRequest, String> {
-    parse(json.as_bytes()).map_err(|error| error.to_string())
+    parse(json.as_bytes()).map(|(request, _)| request).map_err(|error| error.to_string())
 }
 
 #[test]
