@@ -119,7 +119,7 @@ async fn a_request_gets_the_model_that_it_names_and_the_default_one_otherwise() 
     assert_eq!(ask(&set, Some("main")).await.unwrap(), "main");
     assert_eq!(ask(&set, Some("legal")).await.unwrap(), "legal");
     assert_eq!(ask(&set, Some("legal@brief")).await.unwrap(), "legal");
-    assert_unavailable(&ask(&set, Some("other")).await, "is not loaded");
+    assert_unavailable(&ask(&set, Some("other")).await, "is not loaded until an administrator loads it");
     let unknown = ask(&set, Some("nobody")).await.unwrap_err();
     let expected = "model: `nobody` is not served here; available: main, legal, other; `podium serve --served-model-name` adds a name";
     assert_eq!(unknown.to_string(), expected);
