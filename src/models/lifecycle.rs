@@ -44,7 +44,9 @@ impl ModelSet {
             State::Failed { at, .. } if !on_demand || at.elapsed() < RETRY_LATER => {
                 Err(unavailable(name, "could not be loaded", RETRY_LATER))
             }
-            State::Unloaded if !on_demand => Err(unavailable(name, "is not loaded until an administrator loads it", RETRY_LATER)),
+            State::Unloaded if !on_demand => {
+                Err(unavailable(name, "is not loaded until an administrator loads it", RETRY_LATER))
+            }
             State::Unloaded | State::Failed { .. } if self.is_draining() => Err(RerankError::Draining),
             State::Unloaded | State::Failed { .. } => {
                 let (set, name_to_load) = (self.clone(), name.to_owned());

@@ -117,6 +117,7 @@ struct QueryTile<'a> {
 
 /// Buffers of one thread while it works on a tile of queries.
 struct Scratch<E> {
+    /// `[kv_heads, lines, dim]`.
     queries: Vec<E>,
     scores: Vec<f32>,
     /// The scores as weights, where they are not multiplied as they are.
@@ -159,7 +160,7 @@ impl Attention<'_> {
         }
         let height = (tile_rows * group).next_multiple_of(ROWS);
         let scratch = || Scratch {
-            queries: vec![E::default(); height * self.dim],
+            queries: vec![E::default(); self.kv_heads * height * self.dim],
             scores: vec![0.; height * KEY_TILE],
             weights: vec![E::default(); height * KEY_TILE],
             output: vec![0.; height * self.dim],
@@ -171,6 +172,8 @@ impl Attention<'_> {
             if tile.runs.is_empty() {
                 return self.few(tile.span, tile.output);
             }
+            let rows = tile.output.len() / width;
+            vectorised!(self.load_queries(tile.span.queries.start + tile.first, rows, scratch));
             for kv_head in 0..self.kv_heads {
                 self.tile(&mut tile, kv_head, panels, scratch);
             }
@@ -253,7 +256,9 @@ impl Attention<'_> {
         let group = self.heads / self.kv_heads;
         let rows = tile.output.len() / (self.heads * self.dim);
         let lines = rows * group;
-        vectorised!(self.load_queries(tile.span.queries.start + tile.first, rows, kv_head, scratch));
+        scratch.output.fill(0.);
+        scratch.maximum.fill(f32::NEG_INFINITY);
+        scratch.sum.fill(0.);
         let key_count = tile.runs.iter().map(|run| run.length).sum();
         for run in tile.runs {
             let padded = run.length.next_multiple_of(COLUMNS) * self.dim;
@@ -273,6 +278,7 @@ impl Attention<'_> {
                     value_panel_distance: padded / self.dim * COLUMNS,
                     dim: self.dim,
                     keys,
+                    first_query: kv_head * (scratch.queries.len() / self.kv_heads),
                     lines,
                     soft_cap: self.soft_cap,
                     scratch,
@@ -287,21 +293,19 @@ impl Attention<'_> {
         vectorised!(self.store_output(rows, kv_head, scratch, tile.output));
     }
 
-    /// The scaled queries of the heads that read `kv_head`, one line each, and nothing summed yet.
+    /// The scaled queries of some rows, one line for each head. Those of the heads that read the
+    /// same keys follow each other.
     #[inline(always)]
-    fn load_queries<E: Operand>(&self, first: usize, rows: usize, kv_head: usize, scratch: &mut Scratch<E>) {
-        let width = self.heads * self.dim;
-        let of_group = width / self.kv_heads;
-        for row in 0..rows {
-            let source = &self.q[(first + row) * width + kv_head * of_group..][..of_group];
+    fn load_queries<E: Operand>(&self, first: usize, rows: usize, scratch: &mut Scratch<E>) {
+        let (width, group) = (self.heads * self.dim, self.heads / self.kv_heads);
+        let of_group = scratch.queries.len() / self.kv_heads;
+        for (row, source) in self.q[first * width..].chunks_exact(width).take(rows).enumerate() {
             for (head, source) in source.chunks_exact(self.dim).enumerate() {
-                let line = row * of_group / self.dim + head;
-                E::scaled(source, self.scale, &mut scratch.queries[line * self.dim..][..self.dim]);
+                let line = row * group + head % group;
+                let target = &mut scratch.queries[head / group * of_group + line * self.dim..][..self.dim];
+                E::scaled(source, self.scale, target);
             }
         }
-        scratch.output.fill(0.);
-        scratch.maximum.fill(f32::NEG_INFINITY);
-        scratch.sum.fill(0.);
     }
 
     /// The normalised output of the heads that read `kv_head`.
@@ -360,6 +364,8 @@ struct KeyTile<'a, E, V> {
     value_panel_distance: usize,
     dim: usize,
     keys: usize,
+    /// Where the tile's queries start in the scratch.
+    first_query: usize,
     lines: usize,
     soft_cap: Option<f32>,
     scratch: &'a mut Scratch<E>,
@@ -378,7 +384,7 @@ impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
         for (number, right) in panels.enumerate() {
             let product = TileProduct {
                 depth: self.dim,
-                left: Lhs { values: queries, distance: self.dim },
+                left: Lhs { values: &queries[self.first_query..], distance: self.dim },
                 right,
                 target: OutputTile::new(&mut scores[number * COLUMNS..], lines, COLUMNS, KEY_TILE),
                 epilogue: Epilogue::None,
