@@ -379,22 +379,22 @@ impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Scratch { queries, scores, weights, output, maximum, sum, rescale } = self.scratch;
-        let lines = self.lines;
+        let (lines, distance) = (self.lines, self.keys.next_multiple_of(COLUMNS));
         let panels = self.key_panels.chunks(COLUMNS * self.dim).take(self.keys.div_ceil(COLUMNS));
         for (number, right) in panels.enumerate() {
             let product = TileProduct {
                 depth: self.dim,
                 left: Lhs { values: &queries[self.first_query..], distance: self.dim },
                 right,
-                target: OutputTile::new(&mut scores[number * COLUMNS..], lines, COLUMNS, KEY_TILE),
+                target: OutputTile::new(&mut scores[number * COLUMNS..], lines, COLUMNS, distance),
                 epilogue: Epilogue::None,
             };
             E::multiply(product, simd);
         }
         let depth = self.keys.next_multiple_of(E::UNIT);
-        for (line, scores) in scores.chunks_exact_mut(KEY_TILE).take(lines).enumerate() {
+        for (line, scores) in scores.chunks_exact_mut(distance).take(lines).enumerate() {
             let visible = (self.visible)(line);
-            let (scores, hidden) = scores[..KEY_TILE].split_at_mut(visible.end.next_multiple_of(LANES));
+            let (scores, hidden) = scores.split_at_mut(visible.end.next_multiple_of(LANES));
             if let Some(cap) = self.soft_cap {
                 rows::soft_cap(scores, cap);
             }
@@ -410,11 +410,11 @@ impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
             sum[line] =
                 sum[line] * rescale[line] + exponentials(scores, if new == f32::NEG_INFINITY { 0. } else { new });
         }
-        let weights = E::as_operand(&scores[..lines * KEY_TILE], weights);
+        let weights = E::as_operand(&scores[..lines * distance], weights);
         for (number, right) in self.value_panels.chunks(self.value_panel_distance).enumerate() {
             let product = TileProduct {
                 depth,
-                left: Lhs { values: weights, distance: KEY_TILE },
+                left: Lhs { values: weights, distance },
                 right,
                 target: OutputTile::new(&mut output[number * COLUMNS..], lines, COLUMNS, self.dim),
                 epilogue: Epilogue::Rescale(rescale),
