@@ -14,7 +14,7 @@ async fn a_stage_that_is_not_loaded_leaves_the_order_before_it_or_is_503_if_stri
     let answer = cascaded.rerank(&body("careful", 6)).await;
     assert_eq!(stages(&answer), [1; 6]);
     assert_eq!(reports(&answer), [(1, 6, None), (2, 0, Some("not_loaded".to_owned()))]);
-    let problem = "model: `large` is not loaded; try again in 60 s";
+    let problem = "model: `large` is not loaded until an administrator loads it; try again in 60 s";
     assert_eq!(warnings(&answer), [format!("stage 2 (`large`) did not rank: {problem}; the order before it stands")]);
     let line =
         r#"podium_cascade_stages_skipped_total{cascade="careful",stage="2",model="large",reason="not_loaded"} 1"#;

@@ -270,7 +270,7 @@ async fn a_stage_that_is_not_loaded_leaves_the_passages_and_scores_of_the_one_be
     let answer = cascaded.rerank(&with(chunked("careful", 4), &wishes)).await;
     assert_eq!((stages(&answer), reports(&answer)[1].2.as_deref()), (vec![1; 4], Some("not_loaded")));
     assert!(results(&answer).iter().all(|row| row["passage"]["count"] == 10), "{}", answer.text);
-    let problem = "model: `large` is not loaded; try again in 60 s";
+    let problem = "model: `large` is not loaded until an administrator loads it; try again in 60 s";
     let expected = [
         "stage 1 (`podium-nano`): stability had no effect: family `podium-nano` was not read in an order".to_owned(),
         format!("stage 2 (`large`) did not rank: {problem}; the order before it stands"),

@@ -60,7 +60,7 @@ fn body(model: &str) -> Value {
 async fn an_administrator_loads_a_model_and_unloads_it() {
     let (server, _keys) = start(|_| {}).await;
     let refused = server.rerank(&body("legal")).await;
-    let message = "model: `legal` is not loaded; try again in 60 s";
+    let message = "model: `legal` is not loaded until an administrator loads it; try again in 60 s";
     refused.assert_failure(503, "model_unavailable", Some("model"), message);
     assert_eq!(refused.header("retry-after"), "60");
 
