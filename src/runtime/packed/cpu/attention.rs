@@ -15,6 +15,7 @@
 #![expect(clippy::inline_always, reason = "what `dispatch` compiles per instruction set must be inlined into it")]
 
 mod operand;
+mod softmax;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -24,13 +25,14 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use self::operand::Operand;
+use self::softmax::{exponentials, largest};
 use super::super::span::Span;
 use super::at_least;
 use super::gemm::instructions::arch;
 use super::gemm::instructions::multiplies_bf16;
 use super::gemm::{COLUMNS, Epilogue, Lhs, OutputTile, ROWS, TileProduct};
 use super::rows;
-use super::rows::{LANES, across, dot, exp, vectorised};
+use super::rows::{LANES, dot, exp, vectorised};
 
 /// Keys of a tile.
 const KEY_TILE: usize = 4 * COLUMNS;
@@ -422,35 +424,4 @@ impl<E: Operand, V: Fn(usize) -> Range<usize>> WithSimd for KeyTile<'_, E, V> {
             E::multiply(product, simd);
         }
     }
-}
-
-#[inline(always)]
-fn largest(values: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = if value > *lane { value } else { *lane };
-        }
-    }
-    rest.iter().fold(across(lanes, |a, b| if b > a { b } else { a }), |a, &b| if b > a { b } else { a })
-}
-
-/// Replaces each value by `exp(value - maximum)` and returns their sum.
-#[inline(always)]
-fn exponentials(values: &mut [f32], maximum: f32) -> f32 {
-    let mut sums = [0f32; LANES];
-    let (chunks, rest) = values.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        for (sum, value) in sums.iter_mut().zip(chunk) {
-            *value = exp(*value - maximum);
-            *sum += *value;
-        }
-    }
-    let mut total = across(sums, |a, b| a + b);
-    for value in rest {
-        *value = exp(*value - maximum);
-        total += *value;
-    }
-    total
 }
