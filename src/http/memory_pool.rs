@@ -227,9 +227,9 @@ mod tests {
 
     #[test]
     fn the_anonymous_client_may_hold_everything() {
-        let (pool, nobody) = (MemoryPool::new(100), Client::anonymous());
-        let _held: Vec<_> = (0..10).map(|_| try_take(&pool, &nobody, 10).unwrap()).collect();
-        assert_eq!(try_take(&pool, &nobody, 1).unwrap_err(), MemoryExceeded::Total);
+        let (pool, anonymous) = (MemoryPool::new(100), Client::anonymous());
+        let _held: Vec<_> = (0..10).map(|_| try_take(&pool, &anonymous, 10).unwrap()).collect();
+        assert_eq!(try_take(&pool, &anonymous, 1).unwrap_err(), MemoryExceeded::Total);
     }
 
     #[tokio::test]
